@@ -1,0 +1,29 @@
+"""Sentence search that can be trusted, and the methods of kexue.fm as components.
+
+Importing this package loads neither torch nor transformers; the three names below load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kexue.search import Index
+    from kexue.similarity import Whitening
+    from kexue.text import Encoder
+
+__version__ = "0.1.0"
+__all__ = ["Encoder", "Index", "Whitening", "__version__"]
+
+_LAZY = {"Encoder": "kexue.text", "Index": "kexue.search", "Whitening": "kexue.similarity"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'kexue' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

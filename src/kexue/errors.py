@@ -1,0 +1,103 @@
+"""Errors a caller may want to catch. Every message names the value received and, in `remedy`, the way out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+class KexueError(Exception):
+    """Root of the library's own errors; `remedy` says what to do, where something can be done."""
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+
+class MissingDependencyError(KexueError, ImportError):
+    """An optional package is not installed; `extra` is the one that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed.", remedy=f'Install it with: pip install "kexue[{extra}]"')
+        self.package = package
+        self.extra = extra
+
+
+class NotFittedError(KexueError, ValueError, AttributeError):
+    """An estimator was used before `fit`."""
+
+
+class NotSupported(KexueError, NotImplementedError):  # noqa: N818 - the contract's name
+    """What was asked has no exact answer here; the message says what the object can do."""
+
+
+class DataError(KexueError, ValueError):
+    """User data that cannot be read or makes no sense; `path`, `line` and `column` say where."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        line: int | None = None,
+        column: str | int | None = None,
+    ) -> None:
+        where = [str(os.fspath(path))] if path is not None else []
+        where += [f"line {line}"] if line is not None else []
+        where += [f"column {column!r}"] if column is not None else []
+        super().__init__(f"{', '.join(where)}: {message}" if where else message, remedy=remedy)
+        self.path = os.fspath(path) if path is not None else None
+        self.line = line
+        self.column = column
+
+
+class ModelNotFoundError(KexueError, FileNotFoundError):
+    """No encoder was found; `tried` lists the places, in order."""
+
+    def __init__(self, message: str, *, tried: Sequence[str] = (), remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.tried = list(tried)
+
+
+class SpaceMismatchError(KexueError, ValueError):
+    """Vectors of another model, whitening or dimension than the index holds."""
+
+    def __init__(self, message: str, *, expected: object, received: object, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.expected = expected
+        self.received = received
+
+
+class IndexFormatError(KexueError):
+    """The file is no index, is damaged, or was written by a newer version."""
+
+
+class CheckpointError(KexueError):
+    """Saved weights do not fit: wrong stack, missing or extra names, or another hash."""
+
+
+class DiskFullError(KexueError, OSError):
+    """No room; nothing half-written stays behind. `needed` and `free` are bytes."""
+
+    def __init__(self, message: str, *, needed: int, free: int, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.needed = needed
+        self.free = free
+
+
+class InfeasibleError(KexueError):
+    """Hard constraints that no state satisfies, or a start of zero density."""
+
+
+class RetryError(KexueError):
+    """Every try failed; `exceptions` holds what each of the `tries` raised."""
+
+    def __init__(self, message: str, *, exceptions: Sequence[BaseException] = (), tries: int = 0) -> None:
+        super().__init__(message)
+        self.exceptions = list(exceptions)
+        self.tries = tries
