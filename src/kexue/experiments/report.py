@@ -1,0 +1,179 @@
+"""What an experiment returns: its claims, its figures, a verdict, and the file that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kexue._files import replacing
+from kexue._optional import import_optional
+from kexue.errors import DataError, MissingDependencyError
+
+Verdict = Literal["reproduced", "partly", "not reproduced"]
+VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "not reproduced")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a report, with its interval and what was expected of it.
+
+    `source` says where `expected` comes from: ``"article"``, ``"paper"`` or ``"computed"``.
+    """
+
+    value: float
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    expected: float | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence that can turn out false, the rule that decided it, and the figures the rule read."""
+
+    text: str
+    verdict: Verdict
+    rule: str
+    figures: tuple[str, ...] = ()
+
+    @classmethod
+    def check(cls, text: str, holds: bool, *, rule: str, figures: Sequence[str] = ()) -> Claim:
+        """A claim decided by one comparison."""
+        return cls(text, "reproduced" if holds else "not reproduced", rule, tuple(figures))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that `report.json` holds (fields in `docs/reference`), plus `draw` for its picture.
+
+    An experiment fills `claims`, `figures`, `seeds`, `data`, `notes` and `draw`; `run_experiment` adds the rest.
+    `draw(figure)` paints on an empty matplotlib figure and is not saved.
+    """
+
+    claims: tuple[Claim, ...]
+    figures: Mapping[str, Figure]
+    notes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    data: tuple[Mapping[str, Any], ...] = ()
+    draw: Callable[[Any], None] | None = field(default=None, compare=False, repr=False)
+    slug: str = ""
+    title: str = ""
+    title_zh: str = ""
+    archive: int = 0
+    claim: str = ""
+    seed: int = 0
+    budget: str = "small"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    seconds: float = 0.0
+    date: str = ""
+    figure: str | None = None
+
+    def __post_init__(self) -> None:
+        for claim in self.claims:
+            if claim.verdict not in VERDICTS:
+                raise ValueError(f"verdict {claim.verdict!r} of the claim {claim.text!r} is none of {VERDICTS}")
+            missing = [name for name in claim.figures if name not in self.figures]
+            if missing:
+                raise ValueError(f"the claim {claim.text!r} names figures that the report lacks: {missing}")
+
+    @property
+    def verdict(self) -> Verdict:
+        """`reproduced` when every claim is, `not reproduced` when none is even partly, else `partly`."""
+        verdicts = {claim.verdict for claim in self.claims}
+        if not verdicts:
+            raise DataError(
+                f"no claim of {self.slug or 'this experiment'} could be tested.",
+                remedy="Its data sets are missing: set KEXUE_DATA to the folder that holds them.",
+            )
+        return verdicts.pop() if len(verdicts) == 1 else "partly"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values, in the order of the file."""
+        claims = [dataclasses.asdict(claim) | {"figures": list(claim.figures)} for claim in self.claims]
+        figures = {
+            name: {key: value for key, value in dataclasses.asdict(figure).items() if value is not None}
+            for name, figure in self.figures.items()
+        }
+        return {
+            "schema": SCHEMA,
+            "slug": self.slug,
+            "title": self.title,
+            "title_zh": self.title_zh,
+            "archive": self.archive,
+            "claim": self.claim,
+            "verdict": self.verdict,
+            "claims": claims,
+            "figures": figures,
+            "seed": self.seed,
+            "seeds": list(self.seeds),
+            "budget": self.budget,
+            "data": [dict(entry) for entry in self.data],
+            "versions": dict(self.versions),
+            "machine": dict(self.machine),
+            "command": self.command,
+            "seconds": round(self.seconds, 3),
+            "date": self.date,
+            "figure": self.figure,
+            "notes": list(self.notes),
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> Report:
+        """Write `report.json` and, where matplotlib is installed, `figure.png` into `folder`; return what was saved."""
+        target = Path(folder)
+        saved = self
+        if self.draw is not None:
+            try:
+                _save_picture(self.draw, target / "figure.png")
+                saved = dataclasses.replace(self, figure="figure.png")
+            except MissingDependencyError as missing:
+                saved = dataclasses.replace(self, notes=(*self.notes, f"no picture: {missing}"))
+        with replacing(target / "report.json") as temporary:
+            text = json.dumps(saved.to_json(), ensure_ascii=False, indent=2, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+        return saved
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Report:
+        """Read a report back from its folder or from the file itself."""
+        source = Path(path)
+        source = source / "report.json" if source.is_dir() else source
+        try:
+            record = json.loads(source.read_text(encoding="utf-8"))
+            known = {f.name for f in dataclasses.fields(cls)} - {"draw"}
+            values = {name: record[name] for name in known}
+            values["claims"] = tuple(
+                Claim(**(claim | {"figures": tuple(claim["figures"])})) for claim in record["claims"]
+            )
+            values["figures"] = {name: Figure(**figure) for name, figure in record["figures"].items()}
+            for name in ("notes", "seeds", "data"):
+                values[name] = tuple(record[name])
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise DataError(f"not an experiment report ({error!r}).", path=source) from error
+        return cls(**values)
+
+
+def _save_picture(draw: Callable[[Any], None], path: Path) -> None:
+    matplotlib = import_optional("matplotlib")
+    figure_module = import_optional("matplotlib.figure")
+    style = {
+        "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "savefig.dpi": 120,
+    }
+    with matplotlib.rc_context(style), replacing(path) as temporary:
+        figure = figure_module.Figure(figsize=(9, 5), layout="constrained")
+        draw(figure)
+        figure.savefig(temporary, format="png")
