@@ -22,6 +22,8 @@ class Method:
         also: further articles the method draws on.
         date: day of publication of `archive`.
         objects: public entry points as ``"module:name"``.
+        experiment: name that `kexue reproduce` takes.
+        page: the derivation, relative to the docs folder.
         status: ``"working"`` once code, test, experiment and page are there.
     """
 
@@ -32,17 +34,9 @@ class Method:
     also: tuple[int, ...]
     date: datetime.date
     objects: tuple[str, ...]
+    experiment: str
+    page: str
     status: Status
-
-    @property
-    def experiment(self) -> str:
-        """Name of the experiment, as `kexue reproduce` takes it."""
-        return self.slug
-
-    @property
-    def page(self) -> str:
-        """The derivation, relative to the docs folder."""
-        return f"methods/{self.slug}.md"
 
     @property
     def url(self) -> str:
@@ -65,7 +59,8 @@ def _method(
     for group in objects.split(";"):
         room, _, members = group.partition(":")
         names += [f"kexue.{room.strip()}:{name}" for name in members.split()]
-    return Method(slug, title, title_zh, first, tuple(also), datetime.date.fromisoformat(date), tuple(names), status)
+    day = datetime.date.fromisoformat(date)
+    return Method(slug, title, title_zh, first, tuple(also), day, tuple(names), slug, f"methods/{slug}.md", status)
 
 
 # fmt: off

@@ -25,7 +25,9 @@ BUDGETS: tuple[Budget, ...] = ("smoke", "small", "full")
 class Run(Protocol):
     """The body of an experiment: ``run(budget, seed, data) -> Report``; `data` is a folder or None."""
 
-    def __call__(self, budget: Budget, seed: int, data: Path | None) -> Report: ...
+    def __call__(self, budget: Budget, seed: int, data: Path | None) -> Report:
+        """Run it."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kexue._figures import save_picture
 from kexue._files import replacing
-from kexue._optional import import_optional
 from kexue.errors import DataError, MissingDependencyError
 
 Verdict = Literal["reproduced", "partly", "not reproduced"]
@@ -133,7 +133,7 @@ class Report:
         saved = self
         if self.draw is not None:
             try:
-                _save_picture(self.draw, target / "figure.png")
+                save_picture(self.draw, target / "figure.png")
                 saved = dataclasses.replace(self, figure="figure.png")
             except MissingDependencyError as missing:
                 saved = dataclasses.replace(self, notes=(*self.notes, f"no picture: {missing}"))
@@ -160,20 +160,3 @@ class Report:
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise DataError(f"not an experiment report ({error!r}).", path=source) from error
         return cls(**values)
-
-
-def _save_picture(draw: Callable[[Any], None], path: Path) -> None:
-    matplotlib = import_optional("matplotlib")
-    figure_module = import_optional("matplotlib.figure")
-    style = {
-        "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei"],
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "savefig.dpi": 120,
-    }
-    with matplotlib.rc_context(style), replacing(path) as temporary:
-        figure = figure_module.Figure(figsize=(9, 5), layout="constrained")
-        draw(figure)
-        figure.savefig(temporary, format="png")

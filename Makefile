@@ -1,0 +1,56 @@
+# Every verb sets up what it needs: `make demo` and `make test` work on a fresh clone.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.kexue-installed
+
+.PHONY: help setup demo test lint types docs check bench serve tables clean
+
+help:
+	@echo "make setup   create $(VENV) with every extra"
+	@echo "make demo    build an index of the standard library's docstrings, measure it, ask it"
+	@echo "make test    run the tests"
+	@echo "make check   lint, types, tests, docs and the demo: what CI runs"
+	@echo "make bench   time kexue beside its peers in one run"
+	@echo "make docs    build the documentation into docs/_build/html"
+	@echo "make serve   build the documentation and show it on http://127.0.0.1:8000"
+	@echo "make tables  write the tables that come from the catalogue and the recorded results"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("kexue needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/kexue demo
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+check: lint types test docs demo
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+
+tables: $(STAMP)
+	$(BIN)/python docs/tables.py
+
+clean:
+	rm -rf $(VENV) docs/_build demo-out .mypy_cache .pytest_cache .ruff_cache

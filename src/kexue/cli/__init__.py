@@ -1,0 +1,83 @@
+"""The command line: `kexue VERB ...`. One file a verb; each is thin and loads its room only when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import kexue
+from kexue.cli import _verb, demo, doctor, evaluate, index, reproduce, search, whiten
+from kexue.errors import KexueError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kexue",
+    help="Search your own texts with sentence vectors you can trust, and re-run the articles of kexue.fm.",
+    epilog="Start with `kexue demo`, then `kexue index build faq.jsonl --text question --out faq.kx`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(index.app, name="index")
+app.add_typer(whiten.app, name="whiten")
+for module in (search, evaluate, reproduce, demo, doctor):
+    module.register(app)
+
+_UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kexue {kexue.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 ok, 1 failed, 2 wrong usage, 130 interrupted.
+
+    Example:
+        >>> from kexue.cli import main
+        >>> main(["--version"])
+        kexue 0.1.0
+        0
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        code = app(arguments, standalone_mode=False)
+    except _UsageError as error:
+        if as_json:
+            print(json.dumps(_verb.failure(error) | {}, ensure_ascii=False))
+        else:
+            error.show()  # type: ignore[attr-defined]
+        return _verb.EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        print(
+            "kexue: interrupted; work that can be resumed goes on when the same command is run again", file=sys.stderr
+        )
+        return _verb.EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        return 0
+    except (KexueError, OSError, ValueError, KeyError, TypeError) as error:
+        if as_json:
+            print(json.dumps(_verb.failure(error), ensure_ascii=False))
+        else:
+            _verb.print_failure(error)
+        return _verb.EXIT_FAILED
+    return code if isinstance(code, int) else 0

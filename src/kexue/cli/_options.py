@@ -1,0 +1,84 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kexue.similarity import Whitening
+    from kexue.text import Encoder
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files (txt, csv, tsv, jsonl, parquet; also compressed), folders of text files, or - for stdin."
+    ),
+]
+IndexPath = Annotated[Path, typer.Argument(help="An index file.", metavar="INDEX")]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column that holds the text.")]
+IdColumn = Annotated[str | None, typer.Option("--id", help="Column that holds the id; default: a hash of the text.")]
+MetadataColumns = Annotated[
+    str | None, typer.Option("--metadata", help="Columns to keep for filters, separated by commas.")
+]
+Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl, parquet or folder.")]
+EncodingErrors = Annotated[
+    str, typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: put U+FFFD and count.")
+]
+Model = Annotated[str, typer.Option("--model", help="Encoder: a folder, a hub id, or auto.", envvar="KEXUE_MODEL")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens in one batch.", min=1)]
+Dims = Annotated[int | None, typer.Option("--dims", help="Keep this many dimensions.", min=1)]
+Filters = Annotated[
+    list[str] | None, typer.Option("--filter", help="field=value, !=, <, <=, > or >=; repeat it to narrow down.")
+]
+
+
+def load_encoder(model: str, device: str, dtype: str, batch_tokens: int, **options: Any) -> Encoder:
+    """The encoder that the common model options describe."""
+    from kexue.text import Encoder
+
+    return Encoder(model, device=device, dtype=dtype, batch_tokens=batch_tokens, **options)
+
+
+def split_columns(columns: str | None) -> tuple[str, ...]:
+    """``"a,b"`` as ``("a", "b")``."""
+    return tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
+
+
+def parse_whitening(spec: str, dims: int | None = None) -> Whitening | None:
+    """A `--whiten` value as a Whitening: a preset's name, a saved file, or ``beta=1,gamma=0.5,k=128``.
+
+    Args:
+        spec: ``"none"``, ``"pca"``, ``"rotate"``, ``"whiten"``, a path, or settings separated by commas.
+        dims: kept dimensions; None keeps what `spec` says.
+
+    Raises:
+        typer.BadParameter: `spec` is none of these.
+    """
+    from kexue.similarity import Whitening
+
+    if spec == "none":
+        if dims is not None:
+            raise typer.BadParameter("--dims needs a map that shortens: add --whiten pca (or rotate, whiten)")
+        return None
+    if spec in ("pca", "rotate", "whiten"):
+        return Whitening.preset(spec, dims)
+    if Path(spec).is_file():
+        saved = Whitening.load(spec)
+        return saved if dims is None else saved.with_params(n_components=dims)
+    names = {"beta": "beta", "gamma": "gamma", "k": "n_components"}
+    settings: dict[str, Any] = {} if dims is None else {"n_components": dims}
+    for part in spec.split(","):
+        key, _equals, value = part.partition("=")
+        try:
+            settings[names[key.strip()]] = int(value) if key.strip() == "k" else float(value)
+        except (KeyError, ValueError):
+            raise typer.BadParameter(
+                f"--whiten {spec!r} is no saved file and not understood; give none, pca, rotate, whiten, "
+                "a file from `kexue whiten fit`, or settings such as beta=1,gamma=0.5,k=128"
+            ) from None
+    return Whitening(**settings)

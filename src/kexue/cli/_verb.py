@@ -1,0 +1,154 @@
+"""What every verb shares: its common options, where its answer goes, how it fails."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from kexue._progress import Progress
+from kexue.errors import KexueError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "json_output": (Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")], False),
+    "seed": (Annotated[int, typer.Option("--seed", help="Everything random derives from it.")], 0),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")], False),
+    "verbose": (Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on stderr.")], False),
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a verb writes: its answer on stdout, progress and remarks on stderr."""
+
+    json: bool
+    seed: int
+    quiet: bool
+
+    def emit(self, record: Mapping[str, Any], render: Callable[[], Any]) -> None:
+        """Print one answer: `record` as a JSON line, or what `render` returns (text or a rich object) for a person."""
+        if self.json:
+            print(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+        else:
+            from rich.console import Console
+
+            # A pipe has no width of its own: give it room rather than cut columns.
+            console = Console() if sys.stdout.isatty() else Console(width=160)
+            console.print(render(), markup=False, highlight=False)
+
+    def remark(self, text: str) -> None:
+        """Say something on stderr that is no part of the answer."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        """A bar with rate and time left on stderr; silent with `--quiet` and when stderr is no terminal."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            SpinnerColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+        console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn(label), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+        with Bar(*columns, console=console, transient=True, disable=self.quiet or not console.is_terminal) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def verb(
+    app: typer.Typer, name: str, *, examples: tuple[str, ...]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a verb: it gets an `Output` first, and the options `--json --seed -q -v` are added.
+
+    Args:
+        app: where to register.
+        name: the verb as typed.
+        examples: command lines shown at the end of `--help`.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(*, json_output: bool, seed: int, quiet: bool, verbose: bool, **arguments: Any) -> None:
+            _set_up_logging(quiet=quiet, verbose=verbose)
+            function(Output(json_output, seed, quiet), **arguments)
+
+        hints = get_type_hints(function, include_extras=True)
+        own = list(inspect.signature(function).parameters.values())[1:]
+        own = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        common = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for key, (annotation, default) in _COMMON.items()
+        ]
+        command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *common]}
+        epilog = "Examples:\n\n" + "\n\n".join(f"`{line}`" for line in examples)
+        app.command(name, epilog=epilog)(command)
+        return function
+
+    return register
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """An exception as the JSON object that `--json` prints for it."""
+    entry: dict[str, Any] = {"type": type(error).__name__, "message": _message(error), "remedy": None}
+    if isinstance(error, KexueError):
+        entry["remedy"] = error.remedy
+    for place in ("path", "line", "column"):
+        value = getattr(error, place, None)
+        if value is not None:
+            entry[place] = value
+    return {"error": entry}
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KexueError):
+        return error.message
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])  # str() of a KeyError would add quotes
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def print_failure(error: BaseException) -> None:
+    """Say what failed, where and what to do, on stderr."""
+    print(f"kexue: {_message(error)}", file=sys.stderr)
+    if isinstance(error, KexueError) and error.remedy:
+        print(f"       {error.remedy}", file=sys.stderr)
+
+
+def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
+    wanted = "debug" if verbose else os.environ.get("KEXUE_LOG", "warning").lower()
+    levels = ("debug", "info", "warning", "error")
+    if wanted not in levels:
+        raise typer.BadParameter(f"KEXUE_LOG must be one of {', '.join(levels)}, got {wanted!r}")
+    level = logging.ERROR if quiet else getattr(logging, wanted.upper())
+    logging.basicConfig(stream=sys.stderr, format="kexue: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("kexue").setLevel(level)
+    warnings.simplefilter("ignore" if quiet else "default")
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"kexue: warning: {message}", file=sys.stderr)

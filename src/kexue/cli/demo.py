@@ -1,0 +1,59 @@
+"""`kexue demo`: the main job on text that every machine has."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+
+if TYPE_CHECKING:
+    from kexue.demo import DemoReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "demo", examples=("kexue demo", "kexue demo --out /tmp/demo --limit 2000"))(demo)
+
+
+def demo(
+    out: Output,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the index and the report.")] = Path("demo-out"),
+    limit: Annotated[int | None, typer.Option(help="Index only this many docstrings.", min=100)] = None,
+    model: opt.Model = "auto",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Index the standard library's docstrings, measure the index, answer five questions, write a report."""
+    from kexue.demo import run_demo
+
+    encoder = opt.load_encoder(model, device, dtype, batch_tokens)
+    with out.progress("encoding docstrings") as progress:
+        report = run_demo(folder, encoder=encoder, limit=limit, seed=out.seed, progress=progress)
+    out.emit(dataclasses.asdict(report), lambda: _shown(report))
+
+
+def _shown(report: DemoReport) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    rows = Table("vectors", "dims", "MRR@10", "recall@10", "memory", "one search", box=None, pad_edge=False)
+    for row in report.rows:
+        memory, time = f"{row.memory_bytes / 1e6:.1f} MB", f"{row.latency_ms:.2f} ms"
+        rows.add_row(row.setting, str(row.dims), f"{row.mrr:.3f}", f"{row.recall:.3f}", memory, time)
+    answers = []
+    for answer in report.answers:
+        answers.append(f"\n{answer['question']}")
+        answers += [f"  {hit['score']:.3f}  {hit['text'][:110]}" for hit in answer["results"]]
+    head = f"{report.documents:,} docstrings indexed and evaluated in {report.seconds:.0f} s"
+    tail = (
+        f"\nReport: {report.report}\nIndex:  {report.index}\n"
+        f'Next:   kexue search {report.index} "your question"\n'
+        "        kexue index build your-texts.csv --text COLUMN --out yours.kx"
+    )
+    return Group(head, "", rows, *answers, tail)

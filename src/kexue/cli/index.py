@@ -1,0 +1,195 @@
+"""`kexue index`: build an index from files, change it, look at it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+
+app = typer.Typer(help="Build an index from files, change it, look at it.", no_args_is_help=True)
+
+_BUILD = (
+    "kexue index build faq.jsonl --text question --out faq.kx",
+    "kexue index build notes/ --out notes.kx --whiten pca --dims 128",
+    "cat lines.txt | kexue index build - --out lines.kx",
+)
+
+
+@verb(app, "build", examples=_BUILD)
+def build(
+    out: Output,
+    inputs: opt.Inputs,
+    target: Annotated[Path, typer.Option("--out", help="Index file to write.")],
+    text: opt.TextColumn = None,
+    id_column: opt.IdColumn = None,
+    metadata: opt.MetadataColumns = None,
+    file_format: opt.Format = "auto",
+    whiten: Annotated[
+        str, typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128.")
+    ] = "none",
+    dims: opt.Dims = None,
+    approx: Annotated[str, typer.Option(help="auto, exact or approx search in memory.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted build.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    encoding_errors: opt.EncodingErrors = "strict",
+    model: opt.Model = "auto",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Turn a pile of texts into an index. Interrupted, the same command goes on where it stopped."""
+    from kexue.search import build_index
+
+    with out.progress("indexing") as progress:
+        report = build_index(
+            inputs,
+            target,
+            encoder=opt.load_encoder(model, device, dtype, batch_tokens),
+            whitening=opt.parse_whitening(whiten, dims),
+            text=text,
+            id=id_column,
+            metadata=opt.split_columns(metadata),
+            format=file_format,
+            approx=approx,
+            errors=encoding_errors,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    out.emit(dataclasses.asdict(report), lambda: _built(report))
+
+
+def _built(report: Any) -> str:
+    parts = [f"{report.documents:,} documents in {report.index} ({report.bytes / 1e6:.1f} MB)"]
+    parts += [f"{name} {value:,}" for name in ("skipped", "replaced", "truncated") if (value := getattr(report, name))]
+    shape = f"{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"
+    return f'{", ".join(parts)}\n{shape}\nNext: kexue search {report.index} "your question"'
+
+
+@verb(app, "add", examples=("kexue index add faq.kx more.jsonl --text question --id id",))
+def add(
+    out: Output,
+    index: opt.IndexPath,
+    inputs: opt.Inputs,
+    text: opt.TextColumn = None,
+    id_column: opt.IdColumn = None,
+    metadata: opt.MetadataColumns = None,
+    file_format: opt.Format = "auto",
+    encoding_errors: opt.EncodingErrors = "strict",
+) -> None:
+    """Add documents, or replace those whose id is already there; all inputs are checked before the first is added."""
+    from kexue.search import Index, add_files
+
+    start = time.perf_counter()
+    with Index.open(index) as opened, out.progress("adding") as progress:
+        report = add_files(
+            opened,
+            inputs,
+            text=text,
+            id=id_column,
+            metadata=opt.split_columns(metadata),
+            format=file_format,
+            errors=encoding_errors,
+            progress=progress,
+        )
+        documents = len(opened)
+    record = {
+        "index": str(index),
+        "added": report.added,
+        "updated": report.updated,
+        "skipped": report.skipped,
+        "documents": documents,
+        "seconds": time.perf_counter() - start,
+    }
+    out.emit(
+        record,
+        lambda: (
+            f"{report.added:,} added, {report.updated:,} updated, {report.skipped:,} unchanged; "
+            f"{documents:,} documents in {index}"
+        ),
+    )
+
+
+@verb(
+    app,
+    "delete",
+    examples=("kexue index delete faq.kx --id 17 --id 18", "kexue index delete faq.kx --filter year<2020 --yes"),
+)
+def delete(
+    out: Output,
+    index: opt.IndexPath,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Id to delete; repeat it.")] = None,
+    ids_file: Annotated[Path | None, typer.Option(help="File with one id a line.")] = None,
+    filters: opt.Filters = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting by filter.")] = False,
+) -> None:
+    """Delete documents by id or by filter."""
+    from kexue.search import Index, parse_filter
+
+    wanted = list(ids or [])
+    if ids_file is not None:
+        wanted += [line for line in ids_file.read_text(encoding="utf-8").splitlines() if line]
+    if bool(wanted) == bool(filters):
+        raise typer.BadParameter("say which documents: either --id / --ids-file, or --filter")
+    with Index.open(index) as opened:
+        if filters:
+            missing: list[str] = []
+            condition = parse_filter(filters)
+            if not yes and not out.json:
+                typer.confirm(f"Delete every document of {index} where {' and '.join(filters)}?", abort=True, err=True)
+            deleted = opened.delete(filter=condition)
+        else:
+            found = {document.id for document in opened.get(wanted)}
+            missing = [name for name in dict.fromkeys(wanted) if name not in found]
+            deleted = opened.delete(list(found))
+        documents = len(opened)
+    out.emit(
+        {"index": str(index), "deleted": deleted, "missing": missing, "documents": documents},
+        lambda: f"{deleted:,} deleted, {len(missing):,} not found; {documents:,} documents left in {index}",
+    )
+
+
+@verb(app, "info", examples=("kexue index info faq.kx", "kexue index info faq.kx --json"))
+def info(out: Output, index: opt.IndexPath) -> None:
+    """Show what an index holds: documents, model, whitening, size."""
+    from rich.table import Table
+
+    from kexue.search import Index
+
+    with Index.open(index, readonly=True) as opened:
+        record = dataclasses.asdict(opened.info())
+
+    def table() -> Table:
+        grid = Table(show_header=False, box=None)
+        for key, value in record.items():
+            if value is not None:
+                shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+                grid.add_row(key, f"{shown:,}" if isinstance(shown, int) else str(shown))
+        return grid
+
+    out.emit(record, table)
+
+
+@verb(app, "compact", examples=("kexue index compact faq.kx",))
+def compact(out: Output, index: opt.IndexPath) -> None:
+    """Give back the room of deleted and replaced documents."""
+    from kexue.search import Index
+
+    start = time.perf_counter()
+    with Index.open(index) as opened:
+        report = opened.compact()
+        documents = len(opened)
+    record = {
+        "index": str(index),
+        "documents": documents,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "seconds": time.perf_counter() - start,
+    }
+    out.emit(record, lambda: f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, {index}")

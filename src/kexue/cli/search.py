@@ -1,0 +1,109 @@
+"""`kexue search`: ask an index."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_EXAMPLES = (
+    'kexue search faq.kx "how long does a refund take"',
+    'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --json',
+    "kexue search faq.kx --queries questions.txt --json",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "search", examples=_EXAMPLES)(search)
+
+
+def search(
+    out: Output,
+    index: opt.IndexPath,
+    queries: Annotated[list[str] | None, typer.Argument(help="Questions; - reads one a line from stdin.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Hits per query.", min=1)] = 10,
+    filters: opt.Filters = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every document, however large.")] = False,
+    candidates: Annotated[
+        int | None, typer.Option(help="Candidates that an approximate search re-scores exactly.", min=1)
+    ] = None,
+    queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query a line.")] = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+) -> None:
+    """Find the documents nearest in meaning; scores are cosines of the stored vectors."""
+    from kexue.search import Index, parse_filter
+
+    try:
+        condition = parse_filter(filters) if filters else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with Index.open(index, readonly=True) as opened:
+        texts = _queries(queries or [], queries_file)
+        encoder = opened.load_encoder(device=device, dtype=dtype)
+        start = time.perf_counter()
+        vectors = encoder.encode(texts)
+        encoded = time.perf_counter()
+        answers = opened.search(vectors, k, filter=condition, exact=exact, candidates=candidates)
+        searched = time.perf_counter()
+    timings = {"encode": encoded - start, "search": searched - encoded, "rerank": 0.0, "total": searched - start}
+    for position, (query, hits) in enumerate(zip(texts, answers, strict=True)):
+        tokens = encoder.count_tokens([query])
+        record = {
+            "query": query,
+            "index": str(index),
+            "results": [
+                {
+                    "id": hit.id,
+                    "index": index.stem,
+                    "score": hit.score,
+                    "percentile": hit.percentile,
+                    "probability": hit.probability,
+                    "document": {"text": hit.text, "metadata": hit.metadata},
+                    "explanation": hit.explanation,
+                }
+                for hit in hits
+            ],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "timings": {name: seconds / len(texts) for name, seconds in timings.items()},
+        }
+        title = query if len(texts) > 1 or position else None
+        out.emit(record, lambda hits=hits, title=title: _table(hits, title))
+    out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * timings['total']:.0f} ms")
+
+
+def _queries(given: list[str], file: Path | None) -> list[str]:
+    texts = [text for text in given if text != "-"]
+    if "-" in given:
+        texts += [line.rstrip("\n") for line in sys.stdin]
+    if file is not None:
+        texts += file.read_text(encoding="utf-8").splitlines()
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise typer.BadParameter('no query: give one, as in: kexue search faq.kx "how long does a refund take"')
+    return texts
+
+
+def _table(hits: list[Any], title: str | None) -> Table | str:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not hits:
+        return f"{title + ': ' if title else ''}no document matches"
+    table = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False)
+    table.add_column("score", justify="right")
+    table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
+    table.add_column("text", overflow="ellipsis", no_wrap=True)
+    for hit in hits:
+        table.add_row(f"{hit.score:.3f}", escape(hit.id), escape(" ".join(hit.text.split())))
+    return table

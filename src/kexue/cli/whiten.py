@@ -1,0 +1,235 @@
+"""`kexue whiten`: fit, apply, tune and export a whitening."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+from kexue.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kexue.text import Encoder
+
+app = typer.Typer(help="Fit, apply, tune and export a whitening.", no_args_is_help=True)
+
+_CHUNK = 8192  # rows of a vectors file, or texts, handled at a time
+_Beta = Annotated[float, typer.Option(help="How much of the mean is taken off: 0 none, 1 all.")]
+_Gamma = Annotated[float, typer.Option(help="How isotropic the result gets: 0 a rotation, 1 full whitening.")]
+_Whitening = Annotated[Path, typer.Argument(help="A file from `kexue whiten fit` or `tune`.", metavar="W")]
+_OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
+
+
+@verb(
+    app,
+    "fit",
+    examples=(
+        "kexue whiten fit faq.jsonl --text question --dims 128 --out w.safetensors",
+        "kexue whiten fit x.npy --out w.safetensors",
+    ),
+)
+def fit(
+    out: Output,
+    inputs: Annotated[list[str], typer.Argument(help="Text files, or one .npy file of vectors (n, d).")],
+    target: _OutFile,
+    beta: _Beta = 1.0,
+    gamma: _Gamma = 1.0,
+    dims: opt.Dims = None,
+    text: opt.TextColumn = None,
+    encoding_errors: opt.EncodingErrors = "strict",
+    model: opt.Model = "auto",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Learn a whitening from vectors, or from texts that are encoded first, in flat memory."""
+    from kexue.similarity import Whitening
+
+    start = time.perf_counter()
+    whitening = Whitening(dims, beta=beta, gamma=gamma)
+    chunks: Iterable[np.ndarray[Any, Any]]
+    if inputs[0].endswith(".npy"):
+        chunks = _rows(_load_vectors(Path(inputs[0])))
+    else:
+        encoder = opt.load_encoder(model, device, dtype, batch_tokens)
+        chunks = _encoded(encoder, inputs, text, encoding_errors)
+    with out.progress("fitting") as progress:
+        done = 0
+        for chunk in chunks:
+            whitening.partial_fit(chunk)
+            progress(done := done + len(chunk), None)
+    whitening.save(target)
+    record = {
+        "whitening": str(target),
+        "n": int(whitening.n_samples_seen_),
+        "d": len(whitening.mean_),
+        "k": whitening.kernel_.shape[1],
+        "rank": int(whitening.rank_),
+        "beta": beta,
+        "gamma": gamma,
+        "explained": float(whitening.explained_variance_ratio_.sum()),
+        "seconds": time.perf_counter() - start,
+    }
+    out.emit(
+        record,
+        lambda: "{n:,} vectors, {d} -> {k} dimensions that keep {explained:.1%} of the variance; {whitening}".format(
+            **record
+        ),
+    )
+
+
+@verb(app, "apply", examples=("kexue whiten apply w.safetensors x.npy --out y.npy",))
+def apply(
+    out: Output,
+    whitening: _Whitening,
+    vectors: Annotated[Path, typer.Argument(help="A .npy file (n, d).")],
+    target: _OutFile,
+) -> None:
+    """Transform a file of vectors, chunk by chunk."""
+    import numpy as np
+
+    from kexue._files import replacing
+    from kexue.similarity import Whitening
+
+    start = time.perf_counter()
+    loaded, source = Whitening.load(whitening), _load_vectors(vectors)
+    shape = (len(source), loaded.kernel_.shape[1])
+    with out.progress("transforming") as progress, replacing(target) as temporary, temporary.open("wb") as stream:
+        header = {"descr": source.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for position, chunk in enumerate(_rows(source)):
+            stream.write(np.ascontiguousarray(loaded.transform(chunk), dtype=source.dtype).tobytes())
+            progress(min(len(source), (position + 1) * _CHUNK), len(source))
+    record = {"out": str(target), "n": shape[0], "k": shape[1], "seconds": time.perf_counter() - start}
+    out.emit(record, lambda: f"{shape[0]:,} vectors of {shape[1]} dimensions in {target}")
+
+
+@verb(
+    app,
+    "tune",
+    examples=(
+        "kexue whiten tune pairs.tsv --out w.safetensors",
+        "kexue whiten tune stsb_en --cv 5 --out w.safetensors",
+    ),
+)
+def tune(
+    out: Output,
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs: a tsv, csv or jsonl file, or a set in KEXUE_DATA.")],
+    target: _OutFile,
+    fit_on: Annotated[
+        list[str] | None, typer.Option("--fit", help="Texts to take the statistics from; default: those of the pairs.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of a named set.")] = None,
+    cv: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    text: opt.TextColumn = None,
+    model: opt.Model = "auto",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Choose beta, gamma and the dimension on labelled pairs; the score printed is on pairs the choice never saw."""
+    import numpy as np
+
+    from kexue.similarity import load_pairs, tune_whitening
+
+    data = load_pairs(pairs, split)
+    encoder = opt.load_encoder(model, device, dtype, batch_tokens)
+    with out.progress("encoding") as progress:
+        both = encoder.encode([*data.texts_a, *data.texts_b], progress=progress)
+    a, b = both[: len(data.texts_a)], both[len(data.texts_a) :]
+    fitted_on = np.concatenate(list(_encoded(encoder, fit_on, text, "strict"))) if fit_on else both
+    tuned = tune_whitening(fitted_on, (a, b), data.labels, cv=cv, generator=out.seed)
+    tuned.whitening.save(target)
+    table = [dataclasses.asdict(row) if dataclasses.is_dataclass(row) else dict(row) for row in tuned.table]
+    record = {
+        "beta": tuned.whitening.beta,
+        "gamma": tuned.whitening.gamma,
+        "k": tuned.whitening.kernel_.shape[1],
+        "score": tuned.score,
+        "low": tuned.low,
+        "high": tuned.high,
+        "raw": tuned.raw,
+        "table": table,
+        "advice": tuned.advice,
+        "whitening": str(target),
+    }
+    out.emit(
+        record,
+        lambda: (
+            "beta {beta:g}, gamma {gamma:g}, {k} dimensions: held-out Spearman {score:.2f} "
+            "[{low:.2f}, {high:.2f}], raw vectors {raw:.2f}\n{advice}\n{whitening}".format(**record)
+        ),
+    )
+
+
+@verb(app, "export", examples=("kexue whiten export w.safetensors all-MiniLM-L6-v2/ --out model-128/",))
+def export(
+    out: Output,
+    whitening: _Whitening,
+    model: Annotated[str, typer.Argument(help="The encoder's folder, or auto.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+) -> None:
+    """Write the encoder with the whitening as a plain Dense stage, which other servers load as it is."""
+    import json
+
+    import numpy as np
+
+    from kexue.similarity import Whitening
+    from kexue.text import Encoder, find_model
+
+    loaded, folder = Whitening.load(whitening), find_model(model)
+    loaded.export_dense(folder, target)
+    probes = ["A probe sentence.", "Another one, a little longer than the first.", "42"]
+    expected = loaded.transform(Encoder(str(folder), dtype="float32").encode(probes))
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    received = Encoder(str(target), dtype="float32").encode(probes)
+    stages = [stage["path"] or "." for stage in json.loads((target / "modules.json").read_text(encoding="utf-8"))]
+    record = {
+        "folder": str(target),
+        "stages": stages,
+        "dims": received.shape[1],
+        "max_difference": float(np.abs(received - expected).max()),
+    }
+    out.emit(
+        record,
+        lambda: (
+            f"{target}: {received.shape[1]} dimensions, stages {', '.join(stages)}; "
+            f"differs from the original by at most {record['max_difference']:.1e}"
+        ),
+    )
+
+
+def _load_vectors(path: Path) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    try:
+        vectors: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise DataError(
+            f"no numpy array ({error}).", path=path, remedy="Give a .npy file of shape (n, d), as numpy.save writes."
+        ) from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise DataError(f"expected floats of shape (n, d), got {vectors.dtype} of shape {vectors.shape}.", path=path)
+    return vectors
+
+
+def _rows(vectors: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    for start in range(0, len(vectors), _CHUNK):
+        yield vectors[start : start + _CHUNK]
+
+
+def _encoded(encoder: Encoder, inputs: list[str], text: str | None, errors: str) -> Iterator[np.ndarray[Any, Any]]:
+    from kexue.corpus import read_records
+
+    texts = (record.text for record in read_records(inputs, text=text, errors=errors))
+    while chunk := list(itertools.islice(texts, _CHUNK)):
+        yield encoder.encode(chunk)

@@ -1,0 +1,6 @@
+"""The main job on text that every machine has: index, evaluate, answer, report."""
+
+from kexue.demo.docstrings import Entry, standard_library
+from kexue.demo.run import DemoReport, run_demo
+
+__all__ = ["DemoReport", "Entry", "run_demo", "standard_library"]

@@ -1,0 +1,114 @@
+"""The demo's report as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from kexue._figures import save_picture
+from kexue._files import replacing
+from kexue.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from kexue.demo.run import DemoReport, DemoRow
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>kexue demo</title>
+<style>
+  body { font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2430; }
+  h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; }
+  table { border-collapse: collapse; width: 100%; }
+  th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; }
+  th:first-child, td:first-child { text-align: left; }
+  tr.kept { background: #eef6ff; }
+  img { max-width: 100%; }
+  code, pre { font-family: ui-monospace, monospace; background: #f4f6f8; }
+  pre { padding: .8rem; overflow-x: auto; }
+  li span { color: #66707c; }
+</style>
+</head>
+<body>
+<h1>The standard library, searchable by meaning</h1>
+<p>$documents docstrings of this machine's Python, indexed and asked for $queries known items: a query is the words of
+an object's name, or a sentence of its docstring that was <em>not</em> indexed; the one right answer is that object.</p>
+<h2>Quality, memory and time</h2>
+$picture
+<table>
+<tr><th>vectors</th><th>dimensions</th><th>MRR@10</th><th>recall@10</th><th>memory</th><th>one search</th></tr>
+$rows
+</table>
+<p>No label was used to fit anything. Full whitening (all directions made equal) costs an encoder that was trained
+contrastively some quality; a rotation onto the principal axes (PCA) hardly does. The marked row is the index that
+was kept.</p>
+<h2>Five questions</h2>
+$answers
+<h2>Go on</h2>
+<pre>kexue search $index "your question"
+kexue index build your-texts.csv --text COLUMN --out yours.kx
+kexue search yours.kx "your question"</pre>
+</body>
+</html>
+""")
+
+
+def write_page(report: DemoReport, *, queries: int, kept: tuple[str, int]) -> None:
+    """Write `report.report` with the row `kept` (setting, dimensions) marked; no matplotlib, no picture."""
+    rows = "\n".join(
+        f"<tr{' class=kept' if (row.setting, row.dims) == kept else ''}><td>{row.setting}</td><td>{row.dims}</td><td>{row.mrr:.3f}</td>"
+        f"<td>{row.recall:.3f}</td><td>{row.memory_bytes / 1e6:.1f} MB</td><td>{row.latency_ms:.2f} ms</td></tr>"
+        for row in report.rows
+    )
+    answers = "\n".join(
+        f"<h3>{escape(answer['question'])}</h3>\n<ol>"
+        + "".join(
+            f"<li><code>{escape(hit['id'])}</code> <span>{hit['score']:.3f}</span><br>{escape(hit['text'])}</li>"
+            for hit in answer["results"]
+        )
+        + "</ol>"
+        for answer in report.answers
+    )
+    page = _PAGE.substitute(
+        documents=f"{report.documents:,}",
+        queries=f"{queries:,}",
+        picture=_picture(report.rows),
+        rows=rows,
+        answers=answers,
+        index=escape(report.index),
+    )
+    with replacing(report.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _picture(rows: list[DemoRow]) -> str:
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for setting, marker in (("pca", "o"), ("whiten", "s")):
+            chosen = [row for row in rows if row.setting == setting]
+            axes.plot(
+                [row.memory_bytes / 1e6 for row in chosen], [row.mrr for row in chosen], f"{marker}-", label=setting
+            )
+            for row in chosen:
+                axes.annotate(f"{row.dims}", (row.memory_bytes / 1e6, row.mrr), (4, 6), textcoords="offset points")
+        raw = rows[0]
+        axes.axhline(raw.mrr, color="0.5", linestyle="--", label=f"raw, {raw.dims} dimensions")
+        axes.set_xlabel("memory of the vectors, MB")
+        axes.set_ylabel("MRR@10")
+        axes.set_ylim(0, None)
+        axes.legend(loc="lower right")
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "figure.png"
+        try:
+            save_picture(draw, path)
+        except MissingDependencyError as missing:
+            return f"<p>(No picture: {escape(str(missing))})</p>"
+        encoded = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="Quality against memory" src="data:image/png;base64,{encoded}">'
