@@ -61,11 +61,7 @@ kexue search yours.kx "your question"</pre>
 
 def write_page(report: DemoReport, *, queries: int, kept: tuple[str, int]) -> None:
     """Write `report.report` with the row `kept` (setting, dimensions) marked; no matplotlib, no picture."""
-    rows = "\n".join(
-        f"<tr{' class=kept' if (row.setting, row.dims) == kept else ''}><td>{row.setting}</td><td>{row.dims}</td><td>{row.mrr:.3f}</td>"
-        f"<td>{row.recall:.3f}</td><td>{row.memory_bytes / 1e6:.1f} MB</td><td>{row.latency_ms:.2f} ms</td></tr>"
-        for row in report.rows
-    )
+    rows = "\n".join(_row(row, marked=(row.setting, row.dims) == kept) for row in report.rows)
     answers = "\n".join(
         f"<h3>{escape(answer['question'])}</h3>\n<ol>"
         + "".join(
@@ -85,6 +81,18 @@ def write_page(report: DemoReport, *, queries: int, kept: tuple[str, int]) -> No
     )
     with replacing(report.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _row(row: DemoRow, *, marked: bool) -> str:
+    cells = (
+        row.setting,
+        row.dims,
+        f"{row.mrr:.3f}",
+        f"{row.recall:.3f}",
+        f"{row.memory_bytes / 1e6:.1f} MB",
+        f"{row.latency_ms:.2f} ms",
+    )
+    return f"<tr{' class=kept' if marked else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _picture(rows: list[DemoRow]) -> str:

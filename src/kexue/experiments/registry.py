@@ -116,7 +116,7 @@ def run_experiment(
         versions=_versions(),
         machine=_machine(),
         command=f"kexue reproduce {slug} --seed {seed}" + ("" if budget == "small" else f" --budget {budget}"),
-        seconds=time.perf_counter() - start,
+        seconds=round(time.perf_counter() - start, 3),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
     _ = report.verdict  # raises when no claim was left to test

@@ -121,7 +121,7 @@ class Report:
             "versions": dict(self.versions),
             "machine": dict(self.machine),
             "command": self.command,
-            "seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
             "date": self.date,
             "figure": self.figure,
             "notes": list(self.notes),

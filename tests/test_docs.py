@@ -1,0 +1,65 @@
+"""What the documentation shows must run, and its tables must be fresh."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+]
+_BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks_of(page: Path) -> list[tuple[str, str]]:
+    return _BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks_of(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_code_blocks_run(page, tiny_model, tmp_path):
+    """The blocks of a page run in order in one folder, python ones in one namespace; a tiny encoder stands in."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "KEXUE_MODEL": str(tiny_model),
+        "KEXUE_OFFLINE": "1",
+    }
+    python = []
+    for number, (language, code) in enumerate(blocks_of(page)):
+        if language == "sh":
+            _run([*_python(python), f"bash -e <<'BLOCK'\n{code}BLOCK"], tmp_path, environment, f"block {number}")
+            python = []
+        else:
+            python.append(code)
+    _run(_python(python), tmp_path, environment, "python blocks")
+
+
+def _python(blocks: list[str]) -> list[str]:
+    if not blocks:
+        return []
+    return ["python -W ignore - <<'BLOCK'\n" + "\n".join(blocks) + "\nBLOCK"]
+
+
+def _run(commands: list[str], folder: Path, environment: dict[str, str], what: str) -> None:
+    for command in commands:
+        done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{what} failed:\n{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_tables_are_fresh():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_commands_stand_on_the_first_screen():
+    for name in ("README.md", "README.zh-CN.md"):
+        head = "\n".join((ROOT / name).read_text(encoding="utf-8").splitlines()[:30])
+        assert "make demo" in head
+        assert "make test" in head

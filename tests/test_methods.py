@@ -1,0 +1,42 @@
+import importlib
+from pathlib import Path
+
+import pytest
+
+from kexue.methods import METHODS, get_method, list_methods
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_there_are_39_articles_with_distinct_slugs_and_numbers():
+    assert len(METHODS) == 39
+    assert len({m.slug for m in METHODS}) == 39
+    numbers = [number for m in METHODS for number in (m.archive, *m.also)]
+    assert len(set(numbers)) == len(numbers)
+    assert get_method("zlpr").also == (9064,)
+
+
+def test_later_archives_were_published_later():
+    # The blog counts its articles upwards, so numbers and dates must sort alike.
+    by_number = sorted(METHODS, key=lambda m: m.archive)
+    assert [m.date for m in by_number] == sorted(m.date for m in METHODS)
+
+
+def test_an_unknown_slug_names_its_neighbours():
+    with pytest.raises(KeyError, match="whitening"):
+        get_method("whitning")
+
+
+@pytest.mark.parametrize("method", list_methods(status="working"), ids=lambda m: m.slug)
+def test_a_working_article_has_code_experiment_page_and_record(method):
+    for entry in method.objects:
+        module, _, name = entry.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+    importlib.import_module(f"kexue.experiments.{method.experiment.replace('-', '_')}")
+    page = ROOT / "docs" / method.page
+    assert page.is_file()
+    text = page.read_text(encoding="utf-8")
+    assert method.title_zh in text
+    assert method.url in text
+    assert (ROOT / "docs" / "results" / method.slug / "report.json").is_file()
+    assert (ROOT / "docs" / "results" / method.slug / "figure.png").is_file()
