@@ -4,7 +4,7 @@ import kexue
 
 project = "kexue"
 author = "The kexue authors"
-copyright = "The kexue authors"  # noqa: A001 - the name Sphinx reads
+copyright = "The kexue authors"
 version = release = kexue.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
@@ -21,3 +21,20 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = f"kexue {version}"
 html_show_sourcelink = False
+
+
+def write_cli_reference(_app: object) -> None:
+    """The command line's page, from the command line itself."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    page = Path(__file__).parent / "reference" / "generated" / "cli.md"
+    page.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "typer", "kexue.cli", "utils", "docs", "--name", "kexue", "--output", str(page)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def setup(app: object) -> None:
+    """Sphinx calls this."""
+    app.connect("builder-inited", write_cli_reference)
