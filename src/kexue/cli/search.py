@@ -38,6 +38,9 @@ def search(
         int | None, typer.Option(help="Candidates that an approximate search re-scores exactly.", min=1)
     ] = None,
     queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query a line.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Where the index's own encoder is now, if it has moved.")
+    ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
 ) -> None:
@@ -50,7 +53,7 @@ def search(
         raise typer.BadParameter(str(error)) from error
     with Index.open(index, readonly=True) as opened:
         texts = _queries(queries or [], queries_file)
-        encoder = opened.load_encoder(device=device, dtype=dtype)
+        encoder = opened.load_encoder(model, device=device, dtype=dtype)
         start = time.perf_counter()
         vectors = encoder.encode(texts)
         encoded = time.perf_counter()

@@ -1,0 +1,339 @@
+"""The command line through its own door: exit codes, JSON, messages."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kexue.cli import main
+from kexue.similarity import Whitening
+
+
+@pytest.fixture
+def run(tiny_model, monkeypatch, capsys, tmp_path):
+    """Run a command line in an empty folder with the tiny encoder: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("KEXUE_MODEL", str(tiny_model))
+    monkeypatch.delenv("KEXUE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def faq(tmp_path):
+    rows = [("a", "refund money", "shop", 1), ("b", "lost parcel", "post", 2), ("c", "new password", "shop", 3)]
+    lines = [json.dumps(dict(zip(("id", "q", "topic", "n"), row, strict=True))) for row in rows]
+    (tmp_path / "faq.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "faq.jsonl"
+
+
+BUILD = ("index", "build", "faq.jsonl", "--text", "q", "--id", "id", "--metadata", "topic,n", "--out", "faq.kx")
+
+
+def kexue(*arguments, **options):
+    command = [sys.executable, "-c", "import sys; from kexue.cli import main; sys.exit(main())", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+# --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+def test_build_search_change(run, faq):
+    code, out, _ = run(*BUILD, "--json")
+    built = json.loads(out)
+    assert code == 0
+    assert set(built) >= {"index", "documents", "added", "updated", "skipped", "replaced", "truncated", "dims", "model",
+                          "whitening", "bytes", "seconds", "warnings"}  # fmt: skip
+    assert (built["documents"], built["added"], built["dims"], built["whitening"]) == (3, 3, 32, None)
+    assert set(built["model"]) >= {"id", "fingerprint"}
+
+    code, out, _ = run("search", "faq.kx", "lost parcel", "new password", "-k", 2, "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [answer["query"] for answer in answers] == ["lost parcel", "new password"]
+    assert [answer["results"][0]["id"] for answer in answers] == ["b", "c"]
+    hit = answers[0]["results"][0]
+    assert set(hit) == {"id", "index", "score", "percentile", "probability", "document", "explanation"}
+    assert hit["score"] == pytest.approx(1, abs=1e-3)  # the text itself; half precision at most
+    assert hit["document"] == {"text": "lost parcel", "metadata": {"topic": "post", "n": 2}}
+    assert set(answers[0]["timings"]) == {"encode", "search", "rerank", "total"}
+    assert answers[0]["usage"]["prompt_tokens"] == answers[0]["usage"]["total_tokens"] > 0
+
+    code, out, _ = run("search", "faq.kx", "lost parcel", "--filter", "topic=shop", "--filter", "n>=2", "--json")
+    assert [hit["id"] for hit in json.loads(out)["results"]] == ["c"]
+
+    (faq.parent / "more.jsonl").write_text('{"id": "a", "q": "refund money soon"}\n{"id": "d", "q": "open hours"}\n')
+    code, out, _ = run("index", "add", "faq.kx", "more.jsonl", "--text", "q", "--id", "id", "--json")
+    added = json.loads(out)
+    assert (added["added"], added["updated"], added["skipped"], added["documents"]) == (1, 1, 0, 4)
+
+    code, out, _ = run("index", "delete", "faq.kx", "--id", "d", "--id", "nope", "--json")
+    assert json.loads(out) == {"index": "faq.kx", "deleted": 1, "missing": ["nope"], "documents": 3}
+
+    code, out, _ = run("index", "compact", "faq.kx", "--json")
+    assert code == 0
+    assert json.loads(out)["documents"] == 3
+
+    code, out, _ = run("index", "info", "faq.kx", "--json")
+    info = json.loads(out)
+    assert set(info) >= {"index", "documents", "dims", "model", "whitening", "calibration", "hubness", "dehub",
+                         "approx", "bytes", "format_version", "created", "updated", "drift"}  # fmt: skip
+    assert info["documents"] == 3
+
+
+def test_answers_for_people(run, faq):
+    code, out, _ = run(*BUILD)
+    assert code == 0
+    assert "3 documents" in out
+    code, out, err = run("search", "faq.kx", "lost parcel")
+    assert code == 0
+    assert out.index("lost parcel") < out.index("refund money")
+    assert "1 query" in err
+    assert "1 query" not in out
+
+
+def test_queries_from_a_file_and_stdin(run, faq, monkeypatch, tmp_path):
+    run(*BUILD)
+    (tmp_path / "q.txt").write_text("lost parcel\n\nrefund money\n")
+    _, out, _ = run("search", "faq.kx", "--queries", "q.txt", "--json")
+    assert [json.loads(line)["results"][0]["id"] for line in out.splitlines()] == ["b", "a"]
+    done = kexue("search", "faq.kx", "-", "--json", cwd=tmp_path, input="new password\n")
+    assert json.loads(done.stdout)["results"][0]["id"] == "c"
+
+
+def test_build_with_whitening(run, tmp_path):
+    (tmp_path / "t.txt").write_text("".join(f"text number {i}\n" for i in range(60)))
+    code, out, _ = run("index", "build", "t.txt", "--out", "t.kx", "--whiten", "pca", "--dims", 8, "--json")
+    assert code == 0
+    assert json.loads(out)["dims"] == 8
+    assert json.loads(out)["whitening"]["k"] == 8
+    code, out, _ = run("search", "t.kx", "text number 7", "-k", 1, "--json")
+    assert json.loads(out)["results"][0]["document"]["text"] == "text number 7"
+
+
+# --- whitening and evaluation ----------------------------------------------------------------------------------------
+
+
+def test_whiten_fit_and_apply_are_the_library_s(run, tmp_path):
+    x = np.random.default_rng(0).normal(size=(500, 12)) @ np.random.default_rng(1).normal(size=(12, 12))
+    np.save(tmp_path / "x.npy", x)
+    code, out, _ = run("whiten", "fit", "x.npy", "--dims", 5, "--out", "w.safetensors", "--json")
+    fitted = json.loads(out)
+    assert code == 0
+    assert set(fitted) == {"whitening", "n", "d", "k", "rank", "beta", "gamma", "explained", "seconds"}
+    assert (fitted["n"], fitted["d"], fitted["k"], fitted["rank"]) == (500, 12, 5, 12)
+    code, out, _ = run("whiten", "apply", "w.safetensors", "x.npy", "--out", "y.npy", "--json")
+    assert (json.loads(out)["n"], json.loads(out)["k"]) == (500, 5)
+    # Sums of 500 rows taken in another order: rounding only.
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), Whitening(5).fit_transform(x), atol=1e-10)
+
+
+def test_whiten_tune_and_export(run, tiny_model, tmp_path):
+    lines = [f"red thing {i}\tred thing {i} now\t1\nred thing {i}\tblue sky {99 - i}\t0\n" for i in range(30)]
+    (tmp_path / "pairs.tsv").write_text("".join(lines))
+    code, out, err = run("whiten", "tune", "pairs.tsv", "--out", "w.safetensors", "--cv", 3, "--json")
+    assert code == 0, err
+    tuned = json.loads(out)
+    assert set(tuned) == {"beta", "gamma", "k", "score", "low", "high", "raw", "table", "advice", "whitening"}
+    assert tuned["low"] <= tuned["score"] <= tuned["high"]
+    code, out, err = run("whiten", "export", "w.safetensors", tiny_model, "--out", "short", "--json")
+    assert code == 0, err
+    exported = json.loads(out)
+    assert exported["dims"] == tuned["k"]
+    assert exported["max_difference"] < 1e-5  # float32 through one more matrix product
+
+
+def test_evaluate(run, tmp_path):
+    lines = [f"red thing {i}\tred thing {i} now\t1\nred thing {i}\tblue sky {99 - i}\t0\n" for i in range(30)]
+    (tmp_path / "pairs.tsv").write_text("".join(lines))
+    code, out, err = run(
+        "evaluate", "pairs.tsv", "--whiten", "none", "--whiten", "rotate", "--figure", "f.png", "--json"
+    )
+    assert code == 0, err
+    result = json.loads(out)
+    assert [row["post"] for row in result["rows"]] == ["none", "rotate"]
+    assert {"dataset", "split", "model", "pooling", "post", "k", "n", "spearman", "low", "high", "ceiling"} <= set(
+        result["rows"][0]
+    )
+    # A rotation of all dimensions leaves every cosine as it is.
+    assert result["rows"][0]["spearman"] == pytest.approx(result["rows"][1]["spearman"], abs=1e-6)
+    assert result["rows"][0]["ceiling"] == pytest.approx(86.6, abs=0.1)  # half ones: 100 sqrt(3/4)
+    assert set(result["tests"][0]) >= {"dataset", "a", "b", "difference", "low", "high", "p_value"}
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- wrong input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        (None, [], ["t.csv"]),
+        (b"", [], ["t.csv", "empty"]),
+        (b"a,b\n1,2\n", ["--text", "c"], ["t.csv", "'c'", "a", "b"]),
+        (b"text\nfine\n\xff\xfe\n", [], ["t.csv", "line 3", "--encoding-errors replace"]),
+        (b'text,n\nfine,1\n"",2\n', ["--text", "text"], ["t.csv", "line 3", "text"]),
+        (b"id,text\n1,a\n1,b\n", ["--text", "text", "--id", "id"], ["1"]),
+    ],
+    ids=["missing", "empty", "column", "utf8", "blank", "twice"],
+)
+def test_bad_files_are_named_and_nothing_is_left(run, tmp_path, content, options, said):
+    if content is not None:
+        (tmp_path / "t.csv").write_bytes(content)
+    code, out, err = run("index", "build", "t.csv", "--out", "t.kx", *options)
+    assert code == 1
+    assert out == ""
+    for word in said:
+        assert word in err
+    assert not (tmp_path / "t.kx").exists()
+    code, out, _ = run("index", "build", "t.csv", "--out", "t.kx", *options, "--json")
+    assert code == 1
+    assert json.loads(out)["error"]["message"]
+
+
+def test_replaced_bytes_are_counted(run, tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"fine\n\xffbad\n")
+    code, out, _ = run("index", "build", "t.txt", "--out", "t.kx", "--encoding-errors", "replace", "--json")
+    assert code == 0
+    assert (json.loads(out)["replaced"], json.loads(out)["documents"]) == (1, 2)
+
+
+def test_a_megabyte_line_is_cut_and_counted(run, tmp_path):
+    (tmp_path / "t.txt").write_text("word " * 200_000 + "\nshort\n")
+    code, out, _ = run("index", "build", "t.txt", "--out", "t.kx", "--json")
+    assert code == 0
+    assert (json.loads(out)["truncated"], json.loads(out)["documents"]) == (1, 2)
+
+
+@pytest.mark.parametrize("content", [b"not an index", b"", b"SQLite format 3\x00" + b"\x07" * 5000])
+def test_a_foreign_file_is_no_index(run, tmp_path, content):
+    (tmp_path / "x.kx").write_bytes(content)
+    code, out, err = run("search", "x.kx", "query")
+    assert (code, out) == (1, "")
+    assert "x.kx" in err
+    assert (tmp_path / "x.kx").read_bytes() == content
+
+
+def test_another_model_is_refused(run, faq, tiny_model, other_tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "m")
+    run(*BUILD, "--model", "m")
+    assert run("search", "faq.kx", "query")[0] == 0
+    shutil.copy(other_tiny_model / "model.safetensors", tmp_path / "m" / "model.safetensors")
+    code, out, err = run("search", "faq.kx", "query")
+    assert (code, out) == (1, "")
+    assert "another model" in err or "fingerprint" in err or "weights" in err
+    # The right weights, wherever they are, are accepted.
+    assert run("search", "faq.kx", "query", "--model", tiny_model)[0] == 0
+
+
+def test_a_missing_index_is_named(run):
+    code, _, err = run("search", "missing.kx", "query")
+    assert code == 1
+    assert "missing.kx" in err
+
+
+def test_an_existing_index_is_not_overwritten_unasked(run, faq, tmp_path):
+    run(*BUILD)
+    before = (tmp_path / "faq.kx").stat().st_mtime_ns
+    code, _, err = run(*BUILD)
+    assert code == 1
+    assert "--overwrite" in err or "overwrite" in err
+    assert (tmp_path / "faq.kx").stat().st_mtime_ns == before
+    assert run(*BUILD, "--overwrite")[0] == 0
+
+
+def test_no_model_and_no_network(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("KEXUE_OFFLINE", "1")
+    (tmp_path / "t.txt").write_text("a line\n")
+    code, _, err = run("index", "build", "t.txt", "--out", "t.kx", "--model", "nobody/no-such-model")
+    assert code == 1
+    assert "nobody/no-such-model" in err
+    assert not (tmp_path / "t.kx").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "build"],
+        ["search", "faq.kx"],
+        ["search", "faq.kx", "q", "-k", "0"],
+        ["search", "faq.kx", "q", "--filter", "nonsense"],
+        ["index", "build", "faq.jsonl", "--out", "o.kx", "--whiten", "what"],
+        ["index", "delete", "faq.kx"],
+        ["no-such-verb"],
+        ["reproduce"],
+        ["reproduce", "whitening", "--budget", "huge"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(run, faq, arguments):
+    run(*BUILD)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+    code, out, _ = run(*arguments, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["message"]
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_reproduce_list_shows_all_articles(run):
+    _, out, _ = run("reproduce", "--list", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == 39
+    assert set(rows[0]) == {"slug", "title", "archive", "status", "verdict"}
+    code, _, err = run("reproduce", "whitning")
+    assert code == 1
+    assert "whitening" in err
+
+
+def test_doctor(run, tiny_model):
+    code, out, _ = run("doctor", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert set(record) == {"version", "python", "platform", "torch", "device", "threads", "extras", "models",
+                           "data_folder", "data_sets", "problems"}  # fmt: skip
+    assert record["models"] == [str(tiny_model)]
+    assert record["data_folder"] is None
+
+
+def test_demo(run, tmp_path):
+    code, out, err = run("demo", "--limit", 300, "--out", "d", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["documents"] == 300
+    assert {"setting", "dims", "mrr", "recall", "memory_bytes", "latency_ms"} <= set(record["rows"][0])
+    assert len(record["answers"]) == 5
+    page = (tmp_path / "d" / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page
+    assert run("search", "d/stdlib.kx", "read a file")[0] == 0
+
+
+def test_help_has_examples_and_is_quick():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = kexue("--help")
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert min(times) < 0.6  # the promise; the best of three shuts out a busy machine
+    for verb in (["search"], ["index", "build"], ["whiten", "fit"], ["evaluate"], ["reproduce"], ["doctor"], ["demo"]):
+        done = kexue(*verb, "--help")
+        assert "Examples" in done.stdout
+        assert f"kexue {' '.join(verb)}" in done.stdout
+
+
+def test_version():
+    assert kexue("--version").stdout.startswith("kexue 0.")
