@@ -1,1 +1,41 @@
-"""The similarity room."""
+"""Compare vectors and bags of vectors. numpy and scipy only; torch tensors are accepted where torch is loaded.
+
+Names load on first use, so importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kexue.similarity._kernel import Kernel, whitening_kernel
+    from kexue.similarity._moments import Moments, merge_moments, moments
+    from kexue.similarity.whitening import Whitening, whiten
+
+_HOME = {
+    "_moments": ("Moments", "merge_moments", "moments"),
+    "_kernel": ("Kernel", "whitening_kernel"),
+    "whitening": ("Whitening", "whiten"),
+}
+_LAZY = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Kernel",
+    "Moments",
+    "Whitening",
+    "merge_moments",
+    "moments",
+    "whiten",
+    "whitening_kernel",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,94 @@
+"""What the room accepts as a matrix of vectors: anything numpy reads, and torch tensors where torch is loaded."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from kexue.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def is_tensor(x: object) -> TypeGuard[Any]:
+    """True for a torch tensor; never imports torch (a tensor cannot exist before torch is loaded)."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def as_matrix(x: object, name: str = "X") -> Any:
+    """Return `x` as a 2-D real array, or the tensor itself; no copy where none is needed.
+
+    Raises:
+        ValueError: not two-dimensional, complex, or without columns.
+        TypeError: sparse, or entries that are no numbers.
+    """
+    if is_tensor(x):
+        matrix: Any = x.detach()
+        real = not matrix.is_complex()
+    else:
+        if hasattr(x, "tocsr"):
+            raise TypeError(f"{name} is a sparse matrix; dense vectors (n, d) are needed. Use {name}.toarray().")
+        matrix = np.asarray(x)
+        real = matrix.dtype.kind != "c"
+        if matrix.dtype.kind == "O":
+            try:
+                matrix = matrix.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name} must hold real numbers: {error}") from error
+        elif matrix.dtype.kind not in "fiubc":
+            raise ValueError(f"{name} must hold real numbers, got dtype {matrix.dtype}.")
+    if not real:
+        raise ValueError(f"Complex data not supported: {name} has dtype {matrix.dtype}, real numbers are needed.")
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"{name} must be 2-dimensional (n, d), got shape {tuple(matrix.shape)}. "
+            f"Reshape your data: {name}[None, :] makes one vector a batch of one."
+        )
+    if matrix.shape[1] == 0:
+        raise ValueError(f"0 feature(s) (shape={tuple(matrix.shape)}) while a minimum of 1 is required in {name}.")
+    return matrix
+
+
+def host(block: Any) -> Array:
+    """Return a slice of what `as_matrix` gave as a numpy array (bfloat16 goes through float32)."""
+    if is_tensor(block):
+        if block.dtype.is_floating_point and block.element_size() < 4:
+            block = block.float()
+        return np.asarray(block.cpu().numpy())
+    return np.asarray(block)
+
+
+def like(result: Array, x: Any) -> Any:
+    """Return `result` as the kind, device and floating dtype of `x` (integers become float64)."""
+    if is_tensor(x):
+        torch = sys.modules["torch"]
+        dtype = x.dtype if x.dtype.is_floating_point else torch.float64
+        return torch.from_numpy(result).to(device=x.device, dtype=dtype)
+    dtype = x.dtype if x.dtype.kind == "f" else np.float64
+    return result.astype(dtype, copy=False)
+
+
+def working_dtype(x: Any) -> np.dtype[Any]:
+    """float32 for float32 and anything shorter, float64 for the rest."""
+    if is_tensor(x):
+        small = x.dtype.is_floating_point and x.element_size() <= 4
+    else:
+        small = x.dtype.kind == "f" and x.dtype.itemsize <= 4
+    return np.dtype(np.float32 if small else np.float64)
+
+
+def raise_non_finite(x: Any, name: str = "X", *, step: int = 65_536) -> None:
+    """Raise ValueError naming the first NaN or infinity of `x`; return when all of it is finite."""
+    for start in range(0, x.shape[0], step):
+        bad = ~np.isfinite(host(x[start : start + step]))
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            value = host(x[start + row : start + row + 1])[0, column]
+            what = "NaN" if np.isnan(value) else "infinity"
+            raise DataError(
+                f"{name} holds {value} ({what}) at row {start + row}, column {column}.",
+                remedy=f"Drop such rows first: {name}[np.isfinite({name}).all(axis=1)].",
+            )
