@@ -1,0 +1,276 @@
+"""Files to an index: everything is read and checked first, then encoded in batches that survive an interruption."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from kexue._progress import Progress
+from kexue.corpus import read_records
+from kexue.errors import IndexFormatError, SpaceMismatchError
+from kexue.search.index import APPROX, BATCH, AddReport, Index
+from kexue.search.space import Model, Space, SupportsEncode, is_fitted
+from kexue.search.spool import Spool
+from kexue.search.store import EmbeddedStore, IndexExistsError, Row, local_path
+from kexue.search.store.base import Vectors
+from kexue.search.store.embedded import check_file, release
+from kexue.similarity import Whitening
+
+Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What `build_index` did.
+
+    `added`, `updated` and `skipped` count records: new, replaced after an interrupted run, and left alone because they
+    were there (from that run, or the same text twice). `replaced` counts malformed characters, `truncated` texts the
+    encoder cut. `warnings` are sentences worth reading.
+    """
+
+    index: str
+    documents: int
+    added: int
+    updated: int
+    skipped: int
+    replaced: int
+    truncated: int
+    dims: int
+    model: dict[str, Any]
+    whitening: dict[str, Any] | None
+    bytes: int
+    seconds: float
+    warnings: list[str]
+
+
+def build_index(
+    inputs: Inputs,
+    out: str | os.PathLike[str],
+    *,
+    encoder: SupportsEncode | str = "auto",
+    whitening: Whitening | None = None,
+    text: str | None = None,
+    id: str | None = None,
+    metadata: Sequence[str] = (),
+    format: str = "auto",
+    approx: str = "auto",
+    errors: str = "strict",
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Build an index from files of texts; interrupted, the same call goes on where it stopped.
+
+    All inputs are read and checked first, onto disk where they are large; then texts are encoded and made durable in
+    batches, in ``<out>.partial``, which takes its place as `out` when everything is in. What was at `out` stays until
+    then. Texts already in a partial index of the same encoder are not encoded again, whatever else has changed.
+
+    Args:
+        inputs: files, folders or ``"-"``, see `kexue.corpus.read_records`; so are `text`, `id`, `metadata`, `format`
+            and `errors`. Without `id` a document is named by a hash of its text, and a text that comes twice counts
+            once.
+        out: the index file to make.
+        encoder: a folder or hub id, ``"auto"``, or an object with ``encode(texts) -> (n, dim)``.
+        whitening: None, a fitted one, or one that is not fitted and will be, on all the vectors.
+        approx: see `Index.create`.
+        resume: False discards what an interrupted build has left.
+        overwrite: replace an index at `out`; anything else there is never replaced.
+        progress: called as progress(done, total).
+
+    Raises:
+        DataError: input that cannot be read, or an id twice (both places are named); nothing was encoded yet.
+        IndexExistsError: `out` exists. DiskFullError: no room; what is done is kept for the next run.
+
+    Cost: one pass of the encoder; memory for one batch, and for the search engine that writes the snapshot.
+
+    >>> import pathlib, tempfile, numpy as np
+    >>> class Length:
+    ...     def encode(self, texts): return np.array([[len(text), 1.0] for text in texts])
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "words.txt").write_text("one\\nthree\\n")
+    >>> build_index(folder / "words.txt", folder / "words.kx", encoder=Length()).documents
+    2
+    """
+    start = time.perf_counter()
+    target = Path(local_path(out))
+    _check_target(target, overwrite)
+    if approx not in APPROX:
+        raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+    records = read_records(inputs, text=text, id=id, metadata=metadata, format=format, errors=errors)
+    with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        spool.fill(records)
+        if isinstance(encoder, str):
+            from kexue.text import Encoder
+
+            encoder = Encoder(encoder)
+        fitted = whitening is None or is_fitted(whitening)
+        space = Space(Model(), whitening if fitted else None, raw=not fitted)
+        partial = Path(f"{target}.partial")
+        finished = partial if fitted else Path(f"{target}.partial-whitened")
+        with _partial(partial, encoder, space, approx=approx, resume=resume) as index:
+            done, truncated = _add_all(index, spool, progress)
+            if _drop_others(index, spool) + done.updated and fitted:
+                index.compact()
+            if whitening is not None and not fitted:
+                _whiten_into(finished, index, whitening)
+        with Index.open(finished) as index:
+            _embedded(index).save_snapshot()
+            info = index.info()
+        _put_in_place(finished, target, overwrite=overwrite)
+        if finished != partial:
+            _discard(partial)
+    return BuildReport(
+        index=str(target),
+        documents=info.documents,
+        added=done.added,
+        updated=done.updated,
+        skipped=done.skipped + spool.doubles,
+        replaced=records.replaced,
+        truncated=truncated,
+        dims=info.dims or 0,
+        model={name: info.model[name] for name in ("id", "fingerprint")},
+        whitening=info.whitening,
+        bytes=info.bytes,
+        seconds=time.perf_counter() - start,
+        warnings=list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))),
+    )
+
+
+def add_files(
+    index: Index,
+    inputs: Inputs,
+    *,
+    text: str | None = None,
+    id: str | None = None,
+    metadata: Sequence[str] = (),
+    format: str = "auto",
+    errors: str = "strict",
+    progress: Progress | None = None,
+) -> AddReport:
+    """Add the texts of files to an index; all of them are read and checked before the first is added.
+
+    The arguments are those of `build_index`. A document whose id is there is replaced; an unchanged one is skipped.
+
+    Raises:
+        DataError: input that cannot be read, or an id twice in it; the index is as it was.
+    """
+    with closing(Spool()) as spool:
+        spool.fill(read_records(inputs, text=text, id=id, metadata=metadata, format=format, errors=errors))
+        done, _ = _add_all(index, spool, progress)
+        return replace(done, skipped=done.skipped + spool.doubles)
+
+
+def _add_all(index: Index, spool: Spool, progress: Progress | None) -> tuple[AddReport, int]:
+    added = updated = skipped = truncated = 0
+    size = BATCH if index.space.unfitted is None else len(spool)
+    for rows in spool.batches(size):
+        report, cut = index._add(rows, None)
+        truncated += cut
+        added, updated, skipped = added + report.added, updated + report.updated, skipped + report.skipped
+        if progress is not None:
+            progress(added + updated + skipped, len(spool))
+    return AddReport(added, updated, skipped), truncated
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if os.path.lexists(target):
+        if not overwrite:
+            raise IndexExistsError(
+                f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
+            )
+        check_file(target)
+
+
+@contextmanager
+def _partial(path: Path, encoder: SupportsEncode, space: Space, *, approx: str, resume: bool) -> Iterator[Index]:
+    """The index under construction: what an earlier run has left when it fits, else a new one."""
+    index, reason = None, None
+    if path.exists():
+        try:
+            index = Index(EmbeddedStore.open(path), str(path), encoder)
+            reason = _why_not(index, encoder, space) if resume else "resume=False"
+        except IndexFormatError as error:
+            reason = error.message
+    if reason is not None:
+        if index is not None:
+            _embedded(index).close(snapshot=False)
+            index = None
+        if resume:
+            warnings.warn(f"started anew: what an earlier run left cannot be gone on with; {reason}", stacklevel=4)
+        _discard(path)
+    if index is None:
+        index = Index._create(path, space, encoder, approx=approx)
+    index._store.upsert([], metadata={"approx": approx})
+    try:
+        yield index
+    finally:
+        _embedded(index).close(snapshot=False)
+
+
+def _why_not(index: Index, encoder: SupportsEncode, space: Space) -> str | None:
+    """Why the vectors of a partial index cannot be gone on with, or None."""
+    there = index.space
+    try:
+        if there.model.id is not None:
+            there.model.check(Model.of(encoder))
+    except SpaceMismatchError as error:
+        return error.message
+    same = there.raw == space.raw and there.digest() == space.digest()
+    return None if same else "it was built with another whitening."
+
+
+def _drop_others(index: Index, spool: Spool) -> int:
+    """Delete what an earlier run took in and the input no longer holds."""
+    if len(index) == len(spool):
+        return 0
+    gone = [name for rows in index._store.iterate(vectors=False) for name in spool.missing([row.id for row in rows])]
+    return index._store.delete(gone)
+
+
+def _whiten_into(path: Path, index: Index, whitening: Whitening) -> None:
+    """Fit on the raw vectors of `index`, and write a second index with all of them whitened."""
+    store = index._store
+    fitted = Whitening(**whitening.get_params())
+    for rows in store.iterate():
+        fitted.partial_fit(_stack(rows))
+    space = replace(index.space, whitening=fitted, raw=False, token=secrets.token_hex(8))
+    _discard(path)
+    new = Index._create(path, space, None, approx=str(store.metadata()["approx"]))
+    try:
+        for rows in store.iterate():
+            unit = space.project(_stack(rows))
+            new._store.upsert([row._replace(vector=vector) for row, vector in zip(rows, unit, strict=True)])
+    finally:
+        _embedded(new).close(snapshot=False)
+
+
+def _stack(rows: Sequence[Row]) -> Vectors:
+    return np.stack([row.vector for row in rows if row.vector is not None])
+
+
+def _put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:
+    _check_target(target, overwrite)
+    release(target)
+    finished.replace(target)
+    with suppress(FileNotFoundError):
+        Path(f"{finished}-snapshot").replace(f"{target}-snapshot")
+
+
+def _discard(path: Path) -> None:
+    for ending in ("", "-wal", "-shm", "-snapshot"):
+        Path(f"{path}{ending}").unlink(missing_ok=True)
+
+
+def _embedded(index: Index) -> EmbeddedStore:
+    """The store of an index in a file; builds make no others."""
+    return cast(EmbeddedStore, index._store)

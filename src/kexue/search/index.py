@@ -1,0 +1,480 @@
+"""An index of texts: documents with vectors of one space, searched by meaning."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from os import PathLike, fspath
+from types import TracebackType
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+
+import kexue
+from kexue._progress import Progress
+from kexue.errors import IndexFormatError, ModelNotFoundError
+from kexue.search.documents import check_documents, check_id, check_text
+from kexue.search.filters import conditions
+from kexue.search.space import Model, Space, SupportsEncode, as_vectors, is_fitted
+from kexue.search.store import CompactReport, EmbeddedStore, Store, local_path, open_store
+from kexue.search.store.base import Filter, Row, Value, Vectors
+from kexue.search.store.embedded import FORMAT_VERSION
+from kexue.similarity import Whitening
+
+BATCH = 512  # documents encoded, and made durable, at a time
+APPROX = ("auto", "exact", "approx")
+
+
+class Document(NamedTuple):
+    """A stored text and what is known about it."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+
+
+class Hit(NamedTuple):
+    """One answer.
+
+    `score` is the cosine of the stored vectors, in [-1, 1]; 0 where one of them has no direction. `percentile` (0 to
+    100), `probability` and `explanation` are None where nothing was calibrated or explained.
+    """
+
+    id: str
+    text: str
+    score: float
+    percentile: float | None
+    probability: Any
+    metadata: dict[str, Any]
+    explanation: Any
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """Documents new, replaced, and left alone because nothing in them had changed."""
+
+    added: int
+    updated: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index holds; the fields of ``kexue index info``.
+
+    `dims` is the length of a stored vector, None while there are none. `bytes` are those on disk. `drift` is how far
+    the mean of the vectors added since the whitening was fitted lies from the mean it was fitted on, in units of the
+    root of the total variance; None without whitening or without such vectors.
+    """
+
+    index: str
+    documents: int
+    dims: int | None
+    model: dict[str, Any]
+    whitening: dict[str, Any] | None
+    calibration: dict[str, Any] | None
+    hubness: dict[str, Any] | None
+    dehub: str | None
+    approx: str
+    bytes: int
+    format_version: int
+    created: str
+    updated: str
+    drift: float | None
+
+
+class Index:
+    """Texts in a file, found by meaning; made by `Index.create`, `Index.open` or `build_index`.
+
+    Every write is durable when the call returns. Several threads may use one object; several processes may read while
+    one writes, and see its changes at their next call.
+
+    >>> import tempfile, numpy as np
+    >>> index = Index.create(tempfile.mkdtemp() + "/colours.kx", encoder=None)
+    >>> index.add(["red", "green"], vectors=np.eye(2))
+    AddReport(added=2, updated=0, skipped=0)
+    >>> [hit.text for hit in index.search(np.array([[0.1, 0.9]]), k=1)[0]]
+    ['green']
+    >>> index.close()
+    """
+
+    def __init__(self, store: Store, path: str, encoder: SupportsEncode | None = None) -> None:
+        self._store = store
+        self._path = path
+        self._encoder = encoder
+        self._space: Space | None = None
+        self._space_key: tuple[Value | None, Value] | None = None
+
+    # Opening and closing
+
+    @classmethod
+    def create(
+        cls,
+        path_or_uri: str | PathLike[str],
+        encoder: SupportsEncode | str | None = "auto",
+        *,
+        whitening: Whitening | None = None,
+        approx: str = "auto",
+        overwrite: bool = False,
+    ) -> Self:
+        """Make an empty index.
+
+        Args:
+            path_or_uri: the file to make.
+            encoder: a folder or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or None for an index
+                that is given vectors only. Loaded when the first text comes, and recorded then.
+            whitening: applied to every vector before it is stored; one that is not fitted is fitted on the first `add`.
+            approx: ``"exact"`` compares a query with every vector, ``"approx"`` with likely ones (and scores those
+                exactly), ``"auto"`` does the latter from 200,000 documents on.
+            overwrite: replace an index that is there.
+
+        Raises:
+            IndexExistsError: something is at `path` (FileExistsError). IndexBusyError: it is in use.
+        """
+        if approx not in APPROX:
+            raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+        if not (encoder is None or isinstance(encoder, str | SupportsEncode)):
+            raise TypeError(f"encoder must be a name, an object with encode(texts) or None, got {encoder!r:.60}")
+        if whitening is not None and not isinstance(whitening, Whitening):
+            raise TypeError(f"whitening must be a kexue.similarity.Whitening or None, got {whitening!r:.60}")
+        fitted = whitening if whitening is not None and is_fitted(whitening) else None
+        model = Model(reference=encoder if isinstance(encoder, str) else None)
+        unfitted = whitening.get_params() if whitening is not None and fitted is None else None
+        given = None if isinstance(encoder, str) else encoder
+        space = Space(model, fitted, unfitted)
+        return cls._create(local_path(path_or_uri), space, given, approx=approx, overwrite=overwrite)
+
+    @classmethod
+    def _create(
+        cls,
+        path: str | PathLike[str],
+        space: Space,
+        encoder: SupportsEncode | None,
+        *,
+        approx: str,
+        overwrite: bool = False,
+    ) -> Self:
+        metadata = {**space.dump(), "approx": approx, "kexue_version": kexue.__version__}
+        return cls(EmbeddedStore.create(path, metadata, overwrite=overwrite), fspath(path), encoder)
+
+    @classmethod
+    def open(
+        cls,
+        path_or_uri: str | PathLike[str],
+        *,
+        readonly: bool = False,
+        encoder: SupportsEncode | str | None = None,
+    ) -> Self:
+        """Open an index that exists.
+
+        Args:
+            path_or_uri: the file.
+            readonly: refuse writes; works on files and folders that cannot be written.
+            encoder: None uses the one the index records, loaded when the first text comes. Another one, or the same
+                one at another place, is compared with the record at once.
+
+        Raises:
+            IndexFormatError: nothing there (also a FileNotFoundError), not an index, damaged, or of a newer version.
+            SpaceMismatchError: the index holds vectors of another encoder.
+        """
+        index = cls(open_store(path_or_uri, readonly=readonly), fspath(path_or_uri))
+        try:
+            if index.space.raw:
+                raise IndexFormatError(
+                    f"{index._path} is an unfinished build.", remedy="Run the same kexue index build again: it goes on."
+                )
+            if encoder is not None and encoder != "auto":
+                index._encoder = index._checked(encoder)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    def close(self) -> None:
+        """Let go of the file; again does nothing."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._store.count()
+
+    def __repr__(self) -> str:
+        return f"Index({self._path!r})"
+
+    # Writing
+
+    def add(
+        self,
+        texts: str | Iterable[str],
+        *,
+        ids: Iterable[str | int] | None = None,
+        metadata: Iterable[Mapping[str, Any] | None] | None = None,
+        vectors: Any = None,
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Add texts, or replace those whose id is there; unchanged ones are neither encoded nor written.
+
+        Everything is checked before anything is written; then batches of 512 are encoded and committed one by one.
+
+        Args:
+            texts: n texts, none of them blank.
+            ids: n identifiers, each once; None takes a hash of the text, so the same text again is skipped.
+            metadata: n dictionaries that JSON can hold, or None.
+            vectors: (n, dim) of the encoder, before whitening, instead of encoding; finite.
+            progress: called as progress(done, n).
+
+        Raises:
+            DataError: a blank text, an id twice, metadata JSON cannot hold; positions are named.
+            ValueError: lengths that differ, NaN or infinity in `vectors`.
+            SpaceMismatchError: vectors or an encoder of another space than the index holds.
+            DiskFullError: no room; the batches before are kept, nothing of this one.
+        """
+        rows, places, doubles = check_documents(texts, ids, metadata)
+        if not rows:
+            return AddReport(0, 0, doubles)
+        raw = None
+        if vectors is not None:
+            raw = as_vectors(vectors, dim=self.space.model.dim, what="vectors")
+            if len(raw) != len(rows) + doubles:
+                raise ValueError(f"{len(rows) + doubles} texts came with {len(raw)} vectors.")
+            raw = raw[places]
+        size = BATCH if self.space.unfitted is None else len(rows)  # a whitening is fitted on all that comes first
+        added, updated, skipped = 0, 0, doubles
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            report, _ = self._add(rows[part], None if raw is None else raw[part])
+            added, updated, skipped = added + report.added, updated + report.updated, skipped + report.skipped
+            if progress is not None:
+                progress(min(start + size, len(rows)), len(rows))
+        return AddReport(added, updated, skipped)
+
+    def _add(self, rows: list[Row], vectors: Vectors | None) -> tuple[AddReport, int]:
+        """Write one batch, what is new or changed, in one transaction; also tells how many texts the encoder cut."""
+        space = self.space
+        there = {row.id: row for row in self._store.get([row.id for row in rows], vectors=True)}
+        fresh: list[int] = []  # places of texts that need a vector
+        written: list[Row] = []
+        for place, row in enumerate(rows):
+            old = there.get(row.id)
+            if old is None or old.text != row.text or (vectors is not None and not _same(space, vectors[place], old)):
+                fresh.append(place)
+            elif old.metadata != row.metadata:
+                written.append(row._replace(vector=old.vector))
+        skipped = len(rows) - len(fresh) - len(written)
+        metadata: dict[str, Value] = {}
+        truncated = 0
+        if fresh:
+            texts = [rows[place].text for place in fresh]
+            raw = self._encode(texts, ("document", "passage")) if vectors is None else vectors[fresh]
+            truncated = 0 if vectors is not None else getattr(self._encoder, "truncated_", 0)
+            settled = self._settle(space, raw, encoded=vectors is None)
+            metadata = self._drift_with(space, raw) if settled is space else settled.dump()
+            written += [rows[at]._replace(vector=v) for at, v in zip(fresh, settled.project(raw), strict=True)]
+        if not written:
+            return AddReport(0, 0, skipped), 0
+        done = self._store.upsert(written, metadata=metadata, expect={"space": space.token})
+        return AddReport(done.added, done.updated, skipped), truncated
+
+    def _settle(self, space: Space, raw: Vectors, *, encoded: bool) -> Space:
+        """The space with what its first vectors tell: whose they are, how long, and the whitening fitted on them."""
+        model = space.model
+        if encoded and model.id is None:
+            reference = None if model.reference == "auto" else model.reference
+            model = Model.of(self.load_encoder(), reference=reference)
+            space.model.check(model)
+        if model.dim is None:
+            model = replace(model, dim=raw.shape[1])
+        if model == space.model and space.unfitted is None and space.token is not None:
+            return space
+        whitening = space.whitening if space.unfitted is None else Whitening(**space.unfitted).fit(raw)
+        return replace(
+            space, model=model, whitening=whitening, unfitted=None, token=space.token or secrets.token_hex(8)
+        )
+
+    def _drift_with(self, space: Space, raw: Vectors) -> dict[str, Value]:
+        """Running sum of the vectors added since the whitening was fitted."""
+        if space.whitening is None:
+            return {}
+        n, total = _drift_sum(self._store.metadata())
+        return {"drift_n": str(n + len(raw)), "drift_sum": (total + raw.sum(axis=0, dtype=np.float64)).tobytes()}
+
+    def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
+        """Remove documents by id, or those a filter matches; returns how many there were.
+
+        Raises:
+            ValueError: neither or both of `ids` and `filter`, or a filter that is not legal.
+        """
+        if (ids is None) == (filter is None):
+            raise ValueError("delete takes either ids or a filter; an empty filter {} removes everything.")
+        return self._store.delete(None if ids is None else _id_list(ids), filter=filter)
+
+    def compact(self) -> CompactReport:
+        """Give the room of removed and replaced documents back to the file system.
+
+        The file is rewritten: as much free space as it takes is needed for a moment (DiskFullError).
+        """
+        return self._store.compact()
+
+    # Reading
+
+    def get(self, ids: str | Iterable[str]) -> list[Document]:
+        """The documents with these ids, in this order; ids that are not there are passed over."""
+        return [Document(row.id, row.text, row.metadata) for row in self._store.get(_id_list(ids))]
+
+    def search(
+        self,
+        queries: str | Sequence[str] | Any,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        exact: bool = False,
+        candidates: int | None = None,
+    ) -> list[list[Hit]]:
+        """Find the `k` documents nearest to each query, best first; equal scores in order of entry.
+
+        Args:
+            queries: a text, several, or vectors (m, dim) of the encoder, before whitening.
+            k: >= 1; all documents when there are fewer.
+            filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
+                eq ne lt le gt ge in exists, all of which must hold.
+            exact: look at every vector, also in an index that is searched approximately.
+            candidates: how many an approximate search scores exactly; default the larger of 100 and 4 k.
+
+        Returns:
+            One list for each query, also for a single text.
+
+        Raises:
+            ValueError: k < 1, a blank query, NaN, a filter that is not legal.
+            SpaceMismatchError: vectors of another dimension, another encoder.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
+        if candidates is not None and candidates < 1:
+            raise ValueError(f"candidates must be >= 1, got {candidates!r}.")
+        if filter is not None:
+            conditions(filter)
+        space = self.space
+        if isinstance(queries, str):
+            queries = [queries]
+        if isinstance(queries, list | tuple) and all(isinstance(query, str) for query in queries):
+            for place, query in enumerate(queries):
+                check_text(query, f"position {place} of the queries")
+            if not queries or space.token is None:
+                return [[] for _ in queries]
+            raw = self.encode_queries(queries)
+        else:
+            raw = as_vectors(queries, dim=space.model.dim, what="query vectors")
+        if space.token is None:
+            return [[] for _ in raw]
+        found = self._store.search(space.project(raw), int(k), filter=filter, exact=exact, candidates=candidates)
+        return [
+            [Hit(id, text, max(-1.0, min(1.0, score)), None, None, meta, None) for id, text, meta, score in hits]
+            for hits in found
+        ]
+
+    def info(self) -> IndexInfo:
+        """What the index holds and how; see `IndexInfo`."""
+        space, metadata = self.space, self._store.metadata()
+        whitening, dims, drift = None, space.model.dim, None
+        if space.whitening is not None:
+            fitted = space.whitening
+            dims = int(fitted.kernel_.shape[1])
+            whitening = {"beta": fitted.beta, "gamma": fitted.gamma, "k": dims, "rank": fitted.rank_}
+            n, total = _drift_sum(metadata)
+            variance = float(np.trace(fitted.covariance_))
+            if n and variance > 0:
+                drift = float(np.linalg.norm(total / n - fitted.mean_)) / math.sqrt(variance)
+        return IndexInfo(
+            index=self._path,
+            documents=len(self),
+            dims=dims,
+            model=asdict(space.model),
+            whitening=whitening,
+            calibration=None,
+            hubness=None,
+            dehub=None,
+            approx=str(metadata["approx"]),
+            bytes=self._store.size(),
+            format_version=FORMAT_VERSION,
+            created=str(metadata["created"]),
+            updated=str(metadata["updated"]),
+            drift=drift,
+        )
+
+    # The space
+
+    @property
+    def space(self) -> Space:
+        """The vector space the index holds; read again when another process has changed it."""
+        metadata = self._store.metadata()
+        key = (metadata.get("space"), metadata["model"])
+        if self._space is None or self._space_key != key:
+            self._space, self._space_key = Space.load(metadata), key
+        return self._space
+
+    def load_encoder(self, model: str | None = None, *, device: str = "auto", dtype: str = "auto") -> SupportsEncode:
+        """The encoder of this index, loaded when it is not yet, and kept.
+
+        Args:
+            model: where it is now (a folder or hub id); None: where it was.
+            device: "auto", "cpu", "cuda" or "mps".
+            dtype: "auto", "float32", "bfloat16" or "float16".
+
+        Raises:
+            ModelNotFoundError: it is not there, or the index does not know how to open it.
+            SpaceMismatchError: `model` is another encoder.
+        """
+        if self._encoder is None or model is not None:
+            reference = model or self.space.model.reference
+            if reference is None:
+                raise ModelNotFoundError(
+                    f"{self._path} does not record how to open its encoder ({self.space.model.describe()}).",
+                    remedy="Pass it: Index.open(path, encoder=...), or search with vectors.",
+                )
+            self._encoder = self._checked(reference, device=device, dtype=dtype)
+        return self._encoder
+
+    def _checked(self, encoder: SupportsEncode | str, **options: Any) -> SupportsEncode:
+        """An encoder, opened when it is a name, and compared with the one recorded."""
+        model = self.space.model
+        if isinstance(encoder, str):
+            from kexue.text import Encoder
+
+            encoder = cast(SupportsEncode, Encoder(encoder, pooling=model.pooling, **options))
+        if model.id is not None:
+            model.check(Model.of(encoder))
+        return encoder
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors (m, dim) of questions, as `search` makes and takes them: with the model's query prompt, if any."""
+        return self._encode(list(texts), ("query",))
+
+    def _encode(self, texts: list[str], prompts: Sequence[str]) -> Vectors:
+        encoder = self.load_encoder()
+        known = [name for name in prompts if name in (getattr(encoder, "prompts", None) or ())]
+        options: dict[str, Any] = {"prompt_name": known[0]} if known else {}
+        vectors = encoder.encode(texts, **options)
+        return as_vectors(vectors, dim=self.space.model.dim, what="the encoder's vectors")
+
+
+def _id_list(ids: str | Iterable[str]) -> list[str]:
+    return [ids] if isinstance(ids, str) else [check_id(one, f"position {at}") for at, one in enumerate(ids)]
+
+
+def _same(space: Space, raw: Vectors, old: Row) -> bool:
+    """Whether a vector is the one stored, up to rounding of float32."""
+    return old.vector is not None and bool(np.allclose(space.project(raw[None])[0], old.vector, atol=1e-6))
+
+
+def _drift_sum(metadata: Mapping[str, Value]) -> tuple[int, Any]:
+    blob = metadata.get("drift_sum")
+    return int(metadata.get("drift_n", 0)), np.frombuffer(blob) if isinstance(blob, bytes) else 0.0

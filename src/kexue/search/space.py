@@ -1,0 +1,184 @@
+"""Which vector space an index holds: whose vectors they are, and the whitening they went through."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from kexue.errors import SpaceMismatchError
+from kexue.search.store.base import Value, Vectors
+from kexue.similarity import Whitening
+
+
+@runtime_checkable
+class SupportsEncode(Protocol):
+    """What an index asks of an encoder; `kexue.text.Encoder` is one."""
+
+    def encode(self, texts: list[str]) -> Any:
+        """Vectors (n, dim), float32, one for each text."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An encoder's identity, as far as it tells it.
+
+    Attributes:
+        reference: what opens it again: a folder or hub id; None for an object of the caller's.
+        id: its name; fingerprint: of weights and pooling; dim: length of its vectors; pooling: how it pools tokens.
+    """
+
+    reference: str | None = None
+    id: str | None = None
+    fingerprint: str | None = None
+    dim: int | None = None
+    pooling: str | None = None
+
+    @classmethod
+    def of(cls, encoder: SupportsEncode, *, reference: str | None = None) -> Self:
+        """Read the identity off an encoder."""
+        name = getattr(encoder, "model_id", None)
+        if reference is None and name is not None and type(encoder).__module__.startswith("kexue."):
+            reference = str(name)
+        if reference is not None and os.path.isdir(reference):
+            reference = os.path.abspath(reference)
+        fingerprint, dim = getattr(encoder, "fingerprint", None), getattr(encoder, "dim", None)
+        return cls(
+            reference,
+            str(name) if name is not None else type(encoder).__qualname__,
+            str(fingerprint) if fingerprint is not None else None,
+            int(dim) if dim is not None else None,
+            getattr(encoder, "pooling", None),
+        )
+
+    def check(self, other: Model) -> None:
+        """Refuse `other` where its vectors are not of this space; what one of them does not tell is not compared."""
+        names = ["dim", "fingerprint"]
+        if self.fingerprint is None or other.fingerprint is None:
+            names.append("id")
+        for name in names:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise SpaceMismatchError(
+                    f"the index holds vectors of {self.describe()}, not of {other.describe()}.",
+                    expected=mine,
+                    received=theirs,
+                    remedy="Use the index's own encoder, or build a new index with this one (kexue index build).",
+                )
+
+    def describe(self) -> str:
+        """A name a person recognises."""
+        fingerprint = f", fingerprint {self.fingerprint[:12]}" if self.fingerprint else ""
+        return f"{self.id or 'an unnamed encoder'} ({self.dim or '?'} dimensions{fingerprint})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The map from an encoder's vectors to those stored: whitening if any, then length 1.
+
+    Attributes:
+        model: whose vectors come in.
+        whitening: fitted, or None.
+        unfitted: parameters of a whitening that waits for its first vectors, or None.
+        token: changes when the stored vectors mean something else; None while the index holds nothing.
+        raw: vectors are kept as they come: a build that will fit its whitening on them is under way.
+    """
+
+    model: Model
+    whitening: Whitening | None = None
+    unfitted: dict[str, Any] | None = None
+    token: str | None = None
+    raw: bool = False
+
+    def __post_init__(self) -> None:
+        if self.whitening is not None:  # in float32 once, not at every query
+            shift = (self.whitening.beta * self.whitening.mean_).astype(np.float32)
+            object.__setattr__(self, "_map", (shift, self.whitening.kernel_.astype(np.float32)))
+
+    def project(self, vectors: Vectors) -> Vectors:
+        """(n, d) of the encoder to (n, k) of length 1; a vector without direction stays zero."""
+        if self.raw:
+            return vectors
+        if self.whitening is not None:
+            shift, kernel = self._map  # type: ignore[attr-defined]
+            vectors = (vectors - shift) @ kernel
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
+        unit: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0, casting="same_kind")
+        return unit
+
+    def digest(self) -> str | None:
+        """A hash of the whitening's map; None without whitening."""
+        if self.whitening is None:
+            return None
+        shift, kernel = self._map  # type: ignore[attr-defined]
+        return hashlib.sha256(shift.tobytes() + kernel.tobytes()).hexdigest()
+
+    def dump(self) -> dict[str, Value]:
+        """As metadata of a store."""
+        values: dict[str, Value] = {
+            "model": json.dumps(dataclasses.asdict(self.model)),
+            "whitening": b"" if self.whitening is None else _to_bytes(self.whitening),
+            "unfitted": json.dumps(self.unfitted),
+            "raw": json.dumps(self.raw),
+        }
+        return values if self.token is None else {**values, "space": self.token}
+
+    @classmethod
+    def load(cls, metadata: Mapping[str, Value]) -> Self:
+        """From the metadata of a store."""
+        blob, token = metadata["whitening"], metadata.get("space")
+        return cls(
+            Model(**json.loads(metadata["model"])),
+            _from_bytes(blob) if isinstance(blob, bytes) and blob else None,
+            json.loads(metadata["unfitted"]),
+            None if token is None else str(token),
+            json.loads(metadata["raw"]),
+        )
+
+
+def is_fitted(whitening: Whitening) -> bool:
+    """Whether it has seen data."""
+    return getattr(whitening, "moments_", None) is not None
+
+
+def as_vectors(vectors: Any, *, dim: int | None, what: str) -> Vectors:
+    """Check a matrix of an encoder's vectors: (n, dim), finite; rows with the first bad value are named."""
+    found: npt.NDArray[Any] = np.asarray(vectors)
+    if found.ndim != 2 or found.dtype.kind not in "fiu":
+        raise ValueError(f"{what} must be a matrix (n, d) of numbers, got shape {found.shape} of {found.dtype}.")
+    if dim is not None and found.shape[1] != dim:
+        raise SpaceMismatchError(
+            f"{what} have {found.shape[1]} dimensions, the index takes {dim}.",
+            expected=dim,
+            received=found.shape[1],
+            remedy="Use vectors of the index's own encoder, before whitening.",
+        )
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(found, np.float32)
+    if not np.isfinite(found).all():
+        row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
+        raise ValueError(f"{what} hold NaN or infinity in row {row}; every number must be finite in float32.")
+    return found
+
+
+def _to_bytes(whitening: Whitening) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "whitening.safetensors")
+        whitening.save(path)
+        return path.read_bytes()
+
+
+def _from_bytes(blob: bytes) -> Whitening:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "whitening.safetensors")
+        path.write_bytes(blob)
+        return Whitening.load(path)

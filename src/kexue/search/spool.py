@@ -1,0 +1,87 @@
+"""Input on its way in: checked, without doubles, and on disk when it is large."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from kexue.corpus import Record
+from kexue.errors import DataError
+from kexue.search.documents import check_id, check_metadata, check_text, text_id
+from kexue.search.store.base import Row
+from kexue.search.store.embedded import sqlite_errors
+
+
+class Spool:
+    """Records in the order they came, each id once, in a temporary database that vanishes with the process.
+
+    Attributes:
+        doubles: texts without an id that had come before, and were left out.
+    """
+
+    def __init__(self) -> None:
+        self._connection = sqlite3.connect("", isolation_level=None)  # in memory first, then in a nameless file
+        self._connection.execute("CREATE TABLE input (n INTEGER PRIMARY KEY, id UNIQUE, text, metadata, path, line)")
+        self.doubles = 0
+
+    def fill(self, records: Iterable[Record]) -> None:
+        """Take all records in.
+
+        Raises:
+            DataError: an id that comes twice, with both places; a record that cannot be stored.
+        """
+        with sqlite_errors(Path(tempfile.gettempdir())):
+            self._connection.execute("BEGIN")
+            for record in records:
+                self._take(record)
+            self._connection.execute("COMMIT")
+
+    def _take(self, record: Record) -> None:
+        where = f"{record.path}, line {record.line}"
+        check_text(record.text, where)
+        name = text_id(record.text) if record.id is None else check_id(record.id, where)
+        metadata = json.dumps(check_metadata(record.metadata, where), ensure_ascii=False) if record.metadata else "{}"
+        taken = self._connection.execute(
+            "INSERT OR IGNORE INTO input (id, text, metadata, path, line) VALUES (?, ?, ?, ?, ?)",
+            (name, record.text, metadata, record.path, record.line),
+        )
+        if taken.rowcount:
+            return
+        if record.id is None:
+            self.doubles += 1
+            return
+        path, line = self._connection.execute("SELECT path, line FROM input WHERE id = ?", (name,)).fetchone()
+        first = f"line {line}" if path == record.path else f"{path}, line {line}"
+        raise DataError(
+            f"the id {name!r} was given already, in {first}.",
+            remedy="Give each document its own id, or leave the id column out to name documents by their text.",
+            path=record.path,
+            line=record.line,
+        )
+
+    def __len__(self) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM input").fetchone()[0])
+
+    def batches(self, size: int) -> Iterator[list[Row]]:
+        """The records as rows without vectors, `size` at a time."""
+        last = 0
+        while found := self._connection.execute(
+            "SELECT n, id, text, metadata FROM input WHERE n > ? ORDER BY n LIMIT ?", (last, size)
+        ).fetchall():
+            last = found[-1][0]
+            yield [Row(name, text, json.loads(metadata)) for _, name, text, metadata in found]
+
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` that no record has."""
+        found = self._connection.execute(
+            "SELECT id FROM input WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
+        )
+        there = {name for (name,) in found}
+        return [name for name in ids if name not in there]
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._connection.close()

@@ -1,0 +1,614 @@
+"""Documents, metadata and vectors in one SQLite file; search through an engine in memory that follows the file.
+
+The file is in write-ahead mode with full synchronisation: what a call has written survives the end of the process and
+of the machine, and readers in other processes go on while one writes. A document that changes gets a new key, and the
+old key goes to `tombstones`; both count upwards, so "what is new since" is a range of each. An engine, and its
+snapshot beside the file, are therefore brought up to date by the same few lines, whoever made the change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from kexue._files import replacing
+from kexue.errors import DiskFullError, IndexFormatError, KexueError, SpaceMismatchError
+from kexue.search.engine import Engine, Keys, Position, read_position, wants_approximate
+from kexue.search.filters import to_sql
+from kexue.search.store.base import (
+    CompactReport,
+    Filter,
+    Found,
+    IndexBusyError,
+    IndexExistsError,
+    IndexMissingError,
+    Row,
+    Upserted,
+    Value,
+    Vectors,
+)
+
+APPLICATION_ID = int.from_bytes(b"kexu", "big")
+FORMAT_VERSION = 1
+_PAGE = 16_384  # holds several vectors of usual length with little waste
+_BLOCK = 4_096  # vectors read at a time
+_SNAPSHOT_DRIFT = 0.1  # of the documents; beyond, closing writes a new snapshot
+
+_SCHEMA = f"""
+PRAGMA page_size = {_PAGE};
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT_VERSION};
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL
+);
+CREATE TABLE vectors (key INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE tombstones (n INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL);
+"""
+_IDS = "(SELECT value FROM json_each(?))"
+
+
+class EmbeddedStore:
+    """The store in a file; see `kexue.search.Store` for what it does.
+
+    One object may be used by several threads; they take turns. Processes that write wait for each other up to
+    `busy_timeout` seconds, then IndexBusyError.
+    """
+
+    busy_timeout = 30.0
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, readonly: bool) -> None:
+        self.path = path
+        self.readonly = readonly
+        self._connection: sqlite3.Connection | None = connection
+        self._lock = threading.RLock()
+        self._writes = 0
+        self._metadata: tuple[tuple[int, int], dict[str, Value]] | None = None
+        self._engine: Engine | None = None
+        self._engine_version: tuple[int, int] | None = None
+
+    # Opening and closing
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], metadata: Mapping[str, Value], *, overwrite: bool = False
+    ) -> EmbeddedStore:
+        """Make an empty store; what is at `path` stays unless `overwrite`, and anything but an index stays always."""
+        target = Path(path)
+        if os.path.lexists(target):
+            if not overwrite:
+                raise IndexExistsError(
+                    f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
+                )
+            check_file(target)
+        with replacing(target) as temporary:
+            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                connection.executescript(_SCHEMA)
+                values = {"epoch": secrets.token_hex(8), "created": now(), "updated": now(), **metadata}
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+                connection.execute("PRAGMA journal_mode = WAL")
+            if overwrite:
+                release(target)
+        return cls.open(target)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, readonly: bool = False) -> EmbeddedStore:
+        """Open a store that exists; the first line of defence against foreign, damaged and newer files."""
+        target = Path(path)
+        check_file(target)
+        writable = os.access(target, os.W_OK) and os.access(target.parent, os.W_OK)
+        if not writable and not readonly:
+            raise KexueError(f"{target} cannot be written.", remedy="Open it with readonly=True, or change its rights.")
+        mode = "mode=rw"
+        if not writable:
+            mode = "mode=ro" if Path(f"{target}-wal").exists() else "mode=ro&immutable=1"
+        with sqlite_errors(target):
+            connection = sqlite3.connect(
+                f"file:{quote(str(target.absolute()))}?{mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=cls.busy_timeout,
+            )
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA query_only = {int(readonly)}")
+                connection.execute("SELECT key FROM meta LIMIT 1").fetchone()
+            except BaseException:
+                connection.close()
+                raise
+        return cls(target, connection, readonly=readonly)
+
+    def close(self, *, snapshot: bool = True) -> None:
+        """Close the file; when much has changed since the last snapshot, write a new one first (or not, if False)."""
+        with self._lock:
+            if self._connection is None:
+                return
+            try:
+                if snapshot and not self.readonly:
+                    with contextlib.suppress(OSError):  # a snapshot saves time, nothing else
+                        self._save_snapshot_if_stale()
+            finally:
+                self._engine = None
+                self._connection.close()
+                self._connection = None
+
+    # Writing
+
+    def upsert(
+        self,
+        rows: Sequence[Row],
+        *,
+        metadata: Mapping[str, Value] | None = None,
+        expect: Mapping[str, Value | None] | None = None,
+    ) -> Upserted:
+        """Write `rows` and `metadata` in one durable step."""
+        needed = sum(2 * len(row.text) + 512 + (0 if row.vector is None else row.vector.nbytes) for row in rows)
+        with self._writing(needed) as connection:
+            for key, value in (expect or {}).items():
+                found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+                if (found and found[0]) != value:
+                    raise SpaceMismatchError(
+                        f"{self.path} was given another {key} while this was prepared.",
+                        expected=found and found[0],
+                        received=value,
+                        remedy="Open it again and repeat the call.",
+                    )
+            if metadata:
+                self._set_metadata(connection, metadata)
+            if not rows:
+                return Upserted(0, 0)
+            self._check_dims(connection, rows)
+            replaced = self._remove(connection, [row.id for row in rows])
+            first = (
+                _scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'") + 1
+            )
+            connection.executemany(
+                "INSERT INTO documents (key, id, text, metadata) VALUES (?, ?, ?, ?)",
+                ((key, row.id, row.text, _dump(row.metadata)) for key, row in enumerate(rows, start=first)),
+            )
+            connection.executemany(
+                "INSERT INTO vectors (key, vector) VALUES (?, ?)",
+                ((key, _blob(row)) for key, row in enumerate(rows, start=first)),
+            )
+        return Upserted(len(rows) - replaced, replaced)
+
+    def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
+        """Remove documents by id or by filter, exactly one of them."""
+        if (ids is None) == (filter is None):
+            raise ValueError("delete wants either ids or a filter")
+        with self._writing(64 * 1024) as connection:
+            if filter is not None:
+                where, parameters = to_sql(filter)
+                found = connection.execute(f"SELECT id FROM documents WHERE {where}", parameters)
+                ids = [row[0] for row in found]
+            return self._remove(connection, list(dict.fromkeys(ids or ())))
+
+    def compact(self) -> CompactReport:
+        """Rewrite the file without the room of removed documents, and write a fresh snapshot."""
+        before = self.size()
+        with self._lock:
+            with self._writing(before) as connection:
+                engine = self._follow(connection)
+                connection.execute("DELETE FROM tombstones")
+                epoch = secrets.token_hex(8)  # tells engines elsewhere that the removals they missed are gone
+                self._set_metadata(connection, {"epoch": epoch})
+            if engine is not None:
+                engine.position = engine.position._replace(epoch=epoch)
+            with self._errors(before):
+                self._live.execute("VACUUM")
+                self._live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.save_snapshot()
+        return CompactReport(before, self.size())
+
+    def _set_metadata(self, connection: sqlite3.Connection, values: Mapping[str, Value]) -> None:
+        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def _check_dims(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        stored = connection.execute("SELECT length(vector) FROM vectors LIMIT 1").fetchone()
+        expected = stored[0] // 4 if stored else _length(rows[0])
+        for row in rows:
+            if _length(row) != expected:
+                raise SpaceMismatchError(
+                    f"the vector of {row.id!r} has {_length(row)} numbers, the index holds vectors of {expected}.",
+                    expected=expected,
+                    received=_length(row),
+                )
+
+    def _remove(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
+        found = connection.execute(f"SELECT key FROM documents WHERE id IN {_IDS}", (json.dumps(ids),)).fetchall()
+        for statement in (
+            "INSERT INTO tombstones (key) VALUES (?)",
+            "DELETE FROM documents WHERE key = ?",
+            "DELETE FROM vectors WHERE key = ?",
+        ):
+            connection.executemany(statement, found)
+        return len(found)
+
+    # Reading
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row]:
+        """The documents with these ids that exist, in the order asked for."""
+        with self._reading() as connection:
+            found = {row.id: row for row in _rows(connection, f"id IN {_IDS}", (json.dumps(list(ids)),), vectors)}
+        return [found[one] for one in ids if one in found]
+
+    def count(self, *, filter: Filter | None = None) -> int:
+        """How many documents there are, or match."""
+        where, parameters = ("1", []) if filter is None else to_sql(filter)
+        with self._reading() as connection:
+            return int(_scalar(connection, f"SELECT count(*) FROM documents WHERE {where}", parameters))
+
+    def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
+        """All documents in batches, oldest first."""
+        last = 0
+        while True:
+            with self._reading() as connection:
+                keys = connection.execute(
+                    "SELECT key FROM documents WHERE key > ? ORDER BY key LIMIT ?", (last, batch_size)
+                ).fetchall()
+                if not keys:
+                    return
+                first, last = keys[0][0], keys[-1][0]
+                batch = _rows(connection, "key BETWEEN ? AND ?", (first, last), vectors)
+            yield batch
+
+    def metadata(self) -> Mapping[str, Value]:
+        """What is recorded about the whole store."""
+        with self._lock:
+            if self._metadata is None or self._metadata[0] != self._version():
+                with self._reading() as connection:
+                    version = self._version()
+                    self._metadata = version, dict(connection.execute("SELECT key, value FROM meta"))
+            return self._metadata[1]
+
+    def size(self) -> int:
+        """Bytes of the database with its log, and of the snapshot."""
+        names = (self.path, f"{self.path}-wal", self.snapshot_path)
+        return sum(os.path.getsize(name) for name in names if os.path.exists(name))
+
+    def search(
+        self,
+        vectors: Vectors,
+        k: int,
+        *,
+        filter: Filter | None = None,
+        exact: bool = False,
+        candidates: int | None = None,
+    ) -> list[list[Found]]:
+        """The `k` documents of largest inner product for each row of `vectors` (m, d)."""
+        with self._reading() as connection:
+            engine = self._follow(connection)
+            allowed = None if filter is None else _matching(connection, filter)
+            among = 0 if engine is None else len(engine.keys if allowed is None else allowed)
+            if engine is None or among == 0 or not len(vectors):
+                return [[] for _ in vectors]
+            if vectors.shape[1] != engine.dims:
+                raise SpaceMismatchError(
+                    f"the query has {vectors.shape[1]} numbers, the index holds vectors of {engine.dims}.",
+                    expected=engine.dims,
+                    received=vectors.shape[1],
+                )
+            k = min(k, among)
+            if engine.exact:
+                scores, keys = engine.search(vectors, k, allowed)
+            else:
+                scores, keys = self._search_approximate(connection, engine, vectors, k, allowed, exact, candidates)
+            return _found(connection, scores, keys)
+
+    # The engine
+
+    @property
+    def snapshot_path(self) -> Path:
+        """Where the engine's state is kept between runs."""
+        return Path(f"{self.path}-snapshot")
+
+    def save_snapshot(self) -> None:
+        """Write the engine as it stands beside the file."""
+        with self._lock:
+            with self._reading() as connection:
+                engine = self._follow(connection)
+            if engine is not None:
+                engine.save(self.snapshot_path)
+
+    def _save_snapshot_if_stale(self) -> None:
+        with self._reading() as connection:
+            epoch = str(_scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
+            n = _scalar(connection, "SELECT count(*) FROM documents")
+            position = read_position(self.snapshot_path)
+            changes = n
+            if position is not None and position.epoch == epoch:
+                changes = _scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
+                changes += _scalar(connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal])
+        if changes > _SNAPSHOT_DRIFT * n:
+            self.save_snapshot()
+
+    def _follow(self, connection: sqlite3.Connection) -> Engine | None:
+        """The engine, brought up to what this transaction sees; None while there are no vectors."""
+        version = self._version()
+        if self._engine_version == version:
+            return self._engine
+        epoch = str(_scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
+        n = _scalar(connection, "SELECT count(*) FROM documents")
+        approx = str(_scalar(connection, "SELECT coalesce((SELECT value FROM meta WHERE key = 'approx'), 'auto')"))
+        engine = self._engine or (Engine.load(self.snapshot_path) if n else None)
+        if engine is not None and engine.position.epoch == epoch and engine.exact != wants_approximate(n, approx):
+            self._catch_up(connection, engine)
+        if engine is None or len(engine) != n or engine.exact == wants_approximate(n, approx):
+            engine = self._build(connection, n, approx) if n else None
+        if engine is not None:
+            last_key = _scalar(connection, "SELECT max(seq) FROM sqlite_sequence WHERE name = 'documents'")
+            last_removal = _scalar(
+                connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'tombstones'"
+            )
+            engine.position = Position(epoch, last_key, last_removal)
+        self._engine, self._engine_version = engine, version
+        return engine
+
+    def _build(self, connection: sqlite3.Connection, n: int, approx: str) -> Engine:
+        dims = _scalar(connection, "SELECT length(vector) FROM vectors LIMIT 1") // 4
+
+        def sample(size: int) -> Vectors:
+            keys = np.array([key for (key,) in connection.execute("SELECT key FROM vectors")])
+            some = np.random.default_rng(0).permutation(keys)[:size]
+            return np.concatenate([block for _, block in _chosen(connection, np.sort(some))])
+
+        return Engine.build(lambda: _blocks(connection, "key > 0", ()), sample, n=n, dims=dims, approx=approx)
+
+    def _catch_up(self, connection: sqlite3.Connection, engine: Engine) -> None:
+        _, last_key, last_removal = engine.position
+        gone = connection.execute("SELECT key FROM tombstones WHERE n > ?", (last_removal,)).fetchall()
+        if gone:
+            engine.remove(np.array(gone, np.int64).ravel())
+        for keys, vectors in _blocks(connection, "key > ?", (last_key,)):
+            if vectors.shape[1] != engine.dims:
+                return  # the count will not agree, and the engine is built anew
+            engine.add(keys, vectors)
+
+    def _search_approximate(
+        self,
+        connection: sqlite3.Connection,
+        engine: Engine,
+        vectors: Vectors,
+        k: int,
+        allowed: Keys | None,
+        exact: bool,
+        candidates: int | None,
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Candidates from the inverted file, scored by their stored vectors; a scan where that is exact or cheaper."""
+        among = len(engine if allowed is None else allowed)
+        wanted = max(k, candidates or max(4 * k, 100))
+        if exact or wanted >= among // 4 or (allowed is not None and among <= _BLOCK):
+            return _scan(connection, vectors, k, allowed)
+        scores, keys = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
+        for start in range(0, len(vectors), 64):
+            part = slice(start, start + 64)
+            _, found = engine.search(vectors[part], wanted, allowed)
+            chosen = np.unique(found[found >= 0])
+            stored = np.concatenate([block for _, block in _chosen(connection, chosen)]) if len(chosen) else None
+            for row, (query, some) in enumerate(zip(vectors[part], found, strict=True), start=start):
+                some = np.sort(some[some >= 0])  # noqa: PLW2901
+                if stored is None or len(some) < k:  # the open cells hold too few
+                    scores[row], keys[row] = (best[0] for best in _scan(connection, query[None], k, allowed))
+                    continue
+                exactly = stored[np.searchsorted(chosen, some)] @ query
+                order = np.argsort(-exactly, kind="stable")[:k]
+                scores[row], keys[row] = exactly[order], some[order]
+        return scores, keys
+
+    # Transactions
+
+    @property
+    def _live(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise KexueError(f"{self.path} is closed.", remedy="Open it again with Index.open.")
+        return self._connection
+
+    def _version(self) -> tuple[int, int]:
+        """Changes with every commit, of other connections and of this one."""
+        return self._live.execute("PRAGMA data_version").fetchone()[0], self._writes
+
+    @contextlib.contextmanager
+    def _errors(self, needed: int = 0) -> Iterator[None]:
+        with sqlite_errors(self.path, needed=needed, waited=self.busy_timeout):
+            yield
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view of the file."""
+        with self._lock, self._errors():
+            connection = self._live
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _writing(self, needed: int) -> Iterator[sqlite3.Connection]:
+        """A transaction that is durable when the block ends and undone when it raises."""
+        if self.readonly:
+            raise KexueError(f"{self.path} was opened with readonly=True.", remedy="Open it without, to write.")
+        with self._lock, self._errors(needed):
+            connection = self._live
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                self._set_metadata(connection, {"updated": now()})
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            self._writes += 1
+
+
+def check_file(path: Path) -> None:
+    """Refuse, from the first bytes, what is no index of ours: nothing, a folder, another file, a newer format."""
+    rebuild = "Restore it from a copy, or build it again (kexue index build)."
+    if path.is_dir():
+        raise IndexFormatError(f"{path} is a folder, not an index.", remedy="Name the index file.")
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError as error:
+        raise IndexMissingError(f"there is no index at {path}.", remedy="Build one: kexue index build.") from error
+    if header[:16] != b"SQLite format 3\0" or len(header) < 100:
+        raise IndexFormatError(f"{path} is not a kexue index, or its beginning is damaged.", remedy=rebuild)
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        raise IndexFormatError(f"{path} is a SQLite database, but not a kexue index.", remedy="Name an index file.")
+    version = int.from_bytes(header[60:64], "big")
+    if version > FORMAT_VERSION:
+        raise IndexFormatError(
+            f"{path} has format {version}; this version of kexue reads up to {FORMAT_VERSION}.",
+            remedy="Upgrade kexue: pip install -U kexue.",
+        )
+    page = int.from_bytes(header[16:18], "big")
+    if size < int.from_bytes(header[28:32], "big") * (65_536 if page == 1 else page):
+        raise IndexFormatError(f"{path} is cut short: {size} bytes are left.", remedy=rebuild)
+
+
+def release(path: Path) -> None:
+    """Make an index that is there, if any, a lone file that may be replaced; IndexBusyError while it is in use."""
+    if not path.exists():
+        return
+    with sqlite_errors(path), contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # granted to the only connection; it takes the log in
+    Path(f"{path}-snapshot").unlink(missing_ok=True)
+
+
+def now() -> str:
+    """The time in UTC, as ISO 8601 writes it, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def sqlite_errors(path: Path, *, needed: int = 0, waited: float = 0.0) -> Iterator[None]:
+    """Say in our words what SQLite, or the system below it, ran into."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        free = shutil.disk_usage(path.absolute().parent).free
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free < needed + (1 << 20)):
+            raise _disk_full(path, needed, free) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise IndexBusyError(
+                f"another process holds {path}; waited {waited:g} seconds.", remedy="Try again when it is done."
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, sqlite3.OperationalError):
+            raise IndexFormatError(
+                f"{path} is damaged: {error}.",
+                remedy="Restore it from a copy, or build it again (kexue index build).",
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, KexueError):
+            raise _disk_full(path, needed, shutil.disk_usage(path.absolute().parent).free) from error
+        raise
+
+
+def _disk_full(path: Path, needed: int, free: int) -> DiskFullError:
+    return DiskFullError(
+        f"no room to write {path}: about {needed} bytes are needed, {free} are free.",
+        needed=needed,
+        free=free,
+        remedy="Nothing of this step was written; make room and run it again.",
+    )
+
+
+def _scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> Any:
+    """The one value a statement gives."""
+    return connection.execute(statement, parameters).fetchone()[0]
+
+
+def _dump(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else "{}"
+
+
+def _load(metadata: str) -> dict[str, Any]:
+    return {} if metadata == "{}" else json.loads(metadata)
+
+
+def _length(row: Row) -> int:
+    return 0 if row.vector is None else len(row.vector)
+
+
+def _blob(row: Row) -> bytes:
+    if row.vector is None:
+        raise ValueError(f"document {row.id!r} comes without a vector")
+    return np.ascontiguousarray(row.vector, "<f4").tobytes()
+
+
+def _rows(connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool) -> list[Row]:
+    columns, tables = "id, text, metadata", "documents"
+    if vectors:
+        columns, tables = f"{columns}, vector", "documents JOIN vectors USING (key)"
+    statement = f"SELECT {columns} FROM {tables} WHERE {where} ORDER BY key"
+    found = connection.execute(statement, parameters)
+    if not vectors:
+        return [Row(one, text, _load(metadata)) for one, text, metadata in found]
+    return [Row(one, text, _load(metadata), np.frombuffer(blob, "<f4")) for one, text, metadata, blob in found]
+
+
+def _matching(connection: sqlite3.Connection, filter: Filter) -> Keys:
+    where, parameters = to_sql(filter)
+    found = connection.execute(f"SELECT key FROM documents WHERE {where} ORDER BY key", parameters)
+    return np.fromiter(chain.from_iterable(found), np.int64)
+
+
+def _blocks(connection: sqlite3.Connection, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Keys, Vectors]]:
+    """Keys and vectors of the documents that `where` selects, in ascending order, a block at a time."""
+    cursor = connection.execute(f"SELECT key, vector FROM vectors WHERE {where} ORDER BY key", parameters)
+    while block := cursor.fetchmany(_BLOCK):
+        keys = np.array([key for key, _ in block], np.int64)
+        yield keys, np.frombuffer(b"".join(vector for _, vector in block), "<f4").reshape(len(block), -1)
+
+
+def _chosen(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, Vectors]]:
+    for start in range(0, len(keys), _BLOCK):
+        yield from _blocks(connection, f"key IN {_IDS}", (json.dumps(keys[start : start + _BLOCK].tolist()),))
+
+
+def _scan(
+    connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The exact answer from the stored vectors, a block at a time."""
+    scores, keys = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    blocks = _blocks(connection, "key > 0", ()) if allowed is None else _chosen(connection, allowed)
+    for block_keys, vectors in blocks:
+        scores = np.concatenate([scores, queries @ vectors.T], axis=1)
+        keys = np.concatenate([keys, np.broadcast_to(block_keys, (len(queries), len(block_keys)))], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # keys ascend, so ties stay in order of key
+        scores, keys = np.take_along_axis(scores, order, axis=1), np.take_along_axis(keys, order, axis=1)
+    return scores, keys
+
+
+def _found(
+    connection: sqlite3.Connection, scores: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]
+) -> list[list[Found]]:
+    rows = connection.execute(
+        f"SELECT key, id, text, metadata FROM documents WHERE key IN {_IDS}",
+        (json.dumps(keys.ravel().tolist()),),
+    )
+    documents = {row[0]: row for row in rows}
+    hits = []
+    for best, chosen in zip(scores.tolist(), keys.tolist(), strict=True):
+        found = ((score, documents[key]) for score, key in zip(best, chosen, strict=True))
+        hits.append([Found(row[1], row[2], _load(row[3]), score) for score, row in found])
+    return hits
