@@ -62,6 +62,8 @@ def build(
             overwrite=overwrite,
             progress=progress,
         )
+    for warning in report.warnings:
+        out.remark(f"kexue: warning: {warning}")
     out.emit(dataclasses.asdict(report), lambda: _built(report))
 
 
@@ -158,22 +160,20 @@ def delete(
 @verb(app, "info", examples=("kexue index info faq.kx", "kexue index info faq.kx --json"))
 def info(out: Output, index: opt.IndexPath) -> None:
     """Show what an index holds: documents, model, whitening, size."""
-    from rich.table import Table
-
     from kexue.search import Index
 
     with Index.open(index, readonly=True) as opened:
         record = dataclasses.asdict(opened.info())
 
-    def table() -> Table:
-        grid = Table(show_header=False, box=None)
-        for key, value in record.items():
-            if value is not None:
-                shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-                grid.add_row(key, f"{shown:,}" if isinstance(shown, int) else str(shown))
-        return grid
+    def lines() -> str:
+        shown = {
+            key: ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            for key, value in record.items()
+            if value is not None
+        }
+        return "\n".join(f"{key:<16}{f'{v:,}' if isinstance(v, int) else v}" for key, v in shown.items())
 
-    out.emit(record, table)
+    out.emit(record, lines)
 
 
 @verb(app, "compact", examples=("kexue index compact faq.kx",))

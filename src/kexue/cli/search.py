@@ -55,7 +55,7 @@ def search(
         texts = _queries(queries or [], queries_file)
         encoder = opened.load_encoder(model, device=device, dtype=dtype)
         start = time.perf_counter()
-        vectors = encoder.encode(texts)
+        vectors = opened.encode_queries(texts)
         encoded = time.perf_counter()
         answers = opened.search(vectors, k, filter=condition, exact=exact, candidates=candidates)
         searched = time.perf_counter()
