@@ -41,12 +41,16 @@ class Output:
         """Print one answer: `record` as a JSON line, or what `render` returns (text or a rich object) for a person."""
         if self.json:
             print(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str), flush=True)
-        else:
-            from rich.console import Console
+            return
+        answer = render()
+        if isinstance(answer, str):
+            print(answer, flush=True)
+            return
+        from rich.console import Console
 
-            # A pipe has no width of its own: give it room rather than cut columns.
-            console = Console() if sys.stdout.isatty() else Console(width=160)
-            console.print(render(), markup=False, highlight=False)
+        # A pipe has no width of its own: give it room rather than cut columns.
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console.print(answer, markup=False, highlight=False)
 
     def remark(self, text: str) -> None:
         """Say something on stderr that is no part of the answer."""
