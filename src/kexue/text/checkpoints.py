@@ -1,0 +1,252 @@
+"""Read a sentence-transformers or Hugging Face folder: stages from JSON, weights from safetensors, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kexue._optional import import_optional
+from kexue.errors import CheckpointError
+from kexue.text.models import file_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+_CONVERT = (
+    "Only safetensors weights are read. Convert once, where you trust the file: "
+    "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)."
+)
+_KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
+_POOLING_KEYS = {  # key of 1_Pooling/config.json -> our name, None = not offered
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "last-avg",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": None,
+    "pooling_mode_weightedmean_tokens": None,
+    "pooling_mode_lasttoken": None,
+}
+_POOLING_NAMES = {"cls": "cls", "mean": "last-avg", "max": "max"}
+_ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+}
+
+
+@dataclass(frozen=True)
+class DenseStage:
+    """y = f(x A^T + b) with f the identity or tanh; the weights lie in `folder`."""
+
+    folder: Path
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a model folder says it is, before any weight is read.
+
+    Attributes:
+        transformer: folder of the transformer and its tokenizer.
+        pooling: our name of the folder's pooling; None where it is one we do not offer (`pooling_raw` quotes it).
+        stages: what follows the pooling, in order: dense stages and ``"normalize"``.
+        max_length: tokens, None where the folder is silent.
+        lower: the folder asks for lower case on top of its tokenizer.
+    """
+
+    transformer: Path
+    pooling: str | None
+    pooling_raw: str
+    stages: tuple[DenseStage | str, ...]
+    max_length: int | None
+    lower: bool
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+
+
+def read_stack(folder: Path) -> Stack:
+    """Read the JSON files of a model folder; a plain Hugging Face folder gets mean pooling and nothing after it.
+
+    Raises:
+        CheckpointError: a damaged file, or a stage this library does not know.
+    """
+    sentence = _read(folder / "config_sentence_transformers.json", default={})
+    prompts = sentence.get("prompts") or {}
+    if not (folder / "modules.json").is_file():
+        return Stack(folder, "last-avg", "mean", (), None, False, prompts, sentence.get("default_prompt_name"))
+    kinds: list[str] = []
+    paths: list[Path] = []
+    for module in _read(folder / "modules.json"):
+        library, _, kind = str(module["type"]).rpartition(".")
+        if library.partition(".")[0] != "sentence_transformers" or kind not in _KNOWN:
+            raise CheckpointError(
+                f"{folder / 'modules.json'}: stage {module['type']!r} is not known, expected {', '.join(_KNOWN)}.",
+                remedy="Use a model whose stages are among these.",
+            )
+        kinds.append(kind)
+        paths.append(folder / module["path"])
+    if kinds[:1] != ["Transformer"] or kinds[1:2] not in ([], ["Pooling"]) or set(kinds[2:]) - {"Dense", "Normalize"}:
+        raise CheckpointError(
+            f"{folder / 'modules.json'}: expected Transformer, Pooling, Dense or Normalize in order, got {kinds}."
+        )
+    transformer = paths[0]
+    settings = _read(transformer / "sentence_bert_config.json", default={})
+    pooling, raw = _read_pooling(paths[1]) if len(kinds) > 1 else ("last-avg", "mean")
+    stages = tuple(
+        _read_dense(path) if kind == "Dense" else "normalize" for kind, path in zip(kinds[2:], paths[2:], strict=True)
+    )
+    return Stack(
+        transformer,
+        pooling,
+        raw,
+        stages,
+        settings.get("max_seq_length"),
+        bool(settings.get("do_lower_case")),
+        prompts,
+        sentence.get("default_prompt_name"),
+    )
+
+
+def _read(path: Path, default: Any = None) -> Any:
+    if default is not None and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing.", remedy="Copy the whole model folder.") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _read_pooling(folder: Path) -> tuple[str | None, str]:
+    config = _read(folder / "config.json")
+    modes = config.get("pooling_mode")
+    if modes is None:
+        named = {key: value for key, value in config.items() if key.startswith("pooling_mode_") and value is True}
+        names = [_POOLING_KEYS.get(key) for key in named] or ["last-avg"]
+        raw = ", ".join(named) or "mean"
+    else:
+        modes = [modes] if isinstance(modes, str) else list(modes)
+        names = [_POOLING_NAMES.get(mode) for mode in modes]
+        raw = ", ".join(modes)
+    if config.get("include_prompt") is False:
+        return None, f"{raw} without the prompt's tokens"
+    return (names[0] if len(names) == 1 else None), raw
+
+
+def _read_dense(folder: Path) -> DenseStage:
+    path = folder / "config.json"
+    config = _read(path)
+    activation = _ACTIVATIONS.get(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if activation is None:
+        raise CheckpointError(
+            f"{path}: activation {config['activation_function']!r} is not known, expected {', '.join(_ACTIVATIONS)}."
+        )
+    name = config.get("module_input_name", "sentence_embedding")
+    output = config.get("module_output_name") or name
+    if config.get("use_residual") or (name, output) != ("sentence_embedding", "sentence_embedding"):
+        raise CheckpointError(f"{path}: only a plain dense stage from sentence vector to sentence vector is read.")
+    return DenseStage(folder, config["in_features"], config["out_features"], bool(config.get("bias", True)), activation)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a transformer or dense folder, one or the shards of an index.
+
+    Raises:
+        CheckpointError: none, or only a pickle.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        return sorted({folder / name for name in _read(index)["weight_map"].values()})
+    if (folder / "pytorch_model.bin").is_file():
+        raise CheckpointError(f"{folder} has its weights as a pickle (pytorch_model.bin).", remedy=_CONVERT)
+    raise CheckpointError(f"{folder} has no model.safetensors.", remedy="Copy the whole model folder.")
+
+
+def fingerprint(stack: Stack, pooling: str) -> str:
+    """Return the sha256 over the bytes of the weights, the pooling's name and the dense stages, in hexadecimal."""
+    parts: list[object] = [[file_sha256(file) for file in weight_files(stack.transformer)], pooling]
+    for stage in stack.stages:
+        if isinstance(stage, DenseStage):
+            parts.append([stage.activation, [file_sha256(file) for file in weight_files(stage.folder)]])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def load_transformer(folder: Path) -> tuple[Any, torch.nn.Module | None]:
+    """Load the transformer in float32, and its pooler's linear map where the checkpoint has one.
+
+    Returns:
+        The model in evaluation mode; the linear pooler or None.
+
+    Raises:
+        CheckpointError: damaged, of an unknown architecture, or with weights missing (named).
+    """
+    import torch
+
+    transformers = import_optional("transformers")
+    weight_files(folder)
+    with _quiet(transformers):
+        try:
+            model, info = transformers.AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except Exception as error:  # damaged files surface as many types
+            raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise CheckpointError(f"{folder} is an encoder-decoder ({model.config.model_type}); an encoder is needed.")
+    missing = set(info["missing_keys"])
+    from_pooler = {key for key in missing if key.startswith("pooler.")}
+    if missing - from_pooler:
+        raise CheckpointError(f"{folder}: weights are missing: {', '.join(sorted(missing - from_pooler))}.")
+    pooler = getattr(model, "pooler", None)
+    linear = getattr(pooler, "dense", pooler)
+    has_linear = isinstance(linear, torch.nn.Linear) and not from_pooler
+    return model.eval(), linear if has_linear else None
+
+
+def load_dense(stage: DenseStage) -> torch.nn.Sequential:
+    """Load one dense stage in float32.
+
+    Raises:
+        CheckpointError: names or shapes that do not fit its config.json.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    (path,) = weight_files(stage.folder)
+    linear = torch.nn.Linear(stage.in_features, stage.out_features, bias=stage.bias)
+    try:
+        weights = {name.removeprefix("linear."): value.float() for name, value in load_file(path).items()}
+        linear.load_state_dict(weights)
+    except Exception as error:
+        raise CheckpointError(f"{path} does not fit its config.json: {error}") from error
+    activation = torch.nn.Tanh() if stage.activation == "tanh" else torch.nn.Identity()
+    return torch.nn.Sequential(linear, activation).eval()
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep the loader's bars and tables off the terminal, for this load alone."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,148 @@
+"""Texts to token ids with the folder's fast tokenizer, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kexue._optional import import_optional
+from kexue.errors import CheckpointError
+
+_CHUNK = 1024  # texts in the tokenizer at a time: its records take a hundred times the bytes of the ids
+_CHARACTERS_PER_TOKEN = 32  # far above what any vocabulary needs for running text
+_MARGIN = 128  # tokens past the limit that make sure a cut word changed nothing before it
+
+
+def checked_texts(texts: Iterable[str], *, first: int = 0) -> list[str]:
+    """Return the texts as a list, one plain string as a list of one; TypeError names the place of what is no string."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(texts, start=first):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}: {text!r:.80}.")
+    return texts
+
+
+class Tokens(NamedTuple):
+    """Token ids of n texts, one after the other.
+
+    Attributes:
+        ids: (total,) int32.
+        starts: (n + 1,) int64; text i holds ``ids[starts[i]:starts[i + 1]]``, special tokens included.
+        truncated: texts cut to the maximum length.
+        unknown: share of the tokens, special ones apart, that are the unknown token.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    truncated: int
+    unknown: float
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) int64, tokens of each text."""
+        return np.diff(self.starts)
+
+    def padded(self, rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids (B, T) int64 and mask (B, T) bool of some texts, padded on the right to the longest."""
+        starts, lengths = self.starts[rows], self.lengths[rows]
+        columns = np.arange(lengths.max())
+        mask = columns < lengths[:, None]
+        places = np.where(mask, starts[:, None] + columns, 0)
+        return np.where(mask, self.ids[places], pad_id).astype(np.int64), mask
+
+
+class TextTokenizer:
+    """The fast tokenizer of a model folder, set to cut at `max_length` tokens.
+
+    Args:
+        folder: where the tokenizer's files are.
+        lower: put lower case in front of the tokenizer's own normaliser.
+
+    Raises:
+        CheckpointError: no tokenizer there, or none with a fast form.
+    """
+
+    def __init__(self, folder: Path, *, lower: bool = False) -> None:
+        transformers = import_optional("transformers")
+        try:
+            loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self._backend: Any = loaded.backend_tokenizer
+        except Exception as error:  # damaged files surface as many types
+            raise CheckpointError(
+                f"{folder} has no tokenizer that can be loaded: {type(error).__name__}: {error}",
+                remedy="The folder needs tokenizer.json beside config.json.",
+            ) from error
+        if lower:
+            normalizers = import_optional("tokenizers").normalizers
+            own = self._backend.normalizer
+            self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
+        self._backend.no_padding()
+        self.model_max_length: int = loaded.model_max_length  # a huge number where the folder is silent
+        self.pad_id: int = loaded.pad_token_id or 0
+        self.specials: int = self._backend.num_special_tokens_to_add(False)
+        self._unknown_id: int | None = loaded.unk_token_id
+
+    def set_max_length(self, max_length: int) -> None:
+        """Cut at `max_length` tokens, special ones included."""
+        self._backend.enable_truncation(max_length)
+        self._characters = max(_CHARACTERS_PER_TOKEN * max_length, 4096)
+        self._enough_overflow = 1 + ceil(_MARGIN / (max_length - self.specials))
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Return the ids of all texts; works through them in chunks, so memory follows the ids alone.
+
+        Raises:
+            ValueError: a text that is no valid Unicode, or that has no token at all; its position is named.
+        """
+        lengths = np.empty(len(texts), dtype=np.int64)
+        pieces: list[np.ndarray] = []
+        truncated = 0
+        for start, encodings in self._chunks(texts, self._backend.encode_batch_fast):
+            ids = [encoding.ids for encoding in encodings]
+            lengths[start : start + len(ids)] = sizes = np.fromiter(map(len, ids), np.int64, len(ids))
+            pieces.append(np.fromiter(chain.from_iterable(ids), np.int32, int(sizes.sum())))
+            truncated += sum(1 for encoding in encodings if encoding.overflowing)
+        if not lengths.all():
+            raise ValueError(f"texts[{int(lengths.argmin())}] has no token, and this tokenizer adds none of its own.")
+        flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+        words = flat.size - self.specials * len(texts)
+        unknown = 0 if self._unknown_id is None else int(np.count_nonzero(flat == self._unknown_id))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return Tokens(flat, starts, truncated, unknown / words if words > 0 else 0.0)
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Any]:
+        """Return the tokenizer's own records: ids, tokens, offsets, special_tokens_mask, overflowing."""
+        return [record for _, records in self._chunks(texts, self._backend.encode_batch) for record in records]
+
+    def _chunks(self, texts: Sequence[str], encode_batch: Any) -> Iterator[tuple[int, list[Any]]]:
+        """Tokenise a start of each text that is long enough to fill the maximum length, more where it was not."""
+        limit = self._characters
+        for start in range(0, len(texts), _CHUNK):
+            chunk = texts[start : start + _CHUNK]
+            try:
+                encodings = encode_batch([text[:limit] for text in chunk])
+            except TypeError:
+                raise ValueError(_name_invalid(chunk, start)) from None
+            for i, text in enumerate(chunk):
+                size = limit
+                while size < len(text) and len(encodings[i].overflowing) < self._enough_overflow:
+                    size *= 8
+                    encodings[i] = encode_batch([text[:size]])[0]
+            yield start, encodings
+
+
+def _name_invalid(chunk: Sequence[str], start: int) -> str:
+    for i, text in enumerate(chunk, start=start):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return (
+                f"texts[{i}] is no valid Unicode: {text[error.start]!r} at character {error.start} is half a "
+                "surrogate pair. Decode the text anew, with errors='replace' if need be."
+            )
+    return f"one of texts[{start}:{start + len(chunk)}] cannot be tokenised."
