@@ -56,7 +56,7 @@ def build_index(
     inputs: Inputs,
     out: str | os.PathLike[str],
     *,
-    encoder: SupportsEncode | str = "auto",
+    encoder: SupportsEncode | str | os.PathLike[str] = "auto",
     whitening: Whitening | None = None,
     text: str | None = None,
     id: str | None = None,
@@ -109,7 +109,7 @@ def build_index(
     with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         spool.fill(records)
-        if isinstance(encoder, str):
+        if isinstance(encoder, str | os.PathLike):
             from kexue.text import Encoder
 
             encoder = Encoder(encoder)

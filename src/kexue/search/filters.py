@@ -13,7 +13,7 @@ from kexue.corpus import parse_scalar
 OPERATORS = ("eq", "ne", "lt", "le", "gt", "ge", "in", "exists")
 GRAMMAR = "field=value, with one of = != < <= > >= between"
 _SIGNS = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-_EXPRESSION = re.compile(r"\s*([^<>=!]*[^<>=!\s])\s*(!=|<=|>=|=|<|>)(?!=)\s*(.*?)\s*", re.DOTALL)
+_EXPRESSION = re.compile(r"\s*([^<>=!]*[^<>=!\s])\s*(!=|<=|>=|=|<|>)\s*(?![<>=])(.*?)\s*", re.DOTALL)
 
 
 class Condition(NamedTuple):
@@ -106,7 +106,7 @@ def parse_filter(expressions: Iterable[str]) -> dict[str, Any]:
     """Read conditions written ``field>=value`` into a filter; several on one field all apply.
 
     A value is a number or boolean where it looks like one (as `parse_scalar` reads a CSV field); between double
-    quotes it is a string whatever it looks like.
+    quotes it is a string whatever it looks like, and may begin with < > or =.
 
     Raises:
         ValueError: not of the form ``field=value``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``.

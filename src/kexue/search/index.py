@@ -113,7 +113,7 @@ class Index:
     def create(
         cls,
         path_or_uri: str | PathLike[str],
-        encoder: SupportsEncode | str | None = "auto",
+        encoder: SupportsEncode | str | PathLike[str] | None = "auto",
         *,
         whitening: Whitening | None = None,
         approx: str = "auto",
@@ -135,6 +135,8 @@ class Index:
         """
         if approx not in APPROX:
             raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+        if isinstance(encoder, PathLike):
+            encoder = fspath(encoder)
         if not (encoder is None or isinstance(encoder, str | SupportsEncode)):
             raise TypeError(f"encoder must be a name, an object with encode(texts) or None, got {encoder!r:.60}")
         if whitening is not None and not isinstance(whitening, Whitening):
@@ -165,7 +167,7 @@ class Index:
         path_or_uri: str | PathLike[str],
         *,
         readonly: bool = False,
-        encoder: SupportsEncode | str | None = None,
+        encoder: SupportsEncode | str | PathLike[str] | None = None,
     ) -> Self:
         """Open an index that exists.
 
@@ -290,7 +292,6 @@ class Index:
         if encoded and model.id is None:
             reference = None if model.reference == "auto" else model.reference
             model = Model.of(self.load_encoder(), reference=reference)
-            space.model.check(model)
         if model.dim is None:
             model = replace(model, dim=raw.shape[1])
         if model == space.model and space.unfitted is None and space.token is not None:
@@ -443,15 +444,14 @@ class Index:
             self._encoder = self._checked(reference, device=device, dtype=dtype)
         return self._encoder
 
-    def _checked(self, encoder: SupportsEncode | str, **options: Any) -> SupportsEncode:
+    def _checked(self, encoder: SupportsEncode | str | PathLike[str], **options: Any) -> SupportsEncode:
         """An encoder, opened when it is a name, and compared with the one recorded."""
-        model = self.space.model
-        if isinstance(encoder, str):
+        space = self.space
+        if isinstance(encoder, str | PathLike):
             from kexue.text import Encoder
 
-            encoder = cast(SupportsEncode, Encoder(encoder, pooling=model.pooling, **options))
-        if model.id is not None:
-            model.check(Model.of(encoder))
+            encoder = cast(SupportsEncode, Encoder(encoder, **space.model.settings(), **options))
+        space.model.check(Model.of(encoder), whitened=space.whitening is not None)
         return encoder
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:

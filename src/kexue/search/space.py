@@ -34,7 +34,10 @@ class Model:
 
     Attributes:
         reference: what opens it again: a folder or hub id; None for an object of the caller's.
-        id: its name; fingerprint: of weights and pooling; dim: length of its vectors; pooling: how it pools tokens.
+        id: its name.
+        fingerprint: of weights and pooling; equal fingerprints mean equal vectors.
+        dim: length of its vectors.
+        pooling: how it pools tokens; max_length: how many it reads; normalize: whether its vectors have length 1.
     """
 
     reference: str | None = None
@@ -42,6 +45,8 @@ class Model:
     fingerprint: str | None = None
     dim: int | None = None
     pooling: str | None = None
+    max_length: int | None = None
+    normalize: bool | None = None
 
     @classmethod
     def of(cls, encoder: SupportsEncode, *, reference: str | None = None) -> Self:
@@ -57,19 +62,28 @@ class Model:
             str(name) if name is not None else type(encoder).__qualname__,
             str(fingerprint) if fingerprint is not None else None,
             int(dim) if dim is not None else None,
-            getattr(encoder, "pooling", None),
+            *(getattr(encoder, name, None) for name in ("pooling", "max_length", "normalize")),
         )
 
-    def check(self, other: Model) -> None:
-        """Refuse `other` where its vectors are not of this space; what one of them does not tell is not compared."""
-        names = ["dim", "fingerprint"]
+    def settings(self) -> dict[str, Any]:
+        """Arguments that open the encoder as it was."""
+        settings = {"pooling": self.pooling, "max_length": self.max_length, "normalize": self.normalize}
+        return {name: value for name, value in settings.items() if value is not None}
+
+    def check(self, other: Model, *, whitened: bool = False) -> None:
+        """Refuse `other` where its vectors are not of this space; what one of them does not tell is not compared.
+
+        Lengths matter to a whitening, and to nothing else here: every stored vector has length 1.
+        """
+        names = ["dim", "fingerprint", *(["normalize"] if whitened else [])]
         if self.fingerprint is None or other.fingerprint is None:
             names.append("id")
         for name in names:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
                 raise SpaceMismatchError(
-                    f"the index holds vectors of {self.describe()}, not of {other.describe()}.",
+                    f"the index holds vectors of {self.describe()}, not of {other.describe()}: "
+                    f"{name} {mine} is not {theirs}.",
                     expected=mine,
                     received=theirs,
                     remedy="Use the index's own encoder, or build a new index with this one (kexue index build).",
@@ -77,8 +91,7 @@ class Model:
 
     def describe(self) -> str:
         """A name a person recognises."""
-        fingerprint = f", fingerprint {self.fingerprint[:12]}" if self.fingerprint else ""
-        return f"{self.id or 'an unnamed encoder'} ({self.dim or '?'} dimensions{fingerprint})"
+        return f"{self.id or 'an unnamed encoder'} ({self.dim or '?'} dimensions)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -346,9 +346,11 @@ class EmbeddedStore:
         n = _scalar(connection, "SELECT count(*) FROM documents")
         approx = str(_scalar(connection, "SELECT coalesce((SELECT value FROM meta WHERE key = 'approx'), 'auto')"))
         engine = self._engine or (Engine.load(self.snapshot_path) if n else None)
-        if engine is not None and engine.position.epoch == epoch and engine.exact != wants_approximate(n, approx):
+        if engine is not None and (engine.position.epoch != epoch or engine.exact == wants_approximate(n, approx)):
+            engine = None
+        if engine is not None:
             self._catch_up(connection, engine)
-        if engine is None or len(engine) != n or engine.exact == wants_approximate(n, approx):
+        if engine is None or len(engine) != n:
             engine = self._build(connection, n, approx) if n else None
         if engine is not None:
             last_key = _scalar(connection, "SELECT max(seq) FROM sqlite_sequence WHERE name = 'documents'")
