@@ -321,7 +321,7 @@ class _Columns:
                 line=line,
                 column=column,
             )
-        text = decoder.clean(text, path=path, line=line)
+        text = decoder.clean(text, path=path, line=line, column=column)
         return Record(
             None if self.id is None else self._identifier(row[self.id], path, line), text, metadata, path, line
         )

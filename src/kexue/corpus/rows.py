@@ -31,6 +31,11 @@ def read_csv(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
                 continue
             if header is None:
                 header = fields
+                for name in header:
+                    if name and header.count(name) > 1:
+                        raise DataError(
+                            f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name
+                        )
                 continue
             if len(fields) != len(header):
                 raise DataError(

@@ -96,7 +96,7 @@ class Decoder:
             self.replaced += text.count(REPLACEMENT) - raw.count(REPLACEMENT.encode())
         return self.clean(text, path=path, line=line)
 
-    def clean(self, text: str, *, path: str, line: int) -> str:
+    def clean(self, text: str, *, path: str, line: int, column: str | None = None) -> str:
         """Refuse, or replace and count, the characters no text holds: NUL and half surrogates (JSON can spell them)."""
         if "\0" not in text and (text.isascii() or not _half_surrogates(text)):
             return text
@@ -108,7 +108,7 @@ class Decoder:
                 remedy="Remove it, or pass errors='replace' (--encoding-errors replace).",
                 path=path,
                 line=line,
-                column=bad[0] + 1,
+                column=column or bad[0] + 1,
             )
         self.replaced += len(bad)
         places = set(bad)
