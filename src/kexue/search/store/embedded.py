@@ -46,6 +46,7 @@ APPLICATION_ID = int.from_bytes(b"kexu", "big")
 FORMAT_VERSION = 1
 _PAGE = 16_384  # holds several vectors of usual length with little waste
 _BLOCK = 4_096  # vectors read at a time
+_FILTERS_KEPT = 16
 _SNAPSHOT_DRIFT = 0.1  # of the documents; beyond, closing writes a new snapshot
 
 _SCHEMA = f"""
@@ -80,6 +81,8 @@ class EmbeddedStore:
         self._metadata: tuple[tuple[int, int], dict[str, Value]] | None = None
         self._engine: Engine | None = None
         self._engine_version: tuple[int, int] | None = None
+        self._filters: dict[tuple[str, ...], Keys] = {}
+        self._filters_version: tuple[int, int] | None = None
 
     # Opening and closing
 
@@ -139,8 +142,8 @@ class EmbeddedStore:
             if self._connection is None:
                 return
             try:
-                if snapshot and not self.readonly:
-                    with contextlib.suppress(OSError):  # a snapshot saves time, nothing else
+                if snapshot and not self.readonly and (self._writes or self._engine is not None):
+                    with contextlib.suppress(OSError, KexueError):  # a snapshot saves time, nothing else
                         self._save_snapshot_if_stale()
             finally:
                 self._engine = None
@@ -157,6 +160,8 @@ class EmbeddedStore:
         expect: Mapping[str, Value | None] | None = None,
     ) -> Upserted:
         """Write `rows` and `metadata` in one durable step."""
+        if len({row.id for row in rows}) < len(rows):
+            raise ValueError("an id comes twice among the rows of one upsert.")
         needed = sum(2 * len(row.text) + 512 + (0 if row.vector is None else row.vector.nbytes) for row in rows)
         with self._writing(needed) as connection:
             for key, value in (expect or {}).items():
@@ -293,7 +298,7 @@ class EmbeddedStore:
         """The `k` documents of largest inner product for each row of `vectors` (m, d)."""
         with self._reading() as connection:
             engine = self._follow(connection)
-            allowed = None if filter is None else _matching(connection, filter)
+            allowed = None if filter is None else self._matching(connection, filter)
             among = 0 if engine is None else len(engine.keys if allowed is None else allowed)
             if engine is None or among == 0 or not len(vectors):
                 return [[] for _ in vectors]
@@ -380,6 +385,18 @@ class EmbeddedStore:
             if vectors.shape[1] != engine.dims:
                 return  # the count will not agree, and the engine is built anew
             engine.add(keys, vectors)
+
+    def _matching(self, connection: sqlite3.Connection, filter: Filter) -> Keys:
+        """Keys of the documents that match; the answers to recent filters are kept until something changes."""
+        version = self._version()
+        if self._filters_version != version or len(self._filters) > _FILTERS_KEPT:
+            self._filters, self._filters_version = {}, version
+        where, parameters = to_sql(filter)
+        wanted = (where, *map(repr, parameters))
+        if wanted not in self._filters:
+            found = connection.execute(f"SELECT key FROM documents WHERE {where} ORDER BY key", parameters)
+            self._filters[wanted] = np.fromiter(chain.from_iterable(found), np.int64)
+        return self._filters[wanted]
 
     def _search_approximate(
         self,
@@ -513,10 +530,14 @@ def sqlite_errors(path: Path, *, needed: int = 0, waited: float = 0.0) -> Iterat
             raise IndexBusyError(
                 f"another process holds {path}; waited {waited:g} seconds.", remedy="Try again when it is done."
             ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, sqlite3.OperationalError):
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise IndexFormatError(
                 f"{path} is damaged: {error}.",
                 remedy="Restore it from a copy, or build it again (kexue index build).",
+            ) from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise KexueError(
+                f"{path} cannot be read or written: {error}.", remedy="Check the disk and the rights of the file."
             ) from error
         raise
     except OSError as error:
@@ -566,12 +587,6 @@ def _rows(connection: sqlite3.Connection, where: str, parameters: Sequence[Any],
     if not vectors:
         return [Row(one, text, _load(metadata)) for one, text, metadata in found]
     return [Row(one, text, _load(metadata), np.frombuffer(blob, "<f4")) for one, text, metadata, blob in found]
-
-
-def _matching(connection: sqlite3.Connection, filter: Filter) -> Keys:
-    where, parameters = to_sql(filter)
-    found = connection.execute(f"SELECT key FROM documents WHERE {where} ORDER BY key", parameters)
-    return np.fromiter(chain.from_iterable(found), np.int64)
 
 
 def _blocks(connection: sqlite3.Connection, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Keys, Vectors]]:
