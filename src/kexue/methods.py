@@ -82,7 +82,7 @@ METHODS: tuple[Method, ...] = (
             "similarity: k_occurrence hubness_report HubnessReducer HubSampler"),
     _method("rotation", "The orthogonal matrix that turns one unit vector into another",
             "从一个单位向量变换到另一个单位向量的正交矩阵", 8453, "2021-06-05",
-            "similarity: rotation_between RotationOperator"),
+            "similarity: rotation_between RotationOperator", "working"),
     _method("am-softmax", "From the triangle inequality to margin softmax",
             "从三角不等式到Margin Softmax", 8656, "2021-09-01",
             "losses: am_softmax_loss AMSoftmaxLoss margin_loss"),

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kexue.similarity._kernel import Kernel, whitening_kernel
     from kexue.similarity._moments import Moments, merge_moments, moments
+    from kexue.similarity.rotation import RotationOperator, align_mean, rotation_between
     from kexue.similarity.whitening import Whitening, whiten
 
 _HOME = {
     "_moments": ("Moments", "merge_moments", "moments"),
     "_kernel": ("Kernel", "whitening_kernel"),
+    "rotation": ("RotationOperator", "align_mean", "rotation_between"),
     "whitening": ("Whitening", "whiten"),
 }
 _LAZY = {name: module for module, names in _HOME.items() for name in names}
@@ -23,9 +25,12 @@ _LAZY = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Kernel",
     "Moments",
+    "RotationOperator",
     "Whitening",
+    "align_mean",
     "merge_moments",
     "moments",
+    "rotation_between",
     "whiten",
     "whitening_kernel",
 ]
