@@ -1,0 +1,51 @@
+"""Threads over blocks of rows, each with single-threaded BLAS.
+
+OpenBLAS splits one small product over the cores and waits for all of them after every step; with a d x d result and
+other programs about, the waiting costs more than the work. Blocks of rows are independent, so here the threads are
+ours and BLAS keeps to one each. The result does not depend on their number: blocks are the same and come in order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def map_blocks(work: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
+    """Yield work(start) for each start, in order; in threads where there are several blocks and threads to be had."""
+    starts = list(starts)
+    controller = _controller()
+    threads = 1 if controller is None else min(len(starts), _blas_threads(controller))
+    if threads < 2:
+        yield from map(work, starts)
+        return
+    with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        for start in starts:
+            waiting.append(pool.submit(work, start))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@cache
+def _controller() -> Any:
+    """The handle on BLAS's own threads, or None without threadpoolctl (then BLAS does as it likes)."""
+    try:
+        return import_module("threadpoolctl").ThreadpoolController()
+    except ModuleNotFoundError:
+        return None
+
+
+def _blas_threads(controller: Any) -> int:
+    """Threads BLAS would use now, so that OMP_NUM_THREADS and an enclosing limit are obeyed."""
+    own = [library["num_threads"] for library in controller.info() if library["user_api"] == "blas"]
+    return int(min([os.cpu_count() or 1, *own]))
