@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kexue._optional import import_optional
 from kexue.errors import CheckpointError
 from kexue.text.models import file_sha256
 
 if TYPE_CHECKING:
     import torch
+
+    from kexue.text.bert import Bert
+    from kexue.text.general import General
 
 _CONVERT = (
     "Only safetensors weights are read. Convert once, where you trust the file: "
@@ -180,41 +180,28 @@ def fingerprint(stack: Stack, pooling: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def load_transformer(folder: Path) -> tuple[Any, torch.nn.Module | None]:
-    """Load the transformer in float32, and its pooler's linear map where the checkpoint has one.
-
-    Returns:
-        The model in evaluation mode; the linear pooler or None.
+def load_transformer(folder: Path) -> Bert | General:
+    """Load the transformer of a folder in float32: BERT by `kexue.text.bert`, all others through transformers.
 
     Raises:
         CheckpointError: damaged, of an unknown architecture, or with weights missing (named).
     """
-    import torch
+    from safetensors.torch import load_file
 
-    transformers = import_optional("transformers")
-    weight_files(folder)
-    with _quiet(transformers):
-        try:
-            model, info = transformers.AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        except Exception as error:  # damaged files surface as many types
-            raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise CheckpointError(f"{folder} is an encoder-decoder ({model.config.model_type}); an encoder is needed.")
-    missing = set(info["missing_keys"])
-    from_pooler = {key for key in missing if key.startswith("pooler.")}
-    if missing - from_pooler:
-        raise CheckpointError(f"{folder}: weights are missing: {', '.join(sorted(missing - from_pooler))}.")
-    pooler = getattr(model, "pooler", None)
-    linear = getattr(pooler, "dense", pooler)
-    has_linear = isinstance(linear, torch.nn.Linear) and not from_pooler
-    return model.eval(), linear if has_linear else None
+    from kexue.text.bert import from_checkpoint, is_bert
+    from kexue.text.general import General
+
+    config = _read(folder / "config.json")
+    files = weight_files(folder)
+    if not is_bert(config):
+        return General.from_folder(folder)
+    try:
+        weights = {name: value for file in files for name, value in load_file(file).items()}
+        return from_checkpoint(config, weights)
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: {error} is missing from its weights or its config.json.") from error
+    except Exception as error:  # damaged files surface as many types
+        raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def load_dense(stage: DenseStage) -> torch.nn.Sequential:
@@ -235,18 +222,3 @@ def load_dense(stage: DenseStage) -> torch.nn.Sequential:
         raise CheckpointError(f"{path} does not fit its config.json: {error}") from error
     activation = torch.nn.Tanh() if stage.activation == "tanh" else torch.nn.Identity()
     return torch.nn.Sequential(linear, activation).eval()
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep the loader's bars and tables off the terminal, for this load alone."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()

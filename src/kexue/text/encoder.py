@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from kexue._progress import Progress
 from kexue.errors import CheckpointError
 from kexue.text.checkpoints import DenseStage, fingerprint, load_dense, load_transformer, read_stack
+from kexue.text.devices import choose_device, has_native_bfloat16, set_threads
 from kexue.text.models import ModelIdentity, canonical_pooling, find_model, model_id_of
 from kexue.text.pooling import pool
 from kexue.text.streaming import EncodeReport, encode_to
@@ -29,6 +29,7 @@ _LOG = logging.getLogger("kexue.text")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU_TOKENS = 2048  # on a processor a larger batch leaves the cache: measured 20 % slower at 8192
 _UNKNOWN_SHARE = 0.2
+_LEAST_COSINE = 0.999
 _PROBES = [
     "A man is playing a guitar.",
     "Return the number of items in the list, or zero when it is empty!",
@@ -110,12 +111,13 @@ class Encoder:
             raise ValueError(f"unknown dtype {dtype!r}, expected auto, {', '.join(_DTYPES)}.")
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}.")
-        _set_threads()
-        self.device = _choose_device(device)
+        set_threads()
+        self.device = choose_device(device)
         folder = find_model(model)
         self.model_id = model_id_of(folder)
         self._stack = read_stack(folder)
-        self._model, self._pooler = load_transformer(self._stack.transformer)
+        self._model = load_transformer(self._stack.transformer)
+        self._pooler = self._model.pooler
         self._stages = [load_dense(s) if isinstance(s, DenseStage) else s for s in self._stack.stages]
         self._tokenizer = TextTokenizer(self._stack.transformer, lower=self._stack.lower)
         self.pooling = self._check_pooling(pooling or self._stack.pooling)
@@ -137,7 +139,7 @@ class Encoder:
     @property
     def dtype(self) -> str:
         """Arithmetic of the transformer: ``"float32"``, ``"bfloat16"`` or ``"float16"``."""
-        return str(next(self._model.parameters()).dtype).removeprefix("torch.")
+        return str(self._model.dtype).removeprefix("torch.")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -276,17 +278,13 @@ class Encoder:
     def _forward(self, ids: np.ndarray, mask: np.ndarray) -> tuple[tuple[Tensor, ...], Tensor]:
         """Run the transformer; return the hidden states the pooling looks at, and the mask."""
         keep = torch.from_numpy(mask).to(self.device)
-        every = self.pooling == "first-last-avg"
-        output = self._model(
-            input_ids=torch.from_numpy(ids).to(self.device), attention_mask=keep.long(), output_hidden_states=every
-        )
-        return (output.hidden_states if every else (output.last_hidden_state,)), keep
+        return self._model(torch.from_numpy(ids).to(self.device), keep, self.pooling == "first-last-avg"), keep
 
     @torch.inference_mode()
     def _sentence_vectors(self, ids: np.ndarray, mask: np.ndarray, unit: bool) -> np.ndarray:
         states, keep = self._forward(ids, mask)
         used = [states[0], states[1], states[-1]] if len(states) > 1 else states
-        vectors = pool([state.float() for state in used], keep, self.pooling, pooler=self._pooler)
+        vectors = pool([state.float() for state in used], keep, self.pooling, pooler=self._pool_linearly)
         for i, stage in enumerate(self._stages):
             if not isinstance(stage, str):
                 vectors = stage(vectors)
@@ -296,6 +294,10 @@ class Encoder:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         array: np.ndarray = vectors.numpy(force=True)
         return array
+
+    def _pool_linearly(self, first: Tensor) -> Tensor:
+        assert self._pooler is not None  # _check_pooling saw to it
+        return torch.nn.functional.linear(first, *self._pooler)
 
     def _prompt(self, name: str | None) -> str:
         if name is None:
@@ -331,9 +333,7 @@ class Encoder:
             raise CheckpointError(
                 f"{where} holds no weights of a linear pooler.", remedy='Use another pooling, such as "cls".'
             )
-        width = self._model.config.hidden_size
-        if mode == "pooler" and self._pooler is not None:
-            width = int(self._pooler.out_features)  # type: ignore[arg-type]
+        width = self._model.hidden_size
         for stage in self._stack.stages:
             if isinstance(stage, DenseStage):
                 if stage.in_features != width:
@@ -344,11 +344,8 @@ class Encoder:
 
     def _choose_max_length(self, wanted: int | None) -> int:
         limits = [self._tokenizer.model_max_length]
-        positions = getattr(self._model.config, "max_position_embeddings", None) or 0
-        table = getattr(getattr(self._model, "embeddings", None), "position_embeddings", None)
-        padding = getattr(table, "padding_idx", None)  # RoBERTa counts positions from padding_idx + 1
-        if positions > 0:
-            limits.append(positions - (0 if padding is None else padding + 1))
+        if self._model.max_positions is not None and self._model.max_positions > 0:
+            limits.append(self._model.max_positions)
         most = min(limits)
         least = self._tokenizer.specials + 1
         if wanted is None:
@@ -361,54 +358,21 @@ class Encoder:
 
     def _to_device(self, dtype: str) -> None:
         self._stages = [stage if isinstance(stage, str) else stage.to(self.device) for stage in self._stages]
-        if self._pooler is not None:
-            self._pooler = copy.deepcopy(self._pooler).to(self.device)  # stays in float32, as all that follows it
-        self._model.to(self.device)
+        if self._pooler is not None:  # in float32, as all that follows the transformer
+            self._pooler = (self._pooler[0].to(self.device), self._pooler[1].to(self.device))
+        self._model = self._model.to(self.device, _DTYPES.get(dtype, torch.float32))
         if dtype != "auto":
-            self._model.to(_DTYPES[dtype])
             return
-        if not _has_native_bfloat16(self.device):
+        if not has_native_bfloat16(self.device):
             return
         probes = self._tokenizer.encode(_PROBES)
         batch = probes.padded(np.arange(len(_PROBES)), self._tokenizer.pad_id)
         exact = self._model
         reference = self._sentence_vectors(*batch, True)
-        self._model = copy.deepcopy(exact).to(torch.bfloat16)
+        self._model = exact.to(self.device, torch.bfloat16)
         worst = float((self._sentence_vectors(*batch, True) * reference).sum(axis=1).min())
-        if not worst >= 0.999:  # a NaN fails, too
+        if not worst >= _LEAST_COSINE:  # a NaN fails, too
             self._model = exact
             _LOG.warning("%s: bfloat16 reaches a cosine of %.5f to float32 only; using float32.", self.model_id, worst)
         else:
             _LOG.info("%s: bfloat16, cosine to float32 at least %.5f on probes.", self.model_id, worst)
-
-
-def _set_threads() -> None:
-    threads = os.environ.get("KEXUE_THREADS")
-    if threads is not None:
-        if not threads.isdecimal() or int(threads) < 1:
-            raise ValueError(f"KEXUE_THREADS must be a positive whole number, got {threads!r}.")
-        torch.set_num_threads(int(threads))
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        device = os.environ.get("KEXUE_DEVICE") or "auto"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        if torch.empty(0, device=device).device.type in ("cpu", "cuda", "mps"):
-            return torch.device(device)
-        reason = "not a place to compute"
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-    raise ValueError(f"device {device!r} cannot be used here ({reason}); expected auto, cpu, cuda or mps.")
-
-
-def _has_native_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if device.type == "cpu" else ""
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

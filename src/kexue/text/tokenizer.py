@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from math import ceil
@@ -11,10 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.errors import CheckpointError
+from kexue.errors import CheckpointError, MissingDependencyError
 
 _CHUNK = 1024  # texts in the tokenizer at a time: its records take a hundred times the bytes of the ids
 _CHARACTERS_PER_TOKEN = 32  # far above what any vocabulary needs for running text
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 _MARGIN = 128  # tokens past the limit that make sure a cut word changed nothing before it
 
 
@@ -68,24 +77,16 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path, *, lower: bool = False) -> None:
-        transformers = import_optional("transformers")
-        try:
-            loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            self._backend: Any = loaded.backend_tokenizer
-        except Exception as error:  # damaged files surface as many types
-            raise CheckpointError(
-                f"{folder} has no tokenizer that can be loaded: {type(error).__name__}: {error}",
-                remedy="The folder needs tokenizer.json beside config.json.",
-            ) from error
+        self._backend, special = _load(folder)
         if lower:
-            normalizers = import_optional("tokenizers").normalizers
+            normalizers = import_optional("tokenizers", extra="text").normalizers
             own = self._backend.normalizer
             self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
         self._backend.no_padding()
-        self.model_max_length: int = loaded.model_max_length  # a huge number where the folder is silent
-        self.pad_id: int = loaded.pad_token_id or 0
+        self.model_max_length = special.max_length
+        self.pad_id = special.pad_id or 0
         self.specials: int = self._backend.num_special_tokens_to_add(False)
-        self._unknown_id: int | None = loaded.unk_token_id
+        self._unknown_id = special.unknown_id
 
     def set_max_length(self, max_length: int) -> None:
         """Cut at `max_length` tokens, special ones included."""
@@ -134,6 +135,56 @@ class TextTokenizer:
                     size *= 8
                     encodings[i] = encode_batch([text[:size]])[0]
             yield start, encodings
+
+
+class _Special(NamedTuple):
+    pad_id: int | None
+    unknown_id: int | None
+    max_length: int  # a huge number where the folder is silent
+
+
+def _load(folder: Path) -> tuple[Any, _Special]:
+    """Return the folder's ``tokenizers.Tokenizer`` and what its configuration says."""
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise CheckpointError(f"{folder} has no tokenizer.", remedy="Copy the whole folder, with its tokenizer.json.")
+    try:
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        bert = config.get("tokenizer_class") in ("BertTokenizer", "BertTokenizerFast")
+        return _load_bert(folder, config) if bert and (folder / "tokenizer.json").is_file() else _load_any(folder)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # damaged files surface as many types
+        raise CheckpointError(
+            f"{folder} has no tokenizer that can be loaded: {type(error).__name__}: {error}",
+            remedy="Save it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",
+        ) from error
+
+
+def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
+    """Read tokenizer.json itself; as in transformers, tokenizer_config.json has the last word on normalising."""
+    tokenizers = import_optional("tokenizers", extra="text")
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+
+    def token_id(key: str, default: str) -> int | None:
+        token = config.get(key) or default
+        found: int | None = backend.token_to_id(token["content"] if isinstance(token, dict) else token)
+        return found
+
+    length = config.get("model_max_length")
+    return backend, _Special(token_id("pad_token", "[PAD]"), token_id("unk_token", "[UNK]"), int(length or 1e30))
+
+
+def _load_any(folder: Path) -> tuple[Any, _Special]:
+    transformers = import_optional("transformers")
+    loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return loaded.backend_tokenizer, _Special(loaded.pad_token_id, loaded.unk_token_id, loaded.model_max_length)
 
 
 def _name_invalid(chunk: Sequence[str], start: int) -> str:
