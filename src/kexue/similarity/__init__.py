@@ -11,26 +11,66 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kexue.similarity._kernel import Kernel, whitening_kernel
     from kexue.similarity._moments import Moments, merge_moments, moments
+    from kexue.similarity.evaluation import (
+        Evaluation,
+        EvaluationRow,
+        EvaluationTest,
+        evaluate_pairs,
+        known_item,
+        pair_cosine,
+        retrieval_metrics,
+        spearman,
+        spearman_ceiling,
+    )
+    from kexue.similarity.pairs import PairDataset, load_pairs
     from kexue.similarity.rotation import RotationOperator, align_mean, rotation_between
+    from kexue.similarity.tuning import Tuned, TunedRow, tune_whitening
     from kexue.similarity.whitening import Whitening, whiten
 
 _HOME = {
     "_moments": ("Moments", "merge_moments", "moments"),
     "_kernel": ("Kernel", "whitening_kernel"),
+    "evaluation": (
+        "Evaluation",
+        "EvaluationRow",
+        "EvaluationTest",
+        "evaluate_pairs",
+        "known_item",
+        "pair_cosine",
+        "retrieval_metrics",
+        "spearman",
+        "spearman_ceiling",
+    ),
+    "pairs": ("PairDataset", "load_pairs"),
     "rotation": ("RotationOperator", "align_mean", "rotation_between"),
+    "tuning": ("Tuned", "TunedRow", "tune_whitening"),
     "whitening": ("Whitening", "whiten"),
 }
 _LAZY = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Evaluation",
+    "EvaluationRow",
+    "EvaluationTest",
     "Kernel",
     "Moments",
+    "PairDataset",
     "RotationOperator",
+    "Tuned",
+    "TunedRow",
     "Whitening",
     "align_mean",
+    "evaluate_pairs",
+    "known_item",
+    "load_pairs",
     "merge_moments",
     "moments",
+    "pair_cosine",
+    "retrieval_metrics",
     "rotation_between",
+    "spearman",
+    "spearman_ceiling",
+    "tune_whitening",
     "whiten",
     "whitening_kernel",
 ]

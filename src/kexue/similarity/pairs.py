@@ -1,0 +1,286 @@
+"""Labelled sentence pairs from files and from the folder of data sets: never guessed at, never silently repaired."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from kexue.errors import DataError
+from kexue.similarity._arrays import Array
+
+_KNOWN = (("text_a", "text_b", "label"), ("sentence1", "sentence2", "label"), ("sentence1", "sentence2", "score"))
+_LABEL_NAMES = {"label", "labels", "score", "similarity", "gold"}
+_FORMATS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """Pairs of texts with one number each.
+
+    Attributes:
+        name: of the data set, or of the file without its suffixes.
+        split: part of a named set, such as ``"test"``; empty for a file.
+        texts_a: n texts.
+        texts_b: n texts, the partners.
+        labels: (n,), float64: 0/1 or a grade; larger = more alike.
+        skipped: lines left out because they do not have the right number of fields.
+        replaced: lines in which invalid UTF-8 was replaced (errors="replace").
+    """
+
+    name: str
+    split: str
+    texts_a: list[str]
+    texts_b: list[str]
+    labels: Array
+    skipped: int = 0
+    replaced: int = 0
+
+    def __len__(self) -> int:
+        return len(self.texts_a)
+
+
+def load_pairs(
+    name_or_path: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    errors: Literal["strict", "replace"] = "strict",
+) -> PairDataset:
+    """Read labelled pairs from a file, or a named set from the folder in `KEXUE_DATA`.
+
+    A file is ``.tsv`` (split on tabs, no quoting), ``.csv`` or ``.jsonl``, also with ``.gz``. A line holds text,
+    text, number. A header is recognised by its names (text_a, text_b, label; sentence1, sentence2, label or score),
+    by a third field such as "label" or "score", or by `columns`; otherwise line 1 is data.
+
+    Args:
+        name_or_path: a file, a folder of splits, or the name of a set: a folder below ``KEXUE_DATA/pairs_*``.
+        split: file of a set, such as ``"train"``. None takes "test", else "valid", else the only one.
+        columns: names of (text, text, label) where they differ.
+        errors: ``"strict"`` stops at invalid UTF-8, ``"replace"`` puts U+FFFD and counts the lines in `.replaced`.
+
+    Returns:
+        PairDataset. Lines with a wrong number of fields are left out and counted in `.skipped`; blank ones are not.
+
+    Raises:
+        DataError: no such file, set or split (those found are listed); a label that is no finite number (path, line and
+            column are named); invalid UTF-8; a damaged file; no pair at all.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "pairs.tsv"
+        >>> _ = file.write_text("a cat\\ta kitten\\t1\\na cat\\ta brick\\t0\\n")
+        >>> load_pairs(file).labels.tolist()
+        [1.0, 0.0]
+    """
+    if errors not in ("strict", "replace"):
+        raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}.")
+    if columns is not None and (isinstance(columns, str) or len(columns) != 3):
+        raise ValueError(f"columns must name three columns (text, text, label), got {columns!r}.")
+    path, name, chosen = _locate(name_or_path, split)
+    reader = _Reader(path, None if columns is None else tuple(columns), errors)
+    texts_a, texts_b, labels = [], [], []
+    for a, b, label in reader.triples():
+        texts_a.append(a)
+        texts_b.append(b)
+        labels.append(label)
+    if not labels:
+        raise DataError(
+            f"no pairs ({reader.skipped} lines without the right number of fields).",
+            path=path,
+            remedy="A line is text, text and number, separated by tabs (.tsv) or commas (.csv).",
+        )
+    return PairDataset(name, chosen, texts_a, texts_b, np.array(labels), reader.skipped, reader.replaced)
+
+
+# ---- where ---------------------------------------------------------------------------------------------------------
+
+
+def _locate(name_or_path: str | os.PathLike[str], split: str | None) -> tuple[Path, str, str]:
+    """File, name of the set, name of the split ("" for a plain file)."""
+    path = Path(name_or_path)
+    if path.is_file():
+        if split is not None:
+            raise DataError(f"a file has no splits, got split={split!r}.", path=path, remedy="Leave split out.")
+        return path, _stem(path), ""
+    folder = path if path.is_dir() else _named(os.fspath(name_or_path))
+    splits = {_stem(file): file for file in sorted(folder.iterdir()) if _format(file)}
+    wanted = [split] if split is not None else ["test", "valid", *(splits if len(splits) == 1 else ())]
+    for candidate in wanted:
+        if candidate in splits:
+            return splits[candidate], folder.name, candidate
+    raise DataError(
+        f"{folder.name!r} has no split {split!r}." if split is not None else f"{folder.name!r} has no test or valid.",
+        path=folder,
+        remedy=f"Choose split from: {', '.join(splits) or 'nothing (no tsv, csv or jsonl file there)'}.",
+    )
+
+
+def _named(name: str) -> Path:
+    root = os.environ.get("KEXUE_DATA")
+    if not root:
+        raise DataError(
+            f"{name!r} is neither a file nor a folder, and KEXUE_DATA is not set.",
+            remedy="Give the path of a tsv, csv or jsonl file, or set KEXUE_DATA to the folder of data sets.",
+        )
+    found = {folder.name: folder for folder in sorted(Path(root).glob("pairs_*/*")) if folder.is_dir()}
+    if name not in found:
+        raise DataError(
+            f"{name!r} is neither a file nor a data set in KEXUE_DATA ({root}).",
+            remedy=f"Data sets found: {', '.join(found) or 'none'}.",
+        )
+    return found[name]
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return name.removesuffix(Path(name).suffix)
+
+
+def _format(path: Path) -> str | None:
+    return _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+
+
+# ---- what ----------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """One pass over a file, counting what was skipped and replaced."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...] | None, errors: str) -> None:
+        self.path, self.columns, self.errors = path, columns, errors
+        self.skipped = self.replaced = 0
+        self.place: tuple[int, ...] = (0, 1, 2)  # where text, text and label stand
+        self.names: tuple[str, ...] = ("text_a", "text_b", "label")
+        self.width = 3
+
+    def triples(self) -> Iterator[tuple[str, str, float]]:
+        kind = _format(self.path)
+        if kind is None:
+            raise DataError(
+                f"unknown format {self.path.suffix!r}.",
+                path=self.path,
+                remedy="Known are .tsv, .txt (tabs), .csv and .jsonl, each also with .gz.",
+            )
+        if kind == "jsonl":
+            yield from self._json()
+            return
+        first = True
+        for line, fields in self._tabs() if kind == "tsv" else self._commas():
+            if first and self._header(fields):
+                first = False
+                continue
+            if len(fields) == self.width:
+                a, b, label = (fields[i] for i in self.place)
+                yield a, b, self._number(label, line, first)
+            else:
+                self.skipped += 1
+            first = False
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        opener: Callable[..., Any] = gzip.open if self.path.suffix == ".gz" else open
+        try:
+            with opener(self.path, "rb") as file:
+                for number, raw in enumerate(file, 1):
+                    data = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                    try:
+                        text = data.decode("utf-8")
+                    except UnicodeDecodeError as error:
+                        if self.errors == "strict":
+                            raise DataError(
+                                f"invalid UTF-8 ({error.reason}) at byte {error.start + 1} of the line.",
+                                path=self.path,
+                                line=number,
+                                remedy='Convert the file, or read it with errors="replace".',
+                            ) from error
+                        text = data.decode("utf-8", "replace")
+                        self.replaced += 1
+                    yield number, text
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"damaged gzip file ({error}).", path=self.path) from error
+
+    def _tabs(self) -> Iterator[tuple[int, list[str]]]:
+        for number, text in self._lines():
+            stripped = text.rstrip("\r\n")
+            if stripped:
+                yield number, stripped.split("\t")
+
+    def _commas(self) -> Iterator[tuple[int, list[str]]]:
+        limit = csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's 128 kB
+        try:
+            rows = csv.reader((text for _, text in self._lines()), strict=True)
+            for fields in rows:
+                if fields:
+                    yield rows.line_num, fields
+        except csv.Error as error:
+            raise DataError(f"not readable as csv ({error}).", path=self.path, line=rows.line_num) from error
+        finally:
+            csv.field_size_limit(limit)
+
+    def _json(self) -> Iterator[tuple[str, str, float]]:
+        for number, text in self._lines():
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise DataError(f"not JSON ({error.msg}).", path=self.path, line=number, column=error.colno) from error
+            if not isinstance(record, dict):
+                raise DataError(f"expected an object, got {text.strip()[:40]!r}.", path=self.path, line=number)
+            names = next((known for known in self._candidates() if set(known) <= set(record)), None)
+            if names is None:
+                self.skipped += 1
+                continue
+            self.names = names
+            a, b, label = (record[name] for name in names)
+            for column, value in zip(names, (a, b), strict=False):
+                if not isinstance(value, str):
+                    raise DataError(f"expected a text, got {value!r}.", path=self.path, line=number, column=column)
+            yield a, b, self._number(label, number, False)
+
+    def _candidates(self) -> Sequence[tuple[str, ...]]:
+        return _KNOWN if self.columns is None else (self.columns,)
+
+    def _header(self, fields: list[str]) -> bool:
+        """Whether line 1 is a header; when it is, note where the three columns stand."""
+        lowered = [field.strip().lower() for field in fields]
+        exact = [field.strip() for field in fields]
+        for names in self._candidates():
+            row = exact if self.columns is not None else lowered
+            if set(names) <= set(row):
+                self.place, self.names, self.width = tuple(row.index(name) for name in names), names, len(row)
+                return True
+        if self.columns is not None:
+            raise DataError(
+                f"no columns {', '.join(map(repr, self.columns))} in the header.",
+                path=self.path,
+                line=1,
+                remedy=f"Columns found: {', '.join(exact)}.",
+            )
+        return len(fields) == 3 and lowered[2] in _LABEL_NAMES
+
+    def _number(self, label: Any, line: int, first: bool) -> float:
+        try:
+            value = float(label)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            hint = "If line 1 is a header, name its columns: columns=(text, text, label)." if first else ""
+            raise DataError(
+                f"the label must be a number, got {label!r}.",
+                path=self.path,
+                line=line,
+                column=self.names[2],
+                remedy=hint or "Correct the line or leave it out.",
+            )
+        return value
