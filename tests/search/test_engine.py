@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kexue.search.engine import Engine, Position, read_position, wants_approximate
+from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position, wants_approximate
+from kexue.search.nearest import nearest, top_k
 
 pytest.importorskip("faiss")
 
@@ -23,7 +27,7 @@ def build(keys: np.ndarray, vectors: np.ndarray, approx: str = "exact") -> Engin
         return vectors[np.random.default_rng(0).permutation(len(vectors))[:size]]
 
     blocks = [(keys[i : i + 100], vectors[i : i + 100]) for i in range(0, len(keys), 100)]
-    return Engine.build(lambda: blocks, sample, n=len(keys), dims=vectors.shape[1], approx=approx)
+    return build_engine(blocks, sample, n=len(keys), dims=vectors.shape[1], approx=approx)
 
 
 def best(queries: np.ndarray, keys: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,10 +36,34 @@ def best(queries: np.ndarray, keys: np.ndarray, vectors: np.ndarray, k: int) -> 
     return np.take_along_axis(scores, order, 1), keys[order]
 
 
-# A filter that leaves few, and one that leaves many, take different paths; so do one query and many.
+@given(st.lists(st.lists(st.integers(-3, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(1, 8))
+def test_top_k_is_a_stable_sort_cut_off(scores: list[list[int]], k: int) -> None:
+    matrix = np.array(scores, np.float32)
+    order = np.argsort(-matrix, axis=1, kind="stable")[:, :k]
+    best, columns = top_k(matrix, k)
+    assert (columns == order).all()
+    assert (best == np.take_along_axis(matrix, order, 1)).all()
+
+
+@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 12), st.lists(st.integers(0, 5), max_size=5))
+def test_blocks_do_not_matter(seed: int, m: int, k: int, sizes: list[int]) -> None:
+    generator = np.random.default_rng(seed)
+    n = sum(sizes)
+    # small whole numbers: products are exact, and tie
+    vectors = generator.integers(-1, 2, (n, 3)).astype(np.float32)
+    queries = generator.integers(-1, 2, (m, 3)).astype(np.float32)
+    keys, edges = np.arange(10, 10 + n), np.cumsum([0, *sizes])
+    blocks = [(keys[a:b], vectors[a:b]) for a, b in pairwise(edges)]
+    scores, found = nearest(queries, blocks, k)
+    expected, wanted = best(queries, keys, vectors, k)
+    assert (found == wanted).all()
+    assert (scores == expected).all()
+
+
+# One query and many take different paths.
 @pytest.mark.parametrize("m", [1, 50])
 @pytest.mark.parametrize("kept", [None, 0.05, 0.9])
-def test_flat_search_is_brute_force(m: int, kept: float | None) -> None:
+def test_exact_search_is_brute_force(m: int, kept: float | None) -> None:
     generator = np.random.default_rng(m)
     vectors, queries = unit(generator, 700, 16), unit(generator, m, 16)
     keys = np.cumsum(generator.integers(1, 5, 700))
@@ -98,7 +126,7 @@ def test_a_snapshot_gives_the_same_answers(tmp_path: Path, approx: str) -> None:
     path = tmp_path / "s"
     engine.save(path)
     assert read_position(path) == Position("abc", 1502, 7)
-    loaded = Engine.load(path)
+    loaded = load_engine(path)
     assert loaded is not None
     assert (loaded.position, loaded.exact, loaded.dims) == (engine.position, engine.exact, engine.dims)
     for one in (engine, loaded):  # and goes on living in the same way
@@ -123,4 +151,4 @@ def test_a_damaged_snapshot_is_no_snapshot(tmp_path: Path, harm: str) -> None:
         "none": path.unlink,
     }
     broken[harm]()
-    assert Engine.load(path) is None
+    assert load_engine(path) is None

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kexue.errors import DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
 from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, Row, Store, open_store
-from kexue.search.store import EmbeddedStore
+from kexue.search.store import EmbeddedStore, database
 from kexue.search.store import embedded as embedded_module
 
 pytest.importorskip("faiss")
@@ -314,7 +314,7 @@ def test_a_reader_refuses_to_write(tmp_path: Path) -> None:
 
 def test_an_index_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = create(tmp_path / "x.kx")
-    monkeypatch.setattr(embedded_module.os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(database.os, "access", lambda *_: False)  # root may write everywhere
     store = EmbeddedStore.open(path, readonly=True)
     assert store.search(np.stack([vector(1)]), 1)[0][0].id == "id1"
     store.close()
@@ -392,7 +392,7 @@ store.close()
 
 def opened_engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     counts = {"built": 0, "loaded": 0}
-    build, load = EmbeddedStore._build, embedded_module.Engine.load
+    build, load = EmbeddedStore._build, embedded_module.load_engine
 
     def counted_build(*arguments: object) -> object:
         counts["built"] += 1
@@ -404,7 +404,7 @@ def opened_engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return found
 
     monkeypatch.setattr(EmbeddedStore, "_build", counted_build)
-    monkeypatch.setattr(embedded_module.Engine, "load", counted_load)
+    monkeypatch.setattr(embedded_module, "load_engine", counted_load)
     return counts
 
 

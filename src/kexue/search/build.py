@@ -18,11 +18,11 @@ from kexue._progress import Progress
 from kexue.corpus import read_records
 from kexue.errors import IndexFormatError, SpaceMismatchError
 from kexue.search.index import APPROX, BATCH, AddReport, Index
+from kexue.search.nearest import Vectors
 from kexue.search.space import Model, Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexExistsError, Row, local_path
-from kexue.search.store.base import Vectors
-from kexue.search.store.embedded import check_file, release
+from kexue.search.store.database import check_file, release
 from kexue.similarity import Whitening
 
 Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

@@ -17,10 +17,11 @@ from kexue._progress import Progress
 from kexue.errors import IndexFormatError, ModelNotFoundError
 from kexue.search.documents import check_documents, check_id, check_text
 from kexue.search.filters import conditions
+from kexue.search.nearest import Vectors
 from kexue.search.space import Model, Space, SupportsEncode, as_vectors, is_fitted
 from kexue.search.store import CompactReport, EmbeddedStore, Store, local_path, open_store
-from kexue.search.store.base import Filter, Row, Value, Vectors
-from kexue.search.store.embedded import FORMAT_VERSION
+from kexue.search.store.base import Filter, Row, Value
+from kexue.search.store.database import FORMAT_VERSION
 from kexue.similarity import Whitening
 
 BATCH = 512  # documents encoded, and made durable, at a time

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue.errors import SpaceMismatchError
-from kexue.search.store.base import Value, Vectors
+from kexue.search.nearest import Vectors
+from kexue.search.store.base import Value
 from kexue.similarity import Whitening
 
 
@@ -175,8 +176,9 @@ def as_vectors(vectors: Any, *, dim: int | None, what: str) -> Vectors:
             received=found.shape[1],
             remedy="Use vectors of the index's own encoder, before whitening.",
         )
-    with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(found, np.float32)
+    if found.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            found = found.astype(np.float32)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise ValueError(f"{what} hold NaN or infinity in row {row}; every number must be finite in float32.")

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from kexue.errors import IndexFormatError, KexueError
+from kexue.search.nearest import Vectors
 
-Vectors = npt.NDArray[np.float32]
 Value = str | bytes
 Filter = Mapping[str, Any]
 

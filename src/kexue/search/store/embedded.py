@@ -9,57 +9,37 @@ snapshot beside the file, are therefore brought up to date by the same few lines
 from __future__ import annotations
 
 import contextlib
-import datetime
-import errno
 import json
 import os
 import secrets
-import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
-from kexue._files import replacing
-from kexue.errors import DiskFullError, IndexFormatError, KexueError, SpaceMismatchError
-from kexue.search.engine import Engine, Keys, Position, read_position, wants_approximate
+from kexue.errors import KexueError, SpaceMismatchError
+from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position, wants_approximate
 from kexue.search.filters import to_sql
+from kexue.search.nearest import Keys, Scores, Vectors, nearest
+from kexue.search.store import database
 from kexue.search.store.base import (
     CompactReport,
     Filter,
     Found,
-    IndexBusyError,
     IndexExistsError,
-    IndexMissingError,
     Row,
     Upserted,
     Value,
-    Vectors,
 )
 
-APPLICATION_ID = int.from_bytes(b"kexu", "big")
-FORMAT_VERSION = 1
-_PAGE = 16_384  # holds several vectors of usual length with little waste
 _BLOCK = 4_096  # vectors read at a time
 _FILTERS_KEPT = 16
 _SNAPSHOT_DRIFT = 0.1  # of the documents; beyond, closing writes a new snapshot
-
-_SCHEMA = f"""
-PRAGMA page_size = {_PAGE};
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-CREATE TABLE documents (
-    key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL
-);
-CREATE TABLE vectors (key INTEGER PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE tombstones (n INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL);
-"""
+_decode = json.JSONDecoder().raw_decode
 _IDS = "(SELECT value FROM json_each(?))"
 
 
@@ -97,43 +77,17 @@ class EmbeddedStore:
                 raise IndexExistsError(
                     f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
                 )
-            check_file(target)
-        with replacing(target) as temporary:
-            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-                connection.executescript(_SCHEMA)
-                values = {"epoch": secrets.token_hex(8), "created": now(), "updated": now(), **metadata}
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-                connection.execute("PRAGMA journal_mode = WAL")
-            if overwrite:
-                release(target)
+            database.check_file(target)
+        database.create(target, metadata)
         return cls.open(target)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, readonly: bool = False) -> EmbeddedStore:
         """Open a store that exists; the first line of defence against foreign, damaged and newer files."""
         target = Path(path)
-        check_file(target)
-        writable = os.access(target, os.W_OK) and os.access(target.parent, os.W_OK)
-        if not writable and not readonly:
-            raise KexueError(f"{target} cannot be written.", remedy="Open it with readonly=True, or change its rights.")
-        mode = "mode=rw"
-        if not writable:
-            mode = "mode=ro" if Path(f"{target}-wal").exists() else "mode=ro&immutable=1"
-        with sqlite_errors(target):
-            connection = sqlite3.connect(
-                f"file:{quote(str(target.absolute()))}?{mode}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=cls.busy_timeout,
-            )
-            try:
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute(f"PRAGMA query_only = {int(readonly)}")
-                connection.execute("SELECT key FROM meta LIMIT 1").fetchone()
-            except BaseException:
-                connection.close()
-                raise
+        database.check_file(target)
+        with database.sqlite_errors(target):
+            connection = database.connect(target, readonly=readonly, timeout=cls.busy_timeout)
         return cls(target, connection, readonly=readonly)
 
     def close(self, *, snapshot: bool = True) -> None:
@@ -214,9 +168,9 @@ class EmbeddedStore:
                 self._set_metadata(connection, {"epoch": epoch})
             if engine is not None:
                 engine.position = engine.position._replace(epoch=epoch)
-            with self._errors(before):
-                self._live.execute("VACUUM")
-                self._live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with self._guarded(before) as connection:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self.save_snapshot()
         return CompactReport(before, self.size())
 
@@ -350,12 +304,12 @@ class EmbeddedStore:
         epoch = str(_scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
         n = _scalar(connection, "SELECT count(*) FROM documents")
         approx = str(_scalar(connection, "SELECT coalesce((SELECT value FROM meta WHERE key = 'approx'), 'auto')"))
-        engine = self._engine or (Engine.load(self.snapshot_path) if n else None)
+        engine = self._engine or (load_engine(self.snapshot_path) if n else None)
         if engine is not None and (engine.position.epoch != epoch or engine.exact == wants_approximate(n, approx)):
             engine = None
         if engine is not None:
             self._catch_up(connection, engine)
-        if engine is None or len(engine) != n:
+        if engine is None or len(engine.keys) != n:
             engine = self._build(connection, n, approx) if n else None
         if engine is not None:
             last_key = _scalar(connection, "SELECT max(seq) FROM sqlite_sequence WHERE name = 'documents'")
@@ -374,7 +328,7 @@ class EmbeddedStore:
             some = np.random.default_rng(0).permutation(keys)[:size]
             return np.concatenate([block for _, block in _chosen(connection, np.sort(some))])
 
-        return Engine.build(lambda: _blocks(connection, "key > 0", ()), sample, n=n, dims=dims, approx=approx)
+        return build_engine(_blocks(connection, "key > 0", ()), sample, n=n, dims=dims, approx=approx)
 
     def _catch_up(self, connection: sqlite3.Connection, engine: Engine) -> None:
         _, last_key, last_removal = engine.position
@@ -407,9 +361,9 @@ class EmbeddedStore:
         allowed: Keys | None,
         exact: bool,
         candidates: int | None,
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    ) -> tuple[Scores, Keys]:
         """Candidates from the inverted file, scored by their stored vectors; a scan where that is exact or cheaper."""
-        among = len(engine if allowed is None else allowed)
+        among = len(engine.keys if allowed is None else allowed)
         wanted = max(k, candidates or max(4 * k, 100))
         if exact or wanted >= among // 4 or (allowed is not None and among <= _BLOCK):
             return _scan(connection, vectors, k, allowed)
@@ -442,15 +396,21 @@ class EmbeddedStore:
         return self._live.execute("PRAGMA data_version").fetchone()[0], self._writes
 
     @contextlib.contextmanager
-    def _errors(self, needed: int = 0) -> Iterator[None]:
-        with sqlite_errors(self.path, needed=needed, waited=self.busy_timeout):
-            yield
+    def _guarded(self, needed: int) -> Iterator[sqlite3.Connection]:
+        """The connection, one thread at a time, its errors explained."""
+        with self._lock:
+            try:
+                yield self._live
+            except (sqlite3.Error, OSError) as error:
+                told = database.explain(error, self.path, needed=needed, waited=self.busy_timeout)
+                if told is None:
+                    raise
+                raise told from error
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the file."""
-        with self._lock, self._errors():
-            connection = self._live
+        with self._guarded(0) as connection:
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -459,100 +419,20 @@ class EmbeddedStore:
 
     @contextlib.contextmanager
     def _writing(self, needed: int) -> Iterator[sqlite3.Connection]:
-        """A transaction that is durable when the block ends and undone when it raises."""
+        """A transaction that is durable when the block ends and undone when it raises; about `needed` bytes."""
         if self.readonly:
             raise KexueError(f"{self.path} was opened with readonly=True.", remedy="Open it without, to write.")
-        with self._lock, self._errors(needed):
-            connection = self._live
+        with self._guarded(needed) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                self._set_metadata(connection, {"updated": now()})
+                self._set_metadata(connection, {"updated": database.now()})
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
             self._writes += 1
-
-
-def check_file(path: Path) -> None:
-    """Refuse, from the first bytes, what is no index of ours: nothing, a folder, another file, a newer format."""
-    rebuild = "Restore it from a copy, or build it again (kexue index build)."
-    if path.is_dir():
-        raise IndexFormatError(f"{path} is a folder, not an index.", remedy="Name the index file.")
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError as error:
-        raise IndexMissingError(f"there is no index at {path}.", remedy="Build one: kexue index build.") from error
-    if header[:16] != b"SQLite format 3\0" or len(header) < 100:
-        raise IndexFormatError(f"{path} is not a kexue index, or its beginning is damaged.", remedy=rebuild)
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise IndexFormatError(f"{path} is a SQLite database, but not a kexue index.", remedy="Name an index file.")
-    version = int.from_bytes(header[60:64], "big")
-    if version > FORMAT_VERSION:
-        raise IndexFormatError(
-            f"{path} has format {version}; this version of kexue reads up to {FORMAT_VERSION}.",
-            remedy="Upgrade kexue: pip install -U kexue.",
-        )
-    page = int.from_bytes(header[16:18], "big")
-    if size < int.from_bytes(header[28:32], "big") * (65_536 if page == 1 else page):
-        raise IndexFormatError(f"{path} is cut short: {size} bytes are left.", remedy=rebuild)
-
-
-def release(path: Path) -> None:
-    """Make an index that is there, if any, a lone file that may be replaced; IndexBusyError while it is in use."""
-    if not path.exists():
-        return
-    with sqlite_errors(path), contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")  # granted to the only connection; it takes the log in
-    Path(f"{path}-snapshot").unlink(missing_ok=True)
-
-
-def now() -> str:
-    """The time in UTC, as ISO 8601 writes it, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@contextlib.contextmanager
-def sqlite_errors(path: Path, *, needed: int = 0, waited: float = 0.0) -> Iterator[None]:
-    """Say in our words what SQLite, or the system below it, ran into."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-        free = shutil.disk_usage(path.absolute().parent).free
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free < needed + (1 << 20)):
-            raise _disk_full(path, needed, free) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise IndexBusyError(
-                f"another process holds {path}; waited {waited:g} seconds.", remedy="Try again when it is done."
-            ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-            raise IndexFormatError(
-                f"{path} is damaged: {error}.",
-                remedy="Restore it from a copy, or build it again (kexue index build).",
-            ) from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise KexueError(
-                f"{path} cannot be read or written: {error}.", remedy="Check the disk and the rights of the file."
-            ) from error
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, KexueError):
-            raise _disk_full(path, needed, shutil.disk_usage(path.absolute().parent).free) from error
-        raise
-
-
-def _disk_full(path: Path, needed: int, free: int) -> DiskFullError:
-    return DiskFullError(
-        f"no room to write {path}: about {needed} bytes are needed, {free} are free.",
-        needed=needed,
-        free=free,
-        remedy="Nothing of this step was written; make room and run it again.",
-    )
 
 
 def _scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> Any:
@@ -565,7 +445,7 @@ def _dump(metadata: Mapping[str, Any]) -> str:
 
 
 def _load(metadata: str) -> dict[str, Any]:
-    return {} if metadata == "{}" else json.loads(metadata)
+    return {} if metadata == "{}" else _decode(metadata)[0]  # skips the checks of json.loads for stray whitespace
 
 
 def _length(row: Row) -> int:
@@ -602,23 +482,13 @@ def _chosen(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, 
         yield from _blocks(connection, f"key IN {_IDS}", (json.dumps(keys[start : start + _BLOCK].tolist()),))
 
 
-def _scan(
-    connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
     """The exact answer from the stored vectors, a block at a time."""
-    scores, keys = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     blocks = _blocks(connection, "key > 0", ()) if allowed is None else _chosen(connection, allowed)
-    for block_keys, vectors in blocks:
-        scores = np.concatenate([scores, queries @ vectors.T], axis=1)
-        keys = np.concatenate([keys, np.broadcast_to(block_keys, (len(queries), len(block_keys)))], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # keys ascend, so ties stay in order of key
-        scores, keys = np.take_along_axis(scores, order, axis=1), np.take_along_axis(keys, order, axis=1)
-    return scores, keys
+    return nearest(queries, blocks, k)
 
 
-def _found(
-    connection: sqlite3.Connection, scores: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]
-) -> list[list[Found]]:
+def _found(connection: sqlite3.Connection, scores: Scores, keys: Keys) -> list[list[Found]]:
     rows = connection.execute(
         f"SELECT key, id, text, metadata FROM documents WHERE key IN {_IDS}",
         (json.dumps(keys.ravel().tolist()),),

@@ -1,0 +1,64 @@
+"""An engine's state in a file beside the database: a line of JSON, then bytes, under a checksum. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kexue._files import replacing
+
+_MAGIC = b"kexue-snapshot-1\n"
+_CHECKSUM = 9  # eight hexadecimal digits and a line end
+
+
+def write_snapshot(
+    path: str | os.PathLike[str], header: Mapping[str, Any], body: Callable[[Callable[[bytes], int]], None]
+) -> None:
+    """Write a header and what `body` hands to the function it is given; whole or not at all."""
+    with replacing(path) as temporary, temporary.open("r+b") as file:
+        crc = 0
+
+        def write(data: bytes) -> int:
+            nonlocal crc
+            crc = zlib.crc32(data, crc)
+            return file.write(data)
+
+        file.write(_MAGIC + b"0" * 8 + b"\n")
+        write(json.dumps(header).encode() + b"\n")
+        body(write)
+        file.seek(len(_MAGIC))
+        file.write(b"%08x" % crc)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The header of a snapshot, without looking at the rest; None when there is none that can be read."""
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return None
+            file.seek(_CHECKSUM, os.SEEK_CUR)
+            header = json.loads(file.readline(10_000))
+            return header if isinstance(header, dict) else None
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def open_body(path: str | os.PathLike[str]) -> Iterator[BinaryIO | None]:
+    """The bytes after the header, or None when the checksum says they are not what was written."""
+    with Path(path).open("rb") as file:
+        file.seek(len(_MAGIC))
+        stated, crc = file.read(_CHECKSUM).strip(), 0
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+        if stated != b"%08x" % crc:
+            yield None
+            return
+        file.seek(len(_MAGIC) + _CHECKSUM)
+        file.readline()
+        yield file
