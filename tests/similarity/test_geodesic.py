@@ -1,0 +1,231 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial.distance import cdist
+from scipy.stats import spearmanr
+
+from kexue.errors import InfeasibleError, NotFittedError
+from kexue.similarity.geodesic import GeodesicIndex, geodesic_distances, knn_graph
+from kexue.similarity.summary import GeodesicSummarizer
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def chords(X):
+    return np.sqrt(np.maximum(0, 2 - 2 * unit(X) @ unit(X).T))
+
+
+def floyd_warshall(distances, k, mutual=False):
+    """Dense oracle: k nearest by sorting, then all shortest paths by relaxation."""
+    n = len(distances)
+    others = distances + np.diag(np.full(n, np.inf))
+    listed = np.zeros((n, n), bool)
+    for i in range(n):
+        listed[i, np.argsort(others[i])[:k]] = True
+    edge = listed & listed.T if mutual else listed | listed.T
+    shortest = np.where(edge, distances, np.inf)
+    np.fill_diagonal(shortest, 0)
+    for via in range(n):
+        shortest = np.minimum(shortest, shortest[:, via : via + 1] + shortest[via])
+    return shortest
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+@pytest.mark.parametrize("k", [2, 5])
+def test_distances_are_shortest_paths(k, mutual):
+    X = np.random.default_rng(k).normal(size=(30, 4))
+    graph = knn_graph(X, k, symmetrize="mutual" if mutual else "union")
+    np.testing.assert_allclose(geodesic_distances(graph), floyd_warshall(chords(X), k, mutual), rtol=1e-9)
+    assert (graph != graph.T).nnz == 0
+
+
+def test_metrics():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    everything = {metric: geodesic_distances(knn_graph(X, 19, metric=metric)) for metric in ("chord", "euclidean")}
+    # k = n - 1 gives the metric itself.
+    np.testing.assert_allclose(everything["chord"], chords(X), atol=1e-7)
+    np.testing.assert_allclose(everything["euclidean"], cdist(X, X), atol=1e-9)
+    angle = knn_graph(X, 3, metric="angle")
+    chord = knn_graph(X, 3)
+    np.testing.assert_allclose(2 * np.sin(angle.data / 2), chord.data, atol=1e-12)
+    distances = cdist(X, X, "cityblock")
+    np.testing.assert_allclose(
+        geodesic_distances(knn_graph(distances, 4, metric="precomputed")), floyd_warshall(distances, 4), rtol=1e-12
+    )
+
+
+def test_half_circle_and_spiral():
+    angles = np.linspace(0, np.pi, 101)
+    circle = np.column_stack([np.cos(angles), np.sin(angles)])
+    # The ends list their second neighbour too: 96 steps of one part and 2 of two.
+    expected = 96 * 2 * np.sin(np.pi / 200) + 2 * 2 * np.sin(np.pi / 100)
+    assert geodesic_distances(circle, [0], k=2)[0, -1] == pytest.approx(expected, rel=1e-12)
+    theta = np.linspace(np.pi / 2, 9 * np.pi / 2, 200)
+    spiral = np.column_stack([np.cos(theta), np.sin(theta)]) * theta[:, None] / 10
+    arc = np.array([(t * np.sqrt(1 + t * t) + np.arcsinh(t)) / 20 for t in theta])
+    true = arc - arc[0]
+    ours = geodesic_distances(knn_graph(spiral, 3, metric="euclidean"), [0])[0]
+    assert np.abs(ours - true).max() < 0.01  # chords over up to three steps against the arc, of 9.977
+    assert spearmanr(ours, true).statistic > 0.9999
+    assert spearmanr(cdist(spiral[:1], spiral)[0], true).statistic < 0.95
+
+
+def test_laws():
+    X = np.random.default_rng(1).normal(size=(60, 5))
+    previous = None
+    for k in (3, 6, 12, 59):
+        distances = geodesic_distances(X, k=k)
+        assert (distances >= chords(X) - 1e-7).all()  # never below the straight line
+        np.testing.assert_allclose(distances, distances.T, rtol=1e-12)
+        if previous is not None:
+            assert (distances <= previous + 1e-12).all()  # more neighbours only shorten
+        previous = distances
+    rows = geodesic_distances(X, [4, 7], k=6)
+    np.testing.assert_allclose(rows, geodesic_distances(X, k=6)[[4, 7]])
+    limited = geodesic_distances(X, [4], k=6, limit=1.0)
+    np.testing.assert_array_equal(np.isinf(limited), rows[:1] > 1.0)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_identical_points_are_at_distance_zero(merge):
+    X = np.repeat(np.random.default_rng(2).normal(size=(10, 3)), 2, axis=0)
+    distances = geodesic_distances(knn_graph(X, 4, merge_duplicates=merge))
+    np.testing.assert_array_equal(distances[::2, 1::2].diagonal(), np.zeros(10))
+    assert np.isfinite(distances).all() or not merge
+    # Ten copies of one point leave it neighbours of its own only; merged, it keeps four others.
+    many = np.concatenate([np.tile(X[:1], (10, 1)), X[2::2]])
+    assert np.isfinite(geodesic_distances(knn_graph(many, 4))[0]).all()
+    assert np.isinf(geodesic_distances(knn_graph(many[:12], 3, merge_duplicates=False, symmetrize="mutual"))[0]).any()
+
+
+def test_all_points_equal():
+    assert not geodesic_distances(np.ones((5, 2)), k=2).any()
+
+
+def two_clusters():
+    generator = np.random.default_rng(3)
+    a, b = generator.normal(size=(2, 12, 2)) * 0.05
+    return np.concatenate([a + np.array([1, 0]), b + np.array([0, 1])])
+
+
+def test_disconnected():
+    X = two_clusters()
+    assert np.isinf(geodesic_distances(X, k=3)[0, -1])
+    with pytest.raises(InfeasibleError, match="2 parts of 12, 12"):
+        geodesic_distances(X, k=3, on_disconnected="raise")
+    joined = geodesic_distances(X, k=3, on_disconnected="bridge")
+    assert np.isfinite(joined).all()
+    gap = chords(X)[:12, 12:].min()
+    assert joined[:12, 12:].min() == pytest.approx(gap, rel=1e-6)  # the bridge is the closest pair
+    with pytest.raises(ValueError, match="vectors"):
+        geodesic_distances(knn_graph(X, 3), on_disconnected="bridge")
+
+
+def test_radius_cuts_edges():
+    graph = knn_graph(two_clusters(), 15, radius=0.5)
+    assert graph.data.max() <= 0.5
+    assert np.isinf(geodesic_distances(graph)[0, -1])
+
+
+def test_a_query_goes_through_its_neighbours():
+    generator = np.random.default_rng(4)
+    X, Q = generator.normal(size=(40, 3)), generator.normal(size=(5, 3))
+    index = GeodesicIndex(4).fit(X)
+    inner = geodesic_distances(X, k=4)
+    straight = np.sqrt(2 - 2 * unit(Q) @ unit(X).T)
+    for row, distances in zip(straight, index.distances(Q), strict=True):
+        near = np.argsort(row)[:4]
+        np.testing.assert_allclose(distances, (row[near][:, None] + inner[near]).min(axis=0), rtol=1e-7)
+    # A query that is a point of the corpus: its own edge has length 0 and must not be lost.
+    np.testing.assert_allclose(index.distances(X[:1])[0], inner[0], atol=1e-7)
+
+
+def test_paths_are_as_long_as_the_distance():
+    X = np.random.default_rng(5).normal(size=(50, 3))
+    index, straight = GeodesicIndex(4).fit(X), chords(X)
+    distances = geodesic_distances(X, k=4)
+    for i, j in [(0, 49), (3, 3), (10, 20)]:
+        path = index.paths(i, j)
+        assert (path[0], path[-1]) == (i, j)
+        assert sum(straight[a, b] for a, b in itertools.pairwise(path)) == pytest.approx(distances[i, j], abs=1e-6)
+    assert GeodesicIndex(3).fit(two_clusters()).paths(0, 23) == []
+
+
+def test_the_graph_is_scipy_s():
+    X = np.random.default_rng(6).normal(size=(25, 3))
+    graph = knn_graph(X, 4)
+    np.testing.assert_allclose(geodesic_distances(graph), dijkstra(csr_matrix(graph)), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "build", [lambda X: knn_graph(X, 10), lambda X: knn_graph(X, 0), lambda X: GeodesicIndex(10).fit(X)]
+)
+def test_k_must_fit(build):
+    with pytest.raises(ValueError, match="between 1 and 9"):
+        build(np.random.default_rng(7).normal(size=(10, 2)))
+
+
+def test_bad_input_is_named():
+    X = np.random.default_rng(8).normal(size=(10, 2))
+    with pytest.raises(ValueError, match="zero vector in row 2"):
+        knn_graph(np.where(np.arange(10)[:, None] == 2, 0.0, X), 3)
+    with pytest.raises(ValueError, match="row 1"):
+        knn_graph(np.where(np.arange(10)[:, None] == 1, np.nan, X), 3)
+    with pytest.raises(ValueError, match="chord"):
+        knn_graph(X, 3, metric="cosine")
+    with pytest.raises(ValueError, match=r"\[0, 10\)"):
+        geodesic_distances(X, [10], k=3)
+    with pytest.raises(NotFittedError, match="fit"):
+        GeodesicIndex().paths(0, 1)
+
+
+# --- summaries -------------------------------------------------------------------------------------------------------
+
+SENTENCES = ["battery good", "battery fine", "screen bright", "battery lasts", "screen sharp", "price low"]
+PLACES = np.array(
+    [[1.0, 0.0, 0.1], [0.95, 0.05, 0.1], [0.1, 1.0, 0.0], [0.9, 0.3, 0.1], [0.2, 0.9, 0.1], [0.4, 0.4, 0.9]]
+)
+
+
+def encode(texts):
+    return np.array([PLACES[SENTENCES.index(text)] for text in texts])
+
+
+def test_summary_ranks_by_distance_and_skips_repetition():
+    summary = GeodesicSummarizer(2, topic="battery", redundancy=0.99).summarize(SENTENCES, encode)
+    assert summary.sentences[0] in SENTENCES[:2] + SENTENCES[3:4]
+    assert not {"battery good", "battery fine"} <= set(summary.sentences)  # cosine 0.998
+    assert summary.distances == sorted(summary.distances)
+    assert summary.scores == sorted(summary.scores, reverse=True)
+    for index, path in zip(summary.indices, summary.paths, strict=True):
+        assert path[0] == index
+    assert GeodesicSummarizer(2, topic="battery").summarize(SENTENCES, encode, n=1).sentences == summary.sentences[:1]
+
+
+def test_summary_budget_counts_words_and_characters():
+    assert len(GeodesicSummarizer(3, redundancy=1.0, budget=4).summarize(SENTENCES, encode).sentences) == 2
+    chinese = ["电池很好", "屏幕不错", "价格低"]
+    summary = GeodesicSummarizer(2, redundancy=1.0, budget=7).summarize(chinese, lambda texts: np.eye(3)[: len(texts)])
+    assert sum(map(len, summary.sentences)) <= 7
+
+
+def test_summary_of_a_vector_topic_is_the_nearest():
+    summary = GeodesicSummarizer(5, topic=PLACES[5], redundancy=1.0).summarize(SENTENCES, encode)
+    assert summary.sentences[0] == "price low"
+    assert summary.distances[0] == pytest.approx(0, abs=1e-7)
+
+
+def test_summary_bad_input():
+    with pytest.raises(ValueError, match="two sentences"):
+        GeodesicSummarizer().summarize(["one"], encode)
+    with pytest.raises(ValueError, match="sentence 1 is blank"):
+        GeodesicSummarizer().summarize(["battery good", " "], encode)
+    with pytest.raises(ValueError, match="camera"):
+        GeodesicSummarizer(2, topic="camera").summarize(SENTENCES, encode)
+    with pytest.raises(ValueError, match="3 numbers"):
+        GeodesicSummarizer(2, topic=np.ones(2)).summarize(SENTENCES, encode)
