@@ -582,3 +582,12 @@ def score() -> Callable[[np.ndarray, np.ndarray], float]:
     from scipy.stats import spearmanr
 
     return lambda a, b: 100 * float(spearmanr(a, b).statistic)
+
+
+def test_token_counts_are_those_encoded(tiny_model):
+    encoder = Encoder(tiny_model)
+    texts = ["a dog runs", "", "word " * 500]
+    counts = encoder.count_tokens(texts)
+    tokens = [len(found.tokens) for found in encoder.encode_tokens(texts)]
+    assert counts == [n + 2 for n in tokens]  # [CLS] and [SEP]
+    assert counts[2] == encoder.max_length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ app.add_typer(whiten.app, name="whiten")
 for module in (search, evaluate, reproduce, demo, doctor):
     module.register(app)
 
-_UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it
 
 
 def _version(wanted: bool) -> None:
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
     except _UsageError as error:
         if as_json:
-            print(json.dumps(_verb.failure(error) | {}, ensure_ascii=False))
+            print(json.dumps(_verb.failure(error), ensure_ascii=False))
         else:
-            error.show()  # type: ignore[attr-defined]
+            error.show()
         return _verb.EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,7 +25,8 @@ MetadataColumns = Annotated[
 ]
 Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl, parquet or folder.")]
 EncodingErrors = Annotated[
-    str, typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: put U+FFFD and count.")
+    Literal["strict", "replace"],
+    typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: put U+FFFD and count."),
 ]
 Model = Annotated[str, typer.Option("--model", help="Encoder: a folder, a hub id, or auto.", envvar="KEXUE_MODEL")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]

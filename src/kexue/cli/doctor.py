@@ -58,9 +58,10 @@ def examine() -> dict[str, Any]:
     if extras["text"]:
         import torch
 
-        from kexue.text import default_device, find_model
+        from kexue.text import find_model
+        from kexue.text.devices import choose_device
 
-        torch_version, device, threads = metadata.version("torch"), str(default_device()), torch.get_num_threads()
+        torch_version, device, threads = metadata.version("torch"), str(choose_device("auto")), torch.get_num_threads()
         try:
             models.append(str(find_model("auto")))
         except KexueError as error:

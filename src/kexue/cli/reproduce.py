@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def reproduce(
             broken += 1
             print_failure(error)
             continue
-        out.emit(report.to_json() | {"verdict": report.verdict}, lambda report=report: _shown(report, folder))
+        out.emit(report.to_json() | {"verdict": report.verdict}, partial(_shown, report, folder))
     if broken:
         raise typer.Exit(1)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -46,6 +47,7 @@ def search(
 ) -> None:
     """Find the documents nearest in meaning; scores are cosines of the stored vectors."""
     from kexue.search import Index, parse_filter
+    from kexue.text import Encoder
 
     try:
         condition = parse_filter(filters) if filters else None
@@ -53,15 +55,15 @@ def search(
         raise typer.BadParameter(str(error)) from error
     with Index.open(index, readonly=True) as opened:
         texts = _queries(queries or [], queries_file)
-        encoder = opened.load_encoder(model, device=device, dtype=dtype)
+        encoder = cast(Encoder, opened.load_encoder(model, device=device, dtype=dtype))
         start = time.perf_counter()
         vectors = opened.encode_queries(texts)
         encoded = time.perf_counter()
         answers = opened.search(vectors, k, filter=condition, exact=exact, candidates=candidates)
         searched = time.perf_counter()
+    tokens = encoder.count_tokens(texts)
     timings = {"encode": encoded - start, "search": searched - encoded, "rerank": 0.0, "total": searched - start}
-    for position, (query, hits) in enumerate(zip(texts, answers, strict=True)):
-        tokens = encoder.count_tokens([query])
+    for query, hits, used in zip(texts, answers, tokens, strict=True):
         record = {
             "query": query,
             "index": str(index),
@@ -77,11 +79,11 @@ def search(
                 }
                 for hit in hits
             ],
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": {"prompt_tokens": used, "total_tokens": used},
             "timings": {name: seconds / len(texts) for name, seconds in timings.items()},
         }
-        title = query if len(texts) > 1 or position else None
-        out.emit(record, lambda hits=hits, title=title: _table(hits, title))
+        title = query if len(texts) > 1 else None
+        out.emit(record, partial(_table, hits, title))
     out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * timings['total']:.0f} ms")
 
 

@@ -90,14 +90,14 @@ def run_demo(
     vectors = encoder.encode([entry.text for entry in entries], progress=progress)
     query_vectors = encoder.encode(queries)
 
-    sizes = [size for size in SIZES if size < min(vectors.shape)]
-    settings: list[tuple[str, Whitening | None]] = [("raw", None)]
-    settings += [(name, Whitening.preset(name, size)) for name in ("pca", "whiten") for size in sizes]
+    sizes = [size for size in SIZES if size <= min(vectors.shape)]
+    settings: list[tuple[str, int, Whitening | None]] = [("raw", vectors.shape[1], None)]
+    settings += [(name, size, Whitening.preset(name, size)) for name in ("pca", "whiten") for size in sizes]
     rows = []
     with tempfile.TemporaryDirectory(prefix="kexue-demo-") as scratch:
-        for number, (name, whitening) in enumerate(settings):
+        for number, (name, dims, whitening) in enumerate(settings):
             with _index(Path(scratch) / f"{number}.kx", encoder, entries, vectors, whitening) as index:
-                rows.append(_measure(name, index, query_vectors, wanted))
+                rows.append(_measure(name, dims, index, query_vectors, wanted))
     kept = Whitening.preset(KEPT[0], min(KEPT[1], *vectors.shape))
     path = folder / "stdlib.kx"
     with _index(path, encoder, entries, vectors, kept) as index:
@@ -135,7 +135,7 @@ def _index(
     return index
 
 
-def _measure(name: str, index: Index, queries: np.ndarray[Any, Any], wanted: Sequence[str]) -> DemoRow:
+def _measure(name: str, dims: int, index: Index, queries: np.ndarray[Any, Any], wanted: Sequence[str]) -> DemoRow:
     ranks = []
     for hits, answer in zip(index.search(queries, k=10), wanted, strict=True):
         found = [hit.id for hit in hits]
@@ -145,7 +145,7 @@ def _measure(name: str, index: Index, queries: np.ndarray[Any, Any], wanted: Seq
         start = time.perf_counter()
         index.search(query[None], k=10)
         times.append(time.perf_counter() - start)
-    quality, dims = known_item(np.array(ranks), k=10), index.info().dims
+    quality = known_item(np.array(ranks), k=10)
     memory = 4 * dims * len(index)
     return DemoRow(name, dims, quality["mrr"], quality["recall"], memory, 1000 * statistics.median(times))
 

@@ -235,6 +235,10 @@ class Encoder:
                 )
         return results
 
+    def count_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Tokens of each text as `encode` reads them: cut to `max_length`, special tokens included, prompt left out."""
+        return [int(length) for length in self._tokenizer.encode(checked_texts(texts)).lengths]
+
     def encode_to(
         self,
         path: str | os.PathLike[str],
