@@ -228,7 +228,7 @@ def _test(dataset: str, a: str, b: str, difference: float, samples: Array) -> Ev
     low, high = interval(samples)
     kept = samples[np.isfinite(samples)]
     sides = np.count_nonzero(kept <= 0), np.count_nonzero(kept >= 0)
-    p = min(1.0, 2 * (1 + min(sides)) / (1 + len(kept))) if len(kept) else float("nan")
+    p = min(1.0, 2.0 * (1 + int(min(sides))) / (1 + len(kept))) if len(kept) else float("nan")
     return EvaluationTest(dataset, a, b, difference, low, high, p)
 
 

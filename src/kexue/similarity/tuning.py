@@ -23,7 +23,7 @@ Metric = Callable[[Array, Array], float]
 
 _RCOND = 1e-10
 _BOOTSTRAP = 1000
-_KEEP = 0.95  # share of the mean square length that the safe setting keeps
+_KEEP = 0.9  # share of the mean square length that the safe setting keeps
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def tune_whitening(
     Args:
         X: (n, d), the vectors whose statistics are taken.
         pairs: (m, 2) rows of X, or two arrays (m, d). Without pairs or labels no choice can be made, and the safe
-            setting comes back: beta 0, gamma 0, the fewest dimensions in `ks` that keep 95 % of the mean square length.
+            setting comes back: beta 0, gamma 0, the fewest dimensions in `ks` that keep 90 % of the mean square length.
         labels: (m,); larger = more alike.
         betas: candidates for beta.
         gammas: candidates for gamma.
@@ -140,7 +140,7 @@ def tune_whitening(
         chosen.append((cosines[picked][out], target[out]))
         held.append(score_of(*chosen[-1]))
         raw.append(score_of(cosines[0][out], target[out]))
-    samples = np.nanmean([_resampled(metric, c, t, random) for c, t in chosen], axis=0)
+    samples = _mean(np.array([_resampled(metric, c, t, random) for c, t in chosen]))
     low, high = interval(samples)
 
     table = [
@@ -149,7 +149,7 @@ def tune_whitening(
     ]
     beta, gamma, k, _kept, _name = settings[choice]
     whitening = Whitening(k, beta=beta, gamma=gamma).merge(found)
-    result, baseline = float(np.nanmean(held)), float(np.nanmean(raw))  # nan: a fold with a single label
+    result, baseline = float(_mean(np.array(held))), float(_mean(np.array(raw)))
     advice = _advice(table[choice], d, len(target), result, low, high, baseline)
     table.sort(key=lambda row: (-row.score, row.k))
     return Tuned(whitening, table, result, low, high, baseline, advice)
@@ -220,9 +220,18 @@ def _stratified(labels: Array, cv: int, random: np.random.Generator) -> Array:
 def _resampled(metric: str | Metric, cosines: Array, labels: Array, random: np.random.Generator) -> Array:
     """(times,) scores over resamples of the pairs."""
     if not callable(metric):
-        return bootstrap_spearman([cosines], labels, _BOOTSTRAP, random)[0]
+        samples: Array = bootstrap_spearman([cosines], labels, _BOOTSTRAP, random)[0]
+        return samples
     drawn = random.integers(0, len(labels), size=(_BOOTSTRAP, len(labels)))
     return np.array([metric(cosines[rows], labels[rows]) for rows in drawn])
+
+
+def _mean(values: Array) -> Array:
+    """Mean over folds without those that have no score because all their labels are equal."""
+    kept = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        mean: Array = np.where(kept, values, 0.0).sum(axis=0) / kept.sum(axis=0)
+    return mean
 
 
 def _metric(metric: str | Metric) -> Metric:
