@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kexue.similarity._kernel import Kernel, whitening_kernel
     from kexue.similarity._moments import Moments, merge_moments, moments
+    from kexue.similarity.calibration import Probability, ScoreCalibrator, Threshold, random_pair_scores
     from kexue.similarity.evaluation import (
         Evaluation,
         EvaluationRow,
@@ -22,12 +23,35 @@ if TYPE_CHECKING:
         spearman,
         spearman_ceiling,
     )
+    from kexue.similarity.geodesic import GeodesicIndex, geodesic_distances, knn_graph
+    from kexue.similarity.hubness import (
+        HubnessReducer,
+        HubnessReport,
+        HubSample,
+        HubSampler,
+        ball_to_cube_ratio,
+        hubness_report,
+        k_occurrence,
+    )
     from kexue.similarity.pairs import PairDataset, load_pairs
     from kexue.similarity.rotation import RotationOperator, align_mean, rotation_between
+    from kexue.similarity.summary import GeodesicSummarizer, Summary
     from kexue.similarity.tuning import Tuned, TunedRow, tune_whitening
     from kexue.similarity.whitening import Whitening, whiten
 
 _HOME = {
+    "summary": ("GeodesicSummarizer", "Summary"),
+    "hubness": (
+        "HubSample",
+        "HubSampler",
+        "HubnessReducer",
+        "HubnessReport",
+        "ball_to_cube_ratio",
+        "hubness_report",
+        "k_occurrence",
+    ),
+    "geodesic": ("GeodesicIndex", "geodesic_distances", "knn_graph"),
+    "calibration": ("Probability", "ScoreCalibrator", "Threshold", "random_pair_scores"),
     "_moments": ("Moments", "merge_moments", "moments"),
     "_kernel": ("Kernel", "whitening_kernel"),
     "evaluation": (
@@ -52,20 +76,36 @@ __all__ = [
     "Evaluation",
     "EvaluationRow",
     "EvaluationTest",
+    "GeodesicIndex",
+    "GeodesicSummarizer",
+    "HubSample",
+    "HubSampler",
+    "HubnessReducer",
+    "HubnessReport",
     "Kernel",
     "Moments",
     "PairDataset",
+    "Probability",
     "RotationOperator",
+    "ScoreCalibrator",
+    "Summary",
+    "Threshold",
     "Tuned",
     "TunedRow",
     "Whitening",
     "align_mean",
+    "ball_to_cube_ratio",
     "evaluate_pairs",
+    "geodesic_distances",
+    "hubness_report",
+    "k_occurrence",
+    "knn_graph",
     "known_item",
     "load_pairs",
     "merge_moments",
     "moments",
     "pair_cosine",
+    "random_pair_scores",
     "retrieval_metrics",
     "rotation_between",
     "spearman",
