@@ -66,9 +66,9 @@ def find_model(name: str | os.PathLike[str] = "auto") -> Path:
         CheckpointError: the packaged weights are not the known ones.
 
     Example:
-        >>> find_model("no/such-model-here")  # doctest: +SKIP
+        >>> find_model("./no such folder")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        kexue.errors.ModelNotFoundError: no encoder called 'no/such-model-here' was found ...
+        kexue.errors.ModelNotFoundError: no encoder called './no such folder' was found (tried: ...
     """
     name = os.fspath(name)
     if name == "auto":
@@ -170,5 +170,5 @@ def _from_hub(name: str, tried: list[str]) -> Path | None:
             return folder
         tried.append("hub (no model with safetensors weights there)")
     except Exception as error:  # the client's transport decides what a missing network looks like
-        tried.append(f"hub ({type(error).__name__})")
+        tried.append(f"hub ({type(error.__cause__ or error).__name__})")
     return None
