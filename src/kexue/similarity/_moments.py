@@ -14,9 +14,9 @@ import numpy as np
 from kexue.similarity._arrays import Array, as_matrix, host, raise_non_finite
 from kexue.similarity._threads import map_blocks
 
-_BLOCK_ROWS = 8_192  # rows with a provisional mean of their own; one task of a thread
+_BLOCK_ROWS = 8_192  # at most: rows with a provisional mean of their own, one task of a thread
+_CHUNK_ROWS = 2_048  # rows copied at a time, where they must be
 _SAMPLE_ROWS = 256
-_CHUNK_VALUES = 3 << 18  # float64 values shifted at a time: 6 MiB, a share of the last-level cache
 
 
 class Moments(NamedTuple):
@@ -63,13 +63,18 @@ def moments(embeddings: Any, *, sample_weight: Any = None) -> Moments:
         raise ValueError(f"0 sample(s) (shape={tuple(x.shape)}) while a minimum of 1 is required for the statistics.")
     weight = None if sample_weight is None else _checked_weight(sample_weight, rows)
 
-    def block(start: int) -> Moments:
-        stop = start + _BLOCK_ROWS
+    def block(start: int) -> _Block:
+        stop = start + step
         return _block(host(x[start:stop]), None if weight is None else weight[start:stop])
 
-    total = Moments(0, np.zeros(d), np.zeros((d, d)))
-    for part in map_blocks(block, range(0, rows, _BLOCK_ROWS)):
-        total = merge_moments(total, part)
+    step = min(_BLOCK_ROWS, max(_CHUNK_ROWS, -(-rows // 16)))  # a function of the shape: the sum is too
+    scatter, counts, shifts, deltas = np.zeros((d, d)), [], [], []
+    for part in map_blocks(block, range(0, rows, step)):
+        scatter += part.scatter
+        counts.append(part.n)
+        shifts.append(part.shift)
+        deltas.append(part.delta)
+    total = _join(scatter, np.array(counts), np.array(shifts), np.array(deltas))
     # A NaN or infinity in column j reaches scatter[j, j]: d numbers tell whether n d values were all finite.
     if not np.isfinite(np.diagonal(total.scatter)).all():
         raise_non_finite(x, "embeddings")
@@ -113,34 +118,47 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
         return Moments(n, a.mean + delta * (b.n / n), scatter)
 
 
-def _block(x: Array, weight: Array | None) -> Moments:
-    """Moments of at most `_BLOCK_ROWS` rows: shift by a provisional mean, square through BLAS, correct."""
+class _Block(NamedTuple):
+    n: float
+    shift: Array  # (d,)
+    delta: Array  # (d,): mean - shift
+    scatter: Array  # (d, d): sum of w (x - shift)' (x - shift)
+
+
+def _block(x: Array, weight: Array | None) -> _Block:
+    """Sums over a block of rows about a provisional mean: a copy only where shift, weight or dtype ask for one."""
     rows, d = x.shape
-    product = np.empty((d, d))
-    total = np.zeros(d)  # sum of w (x - shift)
-    scatter = np.zeros((d, d))  # sum of w (x - shift)' (x - shift)
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; the caller looks at the result
         shift = _provisional_mean(x[:_SAMPLE_ROWS])
-        in_place = weight is None and x.dtype == np.float64 and not shift.any()
-        step = rows if in_place else min(rows, max(256, _CHUNK_VALUES // d))
-        buffer = None if in_place else np.empty((step, d))
-        for start in range(0, rows, step):
-            work = x[start : start + step]
-            if buffer is not None:
-                work = np.subtract(work, shift, out=buffer[: work.shape[0]])
+        if weight is None and x.dtype == np.float64 and not shift.any():
+            return _Block(rows, shift, np.add.reduce(x, axis=0) / rows, np.dot(x.T, x))  # a.T @ a: rank-k update
+        buffer, product = np.empty((min(rows, _CHUNK_ROWS), d)), np.empty((d, d))
+        total, scatter = np.zeros(d), np.zeros((d, d))
+        for start in range(0, rows, _CHUNK_ROWS):
+            chunk = x[start : start + _CHUNK_ROWS]
+            work = np.subtract(chunk, shift, out=buffer[: len(chunk)])
             if weight is None:
                 total += np.add.reduce(work, axis=0)
             else:
-                root = np.sqrt(weight[start : start + step])
+                root = np.sqrt(weight[start : start + _CHUNK_ROWS])
                 work *= root[:, None]
                 total += root @ work
-            np.dot(work.T, work, out=product)  # numpy takes the symmetric rank-k update for a.T @ a
-            scatter += product
+            scatter += np.dot(work.T, work, out=product)
         n = rows if weight is None else float(weight.sum())
-        delta = total / n if n else total
-        part = delta * np.sqrt(n)
-        scatter -= np.multiply.outer(part, part)
-        return Moments(n, shift + delta, scatter)
+        return _Block(n, shift, total / n if n else total, scatter)
+
+
+def _join(scatter: Array, counts: Array, shifts: Array, deltas: Array) -> Moments:
+    """Moments from the sums of blocks: what `merge_moments` does, for all blocks at once.
+
+    scatter = sum over blocks of scatter_b - n_b delta_b' delta_b + n_b (mean_b - mean)' (mean_b - mean).
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        n = counts.sum()
+        means = shifts + deltas
+        mean = shifts[0] + counts @ (means - shifts[0]) / n
+        within, between = (np.sqrt(counts)[:, None] * part for part in (deltas, means - mean))
+        return Moments(n.item(), mean, scatter - within.T @ within + between.T @ between)
 
 
 def _provisional_mean(sample: Array) -> Array:
