@@ -163,7 +163,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = run(5 if arguments.quick else arguments.kills, Path(folder), arguments.seed)
     print(
-        f"{found.kills} kills in {found.seconds:.0f} s: {found.calls} calls and {found.acknowledged} documents acknowledged, "
+        f"{found.kills} kills in {found.seconds:.0f} s: {found.calls} calls, {found.acknowledged} documents acknowledged, "
         f"{found.lost} lost, {found.documents} left; "
         f"{found.unacknowledged_calls_kept} calls had happened in full before they could say so"
     )

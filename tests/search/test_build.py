@@ -277,6 +277,19 @@ def test_add_files_checks_all_inputs_first(tmp_path: Path, source: Path, encoder
         assert index.get("3")[0].text == "new three"
 
 
+def test_the_same_build_twice_at_once_is_noticed(tmp_path: Path, source: Path, gram_encoder: Any) -> None:
+    out = tmp_path / "a.kx"
+    interrupt(source, out, gram_encoder())
+    with Index.open(f"{out}.partial"), pytest.raises(IndexBusyError, match="running twice"):
+        build_index(source, out, encoder=gram_encoder())
+    assert build_index(source, out, encoder=gram_encoder()).skipped == 1300
+
+
+def test_a_build_needs_an_encoder(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(TypeError, match="encoder"):
+        build_index(source, tmp_path / "a.kx", encoder=None)  # type: ignore[arg-type]
+
+
 def test_a_build_can_be_approximate(tmp_path: Path, source: Path, encoder: Any) -> None:
     build_index(source, tmp_path / "a.kx", encoder=encoder, approx="approx")
     with Index.open(tmp_path / "a.kx", encoder=encoder) as index:

@@ -117,6 +117,29 @@ def test_when_search_is_approximate() -> None:
     assert not wants_approximate(10**9, "exact")
 
 
+def test_cells_are_drawn_anew_when_they_have_become_too_few() -> None:
+    vectors = unit(np.random.default_rng(3), 2000, 8)
+    engine = build(np.arange(2000), vectors, "approx")
+    assert engine.suits(2000, "approx")
+    assert engine.suits(3900, "approx")
+    assert not engine.suits(8000, "approx")
+    assert not engine.suits(999, "approx")
+    exact = build(np.arange(2000), vectors, "auto")
+    assert [exact.suits(n, "auto") for n in (10, 199_999, 200_000)] == [True, True, False]
+
+
+def test_an_engine_can_be_emptied_saved_and_filled_again(tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(4), 5, 8)
+    engine = build(np.arange(5), vectors)
+    engine.remove(np.arange(5))
+    engine.save(tmp_path / "s")
+    loaded = load_engine(tmp_path / "s")
+    assert loaded is not None
+    assert len(loaded.keys) == 0
+    loaded.add(np.arange(7, 12), vectors)
+    assert loaded.search(vectors[2:3], 1)[1].tolist() == [[9]]
+
+
 @pytest.mark.parametrize("approx", ["exact", "approx"])
 def test_a_snapshot_gives_the_same_answers(tmp_path: Path, approx: str) -> None:
     generator = np.random.default_rng(1)

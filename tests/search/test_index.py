@@ -14,6 +14,7 @@ import pytest
 import kexue
 from kexue.errors import DataError, IndexFormatError, ModelNotFoundError, SpaceMismatchError
 from kexue.search import AddReport, Document, Index, IndexExistsError
+from kexue.search.space import Space
 from kexue.similarity import Whitening
 
 pytest.importorskip("faiss")
@@ -229,6 +230,47 @@ def test_an_encoder_whose_vectors_change_is_caught(make_index: Make, encoder: An
     with pytest.raises(SpaceMismatchError, match="12 dimensions, the index takes 24"):
         index.add(["another"])
     assert len(index) == 4
+
+
+def test_an_encoder_that_loses_texts_is_caught(make_index: Make, encoder: Any) -> None:
+    index = make_index(encoder=encoder)
+    encoder.encode = lambda texts: np.zeros((1, 24), np.float32)
+    with pytest.raises(ValueError, match="1 vectors of 4 texts"):
+        index.add(TEXTS)
+
+
+def test_a_reader_sees_a_space_that_was_settled_after_it_opened(make_index: Make, encoder: Any, tmp_path: Path) -> None:
+    index = make_index(encoder=encoder, whitening=Whitening(5))
+    with Index.open(tmp_path / "test.kx", readonly=True, encoder=encoder) as reader:
+        assert reader.search(TEXTS[0]) == [[]]
+        index.add(sentences(60))
+        text = sentences(60)[33]
+        assert reader.search(text, 1)[0][0].text == text
+        assert reader.search(text, 1) == index.search(text, 1)
+
+
+def test_a_space_that_is_replaced_under_a_reader_is_read_anew(make_index: Make, encoder: Any, tmp_path: Path) -> None:
+    index, texts = make_index(encoder=encoder, whitening=Whitening(5)), sentences(60)
+    index.add(texts)
+    with Index.open(tmp_path / "test.kx", readonly=True, encoder=encoder) as reader:
+        reader.search(texts[3])
+        space = Space(reader.space.model, Whitening(5, gamma=0).fit(encoder.encode(texts)), token="another")
+        rows = [row for batch in index._store.iterate() for row in batch]
+        unit = space.project(encoder.encode([row.text for row in rows]))
+        index._store.upsert([r._replace(vector=v) for r, v in zip(rows, unit, strict=True)], metadata=space.dump())
+        assert [hits[0].score for hits in reader.search(texts, 1)] == pytest.approx([1] * 60, abs=1e-5)
+        with pytest.raises(SpaceMismatchError, match="another space"):
+            index._store.search(unit[:1], 1, expect={"space": "no"})
+
+
+def test_very_long_and_very_short_vectors_keep_their_direction(make_index: Make) -> None:
+    index = make_index(encoder=None)
+    directions = np.array([[3.0, 4], [-4, 3], [1, 0]])
+    index.add(["a", "b", "c"], vectors=directions * np.array([[1e25], [1e-25], [1]]))
+    for scale in (1e30, 1.0, 1e-30):
+        [hits] = index.search(directions[:1] * scale)
+        assert [hit.text for hit in hits] == ["a", "c", "b"]
+        assert [hit.score for hit in hits] == pytest.approx([1, 0.6, 0], abs=1e-6)
 
 
 def test_whitening_is_applied_to_what_is_stored_and_asked(

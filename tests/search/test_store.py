@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -452,6 +453,21 @@ def test_a_snapshot_that_does_not_fit_is_replaced(tmp_path: Path, monkeypatch: p
     assert store.search(np.stack([vector(4)]), 1)[0][0].id == "id4"
     store.close()
     assert counts["built"] == 1
+
+
+def test_a_snapshot_that_cannot_be_written_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "x.kx"
+    monkeypatch.setattr("kexue.search.engine.write_snapshot", full)
+    create(path, 30)
+    assert "opening will take longer" in caplog.text
+    store = EmbeddedStore.open(path, readonly=True)
+    assert len(store.search(np.stack([vector(4)]), 99)[0]) == 30
+    store.close()
 
 
 def test_a_copy_of_the_file_alone_is_the_whole_index(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from kexue.search.index import APPROX, BATCH, AddReport, Index
 from kexue.search.nearest import Vectors
 from kexue.search.space import Model, Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
-from kexue.search.store import EmbeddedStore, IndexExistsError, Row, local_path
+from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, Row, local_path
 from kexue.search.store.database import check_file, release
 from kexue.similarity import Whitening
 
@@ -105,6 +105,8 @@ def build_index(
     _check_target(target, overwrite)
     if approx not in APPROX:
         raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+    if not isinstance(encoder, str | os.PathLike | SupportsEncode):
+        raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
     records = read_records(inputs, text=text, id=id, metadata=metadata, format=format, errors=errors)
     with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -260,6 +262,8 @@ def _stack(rows: Sequence[Row]) -> Vectors:
 
 def _put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:
     _check_target(target, overwrite)
+    if Path(f"{finished}-wal").exists():
+        raise IndexBusyError(f"{finished} is open elsewhere.", remedy="Is the same build running twice?")
     release(target)
     finished.replace(target)
     with suppress(FileNotFoundError):

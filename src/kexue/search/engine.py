@@ -43,6 +43,10 @@ class Engine(Protocol):
         """Length of a vector."""
         ...
 
+    def suits(self, n: int, approx: str) -> bool:
+        """Whether `n` documents are searched in this way; otherwise it is time for a new engine."""
+        ...
+
     def add(self, keys: Keys, vectors: Vectors) -> None:
         """Append vectors whose keys are larger than every key here."""
         ...
@@ -68,6 +72,10 @@ def wants_approximate(n: int, approx: str) -> bool:
     return (approx == "approx" and n >= _FEWEST_APPROXIMATE) or (approx == "auto" and n >= APPROXIMATE_FROM)
 
 
+def _cells(n: int) -> int:
+    return max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS wants 39 training vectors a cell
+
+
 def build_engine(
     blocks: Iterable[tuple[Keys, Vectors]], sample: Callable[[int], Vectors], *, n: int, dims: int, approx: str
 ) -> Engine:
@@ -91,8 +99,8 @@ def load_engine(path: str | os.PathLike[str]) -> Engine | None:
         keys = np.frombuffer(body.read(8 * header["n"]), "<i8").astype(np.int64)
         engine: ExactEngine | InvertedEngine
         if header["exact"]:
-            engine = ExactEngine(header["dims"])
-            engine.add(keys, np.frombuffer(body.read(), "<f4").reshape(header["n"], header["dims"]))
+            engine = ExactEngine(header["dims"], header["n"], keys)
+            body.readinto(engine.matrix.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
         else:
             faiss = import_optional("faiss")
             engine = InvertedEngine(faiss.read_index(faiss.PyCallbackIOReader(body.read)), keys)
@@ -114,15 +122,21 @@ class ExactEngine:
     """Every vector, 4 d bytes each, compared with every query; see `Engine`.
 
     Args:
-        dims: length of a vector. room: how many to make room for at once.
+        dims: length of a vector.
+        room: how many to make room for at once.
+        keys: of vectors that the caller will fill in; None: no vectors yet.
     """
 
     exact = True
 
-    def __init__(self, dims: int, room: int = 0) -> None:
-        self._room = np.empty((room, dims), np.float32)
-        self.keys: Keys = np.empty(0, np.int64)
+    def __init__(self, dims: int, room: int = 0, keys: Keys | None = None) -> None:
+        self._room = np.empty((room, dims), "<f4")
+        self.keys: Keys = np.empty(0, np.int64) if keys is None else keys
         self.position = Position()
+
+    def suits(self, n: int, approx: str) -> bool:
+        """Always, but for the many that are searched approximately."""
+        return not wants_approximate(n, approx)
 
     @property
     def dims(self) -> int:
@@ -138,7 +152,7 @@ class ExactEngine:
         """Append vectors; room grows by half, so that many small additions cost little."""
         n = len(self.keys)
         if n + len(keys) > len(self._room):
-            room = np.empty((max(n + len(keys), n + n // 2), self.dims), np.float32)
+            room = np.empty((max(n + len(keys), n + n // 2), self.dims), "<f4")
             room[:n] = self.matrix
             self._room = room
         self._room[n : n + len(keys)] = vectors
@@ -166,7 +180,7 @@ class ExactEngine:
         def body(write: Callable[[bytes], int]) -> None:
             write(self.keys.astype("<i8").tobytes())
             for part in slices(self.dims, len(self.keys)):
-                write(self.matrix[part].astype("<f4").tobytes())
+                write(self.matrix[part].tobytes())
 
         write_snapshot(path, _header(self), body)
 
@@ -185,11 +199,15 @@ class InvertedEngine:
     def train(cls, sample: Callable[[int], Vectors], *, n: int, dims: int) -> Self:
         """An engine without vectors whose cells suit `n` of them."""
         faiss = import_optional("faiss")
-        cells = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS wants 39 training vectors a cell
+        cells = _cells(n)
         index = faiss.index_factory(dims, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
         index.train(sample(64 * cells))
         index.nprobe = min(cells, max(8, cells // 24))
         return cls(index, np.empty(0, np.int64))
+
+    def suits(self, n: int, approx: str) -> bool:
+        """Until there are so many that twice the cells would be right."""
+        return wants_approximate(n, approx) and _cells(n) <= 2 * self._index.nlist
 
     @property
     def dims(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 import kexue
 from kexue._progress import Progress
-from kexue.errors import IndexFormatError, ModelNotFoundError
+from kexue.errors import IndexFormatError, ModelNotFoundError, SpaceMismatchError
 from kexue.search.documents import check_documents, check_id, check_text
 from kexue.search.filters import conditions
 from kexue.search.nearest import Vectors
@@ -290,7 +290,7 @@ class Index:
     def _settle(self, space: Space, raw: Vectors, *, encoded: bool) -> Space:
         """The space with what its first vectors tell: whose they are, how long, and the whitening fitted on them."""
         model = space.model
-        if encoded and model.id is None:
+        if model.id is None and (encoded or self._encoder is not None):  # vectors given beside an encoder are its own
             reference = None if model.reference == "auto" else model.reference
             model = Model.of(self.load_encoder(), reference=reference)
         if model.dim is None:
@@ -364,9 +364,9 @@ class Index:
             raise ValueError(f"candidates must be >= 1, got {candidates!r}.")
         if filter is not None:
             conditions(filter)
-        space = self.space
         if isinstance(queries, str):
             queries = [queries]
+        space = self._space if self._space is not None and self._space.token is not None else self.space
         if isinstance(queries, list | tuple) and all(isinstance(query, str) for query in queries):
             for place, query in enumerate(queries):
                 check_text(query, f"position {place} of the queries")
@@ -377,7 +377,15 @@ class Index:
             raw = as_vectors(queries, dim=space.model.dim, what="query vectors")
         if space.token is None:
             return [[] for _ in raw]
-        found = self._store.search(space.project(raw), int(k), filter=filter, exact=exact, candidates=candidates)
+        options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates}
+        try:
+            found = self._store.search(space.project(raw), int(k), **options, expect={"space": space.token})
+        except SpaceMismatchError:
+            if self.space.token == space.token:
+                raise
+            found = self._store.search(  # the stored vectors were replaced since we last looked
+                self.space.project(raw), int(k), **options, expect={"space": self.space.token}
+            )
         return [
             [Hit(id, text, max(-1.0, min(1.0, score)), None, None, meta, None) for id, text, meta, score in hits]
             for hits in found
@@ -464,7 +472,10 @@ class Index:
         known = [name for name in prompts if name in (getattr(encoder, "prompts", None) or ())]
         options: dict[str, Any] = {"prompt_name": known[0]} if known else {}
         vectors = encoder.encode(texts, **options)
-        return as_vectors(vectors, dim=self.space.model.dim, what="the encoder's vectors")
+        dim = self._space.model.dim if self._space is not None else self.space.model.dim
+        if len(vectors) != len(texts):
+            raise ValueError(f"the encoder made {len(vectors)} vectors of {len(texts)} texts.")
+        return as_vectors(vectors, dim=dim, what="the encoder's vectors")
 
 
 def _id_list(ids: str | Iterable[str]) -> list[str]:

@@ -29,6 +29,12 @@ def top_k(scores: Scores, k: int) -> tuple[Scores, Keys]:
     Cost: O(m n), without a full sort.
     """
     m, n = scores.shape
+    if m == 1 and k < n:  # the usual query, without the detours of many
+        row = scores[0]
+        places = np.flatnonzero(row >= np.partition(row, n - k)[n - k])
+        best = row[places]
+        order = np.argsort(-best, kind="stable")[:k]
+        return best[order][None], places[order][None]
     if k < n:
         least = np.partition(scores, n - k, axis=1)[:, n - k, None]  # the k-th largest of each row
         rows, places = np.nonzero(scores >= least)
@@ -77,6 +83,11 @@ def slices(m: int, n: int) -> Iterator[slice]:
 
 
 def _products(queries: Vectors, vectors: Vectors) -> Scores:
-    if len(queries) < 4:  # so few are faster one by one
-        return np.stack([vectors @ query for query in queries])
-    return queries @ vectors.T
+    products: Scores
+    if len(queries) == 1:
+        products = (vectors @ queries[0])[None]
+    elif len(queries) < 4:  # so few are faster one by one
+        products = np.stack([vectors @ query for query in queries])
+    else:
+        products = queries @ vectors.T
+    return products

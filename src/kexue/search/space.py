@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -125,8 +126,14 @@ class Space:
         if self.whitening is not None:
             shift, kernel = self._map  # type: ignore[attr-defined]
             vectors = (vectors - shift) @ kernel
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
-        unit: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0, casting="same_kind")
+        with np.errstate(over="ignore"):
+            if len(vectors) == 1 and 1e-20 < (square := float(vectors[0] @ vectors[0])) < 1e30:  # the usual query
+                return vectors / np.float32(math.sqrt(square))
+            squares = np.einsum("ij,ij->i", vectors, vectors)
+        if squares.size and not 1e-20 < squares.min() <= squares.max() < 1e30:  # zero, or beyond float32 when squared
+            squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+            squares[squares == 0] = 1
+        unit: Vectors = np.divide(vectors, np.sqrt(squares)[:, None], dtype=np.float32, casting="same_kind")
         return unit
 
     def digest(self) -> str | None:
@@ -179,7 +186,7 @@ def as_vectors(vectors: Any, *, dim: int | None, what: str) -> Vectors:
     if found.dtype != np.float32:
         with np.errstate(over="ignore"):
             found = found.astype(np.float32)
-    if not np.isfinite(found).all():
+    if not math.isfinite(found.sum()) and not np.isfinite(found).all():  # a sum may overflow, so look again
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise ValueError(f"{what} hold NaN or infinity in row {row}; every number must be finite in float32.")
     return found

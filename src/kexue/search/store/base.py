@@ -93,8 +93,12 @@ class Store(Protocol):
         filter: Filter | None = None,
         exact: bool = False,
         candidates: int | None = None,
+        expect: Mapping[str, Value | None] | None = None,
     ) -> list[list[Found]]:
-        """For each row of `vectors` (m, d) the `k` documents of largest inner product, best first, ties by age."""
+        """For each row of `vectors` (m, d) the `k` documents of largest inner product, best first, ties by age.
+
+        `expect` is as in `upsert`.
+        """
         ...
 
     def count(self, *, filter: Filter | None = None) -> int:

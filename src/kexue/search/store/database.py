@@ -62,6 +62,8 @@ def connect(path: Path, *, readonly: bool, timeout: float) -> sqlite3.Connection
         timeout=timeout,
     )
     try:
+        if not readonly:
+            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
         connection.execute(f"PRAGMA query_only = {int(readonly)}")
