@@ -9,7 +9,6 @@ from typing import Any
 from kexue._files import replacing
 from kexue._optional import import_optional
 
-
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei")  # the latter two draw Chinese
 
 

@@ -17,13 +17,13 @@ import os
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from kexue._files import replacing
 from kexue.errors import DataError, InfeasibleError, NotFittedError
 from kexue.similarity._arrays import Array, as_matrix, host
 
-_Z = float(stats.norm.ppf(0.975))  # intervals are 95 %
+_Z = float(special.ndtri(0.975))  # intervals are 95 %
 _FORMAT = "kexue-calibration-1"
 _ARRAYS = ("null", "scores", "labels")
 _CHUNK = 65_536
