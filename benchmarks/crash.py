@@ -162,11 +162,10 @@ def main() -> int:
         work(arguments.work, arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         found = run(5 if arguments.quick else arguments.kills, Path(folder), arguments.seed)
-    print(
-        f"{found.kills} kills in {found.seconds:.0f} s: {found.calls} calls, {found.acknowledged} documents acknowledged, "
-        f"{found.lost} lost, {found.documents} left; "
-        f"{found.unacknowledged_calls_kept} calls had happened in full before they could say so"
-    )
+    print(f"{found.kills} kills in {found.seconds:.0f} s")
+    print(f"{found.calls} calls acknowledged, with {found.acknowledged} documents")
+    print(f"{found.unacknowledged_calls_kept} calls had happened in full, but could not say so any more")
+    print(f"{found.lost} documents lost, {found.documents} left")
     print("\n".join(found.failures) or "no failures")
     if arguments.out:
         record = {**asdict(found), "command": " ".join(sys.argv), "kexue": kexue.__version__}

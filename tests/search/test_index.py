@@ -319,6 +319,25 @@ def test_drift_is_the_shift_of_the_mean(make_index: Make, tmp_path: Path) -> Non
         assert index.info().drift == pytest.approx(expected, rel=1e-5)  # the vectors are kept in float32
 
 
+def test_all_vectors_drift_from_a_whitening_that_came_fitted(make_index: Make) -> None:
+    generator = np.random.default_rng(0)
+    first, later = generator.standard_normal((300, 6)), generator.standard_normal((80, 6)) - 1.0
+    index = make_index(encoder=None, whitening=Whitening(4).fit(first))
+    index.add([f"a{i}" for i in range(80)], vectors=later)
+    shift = later.mean(0) - first.mean(0)
+    expected = np.linalg.norm(shift) / np.sqrt(np.trace(np.cov(first.T, ddof=0)))
+    assert index.info().drift == pytest.approx(expected, rel=1e-5)  # the vectors are kept in float32
+
+
+def test_vectors_given_beside_an_encoder_are_its_own(make_index: Make, encoder: Any) -> None:
+    index = make_index(encoder=encoder)
+    with pytest.raises(SpaceMismatchError, match="5 dimensions, the index takes 24"):
+        index.add(["a"], vectors=np.ones((1, 5)))
+    index.add(["a"], vectors=np.ones((1, 24)))
+    assert index.info().model["fingerprint"] == encoder.fingerprint
+    assert encoder.encoded == []
+
+
 def test_two_first_writers_do_not_mix_their_whitenings(make_index: Make, tmp_path: Path, encoder: Any) -> None:
     one = make_index(encoder=encoder, whitening=Whitening(4))
     two = Index.open(tmp_path / "test.kx", encoder=encoder)

@@ -280,7 +280,7 @@ class Index:
             raw = self._encode(texts, ("document", "passage")) if vectors is None else vectors[fresh]
             truncated = 0 if vectors is not None else getattr(self._encoder, "truncated_", 0)
             settled = self._settle(space, raw, encoded=vectors is None)
-            metadata = self._drift_with(space, raw) if settled is space else settled.dump()
+            metadata = {**({} if settled is space else settled.dump()), **self._drift_with(space, raw)}
             written += [rows[at]._replace(vector=v) for at, v in zip(fresh, settled.project(raw), strict=True)]
         if not written:
             return AddReport(0, 0, skipped), 0
@@ -295,6 +295,7 @@ class Index:
             model = Model.of(self.load_encoder(), reference=reference)
         if model.dim is None:
             model = replace(model, dim=raw.shape[1])
+        raw = as_vectors(raw, dim=model.dim, what="vectors")
         if model == space.model and space.unfitted is None and space.token is not None:
             return space
         whitening = space.whitening if space.unfitted is None else Whitening(**space.unfitted).fit(raw)
@@ -303,7 +304,7 @@ class Index:
         )
 
     def _drift_with(self, space: Space, raw: Vectors) -> dict[str, Value]:
-        """Running sum of the vectors added since the whitening was fitted."""
+        """Running sum of the vectors added since the whitening was fitted: all, when it came fitted."""
         if space.whitening is None:
             return {}
         n, total = _drift_sum(self._store.metadata())

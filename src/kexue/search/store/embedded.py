@@ -18,15 +18,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kexue.errors import KexueError, SpaceMismatchError
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
 from kexue.search.filters import to_sql
-from kexue.search.nearest import Keys, Scores, Vectors, nearest
-from kexue.search.store import database
+from kexue.search.nearest import Keys, Scores, Vectors
+from kexue.search.store import database, tables
 from kexue.search.store.base import (
     CompactReport,
     Filter,
@@ -38,11 +37,8 @@ from kexue.search.store.base import (
 )
 
 _LOG = logging.getLogger("kexue.search")
-_BLOCK = 4_096  # vectors read at a time
-_FILTERS_KEPT = 16
+_FILTERS_KEPT = 8
 _SNAPSHOT_DRIFT = 0.1  # of the documents; beyond, closing writes a new snapshot
-_decode = json.JSONDecoder().raw_decode
-_IDS = "(SELECT value FROM json_each(?))"
 
 
 class EmbeddedStore:
@@ -131,15 +127,16 @@ class EmbeddedStore:
             self._check_dims(connection, rows)
             replaced = self._remove(connection, [row.id for row in rows])
             first = (
-                _scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'") + 1
+                tables.scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'")
+                + 1
             )
             connection.executemany(
                 "INSERT INTO documents (key, id, text, metadata) VALUES (?, ?, ?, ?)",
-                ((key, row.id, row.text, _dump(row.metadata)) for key, row in enumerate(rows, start=first)),
+                ((key, row.id, row.text, tables.dump(row.metadata)) for key, row in enumerate(rows, start=first)),
             )
             connection.executemany(
                 "INSERT INTO vectors (key, vector) VALUES (?, ?)",
-                ((key, _blob(row)) for key, row in enumerate(rows, start=first)),
+                ((key, tables.blob(row)) for key, row in enumerate(rows, start=first)),
             )
         return Upserted(len(rows) - replaced, replaced)
 
@@ -192,17 +189,18 @@ class EmbeddedStore:
 
     def _check_dims(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
         stored = connection.execute("SELECT length(vector) FROM vectors LIMIT 1").fetchone()
-        expected = stored[0] // 4 if stored else _length(rows[0])
+        expected = stored[0] // 4 if stored else tables.vector_length(rows[0])
         for row in rows:
-            if _length(row) != expected:
+            length = tables.vector_length(row)
+            if length != expected:
                 raise SpaceMismatchError(
-                    f"the vector of {row.id!r} has {_length(row)} numbers, the index holds vectors of {expected}.",
+                    f"the vector of {row.id!r} has {length} numbers, the index holds vectors of {expected}.",
                     expected=expected,
-                    received=_length(row),
+                    received=length,
                 )
 
     def _remove(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
-        found = connection.execute(f"SELECT key FROM documents WHERE id IN {_IDS}", (json.dumps(ids),)).fetchall()
+        found = connection.execute(f"SELECT key FROM documents WHERE id IN {tables.IDS}", (json.dumps(ids),)).fetchall()
         for statement in (
             "INSERT INTO tombstones (key) VALUES (?)",
             "DELETE FROM documents WHERE key = ?",
@@ -216,14 +214,16 @@ class EmbeddedStore:
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row]:
         """The documents with these ids that exist, in the order asked for."""
         with _View(self) as connection:
-            found = {row.id: row for row in _rows(connection, f"id IN {_IDS}", (json.dumps(list(ids)),), vectors)}
+            found = {
+                row.id: row for row in tables.rows(connection, f"id IN {tables.IDS}", (json.dumps(list(ids)),), vectors)
+            }
         return [found[one] for one in ids if one in found]
 
     def count(self, *, filter: Filter | None = None) -> int:
         """How many documents there are, or match."""
         where, parameters = ("1", []) if filter is None else to_sql(filter)
         with _View(self) as connection:
-            return int(_scalar(connection, f"SELECT count(*) FROM documents WHERE {where}", parameters))
+            return int(tables.scalar(connection, f"SELECT count(*) FROM documents WHERE {where}", parameters))
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """All documents in batches, oldest first."""
@@ -236,7 +236,7 @@ class EmbeddedStore:
                 if not keys:
                     return
                 first, last = keys[0][0], keys[-1][0]
-                batch = _rows(connection, "key BETWEEN ? AND ?", (first, last), vectors)
+                batch = tables.rows(connection, "key BETWEEN ? AND ?", (first, last), vectors)
             yield batch
 
     def metadata(self) -> Mapping[str, Value]:
@@ -279,7 +279,7 @@ class EmbeddedStore:
                 scores, keys = engine.search(vectors, k, allowed)
             else:
                 scores, keys = self._search_approximate(connection, engine, vectors, k, allowed, exact, candidates)
-            return _found(connection, scores, keys)
+            return tables.found(connection, scores, keys)
 
     # The engine
 
@@ -301,13 +301,15 @@ class EmbeddedStore:
 
     def _save_snapshot_if_stale(self) -> None:
         with _View(self) as connection:
-            epoch = str(_scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
-            n = _scalar(connection, "SELECT count(*) FROM documents")
+            epoch = self._recorded(connection)["epoch"]
+            n = tables.scalar(connection, "SELECT count(*) FROM documents")
             position = read_position(self.snapshot_path)
             changes = n
             if position is not None and position.epoch == epoch:
-                changes = _scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
-                changes += _scalar(connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal])
+                changes = tables.scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
+                changes += tables.scalar(
+                    connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal]
+                )
         if changes > _SNAPSHOT_DRIFT * n:
             self.save_snapshot()
 
@@ -316,9 +318,11 @@ class EmbeddedStore:
         version = self._version
         if self._engine_version == version:
             return self._engine
-        epoch = str(_scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
-        n = _scalar(connection, "SELECT count(*) FROM documents")
-        approx = str(_scalar(connection, "SELECT coalesce((SELECT value FROM meta WHERE key = 'approx'), 'auto')"))
+        epoch = str(tables.scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
+        n = tables.scalar(connection, "SELECT count(*) FROM documents")
+        approx = str(
+            tables.scalar(connection, "SELECT coalesce((SELECT value FROM meta WHERE key = 'approx'), 'auto')")
+        )
         engine = self._engine or (load_engine(self.snapshot_path) if n else None)
         if engine is not None and not (engine.position.epoch == epoch and engine.suits(n, approx)):
             engine = None
@@ -327,30 +331,26 @@ class EmbeddedStore:
         if engine is None or len(engine.keys) != n:
             engine = self._build(connection, n, approx) if n else None
         if engine is not None:
-            last_key = _scalar(connection, "SELECT max(seq) FROM sqlite_sequence WHERE name = 'documents'")
-            last_removal = _scalar(
-                connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'tombstones'"
-            )
-            engine.position = Position(epoch, last_key, last_removal)
+            engine.position = Position(epoch, _last(connection, "documents"), _last(connection, "tombstones"))
         self._engine, self._engine_version = engine, version
         return engine
 
     def _build(self, connection: sqlite3.Connection, n: int, approx: str) -> Engine:
-        dims = _scalar(connection, "SELECT length(vector) FROM vectors LIMIT 1") // 4
+        dims = tables.scalar(connection, "SELECT length(vector) FROM vectors LIMIT 1") // 4
 
         def sample(size: int) -> Vectors:
             keys = np.array([key for (key,) in connection.execute("SELECT key FROM vectors")])
             some = np.random.default_rng(0).permutation(keys)[:size]
-            return np.concatenate([block for _, block in _chosen(connection, np.sort(some))])
+            return np.concatenate([block for _, block in tables.chosen(connection, np.sort(some))])
 
-        return build_engine(_blocks(connection, "key > 0", ()), sample, n=n, dims=dims, approx=approx)
+        return build_engine(tables.blocks(connection, "key > 0", ()), sample, n=n, dims=dims, approx=approx)
 
     def _catch_up(self, connection: sqlite3.Connection, engine: Engine) -> None:
         _, last_key, last_removal = engine.position
         gone = connection.execute("SELECT key FROM tombstones WHERE n > ?", (last_removal,)).fetchall()
         if gone:
             engine.remove(np.array(gone, np.int64).ravel())
-        for keys, vectors in _blocks(connection, "key > ?", (last_key,)):
+        for keys, vectors in tables.blocks(connection, "key > ?", (last_key,)):
             if vectors.shape[1] != engine.dims:
                 return  # the count will not agree, and the engine is built anew
             engine.add(keys, vectors)
@@ -380,18 +380,18 @@ class EmbeddedStore:
         """Candidates from the inverted file, scored by their stored vectors; a scan where that is exact or cheaper."""
         among = len(engine.keys if allowed is None else allowed)
         wanted = max(k, candidates or max(4 * k, 100))
-        if exact or wanted >= among // 4 or (allowed is not None and among <= _BLOCK):
-            return _scan(connection, vectors, k, allowed)
+        if exact or wanted >= among // 4 or (allowed is not None and among <= tables.BLOCK):
+            return tables.scan(connection, vectors, k, allowed)
         scores, keys = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
         for start in range(0, len(vectors), 64):
             part = slice(start, start + 64)
             _, found = engine.search(vectors[part], wanted, allowed)
             chosen = np.unique(found[found >= 0])
-            stored = np.concatenate([block for _, block in _chosen(connection, chosen)]) if len(chosen) else None
+            stored = np.concatenate([block for _, block in tables.chosen(connection, chosen)]) if len(chosen) else None
             for row, (query, some) in enumerate(zip(vectors[part], found, strict=True), start=start):
                 some = np.sort(some[some >= 0])  # noqa: PLW2901
                 if stored is None or len(some) < k:  # the open cells hold too few
-                    scores[row], keys[row] = (best[0] for best in _scan(connection, query[None], k, allowed))
+                    scores[row], keys[row] = (best[0] for best in tables.scan(connection, query[None], k, allowed))
                     continue
                 exactly = stored[np.searchsorted(chosen, some)] @ query
                 order = np.argsort(-exactly, kind="stable")[:k]
@@ -471,72 +471,12 @@ class _View(_Guard):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            self._store._live.execute("ROLLBACK")
+            if self._store._live.in_transaction:  # SQLite ends it itself on some errors
+                self._store._live.execute("ROLLBACK")
         finally:
             super().__exit__(kind, error, trace)
 
 
-def _scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> Any:
-    """The one value a statement gives."""
-    return connection.execute(statement, parameters).fetchone()[0]
-
-
-def _dump(metadata: Mapping[str, Any]) -> str:
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else "{}"
-
-
-def _load(metadata: str) -> dict[str, Any]:
-    return {} if metadata == "{}" else _decode(metadata)[0]  # skips the checks of json.loads for stray whitespace
-
-
-def _length(row: Row) -> int:
-    return 0 if row.vector is None else len(row.vector)
-
-
-def _blob(row: Row) -> bytes:
-    if row.vector is None:
-        raise ValueError(f"document {row.id!r} comes without a vector")
-    return np.ascontiguousarray(row.vector, "<f4").tobytes()
-
-
-def _rows(connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool) -> list[Row]:
-    columns, tables = "id, text, metadata", "documents"
-    if vectors:
-        columns, tables = f"{columns}, vector", "documents JOIN vectors USING (key)"
-    statement = f"SELECT {columns} FROM {tables} WHERE {where} ORDER BY key"
-    found = connection.execute(statement, parameters)
-    if not vectors:
-        return [Row(one, text, _load(metadata)) for one, text, metadata in found]
-    return [Row(one, text, _load(metadata), np.frombuffer(blob, "<f4")) for one, text, metadata, blob in found]
-
-
-def _blocks(connection: sqlite3.Connection, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Keys, Vectors]]:
-    """Keys and vectors of the documents that `where` selects, in ascending order, a block at a time."""
-    cursor = connection.execute(f"SELECT key, vector FROM vectors WHERE {where} ORDER BY key", parameters)
-    while block := cursor.fetchmany(_BLOCK):
-        keys = np.array([key for key, _ in block], np.int64)
-        yield keys, np.frombuffer(b"".join(vector for _, vector in block), "<f4").reshape(len(block), -1)
-
-
-def _chosen(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, Vectors]]:
-    for start in range(0, len(keys), _BLOCK):
-        yield from _blocks(connection, f"key IN {_IDS}", (json.dumps(keys[start : start + _BLOCK].tolist()),))
-
-
-def _scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
-    """The exact answer from the stored vectors, a block at a time."""
-    blocks = _blocks(connection, "key > 0", ()) if allowed is None else _chosen(connection, allowed)
-    return nearest(queries, blocks, k)
-
-
-def _found(connection: sqlite3.Connection, scores: Scores, keys: Keys) -> list[list[Found]]:
-    rows = connection.execute(
-        f"SELECT key, id, text, metadata FROM documents WHERE key IN {_IDS}",
-        (str(keys.ravel().tolist()),),
-    )
-    documents = {row[0]: row for row in rows}
-    hits = []
-    for best, chosen in zip(scores.tolist(), keys.tolist(), strict=True):
-        row = [documents[key] for key in chosen]
-        hits.append([Found(id, text, _load(data), at) for (_, id, text, data), at in zip(row, best, strict=True)])
-    return hits
+def _last(connection: sqlite3.Connection, table: str) -> int:
+    """The largest key a table has ever had."""
+    return int(tables.scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", [table]))
