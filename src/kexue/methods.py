@@ -79,7 +79,7 @@ METHODS: tuple[Method, ...] = (
             "similarity: knn_graph geodesic_distances GeodesicIndex GeodesicSummarizer"),
     _method("hubness", "The hubness phenomenon of high dimensions",
             "“维度灾难”之Hubness现象浅析", 9147, "2022-06-28",
-            "similarity: k_occurrence hubness_report HubnessReducer HubSampler"),
+            "similarity: k_occurrence hubness_report HubnessReducer HubSampler", "working"),
     _method("rotation", "The orthogonal matrix that turns one unit vector into another",
             "从一个单位向量变换到另一个单位向量的正交矩阵", 8453, "2021-06-05",
             "similarity: rotation_between RotationOperator", "working"),
