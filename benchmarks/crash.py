@@ -18,7 +18,9 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class Encoder:
     model_id = "hash"
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        return np.stack([np.random.default_rng(list(text.encode())).standard_normal(DIM) for text in texts])
+        return np.stack([np.random.default_rng(zlib.crc32(text.encode())).standard_normal(DIM) for text in texts])
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def read(path: Path) -> dict[str, str]:
             raise RuntimeError(f"count says {len(index)}, there are {len(documents)}")
         some = list(documents.items())[:: max(1, len(documents) // 20)]
         hits = index.search([text for _, text in some], 1) if some else []
-        wrong = [name for (name, _), found in zip(some, hits, strict=True) if found[0].id != name]
+        wrong = [name for (name, _), found in zip(some, hits, strict=True) if found[0].text != documents[name]]
         if wrong:
             raise RuntimeError(f"search does not find {wrong}")
     return documents
@@ -118,9 +120,11 @@ def run(kills: int, folder: Path, seed: int = 0) -> Crashes:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
             assert worker.stdout is not None
             lines = [worker.stdout.readline()]  # it has begun; from now on any moment may be the last
+            reader = threading.Thread(target=lines.extend, args=(worker.stdout,))  # a full pipe would hold it up
+            reader.start()
             time.sleep(draw.uniform(0, 0.6))
             worker.send_signal(signal.SIGKILL)
-            lines += worker.stdout.readlines()
+            reader.join()
         under_way = None
         for line in lines:
             if not line.endswith(b"\n"):
