@@ -76,7 +76,7 @@ METHODS: tuple[Method, ...] = (
             "similarity: emd word_movers_distance word_rotators_distance TransportIndex"),
     _method("geodesic", "From local to global: geodesic distance for semantic similarity",
             "从局部到全局:语义相似度的测地线距离", 9368, "2022-12-07",
-            "similarity: knn_graph geodesic_distances GeodesicIndex GeodesicSummarizer"),
+            "similarity: knn_graph geodesic_distances GeodesicIndex GeodesicSummarizer", "working"),
     _method("hubness", "The hubness phenomenon of high dimensions",
             "“维度灾难”之Hubness现象浅析", 9147, "2022-06-28",
             "similarity: k_occurrence hubness_report HubnessReducer HubSampler", "working"),
