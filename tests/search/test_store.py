@@ -274,6 +274,20 @@ def test_a_file_cut_short_is_refused_at_once(tmp_path: Path) -> None:
         open_store(path)
 
 
+def test_a_file_whose_end_is_still_in_the_log_is_whole(tmp_path: Path) -> None:
+    """A disk that fills up while the log is merged leaves the new length in the file, and the pages in the log."""
+    store = EmbeddedStore.create(tmp_path / "x.kx", {})
+    store.upsert([row(i) for i in range(300)])
+    data = bytearray((tmp_path / "x.kx").read_bytes())
+    data[28:32] = (1000).to_bytes(4, "big")
+    (tmp_path / "y.kx").write_bytes(data)
+    (tmp_path / "y.kx-wal").write_bytes((tmp_path / "x.kx-wal").read_bytes())
+    store.close()
+    copy = EmbeddedStore.open(tmp_path / "y.kx")
+    assert copy.count() == 300
+    copy.close()
+
+
 def test_damage_in_the_middle_is_told_when_it_is_met(tmp_path: Path) -> None:
     path = create(tmp_path / "x.kx", 400)
     Path(f"{path}-snapshot").unlink()
