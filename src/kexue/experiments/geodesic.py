@@ -76,8 +76,11 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         left.scatter(points[:, 0], points[:, 2], c=colours, s=6, cmap="viridis")
         left.set_title("a rolled-up sheet, coloured by geodesic distance", fontsize=10)
         left.set_aspect("equal")
-        shown = {name: value for name, value in figures.items() if name.startswith(("swiss", "docstrings"))}
-        right.barh([name.replace("_", " ") for name in shown], [value.value for value in shown.values()])
+        shown = {name: value for name, value in figures.items() if "spearman" in name}
+        right.barh(
+            [name.replace("_spearman_", ", ").replace("_", " ") for name in shown],
+            [value.value for value in shown.values()],
+        )
         right.set_xlabel("Spearman with the true order")
         right.invert_yaxis()
 
@@ -182,7 +185,8 @@ def _reviews(data: Path, n: int) -> str:
     summary = GeodesicSummarizer(10, topic="早餐", redundancy=0.9).summarize(sentences, encode, n=5)
     on_topic = sum("早" in sentence or "餐" in sentence for sentence in summary.sentences)
     return (
-        f"{len(sentences)} sentences of hotel reviews (character vectors, no sentence encoder) summarised about breakfast: "
-        f"{on_topic} of {len(summary.indices)} chosen speak of it; paths of {min(map(len, summary.paths))} to "
-        f"{max(map(len, summary.paths))} sentences, {summary.n_unreachable} unreachable; see them with `kexue summarize`"
+        f"{len(sentences)} sentences of hotel reviews (character vectors, no sentence encoder) summarised about "
+        f"breakfast: {on_topic} of {len(summary.indices)} chosen speak of it; paths of "
+        f"{min(map(len, summary.paths))} to {max(map(len, summary.paths))} sentences, "
+        f"{summary.n_unreachable} unreachable"
     )
