@@ -279,7 +279,9 @@ def test_a_file_whose_end_is_still_in_the_log_is_whole(tmp_path: Path) -> None:
     store = EmbeddedStore.create(tmp_path / "x.kx", {})
     store.upsert([row(i) for i in range(300)])
     data = bytearray((tmp_path / "x.kx").read_bytes())
-    data[28:32] = (1000).to_bytes(4, "big")
+    pages = store._live.execute("PRAGMA page_count").fetchone()[0]
+    assert pages * 16_384 > len(data)
+    data[28:32] = pages.to_bytes(4, "big")
     (tmp_path / "y.kx").write_bytes(data)
     (tmp_path / "y.kx-wal").write_bytes((tmp_path / "x.kx-wal").read_bytes())
     store.close()
