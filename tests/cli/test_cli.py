@@ -179,6 +179,22 @@ def test_evaluate(run, tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_summarize(run, tmp_path):
+    lines = ["the red house is big", "the blue house is small", "a dog eats food", "the cat eats food", "music is good"]
+    (tmp_path / "r.txt").write_text("\n".join(lines) + "\n")
+    code, out, err = run("summarize", "r.txt", "--topic", "house", "-n", 2, "-k", 2, "--redundancy", 1, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert set(record) == {"topic", "n", "unreachable", "sentences"}
+    assert record["n"] == 5
+    assert len(record["sentences"]) == 2
+    assert all(lines[chosen["index"]] == chosen["text"] for chosen in record["sentences"])
+    assert all(chosen["path"][0] == chosen["index"] for chosen in record["sentences"])
+    code, _, err = run("summarize", "r.txt", "--topic", "camera")
+    assert code == 1
+    assert "camera" in err
+
+
 # --- wrong input -----------------------------------------------------------------------------------------------------
 
 
@@ -336,7 +352,16 @@ def test_help_has_examples_and_is_quick():
         times.append(time.perf_counter() - start)
         assert done.returncode == 0
     assert min(times) < 0.6  # the promise; the best of three shuts out a busy machine
-    for verb in (["search"], ["index", "build"], ["whiten", "fit"], ["evaluate"], ["reproduce"], ["doctor"], ["demo"]):
+    for verb in (
+        ["search"],
+        ["index", "build"],
+        ["whiten", "fit"],
+        ["evaluate"],
+        ["summarize"],
+        ["reproduce"],
+        ["doctor"],
+        ["demo"],
+    ):
         done = kexue(*verb, "--help")
         assert "Examples" in done.stdout
         assert f"kexue {' '.join(verb)}" in done.stdout

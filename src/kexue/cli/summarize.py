@@ -1,0 +1,65 @@
+"""`kexue summarize`: the sentences that stand for a pile of them, around a topic."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+
+_EXAMPLES = (
+    "kexue summarize reviews.txt -n 5",
+    "kexue summarize reviews.txt --topic battery --budget 40",
+    "kexue summarize reviews.csv --text review --topic 电池 --model chinese-encoder/ --json",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "summarize", examples=_EXAMPLES)(summarize)
+
+
+def summarize(
+    out: Output,
+    inputs: opt.Inputs,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="A word; the topic is the mean of the texts that hold one. Repeat it.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Most sentences.", min=1)] = 5,
+    k: Annotated[int, typer.Option("-k", help="Neighbours in the graph.", min=1)] = 10,
+    redundancy: Annotated[
+        float, typer.Option(help="Cosine to a chosen sentence above which one is passed over.")
+    ] = 0.8,
+    budget: Annotated[int | None, typer.Option(help="Most words in all; a Chinese character counts as one.")] = None,
+    text: opt.TextColumn = None,
+    encoding_errors: opt.EncodingErrors = "strict",
+    model: opt.Model = "auto",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Choose the texts nearest to a topic along the neighbourhood graph, without repeating one another."""
+    from kexue.corpus import read_records
+    from kexue.similarity import GeodesicSummarizer
+
+    sentences = [record.text for record in read_records(inputs, text=text, errors=encoding_errors)]
+    encoder = opt.load_encoder(model, device, dtype, batch_tokens)
+    with out.progress("encoding") as progress:
+        summary = GeodesicSummarizer(k, topic=topic or "mean", redundancy=redundancy, budget=budget).summarize(
+            sentences, lambda texts: encoder.encode(texts, progress=progress), n=n
+        )
+    chosen = zip(summary.indices, summary.sentences, summary.scores, summary.distances, summary.paths, strict=True)
+    record = {
+        "topic": topic or "mean",
+        "n": len(sentences),
+        "unreachable": summary.n_unreachable,
+        "sentences": [
+            {"index": index, "text": sentence, "score": score, "distance": distance, "path": path}
+            for index, sentence, score, distance, path in chosen
+        ],
+    }
+    lines = [f"{d:.3f}  {s}" for d, s in zip(summary.distances, summary.sentences, strict=True)]
+    head = f"distance  sentence ({len(summary.indices)} of {len(sentences)})"
+    out.emit(record, lambda: "\n".join([head, *lines]))
