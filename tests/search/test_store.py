@@ -277,7 +277,7 @@ def test_a_file_cut_short_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_file_whose_end_is_still_in_the_log_is_whole(tmp_path: Path) -> None:
     """A disk that fills up while the log is merged leaves the new length in the file, and the pages in the log."""
     store = EmbeddedStore.create(tmp_path / "x.kx", {})
-    store.upsert([row(i) for i in range(300)])
+    store.upsert([row(i)._replace(text="long " * 400) for i in range(300)])
     data = bytearray((tmp_path / "x.kx").read_bytes())
     pages = store._live.execute("PRAGMA page_count").fetchone()[0]
     assert pages * 16_384 > len(data)
