@@ -165,8 +165,8 @@ def tune(
     out.emit(
         record,
         lambda: (
-            "beta {beta:g}, gamma {gamma:g}, {k} dimensions: held-out Spearman {score:.2f} "
-            "[{low:.2f}, {high:.2f}], raw vectors {raw:.2f}\n{advice}\n{whitening}".format(**record)
+            "beta {beta:g}, gamma {gamma:g}, {k} dimensions: held-out Spearman {score:.3f} "
+            "[{low:.3f}, {high:.3f}], raw vectors {raw:.3f}\n{advice}\n{whitening}".format(**record)
         ),
     )
 
