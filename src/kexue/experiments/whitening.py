@@ -1,0 +1,221 @@
+"""kexue.fm/archives/8321: whitening makes cosines of unsupervised vectors useful, and does not suit every vector.
+
+Shows: what whitening removes (made-up vectors), that it can hurt and truncation repairs it (digits), that a supervised
+encoder should be left alone (MiniLM on English STS), and the article's table for Chinese averages of character vectors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kexue.experiments import _similarity_sets as sets
+from kexue.experiments.registry import Budget, experiment
+from kexue.experiments.report import Claim, Figure, Report
+from kexue.similarity import Evaluation, PairDataset, Whitening, evaluate_pairs
+
+_COLOURS = {"raw": "0.55", "whitened": "tab:blue", "truncated": "tab:orange"}
+
+
+@experiment(
+    "whitening",
+    claim="Whitening improves the cosines of unsupervised sentence vectors more often than not, truncation helps "
+    "further, and supervised vectors should be left alone.",
+    data=sets.SENTENCES,
+    minutes=1.5,
+)
+def run(budget: Budget, seed: int, data: Path | None) -> Report:
+    """Made-up vectors, digits, then the sentences there are; each with raw, whitened and truncated vectors."""
+    generator = np.random.default_rng(seed)
+    draws = {"smoke": 100, "small": 1000, "full": 2000}[budget]
+    notes: list[str] = []
+    claims: list[Claim] = []
+    figures: dict[str, Figure] = {}
+    panels: dict[str, Evaluation] = {}
+
+    def score(  # statistics of the texts in `corpus`, else of each set
+        name: str, encoder: Any, pairs: list[PairDataset], ks: dict[str, int | None], corpus: list[str] | None = None
+    ) -> Evaluation:
+        posts = {"raw": None, **{post: Whitening(k) for post, k in ks.items()}}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="kept")  # directions that never vary are cut, as they should be
+            if corpus is not None:
+                posts = {post: each and each.fit(encoder.encode(corpus)) for post, each in posts.items()}
+            found = evaluate_pairs(encoder, pairs, post=posts, bootstrap=draws, generator=seed)
+        panels[name] = found
+        for row in found.rows:
+            key = f"{name} {row.post}" if name == row.dataset else f"{name} {row.dataset} {row.post}"
+            wanted, source = _EXPECTED.get(key, (None, None))
+            figures[key.replace(",", "").replace(" ", "_")] = Figure(
+                row.spearman, "x100", row.low, row.high, row.n, wanted, source
+            )
+        return found
+
+    made_up = sets.made_up(generator)
+    claims.append(_anisotropy(score("made up", made_up, [made_up.pairs], {"whitened": None})))
+    digits = sets.attempt(lambda: sets.digits(generator), "digits", notes)
+    if digits is not None:
+        ks = {"whitened": None, "k32": 32, "k16": 16, "k8": 8}
+        claims += _no_free_lunch(score("digits", digits, [digits.pairs], ks))
+
+    english, absent = sets.sentence_sets(sets.ENGLISH, data, budget, generator)
+    minilm = sets.attempt(sets.sentence_encoder, "English sentences", notes) if english else None
+    if minilm is not None:
+        texts = list(dict.fromkeys(text for pairs in english for text in (*pairs.texts_a, *pairs.texts_b)))
+        claims.append(_supervised(score("MiniLM", minilm, english, {"whitened": None, "truncated": 128}, texts)))
+        notes.append(f"MiniLM: statistics of the {len(texts)} texts of all English sets of the run together")
+        if len(english) > 1:
+            score("MiniLM, own texts", minilm, english[:1], {"whitened": None})
+            notes.append("own texts: by the few texts of one set alone, whitening 384 dimensions does more harm")
+    chinese, absent_zh = sets.sentence_sets(sets.CHINESE, data, budget, generator)
+    characters = sets.chinese_encoder(data)
+    if chinese and characters is not None:
+        claims += _chinese(score("characters", characters, chinese, {"whitened": None, "truncated": 67}))
+    missing = [*absent, *absent_zh, *([] if characters else ["tencent_char_200d"])]
+    if missing:
+        notes.append(f"left out for want of data: {', '.join(missing)}")
+    notes.append(
+        "not tested, for want of Chinese BERT and SimBERT weights: which pooling is best, whether larger models are, "
+        "and that SimBERT is best on every set but PAWSX"
+    )
+    everything = [made_up.pairs, *([digits.pairs] if digits is not None else []), *english, *chinese]
+    return Report(
+        tuple(claims), figures, tuple(notes), data=sets.used(everything), draw=lambda figure: _draw(figure, panels)
+    )
+
+
+_EXPECTED: dict[str, tuple[float, str]] = {
+    "made up raw": (73.2, "computed"),
+    "made up whitened": (97.0, "computed"),
+    "digits raw": (38.6, "computed"),
+    "digits whitened": (22.1, "computed"),
+    "digits k32": (28.1, "computed"),
+    "digits k16": (36.2, "computed"),
+    "digits k8": (40.5, "computed"),
+}
+
+
+# ---- the claims ----------------------------------------------------------------------------------------------------
+
+
+def _by_post(found: Evaluation) -> dict[str, dict[str, Any]]:
+    """post -> data set -> row."""
+    table: dict[str, dict[str, Any]] = {}
+    for row in found.rows:
+        table.setdefault(row.post, {})[row.dataset] = row
+    return table
+
+
+def _anisotropy(found: Evaluation) -> Claim:
+    raw, white = (_by_post(found)[post]["made up"] for post in ("raw", "whitened"))
+    return Claim.check(
+        "Whitening restores similarity that three loud directions and a shift have hidden.",
+        white.low > raw.high and white.spearman > 95,
+        rule="intervals of raw and whitened do not meet, and whitened exceeds 95",
+        figures=["made_up_raw", "made_up_whitened"],
+    )
+
+
+def _no_free_lunch(found: Evaluation) -> list[Claim]:
+    row = {post: rows["digits"] for post, rows in _by_post(found).items()}
+    falling = [row[post].spearman for post in ("whitened", "k32", "k16", "k8")]
+    return [
+        Claim.check(
+            "There is no free lunch: whitening can hurt.",
+            row["whitened"].high < row["raw"].low,
+            rule="digits: the interval of whitened lies below that of raw",
+            figures=["digits_raw", "digits_whitened"],
+        ),
+        Claim.check(
+            "Truncation helps further, here until it makes good what whitening broke.",
+            falling == sorted(falling) and row["k8"].spearman > row["raw"].low,
+            rule="digits: the score rises as k falls from all 61 to 8, where it reaches the interval of raw",
+            figures=["digits_raw", "digits_k32", "digits_k16", "digits_k8"],
+        ),
+    ]
+
+
+def _supervised(found: Evaluation) -> Claim:
+    tests = {(t.dataset, t.a, t.b): t for t in found.tests}
+    names = list(_by_post(found)["raw"])
+    worse = [name for name in names if tests[name, "raw", "whitened"].low > 0]
+    better = [name for name in names if tests[name, "raw", "whitened"].high < 0]
+    return Claim(
+        "Vectors of a supervised encoder should not be whitened.",
+        "reproduced" if len(worse) == len(names) else "partly" if len(worse) > len(better) else "not reproduced",
+        f"paired bootstrap on each set, raw minus whitened: clearly worse on {len(worse)} of {len(names)}, "
+        f"clearly better on {len(better)}; reproduced = worse on all",
+        tuple(f"MiniLM_{name}_{post}" for name in names for post in ("raw", "whitened")),
+    )
+
+
+def _chinese(found: Evaluation) -> list[Claim]:
+    score = {post: {name: row.spearman for name, row in rows.items()} for post, rows in _by_post(found).items()}
+    names = list(score["raw"])
+    helped = [name for name in names if score["whitened"][name] > score["raw"][name]]
+    further = [name for name in names if score["truncated"][name] > score["whitened"][name]]
+    every = tuple(f"characters_{name}_{post}" for name in names for post in score)
+    claims = [
+        Claim.check(
+            "Unsupervised vectors gain from whitening more often than not.",
+            2 * len(helped) > len(names),
+            rule=f"whitened above raw on more than half of the sets: {len(helped)} of {len(names)}",
+            figures=every,
+        ),
+        Claim.check(
+            "Truncation to a third of the dimensions helps further.",
+            2 * len(further) > len(names),
+            rule=f"truncated above whitened on more than half of the sets: {len(further)} of {len(names)}",
+            figures=every,
+        ),
+    ]
+    if "bq" in names:
+        claims.append(
+            Claim.check(
+                "BQ gets worse by whitening. (The article says so of BERT-like encoders; here averages of characters.)",
+                score["whitened"]["bq"] < score["raw"]["bq"],
+                rule="bq: whitened below raw",
+                figures=["characters_bq_raw", "characters_bq_whitened"],
+            )
+        )
+    if "pawsx_zh" in names and len(names) > 1:
+        best = {name: max(score[post][name] for post in score) for name in names}
+        claims.append(
+            Claim.check(
+                "PAWSX is very hard for all.",
+                best["pawsx_zh"] == min(best.values()),
+                rule="the best score on pawsx_zh is the lowest best score of all sets",
+                figures=every,
+            )
+        )
+    return claims
+
+
+# ---- the picture ---------------------------------------------------------------------------------------------------
+
+
+def _draw(figure: Any, panels: dict[str, Evaluation]) -> None:
+    widths = [max(2.0, len({row.dataset for row in found.rows}) + 0.5) for found in panels.values()]
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(panels), sharey=True, width_ratios=widths, squeeze=False)[0], panels.items(), strict=True
+    ):
+        datasets = list(dict.fromkeys(row.dataset for row in found.rows))
+        posts = list(dict.fromkeys(row.post for row in found.rows))
+        for position, post in enumerate(posts):
+            rows = [row for row in found.rows if row.post == post]
+            middle = [row.spearman for row in rows]
+            spread = [[row.spearman - row.low for row in rows], [row.high - row.spearman for row in rows]]
+            places = np.arange(len(datasets)) + (position - (len(posts) - 1) / 2) * 0.8 / len(posts)
+            colour = _COLOURS.get(post, "tab:orange")
+            label = None if post not in _COLOURS or name != list(panels)[-1] else post
+            axes.bar(places, middle, 0.8 / len(posts), yerr=spread, color=colour, label=label, error_kw={"lw": 0.8})
+            if post.startswith("k"):
+                axes.text(places[0], 1, f"k={post[1:]}", rotation=90, ha="center", va="bottom", fontsize=7)
+        axes.set_xticks(range(len(datasets)), datasets, rotation=35, ha="right", fontsize=8)
+        axes.set_title(name, fontsize=9)
+    first = figure.axes[0]
+    first.set_ylabel("Spearman x100, 95 % interval")
+    figure.axes[-1].legend(fontsize=8)
