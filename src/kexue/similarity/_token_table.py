@@ -1,0 +1,161 @@
+"""The tokens of many documents in one array, and lower bounds of their transport distances to a query.
+
+Cost of a pair from a product s of rows: WRD 1 - s with s = u.v; WMD sqrt(-2 s) with s = x.y - |x|^2/2 - |y|^2/2. The
+relaxed distance needs the largest s of a token only, so a product that is never too small gives a cost that is never
+too large. Rows may therefore be cut: with an orthonormal basis, P the leading coordinates and r the length of the rest,
+
+    u.v <= Pu.Pv + r(u) r(v)        (Cauchy-Schwarz)
+
+and one coordinate beside the leading ones keeps the bound. Rounding in float32 is added to s as slack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kexue.similarity._arrays import Array
+
+_ENERGY = 0.85  # share of squared length that the leading coordinates keep
+_FIT_TOKENS = 50_000  # tokens the basis is fitted on
+_SHORT = 64  # vectors of so few coordinates are not cut
+_PRODUCTS = 1 << 18  # products a block: they stay in the cache between the matrix product and its reduction
+_EPS = float(np.finfo(np.float32).eps)
+
+
+class TokenTable:
+    """Sequences without zero vectors (WRD) or any (WMD), none of them empty, appended in blocks.
+
+    Attributes:
+        raw: (N, d) tokens as given. starts: (n + 1,) where documents begin.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.raw = np.empty((0, 0), np.float32)
+        self.starts = np.zeros(1, np.int64)
+        self._table = np.empty((0, 0), np.float32)  # (N, r + 1 or more) rows
+        self._length = np.empty(0)  # (N,)
+        self._fitted = 0  # tokens there were when the basis was fitted
+
+    def extend(self, sequences: list[Array]) -> None:
+        """Append documents; the basis is fitted anew whenever the tokens have doubled."""
+        before = len(self.raw)
+        self.raw = np.concatenate([*([self.raw] if before else []), *sequences])
+        ends = self.starts[-1] + np.cumsum([len(s) for s in sequences])
+        self.starts = np.concatenate([self.starts, ends])
+        if len(self.raw) >= 2 * self._fitted:
+            before, self._fitted = 0, len(self.raw)
+            self._fit()
+        blocks = [slice(s, s + (1 << 14)) for s in range(before, len(self.raw), 1 << 14)]
+        rows = [self._rows(self.raw[block]) for block in blocks]
+        lengths = [np.linalg.norm(self.raw[block].astype(np.float64), axis=1) for block in blocks]
+        self._table = np.concatenate([*([self._table] if before else []), *rows])
+        self._length = np.concatenate([*([self._length] if before else []), *lengths])
+        self._largest = float(self._length.max()) if self.kind == "wmd" else 1.0
+
+        first, counts = self.starts[:-1], np.diff(self.starts)
+        masses = self._length if self.kind == "wrd" else np.ones(len(self.raw))
+        totals = np.add.reduceat(masses, first)
+        self._weights = masses / np.repeat(totals, counts)
+        self._centroids = np.add.reduceat(self.raw, first, axis=0, dtype=np.float64) / totals[:, None] - self._centre
+        self._centroids = self._centroids.astype(np.float32)
+        self._centroid_squares = np.einsum("ij,ij->i", self._centroids, self._centroids)
+
+    def _fit(self) -> None:
+        """Centre and leading coordinates; no cut where it would save little."""
+        d = self.raw.shape[1]
+        self._basis: Array | None = None
+        self._centre = self.raw.mean(axis=0, dtype=np.float64) if self.kind == "wmd" else np.zeros(d)
+        V = self._vectors(self.raw[:: max(1, len(self.raw) // _FIT_TOKENS)])
+        energy, basis = np.linalg.eigh(V.T @ V)
+        share = np.cumsum(energy[::-1]) / max(float(energy.sum()), 1e-300)
+        r = int(np.searchsorted(share, _ENERGY)) + 1
+        if d > _SHORT and 4 * r <= 3 * d:
+            self._basis = basis[:, ::-1][:, :r].copy()
+
+    @property
+    def cut(self) -> bool:
+        """Whether the quick bounds are weaker than the full ones."""
+        return self._basis is not None
+
+    def _vectors(self, X: Array) -> Array:
+        """Float64 vectors that costs are made of: directions for WRD, differences to the centre for WMD."""
+        X = X.astype(np.float64)
+        return X - self._centre if self.kind == "wmd" else X / np.linalg.norm(X, axis=1, keepdims=True)
+
+    def _rows(self, X: Array, *, query: bool = False) -> Array:
+        """Rows whose products with those of a query are s or more, up to slack."""
+        V = self._vectors(X)
+        squares = np.einsum("ij,ij->i", V, V)[:, None]
+        if self._basis is not None:
+            V = V @ self._basis
+            rest = squares - np.einsum("ij,ij->i", V, V)[:, None]
+            V = np.hstack([V, np.sqrt(np.maximum(rest, 0.0))])
+        if self.kind == "wmd":
+            ends = (np.ones_like(squares), -squares / 2)
+            V = np.hstack([V, *(ends if query else ends[::-1])])
+        return V.astype(np.float32)
+
+    def _products(self, query: Array, tokens: slice | Array) -> Array:
+        """(m, tokens) values s from whole vectors, up to slack."""
+        raw, length = self.raw[tokens].astype(np.float32, copy=False), self._length[tokens]
+        X = query.astype(np.float64)
+        squares = np.einsum("ij,ij->i", X, X)[:, None]
+        if self.kind == "wrd":
+            return np.asarray((X / np.sqrt(squares)).astype(np.float32) @ raw.T) / length.astype(np.float32)
+        products = X.astype(np.float32) @ raw.T - (length**2 / 2).astype(np.float32)
+        return np.asarray(products - (squares / 2).astype(np.float32))
+
+    def _slack(self, query: Array, width: int) -> float:
+        """What float32 may have lost in a product of rows of that width."""
+        largest = max(self._largest, float(np.linalg.norm(query, axis=1).max())) if self.kind == "wmd" else 1.0
+        reach = largest + float(np.linalg.norm(self._centre))
+        return float((width + 16) * _EPS * 2.0 * reach**2)
+
+    def _cost(self, products: Array, slack: float) -> Array:
+        if self.kind == "wrd":
+            return np.asarray(np.maximum(1.0 - slack - products, 0.0))
+        return np.asarray(np.sqrt(np.maximum(-2.0 * (products + slack), 0.0)))
+
+    def centroid_bounds(self, query: Array) -> Array:
+        """(n,) 1/2 |c - c'|^2 for WRD, |c - c'| for WMD."""
+        c = (self.weights_of(query) @ self._vectors(query)).astype(np.float32)
+        half = (self._centroid_squares + c @ c) / 2 - self._centroids @ c - self._slack(query, len(c))
+        half = np.maximum(half, 0.0).astype(np.float64)
+        return np.asarray(half if self.kind == "wrd" else np.sqrt(2 * half))
+
+    def weights_of(self, query: Array) -> Array:
+        """(m,) the masses of a query's tokens."""
+        masses = np.linalg.norm(query.astype(np.float64), axis=1) if self.kind == "wrd" else np.ones(len(query))
+        return np.asarray(masses / masses.sum())
+
+    def relaxed_bounds(self, query: Array, documents: Array, *, full: bool = False) -> Array:
+        """(len(documents),) relaxed distances, from cut rows unless `full`; `documents` in rising order."""
+        asked, weights = self._rows(query, query=True), self.weights_of(query)
+        slack = self._slack(query, query.shape[1])
+        bounds = np.empty(len(documents))
+        for part in self._blocks(documents, max(1, _PRODUCTS // len(query))):
+            some = documents[part]
+            counts = self.starts[some + 1] - self.starts[some]
+            first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            whole = some[-1] - some[0] + 1 == len(some)
+            tokens: slice | Array = slice(self.starts[some[0]], self.starts[some[-1] + 1])
+            if not whole:
+                tokens = np.repeat(self.starts[some] - first, counts) + np.arange(counts.sum())
+            products = self._products(query, tokens) if full else asked @ self._table[tokens].T
+            theirs = np.add.reduceat(self._cost(products.max(axis=0), slack) * self._weights[tokens], first)
+            ours = weights @ self._cost(np.maximum.reduceat(products, first, axis=1), slack)
+            bounds[part] = np.maximum(theirs, ours)
+        return bounds
+
+    def _blocks(self, documents: Array, tokens: int) -> Iterator[slice]:
+        """Consecutive parts of `documents` of about that many tokens."""
+        ends = np.cumsum(self.starts[documents + 1] - self.starts[documents])
+        begin = 0
+        while begin < len(documents):
+            done = ends[begin - 1] if begin else 0
+            end = max(begin + 1, int(np.searchsorted(ends, done + tokens, side="right")))
+            yield slice(begin, end)
+            begin = end

@@ -1,0 +1,158 @@
+"""Transport with an entropy term, for batches on any device: the differentiable relative of `emd`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kexue._optional import import_optional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHECK_EVERY = 10  # iterations between two looks at the marginals: each look waits for the device
+_MASS_TOLERANCE = 1e-4
+
+
+class SinkhornResult(NamedTuple):
+    """A batch of entropic plans.
+
+    Attributes:
+        distance: (B,), sum of plan x cost, without the entropy.
+        plan: (B, m, n); columns sum to q exactly, rows to p within `tol` where `converged`.
+        n_iter: iterations done.
+        converged: whether every problem of the batch kept its rows within `tol`.
+    """
+
+    distance: Tensor
+    plan: Tensor
+    n_iter: int
+    converged: bool
+
+
+def sinkhorn(
+    p: Any,
+    q: Any,
+    cost: Any,
+    *,
+    reg: float = 0.1,
+    n_iter: int = 200,
+    tol: float = 1e-6,
+    mask_p: Any = None,
+    mask_q: Any = None,
+) -> SinkhornResult:
+    """Entropic optimal transport by Sinkhorn's iteration on logarithms.
+
+    min over plans P of sum P_ij D_ij + reg KL(P | p q'); P_ij = p_i q_j exp((f_i + g_j - D_ij)/reg), where in turn
+
+        f_i = -reg log sum_j q_j exp((g_j - D_ij)/reg),     g_j = -reg log sum_i p_i exp((f_i - D_ij)/reg).
+
+    Source: Cuturi 2013, arXiv:1306.0895; the exact problem: kexue.fm/archives/7388. As reg goes to 0 the distance
+    falls to `emd`'s, in ever more iterations (about max D / reg of them); as reg grows it rises to
+    `product_upper_bound`. Once converged it is never below `emd`.
+
+    Args:
+        p: (B, m), >= 0, or (m,). q: (B, n) or (n,), of the same sums. cost: (B, m, n) or (m, n), >= 0 or not.
+            Tensors, or what `torch.as_tensor` reads; batches broadcast. Gradients flow into all three.
+        reg: > 0, in the unit of the cost.
+        n_iter: most iterations.
+        tol: stop once no row sum of any problem is off by more than this, summed over rows.
+        mask_p: (B, m) bool, True = keep; what is masked carries no mass, whatever `p` and `cost` hold there.
+        mask_q: (B, n), likewise.
+
+    Returns:
+        `SinkhornResult`; without a batch axis its distance is a scalar and its plan (m, n). Device and dtype of the
+        inputs, half precision computed in float32.
+
+    Raises:
+        ValueError: shapes that do not fit, reg or n_iter out of range, masses negative, not finite, without sum or of
+            different sums (to 1e-4, relative); a mask that is not bool.
+        MissingDependencyError: torch is not installed.
+
+    Example:
+        >>> result = sinkhorn([0.5, 0.5], [0.5, 0.5], [[0.0, 1.0], [1.0, 0.0]], reg=0.05)
+        >>> round(float(result.distance), 6), result.converged
+        (0.0, True)
+
+    Cost: O(B m n) time an iteration; memory O(B m n), times the iterations where gradients are asked for.
+    """
+    torch = import_optional("torch")
+    p, q, D = (_floating(torch.as_tensor(value)) for value in (p, q, cost))
+    dtype = torch.promote_types(torch.promote_types(p.dtype, q.dtype), D.dtype)
+    p, q, D = (value.to(device=D.device, dtype=dtype) for value in (p, q, D))
+    if D.ndim < 2 or p.shape[-1:] != D.shape[-2:-1] or q.shape[-1:] != D.shape[-1:]:
+        raise ValueError(
+            f"p (..., m), q (..., n) and cost (..., m, n) must fit, got {tuple(p.shape)}, {tuple(q.shape)} and "
+            f"{tuple(D.shape)}"
+        )
+    if not reg > 0:
+        raise ValueError(f"reg must be > 0, got {reg!r}; for no entropy at all use emd")
+    if isinstance(n_iter, bool) or not isinstance(n_iter, int) or n_iter < 1:
+        raise ValueError(f"n_iter must be a whole number >= 1, got {n_iter!r}")
+    p, D = _masked(p, D, mask_p, "mask_p", -1)
+    q, D = _masked(q, D, mask_q, "mask_q", -2)
+    if not torch.compiler.is_compiling():
+        _check(p, q, D)
+    log_p, log_q = _log(p), _log(q)
+    scaled = D / reg
+
+    f = torch.zeros_like(p + scaled[..., 0])  # the potentials, in units of reg
+    g = torch.zeros_like(q + scaled[..., 0, :])
+    converged = False
+    done = 0
+    for done in range(1, n_iter + 1):
+        previous = f
+        f = -torch.logsumexp((g + log_q)[..., None, :] - scaled, dim=-1)
+        if done > 1 and done % _CHECK_EVERY == 1:
+            # The plan of (previous, g) has row sums p_i exp(previous_i - f_i), and its columns are right.
+            off = (p * torch.expm1(previous - f).abs()).sum(-1)
+            if bool((off.detach() <= tol).all()):
+                f, converged, done = previous, True, done - 1  # noqa: PLW2901 - the iteration that was kept
+                break
+        g = -torch.logsumexp((f + log_p)[..., :, None] - scaled, dim=-2)
+    plan = torch.exp(f[..., :, None] + g[..., None, :] - scaled + log_p[..., :, None] + log_q[..., None, :])
+    if not converged:
+        converged = bool(((plan.sum(-1) - p).detach().abs().sum(-1) <= tol).all())
+    return SinkhornResult((plan * D).sum((-2, -1)), plan, done, converged)
+
+
+def _floating(x: Any) -> Any:
+    """Half precision becomes float32, whole numbers the default dtype."""
+    if not x.dtype.is_floating_point:
+        return x.to(import_optional("torch").get_default_dtype())
+    return x.float() if x.element_size() < 4 else x
+
+
+def _masked(mass: Any, D: Any, mask: Any, name: str, axis: int) -> tuple[Any, Any]:
+    """Mass and cost with zeros where the mask is False."""
+    if mask is None:
+        return mass, D
+    torch = import_optional("torch")
+    mask = torch.as_tensor(mask, device=D.device)
+    if mask.dtype != torch.bool or mask.shape[-1:] != mass.shape[-1:]:
+        raise ValueError(
+            f"{name} must be bool, True = keep, of shape {tuple(mass.shape)}, got {mask.dtype} {tuple(mask.shape)}"
+        )
+    zero = mass.new_zeros(())
+    return torch.where(mask, mass, zero), torch.where(mask.unsqueeze(axis), D, zero)
+
+
+def _log(mass: Any) -> Any:
+    """log of masses, -inf at 0 with a gradient of 0 there."""
+    torch = import_optional("torch")
+    some = mass > 0
+    return torch.where(some, torch.log(torch.where(some, mass, torch.ones_like(mass))), -torch.inf)
+
+
+def _check(p: Any, q: Any, D: Any) -> None:
+    for name, mass in (("p", p), ("q", q)):
+        bad = mass.detach()[~((mass >= 0) & (mass < float("inf")))]
+        if bad.numel():
+            raise ValueError(f"{name} must hold finite masses >= 0, got {float(bad[0])}")
+    if not bool(D.isfinite().all()):
+        raise ValueError("cost must be finite; leave positions out by mask_p and mask_q")
+    here, there = p.detach().sum(-1), q.detach().sum(-1)
+    if not bool((here > 0).all() & (there > 0).all()):
+        raise ValueError("every p and q needs a sum > 0: a problem of the batch has no mass left. Leave it out.")
+    if bool(((here - there).abs() > _MASS_TOLERANCE * here).any()):
+        worst = (here - there).abs().max()
+        raise ValueError(f"p and q must have one sum, the sums differ by {float(worst):.3g}. Normalise both to sum 1.")
