@@ -179,6 +179,49 @@ def test_evaluate(run, tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_calibrate_gives_scores_a_meaning(run, tmp_path):
+    (tmp_path / "t.txt").write_text("".join(f"text number {i} of {i * i % 7}\n" for i in range(60)))
+    run("index", "build", "t.txt", "--out", "t.kx")
+    pairs = [f"text number {i} of {i * i % 7}\ttext number {i}\t1\nred house {i}\tmusic\t0\n" for i in range(20)]
+    (tmp_path / "p.tsv").write_text("".join(pairs))
+    code, out, err = run("index", "calibrate", "t.kx", "--sample", 500, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert (record["null_pairs"], record["labelled_pairs"], record["threshold"]) == (500, 0, None)
+    code, out, err = run(
+        "index", "calibrate", "t.kx", "--sample", 500, "--pairs", "p.tsv", "--precision", 0.5, "--json"
+    )
+    assert code == 0, err
+    assert set(json.loads(out)["threshold"]) == {"value", "precision", "low", "high", "recall"}
+    _, out, _ = run("search", "t.kx", "text number 5", "-k", 60, "--json")
+    hits = json.loads(out)["results"]
+    percentiles = [hit["percentile"] for hit in hits]
+    assert percentiles == sorted(percentiles, reverse=True)
+    assert 0 <= percentiles[-1] <= percentiles[0] <= 100
+    assert all(hit["probability"]["low"] <= hit["probability"]["value"] <= hit["probability"]["high"] for hit in hits)
+    code, out, _ = run("search", "t.kx", "text number 5", "-k", 3)
+    assert "percentile" in out
+    _, out, _ = run("index", "info", "t.kx", "--json")
+    assert json.loads(out)["calibration"]["labelled_pairs"] == 40
+
+
+def test_hubness(run, tmp_path):
+    (tmp_path / "t.txt").write_text("".join(f"text number {i} of {i * i % 7}\n" for i in range(40)))
+    run("index", "build", "t.txt", "--out", "t.kx")
+    code, out, err = run("hubness", "t.kx", "-k", 5, "--top", 3, "--figure", "h.png", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert set(record) == {"n", "k", "metric", "k_skewness", "robinhood", "gini", "atkinson", "antihub_occurrence",
+                           "hub_occurrence", "max", "top20_share", "top", "figure"}  # fmt: skip
+    assert (record["n"], record["k"], len(record["top"])) == (40, 5, 3)
+    assert record["top"][0]["count"] == record["max"]
+    assert record["top"][0]["text"].startswith("text number")
+    assert (tmp_path / "h.png").exists()
+    code, _, err = run("hubness", "t.kx", "-k", 40)
+    assert code == 1
+    assert "40 documents" in err
+
+
 def test_summarize(run, tmp_path):
     lines = ["the red house is big", "the blue house is small", "a dog eats food", "the cat eats food", "music is good"]
     (tmp_path / "r.txt").write_text("\n".join(lines) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -193,3 +193,54 @@ def compact(out: Output, index: opt.IndexPath) -> None:
         "seconds": time.perf_counter() - start,
     }
     out.emit(record, lambda: f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, {index}")
+
+
+@verb(
+    app,
+    "calibrate",
+    examples=("kexue index calibrate faq.kx", "kexue index calibrate faq.kx --pairs judged.tsv --precision 0.95"),
+)
+def calibrate(
+    out: Output,
+    index: opt.IndexPath,
+    pairs: Annotated[
+        str | None, typer.Option(help="Judged pairs: lines of two texts and 0 or 1; or a set in KEXUE_DATA.")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Random pairs of documents behind the percentiles.", min=1)] = 100_000,
+    method: Annotated[
+        Literal["isotonic", "platt"], typer.Option(help="isotonic: any rising curve; platt: for few labels.")
+    ] = "isotonic",
+    precision: Annotated[float, typer.Option(help="Precision that the threshold shall keep.")] = 0.9,
+) -> None:
+    """Learn what a score means here: its percentile among random pairs and, from judged pairs, a probability."""
+    from kexue.search import Index
+    from kexue.similarity import load_pairs
+
+    start = time.perf_counter()
+    judged = load_pairs(pairs) if pairs is not None else None
+    texts = None if judged is None else list(zip(judged.texts_a, judged.texts_b, strict=True))
+    with Index.open(index) as opened:
+        labels = None if judged is None else [int(label) for label in judged.labels]
+        calibrator = opened.calibrate(pairs=texts, labels=labels, n=sample, method=method, generator=out.seed)
+        threshold = None if judged is None else calibrator.threshold(precision)
+    record = {
+        "index": str(index),
+        "null_pairs": sample,
+        "labelled_pairs": 0 if texts is None else len(texts),
+        "method": method,
+        "threshold": None if threshold is None else threshold._asdict(),
+        "seconds": time.perf_counter() - start,
+    }
+
+    def text() -> str:
+        assert calibrator.null_ is not None
+        median, high = (float(calibrator.null_[int(q * (sample - 1))]) for q in (0.5, 0.99))
+        lines = [f"random pairs of {index}: median score {median:.3f}, one in a hundred above {high:.3f}"]
+        if threshold is not None:
+            lines.append(
+                f"a score of {threshold.value:.3f} or more is right {threshold.precision:.0%} of the time "
+                f"[{threshold.low:.0%}, {threshold.high:.0%}] and finds {threshold.recall:.0%} of what belongs together"
+            )
+        return "\n".join(lines)
+
+    out.emit(record, text)

@@ -45,7 +45,11 @@ def search(
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
 ) -> None:
-    """Find the documents nearest in meaning; scores are cosines of the stored vectors."""
+    """Find the documents nearest in meaning; scores are cosines of the stored vectors.
+
+    After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
+    pairs the probability that it belongs to the query.
+    """
     from kexue.search import Index, parse_filter
     from kexue.text import Encoder
 
@@ -73,7 +77,7 @@ def search(
                     "index": index.stem,
                     "score": hit.score,
                     "percentile": hit.percentile,
-                    "probability": hit.probability,
+                    "probability": None if hit.probability is None else hit.probability._asdict(),
                     "document": {"text": hit.text, "metadata": hit.metadata},
                     "explanation": hit.explanation,
                 }
@@ -106,9 +110,16 @@ def _table(hits: list[Any], title: str | None) -> Table | str:
     if not hits:
         return f"{title + ': ' if title else ''}no document matches"
     table = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False)
-    table.add_column("score", justify="right")
+    shown = [("score", [f"{hit.score:.3f}" for hit in hits])]
+    if hits[0].percentile is not None:
+        shown.append(("percentile", [f"{hit.percentile:.2f}" for hit in hits]))
+    if hits[0].probability is not None:
+        shown.append(("probability", [f"{hit.probability.value:.2f}" for hit in hits]))
+    for name, _ in shown:
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
     table.add_column("text", overflow="ellipsis", no_wrap=True)
-    for hit in hits:
-        table.add_row(f"{hit.score:.3f}", escape(hit.id), escape(" ".join(hit.text.split())))
+    for row, hit in enumerate(hits):
+        texts = (escape(hit.id), escape(" ".join(hit.text.split())))
+        table.add_row(*(column[row] for _, column in shown), *texts)
     return table

@@ -58,7 +58,7 @@ def fit(
     whitening = Whitening(dims, beta=beta, gamma=gamma)
     chunks: Iterable[np.ndarray[Any, Any]]
     if inputs[0].endswith(".npy"):
-        chunks = _rows(_load_vectors(Path(inputs[0])))
+        chunks = _rows(load_vectors(Path(inputs[0])))
     else:
         encoder = opt.load_encoder(model, device, dtype, batch_tokens)
         chunks = _encoded(encoder, inputs, text, encoding_errors)
@@ -101,7 +101,7 @@ def apply(
     from kexue.similarity import Whitening
 
     start = time.perf_counter()
-    loaded, source = Whitening.load(whitening), _load_vectors(vectors)
+    loaded, source = Whitening.load(whitening), load_vectors(vectors)
     shape = (len(source), loaded.kernel_.shape[1])
     with out.progress("transforming") as progress, replacing(target) as temporary, temporary.open("wb") as stream:
         header = {"descr": source.dtype.str, "fortran_order": False, "shape": shape}
@@ -208,7 +208,8 @@ def export(
     )
 
 
-def _load_vectors(path: Path) -> np.ndarray[Any, Any]:
+def load_vectors(path: Path) -> np.ndarray[Any, Any]:
+    """A .npy file of vectors (n, d), mapped into memory."""
     import numpy as np
 
     try:

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 
 import kexue
 from kexue._progress import Progress
-from kexue.errors import IndexFormatError, ModelNotFoundError, SpaceMismatchError
+from kexue.errors import DataError, IndexFormatError, ModelNotFoundError, SpaceMismatchError
 from kexue.search.documents import check_documents, check_id, check_text
 from kexue.search.filters import conditions
+from kexue.search.meaning import calibration_record, meaning, sample_vectors
 from kexue.search.nearest import Vectors
-from kexue.search.space import Model, Space, SupportsEncode, as_vectors, is_fitted
+from kexue.search.space import (
+    Model,
+    Space,
+    SupportsEncode,
+    as_vectors,
+    file_bytes,
+    from_file_bytes,
+    is_fitted,
+)
 from kexue.search.store import CompactReport, EmbeddedStore, Store, local_path, open_store
-from kexue.search.store.base import Filter, Row, Value
+from kexue.search.store.base import Filter, Found, Row, Value
 from kexue.search.store.database import FORMAT_VERSION
-from kexue.similarity import Whitening
+from kexue.similarity import (
+    HubnessReport,
+    Probability,
+    ScoreCalibrator,
+    Whitening,
+    hubness_report,
+    k_occurrence,
+    random_pair_scores,
+)
 
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
@@ -39,15 +57,16 @@ class Document(NamedTuple):
 class Hit(NamedTuple):
     """One answer.
 
-    `score` is the cosine of the stored vectors, in [-1, 1]; 0 where one of them has no direction. `percentile` (0 to
-    100), `probability` and `explanation` are None where nothing was calibrated or explained.
+    `score` is the cosine of the stored vectors, in [-1, 1]; 0 where one of them has no direction. After
+    `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs of documents, and with labels
+    `probability` (value, low, high) says how likely such a pair belongs together. `explanation` is None.
     """
 
     id: str
     text: str
     score: float
     percentile: float | None
-    probability: Any
+    probability: Probability | None
     metadata: dict[str, Any]
     explanation: Any
 
@@ -101,12 +120,16 @@ class Index:
     >>> index.close()
     """
 
-    def __init__(self, store: Store, path: str, encoder: SupportsEncode | None = None) -> None:
+    def __init__(
+        self, store: Store, path: str, encoder: SupportsEncode | None = None, *, readonly: bool = False
+    ) -> None:
         self._store = store
         self._path = path
         self._encoder = encoder
         self._space: Space | None = None
         self._space_key: tuple[Value | None, Value] | None = None
+        self._readonly = readonly
+        self._calibrator: tuple[bytes, ScoreCalibrator] | None = None
 
     # Opening and closing
 
@@ -182,7 +205,7 @@ class Index:
             IndexFormatError: nothing there (also a FileNotFoundError), not an index, damaged, or of a newer version.
             SpaceMismatchError: the index holds vectors of another encoder.
         """
-        index = cls(open_store(path_or_uri, readonly=readonly), fspath(path_or_uri))
+        index = cls(open_store(path_or_uri, readonly=readonly), fspath(path_or_uri), readonly=readonly)
         try:
             if index.space.raw:
                 raise IndexFormatError(
@@ -387,10 +410,84 @@ class Index:
             found = self._store.search(  # the stored vectors were replaced since we last looked
                 self.space.project(raw), int(k), **options, expect={"space": self.space.token}
             )
-        return [
-            [Hit(id, text, max(-1.0, min(1.0, score)), None, None, meta, None) for id, text, meta, score in hits]
-            for hits in found
-        ]
+        calibrator = self.calibrator
+        return [_hits(one, calibrator) for one in found]
+
+    # What scores mean
+
+    def calibrate(
+        self,
+        *,
+        pairs: Sequence[tuple[str, str]] | None = None,
+        labels: Sequence[int] | None = None,
+        n: int = 100_000,
+        method: Literal["isotonic", "platt"] = "isotonic",
+        generator: Any = 0,
+    ) -> ScoreCalibrator:
+        """Learn what a score means here, and keep it with the index; from then on every hit carries a percentile.
+
+        Args:
+            pairs: texts (a, b) that were judged; with them hits carry a probability too.
+            labels: one for each pair, 1 where they belong together, 0 where not; both must occur.
+            n: random pairs of documents behind the percentiles.
+            method: see `kexue.similarity.ScoreCalibrator`.
+            generator: draws the random pairs; int or numpy Generator.
+
+        Raises:
+            DataError: fewer than two documents. ValueError: pairs without labels, or labels of one kind only.
+        """
+        if (pairs is None) != (labels is None):
+            raise ValueError("pairs come with labels, one each: 1 where the two texts belong together, 0 where not.")
+        self._need(2, "random pairs")
+        random = np.random.default_rng(generator)
+        _, vectors = sample_vectors(self._store, random)
+        calibrator = ScoreCalibrator(method).fit(random_pair_scores(vectors, n, generator=random))
+        if pairs is not None and labels is not None:
+            sides = [self.space.project(self._encode([pair[i] for pair in pairs], ())) for i in (0, 1)]
+            calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), labels)
+        blob = file_bytes(calibrator.save)
+        self._store.upsert([], metadata={"calibration": blob}, expect={"space": self.space.token})
+        return calibrator
+
+    @property
+    def calibrator(self) -> ScoreCalibrator | None:
+        """What `calibrate` learnt, here or in another process; None before."""
+        blob = self._store.metadata().get("calibration")
+        if not isinstance(blob, bytes):
+            return None
+        if self._calibrator is None or self._calibrator[0] is not blob:
+            self._calibrator = blob, from_file_bytes(blob, ScoreCalibrator.load)
+        return self._calibrator[1]
+
+    def k_occurrence(self, k: int = 10, *, generator: Any = 0) -> tuple[np.ndarray[Any, Any], list[str]]:
+        """How often each document is among the `k` nearest of another, and the ids in the same order.
+
+        Counted over at most 20,000 documents, drawn at random from a larger index.
+
+        Raises:
+            DataError: no more than `k` documents.
+        """
+        self._need(k + 1, f"k = {k} neighbours")
+        ids, vectors = sample_vectors(self._store, np.random.default_rng(generator))
+        return k_occurrence(vectors, k, generator=generator), ids
+
+    def hubness(self, k: int = 10, *, top: int = 20, generator: Any = 0) -> HubnessReport:
+        """Measure how unevenly documents are found; see `kexue.similarity.hubness_report` and `k_occurrence`.
+
+        In an index that can be written, the result is kept and `info` shows it.
+        """
+        counts, _ = self.k_occurrence(k, generator=generator)
+        report = hubness_report(counts, k, top=top)
+        if not self._readonly:
+            kept = {name: getattr(report, name) for name in ("n", "k", "k_skewness")}
+            self._store.upsert([], metadata={"hubness": json.dumps(kept)})
+        return report
+
+    def _need(self, least: int, what: str) -> None:
+        if len(self) < least:
+            raise DataError(
+                f"{self._path} holds {len(self)} documents; {what} need {least} or more.", remedy="Add more first."
+            )
 
     def info(self) -> IndexInfo:
         """What the index holds and how; see `IndexInfo`."""
@@ -410,8 +507,8 @@ class Index:
             dims=dims,
             model=asdict(space.model),
             whitening=whitening,
-            calibration=None,
-            hubness=None,
+            calibration=calibration_record(self.calibrator),
+            hubness=json.loads(str(metadata["hubness"])) if "hubness" in metadata else None,
             dehub=None,
             approx=str(metadata["approx"]),
             bytes=self._store.size(),
@@ -477,6 +574,15 @@ class Index:
         if len(vectors) != len(texts):
             raise ValueError(f"the encoder made {len(vectors)} vectors of {len(texts)} texts.")
         return as_vectors(vectors, dim=dim, what="the encoder's vectors")
+
+
+def _hits(found: Sequence[Found], calibrator: ScoreCalibrator | None) -> list[Hit]:
+    scores = [max(-1.0, min(1.0, one.score)) for one in found]
+    percentiles, chances = meaning(calibrator, scores)
+    return [
+        Hit(one.id, one.text, score, percentile, chance, one.metadata, None)
+        for one, score, percentile, chance in zip(found, scores, percentiles, chances, strict=True)
+    ]
 
 
 def _id_list(ids: str | Iterable[str]) -> list[str]:

@@ -8,9 +8,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from kexue.errors import SpaceMismatchError
 from kexue.search.nearest import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -147,7 +149,7 @@ class Space:
         """As metadata of a store."""
         values: dict[str, Value] = {
             "model": json.dumps(dataclasses.asdict(self.model)),
-            "whitening": b"" if self.whitening is None else _to_bytes(self.whitening),
+            "whitening": b"" if self.whitening is None else file_bytes(self.whitening.save),
             "unfitted": json.dumps(self.unfitted),
             "raw": json.dumps(self.raw),
         }
@@ -159,7 +161,7 @@ class Space:
         blob, token = metadata["whitening"], metadata.get("space")
         return cls(
             Model(**json.loads(metadata["model"])),
-            _from_bytes(blob) if isinstance(blob, bytes) and blob else None,
+            from_file_bytes(blob, Whitening.load) if isinstance(blob, bytes) and blob else None,
             json.loads(metadata["unfitted"]),
             None if token is None else str(token),
             json.loads(metadata["raw"]),
@@ -192,15 +194,17 @@ def as_vectors(vectors: Any, *, dim: int | None, what: str) -> Vectors:
     return found
 
 
-def _to_bytes(whitening: Whitening) -> bytes:
+def file_bytes(save: Callable[[Path], None]) -> bytes:
+    """What `save(path)` writes, as bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "whitening.safetensors")
-        whitening.save(path)
+        path = Path(folder, "saved")
+        save(path)
         return path.read_bytes()
 
 
-def _from_bytes(blob: bytes) -> Whitening:
+def from_file_bytes(blob: bytes, load: Callable[[Path], T]) -> T:
+    """What `load(path)` makes of a file with these bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "whitening.safetensors")
+        path = Path(folder, "saved")
         path.write_bytes(blob)
-        return Whitening.load(path)
+        return load(path)

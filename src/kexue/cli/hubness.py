@@ -1,0 +1,88 @@
+"""`kexue hubness`: which documents are found by everything, and how bad it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kexue.cli._verb import Output, verb
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kexue.similarity import HubnessReport
+
+_EXAMPLES = (
+    "kexue hubness faq.kx",
+    "kexue hubness faq.kx -k 5 --top 10 --figure hubs.png",
+    "kexue hubness vectors.npy --json",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "hubness", examples=_EXAMPLES)(hubness)
+
+
+def hubness(
+    out: Output,
+    source: Annotated[
+        Path, typer.Argument(help="An index, or a .npy file of vectors (n, d).", metavar="INDEX|VECTORS")
+    ],
+    k: Annotated[int, typer.Option("-k", help="Neighbours.", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="How many of the worst hubs to list.", min=1)] = 20,
+    figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
+) -> None:
+    """Count how often each document is among the nearest of another, and list those that are too often."""
+    report, counts, hubs = _measured(source, k, top, out.seed)
+    if figure is not None:
+        _draw(counts, k, figure)
+    record = report._asdict() | {"metric": "cosine", "top": hubs, "figure": None if figure is None else str(figure)}
+
+    def text() -> str:
+        lines = [
+            f"{report.n:,} vectors, k = {k}: skewness {report.k_skewness:.2f}, the top 20 % hold "
+            f"{report.top20_share:.0%} of the places, {report.antihub_occurrence:.1%} are never found",
+            "times  document",
+            *(f"{hub['count']:>5}  {hub['id']}  {' '.join(hub['text'].split())[:90]}".rstrip() for hub in hubs),
+        ]
+        return "\n".join(lines)
+
+    out.emit(record, text)
+
+
+def _measured(
+    source: Path, k: int, top: int, seed: int
+) -> tuple[HubnessReport, np.ndarray[Any, Any], list[dict[str, Any]]]:
+    from kexue.cli.whiten import load_vectors
+    from kexue.search import Index
+    from kexue.similarity import hubness_report, k_occurrence
+
+    if source.suffix == ".npy":
+        counts = k_occurrence(load_vectors(source), k, metric="cosine", generator=seed)
+        report = hubness_report(counts, k, top=top)
+        return report, counts, [{"id": str(row), "count": count, "text": ""} for row, count in report.top]
+    with Index.open(source, readonly=True) as index:
+        counts, ids = index.k_occurrence(k, generator=seed)
+        report = hubness_report(counts, k, top=top)
+        texts = {document.id: document.text for document in index.get([ids[row] for row, _ in report.top])}
+        return report, counts, [{"id": ids[row], "count": n, "text": texts.get(ids[row], "")} for row, n in report.top]
+
+
+def _draw(counts: np.ndarray[Any, Any], k: int, path: Path) -> None:
+    import numpy as np
+
+    from kexue._figures import save_picture
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        axes.hist(counts, bins=np.arange(counts.max() + 2) - 0.5)
+        axes.axvline(k, color="0.3", linestyle="--", label=f"mean, {k}")
+        axes.set_yscale("log")
+        axes.set_xlabel(f"times among the {k} nearest of another document")
+        axes.set_ylabel("documents")
+        axes.legend()
+
+    save_picture(draw, path)

@@ -1,0 +1,56 @@
+"""What the scores of an index mean: a sample of its vectors, and hits with percentile and probability."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from kexue.errors import InfeasibleError
+from kexue.search.nearest import Vectors
+from kexue.search.store.base import Store
+from kexue.similarity import Probability, ScoreCalibrator
+
+_SAMPLE = 20_000  # documents; pairs of them are two hundred million
+
+
+def meaning(
+    calibrator: ScoreCalibrator | None, scores: Sequence[float]
+) -> tuple[Sequence[float | None], Sequence[Probability | None]]:
+    """Percentile and probability of each score; None where there is nothing to tell them by."""
+    nothing = [None] * len(scores)
+    if calibrator is None:
+        return nothing, nothing
+    percentiles: list[float] = calibrator.percentile(scores).tolist()
+    if calibrator.labels_ is None:
+        return percentiles, nothing
+    columns = (column.tolist() for column in calibrator.probability(scores))
+    return percentiles, [Probability(*chance) for chance in zip(*columns, strict=True)]
+
+
+def sample_vectors(store: Store, random: np.random.Generator) -> tuple[list[str], Vectors]:
+    """Ids and vectors of all documents of a store, or of 20,000 of them drawn at random."""
+    total = store.count()
+    wanted = np.ones(total, bool)
+    if total > _SAMPLE:
+        wanted[:] = False
+        wanted[random.choice(total, _SAMPLE, replace=False)] = True
+    stored = zip(wanted, chain.from_iterable(store.iterate()), strict=False)
+    rows = [row for take, row in stored if take]
+    return [row.id for row in rows], np.stack([row.vector for row in rows if row.vector is not None])
+
+
+def calibration_record(calibrator: ScoreCalibrator | None) -> dict[str, Any] | None:
+    """What `kexue index info` says of a calibration; the threshold is that for a precision of 0.9, if there is one."""
+    if calibrator is None or calibrator.null_ is None:
+        return None
+    labelled, threshold = 0, None
+    if calibrator.labels_ is not None:
+        labelled = len(calibrator.labels_)
+        with contextlib.suppress(InfeasibleError):
+            threshold = calibrator.threshold()._asdict()
+    record = {"null_pairs": len(calibrator.null_), "labelled_pairs": labelled, "method": calibrator.method}
+    return {**record, "threshold": threshold}
