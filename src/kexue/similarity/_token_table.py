@@ -12,6 +12,7 @@ and one coordinate beside the leading ones keeps the bound. Rounding in float32 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,8 +60,8 @@ class TokenTable:
         masses = self._length if self.kind == "wrd" else np.ones(len(self.raw))
         totals = np.add.reduceat(masses, first)
         self._weights = masses / np.repeat(totals, counts)
-        self._centroids = np.add.reduceat(self.raw, first, axis=0, dtype=np.float64) / totals[:, None] - self._centre
-        self._centroids = self._centroids.astype(np.float32)
+        sums = [self.raw[a:b].sum(axis=0, dtype=np.float64) for a, b in pairwise(self.starts)]
+        self._centroids = (np.array(sums) / totals[:, None] - self._centre).astype(np.float32)
         self._centroid_squares = np.einsum("ij,ij->i", self._centroids, self._centroids)
 
     def _fit(self) -> None:
