@@ -43,7 +43,7 @@ def test_percentiles_of_unrelated_queries_are_uniform(index):
     index.calibrate(n=50_000)
     queries = np.random.default_rng(1).normal(size=(20, 12)) + 0.5
     spread = [hit.percentile / 100 for hits in index.search(queries, k=120) for hit in hits]
-    # Not exactly the law of pairs of documents, and scores of one query hang together: near uniform, not at the 5 % level.
+    # Queries are not documents, and scores of one query hang together: near uniform, no more.
     assert stats.kstest(spread, "uniform").statistic < 0.06
 
 
