@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,6 +204,40 @@ def test_calibrate_gives_scores_a_meaning(run, tmp_path):
     assert "percentile" in out
     _, out, _ = run("index", "info", "t.kx", "--json")
     assert json.loads(out)["calibration"]["labelled_pairs"] == 40
+
+
+def test_rerank_and_explain(run, faq):
+    run(*BUILD)
+    code, out, err = run("search", "faq.kx", "lost parcel", "-k", 2, "--rerank", "wrd", "--explain", "--json")
+    assert code == 0, err
+    hits = json.loads(out)["results"]
+    assert hits[0]["id"] == "b"
+    assert hits[0]["score"] >= hits[1]["score"]
+    for hit in hits:
+        explanation = hit["explanation"]
+        assert sum(pair["contribution"] for pair in explanation["pairs"]) == pytest.approx(
+            explanation["distance"], abs=1e-9
+        )
+        assert hit["score"] == pytest.approx(1 - explanation["distance"])
+    code, out, _ = run("search", "faq.kx", "lost parcel", "-k", 1, "--explain")
+    assert "->" in out
+    assert "distance" in out
+
+
+def test_compare(run, faq):
+    run(*BUILD)
+    code, out, err = run("compare", "the dog runs", "a cat sleeps", "--explain", "--figure", "c.png", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert set(record) == {"texts", "cosine", "distance", "similarity", "kind", "percentile", "explanation", "figure"}
+    assert record["similarity"] == pytest.approx(1 - record["distance"])
+    assert {pair["source"] for pair in record["explanation"]["pairs"]} == {"the", "dog", "runs"}
+    assert Path("c.png").exists()
+    run("index", "calibrate", "faq.kx", "--sample", 50)
+    _, out, _ = run("compare", "lost parcel", "lost parcel", "--index", "faq.kx", "--json")
+    assert json.loads(out)["cosine"] == pytest.approx(1, abs=1e-6)
+    assert json.loads(out)["percentile"] == 100
+    assert run("compare", "a", " ")[0] == 2
 
 
 def test_hubness(run, tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import kexue
-from kexue.cli import _verb, demo, doctor, evaluate, hubness, index, reproduce, search, summarize, whiten
+from kexue.cli import _verb, compare, demo, doctor, evaluate, hubness, index, reproduce, search, summarize, whiten
 from kexue.errors import KexueError
 
 __all__ = ["app", "main"]
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
-for module in (search, evaluate, hubness, summarize, reproduce, demo, doctor):
+for module in (search, compare, evaluate, hubness, summarize, reproduce, demo, doctor):
     module.register(app)
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it

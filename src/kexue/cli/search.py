@@ -6,7 +6,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -16,10 +16,13 @@ from kexue.cli._verb import Output, verb
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kexue.similarity import Explanation
+
 _EXAMPLES = (
     'kexue search faq.kx "how long does a refund take"',
     'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --json',
     "kexue search faq.kx --queries questions.txt --json",
+    'kexue search faq.kx "money back" -k 3 --rerank wrd --explain',
 )
 
 
@@ -34,9 +37,13 @@ def search(
     queries: Annotated[list[str] | None, typer.Argument(help="Questions; - reads one a line from stdin.")] = None,
     k: Annotated[int, typer.Option("-k", help="Hits per query.", min=1)] = 10,
     filters: opt.Filters = None,
+    rerank: Annotated[
+        Literal["none", "wrd", "wmd"], typer.Option(help="Order the nearest again by transported tokens.")
+    ] = "none",
+    explain: Annotated[bool, typer.Option("--explain", help="Say which word of the query went to which.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every document, however large.")] = False,
     candidates: Annotated[
-        int | None, typer.Option(help="Candidates that an approximate search re-scores exactly.", min=1)
+        int | None, typer.Option(help="Candidates that are reranked, or that approximate search scores.", min=1)
     ] = None,
     queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query a line.")] = None,
     model: Annotated[
@@ -63,10 +70,19 @@ def search(
         start = time.perf_counter()
         vectors = opened.encode_queries(texts)
         encoded = time.perf_counter()
-        answers = opened.search(vectors, k, filter=condition, exact=exact, candidates=candidates)
+        options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates}
+        answers = opened.search(vectors, k, **options)
         searched = time.perf_counter()
+        if rerank != "none" or explain:
+            answers = opened.search(texts, k, rerank=None if rerank == "none" else rerank, explain=explain, **options)
+        reranked = time.perf_counter()
     tokens = encoder.count_tokens(texts)
-    timings = {"encode": encoded - start, "search": searched - encoded, "rerank": 0.0, "total": searched - start}
+    timings = {
+        "encode": encoded - start,
+        "search": searched - encoded,
+        "rerank": reranked - searched,
+        "total": reranked - start,
+    }
     for query, hits, used in zip(texts, answers, tokens, strict=True):
         record = {
             "query": query,
@@ -79,7 +95,7 @@ def search(
                     "percentile": hit.percentile,
                     "probability": None if hit.probability is None else hit.probability._asdict(),
                     "document": {"text": hit.text, "metadata": hit.metadata},
-                    "explanation": hit.explanation,
+                    "explanation": None if hit.explanation is None else explanation_record(hit.explanation),
                 }
                 for hit in hits
             ],
@@ -87,7 +103,7 @@ def search(
             "timings": {name: seconds / len(texts) for name, seconds in timings.items()},
         }
         title = query if len(texts) > 1 else None
-        out.emit(record, partial(_table, hits, title))
+        out.emit(record, partial(_answer, hits, title))
     out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * timings['total']:.0f} ms")
 
 
@@ -101,6 +117,30 @@ def _queries(given: list[str], file: Path | None) -> list[str]:
     if not texts:
         raise typer.BadParameter('no query: give one, as in: kexue search faq.kx "how long does a refund take"')
     return texts
+
+
+def explanation_record(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as JSON values."""
+    return explanation._asdict() | {"pairs": [pair._asdict() for pair in explanation.pairs]}
+
+
+def explanation_lines(explanation: Explanation, most: int = 12) -> str:
+    """The heaviest moves of an explanation, one a line, and what they add up to."""
+    lines = [
+        f"    {pair.source:>14} -> {pair.target:<14} {pair.mass:6.1%} of the weight at cost {pair.cost:.3f}"
+        for pair in explanation.pairs[:most]
+    ]
+    left = len(explanation.pairs) - most
+    rest = f", {left} smaller moves left out" if left > 0 else ""
+    return "\n".join([*lines, f"    {explanation.kind.upper()} distance {explanation.distance:.3f}{rest}"])
+
+
+def _answer(hits: list[Any], title: str | None) -> Any:
+    from rich.console import Group
+
+    reasons = [f"{hit.id}\n{explanation_lines(hit.explanation)}" for hit in hits if hit.explanation is not None]
+    table = _table(hits, title)
+    return Group(table, "", *reasons) if reasons else table
 
 
 def _table(hits: list[Any], title: str | None) -> Table | str:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kexue.search.build import BuildReport, add_files, build_index
     from kexue.search.filters import parse_filter
     from kexue.search.index import AddReport, Document, Hit, Index, IndexInfo
+    from kexue.search.rerank import CosineReranker, Reranked, Reranker, TransportReranker
     from kexue.search.store import (
         CompactReport,
         IndexBusyError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "build": ("BuildReport", "add_files", "build_index"),
     "filters": ("parse_filter",),
+    "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
     "index": ("AddReport", "Document", "Hit", "Index", "IndexInfo"),
     "store": (
         "CompactReport",
@@ -39,6 +41,7 @@ __all__ = [
     "AddReport",
     "BuildReport",
     "CompactReport",
+    "CosineReranker",
     "Document",
     "Hit",
     "Index",
@@ -46,8 +49,11 @@ __all__ = [
     "IndexExistsError",
     "IndexInfo",
     "IndexMissingError",
+    "Reranked",
+    "Reranker",
     "Row",
     "Store",
+    "TransportReranker",
     "add_files",
     "build_index",
     "open_store",

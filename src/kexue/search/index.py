@@ -20,6 +20,7 @@ from kexue.search.documents import check_documents, check_id, check_text
 from kexue.search.filters import conditions
 from kexue.search.meaning import calibration_record, meaning, sample_vectors
 from kexue.search.nearest import Vectors
+from kexue.search.rerank import Reranker, TransportReranker
 from kexue.search.space import (
     Model,
     Space,
@@ -33,6 +34,7 @@ from kexue.search.store import CompactReport, EmbeddedStore, Store, local_path, 
 from kexue.search.store.base import Filter, Found, Row, Value
 from kexue.search.store.database import FORMAT_VERSION
 from kexue.similarity import (
+    Explanation,
     HubnessReport,
     Probability,
     ScoreCalibrator,
@@ -44,6 +46,7 @@ from kexue.similarity import (
 
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
+_RERANKED = 50
 
 
 class Document(NamedTuple):
@@ -59,7 +62,8 @@ class Hit(NamedTuple):
 
     `score` is the cosine of the stored vectors, in [-1, 1]; 0 where one of them has no direction. After
     `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs of documents, and with labels
-    `probability` (value, low, high) says how likely such a pair belongs together. `explanation` is None.
+    `probability` (value, low, high) says how likely such a pair belongs together. `explanation` is there on request:
+    which token moved to which, at what cost.
     """
 
     id: str
@@ -68,7 +72,7 @@ class Hit(NamedTuple):
     percentile: float | None
     probability: Probability | None
     metadata: dict[str, Any]
-    explanation: Any
+    explanation: Explanation | None
 
 
 @dataclass(frozen=True)
@@ -362,6 +366,8 @@ class Index:
         k: int = 10,
         *,
         filter: Filter | None = None,
+        rerank: Literal["wrd", "wmd"] | Reranker | None = None,
+        explain: bool = False,
         exact: bool = False,
         candidates: int | None = None,
     ) -> list[list[Hit]]:
@@ -372,8 +378,14 @@ class Index:
             k: >= 1; all documents when there are fewer.
             filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
                 eq ne lt le gt ge in exists, all of which must hold.
+            rerank: order the nearest `candidates` again, by ``"wrd"`` or ``"wmd"`` between the tokens of query and
+                document, or by an object with ``rerank(query, documents)``. The score of a hit is then the reranker's;
+                percentile and probability stay those of its cosine. Needs queries as text.
+            explain: say of every hit which token of the query went to which of the document; the contributions sum to
+                the transport distance (WRD, unless `rerank` explains by itself). Needs queries as text.
             exact: look at every vector, also in an index that is searched approximately.
-            candidates: how many an approximate search scores exactly; default the larger of 100 and 4 k.
+            candidates: how many an approximate search scores exactly, default the larger of 100 and 4 k; and how many
+                are reranked, default the larger of 50 and k.
 
         Returns:
             One list for each query, also for a single text.
@@ -388,6 +400,8 @@ class Index:
             raise ValueError(f"candidates must be >= 1, got {candidates!r}.")
         if filter is not None:
             conditions(filter)
+        if rerank is not None or explain:
+            return self._search_again(queries, k, rerank, explain, filter=filter, exact=exact, candidates=candidates)
         if isinstance(queries, str):
             queries = [queries]
         space = self._space if self._space is not None and self._space.token is not None else self.space
@@ -412,6 +426,55 @@ class Index:
             )
         calibrator = self.calibrator
         return [_hits(one, calibrator) for one in found]
+
+    def compare(self, a: str, b: str) -> float:
+        """Cosine of two texts in the space of this index: what the score would be if one of them were in it."""
+        unit = self.space.project(self._encode([a, b], ("document", "passage")))
+        return float(np.clip(unit[0].astype(np.float64) @ unit[1], -1, 1))
+
+    def _search_again(
+        self,
+        queries: Any,
+        k: int,
+        rerank: Literal["wrd", "wmd"] | Reranker | None,
+        explain: bool,
+        *,
+        candidates: int | None,
+        **options: Any,
+    ) -> list[list[Hit]]:
+        """The nearest, ordered anew or explained, or both."""
+        texts = [queries] if isinstance(queries, str) else queries
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("rerank and explain look at words: give the queries as text, not as vectors.")
+        if not len(self):
+            return [[] for _ in texts]
+        if isinstance(rerank, str) and rerank not in ("wrd", "wmd"):
+            raise ValueError(f"rerank must be 'wrd', 'wmd', an object or None, got {rerank!r}")
+        reranker = self._reranker(rerank)
+        wanted = k if rerank is None else max(k, candidates or _RERANKED)
+        answers = self.search(list(texts), wanted, candidates=candidates, **options)
+        again = []
+        for text, hits in zip(texts, answers, strict=True):
+            scores, reasons = reranker.rerank(text, [hit.text for hit in hits])
+            order = range(len(hits)) if rerank is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
+            best = [
+                hits[at]._replace(
+                    score=hits[at].score if rerank is None else float(scores[at]),
+                    explanation=reasons[at] if explain else None,
+                )
+                for at in order
+            ]
+            again.append(best[:k])
+        return again
+
+    def _reranker(self, rerank: Literal["wrd", "wmd"] | Reranker | None) -> Reranker:
+        if rerank is None or isinstance(rerank, str):
+            return TransportReranker(self.load_encoder(), rerank or "wrd")
+        if not isinstance(rerank, Reranker):
+            raise TypeError(
+                f"rerank must be 'wrd', 'wmd' or an object with rerank(query, documents), got {rerank!r:.60}"
+            )
+        return rerank
 
     # What scores mean
 

@@ -1,0 +1,110 @@
+"""`kexue compare`: how alike two texts are, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+from kexue.cli.search import explanation_lines, explanation_record
+
+if TYPE_CHECKING:
+    from kexue.similarity import Explanation
+
+_EXAMPLES = (
+    'kexue compare "how long does a refund take" "when do I get my money back"',
+    'kexue compare "a cat sleeps" "a dog runs" --explain --figure plan.png',
+    'kexue compare "refund" "money back" --index faq.kx --json',
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "compare", examples=_EXAMPLES)(compare)
+
+
+def compare(
+    out: Output,
+    a: Annotated[str, typer.Argument(help="A text.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Say which word of A went to which of B.")] = False,
+    kind: Annotated[Literal["wrd", "wmd"], typer.Option(help="Rotator's or mover's distance between words.")] = "wrd",
+    index: Annotated[
+        Path | None, typer.Option(help="An index: its encoder and space, and its percentile once calibrated.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Picture of the words' plan (needs the figures extra).")] = None,
+    model: opt.Model = "auto",
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Compare two texts: cosine of their vectors, distance between their words, and how the words were matched."""
+    from kexue.search import Index, TransportReranker
+    from kexue.similarity import pair_cosine
+
+    for name, given in (("A", a), ("B", b)):
+        if not given.strip():
+            raise typer.BadParameter(f"text {name} is blank")
+    percentile = None
+    if index is None:
+        encoder: Any = opt.load_encoder(model, device, dtype, batch_tokens)
+        cosine = float(pair_cosine(*(encoder.encode([text]) for text in (a, b)))[0])
+    else:
+        with Index.open(index, readonly=True) as opened:
+            encoder = opened.load_encoder(device=device, dtype=dtype)
+            cosine = opened.compare(a, b)
+            if opened.calibrator is not None:
+                percentile = float(opened.calibrator.percentile(cosine))
+    scores, reasons = TransportReranker(encoder, kind).rerank(a, [b])
+    reason = reasons[0]
+    if figure is not None and reason is not None:
+        _draw(reason, figure)
+    record = {
+        "texts": [a, b],
+        "cosine": cosine,
+        "distance": None if reason is None else reason.distance,
+        "similarity": float(scores[0]),
+        "kind": kind,
+        "percentile": percentile,
+        "explanation": explanation_record(reason) if explain and reason is not None else None,
+        "figure": None if figure is None else str(figure),
+    }
+
+    def text() -> str:
+        rank = "" if percentile is None else f", percentile {percentile:.2f} among random pairs of {index}"
+        lines = [f"cosine {cosine:.3f}{rank}; {kind.upper()} similarity {scores[0]:.3f}"]
+        return "\n".join([*lines, explanation_lines(reason)] if explain and reason is not None else lines)
+
+    out.emit(record, text)
+
+
+def _draw(explanation: Explanation, path: Path) -> None:
+    """Words of both texts in their order of weight, joined by the mass that moved."""
+    from kexue._figures import save_picture
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        left = list(dict.fromkeys(pair.source for pair in explanation.pairs))
+        right = list(dict.fromkeys(pair.target for pair in explanation.pairs))
+        heaviest = max(pair.mass for pair in explanation.pairs)
+        for pair in explanation.pairs:
+            axes.plot(
+                [0, 1],
+                [-left.index(pair.source), -right.index(pair.target)],
+                linewidth=8 * pair.mass / heaviest,
+                color=str(min(0.9, pair.cost)),
+                solid_capstyle="round",
+            )
+        for words, x, align in ((left, -0.02, "right"), (right, 1.02, "left")):
+            for row, word in enumerate(words):
+                axes.text(x, -row, word, ha=align, va="center")
+        axes.set_xlim(-0.4, 1.4)
+        axes.axis("off")
+        axes.set_title(
+            f"{explanation.kind.upper()} {explanation.distance:.3f}; width: mass, darkness: nearness", fontsize=10
+        )
+
+    save_picture(draw, path)
