@@ -63,9 +63,10 @@ def _plan(p: Array, q: Array, cost: Array, rows: Array, columns: Array, solver: 
     if len(p) == 1 or len(q) == 1:
         inner, g = p[:, None] * (q / q.sum()), part[0] if len(p) == 1 else np.zeros(1)
     else:
-        scale = float(np.abs(part).max()) or 1.0  # solvers stop at absolute tolerances
-        inner, g = _simplex(solver)(p, q, np.ascontiguousarray(part / scale))
-        g = g * scale
+        # Solvers stop at absolute tolerances: let costs be at most 1, and masses about 1.
+        scale, unit = float(np.abs(part).max()) or 1.0, p.sum() / max(part.shape)
+        inner, g = _simplex(solver)(p / unit, q / unit, np.ascontiguousarray(part / scale))
+        inner, g = inner * unit, g * scale
     if whole:
         return inner, g
     plan = np.zeros(cost.shape)
@@ -125,9 +126,8 @@ def _highs(p: Array, q: Array, cost: Array) -> tuple[Array, Array]:
     from scipy.sparse import eye_array, kron, vstack
 
     m, n = cost.shape
-    unit = p.sum() / max(m, n)  # HiGHS stops at absolute tolerances: let the masses be about 1
     sums = vstack([kron(eye_array(m), np.ones((1, n))), kron(np.ones((1, m)), eye_array(n))], format="csr")
-    masses = np.concatenate([p, q]) / unit
+    masses = np.concatenate([p, q])
     # One relation binds the m + n sums, and rounding would break it: the last sum is left out.
     found = linprog(
         cost.ravel(),
@@ -138,5 +138,5 @@ def _highs(p: Array, q: Array, cost: Array) -> tuple[Array, Array]:
     )
     if found.status != 0 or found.x is None:
         raise KexueError(f"HiGHS found no optimum: {found.message}", remedy='Try solver="pot".')
-    plan = np.maximum(found.x.reshape(m, n), 0.0) * unit
+    plan = np.maximum(found.x.reshape(m, n), 0.0)
     return plan, np.append(found.eqlin.marginals[m:], 0.0)
