@@ -1,5 +1,7 @@
 """Sphinx settings."""
 
+import re
+
 import kexue
 
 project = "kexue"
@@ -17,6 +19,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+suppress_warnings = ["ref.python"]  # a shape such as (n, d) is no cross-reference
 
 html_theme = "furo"
 html_title = f"kexue {version}"
@@ -35,6 +40,16 @@ def write_cli_reference(_app: object) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def escape_markup(_app: object, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Docstrings are plain text with `code`: what reStructuredText would read into |x|, kernel_ or a * b is escaped."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            parts = re.split(r"(``[^`]*``|`[^`]*`)", line)
+            parts[::2] = [re.sub(r"([|*]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+            lines[number] = "".join(parts)
+
+
 def setup(app: object) -> None:
     """Sphinx calls this."""
     app.connect("builder-inited", write_cli_reference)
+    app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before napoleon reads the sections
