@@ -215,7 +215,7 @@ def _draw(figure: Any, panels: dict[str, Evaluation]) -> None:
             if post.startswith("k"):
                 axes.text(places[0], 1, f"k={post[1:]}", rotation=90, ha="center", va="bottom", fontsize=7)
         axes.set_xticks(range(len(datasets)), datasets, rotation=35, ha="right", fontsize=8)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name.rpartition(", ")[2], fontsize=9)
     first = figure.axes[0]
     first.set_ylabel("Spearman x100, 95 % interval")
     figure.axes[-1].legend(fontsize=8)

@@ -246,7 +246,7 @@ def _draw(figure: Any, tuned: dict[str, Tuned], losses: dict[str, list[tuple[str
         axes.axhline(found.raw, color="0.5", lw=1)
         axes.set_xlabel("gamma")
         axes.set_title(f"{name}: Spearman (grey: raw)", fontsize=9)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, handlelength=4)
     if not losses:
         return
     axes = panels[-1]
@@ -257,5 +257,5 @@ def _draw(figure: Any, tuned: dict[str, Tuned], losses: dict[str, list[tuple[str
     axes.axvline(-_LOSS, color="tab:red", lw=1, ls="--")
     axes.set_yticks(range(len(flat)), [entry[0] for entry in flat], fontsize=7)
     axes.invert_yaxis()
-    axes.set_title("beta = gamma = 0, a third of the dimensions", fontsize=9)
-    axes.set_xlabel("change of Spearman x100 (red: the article's worst)", fontsize=8)
+    axes.set_title("(0, 0), a third of the dimensions", fontsize=9)
+    axes.set_xlabel("change x100 (red: article's worst)")
