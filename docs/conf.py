@@ -9,7 +9,7 @@ author = "The kexue authors"
 copyright = "The kexue authors"
 version = release = kexue.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["dollarmath", "deflist"]
@@ -38,6 +38,7 @@ def write_cli_reference(_app: object) -> None:
     page.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "typer", "kexue.cli", "utils", "docs", "--name", "kexue", "--output", str(page)]
     subprocess.run(command, check=True, capture_output=True)
+    page.write_text(page.read_text(encoding="utf-8").replace("# `kexue`", "# Command line", 1), encoding="utf-8")
 
 
 def escape_markup(_app: object, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
@@ -49,7 +50,13 @@ def escape_markup(_app: object, _what: str, _name: str, _object: object, _option
             lines[number] = "".join(parts)
 
 
+def skip_field(_app: object, _what: str, _name: str, found: object, _skip: bool, _options: object) -> bool | None:
+    """Fields of a named tuple have no text of their own; the tuple's docstring describes them."""
+    return True if (getattr(found, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app: object) -> None:
     """Sphinx calls this."""
     app.connect("builder-inited", write_cli_reference)
+    app.connect("autodoc-skip-member", skip_field)
     app.connect("autodoc-process-docstring", escape_markup, priority=100)  # before napoleon reads the sections
