@@ -19,9 +19,10 @@ from kexue.errors import NotFittedError, NotSupported
 from kexue.similarity._arrays import Array, as_matrix, host, like, raise_non_finite, working_dtype
 from kexue.similarity._kernel import Kernel, check_parameters, solve, spectrum
 from kexue.similarity._moments import Moments, merge_moments, moments
+from kexue.similarity._threads import map_blocks
 
 _PRESETS = {"identity": (0.0, 0.0), "rotate": (0.0, 0.0), "pca": (1.0, 0.0), "whiten": (1.0, 1.0)}
-_CHUNK_VALUES = 3 << 16  # values of a chunk in `transform`: it stays in the second-level cache
+_BLOCK_ROWS, _CHUNK_ROWS = 8_192, 512  # of `transform`: a task of a thread, and what stays in the second-level cache
 
 
 def whiten(
@@ -228,21 +229,23 @@ class Whitening:
         weights = kernel.kernel.astype(dtype)
         shift = (self.beta * self.moments_.mean).astype(dtype)
         out = np.empty((x.shape[0], k), dtype=dtype)
-        step = max(64, _CHUNK_VALUES // d)
-        work = np.empty((min(step, x.shape[0]), d), dtype=dtype)
-        for start in range(0, x.shape[0], step):
-            chunk = host(x[start : start + step])
-            shifted = work[: chunk.shape[0]]
-            result = out[start : start + step]
-            with np.errstate(invalid="ignore", over="ignore"):
-                np.subtract(chunk, shift, out=shifted, casting="same_kind")
-                np.matmul(shifted, weights, out=result)
-                finite = np.isfinite(result.sum())
-            if not finite:
-                raise_non_finite(x)
-            if self.normalize:
-                length = np.linalg.norm(result, axis=1, keepdims=True)
-                np.divide(result, length, out=result, where=length > 0)
+
+        def block(start: int) -> bool:
+            finite = True
+            work = np.empty((min(_CHUNK_ROWS, x.shape[0]), d), dtype=dtype)
+            for i in range(start, min(start + _BLOCK_ROWS, x.shape[0]), _CHUNK_ROWS):
+                chunk, result = host(x[i : i + _CHUNK_ROWS]), out[i : i + _CHUNK_ROWS]
+                with np.errstate(invalid="ignore", over="ignore"):
+                    shifted = np.subtract(chunk, shift, out=work[: len(chunk)], casting="same_kind")
+                    np.matmul(shifted, weights, out=result)
+                    finite = finite and bool(np.isfinite(result.sum()))
+                if self.normalize:
+                    length = np.linalg.norm(result, axis=1, keepdims=True)
+                    np.divide(result, length, out=result, where=length > 0)
+            return finite
+
+        if not all(map_blocks(block, range(0, x.shape[0], _BLOCK_ROWS))):
+            raise_non_finite(x)
         return like(out, x)
 
     def fit_transform(self, X: Any, y: object = None, sample_weight: Any = None) -> Any:
