@@ -73,7 +73,7 @@ METHODS: tuple[Method, ...] = (
             "similarity: Whitening tune_whitening", "working"),
     _method("wmd-wrd", "From EMD and WMD to WRD: similarity of sequences of word vectors",
             "从EMD、WMD到WRD:文本向量序列的相似度计算", 7388, "2020-05-13",
-            "similarity: emd word_movers_distance word_rotators_distance TransportIndex"),
+            "similarity: emd word_movers_distance word_rotators_distance TransportIndex", "working"),
     _method("geodesic", "From local to global: geodesic distance for semantic similarity",
             "从局部到全局:语义相似度的测地线距离", 9368, "2022-12-07",
             "similarity: knn_graph geodesic_distances GeodesicIndex GeodesicSummarizer", "working"),
