@@ -258,4 +258,4 @@ def _draw(figure: Any, tuned: dict[str, Tuned], losses: dict[str, list[tuple[str
     axes.set_yticks(range(len(flat)), [entry[0] for entry in flat], fontsize=7)
     axes.invert_yaxis()
     axes.set_title("(0, 0), a third of the dimensions", fontsize=9)
-    axes.set_xlabel("change x100 (red: article's worst)")
+    axes.set_xlabel("change x100\n(red: the article's worst)")
