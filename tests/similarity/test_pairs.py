@@ -6,6 +6,7 @@ import pytest
 
 from kexue.errors import DataError
 from kexue.similarity import load_pairs
+from kexue.similarity.pairs import pair_datasets
 
 LINES = "a cat\ta kitten\t1\na cat\ta brick\t0.5\n"
 HEADER = "text_a\ttext_b\tlabel\n"
@@ -204,3 +205,31 @@ def test_real_sets_load(name):
     assert len(data) > 500
     assert data.skipped == 0
     assert set(np.unique(data.labels)) == {0.0, 1.0} or 0 <= data.labels.min() < data.labels.max() <= 5
+
+
+def test_pairs_that_are_already_in_memory(tmp_path):
+    a, b, labels = ["p", "q", "r"], ["s", "t", "u"], [1, 0, 0.5]
+    rows = list(zip(a, b, labels, strict=True))
+    path = write(tmp_path / "p.tsv", "".join(f"{x}\t{y}\t{z}\n" for x, y, z in rows))
+    forms = [
+        (a, b, labels),
+        (a, b, np.array(labels)),
+        rows,
+        iter(rows),
+        tuple(rows),  # three rows, not three columns
+        [{"sentence1": x, "sentence2": y, "score": z} for x, y, z in rows],
+        str(path),
+        [path],
+        load_pairs(path),
+    ]
+    for form in forms:
+        (data,) = pair_datasets(form)
+        assert (data.texts_a, data.texts_b, data.labels.tolist()) == (a, b, labels)
+    assert [d.name for d in pair_datasets([path, load_pairs(path)])] == ["p", "p"]
+    for wrong in ([], [1, 2], [("a", "b")], [{"x": 1}]):
+        with pytest.raises(TypeError, match="pairs must be"):
+            pair_datasets(wrong)
+    with pytest.raises(TypeError, match="must be texts, got int"):
+        pair_datasets([(1, 2, 3), (4, 5, 6), (7, 8, 9)])
+    with pytest.raises(ValueError, match="3, 2 and 3 rows"):
+        pair_datasets((a, b[:2], labels))

@@ -7,7 +7,6 @@ Differences: every number comes with an interval, and binary sets with the best 
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ import numpy as np
 
 from kexue.similarity._arrays import Array, as_matrix, host, like
 from kexue.similarity._ranks import average_ranks, bootstrap_spearman, interval
-from kexue.similarity.pairs import PairDataset, load_pairs
+from kexue.similarity.pairs import PairDataset, pair_datasets
 from kexue.similarity.whitening import Whitening
 
 Post = Whitening | None
-Pairs = PairDataset | str | os.PathLike[str]
 
 
 def spearman(a: Any, b: Any) -> float:
@@ -155,7 +153,7 @@ class Evaluation:
 
 def evaluate_pairs(
     encoder: Any,
-    pairs: Pairs | Sequence[Pairs],
+    pairs: Any,
     *,
     post: Post | Sequence[Post] | Mapping[str, Post] = None,
     poolings: Sequence[str] | None = None,
@@ -171,7 +169,8 @@ def evaluate_pairs(
     Args:
         encoder: an object with encode(texts) -> (n, d), or a function from a list of texts to (n, d). Each distinct
             text is encoded once for each pooling.
-        pairs: a PairDataset, a file or name for `load_pairs`, or several of them.
+        pairs: a PairDataset, a file or name for `load_pairs`, or a list of these; or rows of (text, text, label), or
+            three columns (texts, texts, labels).
         post: None for raw vectors; a Whitening; or several, in a list or by name. None inside means raw.
         poolings: for an encoder with a method with_pooling(mode); None leaves the encoder as it is.
         bootstrap: resamples of the pairs behind intervals and tests; 0 leaves them out (nan, no tests).
@@ -193,8 +192,7 @@ def evaluate_pairs(
     """
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be >= 0, got {bootstrap}.")
-    several = pairs if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
-    datasets = [p if isinstance(p, PairDataset) else load_pairs(p) for p in several]
+    datasets = pair_datasets(pairs)
     posts = _named_posts(post)
     encoders = [encoder] if poolings is None else [_with_pooling(encoder, mode) for mode in poolings]
     random = np.random.default_rng(generator)

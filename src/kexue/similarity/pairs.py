@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,50 @@ def load_pairs(
             remedy="A line is text, text and number, separated by tabs (.tsv) or commas (.csv).",
         )
     return PairDataset(name, chosen, texts_a, texts_b, np.array(labels), reader.skipped, reader.replaced)
+
+
+def pair_datasets(pairs: Any) -> list[PairDataset]:
+    """What `evaluate_pairs` accepts as pairs, as a list of data sets.
+
+    Args:
+        pairs: a PairDataset, a path or name, three columns (texts_a, texts_b, labels), rows (a, b, label) or mappings
+            with the columns of a file (a table of the datasets library, say), or a list of data sets, paths or names.
+
+    Raises:
+        TypeError: none of these. ValueError: columns of different lengths. DataError: see `load_pairs`.
+    """
+    if isinstance(pairs, PairDataset):
+        return [pairs]
+    if isinstance(pairs, str | os.PathLike):
+        return [load_pairs(pairs)]
+    if isinstance(pairs, tuple) and len(pairs) == 3 and _is_texts(pairs[0]):
+        return [_from_columns(*pairs)]
+    rows = list(pairs)
+    if rows and all(isinstance(row, PairDataset | str | os.PathLike) for row in rows):
+        return [row if isinstance(row, PairDataset) else load_pairs(row) for row in rows]
+    names = next(
+        (known for known in _KNOWN if rows and isinstance(rows[0], Mapping) and set(known) <= set(rows[0])), None
+    )
+    triples = [tuple(row[name] for name in names) for row in rows] if names else rows
+    if not triples or any(isinstance(row, str) or not hasattr(row, "__len__") or len(row) != 3 for row in triples):
+        raise TypeError(
+            "pairs must be a PairDataset, a path or name, rows of (text, text, label), three columns, or a list of "
+            f"data sets; got {type(pairs).__name__} of {type(rows[0]).__name__ if rows else 'nothing'}."
+        )
+    return [_from_columns(*zip(*triples, strict=True))]
+
+
+def _from_columns(a: Any, b: Any, labels: Any) -> PairDataset:
+    if not (_is_texts(a) and _is_texts(b)):
+        raise TypeError(f"the first two columns of pairs must be texts, got {type(next(iter(a))).__name__}.")
+    values = np.asarray(labels, dtype=np.float64)
+    if not len(a) == len(b) == len(values):
+        raise ValueError(f"three columns of one length needed, got {len(a)}, {len(b)} and {len(values)} rows.")
+    return PairDataset("pairs", "", list(a), list(b), values)
+
+
+def _is_texts(column: Any) -> bool:
+    return not isinstance(column, str) and hasattr(column, "__iter__") and all(isinstance(text, str) for text in column)
 
 
 # ---- where ---------------------------------------------------------------------------------------------------------
