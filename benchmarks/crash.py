@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import signal
 import sqlite3
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-import kexue
+from _shared import write_record
 from kexue.search import Index
 
 DIM = 192
@@ -171,10 +170,7 @@ def main() -> int:
     print(f"{found.unacknowledged_calls_kept} calls had happened in full, but could not say so any more")
     print(f"{found.lost} documents lost, {found.documents} left")
     print("\n".join(found.failures) or "no failures")
-    if arguments.out:
-        record = {**asdict(found), "command": " ".join(sys.argv), "kexue": kexue.__version__}
-        record["machine"] = f"{platform.processor() or platform.machine()}, {platform.platform()}"
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, asdict(found))
     return int(bool(found.failures))
 
 

@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
-import os
-import platform
 import random
 import re
 import statistics
 import subprocess
 import sys
 import sysconfig
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import kexue
+from _shared import take_turns, write_record
 from kexue.text import Encoder, find_model
 
 GOAL, LEAST_COSINE = 1.7, 0.999
@@ -58,18 +54,6 @@ def docstring_sentences(n: int, seed: int = 0) -> list[str]:
     sentences = list(found)
     random.Random(seed).shuffle(sentences)
     return sentences[:n]
-
-
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; the order turns from round to round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.perf_counter()
-            ways[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def throughput(encoder: Encoder, folder: Path, sentences: list[str], rounds: int) -> list[dict[str, Any]]:
@@ -160,7 +144,6 @@ def main() -> int:
     parser.add_argument("--model", default="auto")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
-    import sentence_transformers
 
     sentences = docstring_sentences(300 if arguments.quick else arguments.sentences)
     rounds = 2 if arguments.quick else 3
@@ -173,26 +156,17 @@ def main() -> int:
     met = rows[0]["speedup"] >= GOAL and rows[0]["mean_cosine"] >= LEAST_COSINE
     verdict = "met" if met else "MISSED"
     print(f"goal of {GOAL} x at a mean cosine of {LEAST_COSINE}: {verdict} ({rows[0]['speedup']:.2f} x)")
-    if arguments.out:
-        record = {
-            "rows": rows,
-            "one_query_milliseconds": query,
-            "start_seconds": start,
-            "goal": GOAL,
-            "goal_met": met,
-            "sentences": len(sentences),
-            "words": float(np.mean([len(sentence.split()) for sentence in sentences])),
-            "model": encoder.model_id,
-            "command": " ".join(sys.argv),
-            "versions": {
-                "kexue": kexue.__version__,
-                "torch": torch.__version__,
-                "sentence-transformers": sentence_transformers.__version__,
-            },
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-            "threads": torch.get_num_threads(),
-        }
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "rows": rows,
+        "one_query_milliseconds": query,
+        "start_seconds": start,
+        "goal": GOAL,
+        "goal_met": met,
+        "sentences": len(sentences),
+        "words": float(np.mean([len(sentence.split()) for sentence in sentences])),
+        "model": encoder.model_id,
+    }
+    write_record(arguments.out, record, "torch", "sentence-transformers")
     return 0
 
 

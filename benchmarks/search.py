@@ -11,20 +11,16 @@ and the bare engine.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import kexue
+from _shared import take_turns, write_record
 from kexue.search import Index
 
 GOAL = 0.10
@@ -38,22 +34,9 @@ what is the difference between a list and a tuple
 sort a dictionary by its values""".splitlines()
 
 
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after a round that warms up; the order turns from round to round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for number in range(-2, rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.perf_counter()
-            ways[name]()
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def compare(label: str, ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
     """Time the ways, print and return the figures; the first is ours, the second the one it is held against."""
-    seconds = take_turns(ways, rounds)
+    seconds = take_turns(ways, rounds, warmup=2)
     ours, bare = list(ways)[:2]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     overhead = statistics.median(a / b for a, b in zip(seconds[ours], seconds[bare], strict=True)) - 1
@@ -128,20 +111,15 @@ def main() -> int:
         }
         rows.append(compare("one vector, filtered", ways, rounds))
     print(f"goal of at most {GOAL:.0%} over encoding and the bare engine: {'met' if goal_met else 'MISSED'}")
-    if arguments.out:
-        record = {
-            "rows": rows,
-            "goal": GOAL,
-            "goal_met": goal_met,
-            "documents": n,
-            "dims": dim,
-            "k": k,
-            "command": " ".join(sys.argv),
-            "versions": {"kexue": kexue.__version__, "faiss": faiss.__version__, "numpy": np.__version__},
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        }
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "rows": rows,
+        "goal": GOAL,
+        "goal_met": goal_met,
+        "documents": n,
+        "dims": dim,
+        "k": k,
+    }
+    write_record(arguments.out, record, "faiss-cpu")
     return 0
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -24,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-import kexue
+from _shared import write_record
 from kexue.demo.docstrings import standard_library
 from kexue.similarity import (
     TransportIndex,
@@ -217,21 +215,16 @@ def main() -> int:
     right &= max(bounds.values()) <= SLACK
     gensim = beside_gensim(documents[:1000], queries[:5], k)
     print(f"goal of {GOAL:.0f} times brute force: {'met' if met else 'MISSED'}")
-    if arguments.out:
-        record = {
-            "rows": rows,
-            "bounds": bounds,
-            "bound_pairs": BOUND_PAIRS,
-            "gensim": gensim,
-            "tokens": tokens,
-            "goal": GOAL,
-            "goal_met": met,
-            "command": " ".join(sys.argv),
-            "versions": {"kexue": kexue.__version__, "numpy": np.__version__},
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-            "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        }
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "rows": rows,
+        "bounds": bounds,
+        "bound_pairs": BOUND_PAIRS,
+        "gensim": gensim,
+        "tokens": tokens,
+        "goal": GOAL,
+        "goal_met": met,
+    }
+    write_record(arguments.out, record, "POT")
     return 0 if right else 1
 
 

@@ -14,24 +14,19 @@ the errors of both are printed beside it, on data with directions of little vari
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
-import sklearn
 from sklearn.decomposition import PCA, IncrementalPCA
 
-import kexue
+from _shared import take_turns, write_record
 from kexue.similarity import Whitening
 
 STREAM_GOAL, BATCH_GOAL, MEMORY_GOAL, COSINE_GOAL = 8.0, 0.8, 0.15, 1e-8
@@ -50,18 +45,6 @@ def vectors(rows: int, dims: int, dtype: str, seed: int = 0) -> np.ndarray:
         chunk = out[start : start + 10_000]
         chunk[:] = random.normal(size=chunk.shape) @ mixing + mean
     return out
-
-
-def take_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; the order turns from round to round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.perf_counter()
-            ways[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def stream(estimator: Any, X: np.ndarray, chunk: int) -> Any:
@@ -191,26 +174,16 @@ def main() -> int:
         for dtype, value in values.items():
             verdicts[f"{goal}, {dtype}"] = {"value": value, "met": bool(test(value))}
             print(f"goal {goal}, {dtype}: {value:.3g} {'met' if test(value) else 'MISSED'}", flush=True)
-    if arguments.out:
-        record = {
-            "rows": rows,
-            "dims": dims,
-            "rounds": rounds,
-            "timings": timings,
-            "peak_extra_memory": memory,
-            "largest_cosine_error": errors,
-            "goals": verdicts,
-            "command": " ".join(sys.argv),
-            "versions": {
-                "kexue": kexue.__version__,
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-                "scikit-learn": sklearn.__version__,
-                "python": platform.python_version(),
-            },
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-        }
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    record = {
+        "rows": rows,
+        "dims": dims,
+        "rounds": rounds,
+        "timings": timings,
+        "peak_extra_memory": memory,
+        "largest_cosine_error": errors,
+        "goals": verdicts,
+    }
+    write_record(arguments.out, record, "scipy", "scikit-learn")
     return 0
 
 
