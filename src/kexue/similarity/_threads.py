@@ -19,21 +19,25 @@ T = TypeVar("T")
 
 
 def map_blocks(work: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
-    """Yield work(start) for each start, in order; in threads where there are several blocks and threads to be had."""
+    """Yield work(start) for each start, in order, in as many threads as BLAS would use."""
     starts = list(starts)
     controller = _controller()
-    threads = 1 if controller is None else min(len(starts), _blas_threads(controller))
-    if threads < 2:
+    if controller is None:
         yield from map(work, starts)
         return
-    with controller.limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[T]] = deque()
-        for start in starts:
-            waiting.append(pool.submit(work, start))
-            if len(waiting) > 2 * threads:
+    threads = min(len(starts), _blas_threads(controller))
+    with controller.limit(limits=1, user_api="blas"):
+        if threads < 2:
+            yield from map(work, starts)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque[Future[T]] = deque()
+            for start in starts:
+                waiting.append(pool.submit(work, start))
+                if len(waiting) > 2 * threads:  # few results wait at a time
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @cache

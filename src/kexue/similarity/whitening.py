@@ -22,7 +22,7 @@ from kexue.similarity._moments import Moments, merge_moments, moments
 from kexue.similarity._threads import map_blocks
 
 _PRESETS = {"identity": (0.0, 0.0), "rotate": (0.0, 0.0), "pca": (1.0, 0.0), "whiten": (1.0, 1.0)}
-_BLOCK_ROWS, _CHUNK_ROWS = 8_192, 512  # of `transform`: a task of a thread, and what stays in the second-level cache
+_BLOCK_ROWS, _CHUNK_ROWS = 4_096, 512  # of `transform`: a task of a thread, and what stays in the second-level cache
 
 
 def whiten(
@@ -244,7 +244,8 @@ class Whitening:
                     np.divide(result, length, out=result, where=length > 0)
             return finite
 
-        if not all(map_blocks(block, range(0, x.shape[0], _BLOCK_ROWS))):
+        blocks = range(0, x.shape[0], _BLOCK_ROWS)
+        if not all(map_blocks(block, blocks) if x.shape[0] > _CHUNK_ROWS else map(block, blocks)):
             raise_non_finite(x)
         return like(out, x)
 
