@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from _shared import write_record
 from kexue.search import Index
 
 DIM = 192
@@ -170,6 +169,8 @@ def main() -> int:
     print(f"{found.unacknowledged_calls_kept} calls had happened in full, but could not say so any more")
     print(f"{found.lost} documents lost, {found.documents} left")
     print("\n".join(found.failures) or "no failures")
+    from _shared import write_record  # beside this file; a test loads the rest from elsewhere
+
     write_record(arguments.out, asdict(found))
     return int(bool(found.failures))
 

@@ -222,7 +222,8 @@ def test_a_rank_cut_is_reported(tmp_path: Path, source: Path, gram_encoder: Any)
 def test_a_killed_build_goes_on(tmp_path: Path, source: Path, gram_encoder: Any) -> None:
     out = tmp_path / "a.kx"
     script = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import GramEncoder
 from kexue.search import build_index

