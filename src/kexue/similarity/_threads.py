@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from importlib import import_module
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,9 +21,6 @@ def map_blocks(work: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
     """Yield work(start) for each start, in order, in as many threads as BLAS would use."""
     starts = list(starts)
     controller = _controller()
-    if controller is None:
-        yield from map(work, starts)
-        return
     threads = min(len(starts), _blas_threads(controller))
     with controller.limit(limits=1, user_api="blas"):
         if threads < 2:
@@ -42,11 +38,10 @@ def map_blocks(work: Callable[[int], T], starts: Iterable[int]) -> Iterator[T]:
 
 @cache
 def _controller() -> Any:
-    """The handle on BLAS's own threads, or None without threadpoolctl (then BLAS does as it likes)."""
-    try:
-        return import_module("threadpoolctl").ThreadpoolController()
-    except ModuleNotFoundError:
-        return None
+    """The handle on BLAS's own threads."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _blas_threads(controller: Any) -> int:
