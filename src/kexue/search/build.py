@@ -17,11 +17,13 @@ import numpy as np
 from kexue._progress import Progress
 from kexue.corpus import read_records
 from kexue.errors import IndexFormatError, SpaceMismatchError
+from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbour_scores, with_offsets
 from kexue.search.index import APPROX, BATCH, AddReport, Index
+from kexue.search.meaning import stack
 from kexue.search.nearest import Vectors
 from kexue.search.space import Model, Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
-from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, Row, local_path
+from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, local_path
 from kexue.search.store.database import check_file, release
 from kexue.similarity import Whitening
 
@@ -58,6 +60,7 @@ def build_index(
     *,
     encoder: SupportsEncode | str | os.PathLike[str] = "auto",
     whitening: Whitening | None = None,
+    dehub: Dehub | None = None,
     text: str | None = None,
     id: str | None = None,
     metadata: Sequence[str] = (),
@@ -81,7 +84,7 @@ def build_index(
         out: the index file to make.
         encoder: a folder or hub id, ``"auto"``, or an object with ``encode(texts) -> (n, dim)``.
         whitening: None, a fitted one, or one that is not fitted and will be, on all the vectors.
-        approx: see `Index.create`.
+        dehub, approx: see `Index.create`.
         resume: False discards what an interrupted build has left.
         overwrite: replace an index at `out`; anything else there is never replaced.
         progress: called as progress(done, total).
@@ -107,6 +110,8 @@ def build_index(
         raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
     if not isinstance(encoder, str | os.PathLike | SupportsEncode):
         raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
+    check_dehub(dehub)
+    whitening = centring(dehub, whitening)
     records = read_records(inputs, text=text, id=id, metadata=metadata, format=format, errors=errors)
     with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -115,16 +120,16 @@ def build_index(
             from kexue.text import Encoder
 
             encoder = Encoder(encoder)
-        fitted = whitening is None or is_fitted(whitening)
-        space = Space(Model(), whitening if fitted else None, raw=not fitted)
+        ready = dehub != "csls" and (whitening is None or is_fitted(whitening))  # to store vectors as they come
+        space = Space(Model(), whitening if ready else None, raw=not ready, dehub=dehub if ready else None)
         partial = Path(f"{target}.partial")
-        finished = partial if fitted else Path(f"{target}.partial-whitened")
+        finished = partial if ready else Path(f"{target}.partial-finished")
         with _partial(partial, encoder, space, approx=approx, resume=resume) as index:
             done, truncated = _add_all(index, spool, progress)
-            if _drop_others(index, spool) + done.updated and fitted:
+            if _drop_others(index, spool) + done.updated and ready:
                 index.compact()
-            if whitening is not None and not fitted:
-                _whiten_into(finished, index, whitening)
+            if not ready:
+                _finish(finished, index, whitening, dehub)
         with Index.open(finished) as index:
             _embedded(index).save_snapshot()
             info = index.info()
@@ -227,8 +232,8 @@ def _why_not(index: Index, encoder: SupportsEncode, space: Space) -> str | None:
             there.model.check(Model.of(encoder))
     except SpaceMismatchError as error:
         return error.message
-    same = there.raw == space.raw and there.digest() == space.digest()
-    return None if same else "it was built with another whitening."
+    same = (there.raw, there.dehub, there.digest()) == (space.raw, space.dehub, space.digest())
+    return None if same else "it was built with another whitening or dehub."
 
 
 def _drop_others(index: Index, spool: Spool) -> int:
@@ -239,25 +244,31 @@ def _drop_others(index: Index, spool: Spool) -> int:
     return index._store.delete(gone)
 
 
-def _whiten_into(path: Path, index: Index, whitening: Whitening) -> None:
-    """Fit on the raw vectors of `index`, and write a second index with all of them whitened."""
+def _finish(path: Path, index: Index, whitening: Whitening | None, dehub: Dehub | None) -> None:
+    """Write a second index with the raw vectors of `index` as they are to be: whitened, with their neighbourhoods."""
     store = index._store
-    fitted = Whitening(**whitening.get_params())
-    for rows in store.iterate():
-        fitted.partial_fit(_stack(rows))
-    space = replace(index.space, whitening=fitted, raw=False, token=secrets.token_hex(8))
-    _discard(path)
-    new = Index._create(path, space, None, approx=str(store.metadata()["approx"]))
-    try:
+    approx = str(store.metadata()["approx"])
+    if whitening is not None and not is_fitted(whitening):
+        whitening = Whitening(**whitening.get_params())
         for rows in store.iterate():
-            unit = space.project(_stack(rows))
-            new._store.upsert([row._replace(vector=vector) for row, vector in zip(rows, unit, strict=True)])
+            whitening.partial_fit(stack(rows))
+    space = replace(index.space, whitening=whitening, raw=False, dehub=dehub, token=secrets.token_hex(8))
+    local: Vectors | None = None
+    if dehub == "csls" and len(index):
+        unit = np.concatenate([space.project(stack(rows)) for rows in store.iterate()])
+        local = local_means(neighbour_scores(unit, approx=approx))
+    _discard(path)
+    new = Index._create(path, space, None, approx=approx)
+    try:
+        done = 0
+        for rows in store.iterate():
+            vectors = space.project(stack(rows))
+            if local is not None:
+                vectors = with_offsets(vectors, local[done : done + len(rows)])
+            new._store.upsert([row._replace(vector=vector) for row, vector in zip(rows, vectors, strict=True)])
+            done += len(rows)
     finally:
         _embedded(new).close(snapshot=False)
-
-
-def _stack(rows: Sequence[Row]) -> Vectors:
-    return np.stack([row.vector for row in rows if row.vector is not None])
 
 
 def _put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:

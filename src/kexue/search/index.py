@@ -18,7 +18,19 @@ from kexue._progress import Progress
 from kexue.errors import DataError, IndexFormatError, ModelNotFoundError, SpaceMismatchError
 from kexue.search.documents import check_documents, check_id, check_text
 from kexue.search.filters import conditions
-from kexue.search.meaning import calibration_record, meaning, sample_vectors
+from kexue.search.hubs import (
+    NEIGHBOURS,
+    Dehub,
+    as_query,
+    centring,
+    check_dehub,
+    check_search,
+    count_neighbours,
+    local_means,
+    neighbour_scores,
+    with_offsets,
+)
+from kexue.search.meaning import calibration_record, meaning, sample_vectors, stack
 from kexue.search.nearest import Vectors
 from kexue.search.rerank import Reranker, TransportReranker
 from kexue.search.space import (
@@ -47,6 +59,7 @@ from kexue.similarity import (
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
 _RERANKED = 50
+_SAME = 1e-6  # numbers of unit vectors that differ by less are the same, up to rounding of float32
 
 
 class Document(NamedTuple):
@@ -60,7 +73,8 @@ class Document(NamedTuple):
 class Hit(NamedTuple):
     """One answer.
 
-    `score` is the cosine of the stored vectors, in [-1, 1]; 0 where one of them has no direction. After
+    `score` is the cosine of the stored vectors, in [-1, 1], also where hubs were removed and the order is another; 0
+    where one of them has no direction. After
     `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs of documents, and with labels
     `probability` (value, low, high) says how likely such a pair belongs together. `explanation` is there on request:
     which token moved to which, at what cost.
@@ -88,9 +102,9 @@ class AddReport:
 class IndexInfo:
     """What an index holds; the fields of ``kexue index info``.
 
-    `dims` is the length of a stored vector, None while there are none. `bytes` are those on disk. `drift` is how far
-    the mean of the vectors added since the whitening was fitted lies from the mean it was fitted on, in units of the
-    root of the total variance; None without whitening or without such vectors.
+    `dims` is the length of the vectors compared, None while there are none. `bytes` are those on disk. `drift` is how
+    far the mean of the vectors added since the whitening was fitted lies from the mean it was fitted on, in units of
+    the root of the total variance; None without whitening or without such vectors.
     """
 
     index: str
@@ -144,6 +158,7 @@ class Index:
         encoder: SupportsEncode | str | PathLike[str] | None = "auto",
         *,
         whitening: Whitening | None = None,
+        dehub: Dehub | None = None,
         approx: str = "auto",
         overwrite: bool = False,
     ) -> Self:
@@ -154,6 +169,10 @@ class Index:
             encoder: a folder or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or None for an index
                 that is given vectors only. Loaded when the first text comes, and recorded then.
             whitening: applied to every vector before it is stored; one that is not fitted is fitted on the first `add`.
+            dehub: keep documents that are near everything from answering everything. ``"csls"`` ranks by
+                2 cos(q, y) - r(q) - r(y), r the mean cosine with the 50 nearest documents, at no cost to a search; a
+                document's r is measured when it is added, that of all anew by `compact`. ``"center"`` subtracts the
+                mean: a whitening with beta = 1.
             approx: ``"exact"`` compares a query with every vector, ``"approx"`` with likely ones (and scores those
                 exactly), ``"auto"`` does the latter from 200,000 documents on.
             overwrite: replace an index that is there.
@@ -163,17 +182,19 @@ class Index:
         """
         if approx not in APPROX:
             raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+        check_dehub(dehub)
         if isinstance(encoder, PathLike):
             encoder = fspath(encoder)
         if not (encoder is None or isinstance(encoder, str | SupportsEncode)):
             raise TypeError(f"encoder must be a name, an object with encode(texts) or None, got {encoder!r:.60}")
         if whitening is not None and not isinstance(whitening, Whitening):
             raise TypeError(f"whitening must be a kexue.similarity.Whitening or None, got {whitening!r:.60}")
+        whitening = centring(dehub, whitening)
         fitted = whitening if whitening is not None and is_fitted(whitening) else None
         model = Model(reference=encoder if isinstance(encoder, str) else None)
         unfitted = whitening.get_params() if whitening is not None and fitted is None else None
         given = None if isinstance(encoder, str) else encoder
-        space = Space(model, fitted, unfitted)
+        space = Space(model, fitted, unfitted, dehub=dehub)
         return cls._create(local_path(path_or_uri), space, given, approx=approx, overwrite=overwrite)
 
     @classmethod
@@ -277,7 +298,7 @@ class Index:
             if len(raw) != len(rows) + doubles:
                 raise ValueError(f"{len(rows) + doubles} texts came with {len(raw)} vectors.")
             raw = raw[places]
-        size = BATCH if self.space.unfitted is None else len(rows)  # a whitening is fitted on all that comes first
+        size = self._batch(len(rows))
         added, updated, skipped = 0, 0, doubles
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
@@ -286,6 +307,11 @@ class Index:
             if progress is not None:
                 progress(min(start + size, len(rows)), len(rows))
         return AddReport(added, updated, skipped)
+
+    def _batch(self, n: int) -> int:
+        """How many of `n` documents to add at once: all, where what is learnt from the first ones must fit the rest."""
+        space = self.space
+        return n if space.unfitted is not None or (space.dehub == "csls" and space.token is None) else BATCH
 
     def _add(self, rows: list[Row], vectors: Vectors | None) -> tuple[AddReport, int]:
         """Write one batch, what is new or changed, in one transaction; also tells how many texts the encoder cut."""
@@ -308,7 +334,10 @@ class Index:
             truncated = 0 if vectors is not None else getattr(self._encoder, "truncated_", 0)
             settled = self._settle(space, raw, encoded=vectors is None)
             metadata = {**({} if settled is space else settled.dump()), **self._drift_with(space, raw)}
-            written += [rows[at]._replace(vector=v) for at, v in zip(fresh, settled.project(raw), strict=True)]
+            unit = settled.project(raw)
+            if settled.dehub == "csls":
+                unit = with_offsets(unit, self._local_means(unit, [row.id for row in rows]))
+            written += [rows[at]._replace(vector=v) for at, v in zip(fresh, unit, strict=True)]
         if not written:
             return AddReport(0, 0, skipped), 0
         done = self._store.upsert(written, metadata=metadata, expect={"space": space.token})
@@ -330,6 +359,18 @@ class Index:
             space, model=model, whitening=whitening, unfitted=None, token=space.token or secrets.token_hex(8)
         )
 
+    def _local_means(self, unit: Vectors, ids: Sequence[str]) -> Any:
+        """r of documents on their way in: among themselves and those stored, but for those with `ids`."""
+        scores = [neighbour_scores(unit)]
+        if len(self):
+            replaced = set(ids)
+            found = self._store.search(as_query(unit, 0.0), NEIGHBOURS)
+            there = np.full((len(unit), max(map(len, found))), np.nan, np.float32)
+            for row, some in zip(there, found, strict=True):
+                row[: len(some)] = [np.nan if one.id in replaced else one.score for one in some]
+            scores.append(there)
+        return local_means(*scores)
+
     def _drift_with(self, space: Space, raw: Vectors) -> dict[str, Value]:
         """Running sum of the vectors added since the whitening was fitted: all, when it came fitted."""
         if space.whitening is None:
@@ -350,9 +391,34 @@ class Index:
     def compact(self) -> CompactReport:
         """Give the room of removed and replaced documents back to the file system.
 
-        The file is rewritten: as much free space as it takes is needed for a moment (DiskFullError).
+        The file is rewritten: as much free space as it takes is needed for a moment (DiskFullError). With
+        ``dehub="csls"`` the neighbourhoods of all documents are measured anew first.
         """
+        if self.space.dehub == "csls" and len(self):
+            self._measure_anew()
         return self._store.compact()
+
+    def _measure_anew(self) -> None:
+        """Write the documents whose r has changed; one that someone else writes meanwhile is read again."""
+        ids, blocks = [], []
+        for rows in self._store.iterate():
+            ids += [row.id for row in rows]
+            blocks.append(stack(rows)[:, :-1])
+        unit = np.concatenate(blocks)
+        approx = str(self._store.metadata()["approx"])
+        offsets = dict(zip(ids, -local_means(neighbour_scores(unit, approx=approx)) / 2, strict=True))
+        for start in range(0, len(ids), BATCH):
+            while True:
+                updated = self._store.metadata()["updated"]
+                rows = self._store.get(ids[start : start + BATCH], vectors=True)
+                changed = [row for row in rows if abs(stack([row])[0, -1] - offsets[row.id]) > _SAME]
+                fresh = [row._replace(vector=np.append(stack([row])[0, :-1], offsets[row.id])) for row in changed]
+                try:
+                    if fresh:
+                        self._store.upsert(fresh, expect={"updated": updated})
+                except SpaceMismatchError:
+                    continue
+                break
 
     # Reading
 
@@ -367,11 +433,12 @@ class Index:
         *,
         filter: Filter | None = None,
         rerank: Literal["wrd", "wmd"] | Reranker | None = None,
+        dehub: Literal["none", "csls", "center"] | None = None,
         explain: bool = False,
         exact: bool = False,
         candidates: int | None = None,
     ) -> list[list[Hit]]:
-        """Find the `k` documents nearest to each query, best first; equal scores in order of entry.
+        """Find the `k` documents nearest to each query, best first; equal ones in order of entry.
 
         Args:
             queries: a text, several, or vectors (m, dim) of the encoder, before whitening.
@@ -381,11 +448,14 @@ class Index:
             rerank: order the nearest `candidates` again, by ``"wrd"`` or ``"wmd"`` between the tokens of query and
                 document, or by an object with ``rerank(query, documents)``. The score of a hit is then the reranker's;
                 percentile and probability stay those of its cosine. Needs queries as text.
+            dehub: None orders as the index was built to. ``"none"`` orders by cosine; ``"csls"``, in an index built
+                without it, corrects the nearest `candidates` and looks up the neighbours of each. Either way the score
+                of a hit stays its cosine.
             explain: say of every hit which token of the query went to which of the document; the contributions sum to
                 the transport distance (WRD, unless `rerank` explains by itself). Needs queries as text.
             exact: look at every vector, also in an index that is searched approximately.
             candidates: how many an approximate search scores exactly, default the larger of 100 and 4 k; and how many
-                are reranked, default the larger of 50 and k.
+                are reranked or corrected, default the larger of 50 and k.
 
         Returns:
             One list for each query, also for a single text.
@@ -393,6 +463,7 @@ class Index:
         Raises:
             ValueError: k < 1, a blank query, NaN, a filter that is not legal.
             SpaceMismatchError: vectors of another dimension, another encoder.
+            NotSupported: a `dehub` that is decided when an index is built.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
@@ -400,8 +471,11 @@ class Index:
             raise ValueError(f"candidates must be >= 1, got {candidates!r}.")
         if filter is not None:
             conditions(filter)
+        if dehub is not None:
+            check_search(dehub, self.space.dehub)
         if rerank is not None or explain:
-            return self._search_again(queries, k, rerank, explain, filter=filter, exact=exact, candidates=candidates)
+            options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "dehub": dehub}
+            return self._search_again(queries, k, rerank, explain, **options)
         if isinstance(queries, str):
             queries = [queries]
         space = self._space if self._space is not None and self._space.token is not None else self.space
@@ -415,17 +489,48 @@ class Index:
             raw = as_vectors(queries, dim=space.model.dim, what="query vectors")
         if space.token is None:
             return [[] for _ in raw]
-        options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates}
+        options = {"filter": filter, "exact": exact, "candidates": candidates}
         try:
-            found = self._store.search(space.project(raw), int(k), **options, expect={"space": space.token})
+            found = self._find(space, raw, int(k), dehub, options)
         except SpaceMismatchError:
             if self.space.token == space.token:
                 raise
-            found = self._store.search(  # the stored vectors were replaced since we last looked
-                self.space.project(raw), int(k), **options, expect={"space": self.space.token}
-            )
+            found = self._find(self.space, raw, int(k), dehub, options)  # the stored vectors were replaced meanwhile
         calibrator = self.calibrator
         return [_hits(one, calibrator) for one in found]
+
+    def _find(
+        self, space: Space, raw: Vectors, k: int, dehub: str | None, options: Mapping[str, Any]
+    ) -> list[list[Found]]:
+        """The answers in their order, each with its cosine."""
+        unit, expect = space.project(raw), {"space": space.token}
+        dehub = dehub or space.dehub
+        if space.dehub != "csls":
+            if dehub != "csls":
+                return self._store.search(unit, k, **options, expect=expect)
+            wanted = max(k, options["candidates"] or _RERANKED)
+            found = self._store.search(unit, wanted, **options, with_vectors=True, expect=expect)
+            return [self._corrected(some)[:k] for some in found]
+        if dehub != "csls":
+            return self._store.search(as_query(unit, 0.0), k, **options, expect=expect)
+        found = self._store.search(as_query(unit, 1.0), k, **options, with_vectors=True, expect=expect)
+        return [
+            [Found(one.id, one.text, one.metadata, one.score - float(one.vector[-1])) for one in some]  # type: ignore[index]
+            for some in found
+        ]
+
+    def _corrected(self, found: list[Found]) -> list[Found]:
+        """Answers of an index without offsets, in the order of CSLS."""
+        if not found:
+            return found
+        vectors = np.stack([one.vector for one in found if one.vector is not None])
+        scores = np.full((len(found), NEIGHBOURS), np.nan, np.float32)
+        near = self._store.search(vectors, NEIGHBOURS + 1)
+        for row, one, others in zip(scores, found, near, strict=True):
+            best = [other.score for other in others if other.id != one.id][:NEIGHBOURS]
+            row[: len(best)] = best
+        corrected = np.array([one.score for one in found]) - local_means(scores) / 2
+        return [found[at] for at in np.argsort(-corrected, kind="stable")]
 
     def compare(self, a: str, b: str) -> float:
         """Cosine of two texts in the space of this index: what the score would be if one of them were in it."""
@@ -504,6 +609,8 @@ class Index:
         self._need(2, "random pairs")
         random = np.random.default_rng(generator)
         _, vectors = sample_vectors(self._store, random)
+        if self.space.dehub == "csls":
+            vectors = vectors[:, :-1]
         calibrator = ScoreCalibrator(method).fit(random_pair_scores(vectors, n, generator=random))
         if pairs is not None and labels is not None:
             sides = [self.space.project(self._encode([pair[i] for pair in pairs], ())) for i in (0, 1)]
@@ -523,7 +630,7 @@ class Index:
         return self._calibrator[1]
 
     def k_occurrence(self, k: int = 10, *, generator: Any = 0) -> tuple[np.ndarray[Any, Any], list[str]]:
-        """How often each document is among the `k` nearest of another, and the ids in the same order.
+        """How often each document is among the `k` that answer another, and the ids in the same order.
 
         Counted over at most 20,000 documents, drawn at random from a larger index.
 
@@ -532,6 +639,8 @@ class Index:
         """
         self._need(k + 1, f"k = {k} neighbours")
         ids, vectors = sample_vectors(self._store, np.random.default_rng(generator))
+        if self.space.dehub == "csls":
+            return count_neighbours(vectors, k, np.random.default_rng(generator)), ids
         return k_occurrence(vectors, k, generator=generator), ids
 
     def hubness(self, k: int = 10, *, top: int = 20, generator: Any = 0) -> HubnessReport:
@@ -572,7 +681,7 @@ class Index:
             whitening=whitening,
             calibration=calibration_record(self.calibrator),
             hubness=json.loads(str(metadata["hubness"])) if "hubness" in metadata else None,
-            dehub=None,
+            dehub=space.dehub,
             approx=str(metadata["approx"]),
             bytes=self._store.size(),
             format_version=FORMAT_VERSION,
@@ -653,8 +762,9 @@ def _id_list(ids: str | Iterable[str]) -> list[str]:
 
 
 def _same(space: Space, raw: Vectors, old: Row) -> bool:
-    """Whether a vector is the one stored, up to rounding of float32."""
-    return old.vector is not None and bool(np.allclose(space.project(raw[None])[0], old.vector, atol=1e-6))
+    """Whether a vector is the one stored."""
+    unit = space.project(raw[None])[0]
+    return old.vector is not None and bool(np.allclose(unit, old.vector[: len(unit)], atol=_SAME))
 
 
 def _drift_sum(metadata: Mapping[str, Value]) -> tuple[int, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kexue.errors import InfeasibleError
 from kexue.search.nearest import Vectors
-from kexue.search.store.base import Store
+from kexue.search.store.base import Row, Store
 from kexue.similarity import Probability, ScoreCalibrator
 
 _SAMPLE = 20_000  # documents; pairs of them are two hundred million
@@ -40,7 +40,12 @@ def sample_vectors(store: Store, random: np.random.Generator) -> tuple[list[str]
         wanted[random.choice(total, _SAMPLE, replace=False)] = True
     stored = zip(wanted, chain.from_iterable(store.iterate()), strict=False)
     rows = [row for take, row in stored if take]
-    return [row.id for row in rows], np.stack([row.vector for row in rows if row.vector is not None])
+    return [row.id for row in rows], stack(rows)
+
+
+def stack(rows: Sequence[Row]) -> Vectors:
+    """Vectors (n, d) of rows that have one."""
+    return np.stack([row.vector for row in rows if row.vector is not None])
 
 
 def calibration_record(calibrator: ScoreCalibrator | None) -> dict[str, Any] | None:

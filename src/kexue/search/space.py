@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue.errors import SpaceMismatchError
+from kexue.search.hubs import Dehub
 from kexue.search.nearest import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
@@ -107,7 +108,8 @@ class Space:
         whitening: fitted, or None.
         unfitted: parameters of a whitening that waits for its first vectors, or None.
         token: changes when the stored vectors mean something else; None while the index holds nothing.
-        raw: vectors are kept as they come: a build that will fit its whitening on them is under way.
+        raw: vectors are kept as they come: a build that must see all of them before it can store them is under way.
+        dehub: how hubs were removed: ``"csls"`` adds a coordinate to what is stored, ``"center"`` is in the whitening.
     """
 
     model: Model
@@ -115,6 +117,7 @@ class Space:
     unfitted: dict[str, Any] | None = None
     token: str | None = None
     raw: bool = False
+    dehub: Dehub | None = None
 
     def __post_init__(self) -> None:
         if self.whitening is not None:  # in float32 once, not at every query
@@ -152,6 +155,7 @@ class Space:
             "whitening": b"" if self.whitening is None else file_bytes(self.whitening.save),
             "unfitted": json.dumps(self.unfitted),
             "raw": json.dumps(self.raw),
+            "dehub": json.dumps(self.dehub),
         }
         return values if self.token is None else {**values, "space": self.token}
 
@@ -165,6 +169,7 @@ class Space:
             json.loads(metadata["unfitted"]),
             None if token is None else str(token),
             json.loads(metadata["raw"]),
+            json.loads(metadata.get("dehub", "null")),
         )
 
 

@@ -22,12 +22,13 @@ class Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One answer of a store: a document and its inner product with the query."""
+    """One answer of a store: a document, its inner product with the query, and its vector where it was asked for."""
 
     id: str
     text: str
     metadata: dict[str, Any]
     score: float
+    vector: Vectors | None = None
 
 
 class Upserted(NamedTuple):
@@ -93,11 +94,12 @@ class Store(Protocol):
         filter: Filter | None = None,
         exact: bool = False,
         candidates: int | None = None,
+        with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
     ) -> list[list[Found]]:
         """For each row of `vectors` (m, d) the `k` documents of largest inner product, best first, ties by age.
 
-        `expect` is as in `upsert`.
+        `expect` is as in `upsert`; `with_vectors` hands out the stored vectors of the answers.
         """
         ...
 

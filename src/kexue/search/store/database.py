@@ -109,8 +109,8 @@ def release(path: Path) -> None:
 
 
 def now() -> str:
-    """The time in UTC, as ISO 8601 writes it, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    """The time in UTC, as ISO 8601 writes it, to the microsecond: no two writes share it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 @contextlib.contextmanager

@@ -257,6 +257,7 @@ class EmbeddedStore:
         filter: Filter | None = None,
         exact: bool = False,
         candidates: int | None = None,
+        with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
     ) -> list[list[Found]]:
         """The `k` documents of largest inner product for each row of `vectors` (m, d)."""
@@ -279,7 +280,7 @@ class EmbeddedStore:
                 scores, keys = engine.search(vectors, k, allowed)
             else:
                 scores, keys = self._search_approximate(connection, engine, vectors, k, allowed, exact, candidates)
-            return tables.found(connection, scores, keys)
+            return tables.found(connection, scores, keys, with_vectors)
 
     # The engine
 

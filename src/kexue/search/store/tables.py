@@ -75,12 +75,20 @@ def scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys
     return nearest(queries, source, k)
 
 
-def found(connection: sqlite3.Connection, scores: Scores, keys: Keys) -> list[list[Found]]:
-    """The documents of a search's keys, with their scores."""
-    statement = f"SELECT key, id, text, metadata FROM documents WHERE key IN {IDS}"
+def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Found]]:
+    """The documents of a search's keys, with their scores, and with their vectors if wanted."""
+    columns, tables = "key, id, text, metadata", "documents"
+    if vectors:
+        columns, tables = f"{columns}, vector", "documents JOIN vectors USING (key)"
+    statement = f"SELECT {columns} FROM {tables} WHERE key IN {IDS}"
     documents = {row[0]: row for row in connection.execute(statement, (str(keys.ravel().tolist()),))}
     hits = []
     for best, places in zip(scores.tolist(), keys.tolist(), strict=True):
         row = [documents[key] for key in places]
-        hits.append([Found(id, text, _load(data), at) for (_, id, text, data), at in zip(row, best, strict=True)])
+        hits.append(
+            [
+                Found(id, text, _load(data), at, *(np.frombuffer(vector, "<f4") for vector in rest))
+                for (_, id, text, data, *rest), at in zip(row, best, strict=True)
+            ]
+        )
     return hits

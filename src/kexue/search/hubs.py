@@ -1,0 +1,114 @@
+"""Hubs taken out of an index: one more coordinate makes a plain search of inner products rank as CSLS does.
+
+With c the cosine of query q and document y, and r(y) the mean cosine of y with its nearest documents, CSLS orders by
+2 c - r(q) - r(y); for one query this is the order of c - r(y) / 2 = <(q, 1), (y, -r(y) / 2)>.
+
+Sources: kexue.fm/archives/9147; Conneau et al. 2018, arXiv:1710.04087. `kexue.similarity.HubnessReducer` is the same
+for vectors in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from kexue.errors import NotSupported
+from kexue.search.engine import build_engine
+from kexue.search.nearest import Keys, Scores, Vectors, top_k
+from kexue.similarity import Whitening
+
+Dehub = Literal["csls", "center"]
+NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/how-to/scores.md has the figures)
+_BLOCK = 512  # queries at a time
+_LOT = np.float32(1e-6)  # scores that differ by less are equal, up to rounding of float32
+
+
+def check_dehub(dehub: str | None) -> None:
+    """Refuse what is no correction."""
+    if dehub not in (None, "csls", "center"):
+        raise ValueError(f"dehub must be 'csls', 'center' or None, got {dehub!r}")
+
+
+def centring(dehub: str | None, whitening: Whitening | None) -> Whitening | None:
+    """The whitening with the centring that ``dehub="center"`` asks for; without one, centring alone.
+
+    Raises:
+        ValueError: the whitening does not subtract the mean.
+    """
+    if dehub != "center":
+        return whitening
+    if whitening is None:
+        return Whitening(beta=1.0, gamma=0.0)
+    if whitening.beta != 1:
+        raise ValueError(f"dehub='center' subtracts the whole mean, the whitening has beta={whitening.beta}, not 1")
+    return whitening
+
+
+def check_search(asked: str, built: str | None) -> None:
+    """Refuse a correction this index cannot give at search time."""
+    if asked not in ("none", "csls", "center"):
+        raise ValueError(f"dehub must be 'none', 'csls' or 'center', got {asked!r}")
+    if asked == "center" != built or (asked == "none" and built == "center"):
+        raise NotSupported(
+            f"centring is done when an index is built, and this one was built with dehub={built!r}.",
+            remedy="Build it again with the dehub you want (kexue index build --dehub), or search with dehub='csls'.",
+        )
+
+
+def with_offsets(unit: Vectors, local: Scores) -> Vectors:
+    """Vectors to store, (n, d + 1): y and -r(y) / 2."""
+    return np.column_stack([unit, -local / 2]).astype(np.float32)
+
+
+def as_query(unit: Vectors, weight: float) -> Vectors:
+    """Queries for them, (m, d + 1): weight 1 ranks by CSLS, 0 by cosine."""
+    query = np.empty((unit.shape[0], unit.shape[1] + 1), np.float32)
+    query[:, :-1] = unit
+    query[:, -1] = weight
+    return query
+
+
+def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, approx: str = "exact") -> Scores:
+    """Cosines (n, min(k, n - 1)) of each vector with its nearest others; NaN where an inverted file found fewer."""
+    n = len(unit)
+    k = min(k, n - 1)
+    keys = np.arange(n)
+    found = np.empty((n, k), np.float32)
+    if k < 1:
+        return found
+    engine = build_engine(
+        [(keys, unit)],
+        lambda size: unit[np.random.default_rng(0).permutation(n)[:size]],
+        n=n,
+        dims=unit.shape[1],
+        approx=approx,
+    )
+    for start in range(0, n, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        scores, places = engine.search(unit[part], k + 1)
+        own = places == keys[part, None]
+        own[~own.any(axis=1), -1] = True  # a duplicate stands in its place
+        found[part] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
+    return found
+
+
+def local_means(*scores: Scores) -> Scores:
+    """r (n,): the mean of the largest 50 in each row of all the scores, NaN passed over; 0 where there are none."""
+    every = -np.sort(-np.concatenate(scores, axis=1), axis=1)[:, :NEIGHBOURS]  # NaN come last
+    there = np.isfinite(every)
+    means: Scores = np.where(there, every, 0).sum(axis=1) / np.maximum(1, there.sum(axis=1))
+    return means
+
+
+def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) -> Keys:
+    """N_k (n,) of stored vectors with offsets: how often each is among the `k` that answer another; ties by lot."""
+    n = len(stored)
+    counts = np.zeros(n, np.int64)
+    queries = as_query(stored[:, :-1], 1.0)
+    for start in range(0, n, _BLOCK):
+        scores = queries[start : start + _BLOCK] @ stored.T
+        scores += _LOT * generator.random(scores.shape, np.float32)
+        scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
+        counts += np.bincount(top_k(scores, k)[1].ravel(), minlength=n)
+    return counts
