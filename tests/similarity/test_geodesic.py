@@ -126,6 +126,24 @@ def test_disconnected():
         geodesic_distances(knn_graph(X, 3), on_disconnected="bridge")
 
 
+def test_a_bridge_of_angles_is_the_smallest_angle():
+    X = two_clusters()
+    distances = GeodesicIndex(3, metric="angle", on_disconnected="bridge").fit(X).distances(X[:12])
+    angle = np.arccos(unit(X)[:12] @ unit(X)[12:].T).min()
+    assert distances[:, 12:].min() == pytest.approx(angle, rel=1e-9)
+
+
+def test_the_inverted_file_finds_most_edges_and_their_lengths():
+    generator = np.random.default_rng(9)
+    X = generator.normal(size=(20, 16))[generator.integers(20, size=2000)] + generator.normal(size=(2000, 16)) / 2
+    exact, approx = (knn_graph(X, 5, approx=approx) for approx in (False, True))
+    both = exact.minimum(approx)  # an edge of both is as long in each
+    assert both.nnz > 0.95 * exact.nnz
+    np.testing.assert_allclose(both.data, np.asarray(exact[both.nonzero()]).ravel(), rtol=1e-12)
+    i, j = approx.nonzero()
+    np.testing.assert_allclose(approx.data, np.linalg.norm(unit(X)[i] - unit(X)[j], axis=1), rtol=1e-9)
+
+
 def test_radius_cuts_edges():
     graph = knn_graph(two_clusters(), 15, radius=0.5)
     assert graph.data.max() <= 0.5

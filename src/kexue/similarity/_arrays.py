@@ -71,6 +71,16 @@ def like(result: Array, x: Any) -> Any:
     return result.astype(dtype, copy=False)
 
 
+def unit_rows(x: Array) -> Array:
+    """Rows of length 1 in float64; zero rows stay zero. Scaled by the largest entry first: squares neither over- nor
+    underflow."""
+    rows = x.astype(np.float64)
+    for size in (np.abs(rows).max(axis=1, keepdims=True), None):
+        length = np.linalg.norm(rows, axis=1, keepdims=True) if size is None else size
+        np.divide(rows, length, out=rows, where=length > 0)
+    return rows
+
+
 def working_dtype(x: Any) -> np.dtype[Any]:
     """float32 for float32 and anything shorter, float64 for the rest."""
     if is_tensor(x):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host, like
+from kexue.similarity._arrays import Array, as_matrix, host, like, unit_rows
 from kexue.similarity._ranks import average_ranks, bootstrap_spearman, interval
 from kexue.similarity.pairs import PairDataset, pair_datasets
 from kexue.similarity.whitening import Whitening
@@ -101,7 +101,7 @@ def pair_cosine(u: Any, v: Any) -> Any:
     x, y = as_matrix(u, "u"), as_matrix(v, "v")
     if tuple(x.shape) != tuple(y.shape):
         raise ValueError(f"u and v must have the same shape (n, d), got {tuple(x.shape)} and {tuple(y.shape)}.")
-    p, q = _unit(host(x)), _unit(host(y))
+    p, q = unit_rows(host(x)), unit_rows(host(y))
     return like(np.clip(np.einsum("ij,ij->i", p, q), -1.0, 1.0), x)
 
 
@@ -321,7 +321,7 @@ def retrieval_metrics(embeddings: Any, labels: Any, *, ks: Sequence[int] = (1, 5
         >>> retrieval_metrics([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]], [0, 0, 1, 1], ks=(1,))
         {'map': 1.0, 'recall_at_1': 1.0}
     """
-    x = _unit(host(as_matrix(embeddings, "embeddings")))
+    x = unit_rows(host(as_matrix(embeddings, "embeddings")))
     classes = np.unique(host(labels), return_inverse=True)[1]
     n = len(x)
     if classes.shape != (n,):
@@ -385,13 +385,3 @@ def _vector(x: Any, name: str) -> Array:
     if np.isnan(values).any():
         raise ValueError(f"{name} holds NaN at position {int(np.isnan(values).argmax())}.")
     return values
-
-
-def _unit(x: Array) -> Array:
-    """Rows of length 1 in float64; zero rows stay zero. Scaled by the largest entry first: squares neither over- nor
-    underflow."""
-    rows = x.astype(np.float64)
-    for size in (np.abs(rows).max(axis=1, keepdims=True), None):
-        length = np.linalg.norm(rows, axis=1, keepdims=True) if size is None else size
-        np.divide(rows, length, out=rows, where=length > 0)
-    return rows

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from kexue.errors import InfeasibleError, NotFittedError, NotSupported
-from kexue.similarity._arrays import Array, as_matrix, host, like
+from kexue.similarity._arrays import Array, as_matrix, host, like, unit_rows
 from kexue.similarity._neighbours import Backend, nearest
 
 Metric = Literal["euclidean", "cosine"]
@@ -209,9 +209,9 @@ class HubnessReducer:
         if not np.isfinite(vectors).all():
             raise ValueError("X holds NaN or infinity")
         self.mean_ = vectors.mean(axis=0)
-        self._unit = _unit(vectors)
+        self._unit = unit_rows(vectors)
         if self.method == "center":
-            self._centred = _unit(vectors - self.mean_)
+            self._centred = unit_rows(vectors - self.mean_)
         else:
             self.local_ = self._local(self._unit, own=True)
         return self
@@ -232,7 +232,7 @@ class HubnessReducer:
         if cosines.shape != rows.shape or cosines.ndim != 2 or len(cosines) != len(asked):
             raise ValueError(f"{len(asked)} queries came with scores {cosines.shape} and ids {rows.shape}")
         if self.method == "center":
-            centred = _unit(np.asarray(host(queries), dtype=np.float64) - self.mean_)
+            centred = unit_rows(np.asarray(host(queries), dtype=np.float64) - self.mean_)
             return np.asarray(np.einsum("md,mcd->mc", centred, self._centred[rows]))
         mine, theirs = self._local(asked, own=False), self.local_
         if self.method == "csls":
@@ -258,7 +258,7 @@ class HubnessReducer:
         matrix = as_matrix(X, "X")
         vectors = self._queries(matrix)
         if self.method == "center":
-            return like(_unit(host(matrix).astype(np.float64) - self.mean_), matrix)
+            return like(unit_rows(host(matrix).astype(np.float64) - self.mean_), matrix)
         self._only_linear()
         own = self._unit is not None and np.array_equal(vectors, self._unit)
         local = self.local_ if own else self._local(vectors, own=False)
@@ -269,7 +269,7 @@ class HubnessReducer:
         matrix = as_matrix(Q, "Q")
         vectors = self._queries(matrix)
         if self.method == "center":
-            return like(_unit(host(matrix).astype(np.float64) - self.mean_), matrix)
+            return like(unit_rows(host(matrix).astype(np.float64) - self.mean_), matrix)
         self._only_linear()
         return like(np.hstack([vectors, np.ones((len(vectors), 1))]), matrix)
 
@@ -286,7 +286,7 @@ class HubnessReducer:
         vectors = host(as_matrix(queries, "queries")).astype(np.float64)
         if vectors.shape[1] != self._unit.shape[1]:
             raise ValueError(f"the corpus has {self._unit.shape[1]} dimensions, got {vectors.shape[1]}")
-        return _unit(vectors)
+        return unit_rows(vectors)
 
     def _local(self, unit: Array, *, own: bool) -> Array:
         """What the method knows of each vector's neighbourhood in the corpus; (n,), or (n, 2) mean and deviation."""
@@ -378,11 +378,6 @@ def _skewness(counts: Array) -> float:
     centred = counts - counts.mean()
     spread = float(np.sqrt((centred**2).mean()))
     return float((centred**3).mean()) / spread**3 if spread > 0 else 0.0
-
-
-def _unit(vectors: Array) -> Array:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0))
 
 
 def _beyond(distance: Array, normal: Array) -> Array:
