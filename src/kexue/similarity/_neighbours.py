@@ -109,7 +109,7 @@ def _approximate(points: Array, asked: Array, k: int, own: bool, chunk: int, _: 
     narrow = points.astype(np.float32)
     index.train(narrow[:: max(1, n // (64 * cells))])
     index.add(narrow)
-    index.nprobe = min(cells, max(16, cells // 16))
+    index.nprobe = min(cells, max(16, cells // 8))
     found = np.empty((len(asked), k), np.int64)
     for start in range(0, len(asked), chunk):
         block = asked[start : start + chunk].astype(np.float32)
