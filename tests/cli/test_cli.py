@@ -224,6 +224,27 @@ def test_rerank_and_explain(run, faq):
     assert "distance" in out
 
 
+def test_dehub_is_built_searched_and_shown(run, faq):
+    code, _, err = run(*BUILD, "--dehub", "csls")
+    assert code == 0, err
+    _, out, _ = run("index", "info", "faq.kx", "--json")
+    assert json.loads(out)["dehub"] == "csls"
+    code, out, err = run("search", "faq.kx", "lost parcel", "--dehub", "none", "--json")
+    assert code == 0, err
+    scores = [hit["score"] for hit in json.loads(out)["results"]]
+    assert scores == sorted(scores, reverse=True)
+    code, _, err = run("search", "faq.kx", "lost parcel", "--dehub", "center")
+    assert code == 1
+    assert "--dehub" in err
+
+
+def test_cross_needs_its_folder(run, faq):
+    run(*BUILD)
+    code, _, err = run("search", "faq.kx", "lost parcel", "--rerank", "cross")
+    assert code == 2
+    assert "--cross-encoder" in err
+
+
 def test_compare(run, faq):
     run(*BUILD)
     code, out, err = run("compare", "the dog runs", "a cat sleeps", "--explain", "--figure", "c.png", "--json")

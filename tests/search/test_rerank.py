@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from kexue.errors import NotSupported
+from kexue.errors import ModelNotFoundError, NotSupported
 from kexue.search import CosineReranker, Index, TransportReranker
 from kexue.search.rerank import surface
 from kexue.similarity import word_movers_distance, word_rotators_distance
@@ -89,6 +89,9 @@ def test_bad_use_is_named(tmp_path):
             index.search("x", rerank="bm25")
         with pytest.raises(TypeError, match="rerank"):
             index.search("x", rerank=3)
+        with pytest.raises(ModelNotFoundError, match="does not say which cross-encoder") as caught:
+            index.search("x", rerank="cross")
+        assert "CrossEncoderReranker(folder)" in caught.value.remedy
     with pytest.raises(NotSupported, match="encode_tokens"):
         TransportReranker(object())
 

@@ -16,7 +16,7 @@ app = typer.Typer(help="Build an index from files, change it, look at it.", no_a
 
 _BUILD = (
     "kexue index build faq.jsonl --text question --out faq.kx",
-    "kexue index build notes/ --out notes.kx --whiten pca --dims 128",
+    "kexue index build notes/ --out notes.kx --whiten pca --dims 128 --dehub csls",
     "cat lines.txt | kexue index build - --out lines.kx",
 )
 
@@ -34,6 +34,10 @@ def build(
         str, typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128.")
     ] = "none",
     dims: opt.Dims = None,
+    dehub: Annotated[
+        Literal["none", "csls", "center"],
+        typer.Option(help="Keep documents that are near everything from answering everything; csls or center."),
+    ] = "none",
     approx: Annotated[str, typer.Option(help="auto, exact or approx search in memory.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted build.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
@@ -52,6 +56,7 @@ def build(
             target,
             encoder=opt.load_encoder(model, device, dtype, batch_tokens),
             whitening=opt.parse_whitening(whiten, dims),
+            dehub=None if dehub == "none" else dehub,
             text=text,
             id=id_column,
             metadata=opt.split_columns(metadata),

@@ -22,7 +22,8 @@ _EXAMPLES = (
     'kexue search faq.kx "how long does a refund take"',
     'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --json',
     "kexue search faq.kx --queries questions.txt --json",
-    'kexue search faq.kx "money back" -k 3 --rerank wrd --explain',
+    'kexue search faq.kx "money back" -k 3 --rerank wrd --dehub csls --explain',
+    'kexue search faq.kx "money back" --rerank cross --cross-encoder models/reranker',
 )
 
 
@@ -38,8 +39,14 @@ def search(
     k: Annotated[int, typer.Option("-k", help="Hits per query.", min=1)] = 10,
     filters: opt.Filters = None,
     rerank: Annotated[
-        Literal["none", "wrd", "wmd"], typer.Option(help="Order the nearest again by transported tokens.")
+        Literal["none", "wrd", "wmd", "cross"],
+        typer.Option(help="Order the nearest again: by transported tokens, or by a cross-encoder."),
     ] = "none",
+    cross_encoder: Annotated[str | None, typer.Option(help="Folder or hub id for --rerank cross.")] = None,
+    dehub: Annotated[
+        Literal["none", "csls", "center"] | None,
+        typer.Option(help="Correct for documents near everything; default: as the index was built."),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say which word of the query went to which.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every document, however large.")] = False,
     candidates: Annotated[
@@ -57,9 +64,11 @@ def search(
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
     pairs the probability that it belongs to the query.
     """
-    from kexue.search import Index, parse_filter
+    from kexue.search import CrossEncoderReranker, Index, parse_filter
     from kexue.text import Encoder
 
+    if (rerank == "cross") != (cross_encoder is not None):
+        raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")
     try:
         condition = parse_filter(filters) if filters else None
     except ValueError as error:
@@ -70,11 +79,14 @@ def search(
         start = time.perf_counter()
         vectors = opened.encode_queries(texts)
         encoded = time.perf_counter()
-        options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates}
+        options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
         answers = opened.search(vectors, k, **options)
         searched = time.perf_counter()
         if rerank != "none" or explain:
-            answers = opened.search(texts, k, rerank=None if rerank == "none" else rerank, explain=explain, **options)
+            how: Any = {"none": None}.get(rerank, rerank)
+            if cross_encoder is not None:
+                how = CrossEncoderReranker(cross_encoder, device=device)
+            answers = opened.search(texts, k, rerank=how, explain=explain, **options)
         reranked = time.perf_counter()
     tokens = encoder.count_tokens(texts)
     timings = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kexue.search.build import BuildReport, add_files, build_index
+    from kexue.search.cross import CrossEncoderReranker
     from kexue.search.filters import parse_filter
     from kexue.search.index import AddReport, Document, Hit, Index, IndexInfo
     from kexue.search.rerank import CosineReranker, Reranked, Reranker, TransportReranker
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "build": ("BuildReport", "add_files", "build_index"),
+    "cross": ("CrossEncoderReranker",),
     "filters": ("parse_filter",),
     "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
     "index": ("AddReport", "Document", "Hit", "Index", "IndexInfo"),
@@ -42,6 +44,7 @@ __all__ = [
     "BuildReport",
     "CompactReport",
     "CosineReranker",
+    "CrossEncoderReranker",
     "Document",
     "Hit",
     "Index",

@@ -125,7 +125,7 @@ class CrossEncoderReranker:
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """Return tokenizer and classifier of a folder in float32, without network, pickle or code from the folder."""
-    from kexue.text.general import _quiet
+    from kexue.text.general import quiet
 
     torch, transformers = import_optional("torch"), import_optional("transformers")
     try:
@@ -133,7 +133,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     except CheckpointError as error:
         raise CheckpointError(error.message, remedy=_CONVERT) from None
     local = {"local_files_only": True, "trust_remote_code": False}
-    with _quiet(transformers):
+    with quiet(transformers):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(

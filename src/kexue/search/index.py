@@ -432,7 +432,7 @@ class Index:
         k: int = 10,
         *,
         filter: Filter | None = None,
-        rerank: Literal["wrd", "wmd"] | Reranker | None = None,
+        rerank: Literal["wrd", "wmd", "cross"] | Reranker | None = None,
         dehub: Literal["none", "csls", "center"] | None = None,
         explain: bool = False,
         exact: bool = False,
@@ -446,8 +446,9 @@ class Index:
             filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
                 eq ne lt le gt ge in exists, all of which must hold.
             rerank: order the nearest `candidates` again, by ``"wrd"`` or ``"wmd"`` between the tokens of query and
-                document, or by an object with ``rerank(query, documents)``. The score of a hit is then the reranker's;
-                percentile and probability stay those of its cosine. Needs queries as text.
+                document, or by an object with ``rerank(query, documents)``, such as a `CrossEncoderReranker` (which is
+                what ``"cross"`` asks for). The score of a hit is then the reranker's; percentile and probability stay
+                those of its cosine. Needs queries as text.
             dehub: None orders as the index was built to. ``"none"`` orders by cosine; ``"csls"``, in an index built
                 without it, corrects the nearest `candidates` and looks up the neighbours of each. Either way the score
                 of a hit stays its cosine.
@@ -541,7 +542,7 @@ class Index:
         self,
         queries: Any,
         k: int,
-        rerank: Literal["wrd", "wmd"] | Reranker | None,
+        rerank: Literal["wrd", "wmd", "cross"] | Reranker | None,
         explain: bool,
         *,
         candidates: int | None,
@@ -551,10 +552,10 @@ class Index:
         texts = [queries] if isinstance(queries, str) else queries
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise ValueError("rerank and explain look at words: give the queries as text, not as vectors.")
+        if isinstance(rerank, str) and rerank not in ("wrd", "wmd", "cross"):
+            raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
         if not len(self):
             return [[] for _ in texts]
-        if isinstance(rerank, str) and rerank not in ("wrd", "wmd"):
-            raise ValueError(f"rerank must be 'wrd', 'wmd', an object or None, got {rerank!r}")
         reranker = self._reranker(rerank)
         wanted = k if rerank is None else max(k, candidates or _RERANKED)
         answers = self.search(list(texts), wanted, candidates=candidates, **options)
@@ -572,7 +573,12 @@ class Index:
             again.append(best[:k])
         return again
 
-    def _reranker(self, rerank: Literal["wrd", "wmd"] | Reranker | None) -> Reranker:
+    def _reranker(self, rerank: Literal["wrd", "wmd", "cross"] | Reranker | None) -> Reranker:
+        if rerank == "cross":
+            raise ModelNotFoundError(
+                "rerank='cross' does not say which cross-encoder.",
+                remedy="Pass rerank=CrossEncoderReranker(folder), or --cross-encoder FOLDER on the command line.",
+            )
         if rerank is None or isinstance(rerank, str):
             return TransportReranker(self.load_encoder(), rerank or "wrd")
         if not isinstance(rerank, Reranker):

@@ -38,7 +38,7 @@ class General:
     def from_folder(cls, folder: Path) -> General:
         """Load without network, code from the folder, or noise on the terminal."""
         transformers = import_optional("transformers")
-        with _quiet(transformers):
+        with quiet(transformers):
             try:
                 model, info = transformers.AutoModel.from_pretrained(
                     folder,
@@ -84,7 +84,7 @@ class General:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Keep the loader's bars and tables off the terminal, for this load alone."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
