@@ -18,13 +18,24 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kexue.errors import DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
 from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, Row, Store, open_store
-from kexue.search.store import EmbeddedStore, database
+from kexue.search.store import EmbeddedStore, create_store, database
 from kexue.search.store import embedded as embedded_module
 
 pytest.importorskip("faiss")
 
 DIMS = 4
-BACKENDS: dict[str, Callable[[Path], Store]] = {"embedded": lambda folder: EmbeddedStore.create(folder / "s.kx", {})}
+
+
+def in_milvus_lite(folder: Path) -> Store:
+    for name in ("pymilvus", "milvus_lite"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'kexue[milvus]'")
+    return create_store(f"milvus://{folder}/s.db#contract", {})
+
+
+BACKENDS: dict[str, Callable[[Path], Store]] = {
+    "embedded": lambda folder: EmbeddedStore.create(folder / "s.kx", {}),
+    "milvus": in_milvus_lite,
+}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -254,8 +265,8 @@ def test_foreign_and_damaged_files_are_refused_with_a_way_out(tmp_path: Path) ->
         open_store(path)
     with pytest.raises(IndexFormatError, match="folder"):
         open_store(tmp_path)
-    with pytest.raises(NotSupported, match="milvus://host"):
-        open_store("milvus://host:19530/name")
+    with pytest.raises(NotSupported, match="qdrant://host"):
+        open_store("qdrant://host:6333/name")
 
 
 def test_a_newer_format_says_upgrade(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from kexue.search.space import (
     from_file_bytes,
     is_fitted,
 )
-from kexue.search.store import CompactReport, EmbeddedStore, Store, local_path, open_store
+from kexue.search.store import CompactReport, Store, create_store, open_store
 from kexue.search.store.base import Filter, Found, Row, Value
 from kexue.search.store.database import FORMAT_VERSION
 from kexue.similarity import (
@@ -165,7 +165,7 @@ class Index:
         """Make an empty index.
 
         Args:
-            path_or_uri: the file to make.
+            path_or_uri: the file to make, or an address such as ``milvus://host:19530/faq`` (see `open_store`).
             encoder: a folder or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or None for an index
                 that is given vectors only. Loaded when the first text comes, and recorded then.
             whitening: applied to every vector before it is stored; one that is not fitted is fitted on the first `add`.
@@ -195,7 +195,7 @@ class Index:
         unfitted = whitening.get_params() if whitening is not None and fitted is None else None
         given = None if isinstance(encoder, str) else encoder
         space = Space(model, fitted, unfitted, dehub=dehub)
-        return cls._create(local_path(path_or_uri), space, given, approx=approx, overwrite=overwrite)
+        return cls._create(path_or_uri, space, given, approx=approx, overwrite=overwrite)
 
     @classmethod
     def _create(
@@ -208,7 +208,7 @@ class Index:
         overwrite: bool = False,
     ) -> Self:
         metadata = {**space.dump(), "approx": approx, "kexue_version": kexue.__version__}
-        return cls(EmbeddedStore.create(path, metadata, overwrite=overwrite), fspath(path), encoder)
+        return cls(create_store(path, metadata, overwrite=overwrite), fspath(path), encoder)
 
     @classmethod
     def open(
@@ -221,7 +221,7 @@ class Index:
         """Open an index that exists.
 
         Args:
-            path_or_uri: the file.
+            path_or_uri: the file, or the address.
             readonly: refuse writes; works on files and folders that cannot be written.
             encoder: None uses the one the index records, loaded when the first text comes. Another one, or the same
                 one at another place, is compared with the record at once.

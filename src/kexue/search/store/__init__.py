@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 from kexue.errors import NotSupported
 from kexue.search.store.base import (
@@ -15,8 +16,10 @@ from kexue.search.store.base import (
     Row,
     Store,
     Upserted,
+    Value,
 )
 from kexue.search.store.embedded import EmbeddedStore
+from kexue.search.store.milvus import MilvusStore
 
 __all__ = [
     "CompactReport",
@@ -25,9 +28,11 @@ __all__ = [
     "IndexBusyError",
     "IndexExistsError",
     "IndexMissingError",
+    "MilvusStore",
     "Row",
     "Store",
     "Upserted",
+    "create_store",
     "open_store",
 ]
 
@@ -38,19 +43,45 @@ def open_store(uri: str | os.PathLike[str], *, readonly: bool = False) -> Store:
     """Open the store a path or address names.
 
     Args:
-        uri: a path opens the embedded store in that file.
+        uri: a path opens the embedded store in that file; ``milvus://host:port/collection``, ``milvus+https://...`` and
+            ``milvus:///folder/file.db#collection`` are in Milvus, see `kexue.search.store.milvus`.
         readonly: refuse every write.
 
     Raises:
-        NotSupported: an address of the form ``scheme://host``; only files are supported.
+        NotSupported: an address of another kind.
         IndexFormatError: nothing there, or not an index; the message says which and what to do.
+        MissingDependencyError: an address of Milvus, and pymilvus is not installed.
     """
+    if _in_milvus(uri):
+        return MilvusStore.open(os.fspath(uri), readonly=readonly)
     return EmbeddedStore.open(local_path(uri), readonly=readonly)
+
+
+def create_store(uri: str | os.PathLike[str], metadata: Mapping[str, Value], *, overwrite: bool = False) -> Store:
+    """Make an empty store where a path or address says; an index that is there stays unless `overwrite`.
+
+    Raises:
+        IndexExistsError: something is there. NotSupported, MissingDependencyError: see `open_store`.
+    """
+    if _in_milvus(uri):
+        return MilvusStore.create(os.fspath(uri), metadata, overwrite=overwrite)
+    return EmbeddedStore.create(local_path(uri), metadata, overwrite=overwrite)
 
 
 def local_path(uri: str | os.PathLike[str]) -> str:
     """The path `uri` is, or NotSupported when it is the address of a server."""
     path = os.fspath(uri)
+    if _in_milvus(path):
+        raise NotSupported(
+            "an index is built in a file, not in Milvus.",
+            remedy="Make it there and fill it: Index.create(address).add.",
+        )
     if _REMOTE.match(path):
-        raise NotSupported(f"{path!r} names a server; an index lives in a file.", remedy="Give a path such as faq.kx.")
+        raise NotSupported(
+            f"{path!r} names a server of an unknown kind.", remedy="Give a path such as faq.kx, or milvus://host/name."
+        )
     return path
+
+
+def _in_milvus(uri: str | os.PathLike[str]) -> bool:
+    return os.fspath(uri).startswith(("milvus://", "milvus+https://"))
