@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from kexue.errors import DataError, IndexFormatError, KexueError, MissingDependencyError, NotSupported
 from kexue.search import Index, IndexExistsError, IndexMissingError, Row, build_index, open_store
 from kexue.search.filters import to_sql
-from kexue.search.store import EmbeddedStore, MilvusStore, create_store, milvus
-from kexue.search.store.expressions import literal
-from kexue.search.store.milvus import Address
+from kexue.search.store import EmbeddedStore, MilvusStore, create_store, milvus, milvus_connection
+from kexue.search.store.expressions import literal, to_expression
+from kexue.search.store.milvus_connection import Address, Connection
+from kexue.search.store.milvus_head import Heads
 from kexue.similarity import Whitening
 
 # Without Milvus
@@ -92,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     keeper = create_store(f"milvus://{made}/m.db#keeper", {})
     yield made
     keeper.close()
-    assert not +milvus._serving, "every server has ended"
+    assert not +milvus_connection._serving, "every server has ended"
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_every_filter_matches_what_the_embedded_store_matches(store: MilvusStore
         where, parameters = to_sql(wanted)
         expected = {one for (one,) in oracle.execute(f"SELECT id FROM d WHERE {where}", parameters)}
         found = {
-            row["id"] for rows in store._windows(store._fetch(), ["id"], milvus.to_expression(wanted)) for row in rows
+            row["id"] for rows in store._windows(store._heads.fetch(), ["id"], to_expression(wanted)) for row in rows
         }
         assert found == expected, wanted
         told += 0 < len(expected) < len(rows)
@@ -202,7 +203,7 @@ def test_beyond_what_milvus_answers_the_vectors_are_compared_here(
     queries = np.stack([vector(200), vector(201)])
     plain = store.search(queries, 50, filter={"odd": 1}, with_vectors=True)
     monkeypatch.setattr(milvus, "_LIMIT", 8)
-    monkeypatch.setattr(milvus, "_BATCH", 16)
+    monkeypatch.setattr(milvus, "BATCH", 16)
     again = store.search(queries, 50, filter={"odd": 1}, with_vectors=True)
     assert [len(hits) for hits in plain] == [30, 30]
     for ours, theirs in zip(again, plain, strict=True):
@@ -236,7 +237,7 @@ def test_large_values_come_back_and_leave_nothing_behind(store: MilvusStore, uri
     assert other.metadata()["blob"] is first, "what has not changed is not fetched again"
     store.upsert([], metadata={"blob": b"new", "text": ""})
     assert (other.metadata()["blob"], other.metadata()["text"], other.metadata()["s"]) == (b"new", "", "y")
-    held = store._call("query", store._name, filter='name != ""', output_fields=["name"])
+    held = store._connection.query(store.address.collection, 'name != ""', ["name"])
     assert len(held) == 2  # the head, and b"new"
     other.close()
 
@@ -268,15 +269,15 @@ def test_a_reader_follows_a_writer_through_everything(store: MilvusStore, uri: s
 
 def test_a_writer_who_comes_between_is_noticed(store: MilvusStore, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another head, written just after ours, is found before any document is written."""
-    other, write_head = MilvusStore.open(uri), MilvusStore._write_head
+    other, write_head = MilvusStore.open(uri), Heads.write
 
-    def crossed(self: MilvusStore, *arguments: Any) -> str:
+    def crossed(self: Heads, *arguments: Any) -> str:
         written = write_head(self, *arguments)
-        monkeypatch.setattr(MilvusStore, "_write_head", write_head)
+        monkeypatch.setattr(Heads, "write", write_head)
         other.upsert([], metadata={"space": "theirs"})
         return written
 
-    monkeypatch.setattr(MilvusStore, "_write_head", crossed)
+    monkeypatch.setattr(Heads, "write", crossed)
     with pytest.raises(KexueError, match="while this was prepared"):
         store.upsert([Row("a", "t", {}, vector(1))], metadata={"space": "ours"}, expect={"space": None})
     assert (store.count(), store.metadata()["space"]) == (0, "theirs")
@@ -287,14 +288,14 @@ def test_a_write_cut_off_before_its_documents_can_be_repeated(
     store: MilvusStore, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [Row(str(i), "t", {}, vector(i)) for i in range(5)]
-    call = MilvusStore._call
+    call = Connection.call
 
-    def broken(self: MilvusStore, name: str, *arguments: Any, **options: Any) -> Any:
+    def broken(self: Connection, name: str, *arguments: Any, **options: Any) -> Any:
         if name == "upsert" and "_documents_" in arguments[0]:
             raise KeyboardInterrupt
         return call(self, name, *arguments, **options)
 
-    monkeypatch.setattr(MilvusStore, "_call", broken)
+    monkeypatch.setattr(Connection, "call", broken)
     with pytest.raises(KeyboardInterrupt):
         store.upsert(rows, metadata={"space": "s"}, expect={"space": None})
     monkeypatch.undo()
@@ -323,7 +324,7 @@ def test_what_exists_is_not_overwritten_by_accident(store: MilvusStore, uri: str
     assert store.count() == 1
     with pytest.raises(IndexMissingError, match="no index at"):
         open_store(uri + "_other")
-    store._make("foreign_documents_x", {"id": 100}, 4)
+    store._connection.make("foreign_documents_x", {"id": 100}, 4)
     for refuse in (open_store, lambda name: create_store(name, {}, overwrite=True)):
         with pytest.raises(IndexFormatError, match="not a kexue index"):
             refuse(uri.partition("#")[0] + "#foreign_documents_x")
@@ -331,7 +332,7 @@ def test_what_exists_is_not_overwritten_by_accident(store: MilvusStore, uri: str
 
 def test_a_newer_format_says_upgrade(store: MilvusStore, uri: str) -> None:
     row = {"name": "head", "value": json.dumps({"format": 2}), "vector": [0.0, 0.0]}
-    store._call("upsert", store._name, [row])
+    store._connection.write(store.address.collection, [row])
     with pytest.raises(IndexFormatError, match=r"format 2.*Upgrade"):
         open_store(uri)
 
@@ -348,7 +349,7 @@ def test_a_server_that_does_not_answer_is_named_and_the_token_is_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("KEXUE_MILVUS_TOKEN", "me:secret")
-    monkeypatch.setattr(milvus, "_PATIENCE", 2.0)
+    monkeypatch.setattr(milvus_connection, "_PATIENCE", 2.0)
     with pytest.raises(KexueError, match=r"milvus://127\.0\.0\.1:9/faq cannot be opened.*Is Milvus running") as caught:
         open_store("milvus://127.0.0.1:9/faq")
     assert "secret" not in f"{caught.value} {caught.value.__cause__!r} {caplog.text}"

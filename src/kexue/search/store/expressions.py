@@ -54,7 +54,7 @@ def to_expression(filter: Mapping[str, Any]) -> str:
     """An expression that holds for the documents a filter matches; the empty one for an empty filter.
 
     >>> to_expression({"year": {"ge": 2020}, "lang": {"ne": "en"}})
-    '(fields["n_year"] >= 2020) and (not exists fields["s_lang"] or fields["s_lang"] != "en")'
+    '(fields["n_year"] >= 2020) and (not (exists fields["s_lang"]) or fields["s_lang"] != "en")'
     """
     return " and ".join(f"({_clause(*condition)})" for condition in conditions(filter))
 
@@ -66,7 +66,7 @@ def _clause(field: str, operator: str, value: Any) -> str:
     if operator == "in":
         return any_of([f"{_of(field, one)} == {literal(one)}" for one in value])
     if operator == "ne":
-        return f"not exists {_of(field, value)} or {_of(field, value)} != {literal(value)}"
+        return f"not (exists {_of(field, value)}) or {_of(field, value)} != {literal(value)}"
     return f"{_of(field, value)} {_SIGNS[operator]} {literal(value)}"
 
 
