@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from kexue.errors import CheckpointError, ModelNotFoundError
 from kexue.text import Encoder, ModelIdentity
@@ -87,7 +88,7 @@ def peer(folder: Path, texts: list[str], **options: object) -> np.ndarray:
 
 def hidden_states(folder: Path, text: str) -> tuple[torch.Tensor, ...]:
     """Hidden states of one text, alone and so without padding, from transformers itself."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     batch = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
     with torch.inference_mode():
@@ -386,6 +387,58 @@ def test_token_vectors_come_in_order(encoder: Encoder) -> None:
         pieces = "".join(token.removeprefix("##") for token in result.tokens)
         assert pieces == "".join(text.lower().split())
     assert encoder.encode_tokens([]) == []
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt_name", [None, "query"])
+def test_encoding_is_tokenising_and_encoding_the_ids(tiny_model: Path, prompt_name: str | None) -> None:
+    encoder = Encoder(tiny_model, dtype="float32")
+    texts = [*TEXTS, "word " * 500]
+    sequences = encoder.tokenize(texts, prompt_name=prompt_name)
+    assert (sequences.truncated, encoder.truncated_) == (1, 1)
+    assert {ids.dtype for ids in sequences} == {np.dtype(np.int32)}
+    expected = encoder.encode(texts, prompt_name=prompt_name)
+    np.testing.assert_array_equal(encoder.encode_ids(sequences), expected)
+    raw = encoder.encode_ids(sequences, normalize=False)
+    np.testing.assert_array_equal(raw, encoder.encode(texts, prompt_name=prompt_name, normalize=False))
+    assert np.abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.01
+
+
+def test_ids_are_those_of_the_tokenizer(tiny_model: Path, encoder: Encoder) -> None:
+    peer = AutoTokenizer.from_pretrained(tiny_model)
+    assert [ids.tolist() for ids in encoder.tokenize(TEXTS)] == peer(TEXTS)["input_ids"]
+    assert [len(ids) for ids in encoder.tokenize(TEXTS)] == encoder.count_tokens(TEXTS)
+    assert encoder.tokenize("a cat")[0].tolist() == peer("a cat")["input_ids"]
+
+
+def test_no_ids(encoder: Encoder) -> None:
+    nothing = encoder.tokenize([])
+    assert (nothing, nothing.truncated) == ([], 0)
+    assert encoder.encode_ids(nothing).shape == (0, 32)
+
+
+def test_ids_that_cannot_be_read_are_named(tiny_model: Path, encoder: Encoder) -> None:
+    last = len(AutoTokenizer.from_pretrained(tiny_model)) - 1
+    fine = np.array([0, last])
+    assert encoder.encode_ids([fine, fine.astype(np.uint16)]).shape == (2, 32)
+    for wrong, words in [
+        (np.array([last + 1]), f"holds the token id {last + 1}, expected 0 to {last}"),
+        (np.array([3, -1]), "holds the token id -1"),
+        (np.array([2**40]), f"holds the token id {2**40}"),  # which int32 would wrap
+        (np.array([], dtype=np.int32), "must have 1 to 64 tokens, got 0"),
+        (np.zeros(65, dtype=np.int32), "must have 1 to 64 tokens, got 65"),
+        (np.zeros(3), r"one row of token ids, got float64 \(3,\)"),
+        (np.zeros((1, 3), dtype=int), r"one row of token ids, got int64 \(1, 3\)"),
+    ]:
+        with pytest.raises(ValueError, match=rf"sequences\[1\] {words}" if "row" not in words else words):
+            encoder.encode_ids([fine, wrong])
+
+
+def test_the_budget_of_a_pass_is_smaller_on_a_processor(tiny_model: Path, encoder: Encoder) -> None:
+    assert encoder.pass_tokens == 2048  # of 8,192 asked for
+    assert Encoder(tiny_model, device="cpu", batch_tokens=64).pass_tokens == 64
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------

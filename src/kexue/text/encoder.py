@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +51,12 @@ class TokenVectors(NamedTuple):
     tokens: list[str]
     offsets: list[tuple[int, int]]
     vectors: np.ndarray
+
+
+class TokenIds(list[np.ndarray]):
+    """Token ids of n texts: n arrays (t,) int32, special tokens included; `truncated` of the texts were cut."""
+
+    truncated: int = 0
 
 
 class Encoder:
@@ -146,6 +152,10 @@ class Encoder:
         """sha256 over weights, pooling and dense stages, in hexadecimal."""
         return fingerprint(self._stack, self.pooling)
 
+    @cached_property
+    def _vocabulary_size(self) -> int:
+        return 1 + max(self._tokenizer._backend.get_vocab().values())
+
     @property
     def identity(self) -> ModelIdentity:
         """What an index keeps, to refuse vectors of another space."""
@@ -187,20 +197,69 @@ class Encoder:
 
         Cost: the ids of all texts (4 bytes a token) and the result are in memory; `encode_to` needs neither.
         """
-        texts = checked_texts(texts)
-        prompt = self._prompt(prompt_name)
-        tokens = self._tokenizer.encode([prompt + text for text in texts] if prompt else texts)
-        self.truncated_ = tokens.truncated
+        tokens = self._read(texts, prompt_name)
         self._warn_if_unknown(tokens)
-        unit = self.normalize if normalize is None else normalize
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        done = 0
-        for rows in self._batches(tokens.lengths):
-            vectors[rows] = self._sentence_vectors(*tokens.padded(rows, self._tokenizer.pad_id), unit)
-            done += len(rows)
-            if progress is not None:
-                progress(done, len(texts))
-        return vectors
+        return self._vectors(tokens, normalize, progress)
+
+    def tokenize(self, texts: Iterable[str], *, prompt_name: str | None = None) -> TokenIds:
+        """Return the token ids of each text as `encode` reads them: prompt put before, cut to `max_length`.
+
+        Args:
+            texts: n strings; one plain string counts as a list of one.
+            prompt_name: as in `encode`.
+
+        Returns:
+            n arrays (t,) int32, special tokens included, for `encode_ids`. Its ``truncated`` is the number of texts
+            that were cut; unlike `truncated_`, it stays right where several threads share the encoder.
+
+        Raises:
+            TypeError: an element is not a string; its position is named. ValueError: an unknown prompt.
+        """
+        tokens = self._read(texts, prompt_name)
+        self._warn_if_unknown(tokens)
+        sequences = TokenIds(np.split(tokens.ids, tokens.starts[1:-1]) if len(tokens.starts) > 1 else [])
+        sequences.truncated = tokens.truncated
+        return sequences
+
+    def encode_ids(self, sequences: Sequence[np.ndarray], *, normalize: bool | None = None) -> np.ndarray:
+        """Encode texts that are token ids already: ``encode(texts) = encode_ids(tokenize(texts))``.
+
+        Args:
+            sequences: n sequences (t,) of whole numbers, special tokens included, 1 <= t <= `max_length`.
+            normalize: as in `encode`.
+
+        Returns:
+            (n, dim) float32, in order; (0, dim) for no sequences.
+
+        Raises:
+            ValueError: what `check_ids` finds wrong.
+        """
+        checked = self.check_ids(sequences)
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in checked], dtype=np.int64)])
+        ids = np.concatenate(checked) if checked else np.empty(0, dtype=np.int32)
+        return self._vectors(Tokens(ids, starts, 0, 0.0), normalize)
+
+    def check_ids(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the sequences as int32, once each is one that `encode_ids` can read.
+
+        Raises:
+            ValueError: not one row of whole numbers, empty, longer than `max_length`, or an id outside the
+                vocabulary; the position is named.
+        """
+        size = self._vocabulary_size
+        checked = []
+        for i, sequence in enumerate(sequences):
+            ids = np.asarray(sequence)
+            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+                raise ValueError(f"sequences[{i}] must be one row of token ids, got {ids.dtype} {ids.shape}.")
+            if not 1 <= len(ids) <= self.max_length:
+                raise ValueError(f"sequences[{i}] must have 1 to {self.max_length} tokens, got {len(ids)}.")
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= size:
+                wrong = low if low < 0 else high
+                raise ValueError(f"sequences[{i}] holds the token id {wrong}, expected 0 to {size - 1}.")
+            checked.append(ids.astype(np.int32, copy=False))
+        return checked
 
     def encode_tokens(self, texts: Iterable[str]) -> list[TokenVectors]:
         """Return the last layer's vector of every token, special tokens left out, with where each stands in its text.
@@ -266,11 +325,35 @@ class Encoder:
         """
         return encode_to(self, path, texts, resume=resume, progress=progress)
 
+    @property
+    def pass_tokens(self) -> int:
+        """Most tokens of one forward pass on this device, padding included."""
+        return min(self.batch_tokens, _CPU_TOKENS) if self.device.type == "cpu" else self.batch_tokens
+
     # -- from here on: one batch -----------------------------------------------------------------------------------
+
+    def _read(self, texts: Iterable[str], prompt_name: str | None) -> Tokens:
+        texts = checked_texts(texts)
+        prompt = self._prompt(prompt_name)
+        tokens = self._tokenizer.encode([prompt + text for text in texts] if prompt else texts)
+        self.truncated_ = tokens.truncated
+        return tokens
+
+    def _vectors(self, tokens: Tokens, normalize: bool | None, progress: Progress | None = None) -> np.ndarray:
+        unit = self.normalize if normalize is None else normalize
+        n = len(tokens.starts) - 1
+        vectors = np.empty((n, self.dim), dtype=np.float32)
+        done = 0
+        for rows in self._batches(tokens.lengths):
+            vectors[rows] = self._sentence_vectors(*tokens.padded(rows, self._tokenizer.pad_id), unit)
+            done += len(rows)
+            if progress is not None:
+                progress(done, n)
+        return vectors
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield rows, longest texts first, so many that rows x longest stays within the token budget."""
-        budget = min(self.batch_tokens, _CPU_TOKENS) if self.device.type == "cpu" else self.batch_tokens
+        budget = self.pass_tokens
         order = np.argsort(-lengths, kind="stable")
         start = 0
         while start < len(order):
