@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kexue.search.build import BuildReport, add_files, build_index
+    from kexue.search.capacity import Capacity, plan_capacity
     from kexue.search.cross import CrossEncoderReranker
     from kexue.search.filters import parse_filter
     from kexue.search.index import AddReport, Document, Hit, Index, IndexInfo
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "build": ("BuildReport", "add_files", "build_index"),
+    "capacity": ("Capacity", "plan_capacity"),
     "cross": ("CrossEncoderReranker",),
     "filters": ("parse_filter",),
     "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
@@ -42,6 +44,7 @@ _LAZY = {name: f"kexue.search.{home}" for home, names in _HOMES.items() for name
 __all__ = [
     "AddReport",
     "BuildReport",
+    "Capacity",
     "CompactReport",
     "CosineReranker",
     "CrossEncoderReranker",
@@ -61,6 +64,7 @@ __all__ = [
     "build_index",
     "open_store",
     "parse_filter",
+    "plan_capacity",
 ]
 
 

@@ -30,7 +30,7 @@ from kexue.search.hubs import (
     neighbour_scores,
     with_offsets,
 )
-from kexue.search.meaning import calibration_record, meaning, sample_vectors, stack
+from kexue.search.meaning import SAMPLE, calibration_record, meaning, sample_rows, stack
 from kexue.search.nearest import Vectors
 from kexue.search.rerank import Reranker, TransportReranker
 from kexue.search.space import (
@@ -426,6 +426,15 @@ class Index:
         """The documents with these ids, in this order; ids that are not there are passed over."""
         return [Document(row.id, row.text, row.metadata) for row in self._store.get(_id_list(ids))]
 
+    def sample(self, n: int, *, generator: Any = 0) -> tuple[list[Document], Vectors]:
+        """`n` documents drawn at random, or all, oldest first; and their vectors (n, k) of length 1."""
+        rows = sample_rows(self._store, n, np.random.default_rng(generator))
+        if not rows:
+            return [], np.empty((0, 0), np.float32)
+        vectors = stack(rows)
+        unit = vectors[:, :-1] if self.space.dehub == "csls" else vectors
+        return [Document(row.id, row.text, row.metadata) for row in rows], unit
+
     def search(
         self,
         queries: str | Sequence[str] | Any,
@@ -614,9 +623,7 @@ class Index:
             raise ValueError("pairs come with labels, one each: 1 where the two texts belong together, 0 where not.")
         self._need(2, "random pairs")
         random = np.random.default_rng(generator)
-        _, vectors = sample_vectors(self._store, random)
-        if self.space.dehub == "csls":
-            vectors = vectors[:, :-1]
+        _, vectors = self.sample(SAMPLE, generator=random)
         calibrator = ScoreCalibrator(method).fit(random_pair_scores(vectors, n, generator=random))
         if pairs is not None and labels is not None:
             sides = [self.space.project(self._encode([pair[i] for pair in pairs], ())) for i in (0, 1)]
@@ -644,7 +651,8 @@ class Index:
             DataError: no more than `k` documents.
         """
         self._need(k + 1, f"k = {k} neighbours")
-        ids, vectors = sample_vectors(self._store, np.random.default_rng(generator))
+        rows = sample_rows(self._store, SAMPLE, np.random.default_rng(generator))
+        ids, vectors = [row.id for row in rows], stack(rows)
         if self.space.dehub == "csls":
             return count_neighbours(vectors, k, np.random.default_rng(generator)), ids
         return k_occurrence(vectors, k, generator=generator), ids
@@ -707,11 +715,13 @@ class Index:
             self._space, self._space_key = Space.load(metadata), key
         return self._space
 
-    def load_encoder(self, model: str | None = None, *, device: str = "auto", dtype: str = "auto") -> SupportsEncode:
+    def load_encoder(
+        self, model: SupportsEncode | str | None = None, *, device: str = "auto", dtype: str = "auto"
+    ) -> SupportsEncode:
         """The encoder of this index, loaded when it is not yet, and kept.
 
         Args:
-            model: where it is now (a folder or hub id); None: where it was.
+            model: where it is now (a folder or hub id), or the encoder itself; None: where it was.
             device: "auto", "cpu", "cuda" or "mps".
             dtype: "auto", "float32", "bfloat16" or "float16".
 

@@ -14,7 +14,7 @@ from kexue.search.nearest import Vectors
 from kexue.search.store.base import Row, Store
 from kexue.similarity import Probability, ScoreCalibrator
 
-_SAMPLE = 20_000  # documents; pairs of them are two hundred million
+SAMPLE = 20_000  # documents; pairs of them are two hundred million
 
 
 def meaning(
@@ -31,16 +31,15 @@ def meaning(
     return percentiles, [Probability(*chance) for chance in zip(*columns, strict=True)]
 
 
-def sample_vectors(store: Store, random: np.random.Generator) -> tuple[list[str], Vectors]:
-    """Ids and vectors of all documents of a store, or of 20,000 of them drawn at random."""
+def sample_rows(store: Store, most: int, random: np.random.Generator) -> list[Row]:
+    """All documents of a store with their vectors, or `most` of them drawn at random, oldest first."""
     total = store.count()
     wanted = np.ones(total, bool)
-    if total > _SAMPLE:
+    if total > most:
         wanted[:] = False
-        wanted[random.choice(total, _SAMPLE, replace=False)] = True
+        wanted[random.choice(total, most, replace=False)] = True
     stored = zip(wanted, chain.from_iterable(store.iterate()), strict=False)
-    rows = [row for take, row in stored if take]
-    return [row.id for row in rows], stack(rows)
+    return [row for take, row in stored if take]
 
 
 def stack(rows: Sequence[Row]) -> Vectors:

@@ -114,9 +114,10 @@ class Connection:
             self.call("delete", collection, filter=named(some, field))
 
     def load(self, name: str) -> None:
-        """Have Milvus take a collection into memory, unless this connection has asked for it before."""
+        """Have Milvus take a collection into memory, unless it is there: its replicas stay as they were set."""
         if name not in self._loaded:
-            self.call("load_collection", name)
+            if self.call("get_load_state", name)["state"].name != "Loaded":
+                self.call("load_collection", name)
             self._loaded.add(name)
 
     def make(

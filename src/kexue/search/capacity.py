@@ -1,0 +1,108 @@
+"""How much memory, disk and time an index of a given size takes: arithmetic on measured constants."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kexue.search.engine import APPROXIMATE_FROM
+
+# Measured on two cores of an AMD EPYC with native bfloat16, a 384-wide encoder of six layers.
+TOKENS_PER_SECOND = 15_000  # encoded on both cores, short texts
+ENCODE_SECONDS = 0.004  # one query
+SCAN_BYTES_PER_SECOND = 20e9  # one core reading vectors
+CELLS_BYTES_PER_SECOND = 4e9  # one core decoding the bytes of an inverted file
+HIT_SECONDS = 0.0001  # documents of ten hits out of the file
+PROCESS_BYTES = 700_000_000  # interpreter, libraries, a small encoder
+BYTES_PER_TOKEN = 5.5  # of text
+ROW_BYTES = 110  # a document's row and keys in the file
+PAGE_SHARE = 0.05  # of a vector, lost at the ends of pages
+OPENED = 1 / 24  # share of the cells a query looks into
+CORES = 2
+BUSY = 0.6  # of a core, beyond which waiting grows
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What `plan_capacity` found; fields of ``kexue plan``.
+
+    `vector_bytes` are those of the vectors alone, `index_bytes` of the search engine in memory, `memory_bytes` of one
+    serving process, `disk_bytes` of the file with its snapshot. `replicas` is how many processes of two cores answer
+    the wanted rate; 1 when none is given. `assumptions` are the numbers behind it.
+    """
+
+    docs: int
+    dims: int
+    vector_bytes: int
+    index_bytes: int
+    memory_bytes: int
+    disk_bytes: int
+    build_seconds: float
+    replicas: int
+    assumptions: dict[str, Any]
+
+
+def plan_capacity(
+    docs: int,
+    dims: int,
+    *,
+    qps: float | None = None,
+    dtype: Literal["float32", "int8"] = "float32",
+    tokens: int = 20,
+) -> Capacity:
+    """Estimate what an index needs.
+
+    Args:
+        docs: documents. dims: numbers of a stored vector. tokens: of a document, on average.
+        qps: text queries a second, encoding included; None asks for no rate.
+        dtype: ``"float32"`` keeps every vector in memory and compares all; ``"int8"`` keeps one byte a dimension in an
+            inverted file (which is what an index does by itself from 200,000 documents on) and scores candidates
+            exactly from disk.
+
+    Raises:
+        ValueError: a number that is not positive, an unknown dtype.
+
+    >>> plan = plan_capacity(1_000_000, 128, dtype="int8")
+    >>> round(plan.index_bytes / 1e6), plan.replicas
+    (146, 1)
+    """
+    for name, value in (("docs", docs), ("dims", dims), ("tokens", tokens), ("qps", 1 if qps is None else qps)):
+        if value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+    if dtype not in ("float32", "int8"):
+        raise ValueError(f"dtype must be 'float32' or 'int8', got {dtype!r}")
+    if dtype == "float32":
+        vector_bytes = 4 * docs * dims
+        index_bytes = vector_bytes + 8 * docs
+        search = vector_bytes / SCAN_BYTES_PER_SECOND + HIT_SECONDS
+    else:
+        cells = max(1, min(round(4 * math.sqrt(docs)), docs // 39))
+        vector_bytes = docs * dims
+        index_bytes = vector_bytes + 16 * docs + 4 * cells * dims
+        search = (vector_bytes * OPENED + 4 * cells * dims) / CELLS_BYTES_PER_SECOND + 2 * HIT_SECONDS
+    text_bytes = BYTES_PER_TOKEN * tokens
+    rows = docs * (text_bytes + ROW_BYTES + 4 * dims * (1 + PAGE_SHARE))
+    rate = CORES * BUSY / (ENCODE_SECONDS + search)
+    return Capacity(
+        docs=docs,
+        dims=dims,
+        vector_bytes=vector_bytes,
+        index_bytes=index_bytes,
+        memory_bytes=index_bytes + PROCESS_BYTES,
+        disk_bytes=round(rows + index_bytes),
+        build_seconds=docs * tokens / TOKENS_PER_SECOND,
+        replicas=1 if qps is None else math.ceil(qps / rate),
+        assumptions={
+            "dtype": dtype,
+            "tokens_per_document": tokens,
+            "text_bytes_per_document": text_bytes,
+            "cores_per_replica": CORES,
+            "encoder": "six layers, 384 wide, bfloat16 on a processor",
+            "tokens_per_second": TOKENS_PER_SECOND,
+            "encode_seconds": ENCODE_SECONDS,
+            "search_seconds": search,
+            "queries_per_second_per_replica": rate,
+            "approximate_from": APPROXIMATE_FROM,
+        },
+    )
