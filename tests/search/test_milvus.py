@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -408,7 +409,7 @@ def test_an_index_in_milvus_answers_as_one_in_a_file(
         assert [hit.percentile for hit in ours] == pytest.approx([hit.percentile for hit in theirs], abs=0.5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_any_sequence_of_writes_is_what_the_embedded_store_makes_of_it(folder: Path, data: st.DataObject) -> None:
     uri = f"milvus://{folder}/m.db#model"
@@ -441,3 +442,11 @@ def test_any_sequence_of_writes_is_what_the_embedded_store_makes_of_it(folder: P
     finally:
         for store in stores:
             store.close()
+
+
+def test_the_example_of_the_documentation_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "milvus.md"
+    [code] = re.findall(r"^```\{code-block\} python\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(folder)
+    exec(compile(code, str(page), "exec"), {})
+    assert capsys.readouterr().out == "red\n"
