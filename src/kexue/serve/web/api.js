@@ -1,0 +1,87 @@
+// The server: JSON in and out, errors with the server's own words, and a key that lives as long as the tab.
+
+import { el, field } from "./dom.js";
+import { t } from "./i18n.js";
+
+const KEY = "kexue-key";
+
+export class ApiError extends Error {
+  constructor(message, status, retryAfter = null) {
+    super(message);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+export const forgetKey = () => sessionStorage.removeItem(KEY);
+
+/** Ask the server; a body makes it a POST. Paths are relative, so the page also works below a proxy's prefix. */
+export async function ask(path, { body, signal } = {}) {
+  const headers = {};
+  if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
+  if (body) headers["Content-Type"] = "application/json";
+  const request = { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) };
+  let response;
+  try {
+    response = await fetch(new URL(path, document.baseURI), request);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(t("unreachable"), 0);
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer !== null) return answer;
+  const said = answer?.error?.message ?? (typeof answer?.error === "string" ? answer.error : null);
+  const fallback = t("status", { status: response.status });
+  throw new ApiError(said ?? fallback, response.status, response.headers.get("Retry-After"));
+}
+
+/** Runs one question at a time: a newer one aborts the older. */
+export class Latest {
+  #controller = null;
+
+  abort() {
+    this.#controller?.abort();
+    this.#controller = null;
+  }
+
+  /** What `question(signal)` resolves to goes to `then`, its failure to `fail`; neither when it was overtaken. */
+  async run(question, then, fail) {
+    this.abort();
+    const controller = (this.#controller = new AbortController());
+    try {
+      const answer = await question(controller.signal);
+      if (!controller.signal.aborted) then(answer);
+    } catch (error) {
+      if (!controller.signal.aborted) fail(error);
+      if (!(error instanceof ApiError) && error.name !== "AbortError") console.error(error);
+    }
+  }
+}
+
+/** An error in its place: the server's message, and a field for the key when that is what it wants. */
+export function problem(error, retry) {
+  const box = el("div", { class: "problem", role: "alert" });
+  box.append(el("p", {}, el("strong", {}, t("failed")), " ", error.message));
+  if (error.retryAfter) box.append(el("p", {}, t("retryAfter", { seconds: error.retryAfter })));
+  if (error.status === 401) box.append(keyForm(retry));
+  else box.append(el("p", {}, el("button", { type: "button", onclick: retry }, t("again"))));
+  return box;
+}
+
+function keyForm(retry) {
+  const input = el("input", { type: "password", autocomplete: "off", spellcheck: "false", required: true });
+  const submit = (event) => {
+    event.preventDefault();
+    sessionStorage.setItem(KEY, input.value.trim());
+    document.dispatchEvent(new Event("kexue-key"));
+    retry();
+  };
+  return el(
+    "form",
+    { class: "row", onsubmit: submit },
+    field(t("key"), input),
+    el("button", { type: "submit" }, t("useKey")),
+    el("p", { class: "note" }, t("keyNote")),
+  );
+}

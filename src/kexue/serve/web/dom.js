@@ -1,0 +1,75 @@
+// Elements without markup in strings: whatever a document says becomes text, never HTML.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** An HTML element; attributes named on... are listeners, strings among the children are text. */
+export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+
+/** An SVG element. */
+export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+let made = 0;
+
+/** A control with its label above it. */
+export function field(label, control, attributes = {}) {
+  control.id ||= `field-${++made}`;
+  return el("div", { class: "field", ...attributes }, el("label", { for: control.id }, label), control);
+}
+
+/** A <select>; options are pairs of value and words. */
+export function select(options, onchange) {
+  const control = el("select", { onchange: () => onchange(control.value) });
+  control.append(...options.map(([value, words]) => el("option", { value }, words)));
+  return control;
+}
+
+/** A table; cells that are numbers' words go right where `numeric` says so, `wide` ones get room. */
+export function table(caption, heads, rows, { numeric = [], wide = [], foot = null } = {}) {
+  const cell = (tag, words, column, more = {}) =>
+    el(tag, { class: numeric.includes(column) ? "number" : wide.includes(column) ? "roomy" : null, ...more }, words);
+  return el(
+    "table",
+    {},
+    el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, heads.map((head, i) => cell("th", head, i, { scope: "col" })))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((words, i) => cell("td", words, i))))),
+    foot && el("tfoot", {}, el("tr", {}, foot.map((words, i) => cell(i ? "td" : "th", words, i, { scope: i ? null : "row" })))),
+  );
+}
+
+/** Something hidden until it is opened. */
+export const fold = (summary, ...content) => el("details", {}, el("summary", {}, summary), ...content);
+
+/** A box that draws itself for its width, again when that changes. */
+export function responsive(draw, attributes = {}) {
+  const box = el("div", attributes);
+  let drawn = 0;
+  new ResizeObserver(() => {
+    const width = Math.floor(box.clientWidth);
+    if (!width || width === drawn) return;
+    drawn = width;
+    box.replaceChildren(draw(width));
+  }).observe(box);
+  return box;
+}
+
+/** Call `act` once things have been quiet for `wait` milliseconds. */
+export function debounced(act, wait) {
+  let timer = 0;
+  const later = (...given) => {
+    clearTimeout(timer);
+    timer = setTimeout(act, wait, ...given);
+  };
+  later.cancel = () => clearTimeout(timer);
+  return later;
+}

@@ -1,0 +1,82 @@
+// One hit: its text, what its score means in words, and why it was found.
+
+import { alignment } from "./alignment.js";
+import { Latest, ask, problem } from "./api.js";
+import { el } from "./dom.js";
+import { number, t } from "./i18n.js";
+
+/** A list entry for `hit` and the means to open it. */
+export function hitView(hit, { query, index, rerank, toggle, narrow }) {
+  const text = hit.document?.text ?? "";
+  const metadata = Object.entries(hit.document?.metadata ?? {}).filter(([, value]) => value !== null);
+  const why = el("div", { class: "why", hidden: true });
+  const button = el("button", { type: "button", class: "ask-why", "aria-expanded": "false", onclick: () => toggle(hit.id) }, t("why"));
+  const chip = ([name, value]) => {
+    const words = t("pair", { name, value: String(value) });
+    return el("li", {}, el("button", { type: "button", class: "chip", "aria-label": t("filterBy", { words }), onclick: () => narrow(name, "eq", value) }, words));
+  };
+  const node = el(
+    "li",
+    { class: "hit", tabindex: "-1" },
+    el("p", { class: "text" }, text),
+    el("dl", { class: "meaning" }, ...meaning(hit, rerank)),
+    el("div", { class: "foot" }, el("code", { class: "id", title: t("id") }, hit.id), el("ul", { class: "chips" }, metadata.map(chip)), button),
+    why,
+  );
+
+  const latest = new Latest();
+  let opened = false;
+  function open(wanted) {
+    if (wanted === opened) return;
+    opened = wanted;
+    node.classList.toggle("open", wanted);
+    button.setAttribute("aria-expanded", String(wanted));
+    why.hidden = !wanted;
+    if (wanted) explain();
+    else latest.abort();
+  }
+
+  function explain() {
+    why.replaceChildren(el("p", { class: "note", role: "status" }, t("working")));
+    const body = { texts: [query, text], explain: true, index, kind: rerank || "wrd" };
+    latest.run(
+      (signal) => ask("v1/compare", { body, signal }),
+      ({ explanation }) => why.replaceChildren(explanation ? alignment(explanation, query, text) : el("p", { class: "note" }, t("noExplanation"))),
+      (error) => why.replaceChildren(problem(error, explain)),
+    );
+  }
+
+  return { id: hit.id, node, open };
+}
+
+/** What a score means: terms and descriptions for a <dl>. */
+export function meaning({ score, percentile, probability }, rerank = "") {
+  const shown = [term(t(rerank ? `score_${rerank}` : "cosine"), number(score, 3))];
+  if (typeof percentile === "number") shown.push(term(t("percentile"), rarity(percentile), "wide"));
+  if (probability) {
+    const { value, low, high } = probability;
+    const words = t("probabilityWords", { value: percent(value), low: percent(low), high: percent(high) });
+    shown.push(term(t("probability"), words));
+  }
+  return shown;
+}
+
+const term = (name, words, kind = null) => el("div", { class: kind }, el("dt", {}, name), el("dd", {}, words));
+const percent = (share) => number(100 * share, 0);
+
+/** A bar on which every mark is ten times rarer, and the same in words. */
+export function rarity(percentile) {
+  const share = Math.min(4, -Math.log10(Math.max(1 - percentile / 100, 1e-4))) / 4;
+  const fill = el("span", { class: "fill" });
+  fill.style.inlineSize = `${(100 * share).toFixed(1)}%`;
+  const words = percentile >= 100 ? t("nearerAll") : t("nearer", { percentile: tail(percentile) });
+  return el("div", { class: "rarity" }, el("span", { class: "bar", "aria-hidden": "true" }, fill), el("span", {}, words));
+}
+
+/** A percentile with the digits that its distance from 100 needs, never rounded up to it. */
+export function tail(percentile) {
+  const left = 100 - percentile;
+  const digits = left >= 1 ? 1 : Math.min(4, Math.ceil(-Math.log10(left)));
+  const scale = 10 ** digits;
+  return number(Math.floor(percentile * scale + 1e-6) / scale, digits);
+}

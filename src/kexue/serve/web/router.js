@@ -1,0 +1,29 @@
+// The address says everything: #panel?name=value reproduces what is on the page.
+
+export const PANELS = ["search", "compare", "map", "whitening", "hubness"];
+
+/** What the address says: the panel, and its state as strings. */
+export function read() {
+  const [name, query = ""] = splitOnce(location.hash.slice(1), "?");
+  const panel = PANELS.includes(name) ? name : PANELS[0];
+  return { panel, state: Object.fromEntries(new URLSearchParams(query)) };
+}
+
+/** The address of a state; what is empty is left out. */
+export function address(panel, state) {
+  const given = Object.entries(state).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const query = new URLSearchParams(given).toString();
+  return `#${panel}${query ? `?${query}` : ""}`;
+}
+
+/** Show a state in the address bar: as a new step of the history, or in place of the present one. */
+export function write(panel, state, push) {
+  const target = address(panel, state);
+  if (target === location.hash) return;
+  history[push ? "pushState" : "replaceState"](null, "", target);
+}
+
+function splitOnce(text, mark) {
+  const at = text.indexOf(mark);
+  return at < 0 ? [text] : [text.slice(0, at), text.slice(at + 1)];
+}
