@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 
 import kexue
-from kexue.cli import _verb, compare, demo, doctor, evaluate, hubness, index, reproduce, search, summarize, whiten
+from kexue.cli import (
+    _verb,
+    cluster,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    hubness,
+    index,
+    reproduce,
+    search,
+    summarize,
+    whiten,
+)
 from kexue.errors import KexueError
 
 __all__ = ["app", "main"]
@@ -26,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
+app.add_typer(cluster.app, name="cluster")
 for module in (search, compare, evaluate, hubness, summarize, reproduce, demo, doctor):
     module.register(app)
 

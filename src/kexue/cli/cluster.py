@@ -1,0 +1,146 @@
+"""`kexue cluster`: the long jobs on the machines of a Ray cluster, or on all cores of this one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from kexue.cli import _options as opt
+from kexue.cli._verb import Output, verb
+
+app = typer.Typer(
+    help="Encode and index on a Ray cluster, with the results of one machine; a restart redoes what is missing.",
+    no_args_is_help=True,
+)
+
+_Ray = Annotated[
+    str, typer.Option("--ray", help="local starts Ray here and stops it; else an address, such as host:6379.")
+]
+_Shards = Annotated[
+    int | None, typer.Option("--shards", help="Shards, at most; default: 512 to 8,192 texts in each.", min=1)
+]
+
+
+@verb(
+    app,
+    "embed",
+    examples=(
+        "kexue cluster embed faq.jsonl --text question --out vectors/",
+        "kexue cluster embed texts/*.parquet --text body --out vectors/ --ray head:6379 --shards 512",
+    ),
+)
+def embed(
+    out: Output,
+    inputs: opt.Inputs,
+    target: Annotated[Path, typer.Option("--out", help="Folder for the shards: Parquet, with a column vector.")],
+    ray: _Ray = "local",
+    shards: _Shards = None,
+    resume: Annotated[bool, typer.Option(help="Keep the shards that are there; --no-resume encodes all anew.")] = True,
+    text: opt.TextColumn = None,
+    id_column: opt.IdColumn = None,
+    metadata: opt.MetadataColumns = None,
+    file_format: opt.Format = "auto",
+    encoding_errors: opt.EncodingErrors = "strict",
+    model: opt.Model = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Encode files into a folder of vectors. Killed at any moment, the same command goes on where it stopped."""
+    from kexue.cluster import embed_files
+
+    with out.progress("encoding") as progress:
+        report = embed_files(
+            inputs,
+            target,
+            encoder=opt.load_encoder(model, "auto", dtype, batch_tokens),
+            ray=ray,
+            shards=shards,
+            resume=resume,
+            text=text,
+            id=id_column,
+            metadata=opt.split_columns(metadata),
+            format=file_format,
+            errors=encoding_errors,
+            progress=progress,
+        )
+    _warn(out, report)
+    out.emit(dataclasses.asdict(report), lambda: _told(report, f"{report.n:,} vectors in {report.out}"))
+
+
+@verb(
+    app,
+    "index",
+    examples=(
+        "kexue cluster index faq.jsonl --text question --out faq.kx",
+        "kexue cluster index texts/*.parquet --text body --out texts.kx --whiten pca --dims 128 --ray head:6379",
+    ),
+)
+def index(
+    out: Output,
+    inputs: opt.Inputs,
+    target: Annotated[Path, typer.Option("--out", help="Index file to write.")],
+    ray: _Ray = "local",
+    shards: _Shards = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted build.")] = True,
+    text: opt.TextColumn = None,
+    id_column: opt.IdColumn = None,
+    metadata: opt.MetadataColumns = None,
+    file_format: opt.Format = "auto",
+    whiten: Annotated[
+        str, typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128.")
+    ] = "none",
+    dims: opt.Dims = None,
+    dehub: Annotated[
+        Literal["none", "csls", "center"],
+        typer.Option(help="Keep documents that are near everything from answering everything; csls or center."),
+    ] = "none",
+    approx: Annotated[str, typer.Option(help="auto, exact or approx search in memory.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    encoding_errors: opt.EncodingErrors = "strict",
+    model: opt.Model = "auto",
+    dtype: opt.Dtype = "auto",
+    batch_tokens: opt.BatchTokens = 8192,
+) -> None:
+    """Build the index that `kexue index build` builds, encoding on a cluster."""
+    from kexue.cluster import build_index
+
+    with out.progress("indexing") as progress:
+        report = build_index(
+            inputs,
+            target,
+            encoder=opt.load_encoder(model, "auto", dtype, batch_tokens),
+            ray=ray,
+            shards=shards,
+            whitening=opt.parse_whitening(whiten, dims),
+            dehub=None if dehub == "none" else dehub,
+            text=text,
+            id=id_column,
+            metadata=opt.split_columns(metadata),
+            format=file_format,
+            approx=approx,
+            errors=encoding_errors,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _warn(out, report)
+    head = f"{report.documents:,} documents in {report.index} ({report.bytes / 1e6:.1f} MB)"
+    out.emit(
+        dataclasses.asdict(report),
+        lambda: f'{_told(report, head)}\nNext: kexue search {report.index} "your question"',
+    )
+
+
+def _warn(out: Output, report: Any) -> None:
+    for warning in report.warnings:
+        out.remark(f"kexue: warning: {warning}")
+
+
+def _told(report: Any, head: str) -> str:
+    names = ("resumed", "retried", "skipped", "replaced", "truncated")
+    parts = [head, f"{report.shards:,} shards"]
+    parts += [f"{name} {value:,}" for name in names if (value := getattr(report, name, 0))]
+    return f"{', '.join(parts)}\n{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"

@@ -1,0 +1,177 @@
+"""An index from shards: encoded on many machines, written by the one that owns the file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kexue import search
+from kexue._progress import Progress
+from kexue.cluster.embed import embed
+from kexue.cluster.pool import Session
+from kexue.cluster.shards import list_shards, read_facts, read_shard
+from kexue.cluster.statistics import merged
+from kexue.corpus.streams import STDIN
+from kexue.errors import DataError
+from kexue.search.build import BuildReport, Inputs
+from kexue.search.hubs import Dehub, centring, check_dehub
+from kexue.search.index import APPROX
+from kexue.search.nearest import Vectors
+from kexue.search.space import SupportsEncode, is_fitted
+from kexue.similarity import Whitening
+
+_STDIN_COPY = "stdin.txt"
+
+
+@dataclass(frozen=True)
+class ClusterBuildReport(BuildReport):
+    """What `build_index` did: as on one machine, then `shards` encoded or found, and how many were `retried`."""
+
+    shards: int
+    retried: int
+
+
+def build_index(
+    inputs: Inputs,
+    out: str | os.PathLike[str],
+    *,
+    encoder: SupportsEncode | str | os.PathLike[str] = "auto",
+    ray: str = "local",
+    shards: int | None = None,
+    whitening: Whitening | None = None,
+    dehub: Dehub | None = None,
+    text: str | None = None,
+    id: str | None = None,
+    metadata: Sequence[str] = (),
+    format: str = "auto",
+    approx: str = "auto",
+    errors: str = "strict",
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ClusterBuildReport:
+    """Build the index that `kexue.search.build_index` builds, encoding on a cluster.
+
+    Texts are encoded in shards, in ``<out>.shards``; the moments of a whitening that is to be fitted are gathered
+    shard by shard; then this machine writes the one file. Interrupted anywhere, the same call goes on.
+
+    Args:
+        inputs, out, whitening, dehub, approx, overwrite: see `kexue.search.build_index`.
+        encoder, ray, shards, resume: see `embed_files`.
+        progress: called as progress(done, n), first for texts encoded, then again for texts written.
+
+    Raises:
+        What `embed_files` and `kexue.search.build_index` raise.
+    """
+    start = time.perf_counter()
+    target = Path(out)
+    if os.path.lexists(target) and not overwrite:
+        raise search.IndexExistsError(
+            f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
+        )
+    if approx not in APPROX:
+        raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+    check_dehub(dehub)
+    whitening = centring(dehub, whitening)
+    folder = Path(f"{target}.shards")
+    sources = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    sources = [_kept(folder) if source == STDIN else source for source in sources]
+    reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
+    with Session(ray) as session:
+        done = embed(
+            session, sources, folder, encoder=encoder, shards=shards, resume=resume, progress=progress, **reading
+        )
+        fitted = whitening is not None and not is_fitted(whitening)
+        if whitening is not None and fitted:
+            whitening = Whitening(**whitening.get_params()).merge(merged(session, folder))
+    report = search.build_index(
+        sources,
+        target,
+        encoder=_finished(folder),
+        whitening=whitening,
+        dehub=dehub,
+        approx=approx,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+        **reading,
+    )
+    if fitted:  # on these very vectors: what may drift is what comes after
+        with search.Index.open(target) as index:
+            index._store.upsert([], metadata={"drift_n": "0", "drift_sum": ""})
+    _discard(folder)
+    changes = {
+        "truncated": done.truncated,
+        "seconds": time.perf_counter() - start,
+        "warnings": list(dict.fromkeys([*done.warnings, *report.warnings])),
+    }
+    return ClusterBuildReport(**{**asdict(report), **changes}, shards=done.shards, retried=done.retried)
+
+
+class _Finished:
+    """Shards as an encoder: texts are asked for in the order they were encoded in, some left out."""
+
+    def __init__(self, folder: Path, model: dict[str, Any]) -> None:
+        self.model_id = model["id"]
+        self.fingerprint = model["fingerprint"]
+        self.dim = model["dim"]
+        self.pooling = model["pooling"]
+        self.max_length = model["max_length"]
+        self.normalize = model["normalize"]
+        self._pairs = _pairs(folder)
+
+    def encode(self, texts: list[str]) -> Vectors:
+        """Look the vectors up."""
+        return np.stack([self._find(text) for text in texts])
+
+    def _find(self, wanted: str) -> Vectors:
+        for text, vector in self._pairs:
+            if text == wanted:
+                return vector
+        raise DataError(
+            f"the inputs have changed since they were encoded: {wanted!r:.60} is new.",
+            remedy="Run the same command again: only shards that changed are encoded.",
+        )
+
+
+class _FinishedForeign(_Finished):
+    """Of an encoder of the caller's own, which an index cannot open again and does not record how to."""
+
+    __module__ = "foreign"
+
+
+def _finished(folder: Path) -> _Finished:
+    facts = read_facts(list_shards(folder)[0])
+    assert facts is not None
+    model = facts.encoder
+    return (_FinishedForeign if model["reference"] is None else _Finished)(folder, model)
+
+
+def _pairs(folder: Path) -> Iterator[tuple[str, Vectors]]:
+    for path in list_shards(folder):
+        yield from zip(*read_shard(path), strict=True)
+
+
+def _discard(folder: Path) -> None:
+    for path in [*list_shards(folder), folder / _STDIN_COPY]:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # something of the user's is in it
+        folder.rmdir()
+
+
+def _kept(folder: Path) -> Path:
+    """Standard input as a file, since it is read twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _STDIN_COPY
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path

@@ -1,0 +1,199 @@
+"""Shards: tables of texts that become tables of texts and vectors, and the files that hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kexue._files import replacing
+from kexue._optional import import_optional
+from kexue.errors import DataError
+from kexue.search.index import BATCH
+from kexue.search.nearest import Vectors
+from kexue.search.space import Model, SupportsEncode, as_vectors
+from kexue.search.spool import Spool
+
+_NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
+_KEY = b"kexue"  # in the metadata of the schema: one JSON object
+_FEW = 16  # shards up to which a shard is one batch, unless the caller says how many
+
+
+class Facts(NamedTuple):
+    """What a shard's file says about itself.
+
+    `encoder` is its identity, `sha256` that of ids, texts and metadata; `warnings` are those of the encoder.
+    """
+
+    encoder: dict[str, Any]
+    dim: int
+    truncated: int
+    warnings: list[str]
+    sha256: str | None = None
+
+
+def encode_table(table: Any, encoder: SupportsEncode) -> Any:
+    """Encode a table: the pure function under every engine.
+
+    Texts are encoded 512 at a time, as `kexue.search.build_index` does, so the vectors are the same to the bit. Where
+    the encoder has a prompt called ``"document"`` or ``"passage"``, it is put before each text.
+
+    Args:
+        table: pyarrow Table with a column ``text`` of strings; other columns are kept.
+        encoder: an object with ``encode(texts) -> (n, dim)``.
+
+    Returns:
+        The table with a column ``vector`` (list of float32, not whitened) and, in the metadata of its schema, whose
+        vectors they are, how many texts were cut, and what the encoder warned of.
+
+    Raises:
+        ValueError: vectors that are no (n, dim), not finite, or not as many as the texts.
+
+    >>> import numpy as np, pyarrow as pa
+    >>> class Length:
+    ...     def encode(self, texts): return np.array([[len(text), 1.0] for text in texts])
+    >>> encode_table(pa.table({"text": ["one", "three"]}), Length()).column("vector").to_pylist()
+    [[3.0, 1.0], [5.0, 1.0]]
+    """
+    pa = import_optional("pyarrow", extra="cluster")
+    texts = table.column("text").to_pylist()
+    prompt = next((name for name in ("document", "passage") if name in (getattr(encoder, "prompts", None) or ())), None)
+    options = {} if prompt is None else {"prompt_name": prompt}
+    chunks, truncated, dim = [], 0, getattr(encoder, "dim", None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for start in range(0, len(texts), BATCH):
+            part = texts[start : start + BATCH]
+            vectors = as_vectors(encoder.encode(part, **options), dim=dim, what="the encoder's vectors")
+            if len(vectors) != len(part):
+                raise ValueError(f"the encoder made {len(vectors)} vectors of {len(part)} texts.")
+            dim = vectors.shape[1]
+            offsets = np.arange(len(part) + 1, dtype=np.int32) * np.int32(dim)
+            chunks.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(vectors).ravel()))
+            truncated += getattr(encoder, "truncated_", 0)
+    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    facts = Facts(identity(encoder), dim or 0, truncated, list(dict.fromkeys(said)))
+    vectors = pa.chunked_array(chunks, type=pa.list_(pa.float32()))
+    return with_facts(table.append_column("vector", vectors), facts)
+
+
+def identity(encoder: SupportsEncode) -> dict[str, Any]:
+    """What tells one encoder's vectors from another's, as JSON holds it."""
+    found = {**dataclasses.asdict(Model.of(encoder)), "dtype": str(getattr(encoder, "dtype", None))}
+    restored: dict[str, Any] = json.loads(json.dumps(found))
+    return restored
+
+
+def with_facts(table: Any, facts: Facts) -> Any:
+    """The table with these facts in the metadata of its schema."""
+    return table.replace_schema_metadata({_KEY: json.dumps(facts._asdict(), ensure_ascii=False)})
+
+
+def facts_of(table: Any) -> Facts:
+    """The facts that `encode_table` has put there."""
+    return Facts(**json.loads(table.schema.metadata[_KEY]))
+
+
+# ---- which texts are in which shard ----------------------------------------------------------------------------------
+
+
+def layout(n: int, shards: int | None) -> tuple[int, list[int]]:
+    """How `n` texts are cut: rows of a batch, and how many batches go into each shard. Depends on nothing else.
+
+    Shards hold whole batches of 512, so that batches are those of one machine; of fewer rows only where there would
+    be fewer shards than asked for. None asks for one batch a shard up to 16, then for 16 batches a shard.
+
+    >>> layout(2000, 3), layout(100, 4), layout(100, None)
+    ((512, [1, 1, 2]), (25, [1, 1, 1, 1]), (512, [1]))
+    """
+    rows = BATCH if shards is None else min(BATCH, -(-n // shards))
+    batches = -(-n // rows)
+    shards = min(batches, shards or max(_FEW, -(-batches // _FEW)))
+    cuts = [i * batches // shards for i in range(shards + 1)]
+    return rows, [stop - start for start, stop in pairwise(cuts)]
+
+
+def cut(spool: Spool, rows: int, batches: list[int]) -> Iterator[tuple[Any, str]]:
+    """The shards of what was read, in order: a table (id, text, metadata as JSON) and its hash."""
+    pa = import_optional("pyarrow", extra="cluster")
+    stream = spool.batches(rows)
+    for count in batches:
+        found = [row for batch in islice(stream, count) for row in batch]
+        columns = {
+            "id": [row.id for row in found],
+            "text": [row.text for row in found],
+            "metadata": [json.dumps(row.metadata, ensure_ascii=False) for row in found],
+        }
+        digest = hashlib.sha256(json.dumps(columns, ensure_ascii=False).encode()).hexdigest()
+        yield pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), digest
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def shard_path(folder: Path, number: int, count: int) -> Path:
+    """The file of a shard."""
+    return folder / f"part-{number:05}-of-{count:05}.parquet"
+
+
+def write_shard(path: Path, table: Any) -> None:
+    """Write a shard's file, whole or not at all."""
+    parquet = import_optional("pyarrow.parquet", extra="cluster")
+    with replacing(path) as temporary:
+        parquet.write_table(table, temporary, compression="zstd", use_dictionary=False)
+
+
+def read_facts(path: Path) -> Facts | None:
+    """What a shard's file says about itself; None where there is none, or something else."""
+    pa = import_optional("pyarrow", extra="cluster")
+    parquet = import_optional("pyarrow.parquet", extra="cluster")
+    try:
+        return facts_of(parquet.read_schema(path).empty_table())
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError):
+        return None
+
+
+def read_shard(path: Path) -> tuple[list[str], Vectors]:
+    """Texts and vectors (n, dim) of a shard."""
+    parquet = import_optional("pyarrow.parquet", extra="cluster")
+    table = parquet.read_table(path, columns=["text", "vector"])
+    flat = table.column("vector").combine_chunks().flatten().to_numpy()
+    return table.column("text").to_pylist(), flat.reshape(table.num_rows, -1)
+
+
+def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files that `embed_files` wrote, in order.
+
+    Raises:
+        DataError: `folder` holds none, not all of them, or those of two runs.
+    """
+    names = [match for path in sorted(Path(folder).glob("part-*.parquet")) if (match := _NAME.fullmatch(path.name))]
+    counts = {int(match[2]) for match in names}
+    if [int(match[1]) for match in names] != list(range(max(counts, default=0))) or len(counts) != 1:
+        raise DataError(
+            f"it holds {len(names)} of {' or '.join(map(str, sorted(counts)))} shards."
+            if names
+            else "it has no shards.",
+            remedy="Make or finish them with embed_files (kexue cluster embed): what is there is not done again.",
+            path=folder,
+        )
+    return [Path(folder, match[0]) for match in names]
+
+
+def drop_others(folder: Path, count: int) -> None:
+    """Delete shards of another number of shards, and temporary files of a run that was killed."""
+    for path in folder.glob("part-*.parquet"):
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[2]) != count and read_facts(path) is not None:
+            path.unlink()
+    for path in folder.glob(".part-*.parquet.*.tmp"):
+        path.unlink()

@@ -1,0 +1,96 @@
+"""Mean and scatter of vectors in many files: one `Moments` a part, joined by a tree whose shape is that of the input.
+
+Sources: kexue.fm/archives/8069 (the statistics of whitening); Chan, Golub, LeVeque 1979 (the join).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kexue.cluster.pool import Job, Pool, Session
+from kexue.cluster.shards import list_shards, read_shard
+from kexue.errors import DataError
+from kexue.similarity import Moments, merge_moments, moments
+
+_ROWS = 16_384  # of a part, where the input has no shards of its own
+
+
+def whitening_moments(vectors: str | os.PathLike[str] | Any, *, ray: str = "local") -> Moments:
+    """Count, mean and centred scatter of many vectors, in float64, as `kexue.similarity.moments` has them.
+
+    Each part gives its own; parts 2 i and 2 i + 1 are merged, then pairs of pairs, whoever finishes first. So the
+    result does not depend on the number of workers, and equals that of one process to 1e-12 relative.
+
+    Args:
+        vectors: a folder that `embed_files` wrote, a ``.npy`` file (n, d), or an array (n, d).
+        ray: see `embed_files`.
+
+    Returns:
+        Moments(n, mean (d,), scatter (d, d)), for `Whitening.merge`.
+
+    Raises:
+        DataError: a folder without all of its shards, or a file that is no matrix.
+        ValueError: no rows, or a value that is not finite.
+    """
+    with Session(ray) as session:
+        return merged(session, vectors)
+
+
+def merged(session: Session, vectors: str | os.PathLike[str] | Any) -> Moments:
+    """`whitening_moments` within a session."""
+    count, jobs = _parts(vectors)
+    return _tree(Pool(session, _function).map(jobs, most=count), count)
+
+
+def _function() -> Any:
+    return moments
+
+
+def _parts(vectors: str | os.PathLike[str] | Any) -> tuple[int, Iterator[Job]]:
+    """How many parts there are, and each of them as a matrix."""
+    if isinstance(vectors, str | os.PathLike):
+        if Path(vectors).is_dir():
+            paths = list_shards(vectors)
+            return len(paths), ((number, read_shard(path)[1]) for number, path in enumerate(paths))
+        try:
+            vectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                "it is neither a folder of shards nor a .npy file.", remedy="Make one of them.", path=vectors
+            ) from error
+    matrix = np.asanyarray(vectors)
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        raise ValueError(f"vectors must be a matrix (n, d) of numbers, got shape {matrix.shape} of {matrix.dtype}.")
+    count = max(1, -(-len(matrix) // _ROWS))
+    return count, ((i, np.asarray(matrix[i * _ROWS : (i + 1) * _ROWS])) for i in range(count))
+
+
+def _tree(parts: Iterable[tuple[int, Moments]], count: int) -> Moments:
+    """Merge parts, in whatever order they come, as a binary tree by number: few of them wait at a time.
+
+    >>> counts = [(i, Moments(1, np.zeros(1), np.zeros((1, 1)))) for i in (4, 0, 2, 1, 3)]
+    >>> _tree(counts, 5).n
+    5
+    """
+    widths = [count]  # of each level, leaves first
+    while widths[-1] > 1:
+        widths.append(-(-widths[-1] // 2))
+    waiting: dict[tuple[int, int], Moments] = {}
+    for number, one in parts:
+        for level, width in enumerate(widths[:-1]):
+            sibling = number ^ 1
+            if sibling < width:
+                other = waiting.pop((level, sibling), None)
+                if other is None:
+                    waiting[level, number] = one
+                    break
+                one = merge_moments(*((one, other) if number < sibling else (other, one)))  # noqa: PLW2901
+            number //= 2  # noqa: PLW2901
+        else:
+            return one
+    raise AssertionError("fewer parts came than were announced")
