@@ -13,7 +13,7 @@ help:
 	@echo "make check   lint, types, tests, docs and the demo: what CI runs"
 	@echo "make bench   time kexue beside its peers in one run"
 	@echo "make docs    build the documentation into docs/_build/html"
-	@echo "make serve   build the documentation and show it on http://127.0.0.1:8000"
+	@echo "make serve   serve the demo's index, with its page, on http://127.0.0.1:8000"
 	@echo "make tables  write the tables that come from the catalogue and the recorded results"
 
 setup: $(STAMP)
@@ -46,8 +46,11 @@ check: lint types test docs demo
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-serve: docs
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build/html 8000
+serve: demo-out/stdlib.kx
+	$(BIN)/kexue serve $<
+
+demo-out/stdlib.kx:
+	$(MAKE) demo
 
 tables: $(STAMP)
 	$(BIN)/python docs/tables.py

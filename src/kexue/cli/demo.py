@@ -53,7 +53,8 @@ def _shown(report: DemoReport) -> Any:
     head = f"{report.documents:,} docstrings indexed and evaluated in {report.seconds:.0f} s"
     tail = (
         f"\nReport: {report.report}\nIndex:  {report.index}\n"
-        f'Next:   kexue search {report.index} "your question"\n'
+        f"Next:   kexue serve {report.index}   and open http://127.0.0.1:8000\n"
+        f'        kexue search {report.index} "your question"\n'
         "        kexue index build your-texts.csv --text COLUMN --out yours.kx"
     )
     return Group(head, "", rows, *answers, tail)

@@ -101,6 +101,7 @@ def run_demo(
     kept = Whitening.preset(KEPT[0], min(KEPT[1], *vectors.shape))
     path = folder / "stdlib.kx"
     with _index(path, encoder, entries, vectors, kept) as index:
+        index.calibrate(generator=seed)
         answers = [_answer(question, hits) for question, hits in zip(QUESTIONS, _ask(index, encoder), strict=True)]
     report = DemoReport(str(path), len(entries), rows, answers, str(folder / "report.html"), 0.0)
     write_page(report, queries=len(queries), kept=KEPT)

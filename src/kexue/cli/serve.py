@@ -1,0 +1,78 @@
+"""`kexue serve`: indexes and models over HTTP, with a page for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kexue.cli._verb import Output, verb
+
+DEMO = Path("demo-out", "stdlib.kx")
+_EXAMPLES = (
+    "kexue serve faq.kx",
+    "kexue serve faq.kx docs.kx --models text-embedding-3-small=auto --port 8080",
+    "KEXUE_API_KEY=$(cat key) kexue serve faq.kx --host 0.0.0.0",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app, "serve", examples=_EXAMPLES)(serve)
+
+
+def serve(
+    out: Output,
+    indexes: Annotated[
+        list[str] | None,
+        typer.Argument(help="Indexes; without any and without --models, that of the demo.", envvar="KEXUE_STORE"),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Encoder or cross-encoder: a folder, a hub id, or NAME=FOLDER; repeat it."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with lines read:KEY or write:KEY, mode 0600.", envvar="KEXUE_API_KEY_FILE")
+    ] = None,
+    allow_public: Annotated[
+        bool, typer.Option("--allow-public", help="Listen to other machines without a key.")
+    ] = False,
+    cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call; repeat it.")] = None,
+    max_batch_tokens: Annotated[int, typer.Option(help="Tokens of one forward pass.", min=1)] = 16384,
+    max_queue: Annotated[int, typer.Option(help="Texts that may wait; beyond, 429.", min=1)] = 1024,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Write queries to the log.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse fields that a route does not know.")] = False,
+) -> None:
+    """Serve embeddings, reranking and search, in the shapes of OpenAI, Cohere, Jina and TEI, and a page at /."""
+    from kexue.serve import Settings, run
+    from kexue.serve.settings import keys_from_environment
+
+    if not indexes and not models:
+        if not DEMO.exists():
+            raise typer.BadParameter(f"nothing to serve: name an index, or run `kexue demo` first, which makes {DEMO}")
+        indexes = [str(DEMO)]
+    settings = Settings(
+        indexes=tuple(indexes or ()),
+        models=tuple(models or ()),
+        host=host,
+        port=port,
+        api_keys=keys_from_environment(api_key_file),
+        allow_public=allow_public,
+        cors=tuple(cors or ()),
+        max_batch_tokens=max_batch_tokens,
+        max_queue=max_queue,
+        log_texts=log_texts,
+        strict=strict,
+    )
+    shown = f"[{host}]" if ":" in host else host
+    record = {
+        "url": f"http://{shown}:{port}",
+        "indexes": list(settings.indexes),
+        "models": list(settings.models),
+        "auth": bool(settings.keys),
+    }
+    out.emit(record, lambda: f"{record['url']} - Ctrl-C stops")
+    run(settings)

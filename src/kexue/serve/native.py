@@ -1,0 +1,254 @@
+"""What no other service has a shape for: search that explains itself, changing an index, comparing two texts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import Field
+
+from kexue.search import Hit, TransportReranker
+from kexue.serve.errors import ApiError
+from kexue.serve.state import Served, Timing
+from kexue.serve.wire import MAX_INPUTS, Fields, Here, check, check_text, check_texts, headers_of, reply, usage
+from kexue.similarity import Explanation, hubness_report, pair_cosine
+
+router = APIRouter(tags=["kexue"])
+_LOG = logging.getLogger("kexue.serve")
+_MOST_HITS = 1000
+
+
+class SearchRequest(Fields):
+    """A question as text, or as a vector of the index's encoder."""
+
+    query: str | None = Field(None, examples=["how long does a refund take"])
+    vector: list[float] | None = None
+    index: str | None = Field(None, description="Name of an index; the first one when left out.")
+    top_k: int = Field(10, ge=1, le=_MOST_HITS)
+    filter: dict[str, Any] | None = Field(None, examples=[{"lang": "en", "year": {"ge": 2020}}])
+    rerank: Literal["none", "wrd", "wmd", "cross"] | None = None
+    dehub: Literal["none", "csls", "center"] | None = None
+    explain: bool = False
+    candidates: int | None = Field(None, ge=1, le=10 * _MOST_HITS)
+
+
+class Document(Fields):
+    """A text to index; without an id it is named by a hash of the text."""
+
+    id: str | None = Field(None, min_length=1)
+    text: str
+    metadata: dict[str, Any] | None = None
+
+
+class UpsertRequest(Fields):
+    """Documents to add, or to replace by id."""
+
+    documents: list[Document] = Field(examples=[[{"id": "17", "text": "Refunds take five days."}]])
+
+
+class DeleteRequest(Fields):
+    """Which documents to remove: by id, or those a filter matches."""
+
+    ids: list[str] | None = None
+    filter: dict[str, Any] | None = None
+
+
+class CompareRequest(Fields):
+    """Two texts."""
+
+    texts: list[str] = Field(min_length=2, max_length=2, examples=[["refund", "money back"]])
+    explain: bool = False
+    kind: Literal["wrd", "wmd"] = "wrd"
+    index: str | None = None
+
+
+@router.post("/v1/search")
+async def search(body: SearchRequest, service: Here) -> Response:
+    """The documents nearest in meaning, each with what its score means."""
+    check(service, body)
+    served = service.served(body.index)
+    start = time.perf_counter()
+    rerank = None if body.rerank in (None, "none") else body.rerank
+    again = rerank is not None or body.explain
+    timing, tokens = Timing(), [0]
+    queries: Any
+    if body.query is not None:
+        check_text(body.query, "query")
+        if service.settings.log_texts:
+            _LOG.info("search %s: %s", served.name, body.query)
+        queries = [body.query]
+        if not again:
+            prompt = "query" if "query" in served.model.encoder.prompts else None
+            found = await served.model.embed([body.query], prompt=prompt)
+            queries, timing, tokens = found.vectors, found.timing, found.tokens
+        else:
+            tokens = served.model.encoder.count_tokens([body.query])
+    elif body.vector is None:
+        raise ApiError(400, "query or vector is missing.", param="query")
+    elif again:
+        raise ApiError(400, "rerank and explain look at words: give query, not vector.", param="vector")
+    else:
+        queries = np.array([body.vector], np.float32)
+    encoded = time.perf_counter()
+    options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
+    if again:
+        how: Any = service.reranker("cross", served.model) if rerank == "cross" else rerank
+        options |= {"rerank": how, "explain": body.explain}
+    [hits] = await service.work(served.index.search, queries, body.top_k, **options)
+    end = time.perf_counter()
+    seconds = {
+        "encode": encoded - start,
+        "search": 0.0 if again else end - encoded,
+        "rerank": end - encoded if again else 0.0,
+        "total": end - start,
+    }
+    content = {"results": [_hit(hit, served) for hit in hits], "usage": usage(tokens), "timings": seconds}
+    device = served.model.encoder.device.type
+    return reply(content, headers_of(device, timing, sum(tokens), len(body.query or "")))
+
+
+def _hit(hit: Hit, served: Served) -> dict[str, Any]:
+    record = {
+        "id": hit.id,
+        "index": served.name,
+        "score": hit.score,
+        "percentile": hit.percentile,
+        "document": {"text": hit.text, "metadata": hit.metadata},
+    }
+    if hit.probability is not None:
+        record["probability"] = hit.probability._asdict()
+    if hit.explanation is not None:
+        record["explanation"] = explanation_record(hit.explanation)
+    return record
+
+
+def explanation_record(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as JSON values."""
+    return explanation._asdict() | {"pairs": [pair._asdict() for pair in explanation.pairs]}
+
+
+@router.get("/v1/indexes")
+async def indexes(service: Here) -> Response:
+    """The indexes that are served."""
+    names = [{"name": name, "documents": len(served.index)} for name, served in service.indexes.items()]
+    return reply({"indexes": names})
+
+
+@router.get("/v1/indexes/{name}")
+async def index(name: str, service: Here) -> Response:
+    """What an index holds."""
+    served = service.served(name)
+    record = asdict(await service.work(served.index.info))
+    return reply(record | {"index": name, "model": {**record["model"], "reference": None}})
+
+
+@router.post("/v1/indexes/{name}/documents")
+async def upsert(name: str, body: UpsertRequest, service: Here) -> Response:
+    """Add or replace documents; the answer comes when they are durable."""
+    check(service, body)
+    served = service.served(name)
+    documents = body.documents
+    texts = [document.text for document in documents]
+    check_texts(texts, "documents")
+    ids = [document.id for document in documents]
+    if any(one is None for one in ids) != all(one is None for one in ids):
+        raise ApiError(400, "give every document an id, or none of them.", param="documents")
+    prompts = served.model.encoder.prompts
+    found = await served.model.embed(texts, prompt=next((n for n in ("document", "passage") if n in prompts), None))
+    metadata = [document.metadata for document in documents]
+    async with served.writing:
+        report, named, total = await service.work(_add, served, texts, ids, metadata, found.vectors)
+    service.metrics.vectors.labels(name).set(total)
+    return reply({**asdict(report), "ids": named, "documents": total})
+
+
+def _add(served: Served, texts: list[str], ids: list[Any], metadata: list[Any], vectors: Any) -> tuple[Any, Any, int]:
+    from kexue.search.documents import check_documents
+
+    given = None if ids[0] is None else ids
+    rows, _, _ = check_documents(texts, given, metadata)
+    report = served.index.add(texts, ids=given, metadata=metadata, vectors=vectors)
+    return report, [row.id for row in rows], len(served.index)
+
+
+@router.delete("/v1/indexes/{name}/documents")
+async def delete(name: str, body: DeleteRequest, service: Here) -> Response:
+    """Remove documents by id or by filter."""
+    check(service, body)
+    served = service.served(name)
+    if (body.ids is None) == (body.filter is None):
+        raise ApiError(400, "give either ids or filter; an empty filter {} removes everything.", param="ids")
+    if body.ids is not None and len(body.ids) > 10 * MAX_INPUTS:
+        raise ApiError(413, f"at most {10 * MAX_INPUTS:,} ids are taken at a time.", param="ids")
+
+    def work() -> dict[str, Any]:
+        missing: list[str] = []
+        if body.ids is not None:
+            there = {document.id for document in served.index.get(body.ids)}
+            missing = [one for one in dict.fromkeys(body.ids) if one not in there]
+        deleted = served.index.delete(body.ids, filter=body.filter)
+        return {"deleted": deleted, "missing": missing, "documents": len(served.index)}
+
+    async with served.writing:
+        record = await service.work(work)
+    service.metrics.vectors.labels(name).set(record["documents"])
+    return reply(record)
+
+
+@router.post("/v1/compare")
+async def compare(body: CompareRequest, service: Here) -> Response:
+    """How alike two texts are, and which word was matched with which."""
+    check(service, body)
+    served = service.served(body.index) if body.index is not None or service.indexes else None
+    model = served.model if served is not None else service.model(None)
+    for place, text in enumerate(body.texts):
+        check_text(text, f"texts[{place}]")
+    return reply(await service.work(_compare, body, served, model.encoder))
+
+
+def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> dict[str, Any]:
+    a, b = body.texts
+    percentile = None
+    if served is None:
+        cosine = float(pair_cosine(*(encoder.encode([text]) for text in (a, b)))[0])
+    else:
+        cosine = served.index.compare(a, b)
+        if served.index.calibrator is not None:
+            percentile = float(served.index.calibrator.percentile(cosine))
+    scores, [reason] = TransportReranker(encoder, body.kind).rerank(a, [b])
+    return {
+        "texts": body.texts,
+        "cosine": cosine,
+        "distance": None if reason is None else reason.distance,
+        "similarity": float(scores[0]),
+        "kind": body.kind,
+        "percentile": percentile,
+        "explanation": explanation_record(reason) if body.explain and reason is not None else None,
+        "figure": None,
+    }
+
+
+@router.get("/v1/hubness")
+async def hubness(service: Here, index: str | None = None, k: int = 10, top: int = 20) -> Response:
+    """How unevenly documents are found, and which are found too often."""
+    served = service.served(index)
+    if not (1 <= k <= 1000 and 1 <= top <= 1000):
+        raise ApiError(400, "k and top must be between 1 and 1000.", param="k")
+    return reply(await service.cached(served, ("hubness", k, top), lambda: _hubness(served, k, top)))
+
+
+def _hubness(served: Served, k: int, top: int) -> dict[str, Any]:
+    counts, ids = served.index.k_occurrence(k)
+    report = hubness_report(counts, k, top=top)
+    texts = {document.id: document.text for document in served.index.get([ids[row] for row, _ in report.top])}
+    occurrences, documents = np.unique(counts, return_counts=True)
+    return report._asdict() | {
+        "metric": "cosine",
+        "top": [{"id": ids[row], "count": n, "text": texts.get(ids[row], "")} for row, n in report.top],
+        "histogram": [list(pair) for pair in zip(occurrences.tolist(), documents.tolist(), strict=True)],
+    }

@@ -1,0 +1,103 @@
+"""OpenAI's dialect: /v1/embeddings and /v1/models."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import Field
+
+from kexue.serve.errors import ApiError
+from kexue.serve.state import Model
+from kexue.serve.wire import Fields, Here, check, check_texts, reply, timing_headers, usage
+
+router = APIRouter(tags=["OpenAI"])
+TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+
+
+class EmbeddingsRequest(Fields):
+    """A text, several, or token ids of the model's own vocabulary."""
+
+    input: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(examples=["how long does a refund take"])
+    model: str | None = Field(None, description="As /v1/models lists them; the first one when left out.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, description="By whitening where one is fitted, else cut.")
+    user: str | None = None
+    normalize: bool | None = None
+    prompt_name: str | None = None
+    input_type: Literal["query", "document"] | None = None
+
+
+@router.post("/v1/embeddings")
+@router.post("/embeddings", include_in_schema=False)
+async def embeddings(body: EmbeddingsRequest, service: Here) -> Response:
+    """Vectors of texts, in their order."""
+    check(service, body)
+    model = service.model(body.model)
+    inputs, characters = _inputs(body.input, model)
+    prompt = body.prompt_name
+    if prompt is None and body.input_type is not None:
+        names = ("query",) if body.input_type == "query" else ("document", "passage")
+        prompt = next((name for name in names if name in model.encoder.prompts), None)
+    found = await model.embed(inputs, prompt=prompt, normalize=body.normalize, dimensions=body.dimensions)
+    rows: Any = found.vectors
+    if body.encoding_format == "base64":
+        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in found.vectors]
+    content = {
+        "object": "list",
+        "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)],
+        "model": model.name,
+        "usage": usage(found.tokens),
+    }
+    return reply(content, timing_headers(model, found, characters))
+
+
+def _inputs(given: Any, model: Model) -> tuple[list[Any], int]:
+    """Texts, or arrays of ids with special tokens around them; and how many characters."""
+    if isinstance(given, str):
+        given = [given]
+    if given and isinstance(given[0], str):
+        check_texts(given, "input")
+        return given, sum(map(len, given))
+    if not given:
+        raise ApiError(400, "input must hold at least one text.", param="input")
+    rows = [given] if isinstance(given[0], int) else given
+    check_texts(["ids"] * len(rows), "input")
+    return [_framed(row, model, place) for place, row in enumerate(rows)], 0
+
+
+def _framed(ids: list[int], model: Model, place: int) -> np.ndarray[Any, Any]:
+    encoder = model.encoder
+    if not ids:
+        raise ApiError(400, f"input[{place}] is empty.", param="input")
+    [special] = encoder.tokenize([""])
+    first, last = (special[:1], special[-1:]) if len(special) > 1 else (special[:0], special)
+    row = np.array(ids, np.int64)
+    if len(special) and row[-1] == last[-1] and (not len(first) or row[0] == first[0]):
+        return row[: encoder.max_length]
+    room = encoder.max_length - len(first) - len(last)
+    return np.concatenate([first, row[:room], last])
+
+
+@router.get("/v1/models")
+async def models(service: Here) -> Response:
+    """What is served, and what `dimensions` does to each."""
+    records = [
+        {
+            "id": model.name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": "kexue",
+            "dimensions": model.encoder.dim,
+            "max_length": model.encoder.max_length,
+            "whitening": None
+            if model.whitening is None
+            else {"beta": model.whitening.beta, "gamma": model.whitening.gamma, "rank": model.whitening.rank_},
+            "shortened_by": "truncation" if model.whitening is None else "whitening",
+        }
+        for model in service.models.values()
+    ]
+    return reply({"object": "list", "data": records})

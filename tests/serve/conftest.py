@@ -1,0 +1,97 @@
+"""A server with two small indexes of the tiny encoder, and the ways to speak to it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+import httpx
+import uvicorn
+from starlette.testclient import TestClient
+
+from kexue.search import Index
+from kexue.serve import Settings, create_app
+from kexue.similarity import Whitening
+from kexue.text import Encoder
+
+WORDS = ("dog", "cat", "man", "woman", "boy", "girl", "child")
+ACTS = ("eats", "runs", "plays", "sleeps", "reads")
+TEXTS = [f"the {size} {who} {act} in the park" for size in ("big", "small", "old") for who in WORDS for act in ACTS]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def in_float32() -> Iterator[None]:
+    """Half precision depends on what a text is batched with, in the third digit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kexue.text.encoder.has_native_bfloat16", lambda device: False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """What both indexes hold."""
+    return TEXTS
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_model: Path, in_float32: None) -> Encoder:
+    return Encoder(tiny_model, device="cpu")
+
+
+@pytest.fixture
+def indexes(tmp_path: Path, encoder: Encoder) -> list[Path]:
+    """`plain.kx`, calibrated; and `small.kx`, whitened to 8 dimensions and without hubs."""
+    with Index.create(tmp_path / "plain.kx", encoder) as index:
+        ids = [f"t{i}" for i in range(len(TEXTS))]
+        index.add(TEXTS, ids=ids, metadata=[{"size": text.split()[1], "n": i} for i, text in enumerate(TEXTS)])
+        index.calibrate(n=2000)
+    with Index.create(tmp_path / "small.kx", encoder, whitening=Whitening.preset("pca", 8), dehub="csls") as index:
+        index.add(TEXTS)
+    return [tmp_path / "plain.kx", tmp_path / "small.kx"]
+
+
+@pytest.fixture
+def client(indexes: list[Path]) -> Iterator[TestClient]:
+    """The application in this process."""
+    with TestClient(create_app(Settings(indexes=indexes, api_keys={})), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., SimpleNamespace]]:
+    """Serve settings on a free port of this machine, over real sockets; `.url` and `.app`."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(**options: object) -> SimpleNamespace:
+        app = create_app(Settings(**{"api_keys": {}, **options}))  # type: ignore[arg-type]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                if httpx.get(f"{url}/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        else:
+            raise RuntimeError("the server did not become ready")
+        return SimpleNamespace(url=url, app=app)
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)

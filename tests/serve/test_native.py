@@ -1,0 +1,145 @@
+"""Search, indexes, comparison and overview over HTTP: the same answers as the library's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from kexue.search import Index
+from kexue.similarity import hubness_report
+
+
+def test_search_is_that_of_the_index(client, indexes, encoder) -> None:
+    with Index.open(indexes[0], readonly=True) as index:
+        [expected] = index.search("the dog runs", k=4)
+    found = client.post("/v1/search", json={"query": "the dog runs", "index": "plain", "top_k": 4}).json()
+    assert [hit["id"] for hit in found["results"]] == [hit.id for hit in expected]
+    np.testing.assert_allclose([hit["score"] for hit in found["results"]], [hit.score for hit in expected], atol=1e-5)
+    first = found["results"][0]
+    assert first["document"] == {"text": expected[0].text, "metadata": expected[0].metadata}
+    assert first["percentile"] == pytest.approx(expected[0].percentile, abs=0.1)
+    assert first["index"] == "plain"
+    assert found["usage"]["total_tokens"] == len(encoder.tokenize(["the dog runs"], prompt_name="query")[0])
+    assert set(found["timings"]) == {"encode", "search", "rerank", "total"}
+
+
+def test_search_by_vector_filter_dehub_and_rerank(client, encoder, indexes) -> None:
+    vector = encoder.encode(["the dog runs"])[0].tolist()
+    body = {"vector": vector, "index": "plain", "filter": {"size": "old", "n": {"ge": 80}}}
+    hits = client.post("/v1/search", json=body).json()["results"]
+    assert hits
+    assert all(hit["document"]["metadata"]["size"] == "old" and hit["document"]["metadata"]["n"] >= 80 for hit in hits)
+    with Index.open(indexes[1], readonly=True) as index:
+        for options in ({"dehub": "none"}, {"dehub": "csls"}, {"rerank": "wrd"}, {"rerank": "wmd", "explain": True}):
+            [expected] = index.search("the dog runs", k=3, **options)
+            found = client.post("/v1/search", json={"query": "the dog runs", "index": "small", "top_k": 3, **options})
+            hits = found.json()["results"]
+            assert [hit["id"] for hit in hits] == [hit.id for hit in expected], options
+    explanation = hits[0]["explanation"]
+    assert explanation["kind"] == "wmd"
+    assert sum(pair["contribution"] for pair in explanation["pairs"]) == pytest.approx(explanation["distance"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"query": ""}, 400),
+        ({"query": "x", "index": "nosuch"}, 404),
+        ({"query": "x", "top_k": 0}, 400),
+        ({"query": "x", "filter": {"n": {"like": 3}}}, 400),
+        ({"vector": [1.0, 2.0]}, 400),
+        ({"vector": [1.0] * 32, "explain": True}, 400),
+        ({"query": "x", "dehub": "center"}, 400),
+        ({"query": "x", "rerank": "cross"}, 404),
+        ({"query": "x", "rerank": "bm25"}, 400),
+    ],
+)
+def test_bad_searches_are_named(client, body, status) -> None:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_documents_come_and_go(client, indexes, texts, encoder) -> None:
+    path = "/v1/indexes/plain/documents"
+    added = client.post(
+        path, json={"documents": [{"id": "new", "text": "a bank account", "metadata": {"x": 1}}]}
+    ).json()
+    assert added == {"added": 1, "updated": 0, "skipped": 0, "ids": ["new"], "documents": len(texts) + 1}
+    again = client.post(
+        path, json={"documents": [{"id": "new", "text": "a bank account", "metadata": {"x": 1}}]}
+    ).json()
+    assert (again["added"], again["skipped"]) == (0, 1)
+    with Index.open(indexes[0], readonly=True) as other:  # durable: another reader sees it
+        assert other.get(["new"])[0].text == "a bank account"
+    vector = encoder.encode(["a bank account"])[0].tolist()
+    hit = client.post("/v1/search", json={"vector": vector, "top_k": 1}).json()["results"][0]
+    assert (hit["id"], hit["score"]) == ("new", pytest.approx(1, abs=1e-5))
+    unnamed = client.post(path, json={"documents": [{"text": "food and water"}]}).json()
+    assert len(unnamed["ids"][0]) > 8
+    deleted = client.request("DELETE", path, json={"ids": ["new", "nosuch"]}).json()
+    assert deleted == {"deleted": 1, "missing": ["nosuch"], "documents": len(texts) + 1}
+    assert client.request("DELETE", path, json={"filter": {"size": "old"}}).json()["deleted"] == len(texts) // 3
+    for body in ({}, {"ids": ["a"], "filter": {}}):
+        assert client.request("DELETE", path, json=body).status_code == 400
+    mixed = {"documents": [{"id": "a", "text": "x"}, {"text": "y"}]}
+    assert client.post(path, json=mixed).status_code == 400
+    twice = {"documents": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}
+    assert client.post(path, json=twice).status_code == 400
+    assert client.post("/v1/indexes/nosuch/documents", json=twice).status_code == 404
+
+
+def test_indexes_are_listed_and_described(client, indexes, texts) -> None:
+    assert client.get("/v1/indexes").json() == {
+        "indexes": [{"name": "plain", "documents": len(texts)}, {"name": "small", "documents": len(texts)}]
+    }
+    record = client.get("/v1/indexes/small").json()
+    assert (record["dims"], record["dehub"], record["whitening"]["k"]) == (8, "csls", 8)
+    assert str(indexes[0].parent) not in client.get("/v1/indexes/plain").text  # where files lie is nobody's business
+
+
+def test_compare(client, indexes) -> None:
+    body = {"texts": ["the dog runs", "a cat runs"], "explain": True, "kind": "wmd", "index": "plain"}
+    found = client.post("/v1/compare", json=body).json()
+    with Index.open(indexes[0], readonly=True) as index:
+        assert found["cosine"] == pytest.approx(index.compare(*body["texts"]), abs=1e-5)
+    assert found["similarity"] == pytest.approx(1 / (1 + found["distance"]))
+    assert 0 <= found["percentile"] <= 100
+    assert sum(pair["mass"] for pair in found["explanation"]["pairs"]) == pytest.approx(1)
+    assert client.post("/v1/compare", json={"texts": ["a"]}).status_code == 400
+    assert client.post("/v1/compare", json={"texts": ["a", " "]}).status_code == 400
+
+
+def test_hubness_map_and_whitening(client, indexes, texts) -> None:
+    found = client.get("/v1/hubness", params={"index": "plain", "k": 3, "top": 2}).json()
+    with Index.open(indexes[0], readonly=True) as index:
+        counts, ids = index.k_occurrence(3)
+    assert found["k_skewness"] == pytest.approx(hubness_report(counts, 3).k_skewness)
+    assert found["top"][0]["id"] == ids[int(counts.argmax())]
+    assert sum(documents for _, documents in found["histogram"]) == len(texts)
+    assert sum(times * documents for times, documents in found["histogram"]) == 3 * len(texts)
+    points = client.get("/v1/indexes/plain/map", params={"sample": 50}).json()["points"]
+    assert len(points) == 50
+    x, y = (np.array([point[axis] for point in points]) for axis in "xy")
+    assert x.var() >= y.var() > 0
+    assert abs(np.corrcoef(x, y)[0, 1]) < 1e-3  # principal directions
+    rows = client.get("/v1/indexes/plain/whitening").json()["rows"]
+    assert rows == []  # six words a text are too few to cut in halves
+    assert client.get("/v1/hubness", params={"k": 0}).status_code == 400
+    assert client.get("/v1/indexes/plain/map", params={"sample": 0}).status_code == 400
+
+
+def test_whitenings_are_measured_where_texts_are_long_enough(listen, tmp_path, encoder, texts) -> None:
+    import httpx
+
+    with Index.create(tmp_path / "long.kx", encoder) as index:
+        index.add([f"{a} and then {b}" for a, b in pairwise(texts)])
+    server = listen(indexes=[tmp_path / "long.kx"])
+    rows = httpx.get(f"{server.url}/v1/indexes/long/whitening", timeout=60).json()["rows"]
+    assert {(row["beta"], row["gamma"]) for row in rows} == {(0, 0), (1, 0), (1, 0.5), (1, 1)}
+    assert all(0 < row["score"] <= 1 and row["memory_bytes"] == 4 * row["k"] * 104 for row in rows)
+    raw = max(rows, key=lambda row: row["k"])
+    assert (raw["k"], raw["beta"], raw["gamma"]) == (32, 0, 0)
