@@ -154,7 +154,8 @@ class Encoder:
 
     @cached_property
     def _vocabulary_size(self) -> int:
-        return 1 + max(self._tokenizer._backend.get_vocab().values())
+        ids: dict[str, int] = self._tokenizer._backend.get_vocab()
+        return 1 + max(ids.values())
 
     @property
     def identity(self) -> ModelIdentity:
@@ -246,20 +247,20 @@ class Encoder:
             ValueError: not one row of whole numbers, empty, longer than `max_length`, or an id outside the
                 vocabulary; the position is named.
         """
-        size = self._vocabulary_size
-        checked = []
-        for i, sequence in enumerate(sequences):
-            ids = np.asarray(sequence)
+        checked = [np.asarray(sequence) for sequence in sequences]
+        for i, ids in enumerate(checked):
             if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
                 raise ValueError(f"sequences[{i}] must be one row of token ids, got {ids.dtype} {ids.shape}.")
             if not 1 <= len(ids) <= self.max_length:
                 raise ValueError(f"sequences[{i}] must have 1 to {self.max_length} tokens, got {len(ids)}.")
-            low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= size:
-                wrong = low if low < 0 else high
-                raise ValueError(f"sequences[{i}] holds the token id {wrong}, expected 0 to {size - 1}.")
-            checked.append(ids.astype(np.int32, copy=False))
-        return checked
+        everything = np.concatenate(checked) if checked else np.empty(0, dtype=np.int32)
+        if np.any(everything < 0) or np.any(everything >= self._vocabulary_size):
+            for i, ids in enumerate(checked):
+                wrong = ids[(ids < 0) | (ids >= self._vocabulary_size)]
+                if wrong.size:
+                    most = self._vocabulary_size - 1
+                    raise ValueError(f"sequences[{i}] holds the token id {wrong[0]}, expected 0 to {most}.")
+        return [ids.astype(np.int32, copy=False) for ids in checked]
 
     def encode_tokens(self, texts: Iterable[str]) -> list[TokenVectors]:
         """Return the last layer's vector of every token, special tokens left out, with where each stands in its text.
