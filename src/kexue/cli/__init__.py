@@ -19,8 +19,10 @@ from kexue.cli import (
     evaluate,
     hubness,
     index,
+    plan,
     reproduce,
     search,
+    serve,
     summarize,
     whiten,
 )
@@ -40,7 +42,7 @@ app = typer.Typer(
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")
-for module in (search, compare, evaluate, hubness, summarize, reproduce, demo, doctor):
+for module in (search, serve, compare, evaluate, hubness, summarize, plan, reproduce, demo, doctor):
     module.register(app)
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it
