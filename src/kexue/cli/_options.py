@@ -17,7 +17,7 @@ Inputs = Annotated[
         help="Files (txt, csv, tsv, jsonl, parquet; also compressed), folders of text files, or - for stdin."
     ),
 ]
-IndexPath = Annotated[Path, typer.Argument(help="An index file.", metavar="INDEX")]
+IndexPath = Annotated[str, typer.Argument(help="An index: a file, or milvus://HOST:PORT/NAME.", metavar="INDEX")]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column that holds the text.")]
 IdColumn = Annotated[str | None, typer.Option("--id", help="Column that holds the id; default: a hash of the text.")]
 MetadataColumns = Annotated[
@@ -43,6 +43,11 @@ def load_encoder(model: str, device: str, dtype: str, batch_tokens: int, **optio
     from kexue.text import Encoder
 
     return Encoder(model, device=device, dtype=dtype, batch_tokens=batch_tokens, **options)
+
+
+def index_name(index: str) -> str:
+    """What an index is called: its file without ending, or its name in a database."""
+    return Path(index.rpartition("#")[2]).stem
 
 
 def split_columns(columns: str | None) -> tuple[str, ...]:

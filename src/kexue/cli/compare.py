@@ -33,7 +33,7 @@ def compare(
     explain: Annotated[bool, typer.Option("--explain", help="Say which word of A went to which of B.")] = False,
     kind: Annotated[Literal["wrd", "wmd"], typer.Option(help="Rotator's or mover's distance between words.")] = "wrd",
     index: Annotated[
-        Path | None, typer.Option(help="An index: its encoder and space, and its percentile once calibrated.")
+        str | None, typer.Option(help="An index: its encoder and space, and its percentile once calibrated.")
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Picture of the words' plan (needs the figures extra).")] = None,
     model: opt.Model = "auto",

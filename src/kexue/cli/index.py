@@ -107,7 +107,7 @@ def add(
         )
         documents = len(opened)
     record = {
-        "index": str(index),
+        "index": index,
         "added": report.added,
         "updated": report.updated,
         "skipped": report.skipped,
@@ -157,7 +157,7 @@ def delete(
             deleted = opened.delete(list(found))
         documents = len(opened)
     out.emit(
-        {"index": str(index), "deleted": deleted, "missing": missing, "documents": documents},
+        {"index": index, "deleted": deleted, "missing": missing, "documents": documents},
         lambda: f"{deleted:,} deleted, {len(missing):,} not found; {documents:,} documents left in {index}",
     )
 
@@ -191,13 +191,34 @@ def compact(out: Output, index: opt.IndexPath) -> None:
         report = opened.compact()
         documents = len(opened)
     record = {
-        "index": str(index),
+        "index": index,
         "documents": documents,
         "bytes_before": report.bytes_before,
         "bytes_after": report.bytes_after,
         "seconds": time.perf_counter() - start,
     }
     out.emit(record, lambda: f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, {index}")
+
+
+@verb(
+    app,
+    "copy",
+    examples=("kexue index copy faq.kx copy.kx", "kexue index copy faq.kx milvus://127.0.0.1:19530/faq"),
+)
+def copy(
+    out: Output,
+    index: opt.IndexPath,
+    target: Annotated[str, typer.Argument(help="Where to: a file, or milvus://HOST:PORT/NAME.", metavar="TARGET")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+) -> None:
+    """Copy an index to another place, such as Milvus; nothing is encoded again."""
+    from kexue.search import copy_index
+
+    start = time.perf_counter()
+    with out.progress("copying") as progress:
+        documents = copy_index(index, target, overwrite=overwrite, progress=progress)
+    record = {"index": index, "target": target, "documents": documents, "seconds": time.perf_counter() - start}
+    out.emit(record, lambda: f"{documents:,} documents of {index} are in {target}")
 
 
 @verb(
@@ -229,7 +250,7 @@ def calibrate(
         calibrator = opened.calibrate(pairs=texts, labels=labels, n=sample, method=method, generator=out.seed)
         threshold = None if judged is None else calibrator.threshold(precision)
     record = {
-        "index": str(index),
+        "index": index,
         "null_pairs": sample,
         "labelled_pairs": 0 if texts is None else len(texts),
         "method": method,

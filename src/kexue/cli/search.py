@@ -98,11 +98,11 @@ def search(
     for query, hits, used in zip(texts, answers, tokens, strict=True):
         record = {
             "query": query,
-            "index": str(index),
+            "index": index,
             "results": [
                 {
                     "id": hit.id,
-                    "index": index.stem,
+                    "index": opt.index_name(index),
                     "score": hit.score,
                     "percentile": hit.percentile,
                     "probability": None if hit.probability is None else hit.probability._asdict(),

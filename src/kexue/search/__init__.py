@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kexue.search.build import BuildReport, add_files, build_index
     from kexue.search.capacity import Capacity, plan_capacity
+    from kexue.search.copying import copy_index
     from kexue.search.cross import CrossEncoderReranker
     from kexue.search.filters import parse_filter
     from kexue.search.index import AddReport, Document, Hit, Index, IndexInfo
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "build": ("BuildReport", "add_files", "build_index"),
     "capacity": ("Capacity", "plan_capacity"),
+    "copying": ("copy_index",),
     "cross": ("CrossEncoderReranker",),
     "filters": ("parse_filter",),
     "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
@@ -62,6 +64,7 @@ __all__ = [
     "TransportReranker",
     "add_files",
     "build_index",
+    "copy_index",
     "open_store",
     "parse_filter",
     "plan_capacity",

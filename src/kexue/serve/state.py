@@ -124,6 +124,7 @@ class Served:
     name: str
     index: Index
     model: Model
+    path: str
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -176,7 +177,7 @@ class Service:
                 self._model(Encoder(place), name if equals else None)
         for path in self.settings.indexes:
             index = Index.open(path)
-            name = Path(str(path)).stem
+            name = Path(str(path).rpartition("#")[2]).stem
             if name in self.indexes:
                 index.close()
                 raise ValueError(f"two indexes are named {name!r}; rename one of the files")
@@ -185,7 +186,7 @@ class Service:
             except BaseException:
                 index.close()
                 raise
-            self.indexes[name] = Served(name, index, model)
+            self.indexes[name] = Served(name, index, model, str(path))
             if model.whitening is None:
                 model.whitening = index.space.whitening
 

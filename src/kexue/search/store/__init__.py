@@ -74,7 +74,7 @@ def local_path(uri: str | os.PathLike[str]) -> str:
     if _in_milvus(path):
         raise NotSupported(
             "an index is built in a file, not in Milvus.",
-            remedy="Make it there and fill it: Index.create(address).add.",
+            remedy="Build it in a file, then copy it there (kexue index copy).",
         )
     if _REMOTE.match(path):
         raise NotSupported(
