@@ -13,10 +13,18 @@ export function alignment({ distance, kind, pairs }, a, b) {
   const moves = merged(pairs);
   const total = moves.reduce((sum, { contribution }) => sum + contribution, 0);
   const name = kind.toUpperCase();
-  const best = moves.filter(({ mass }) => mass >= moves[0].mass / 4).reduce((one, other) => (other.cost < one.cost ? other : one), moves[0]);
+  const best = moves
+    .filter(({ mass }) => mass >= moves[0].mass / 4)
+    .reduce((one, other) => (other.cost < one.cost ? other : one), moves[0]);
   const worst = moves.reduce((one, other) => (other.contribution > one.contribution ? other : one), moves[0]);
   const words = ({ source, target }) => ({ source, target });
-  const row = (move) => [move.source, move.target, `${number(100 * move.mass, 1)} %`, number(move.cost, 3), number(move.contribution, 4)];
+  const row = (move) => [
+    move.source,
+    move.target,
+    `${number(100 * move.mass, 1)} %`,
+    number(move.cost, 3),
+    number(move.contribution, 4),
+  ];
   const caption = t("movesCaption", { n: moves.length, name, distance: number(distance, 4) });
   return el(
     "figure",
@@ -25,16 +33,34 @@ export function alignment({ distance, kind, pairs }, a, b) {
       "figcaption",
       {},
       el("p", {}, t("distanceIs", { name, distance: number(distance, 3) })),
-      moves.length > 0 && distance > 0 ? el("p", {}, t("bestMove", words(best)), " ", t("worstMove", { ...words(worst), share: number((100 * worst.contribution) / distance, 0) })) : null,
+      moves.length > 0 && distance > 0
+        ? el(
+            "p",
+            {},
+            t("bestMove", words(best)),
+            " ",
+            t("worstMove", { ...words(worst), share: number((100 * worst.contribution) / distance, 0) }),
+          )
+        : null,
     ),
-    responsive((width) => picture(moves, a, b, width, kind === "wrd" ? 1 : null, caption), { class: "picture" }),
+    responsive((width) => picture(moves, a, b, width, kind, caption), { class: "picture" }),
     legend(),
     fold(
       t("asTable"),
-      el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table(caption, [t("from"), t("to"), t("mass"), t("cost"), t("contribution")], moves.map(row), {
-        numeric: [2, 3, 4],
-        foot: [t("sum"), "", `${number(100 * moves.reduce((sum, { mass }) => sum + mass, 0), 1)} %`, "", number(total, 4)],
-      })),
+      el(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+        table(caption, [t("from"), t("to"), t("mass"), t("cost"), t("contribution")], moves.map(row), {
+          numeric: [2, 3, 4],
+          foot: [
+            t("sum"),
+            "",
+            `${number(100 * moves.reduce((sum, { mass }) => sum + mass, 0), 1)} %`,
+            "",
+            number(total, 4),
+          ],
+        }),
+      ),
     ),
   );
 }
@@ -49,7 +75,10 @@ export function merged(pairs) {
     move.contribution += contribution;
     byWords.set(key, move);
   }
-  const moves = [...byWords.values()].map((move) => ({ ...move, cost: move.mass > 0 ? move.contribution / move.mass : 0 }));
+  const moves = [...byWords.values()].map((move) => ({
+    ...move,
+    cost: move.mass > 0 ? move.contribution / move.mass : 0,
+  }));
   return moves.sort((one, other) => other.mass - one.mass);
 }
 
@@ -57,8 +86,14 @@ export function merged(pairs) {
 function side(moves, end, text) {
   const mass = new Map();
   for (const move of moves) mass.set(move[end], (mass.get(move[end]) ?? 0) + move.mass);
-  const kept = [...mass].sort((one, other) => other[1] - one[1]).slice(0, MOST).map(([word]) => word);
-  return kept.map((word) => [place(text, word), word]).sort((one, other) => one[0] - other[0]).map(([, word]) => word);
+  const kept = [...mass]
+    .sort((one, other) => other[1] - one[1])
+    .slice(0, MOST)
+    .map(([word]) => word);
+  return kept
+    .map((word) => [place(text, word), word])
+    .sort((one, other) => one[0] - other[0])
+    .map(([, word]) => word);
 }
 
 /** Where a word stands by itself in a text, not inside a longer one. */
@@ -71,7 +106,7 @@ function place(text, word) {
   return text.indexOf(word);
 }
 
-function picture(moves, a, b, room, scale, label) {
+function picture(moves, a, b, room, kind, label) {
   const sides = [side(moves, "source", a), side(moves, "target", b)];
   const pen = document.createElement("canvas").getContext("2d");
   const { fontSize, fontFamily } = getComputedStyle(document.body);
@@ -81,10 +116,16 @@ function picture(moves, a, b, room, scale, label) {
   const across = needed <= room; // else two columns
   const width = across ? room : Math.min(room, WIDEST);
   const height = across ? 170 : LINE * Math.max(...sides.map((words) => words.length));
-  const places = sides.map((words, row) => (across ? acrossPlaces(widths[row], width) : words.map((_, i) => (height * (i + 0.5)) / words.length)));
-  const columns = [Math.min(0.36 * width, Math.max(...widths[0]) + 6), width - Math.min(0.36 * width, Math.max(...widths[1]) + 6)];
+  const places = sides.map((words, row) =>
+    across ? acrossPlaces(widths[row], width) : words.map((_, i) => (height * (i + 0.5)) / words.length),
+  );
+  const columns = [
+    Math.min(0.36 * width, Math.max(...widths[0])),
+    width - Math.min(0.36 * width, Math.max(...widths[1])),
+  ];
   const heaviest = Math.max(...moves.map(({ mass }) => mass));
-  const dearest = scale ?? Math.max(...moves.map(({ cost }) => cost), 1e-9);
+  const costs = moves.map(({ cost }) => cost);
+  const [near, far] = kind === "wrd" ? [0.15, 0.85] : [Math.min(...costs), Math.max(...costs)]; // WMD has no scale of its own
 
   const line = (move) => {
     const from = places[0][sides[0].indexOf(move.source)];
@@ -93,12 +134,26 @@ function picture(moves, a, b, room, scale, label) {
     const middle = (columns[0] + columns[1]) / 2;
     const d = across
       ? `M${from} 32C${from} 85 ${to} 85 ${to} 138`
-      : `M${columns[0] + 4} ${from}C${middle} ${from} ${middle} ${to} ${columns[1] - 4} ${to}`;
-    const shade = Math.min(SHADES - 1, Math.max(0, Math.floor(((move.cost / dearest - 0.15) / 0.7) * SHADES)));
+      : `M${columns[0] + 10} ${from}C${middle} ${from} ${middle} ${to} ${columns[1] - 10} ${to}`;
+    const shade = Math.min(SHADES - 1, Math.max(0, Math.floor((SHADES * (move.cost - near)) / (far - near || 1))));
     const says = t("moveWords", { ...move, mass: number(100 * move.mass, 1), cost: number(move.cost, 3) });
-    return svg("path", { d, class: `move shade-${shade}`, "stroke-width": (1 + (9 * move.mass) / heaviest).toFixed(2), "data-0": move.source, "data-1": move.target }, svg("title", {}, says));
+    return svg(
+      "path",
+      {
+        d,
+        class: `move shade-${shade}`,
+        "stroke-width": (1 + (9 * move.mass) / heaviest).toFixed(2),
+        "data-0": move.source,
+        "data-1": move.target,
+      },
+      svg("title", {}, says),
+    );
   };
-  const drawn = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, moves.map(line).reverse());
+  const drawn = svg(
+    "svg",
+    { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    moves.map(line).reverse(),
+  );
 
   const follow = (row, word) => (event) => {
     for (const path of drawn.querySelectorAll(".move")) {
@@ -108,8 +163,16 @@ function picture(moves, a, b, room, scale, label) {
   for (const row of [0, 1]) {
     sides[row].forEach((word, i) => {
       const at = places[row][i];
-      const spot = across ? { x: at, y: row ? 156 : 22, "text-anchor": "middle" } : { x: columns[row], y: at + 5, "text-anchor": row ? "start" : "end" };
-      drawn.append(svg("text", { ...spot, onpointerenter: follow(row, word), onpointerleave: follow(row, word) }, across ? word : cut(word, 0.36 * width, pen)));
+      const spot = across
+        ? { x: at, y: row ? 156 : 22, "text-anchor": "middle" }
+        : { x: columns[row], y: at + 5, "text-anchor": row ? "start" : "end" };
+      drawn.append(
+        svg(
+          "text",
+          { ...spot, onpointerenter: follow(row, word), onpointerleave: follow(row, word) },
+          across ? word : cut(word, 0.36 * width, pen),
+        ),
+      );
     });
   }
   return drawn;
@@ -135,5 +198,17 @@ function cut(word, room, pen) {
 
 function legend() {
   const swatch = (_, i) => el("span", { class: `swatch shade-${i}` });
-  return el("p", { class: "legend" }, t("legendWidth"), " ", el("span", { class: "scale" }, t("near"), el("span", { class: "swatches", "aria-hidden": "true" }, Array.from({ length: SHADES }, swatch)), t("far")));
+  return el(
+    "p",
+    { class: "legend" },
+    t("legendWidth"),
+    " ",
+    el(
+      "span",
+      { class: "scale" },
+      t("near"),
+      el("span", { class: "swatches", "aria-hidden": "true" }, Array.from({ length: SHADES }, swatch)),
+      t("far"),
+    ),
+  );
 }

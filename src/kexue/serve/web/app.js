@@ -44,7 +44,12 @@ function render({ remount = false } = {}) {
 function frame() {
   document.title = `${t(panel)} · kexue`;
   main.replaceChildren(
-    el("div", { class: "heading" }, el("div", {}, el("h1", {}, t(panel)), el("p", { class: "lead" }, t(`${panel}Lead`))), el("div", { id: "picker" })),
+    el(
+      "div",
+      { class: "heading" },
+      el("div", {}, el("h1", {}, t(panel)), el("p", { class: "lead" }, t(`${panel}Lead`))),
+      el("div", { id: "picker" }),
+    ),
     el("div", { class: "panel", id: panel }),
   );
 }
@@ -60,11 +65,14 @@ function picker() {
   const entries = known ? indexes : [{ name: state.index, documents: null }, ...indexes];
   const words = ({ name, documents }) =>
     documents === null || documents === undefined ? name : t("indexEntry", { name, n: documents });
-  const control = select(entries.map((entry) => [entry.name, words(entry)]), (index) => {
-    // what was opened, filtered or pointed at belongs to the other index
-    set({ index, open: "", f: "", view: "", id: "", beta: "", gamma: "", dims: "" });
-    links();
-  });
+  const control = select(
+    entries.map((entry) => [entry.name, words(entry)]),
+    (index) => {
+      // what was opened, filtered or pointed at belongs to the other index
+      set({ index, open: "", f: "", view: "", id: "", beta: "", gamma: "", dims: "" });
+      links();
+    },
+  );
   control.value = state.index ?? "";
   button("picker").replaceChildren(field(t("index"), control));
 }
@@ -83,7 +91,8 @@ async function start() {
 function dress() {
   document.documentElement.lang = language() === "zh" ? "zh-Hans" : "en";
   for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
-  for (const node of document.querySelectorAll("[data-t-label]")) node.setAttribute("aria-label", t(node.dataset.tLabel));
+  for (const node of document.querySelectorAll("[data-t-label]"))
+    node.setAttribute("aria-label", t(node.dataset.tLabel));
   button("language").textContent = t("otherLanguage");
   button("language").lang = language() === "zh" ? "en" : "zh-Hans";
   button("theme").textContent = dark() ? t("light") : t("dark");

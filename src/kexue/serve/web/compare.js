@@ -10,13 +10,29 @@ export function mount(root, { set }) {
   let state = {};
   let asked = null;
   const latest = new Latest();
-  const area = (name) => el("textarea", { rows: "3", spellcheck: "false", oninput: (event) => set({ [name]: event.target.value }, { push: false }) });
+  const area = (name) =>
+    el("textarea", {
+      rows: "3",
+      spellcheck: "false",
+      oninput: (event) => set({ [name]: event.target.value }, { push: false }),
+    });
   const areas = { a: area("a"), b: area("b") };
-  const kind = select([["", t("kindWrd")], ["wmd", t("kindWmd")]], (value) => set({ kind: value }));
+  const kind = select(
+    [
+      ["", t("kindWrd")],
+      ["wmd", t("kindWmd")],
+    ],
+    (value) => set({ kind: value }),
+  );
   const status = el("div", { role: "status" });
   const answer = el("div");
   root.append(
-    el("form", { class: "ask", onsubmit: (event) => event.preventDefault() }, el("div", { class: "two" }, field(t("textA"), areas.a), field(t("textB"), areas.b)), el("div", { class: "row" }, field(t("kind"), kind))),
+    el(
+      "form",
+      { class: "ask", onsubmit: (event) => event.preventDefault() },
+      el("div", { class: "two" }, field(t("textA"), areas.a), field(t("textB"), areas.b)),
+      el("div", { class: "row" }, field(t("kind"), kind)),
+    ),
     status,
     answer,
   );
@@ -43,14 +59,19 @@ export function mount(root, { set }) {
       return;
     }
     const body = { texts: [state.a, state.b], explain: true, kind: state.kind || "wrd", index: state.index };
-    latest.run((signal) => ask("v1/compare", { body, signal }), draw, (error) => {
-      status.replaceChildren();
-      answer.replaceChildren(problem(error, compare));
-    });
+    latest.run(
+      (signal) => ask("v1/compare", { body, signal }),
+      draw,
+      (error) => {
+        status.replaceChildren();
+        answer.replaceChildren(problem(error, compare));
+      },
+    );
   }
 
   function draw({ cosine, distance, percentile, kind: used, explanation }) {
-    const entry = (name, words, wide) => el("div", { class: wide ? "wide" : null }, el("dt", {}, name), el("dd", {}, words));
+    const entry = (name, words, wide) =>
+      el("div", { class: wide ? "wide" : null }, el("dt", {}, name), el("dd", {}, words));
     const name = (used ?? "wrd").toUpperCase();
     status.replaceChildren(
       el(
@@ -61,8 +82,11 @@ export function mount(root, { set }) {
         typeof percentile === "number" ? entry(t("percentile"), rarity(percentile), true) : null,
       ),
     );
-    if (typeof percentile !== "number") status.append(el("p", { class: "note" }, t("noPercentile", { index: state.index })));
-    answer.replaceChildren(explanation ? alignment(explanation, state.a, state.b) : el("p", { class: "note" }, t("noExplanation")));
+    if (typeof percentile !== "number")
+      status.append(el("p", { class: "note" }, t("noPercentile", { index: state.index })));
+    answer.replaceChildren(
+      explanation ? alignment(explanation, state.a, state.b) : el("p", { class: "note" }, t("noExplanation")),
+    );
   }
 
   return { show, leave: () => (soon.cancel(), latest.abort()) };

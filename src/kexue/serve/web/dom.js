@@ -16,7 +16,8 @@ function fill(node, attributes, children) {
 export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
 /** An SVG element. */
-export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+export const svg = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS(SVG, tag), attributes, children);
 
 let made = 0;
 
@@ -41,9 +42,36 @@ export function table(caption, heads, rows, { numeric = [], wide = [], foot = nu
     "table",
     {},
     el("caption", {}, caption),
-    el("thead", {}, el("tr", {}, heads.map((head, i) => cell("th", head, i, { scope: "col" })))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((words, i) => cell("td", words, i))))),
-    foot && el("tfoot", {}, el("tr", {}, foot.map((words, i) => cell(i ? "td" : "th", words, i, { scope: i ? null : "row" })))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        heads.map((head, i) => cell("th", head, i, { scope: "col" })),
+      ),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map((row) =>
+        el(
+          "tr",
+          {},
+          row.map((words, i) => cell("td", words, i)),
+        ),
+      ),
+    ),
+    foot &&
+      el(
+        "tfoot",
+        {},
+        el(
+          "tr",
+          {},
+          foot.map((words, i) => cell(i ? "td" : "th", words, i, { scope: i ? null : "row" })),
+        ),
+      ),
   );
 }
 

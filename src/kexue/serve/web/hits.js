@@ -10,17 +10,40 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
   const text = hit.document?.text ?? "";
   const metadata = Object.entries(hit.document?.metadata ?? {}).filter(([, value]) => value !== null);
   const why = el("div", { class: "why", hidden: true });
-  const button = el("button", { type: "button", class: "ask-why", "aria-expanded": "false", onclick: () => toggle(hit.id) }, t("why"));
+  const button = el(
+    "button",
+    { type: "button", class: "ask-why", "aria-expanded": "false", onclick: () => toggle(hit.id) },
+    t("why"),
+  );
   const chip = ([name, value]) => {
     const words = t("pair", { name, value: String(value) });
-    return el("li", {}, el("button", { type: "button", class: "chip", "aria-label": t("filterBy", { words }), onclick: () => narrow(name, "eq", value) }, words));
+    return el(
+      "li",
+      {},
+      el(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "aria-label": t("filterBy", { words }),
+          onclick: () => narrow(name, "eq", value),
+        },
+        words,
+      ),
+    );
   };
   const node = el(
     "li",
     { class: "hit", tabindex: "-1" },
     el("p", { class: "text" }, text),
     el("dl", { class: "meaning" }, ...meaning(hit, rerank)),
-    el("div", { class: "foot" }, el("code", { class: "id", title: t("id") }, hit.id), el("ul", { class: "chips" }, metadata.map(chip)), button),
+    el(
+      "div",
+      { class: "foot" },
+      el("code", { class: "id", title: t("id") }, hit.id),
+      el("ul", { class: "chips" }, metadata.map(chip)),
+      button,
+    ),
     why,
   );
 
@@ -41,7 +64,10 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
     const body = { texts: [query, text], explain: true, index, kind: rerank || "wrd" };
     latest.run(
       (signal) => ask("v1/compare", { body, signal }),
-      ({ explanation }) => why.replaceChildren(explanation ? alignment(explanation, query, text) : el("p", { class: "note" }, t("noExplanation"))),
+      ({ explanation }) =>
+        why.replaceChildren(
+          explanation ? alignment(explanation, query, text) : el("p", { class: "note" }, t("noExplanation")),
+        ),
       (error) => why.replaceChildren(problem(error, explain)),
     );
   }
@@ -70,7 +96,12 @@ export function rarity(percentile) {
   const fill = el("span", { class: "fill" });
   fill.style.inlineSize = `${(100 * share).toFixed(1)}%`;
   const words = percentile >= 100 ? t("nearerAll") : t("nearer", { percentile: tail(percentile) });
-  return el("div", { class: "rarity" }, el("span", { class: "bar", "aria-hidden": "true" }, fill), el("span", {}, words));
+  return el(
+    "div",
+    { class: "rarity" },
+    el("span", { class: "bar", "aria-hidden": "true" }, fill),
+    el("span", {}, words),
+  );
 }
 
 /** A percentile with the digits that its distance from 100 needs, never rounded up to it. */

@@ -12,14 +12,29 @@ export function mount(root, { set }) {
   let asked = null;
   const latest = new Latest();
   const whole = (name, start, max) => {
-    const input = el("input", { type: "number", min: "1", max, step: "1", onchange: () => set({ [name]: input.valueAsNumber > 0 ? String(input.valueAsNumber) : "" }) });
+    const input = el("input", {
+      type: "number",
+      min: "1",
+      max,
+      step: "1",
+      onchange: () => set({ [name]: input.valueAsNumber > 0 ? String(input.valueAsNumber) : "" }),
+    });
     return { input, start };
   };
   const controls = { k: whole("k", "10", "1000"), top: whole("top", "20", "1000") };
   const status = el("p", { class: "status", role: "status" });
   const answer = el("div");
   root.append(
-    el("form", { class: "ask", onsubmit: (event) => event.preventDefault() }, el("div", { class: "row" }, field(t("neighbours"), controls.k.input, { class: "field narrow" }), field(t("worst"), controls.top.input, { class: "field narrow" }))),
+    el(
+      "form",
+      { class: "ask", onsubmit: (event) => event.preventDefault() },
+      el(
+        "div",
+        { class: "row" },
+        field(t("neighbours"), controls.k.input, { class: "field narrow" }),
+        field(t("worst"), controls.top.input, { class: "field narrow" }),
+      ),
+    ),
     status,
     answer,
   );
@@ -36,10 +51,14 @@ export function mount(root, { set }) {
   function load() {
     status.textContent = t("working");
     const query = new URLSearchParams({ index: state.index ?? "", k: state.k || "10", top: state.top || "20" });
-    latest.run((signal) => ask(`v1/hubness?${query}`, { signal }), draw, (error) => {
-      status.textContent = "";
-      answer.replaceChildren(problem(error, load));
-    });
+    latest.run(
+      (signal) => ask(`v1/hubness?${query}`, { signal }),
+      draw,
+      (error) => {
+        status.textContent = "";
+        answer.replaceChildren(problem(error, load));
+      },
+    );
   }
 
   function draw(report) {
@@ -61,18 +80,75 @@ export function mount(root, { set }) {
       [t("hubShare"), `${percent(report.hub_occurrence, 1)} %`, t("hubShareNote")],
     ];
     const data = binned(report.histogram ?? []);
-    const says = ({ from, to, documents }) => t("barWords", { n: documents, range: from === to ? number(from) : `${number(from)}–${number(to)}` });
+    const says = ({ from, to, documents }) =>
+      t("barWords", { n: documents, range: from === to ? number(from) : `${number(from)}–${number(to)}` });
     answer.replaceChildren(
-      el("ul", { class: "reading" }, reading.map((words) => el("li", {}, words))),
+      el(
+        "ul",
+        { class: "reading" },
+        reading.map((words) => el("li", {}, words)),
+      ),
       degree === "slight" ? "" : el("p", { class: "note" }, t("hubRemedy")),
       el("h2", {}, t("histogram")),
       data.length
-        ? responsive((width) => bars({ width, label: t("histogramLabel", { n: report.n, max: number(report.max), k: report.k }), data, middle: report.k, middleWords: t("mean", { k: report.k }), xLabel: t("timesFound"), yLabel: t("documentsAxis"), format: (value) => number(value), says }))
+        ? responsive((width) =>
+            bars({
+              width,
+              label: t("histogramLabel", { n: report.n, max: number(report.max), k: report.k }),
+              data,
+              middle: report.k,
+              middleWords: t("mean", { k: report.k }),
+              xLabel: t("timesFound"),
+              yLabel: t("documentsAxis"),
+              format: (value) => number(value),
+              says,
+            }),
+          )
         : el("p", { class: "note" }, t("noHistogram")),
-      data.length ? fold(t("asTable"), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("histogram") }, table(t("histogram"), [t("timesFound"), t("documentsAxis")], data.filter(({ documents }) => documents).map(({ from, to, documents }) => [from === to ? number(from) : `${number(from)}–${number(to)}`, number(documents)]), { numeric: [0, 1] }))) : "",
+      data.length
+        ? fold(
+            t("asTable"),
+            el(
+              "div",
+              { class: "scroll", tabindex: "0", role: "region", "aria-label": t("histogram") },
+              table(
+                t("histogram"),
+                [t("timesFound"), t("documentsAxis")],
+                data
+                  .filter(({ documents }) => documents)
+                  .map(({ from, to, documents }) => [
+                    from === to ? number(from) : `${number(from)}–${number(to)}`,
+                    number(documents),
+                  ]),
+                { numeric: [0, 1] },
+              ),
+            ),
+          )
+        : "",
       el("h2", {}, t("worstHubs")),
-      el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("worstHubs") }, table(t("worstCaption", { k: report.k, n: report.top.length }), [t("timesFound"), t("text"), t("id")], report.top.map(({ id, count, text }) => [number(count), text, id]), { numeric: [0], wide: [2] })),
-      fold(t("measures"), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("measures") }, table(t("measuresCaption", { n: report.n, k: report.k }), [t("measure"), t("value"), t("meaning")], measures, { numeric: [1] }))),
+      el(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": t("worstHubs") },
+        table(
+          t("worstCaption", { k: report.k, n: report.top.length }),
+          [t("timesFound"), t("text"), t("id")],
+          report.top.map(({ id, count, text }) => [number(count), text, id]),
+          { numeric: [0], wide: [2] },
+        ),
+      ),
+      fold(
+        t("measures"),
+        el(
+          "div",
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": t("measures") },
+          table(
+            t("measuresCaption", { n: report.n, k: report.k }),
+            [t("measure"), t("value"), t("meaning")],
+            measures,
+            { numeric: [1] },
+          ),
+        ),
+      ),
     );
   }
 
@@ -81,11 +157,19 @@ export function mount(root, { set }) {
 
 /** A histogram as at most about 60 bars; the server gives pairs (times, documents), or ranges. */
 export function binned(histogram) {
-  const given = histogram.map((one) => (Array.isArray(one) ? { from: one[0], to: one[0], documents: one[1] } : { from: one.count_from, to: one.count_to, documents: one.documents }));
+  const given = histogram.map((one) =>
+    Array.isArray(one)
+      ? { from: one[0], to: one[0], documents: one[1] }
+      : { from: one.count_from, to: one.count_to, documents: one.documents },
+  );
   if (!given.length) return [];
   const end = Math.max(...given.map(({ to }) => to)) + 1;
   const size = Math.ceil(end / BARS);
-  const found = Array.from({ length: Math.ceil(end / size) }, (_, i) => ({ from: i * size, to: (i + 1) * size - 1, documents: 0 }));
+  const found = Array.from({ length: Math.ceil(end / size) }, (_, i) => ({
+    from: i * size,
+    to: (i + 1) * size - 1,
+    documents: 0,
+  }));
   for (const { from, documents } of given) found[Math.floor(from / size)].documents += documents;
   return found;
 }

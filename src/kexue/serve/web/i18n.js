@@ -38,11 +38,12 @@ const en = {
   searchGuide: "Results appear as you type. A hit says what its score means:",
   searchKeys: "Keys: / to the box, ↑ ↓ between hits, Enter to see why, Esc to clear.",
   primerCosine: "how alike the two directions of meaning are: 1 is the same, about 0 is unrelated.",
-  primerPercentile: "how many random pairs of your documents are less alike than this; high means hardly ever by chance.",
+  primerPercentile:
+    "how many random pairs of your documents are less alike than this; high means hardly ever by chance.",
   primerProbability: "the chance that the hit belongs to the query, when the index has seen judged examples.",
   primerWhy: "which word of your query was matched with which word of the document, adding up to their distance.",
   options: "Options and filters",
-  count: "Hits",
+  count: "Number of hits",
   rerank: "Look again, word by word",
   rerankNone: "no",
   rerankWrd: "by rotating words (WRD)",
@@ -72,8 +73,10 @@ const en = {
   found: ["{n} hit in {ms} ms, nearest first", "{n} hits in {ms} ms, nearest first"],
   nothing: "Nothing found: the index is empty.",
   nothingFiltered: "No document passes these filters.",
-  barGuide: "The bar says how rare so high a cosine is among random pairs of documents: every mark is ten times rarer. The marks stand at 90 %, 99 % and 99.9 %.",
-  noPercentile: "How rare is such a score? After kexue index calibrate {index} every score is also compared with random pairs of your documents.",
+  barGuide:
+    "The bar says how rare so high a cosine is among random pairs of documents: every mark is ten times rarer. The marks stand at 90 %, 99 % and 99.9 %.",
+  noPercentile:
+    "How rare is such a score? After kexue index calibrate {index} every score is also compared with random pairs of your documents.",
   id: "Id",
   why: "Why?",
   cosine: "Cosine",
@@ -86,7 +89,8 @@ const en = {
   probabilityWords: "{value} % likely ({low} to {high} %)",
   noExplanation: "There are no words to match here.",
 
-  distanceIs: "{name} distance {distance}: the words of one text are carried to those of the other at the least total of weight × cost.",
+  distanceIs:
+    "{name} distance {distance}: the words of one text are carried to those of the other at the least total of weight × cost.",
   bestMove: "Best match: “{source}” → “{target}”.",
   worstMove: "Costliest: “{source}” → “{target}”, {share} % of the distance.",
   moveWords: "{source} → {target}: {mass} % of the weight at cost {cost}",
@@ -94,7 +98,10 @@ const en = {
   near: "near",
   far: "far",
   asTable: "As a table",
-  movesCaption: ["{n} move; weight × cost adds up to the {name} distance {distance}", "{n} moves; weight × cost adds up to the {name} distance {distance}"],
+  movesCaption: [
+    "{n} move; weight × cost adds up to the {name} distance {distance}",
+    "{n} moves; weight × cost adds up to the {name} distance {distance}",
+  ],
   from: "From",
   to: "To",
   mass: "Weight",
@@ -114,7 +121,8 @@ const en = {
   mapHint: "Type to see where its hits lie",
   drawn: "Drawn at most",
   mapLabel: "Map of the documents",
-  mapKeys: "Drag or use the arrow keys to move; the wheel or + and − to zoom; 0 shows everything. The same documents are listed below.",
+  mapKeys:
+    "Drag or use the arrow keys to move; the wheel or + and − to zoom; 0 shows everything. The same documents are listed below.",
   mapPoints: ["{n} document", "{n} documents"],
   mapHits: "{n} of {all} hits are among the {points} documents drawn",
   inView: ["{n} document in view", "{n} documents in view; the first {shown}:"],
@@ -124,7 +132,8 @@ const en = {
   zoomAll: "Show everything",
 
   measuring: "Measuring whitenings on your documents; the first time takes a while…",
-  noRows: "Nothing has been measured: that takes at least fifty documents long enough to be cut in halves. With judged pairs of your own, measure with:",
+  noRows:
+    "Nothing has been measured: that takes at least fifty documents long enough to be cut in halves. With judged pairs of your own, measure with:",
   slider_beta: "β: mean removed",
   slider_gamma: "γ: directions evened out",
   slider_k: "k: dimensions kept",
@@ -155,16 +164,21 @@ const en = {
   hubTop: "The fifth of the documents found most often takes {share} % of all places; 20 % would be even.",
   hubAnti: "{share} % of the documents are never among the {k} nearest of another.",
   hubMax: "The worst hub is found {max} times; the mean is {k}.",
-  hubRemedy: "To correct it, choose “on (CSLS)” under Hub correction when you search, or build the index with --dehub csls.",
+  hubRemedy:
+    "To correct it, choose “on (CSLS)” under Hub correction when you search, or build the index with --dehub csls.",
   histogram: "How often documents are found",
-  histogramLabel: "Histogram: how often each of {n} documents is among the {k} nearest of another, from 0 to {max} times",
+  histogramLabel:
+    "Histogram: how often each of {n} documents is among the {k} nearest of another, from 0 to {max} times",
   noHistogram: "The server gave no histogram.",
   timesFound: "Times found",
   documentsAxis: "Documents",
   mean: "mean, {k}",
   barWords: ["{n} document found {range} times", "{n} documents found {range} times"],
   worstHubs: "The worst hubs",
-  worstCaption: ["The {n} document most often among the {k} nearest of another", "The {n} documents most often among the {k} nearest of another"],
+  worstCaption: [
+    "The {n} document most often among the {k} nearest of another",
+    "The {n} documents most often among the {k} nearest of another",
+  ],
   text: "Text",
   measures: "All measures",
   measuresCaption: "{n} documents, k = {k}",
@@ -381,7 +395,10 @@ export function setLanguage(name) {
 
 /** A number in the manner of the language, with exactly `digits` decimals where they are given. */
 export function number(value, digits) {
-  const options = digits === undefined ? { maximumFractionDigits: 4 } : { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  const options =
+    digits === undefined
+      ? { maximumFractionDigits: 4 }
+      : { minimumFractionDigits: digits, maximumFractionDigits: digits };
   return new Intl.NumberFormat(chosen === "zh" ? "zh-CN" : "en", options).format(value);
 }
 
@@ -397,5 +414,7 @@ export function t(key, values = {}) {
   const entry = DICTIONARIES[chosen][key];
   if (entry === undefined) throw new Error(`no words for ${key}`);
   const words = Array.isArray(entry) ? entry[values.n === 1 ? 0 : 1] : entry;
-  return words.replace(/\{(\w+)\}/g, (_, name) => (typeof values[name] === "number" ? number(values[name]) : values[name]));
+  return words.replace(/\{(\w+)\}/g, (_, name) =>
+    typeof values[name] === "number" ? number(values[name]) : values[name],
+  );
 }

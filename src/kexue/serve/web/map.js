@@ -22,17 +22,44 @@ export function mount(root, { set }) {
   const latest = { points: new Latest(), hits: new Latest() };
 
   const box = el("input", { type: "search", autocomplete: "off", spellcheck: "false", placeholder: t("mapHint") });
-  const sample = select(SAMPLES.map((n) => [String(n), t("mapPoints", { n })]), (value) => set({ sample: value }));
+  const sample = select(
+    SAMPLES.map((n) => [String(n), t("mapPoints", { n })]),
+    (value) => set({ sample: value }),
+  );
   const status = el("p", { class: "status", role: "status" });
   const trouble = el("div");
-  const canvas = el("canvas", { tabindex: "0", role: "application", "aria-label": t("mapLabel"), "aria-describedby": "map-keys" });
+  const canvas = el("canvas", {
+    tabindex: "0",
+    role: "application",
+    "aria-label": t("mapLabel"),
+    "aria-describedby": "map-keys",
+  });
   const tip = el("p", { class: "tip", hidden: true, "aria-hidden": "true" });
   const list = el("ul", { class: "points" });
   const listed = el("h2", {});
-  const zooms = [["−", "zoomOut", () => zoom(1 / STEP)], ["+", "zoomIn", () => zoom(STEP)], ["⤢", "zoomAll", home]];
-  const tools = el("div", { class: "tools" }, zooms.map(([sign, name, act]) => el("button", { type: "button", "aria-label": t(name), title: t(name), onclick: act }, sign)));
+  const zooms = [
+    ["−", "zoomOut", () => zoom(1 / STEP)],
+    ["+", "zoomIn", () => zoom(STEP)],
+    ["⤢", "zoomAll", home],
+  ];
+  const tools = el(
+    "div",
+    { class: "tools" },
+    zooms.map(([sign, name, act]) =>
+      el("button", { type: "button", "aria-label": t(name), title: t(name), onclick: act }, sign),
+    ),
+  );
   root.append(
-    el("form", { role: "search", class: "ask", onsubmit: (event) => event.preventDefault() }, field(t("mapQuery"), box), el("div", { class: "row" }, field(t("drawn"), sample))),
+    el(
+      "form",
+      { role: "search", class: "ask", onsubmit: (event) => event.preventDefault() },
+      el(
+        "div",
+        { class: "row" },
+        field(t("mapQuery"), box, { class: "field grow" }),
+        field(t("drawn"), sample, { class: "field narrow" }),
+      ),
+    ),
     status,
     trouble,
     el("div", { class: "plane" }, canvas, tip, tools),
@@ -41,7 +68,10 @@ export function mount(root, { set }) {
     list,
   );
   const settled = debounced(() => {
-    set({ view: view && [view.x, view.y, view.zoom].map((value) => Number(value.toPrecision(5))).join(",") }, { push: false });
+    set(
+      { view: view && [view.x, view.y, view.zoom].map((value) => Number(value.toPrecision(5))).join(",") },
+      { push: false },
+    );
   }, 200);
   const soon = debounced(search, 180);
   let typing = false;
@@ -58,7 +88,7 @@ export function mount(root, { set }) {
 
   function show(next) {
     const moved = next.view !== state.view;
-    const typed = state.q !== undefined && state.q !== next.q;
+    const typed = state.index !== undefined && (state.q ?? "") !== (next.q ?? ""); // not when the page opens
     state = next;
     if (box.value !== (state.q ?? "")) box.value = state.q ?? "";
     sample.value = state.sample || "2000";
@@ -82,12 +112,16 @@ export function mount(root, { set }) {
     points = [];
     status.textContent = t("working");
     const query = new URLSearchParams({ sample: state.sample || "2000" });
-    latest.points.run((signal) => ask(`v1/indexes/${encodeURIComponent(state.index)}/map?${query}`, { signal }), (answer) => {
-      trouble.replaceChildren();
-      points = answer.points;
-      report();
-      refresh();
-    }, failed(load));
+    latest.points.run(
+      (signal) => ask(`v1/indexes/${encodeURIComponent(state.index)}/map?${query}`, { signal }),
+      (answer) => {
+        trouble.replaceChildren();
+        points = answer.points;
+        report();
+        refresh();
+      },
+      failed(load),
+    );
   }
 
   function search() {
@@ -98,12 +132,16 @@ export function mount(root, { set }) {
       return refresh();
     }
     const body = { query: state.q, index: state.index, top_k: HITS };
-    latest.hits.run((signal) => ask("v1/search", { body, signal }), ({ results }) => {
-      trouble.replaceChildren();
-      hits = new Set(results.map(({ id }) => id));
-      report();
-      refresh();
-    }, failed(search));
+    latest.hits.run(
+      (signal) => ask("v1/search", { body, signal }),
+      ({ results }) => {
+        trouble.replaceChildren();
+        hits = new Set(results.map(({ id }) => id));
+        report();
+        refresh();
+      },
+      failed(search),
+    );
   }
 
   const failed = (retry) => (error) => {
@@ -114,14 +152,17 @@ export function mount(root, { set }) {
   function report() {
     if (!points.length) return;
     const seen = points.filter(({ id }) => hits.has(id)).length;
-    status.textContent = hits.size ? t("mapHits", { n: seen, all: hits.size, points: number(points.length) }) : t("mapPoints", { n: points.length });
+    status.textContent = hits.size
+      ? t("mapHits", { n: seen, all: hits.size, points: number(points.length) })
+      : t("mapPoints", { n: points.length });
   }
 
   // The plane on the canvas
 
   function base() {
     const [xs, ys] = ["x", "y"].map((axis) => points.map((point) => point[axis]));
-    const range = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+    const range = (values) =>
+      values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
     const [[left, right], [low, high]] = [range(xs), range(ys)];
     const fit = 0.92 * Math.min(canvas.clientWidth / (right - left || 1), canvas.clientHeight / (high - low || 1));
     return { fit, x: (left + right) / 2, y: (low + high) / 2 };
@@ -186,7 +227,9 @@ export function mount(root, { set }) {
     const [w, h] = [canvas.clientWidth, canvas.clientHeight];
     if (!points.length || !w) return;
     const { to } = current();
-    const inside = points.map((point) => ({ point, at: to(point) })).filter(({ at: [x, y] }) => x >= 0 && y >= 0 && x <= w && y <= h);
+    const inside = points
+      .map((point) => ({ point, at: to(point) }))
+      .filter(({ at: [x, y] }) => x >= 0 && y >= 0 && x <= w && y <= h);
     const away = ({ point, at: [x, y] }) => (hits.has(point.id) ? 0 : 1e9) + Math.hypot(x - w / 2, y - h / 2);
     inside.sort((one, other) => away(one) - away(other));
     listed.textContent = t("inView", { n: inside.length, shown: Math.min(LISTED, inside.length) });
@@ -198,7 +241,17 @@ export function mount(root, { set }) {
       return el(
         "li",
         { class: hits.has(point.id) ? "hit-point" : null },
-        el("a", { href: address("search", { index: state.index, q: point.text.slice(0, 300) }), onpointerenter: mark(point), onpointerleave: mark(null), onfocus: mark(point), onblur: mark(null) }, point.text),
+        el(
+          "a",
+          {
+            href: address("search", { index: state.index, q: point.text.slice(0, 300) }),
+            onpointerenter: mark(point),
+            onpointerleave: mark(null),
+            onfocus: mark(point),
+            onblur: mark(null),
+          },
+          point.text,
+        ),
         hits.has(point.id) ? el("span", { class: "badge" }, t("hit")) : null,
       );
     };
@@ -251,11 +304,15 @@ export function mount(root, { set }) {
   }
 
   let drag = null;
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const { left, top } = canvas.getBoundingClientRect();
-    zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), [event.clientX - left, event.clientY - top]);
-  }, { passive: false });
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const { left, top } = canvas.getBoundingClientRect();
+      zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), [event.clientX - left, event.clientY - top]);
+    },
+    { passive: false },
+  );
   canvas.addEventListener("pointerdown", (event) => {
     drag = { x: event.clientX, y: event.clientY, moved: false };
     canvas.setPointerCapture(event.pointerId);

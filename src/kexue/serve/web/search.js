@@ -15,23 +15,61 @@ export function mount(root, { set }) {
   let typing = false;
   const latest = new Latest();
 
-  const box = el("input", { type: "search", autocomplete: "off", spellcheck: "false", placeholder: t("searchHint"), enterkeyhint: "search" });
+  const box = el("input", {
+    type: "search",
+    autocomplete: "off",
+    spellcheck: "false",
+    placeholder: t("searchHint"),
+    enterkeyhint: "search",
+  });
   const status = el("p", { class: "status", role: "status" });
   const trouble = el("div");
   const guide = el("div", { class: "note guide" });
   const chips = el("ul", { class: "chips", "aria-label": t("activeFilters") });
   const list = el("ol", { class: "hits", "aria-label": t("hits") });
-  const count = el("input", { type: "number", min: "1", max: "100", step: "1", onchange: () => set({ k: count.valueAsNumber > 0 ? String(count.valueAsNumber) : "" }) });
-  const rerank = select([["", t("rerankNone")], ["wrd", t("rerankWrd")], ["wmd", t("rerankWmd")]], (value) => set({ rerank: value }));
-  const dehub = select([["", t("dehubBuilt")], ["none", t("dehubNone")], ["csls", t("dehubCsls")]], (value) => set({ dehub: value }));
+  const count = el("input", {
+    type: "number",
+    min: "1",
+    max: "100",
+    step: "1",
+    onchange: () => set({ k: count.valueAsNumber > 0 ? String(count.valueAsNumber) : "" }),
+  });
+  const rerank = select(
+    [
+      ["", t("rerankNone")],
+      ["wrd", t("rerankWrd")],
+      ["wmd", t("rerankWmd")],
+    ],
+    (value) => set({ rerank: value }),
+  );
+  const dehub = select(
+    [
+      ["", t("dehubBuilt")],
+      ["none", t("dehubNone")],
+      ["csls", t("dehubCsls")],
+    ],
+    (value) => set({ dehub: value }),
+  );
   const options = el(
     "details",
     { class: "options" },
     el("summary", {}, t("options")),
-    el("div", { class: "row" }, field(t("count"), count, { class: "field narrow" }), field(t("rerank"), rerank), field(t("dehub"), dehub)),
+    el(
+      "div",
+      { class: "row" },
+      field(t("count"), count, { class: "field narrow" }),
+      field(t("rerank"), rerank),
+      field(t("dehub"), dehub),
+    ),
     filterForm(addFilter),
   );
-  const form = el("form", { role: "search", class: "ask", onsubmit: (event) => event.preventDefault() }, field(t("query"), box), chips, options);
+  const form = el(
+    "form",
+    { role: "search", class: "ask", onsubmit: (event) => event.preventDefault() },
+    field(t("query"), box),
+    chips,
+    options,
+  );
   root.append(form, status, trouble, guide, list);
   root.addEventListener("keydown", keys);
   box.addEventListener("input", () => {
@@ -44,7 +82,7 @@ export function mount(root, { set }) {
 
   function show(next) {
     const question = JSON.stringify([next.index, next.q, next.k, next.rerank, next.dehub, next.f]);
-    const typed = state.q !== undefined && state.q !== next.q;
+    const typed = state.index !== undefined && (state.q ?? "") !== (next.q ?? ""); // not when the page opens
     state = next;
     if (box.value !== (state.q ?? "")) box.value = state.q ?? "";
     count.value = state.k ?? "10";
@@ -83,7 +121,9 @@ export function mount(root, { set }) {
     status.textContent = results.length
       ? t("found", { n: results.length, ms: number(1000 * (timings?.total ?? 0), 0) })
       : t(filters().length ? "nothingFiltered" : "nothing");
-    views = results.map((hit) => hitView(hit, { query: state.q, index: state.index, rerank: state.rerank, toggle, narrow: addFilter }));
+    views = results.map((hit) =>
+      hitView(hit, { query: state.q, index: state.index, rerank: state.rerank, toggle, narrow: addFilter }),
+    );
     list.replaceChildren(...views.map(({ node }) => node));
     const told = results.some(({ percentile }) => typeof percentile === "number");
     if (!results.length) guide.textContent = "";
@@ -133,7 +173,16 @@ export function mount(root, { set }) {
         set({ f: kept.length ? JSON.stringify(kept) : "", open: "" });
         box.focus();
       };
-      return el("li", {}, el("button", { type: "button", class: "chip on", "aria-label": t("removeFilter", { words }), onclick: remove }, words, el("span", { "aria-hidden": "true" }, " ×")));
+      return el(
+        "li",
+        {},
+        el(
+          "button",
+          { type: "button", class: "chip on", "aria-label": t("removeFilter", { words }), onclick: remove },
+          words,
+          el("span", { "aria-hidden": "true" }, " ×"),
+        ),
+      );
     };
     chips.replaceChildren(...filters().map(chip));
     chips.hidden = !filters().length;
@@ -169,7 +218,14 @@ function primer() {
     "div",
     { class: "primer" },
     el("p", {}, t("searchGuide")),
-    el("dl", {}, entry("cosine", "primerCosine"), entry("percentile", "primerPercentile"), entry("probability", "primerProbability"), entry("why", "primerWhy")),
+    el(
+      "dl",
+      {},
+      entry("cosine", "primerCosine"),
+      entry("percentile", "primerPercentile"),
+      entry("probability", "primerProbability"),
+      entry("why", "primerWhy"),
+    ),
     el("p", {}, t("searchKeys")),
   );
 }
@@ -187,7 +243,10 @@ export function wire(filters) {
 function filterForm(add) {
   const name = el("input", { type: "text", autocomplete: "off", required: true });
   const value = el("input", { type: "text", autocomplete: "off" });
-  const operator = select(Object.keys(OPERATORS).map((key) => [key, t(`op_${key}`)]), () => {});
+  const operator = select(
+    Object.keys(OPERATORS).map((key) => [key, t(`op_${key}`)]),
+    () => {},
+  );
   const submit = () => {
     if (!name.value.trim()) return name.focus();
     add(name.value.trim(), operator.value, parse(operator.value, value.value.trim()));

@@ -38,7 +38,11 @@ export function mount(root, { set }) {
         rows = measured.rows;
         own = rowOf(info);
         if (rows.length) draw();
-        else answer.replaceChildren(el("p", {}, t("noRows")), el("pre", {}, el("code", {}, "kexue whiten tune PAIRS --out W")));
+        else
+          answer.replaceChildren(
+            el("p", {}, t("noRows")),
+            el("pre", {}, el("code", {}, "kexue whiten tune PAIRS --out W")),
+          );
       },
       (error) => {
         status.textContent = "";
@@ -70,8 +74,11 @@ export function mount(root, { set }) {
       return all.reduce((near, one, i) => (Math.abs(one - value) < Math.abs(all[near] - value) ? i : near), 0);
     };
     const weights = [1.01, 1.001, 1]; // two settings equally far: the one that keeps beta, then gamma
-    const away = (row) => NAMES.reduce((sum, name, i) => sum + weights[i] * Math.abs(step(name, row[name]) - step(name, wanted[i])), 0);
-    return rows.reduce((near, row) => (away(row) < away(near) || (away(row) === away(near) && row.score > near.score) ? row : near));
+    const away = (row) =>
+      NAMES.reduce((sum, name, i) => sum + weights[i] * Math.abs(step(name, row[name]) - step(name, wanted[i])), 0);
+    return rows.reduce((near, row) =>
+      away(row) < away(near) || (away(row) === away(near) && row.score > near.score) ? row : near,
+    );
   }
 
   function draw() {
@@ -89,14 +96,25 @@ export function mount(root, { set }) {
       [t("memory"), bytes(row.memory_bytes)],
     ];
     if (own && own !== row) {
-      facts.push([t("againstOwn"), t("againstOwnWords", { score: signed(row.score - own.score), memory: number((100 * row.memory_bytes) / own.memory_bytes, 0) })]);
+      facts.push([
+        t("againstOwn"),
+        t("againstOwnWords", {
+          score: signed(row.score - own.score),
+          memory: number((100 * row.memory_bytes) / own.memory_bytes, 0),
+        }),
+      ]);
     }
-    sliders.facts.replaceChildren(...facts.map(([name, words]) => el("div", {}, el("dt", {}, name), el("dd", {}, words))));
+    sliders.facts.replaceChildren(
+      ...facts.map(([name, words]) => el("div", {}, el("dt", {}, name), el("dd", {}, words))),
+    );
     sliders.own.textContent = row === own ? t("isOwn") : own ? t("notOwn") : t("ownUnknown");
     const family = (one) => one.beta === row.beta && one.gamma === row.gamma;
     const series = (quantity) =>
       [...Map.groupBy(rows, ({ beta, gamma }) => `${beta} ${gamma}`).values()]
-        .map((group) => ({ points: group.map((one) => [one.k, one[quantity]]), kind: family(group[0]) ? "chosen" : "other" }))
+        .map((group) => ({
+          points: group.map((one) => [one.k, one[quantity]]),
+          kind: family(group[0]) ? "chosen" : "other",
+        }))
         .sort((one, other) => (one.kind === "chosen") - (other.kind === "chosen"));
     const marks = (quantity) => [
       ...(own ? [{ x: own.k, y: own[quantity], kind: "own", words: row === own ? "" : t("thisIndex") }] : []),
@@ -104,19 +122,56 @@ export function mount(root, { set }) {
     ];
     const common = { xLabel: t("dimensions"), xFormat: (value) => number(value) };
     sliders.charts.replaceChildren(
-      responsive((width) => curves({ ...common, width, label: t("scoreCurve"), yLabel: t("score"), yFormat: (value) => number(value, 2), series: series("score"), marks: marks("score") })),
-      responsive((width) => curves({ ...common, width, label: t("memoryCurve"), yLabel: t("memory"), yFormat: bytes, series: series("memory_bytes").slice(-1), marks: marks("memory_bytes"), zero: true })),
+      responsive((width) =>
+        curves({
+          ...common,
+          width,
+          label: t("scoreCurve"),
+          yLabel: t("score"),
+          yFormat: (value) => number(Number(value.toPrecision(3))),
+          series: series("score"),
+          marks: marks("score"),
+        }),
+      ),
+      responsive((width) =>
+        curves({
+          ...common,
+          width,
+          label: t("memoryCurve"),
+          yLabel: t("memory"),
+          yFormat: bytes,
+          series: series("memory_bytes").slice(-1),
+          marks: marks("memory_bytes"),
+          zero: true,
+        }),
+      ),
     );
   }
 
   function build() {
     const slider = (name) => {
       const all = values(name);
-      const input = el("input", { type: "range", min: "0", max: String(all.length - 1), step: "1", oninput: () => move(name, all[Number(input.value)]) });
+      const input = el("input", {
+        type: "range",
+        min: "0",
+        max: String(all.length - 1),
+        step: "1",
+        oninput: () => move(name, all[Number(input.value)]),
+      });
       const output = el("output", { for: name });
-      return { input, output, box: field(t(`slider_${name}`), input), note: el("p", { class: "note" }, t(`note_${name}`)) };
+      return {
+        input,
+        output,
+        box: field(t(`slider_${name}`), input),
+        note: el("p", { class: "note" }, t(`note_${name}`)),
+      };
     };
-    sliders = { box: el("div", { class: "sliders" }), facts: el("dl", { class: "meaning big" }), own: el("p", { class: "note" }), charts: el("div", { class: "two charts" }) };
+    sliders = {
+      box: el("div", { class: "sliders" }),
+      facts: el("dl", { class: "meaning big" }),
+      own: el("p", { class: "note" }),
+      charts: el("div", { class: "two charts" }),
+    };
     for (const name of NAMES) {
       const one = (sliders[name] = slider(name));
       one.input.id = name;
@@ -124,14 +179,28 @@ export function mount(root, { set }) {
       one.box.querySelector("label").after(one.output);
       sliders.box.append(el("div", { class: "slider" }, one.box, one.note));
     }
-    const body = rows.map((row) => [number(row.beta), number(row.gamma), number(row.k), number(row.score, 3), bytes(row.memory_bytes), row === own ? t("thisIndex") : ""]);
+    const body = rows.map((row) => [
+      number(row.beta),
+      number(row.gamma),
+      number(row.k),
+      number(row.score, 3),
+      bytes(row.memory_bytes),
+      row === own ? t("thisIndex") : "",
+    ]);
     const caption = t("rowsCaption", { n: rows.length, metric: metricWords(rows[0].metric) });
     answer.replaceChildren(
       sliders.box,
       el("div", { role: "status" }, sliders.facts, sliders.own),
       sliders.charts,
       el("p", { class: "note" }, t("curveNote")),
-      fold(t("asTable"), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, table(caption, ["β", "γ", "k", t("score"), t("memory"), ""], body, { numeric: [0, 1, 2, 3, 4] }))),
+      fold(
+        t("asTable"),
+        el(
+          "div",
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+          table(caption, ["β", "γ", "k", t("score"), t("memory"), ""], body, { numeric: [0, 1, 2, 3, 4] }),
+        ),
+      ),
       el("p", { class: "note" }, t("whitenHow")),
       el("pre", {}, el("code", {}, "kexue whiten tune PAIRS --out W")),
     );
@@ -141,7 +210,11 @@ export function mount(root, { set }) {
   function move(name, value) {
     const here = chosen();
     const having = rows.filter((row) => row[name] === value);
-    const far = (row) => NAMES.reduce((sum, other) => sum + Math.abs(values(other).indexOf(row[other]) - values(other).indexOf(here[other])), 0);
+    const far = (row) =>
+      NAMES.reduce(
+        (sum, other) => sum + Math.abs(values(other).indexOf(row[other]) - values(other).indexOf(here[other])),
+        0,
+      );
     const row = having.reduce((near, one) => (far(one) < far(near) ? one : near));
     set(Object.fromEntries(NAMES.map((one) => [PLACES[one], String(row[one])])), { push: false });
   }

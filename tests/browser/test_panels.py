@@ -1,0 +1,441 @@
+"""Each panel against the server's own answers: what it shows, what its address says, and the keys."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from .conftest import HOSTILE, TEXTS
+
+pytestmark = pytest.mark.xdist_group("browser")
+QUERY = "the dog eats"
+
+
+def texts(page, selector):
+    return page.locator(selector).all_inner_texts()
+
+
+# Search
+
+
+def test_the_box_has_the_focus_and_slash_returns_to_it(visit) -> None:
+    page = visit().page
+    box = page.get_by_label("What are you looking for?")
+    assert box.evaluate("box => box === document.activeElement")
+    page.get_by_role("button", name="Dark").focus()
+    page.keyboard.press("/")
+    assert box.evaluate("box => box === document.activeElement")
+    page.keyboard.type("a/b")
+    assert box.input_value() == "a/b"
+
+
+def test_hits_are_those_of_the_server_as_one_types(visit, server) -> None:
+    here = visit()
+    page = here.page
+    asked: list[str] = []
+    page.on("request", lambda request: request.url.endswith("/v1/search") and asked.append(request.post_data))
+    page.keyboard.type(QUERY, delay=15)
+    here.settle()
+    wanted = server.ask("v1/search", {"query": QUERY, "index": "faq"})["results"]
+    assert texts(page, ".hit .text") == [hit["document"]["text"] for hit in wanted]
+    assert json.loads(asked[-1])["query"] == QUERY
+    assert len(asked) < len(QUERY)  # not one a letter
+    first, score = page.locator(".hit").first, wanted[0]
+    assert f"{score['score']:.3f}" in first.inner_text()
+    assert re.search(r"nearer than (\d+\.\d+ % of|every) random pair", first.inner_text())
+    chance = score["probability"]
+    low, high = (f"{100 * chance[name]:.0f}" for name in ("low", "high"))
+    assert f"{low} to {high} %" in first.inner_text()
+    assert page.get_by_role("status").first.inner_text().startswith("10 hits in ")
+    assert here.state == {"q": QUERY, "index": "faq"}
+
+
+def test_an_older_question_is_given_up(visit) -> None:
+    here = visit()
+    page = here.page
+    failed: list[str] = []
+    held = []
+    page.on("requestfailed", lambda request: failed.append(request.post_data_json["query"]))
+    page.route("**/v1/search", lambda route: held.append(route) if not held else route.continue_())
+    page.keyboard.type("cat")
+    page.wait_for_timeout(400)
+    page.keyboard.type(" sleeps")
+    page.wait_for_selector(".hit")
+    assert failed == ["cat"]
+    assert page.get_by_label("What are you looking for?").input_value() == "cat sleeps"
+
+
+def test_an_address_reproduces_a_search_and_back_undoes_it(visit, server) -> None:
+    filters = [["size", "in", ["big", "old"]], ["n", "lt", 70]]
+    state = {"index": "faq", "q": QUERY, "k": 3, "rerank": "wrd", "dehub": "none", "f": json.dumps(filters)}
+    here = visit(**state)
+    page = here.page
+    body = {"query": QUERY, "index": "faq", "top_k": 3, "rerank": "wrd", "dehub": "none"}
+    body["filter"] = {"size": {"in": ["big", "old"]}, "n": {"lt": 70}}
+    wanted = server.ask("v1/search", body)["results"]
+    assert texts(page, ".hit .id") == [hit["id"] for hit in wanted]
+    assert page.locator(".hit .meaning dt").first.inner_text() == "WRD similarity"
+    page.get_by_role("button", name="Remove the filter n < 70").click()
+    here.settle()
+    assert json.loads(here.state["f"]) == filters[:1]
+    less = texts(page, ".hit .id")
+    page.go_back()
+    here.settle()
+    assert texts(page, ".hit .id") == [hit["id"] for hit in wanted]
+    page.go_forward()
+    here.settle()
+    assert texts(page, ".hit .id") == less
+    page.reload()
+    here.settle()
+    assert texts(page, ".hit .id") == less
+    assert page.get_by_label("Look again, word by word").input_value() == "wrd"
+
+
+def test_keys_walk_the_hits_and_open_the_reason(visit, server) -> None:
+    here = visit(q=QUERY, index="faq")
+    page = here.page
+    focused = "document.activeElement.querySelector('.id')?.textContent ?? document.activeElement.type"
+    ids = texts(page, ".hit .id")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(focused) == ids[1]
+    page.keyboard.press("Enter")
+    here.settle()
+    assert here.state["open"] == ids[1]
+    text = page.locator(".hit.open .text").inner_text()
+    explained = server.ask("v1/compare", {"texts": [QUERY, text], "explain": True, "index": "faq"})["explanation"]
+    assert page.locator(".hit.open svg .move").count() == len({(p["source"], p["target"]) for p in explained["pairs"]})
+    page.keyboard.press("Escape")
+    assert "open" not in here.state
+    assert page.locator(".hit.open").count() == 0
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(focused) == "search"
+    page.keyboard.press("Escape")
+    here.settle()
+    assert here.state == {"index": "faq"}
+    assert page.locator(".hit").count() == 0
+
+
+def test_the_table_of_a_reason_adds_up_to_the_distance(visit, server) -> None:
+    here = visit(q=QUERY, index="faq", open="t0", f='[["n","eq",0]]')
+    page = here.page
+    page.get_by_text("As a table").click()
+    explained = server.ask("v1/compare", {"texts": [QUERY, TEXTS[0]], "explain": True, "index": "faq"})["explanation"]
+    rows = [line.split("\t") for line in texts(page, ".alignment tbody tr")]
+    assert sum(float(row[4]) for row in rows) == pytest.approx(explained["distance"], abs=5e-5 * len(rows))
+    total = page.locator(".alignment tfoot tr").inner_text().split("\t")
+    assert float(total[4]) == pytest.approx(explained["distance"], abs=1e-4)
+    assert total[2] == "100.0 %"
+    masses: dict[tuple[str, str], float] = {}
+    for pair in explained["pairs"]:
+        key = (pair["source"], pair["target"])
+        masses[key] = masses.get(key, 0.0) + 100 * pair["mass"]
+    assert {(row[0], row[1]): float(row[2][:-2]) for row in rows} == pytest.approx(masses, abs=0.051)
+    for side, text in (("0", QUERY), ("1", TEXTS[0])):
+        ends = set(page.locator(".move").evaluate_all(f"all => all.map(one => one.getAttribute('data-{side}'))"))
+        shown = page.locator(".picture svg text").all_text_contents()
+        assert ends == set(text.split()) <= set(shown)
+
+
+def test_chips_and_the_form_add_filters(visit) -> None:
+    here = visit(q=QUERY, index="faq")
+    page = here.page
+    page.get_by_role("button", name="Show only size: old").first.click()
+    here.settle()
+    assert all(" old " in text for text in texts(page, ".hit .text"))
+    page.get_by_text("Options and filters").click()
+    page.get_by_label("Field").fill("n")
+    page.get_by_label("Condition").select_option("ge")
+    page.get_by_label("Value").fill("50")
+    page.keyboard.press("Enter")
+    here.settle()
+    assert json.loads(here.state["f"]) == [["size", "eq", "old"], ["n", "ge", 50]]
+    assert all(" old " in text and TEXTS.index(text) >= 50 for text in texts(page, ".hit .text"))
+    page.get_by_label("Number of hits").fill("2")
+    page.keyboard.press("Tab")
+    here.settle()
+    assert page.locator(".hit").count() == 2
+
+
+# Compare
+
+
+def test_compare_agrees_with_the_server_and_its_address(visit, server) -> None:
+    here = visit("compare", index="faq")
+    page = here.page
+    a, b = "a dog eats food", "the old cat sleeps, where?"
+    page.get_by_label("One text").fill(a)
+    page.get_by_label("Another text").fill(b)
+    here.settle()
+    page.wait_for_selector(".alignment svg")
+    said = server.ask("v1/compare", {"texts": [a, b], "explain": True, "index": "faq"})
+    facts = page.locator(".meaning").inner_text()
+    assert f"{said['cosine']:.3f}" in facts
+    assert f"{said['distance']:.3f}" in facts
+    assert "of random pairs" in facts
+    assert here.state == {"index": "faq", "a": a, "b": b}
+    page.get_by_label("Distance between words").select_option("wmd")
+    here.settle()
+    moved = server.ask("v1/compare", {"texts": [a, b], "explain": True, "index": "faq", "kind": "wmd"})
+    assert f"WMD distance\n{moved['distance']:.3f}" in page.locator(".meaning").inner_text()
+    page.reload()
+    here.settle()
+    assert f"WMD distance\n{moved['distance']:.3f}" in page.locator(".meaning").inner_text()
+    page.go_back()
+    here.settle()
+    assert f"{said['distance']:.3f}" in page.locator(".meaning").inner_text()
+
+
+# Map
+
+
+def pixels(page) -> int:
+    """How many pixels of the map have the colour of hits."""
+    return page.evaluate("""() => {
+      const canvas = document.querySelector("canvas");
+      const [r, g, b] = getComputedStyle(canvas).outlineColor.match(/\\d+/g).map(Number);
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let n = 0;
+      for (let i = 0; i < data.length; i += 4) n += data[i] === r && data[i + 1] === g && data[i + 2] === b;
+      return n;
+    }""")
+
+
+def in_view(page) -> int:
+    return int(page.locator("h2").inner_text().split()[0])
+
+
+def test_the_map_marks_hits(visit, server) -> None:
+    here = visit("map", index="faq")
+    page = here.page
+    assert in_view(page) == len(server.ask("v1/indexes/faq/map")["points"])
+    assert pixels(page) == 0
+    page.get_by_label("Mark what a query finds").fill(QUERY)
+    here.settle()
+    assert pixels(page) > 20 * 20
+    assert page.get_by_role("status").inner_text() == f"20 of 20 hits are among the {len(TEXTS) + 4} documents drawn"
+    hits = [
+        hit["document"]["text"]
+        for hit in server.ask("v1/search", {"query": QUERY, "index": "faq", "top_k": 20})["results"]
+    ]
+    assert sorted(texts(page, ".hit-point a")) == sorted(hits)
+
+
+def test_the_map_zooms_and_pans_and_its_address_follows(visit) -> None:
+    here = visit("map", index="faq")
+    page = here.page
+    everything = in_view(page)
+    page.get_by_role("button", name="Zoom in").click()
+    here.settle()
+    x, y, zoom = map(float, here.state["view"].split(","))
+    assert zoom == pytest.approx(1.4)
+    page.locator("canvas").focus()
+    page.keyboard.press("ArrowRight")
+    here.settle()
+    right, same, _ = map(float, here.state["view"].split(","))
+    assert right > x
+    assert same == pytest.approx(y)
+    for _ in range(8):
+        page.keyboard.press("+")
+    here.settle()
+    few = in_view(page)
+    assert few < everything
+    page.reload()
+    here.settle()
+    assert in_view(page) == few
+    page.locator("canvas").focus()
+    page.keyboard.press("0")
+    here.settle()
+    assert "view" not in here.state
+    assert in_view(page) == everything
+    page.locator("canvas").hover()
+    page.mouse.wheel(0, -400)
+    here.settle()
+    wheeled = float(here.state["view"].split(",")[2])
+    assert wheeled > 1
+    box = page.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 260, box["y"] + 200, steps=4)
+    page.mouse.up()
+    here.settle()
+    before, after = float(here.state["view"].split(",")[0]), wheeled
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 260, box["y"] + 200, steps=4)
+    page.mouse.up()
+    here.settle()
+    assert float(here.state["view"].split(",")[0]) < before  # what is dragged to the right uncovers the left
+    assert float(here.state["view"].split(",")[2]) == pytest.approx(after)
+
+
+def test_the_map_tells_the_text_under_the_pointer_and_of_the_list(visit, server) -> None:
+    points = server.ask("v1/indexes/faq/map")["points"]
+    far = max(points, key=lambda point: point["x"])
+    here = visit("map", index="faq", view=f"{far['x']},{far['y']},50")
+    page = here.page
+    tip = page.locator(".tip")
+    assert not tip.is_visible()
+    box = page.locator("canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 + 2, box["y"] + box["height"] / 2 + 2)
+    assert tip.inner_text() == far["text"]
+    page.mouse.click(box["x"] + box["width"] / 2 + 2, box["y"] + box["height"] / 2 + 2)
+    assert here.state["id"] == far["id"]
+    page.mouse.move(0, 0)
+    page.reload()
+    here.settle()
+    assert tip.inner_text() == far["text"]
+    link = page.locator(".points a").first
+    link.focus()
+    assert tip.inner_text() == link.inner_text()
+    page.keyboard.press("Enter")
+    here.settle()
+    assert page.locator("h1").inner_text() == "Search"
+    assert page.locator(".hit .text").first.inner_text() == far["text"]
+
+
+# Whitening
+
+
+def test_sliders_pick_measured_rows(visit, server) -> None:
+    rows = server.ask("v1/indexes/faq/whitening")["rows"]
+    here = visit("whitening", index="faq")
+    page = here.page
+    raw = rows[0]  # the index is not whitened
+    facts = page.locator(".meaning")
+    assert f"{raw['score']:.3f}" in facts.inner_text()
+    assert "These are the settings of this index." in page.inner_text("main")
+    page.get_by_label("k: dimensions kept").focus()
+    page.keyboard.press("Home")
+    here.settle()
+    least = min(row["k"] for row in rows)
+    row = next(one for one in rows if (one["beta"], one["gamma"], one["k"]) == (0, 0, least))
+    assert here.state == {"index": "faq", "beta": "0", "gamma": "0", "dims": str(least)}
+    assert f"{row['score']:.3f}" in facts.inner_text()
+    assert f"memory {100 * row['memory_bytes'] / raw['memory_bytes']:.0f} %" in facts.inner_text()
+    assert page.locator(".mark.own").count() == 2
+    page.get_by_label("γ: directions evened out").focus()
+    page.keyboard.press("End")  # nothing was measured at beta 0, gamma 1: beta follows
+    here.settle()
+    row = next(one for one in rows if (one["beta"], one["gamma"], one["k"]) == (1, 1, least))
+    assert f"{row['score']:.3f}" in facts.inner_text()
+    page.reload()
+    here.settle()
+    assert f"{row['score']:.3f}" in facts.inner_text()
+    assert page.get_by_label("β: mean removed").get_attribute("aria-valuetext") == "1"
+    page.get_by_text("As a table").click()
+    assert page.locator("tbody tr").count() == len(rows)
+
+
+def test_without_measurements_the_command_is_named(visit) -> None:
+    page = visit("whitening", index="few").page
+    assert "kexue whiten tune" in page.inner_text("main pre")
+    assert page.locator("svg").count() == 0
+
+
+# Hubness
+
+
+def test_hubness_agrees_with_the_server(visit, server) -> None:
+    here = visit("hubness", index="faq", k=5, top=4)
+    page = here.page
+    said = server.ask("v1/hubness?index=faq&k=5&top=4")
+    reading = page.locator(".reading").inner_text()
+    assert f"skewness {said['k_skewness']:.2f}" in reading
+    assert f"takes {100 * said['top20_share']:.0f} % of all places" in reading
+    assert f"found {said['max']} times" in reading
+    worst = page.get_by_role("region", name="The worst hubs").locator("tbody tr")
+    assert [row.split("\t")[0] for row in worst.all_inner_texts()] == [str(hub["count"]) for hub in said["top"]]
+    page.get_by_text("As a table").click()
+    bins = page.get_by_role("region", name="How often documents are found").locator("tbody tr")
+    assert sum(int(row.split("\t")[1]) for row in bins.all_inner_texts()) == said["n"]
+    assert page.locator("svg .column").count() == bins.count()
+    page.get_by_label("Worst listed").fill("2")
+    page.keyboard.press("Enter")
+    here.settle()
+    assert here.state["top"] == "2"
+    assert worst.count() == 2
+    page.go_back()
+    here.settle()
+    assert worst.count() == 4
+
+
+# Keys, errors, hostile texts
+
+
+def test_a_key_is_asked_for_and_forgotten(visit, guarded) -> None:
+    here = visit(at=guarded)
+    page = here.page
+    here.expect_complaint("401")
+    assert "A valid API key is needed" in page.get_by_role("alert").inner_text()
+    page.get_by_label("API key").fill("wrong")
+    page.keyboard.press("Enter")
+    here.settle()
+    here.expect_complaint("401")
+    page.get_by_label("API key").fill("reader-key")
+    page.get_by_role("button", name="Use this key").click()
+    here.settle()
+    page.keyboard.type(QUERY)
+    here.settle()
+    assert page.locator(".hit").count() == 10
+    assert page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href").find("reader-key") < 0
+    page.get_by_role("button", name="Forget the API key").click()
+    page.keyboard.press("/")
+    page.keyboard.type(" music")
+    here.settle()
+    here.expect_complaint("401")
+    assert page.get_by_label("API key").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("panel", "state", "message", "status"),
+    [
+        ("search", {"q": "dog", "index": "gone"}, "no index 'gone'", "404"),
+        ("compare", {"a": "dog", "b": "cat", "index": "gone"}, "no index 'gone'", "404"),
+        ("map", {"index": "gone"}, "no index 'gone'", "404"),
+        ("whitening", {"index": "gone"}, "no index 'gone'", "404"),
+        ("hubness", {"index": "few"}, "k", "400"),
+    ],
+)
+def test_errors_are_shown_in_place_in_the_server_s_words(visit, panel, state, message, status) -> None:
+    here = visit(panel, **state)
+    here.expect_complaint(status)
+    assert message in here.page.get_by_role("alert").inner_text()
+    assert here.page.get_by_role("button", name="Try again").is_visible()
+
+
+def test_a_server_that_is_gone_is_said_to_be(visit) -> None:
+    here = visit()
+    here.page.route("**/v1/search", lambda route: route.abort())
+    here.page.keyboard.type("dog")
+    here.settle()
+    here.expect_complaint("ERR_FAILED")
+    assert "cannot be reached" in here.page.get_by_role("alert").inner_text()
+    here.page.unroute("**/v1/search")
+    here.page.get_by_role("button", name="Try again").click()
+    here.settle()
+    assert here.page.locator(".hit").count() == 10
+
+
+def test_texts_are_never_markup(visit) -> None:
+    here = visit(q=HOSTILE, index="faq", open="t108")
+    page = here.page
+    assert page.locator(".hit .text").first.inner_text() == HOSTILE
+    assert page.locator(".hit.open svg .move").count() > 0
+    page.get_by_role("button", name="Show only <b>note</b>").click()
+    here.settle()
+    assert page.locator(".chip.on").inner_text().startswith(f"<b>note</b> = {HOSTILE[:20]}")
+    here.go("compare", index="faq", a=HOSTILE, b=HOSTILE)
+    assert page.locator(".picture text").count() > 0
+    here.go("map", index="faq", q=HOSTILE, id="t108")
+    assert page.locator(".tip").inner_text() == HOSTILE
+    here.go("hubness", index="faq", top=200)
+    assert HOSTILE in page.inner_text("main")
+    for panel in ("search", "whitening"):
+        here.go(panel, index=HOSTILE, q=HOSTILE)
+        here.expect_complaint("404")
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("main img, main script, main b").count() == 0
