@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,16 +79,8 @@ def source(tmp_path: Path, documents: list[dict[str, str]]) -> Path:
 @pytest.fixture(scope="session")
 def ray() -> Iterator[Any]:
     """Ray with two workers, as a caller would have it running already."""
-    module = pytest.importorskip("ray")
-    pytest.MonkeyPatch().setenv("RAY_USAGE_STATS_ENABLED", "0")
-    module.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=100_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
-    yield module
-    module.shutdown()
+    pytest.importorskip("ray")
+    from kexue.cluster.pool import Session
+
+    with Session("local") as session:
+        yield session.start(2)

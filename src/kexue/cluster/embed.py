@@ -168,7 +168,7 @@ def embed(
                 digests[number] = digest
                 yield number, table
 
-        pool = Pool(session, partial(_function, _opener(encoder)))
+        pool = Pool(session, partial(_function, _opener(encoder)), gpu=True)
         for number, table in pool.map(missing(), most=len(batches)):
             found[number] = facts_of(table)._replace(encoder=whose, sha256=digests[number])
             write_shard(paths[number], with_facts(table, found[number]))

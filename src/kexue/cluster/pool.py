@@ -24,7 +24,8 @@ class Session:
     """Ray for the length of a ``with`` block, started when it is first needed.
 
     A Ray the caller has initialised is used and left running; otherwise `address` is connected to, and ``"local"``
-    starts processes on this machine, which listen on 127.0.0.1 only and are gone at the end of the block.
+    starts processes on this machine, gone at the end of the block. They listen on 127.0.0.1 alone, unless `ray` had
+    been imported before: then as Ray decides. A process that has started one so is not to connect to a cluster after.
 
     Args:
         address: ``"local"``, or what ``ray.init(address)`` takes: ``"host:6379"``, ``"ray://host:10001"``, ``"auto"``.
@@ -50,6 +51,8 @@ class Session:
         """The module `ray`, initialised; a local one with room for `most` workers, as far as there are cores."""
         if self._ray is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            if self._address == "local":  # read when ray is imported; without it every interface is listened on
+                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             ray = import_optional("ray", extra="cluster")
             if not ray.is_initialized():
                 self._init(ray, most)
@@ -79,21 +82,23 @@ class Pool:
     Args:
         session: where.
         make: called once in each worker, at its first item; returns the function.
+        gpu: give each worker a GPU, where the cluster has any.
 
     Attributes:
         retried: items given to another worker because theirs died.
     """
 
-    def __init__(self, session: Session, make: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(self, session: Session, make: Callable[[], Callable[[Any], Any]], *, gpu: bool = False) -> None:
         self._session = session
         self._make = make
+        self._gpu = gpu
         self.retried = 0
 
     def map(self, jobs: Iterable[Job], *, most: int) -> Iterator[Job]:
         """Yield (number, function(item)) for each (number, item), in the order they finish.
 
-        Every worker has one item at a time, so that as few are in memory. One worker a GPU where the cluster has any,
-        else one a free core, `most` at most. Nothing is started where there are no jobs.
+        Every worker has one item at a time, so that as few are in memory. One worker a free core, or GPU, and `most`
+        at most. Nothing is started where there are no jobs.
 
         Raises:
             RetryError: an item's workers died 3 times. What the function raises, comes out as it is.
@@ -103,7 +108,7 @@ class Pool:
         if first is None:
             return
         ray = self._session.start(most)
-        resources, count = _share(ray, most)
+        resources, count = _share(ray, most, self._gpu)
         make = ray.put(self._make)
         create = ray.remote(_Worker).options(**resources).remote
         again, tries = [first], dict[int, list[BaseException]]()
@@ -154,9 +159,9 @@ class _Worker:
         return self._function(item)
 
 
-def _share(ray: Any, most: int) -> tuple[dict[str, int], int]:
+def _share(ray: Any, most: int, gpu: bool) -> tuple[dict[str, int], int]:
     """What a worker asks of the cluster, and how many to start."""
-    kind = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
+    kind = "GPU" if gpu and ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
     free = int(ray.available_resources().get(kind, 0))
     return {"num_cpus": 1, "num_gpus": int(kind == "GPU")}, max(1, min(most, free))
 
