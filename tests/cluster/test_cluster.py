@@ -239,12 +239,21 @@ def test_a_driver_killed_midway_leaves_whole_shards_to_go_on_from(ray, tmp_path)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         driver.stdout.close()
-        shutil.rmtree(folder, ignore_errors=True)  # a killed process cannot
+        _remove(folder)  # a killed process cannot
     [first] = out.glob("part-*")
     before = first.read_bytes()
     assert embed_files(source, out, encoder=Slow()).resumed == 1
     assert first.read_bytes() == before
     assert np.array_equal(vectors_of(out), Slow().encode(source.read_text().splitlines()))
+
+
+def _remove(folder: str) -> None:
+    """Also while the last processes still write their logs there."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not Path(folder).exists():
+            return
+        time.sleep(0.05)
 
 
 _LOCAL = """
