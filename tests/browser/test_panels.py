@@ -288,6 +288,15 @@ def test_the_map_tells_the_text_under_the_pointer_and_of_the_list(visit, server)
     page.reload()
     here.settle()
     assert tip.inner_text() == far["text"]
+    page.get_by_role("button", name="Show everything").click()
+    high = max(points, key=lambda point: point["y"])
+    spans = [[point[axis] for point in points] for axis in "xy"]
+    fit = 0.92 * min(box[side] / (max(span) - min(span)) for side, span in zip(("width", "height"), spans, strict=True))
+    at = [fit * (high[axis] - (max(span) + min(span)) / 2) for axis, span in zip("xy", spans, strict=True)]
+    page.mouse.move(box["x"] + box["width"] / 2 + at[0], box["y"] + box["height"] / 2 - at[1])
+    assert tip.inner_text() == high["text"]
+    page.mouse.move(0, 0)
+    here.go("map", index="faq", view=f"{far['x']},{far['y']},50")
     link = page.locator(".points a").first
     link.focus()
     assert tip.inner_text() == link.inner_text()
@@ -328,6 +337,37 @@ def test_sliders_pick_measured_rows(visit, server) -> None:
     assert page.get_by_label("β: mean removed").get_attribute("aria-valuetext") == "1"
     page.get_by_text("As a table").click()
     assert page.locator("tbody tr").count() == len(rows)
+
+
+def test_the_nearest_measured_row_stands_for_what_was_not_measured(visit) -> None:
+    grid = [(0, 0), (1, 0), (1, 0.5), (1, 1)]
+    rows = [
+        {
+            "beta": beta,
+            "gamma": gamma,
+            "k": k,
+            "score": k / 1000 + beta / 100 + gamma / 10,
+            "metric": "MRR",
+            "memory_bytes": k,
+        }
+        for beta, gamma in grid
+        for k in (16, 32, 64, 128)
+    ]
+    here = visit()
+    page = here.page
+    page.route("**/v1/indexes/faq/whitening", lambda route: route.fulfill(json={"rows": rows}))
+    here.go("whitening", index="faq", beta=0.9, gamma=0.6, dims=70)
+    facts = page.locator(".meaning")
+    assert "MRR\n0.124" in facts.inner_text()  # 1, 0.5, 64
+    page.get_by_label("γ: directions evened out").focus()
+    page.keyboard.press("End")
+    here.settle()
+    assert here.state == {"index": "faq", "beta": "1", "gamma": "1", "dims": "64"}
+    page.get_by_label("β: mean removed").focus()
+    page.keyboard.press("Home")
+    here.settle()
+    assert here.state == {"index": "faq", "beta": "0", "gamma": "0", "dims": "64"}
+    assert "MRR\n0.064" in facts.inner_text()
 
 
 def test_without_measurements_the_command_is_named(visit) -> None:

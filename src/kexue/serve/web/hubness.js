@@ -133,7 +133,7 @@ export function mount(root, { set }) {
           t("worstCaption", { k: report.k, n: report.top.length }),
           [t("timesFound"), t("text"), t("id")],
           report.top.map(({ id, count, text }) => [number(count), text, id]),
-          { numeric: [0], wide: [2] },
+          { numeric: [0], wide: [1, 2] },
         ),
       ),
       fold(
