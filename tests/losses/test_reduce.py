@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kexue.losses._reduce import check_reduction, masked_logsumexp, reduce, upcast
+from kexue.losses._reduce import check_reduction, masked_logsumexp, reduce, full_precision
 
 
 def test_reductions_count_only_what_is_kept():
@@ -26,9 +26,9 @@ def test_wrong_reduction_and_dtype_are_named():
     with pytest.raises(ValueError, match="'average'"):
         check_reduction("average")
     with pytest.raises(TypeError, match="int64"):
-        upcast(torch.zeros(3, dtype=torch.int64))
-    assert upcast(torch.zeros(3, dtype=torch.bfloat16)).dtype == torch.float32
-    assert upcast(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
+        full_precision(torch.zeros(3, dtype=torch.int64))
+    assert full_precision(torch.zeros(3, dtype=torch.bfloat16)).dtype == torch.float32
+    assert full_precision(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_masked_logsumexp_is_logsumexp_of_the_kept_and_safe_without_any():

@@ -16,12 +16,12 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
 
 
-def eager() -> bool:
+def in_eager() -> bool:
     """Whether checks may read the values of tensors: not while torch.compile traces."""
     return not torch.compiler.is_compiling()
 
 
-def upcast(scores: Tensor, name: str = "scores") -> Tensor:
+def full_precision(scores: Tensor, name: str = "scores") -> Tensor:
     """float16 and bfloat16 to float32, wider floats as they are; TypeError for anything else.
 
     Autocast leaves elementwise functions in the dtype it is given; only matrix products need
@@ -33,9 +33,10 @@ def upcast(scores: Tensor, name: str = "scores") -> Tensor:
 
 
 def masked_logsumexp(scores: Tensor, keep: Tensor, dim: int = -1) -> Tensor:
-    """log sum exp over the entries where `keep` (bool, same shape) is True; over none, or only -inf, -inf with gradient 0.
+    """log sum exp over the entries where `keep` (bool, same shape) is True; over none, -inf with gradient 0.
 
-    Plain logsumexp of nothing but -inf has gradient NaN, which no later masking undoes.
+    Entries of -inf count as not kept. Plain logsumexp over nothing but -inf has gradient NaN, which no later masking
+    undoes.
     """
     keep = keep & (scores != -torch.inf)
     empty = ~keep.any(dim, keepdim=True)
