@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+import httpx
 import numpy as np
 import pytest
 
@@ -13,28 +14,33 @@ from kexue.similarity import Whitening
 def test_the_openai_client_gets_the_vectors_of_the_encoder(listen, indexes, encoder) -> None:
     openai = pytest.importorskip("openai")
     server = listen(indexes=indexes[:1])
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
-    texts = ["the dog runs", "a cat", "the dog runs"]
-    found = client.embeddings.create(model=client.models.list().data[0].id, input=texts)  # asks for base64
-    np.testing.assert_allclose([one.embedding for one in found.data], encoder.encode(texts), atol=1e-6)
-    assert [one.index for one in found.data] == [0, 1, 2]
-    assert found.usage.prompt_tokens == sum(encoder.count_tokens(texts))
-    plain = client.embeddings.create(model=found.model, input=texts[0], encoding_format="float")
-    np.testing.assert_allclose(plain.data[0].embedding, encoder.encode(texts[:1])[0], atol=1e-6)
-    with pytest.raises(openai.NotFoundError, match="text-embedding-3-small"):
-        client.embeddings.create(model="text-embedding-3-small", input="x")
-    with pytest.raises(openai.BadRequestError, match="empty"):
-        client.embeddings.create(model=found.model, input="")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        texts = ["the dog runs", "a cat", "the dog runs"]
+        found = client.embeddings.create(model=client.models.list().data[0].id, input=texts)  # asks for base64
+        np.testing.assert_allclose([one.embedding for one in found.data], encoder.encode(texts), atol=1e-6)
+        assert [one.index for one in found.data] == [0, 1, 2]
+        assert found.usage.prompt_tokens == sum(encoder.count_tokens(texts))
+        plain = client.embeddings.create(model=found.model, input=texts[0], encoding_format="float")
+        np.testing.assert_allclose(plain.data[0].embedding, encoder.encode(texts[:1])[0], atol=1e-6)
+        with pytest.raises(openai.NotFoundError, match="text-embedding-3-small"):
+            client.embeddings.create(model="text-embedding-3-small", input="x")
+        with pytest.raises(openai.BadRequestError, match="empty"):
+            client.embeddings.create(model=found.model, input="")
 
 
 def test_langchain_as_it_is_configured_for_other_servers(listen, tiny_model, encoder, texts) -> None:
     langchain = pytest.importorskip("langchain_openai")
     server = listen(models=[f"text-embedding-3-small={tiny_model}"])
-    embeddings = langchain.OpenAIEmbeddings(
-        model="text-embedding-3-small", base_url=f"{server.url}/v1", api_key="none", check_embedding_ctx_length=False
-    )
-    np.testing.assert_allclose(embeddings.embed_documents(texts[:3]), encoder.encode(texts[:3]), atol=1e-6)
-    np.testing.assert_allclose(embeddings.embed_query("a cat"), encoder.encode(["a cat"])[0], atol=1e-6)
+    with httpx.Client() as http:
+        embeddings = langchain.OpenAIEmbeddings(
+            model="text-embedding-3-small",
+            base_url=f"{server.url}/v1",
+            api_key="none",
+            check_embedding_ctx_length=False,
+            http_client=http,
+        )
+        np.testing.assert_allclose(embeddings.embed_documents(texts[:3]), encoder.encode(texts[:3]), atol=1e-6)
+        np.testing.assert_allclose(embeddings.embed_query("a cat"), encoder.encode(["a cat"])[0], atol=1e-6)
 
 
 def test_token_ids_are_texts(client, encoder) -> None:
@@ -54,8 +60,6 @@ def test_base64_is_little_endian_float32(client, encoder) -> None:
 
 
 def test_dimensions_by_whitening_or_by_cutting(listen, indexes, tiny_model, encoder, texts) -> None:
-    import httpx
-
     vectors = encoder.encode(texts)
     whitening = Whitening.preset("pca", 8).fit(vectors)
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731

@@ -118,6 +118,7 @@ def test_paths_lead_nowhere_else(client, path) -> None:
 
 def test_texts_and_keys_stay_out_of_the_log(indexes, caplog) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="kexue.serve")  # the command line quietens it, in other tests too
     for log_texts in (False, True):
         caplog.clear()
         settings = Settings(indexes=indexes, api_keys=KEYS, log_texts=log_texts)

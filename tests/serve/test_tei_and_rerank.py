@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import numpy as np
 import pytest
 
@@ -67,8 +68,9 @@ def test_rerank_in_both_shapes(client, encoder) -> None:
 def test_the_cohere_client(listen, tiny_model, encoder) -> None:
     cohere = pytest.importorskip("cohere")
     server = listen(models=[tiny_model])
-    client = cohere.ClientV2("none", base_url=server.url)
-    found = client.rerank(model="wrd", query="the dog runs", documents=DOCUMENTS, top_n=1)
+    with httpx.Client() as http:
+        client = cohere.ClientV2("none", base_url=server.url, httpx_client=http)
+        found = client.rerank(model="wrd", query="the dog runs", documents=DOCUMENTS, top_n=1)
     scores = TransportReranker(encoder).rerank("the dog runs", DOCUMENTS).scores
     assert found.results[0].index == int(scores.argmax())
     assert found.results[0].relevance_score == pytest.approx(scores.max(), abs=1e-6)
