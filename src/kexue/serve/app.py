@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,29 +15,13 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 import kexue
-from kexue.serve import errors, native, openai, operations, overview, rerank, tei
+from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
 from kexue.serve.metrics import Measure, Metrics
 from kexue.serve.security import Door
 from kexue.serve.settings import Settings
 from kexue.serve.state import Service
 
 WEB = Path(__file__).parent / "web"
-_ERROR: dict[str, Any] = {"content": {"application/json": {"schema": {"type": "object"}}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, **_ERROR}
-    for status, text in {
-        400: "Empty or malformed.",
-        401: "No valid key.",
-        403: "The key may not do this.",
-        404: "No model or index of this name.",
-        413: "Too large.",
-        422: "Cannot be tokenised.",
-        424: "The model failed.",
-        429: "Busy; see Retry-After.",
-        503: "Not ready.",
-        507: "No room on the disk.",
-    }.items()
-}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,7 +37,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Service(settings, metrics) as service:
+        async with AsyncExitStack() as stack:
+            try:
+                service = await stack.enter_async_context(Service(settings, metrics))
+            except Exception as error:
+                app.state.failure = error
+                raise
             for name, served in service.indexes.items():
                 metrics.vectors.labels(name).set(len(served.index))
             app.state.service = service
@@ -66,12 +55,14 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        responses=_REFUSALS,
     )
     app.state.metrics = metrics
+    app.state.failure = None
     errors.install(app)
-    for dialect in (openai, rerank, tei, native, overview, operations):
-        app.include_router(dialect.router)
+    for dialect in (openai, rerank, native, overview):
+        app.include_router(dialect.router, responses=examples.refusals())
+    app.include_router(tei.router, responses=examples.refusals(tei=True, openai=False))
+    app.include_router(operations.router)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -86,14 +77,25 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests under way are finished first, for up to half a minute."""
+    """Serve until SIGTERM or Ctrl-C; requests under way are finished first, for up to half a minute.
+
+    Raises:
+        Exception: what kept a model or index from being loaded.
+    """
     level = os.environ.get("KEXUE_LOG", "warning").lower()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_level=level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
+    app = create_app(settings)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level=level,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
+    except SystemExit:
+        if app.state.failure is None:
+            raise
+        raise app.state.failure from None

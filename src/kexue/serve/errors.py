@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,11 +92,19 @@ def install(app: FastAPI) -> None:
     """Answer every error of the app in its dialect."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
-        return response(request, translated(error))
+        found = translated(error)
+        service = getattr(request.app.state, "service", None)
+        for name, served in service.indexes.items() if service else ():
+            if os.sep in served.path:  # where files lie is nobody's business
+                found.message = found.message.replace(served.path, name)
+        return response(request, found)
 
     async def malformed(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first: Mapping[str, Any] = error.errors()[0]
+        if first["type"] == "json_invalid":
+            where = f"the body is no JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
+            return response(request, ApiError(400, where))
         where = ".".join(str(part) for part in first["loc"][1:])
         message = f"{where}: {first['msg']}" if where else str(first["msg"])
         return response(request, ApiError(400, message, param=where or None))

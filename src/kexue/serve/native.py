@@ -5,29 +5,44 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from pydantic import Field
 
 from kexue.search import Hit, TransportReranker
+from kexue.serve import examples
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Served, Timing
-from kexue.serve.wire import MAX_INPUTS, Fields, Here, check, check_text, check_texts, headers_of, reply, usage
+from kexue.serve.wire import (
+    MAX_INPUTS,
+    Fields,
+    Here,
+    check,
+    check_filter,
+    check_metadata,
+    check_text,
+    check_texts,
+    headers_of,
+    reply,
+    usage,
+)
 from kexue.similarity import Explanation, hubness_report, pair_cosine
 
 router = APIRouter(tags=["kexue"])
 _LOG = logging.getLogger("kexue.serve")
 _MOST_HITS = 1000
+_Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # their squares are within float32
+_Count = Annotated[int, Query(ge=1, le=_MOST_HITS)]
 
 
 class SearchRequest(Fields):
     """A question as text, or as a vector of the index's encoder."""
 
     query: str | None = Field(None, examples=["how long does a refund take"])
-    vector: list[float] | None = None
+    vector: list[_Number] | None = None
     index: str | None = Field(None, description="Name of an index; the first one when left out.")
     top_k: int = Field(10, ge=1, le=_MOST_HITS)
     filter: dict[str, Any] | None = Field(None, examples=[{"lang": "en", "year": {"ge": 2020}}])
@@ -54,7 +69,7 @@ class UpsertRequest(Fields):
 class DeleteRequest(Fields):
     """Which documents to remove: by id, or those a filter matches."""
 
-    ids: list[str] | None = None
+    ids: list[str] | None = Field(None, examples=[["17", "18"]])
     filter: dict[str, Any] | None = None
 
 
@@ -67,10 +82,11 @@ class CompareRequest(Fields):
     index: str | None = None
 
 
-@router.post("/v1/search")
+@router.post("/v1/search", responses=examples.SEARCH)
 async def search(body: SearchRequest, service: Here) -> Response:
     """The documents nearest in meaning, each with what its score means."""
     check(service, body)
+    check_filter(body.filter)
     served = service.served(body.index)
     start = time.perf_counter()
     rerank = None if body.rerank in (None, "none") else body.rerank
@@ -132,22 +148,22 @@ def explanation_record(explanation: Explanation) -> dict[str, Any]:
     return explanation._asdict() | {"pairs": [pair._asdict() for pair in explanation.pairs]}
 
 
-@router.get("/v1/indexes")
+@router.get("/v1/indexes", responses=examples.INDEXES)
 async def indexes(service: Here) -> Response:
     """The indexes that are served."""
     names = [{"name": name, "documents": len(served.index)} for name, served in service.indexes.items()]
     return reply({"indexes": names})
 
 
-@router.get("/v1/indexes/{name}")
+@router.get("/v1/indexes/{name}", responses=examples.INDEX)
 async def index(name: str, service: Here) -> Response:
     """What an index holds."""
     served = service.served(name)
     record = asdict(await service.work(served.index.info))
-    return reply(record | {"index": name, "model": {**record["model"], "reference": None}})
+    return reply(record | {"index": name, "model": {**record["model"], "reference": None, "id": served.model.id}})
 
 
-@router.post("/v1/indexes/{name}/documents")
+@router.post("/v1/indexes/{name}/documents", responses=examples.UPSERT)
 async def upsert(name: str, body: UpsertRequest, service: Here) -> Response:
     """Add or replace documents; the answer comes when they are durable."""
     check(service, body)
@@ -160,7 +176,7 @@ async def upsert(name: str, body: UpsertRequest, service: Here) -> Response:
         raise ApiError(400, "give every document an id, or none of them.", param="documents")
     prompts = served.model.encoder.prompts
     found = await served.model.embed(texts, prompt=next((n for n in ("document", "passage") if n in prompts), None))
-    metadata = [document.metadata for document in documents]
+    metadata = [check_metadata(document.metadata, f"documents[{n}].metadata") for n, document in enumerate(documents)]
     async with served.writing:
         report, named, total = await service.work(_add, served, texts, ids, metadata, found.vectors)
     service.metrics.vectors.labels(name).set(total)
@@ -176,7 +192,7 @@ def _add(served: Served, texts: list[str], ids: list[Any], metadata: list[Any], 
     return report, [row.id for row in rows], len(served.index)
 
 
-@router.delete("/v1/indexes/{name}/documents")
+@router.delete("/v1/indexes/{name}/documents", responses=examples.DELETE)
 async def delete(name: str, body: DeleteRequest, service: Here) -> Response:
     """Remove documents by id or by filter."""
     check(service, body)
@@ -185,6 +201,7 @@ async def delete(name: str, body: DeleteRequest, service: Here) -> Response:
         raise ApiError(400, "give either ids or filter; an empty filter {} removes everything.", param="ids")
     if body.ids is not None and len(body.ids) > 10 * MAX_INPUTS:
         raise ApiError(413, f"at most {10 * MAX_INPUTS:,} ids are taken at a time.", param="ids")
+    check_filter(body.filter)
 
     def work() -> dict[str, Any]:
         missing: list[str] = []
@@ -200,7 +217,7 @@ async def delete(name: str, body: DeleteRequest, service: Here) -> Response:
     return reply(record)
 
 
-@router.post("/v1/compare")
+@router.post("/v1/compare", responses=examples.COMPARE)
 async def compare(body: CompareRequest, service: Here) -> Response:
     """How alike two texts are, and which word was matched with which."""
     check(service, body)
@@ -233,12 +250,10 @@ def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> dict[
     }
 
 
-@router.get("/v1/hubness")
-async def hubness(service: Here, index: str | None = None, k: int = 10, top: int = 20) -> Response:
+@router.get("/v1/hubness", responses=examples.HUBNESS)
+async def hubness(service: Here, index: str | None = None, k: _Count = 10, top: _Count = 20) -> Response:
     """How unevenly documents are found, and which are found too often."""
     served = service.served(index)
-    if not (1 <= k <= 1000 and 1 <= top <= 1000):
-        raise ApiError(400, "k and top must be between 1 and 1000.", param="k")
     return reply(await service.cached(served, ("hubness", k, top), lambda: _hubness(served, k, top)))
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import Field
 
+from kexue.serve import examples
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Model
 from kexue.serve.wire import Fields, Here, check, check_texts, reply, timing_headers, usage
@@ -31,7 +32,7 @@ class EmbeddingsRequest(Fields):
     input_type: Literal["query", "document"] | None = None
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", responses=examples.EMBEDDINGS)
 @router.post("/embeddings", include_in_schema=False)
 async def embeddings(body: EmbeddingsRequest, service: Here) -> Response:
     """Vectors of texts, in their order."""
@@ -82,7 +83,7 @@ def _framed(ids: list[int], model: Model, place: int) -> np.ndarray[Any, Any]:
     return np.concatenate([first, row[:room], last])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=examples.MODELS)
 async def models(service: Here) -> Response:
     """What is served, and what `dimensions` does to each."""
     records = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from kexue.search import Index
-from kexue.serve.errors import ApiError
+from kexue.serve import examples
 from kexue.serve.state import Served
 from kexue.serve.wire import Here, reply
 from kexue.similarity import Whitening, known_item
@@ -23,12 +23,10 @@ _GRID = ((0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (1.0, 1.0))
 _SIZES = (16, 32, 64, 128, 256, 384, 512, 768, 1024)
 
 
-@router.get("/v1/indexes/{name}/map")
-async def corpus_map(name: str, service: Here, sample: int = _MAP) -> Response:
+@router.get("/v1/indexes/{name}/map", responses=examples.MAP)
+async def corpus_map(name: str, service: Here, sample: Annotated[int, Query(ge=1, le=10 * _MAP)] = _MAP) -> Response:
     """Documents in the plane of the two directions in which their vectors vary most."""
     served = service.served(name)
-    if not 1 <= sample <= 10 * _MAP:
-        raise ApiError(400, f"sample must be between 1 and {10 * _MAP:,}, got {sample}.", param="sample")
     return reply(await service.cached(served, ("map", sample), lambda: _map(served.index, sample)))
 
 
@@ -48,7 +46,7 @@ def _map(index: Index, sample: int) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/indexes/{name}/whitening")
+@router.get("/v1/indexes/{name}/whitening", responses=examples.WHITENING)
 async def whitenings(name: str, service: Here) -> Response:
     """Quality and memory of whitenings with other beta, gamma and k, measured on the documents themselves.
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from kexue.serve import examples
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Service
 from kexue.serve.wire import Fields, Here, check, check_text, check_texts, reply, usage
@@ -41,9 +42,9 @@ class RerankRequest(Fields):
     truncation_direction: Literal["left", "right", "Left", "Right"] = "right"
 
 
-@router.post("/v1/rerank")
-@router.post("/v2/rerank")
-@router.post("/rerank")
+@router.post("/v1/rerank", responses=examples.RERANK)
+@router.post("/v2/rerank", responses=examples.RERANK)
+@router.post("/rerank", responses=examples.RERANK_OR_TEI | examples.refusals(tei=True))
 async def rerank(body: RerankRequest, service: Here, request: Request) -> Response:
     """Documents by how well they answer the query, best first."""
     tei = request.state.tei = body.texts is not None and request.url.path == "/rerank"
@@ -74,7 +75,7 @@ async def rerank(body: RerankRequest, service: Here, request: Request) -> Respon
             "model": name,
             "results": results,
             "meta": {
-                "api_version": {"version": request.url.path.split("/")[1].removeprefix("v") or "1"},
+                "api_version": {"version": "2" if request.url.path == "/v2/rerank" else "1"},
                 "billed_units": {"search_units": 1},
                 "tokens": {"input_tokens": sum(tokens)},
             },

@@ -72,7 +72,7 @@ class Door:
 
     def _refused(self, request: Request) -> ApiError | None:
         length = request.headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > self.max_body:
+        if not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self.max_body:
             return _too_large(self.max_body)
         path = request.url.path
         if not self.keys or path in OPEN or path.startswith("/web/") or request.method == "OPTIONS":

@@ -57,6 +57,12 @@ class Model:
     whitening: Whitening | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def id(self) -> str:
+        """The encoder's, without the folder it was loaded from."""
+        given = self.encoder.model_id
+        return Path(given).name if Path(given).is_absolute() else given
+
     async def embed(
         self,
         inputs: Sequence[str] | Sequence[np.ndarray[Any, Any]],

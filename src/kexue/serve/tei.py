@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 import kexue
+from kexue.serve import examples
 from kexue.serve.wire import MAX_INPUTS, Fields, Here, check, check_text, check_texts, reply, timing_headers
 from kexue.similarity import pair_cosine
 
@@ -54,7 +55,7 @@ def _may_cut(how: EmbedRequest | Parameters) -> bool:
     return how.truncate and how.truncation_direction.lower() == "right"
 
 
-@router.post("/embed")
+@router.post("/embed", responses=examples.EMBED)
 async def embed(body: EmbedRequest, service: Here) -> Response:
     """Vectors of texts, in their order."""
     check(service, body)
@@ -67,7 +68,7 @@ async def embed(body: EmbedRequest, service: Here) -> Response:
     return reply(found.vectors, timing_headers(model, found, sum(map(len, texts))))
 
 
-@router.post("/similarity")
+@router.post("/similarity", responses=examples.SIMILARITY)
 async def similarity(body: SimilarityRequest, service: Here) -> Response:
     """Cosine of one sentence with each of several."""
     check(service, body)
@@ -82,14 +83,14 @@ async def similarity(body: SimilarityRequest, service: Here) -> Response:
     return reply(cosines.tolist(), timing_headers(model, found, len(asked) + sum(map(len, given))))
 
 
-@router.get("/info")
+@router.get("/info", responses=examples.INFO)
 async def info(service: Here) -> Response:
     """What is served, in TEI's words."""
     model, settings = service.model(None), service.settings
     encoder = model.encoder
     return reply(
         {
-            "model_id": encoder.model_id,
+            "model_id": model.id,
             "model_sha": encoder.fingerprint,
             "model_dtype": encoder.dtype,
             "served_model_name": model.name,

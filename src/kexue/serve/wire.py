@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -9,10 +11,12 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
+from kexue.search.filters import conditions
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Embedded, Model, Service, Timing
 
 MAX_INPUTS = 2048  # texts of one request
+_MAX_CONDITIONS = 100  # of a filter; SQL gives up at some hundreds
 Body = TypeVar("Body", bound="Fields")
 
 
@@ -58,6 +62,27 @@ def check_text(text: str, field: str) -> None:
         raise ApiError(422, f"{field} is no valid Unicode: it holds half a surrogate pair.", param=field)
 
 
+def check_filter(filter: Mapping[str, Any] | None) -> None:
+    """Refuse a filter that is not legal, has too many conditions, or names a field and asks nothing of it."""
+    try:
+        found = conditions(filter or {})
+    except (ValueError, OverflowError) as error:
+        raise ApiError(400, str(error), param="filter") from None
+    if idle := next((field for field, wanted in (filter or {}).items() if wanted == []), None):
+        raise ApiError(400, f"the filter on {idle!r} is an empty list, which everything passes.", param="filter")
+    if len(found) > _MAX_CONDITIONS:
+        raise ApiError(400, f"filter has {len(found)} conditions, at most {_MAX_CONDITIONS}.", param="filter")
+
+
+def check_metadata(metadata: dict[str, Any] | None, field: str) -> dict[str, Any] | None:
+    """Refuse what many a client could not read back: whole numbers beyond 64 bits, and nesting beyond 254."""
+    try:
+        orjson.dumps(metadata)
+    except orjson.JSONEncodeError as error:
+        raise ApiError(400, f"{field} cannot be written as JSON: {error}.", param=field) from None
+    return metadata
+
+
 def timing_headers(model: Model, found: Embedded, characters: int) -> dict[str, str]:
     """What TEI tells of a request, times in milliseconds."""
     return headers_of(str(model.encoder.device.type), found.timing, sum(found.tokens), characters)
@@ -86,5 +111,8 @@ def usage(tokens: list[int]) -> dict[str, int]:
 
 def reply(content: Any, headers: dict[str, str] | None = None) -> Response:
     """JSON, also of numpy arrays; NaN becomes null."""
-    data = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        data = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # metadata from elsewhere that `check_metadata` would refuse
+        data = json.dumps(content, default=lambda array: array.tolist()).encode()
     return Response(data, media_type="application/json", headers=headers)
