@@ -131,7 +131,7 @@ METHODS: tuple[Method, ...] = (
             "nn: VectorQuantizer rotate_to"),
     _method("retry", "More elegant retry code in Python",
             "旁门左道之如何让Python的重试代码更加优雅", 9938, "2024-01-14",
-            "retry: Retry AsyncRetry retry"),
+            "retry: Retry AsyncRetry retry", "working"),
     _method("ddim", "Diffusion models (4): DDIM as DDPM seen from higher up",
             "生成扩散模型漫谈(四):DDIM = 高观点DDPM", 9181, "2022-07-27",
             "generative.diffusion: ddim_step Diffusion"),

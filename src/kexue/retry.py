@@ -1,0 +1,350 @@
+"""Try a block of code again, in place: ``for attempt in Retry(3): with attempt: ...``; also async, and as a decorator.
+
+The loop runs the body until it ends without an error or the tries are used up; between tries (never after the last) it
+sleeps. Because the body stays where it is, its variables stay in the surrounding scope. Standard library only.
+
+Never wrap one rank's share of a collective call: a rank that retries alone leaves the others waiting.
+
+Source: kexue.fm/archives/9938. Difference: there every exception is swallowed; here only those of `exceptions`, and
+KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError always pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import wraps
+from itertools import islice
+from types import TracebackType
+from typing import Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
+
+from kexue.errors import RetryError
+
+__all__ = ["AsyncRetry", "Retry", "retry"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Delay = float | Iterable[float] | Callable[[int, BaseException], float]
+Kinds = type[Exception] | tuple[type[Exception], ...]
+OnError = Callable[[Any, BaseException], object] | Literal["log"] | None
+
+_ANY: tuple[type[Exception], ...] = (Exception,)
+_LOG = logging.getLogger(__name__)
+_RANDOM = random.SystemRandom()  # no state to share: forked workers must not wait in step
+_IDLE, _START, _READY, _INSIDE, _FAILED, _OVER = range(6)
+
+
+class _AgainError(RetryError):
+    """What `fail` raises; `owner` is the loop that shall try again."""
+
+    def __init__(self, reason: str, owner: _Tries) -> None:
+        super().__init__(reason, tries=owner.tries)
+        self.owner = owner
+
+
+class _Tries:
+    """Counting, waiting and judging of errors; the subclasses add the protocols of `for` and `with`."""
+
+    _sleep: Callable[[float], Any]
+
+    def __init__(
+        self,
+        max_tries: int | None = 5,
+        *,
+        delay: Delay = 2.0,
+        backoff: float = 1.0,
+        max_delay: float | None = None,
+        jitter: float = 0.0,
+        exceptions: Kinds = _ANY,
+        give_up: Kinds = (),
+        reraise: bool = False,
+        on_error: OnError = "log",
+        timeout: float | None = None,
+        sleep: Callable[[float], Any] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_tries is None:
+            if timeout is None and exceptions == _ANY:
+                raise ValueError("max_tries=None would try for ever: give a timeout, or name the exceptions to retry")
+        elif not isinstance(max_tries, int):
+            raise TypeError(f"max_tries must be an int or None, got {max_tries!r} (a decorator is written @retry())")
+        elif max_tries < 1:
+            raise ValueError(f"max_tries must be >= 1 or None, got {max_tries}")
+        if not (type(delay) is float and delay >= 0):
+            delay = _checked_delay(delay)
+        if not (backoff > 0 and jitter >= 0 and (max_delay is None or max_delay >= 0)):
+            got = f"{backoff=}, {jitter=}, {max_delay=}"
+            raise ValueError(f"expected backoff > 0, jitter >= 0, max_delay >= 0; got {got}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be > 0 seconds or None, got {timeout}")
+        if on_error is not None and on_error != "log" and not callable(on_error):
+            raise ValueError(f'on_error must be "log", None or callable(attempt, exception), got {on_error!r}')
+        self.max_tries = max_tries
+        self._delay = delay
+        self._backoff = backoff
+        self._max_delay = max_delay
+        self._jitter = jitter
+        self._exceptions = _ANY if exceptions is _ANY else _kinds(exceptions, "exceptions")
+        self._give_up = give_up and _kinds(give_up, "give_up")
+        self._reraise = reraise
+        self._on_error = on_error
+        self._timeout = timeout
+        self._sleep = sleep
+        self._clock = clock
+        self._begin()
+        self._state = _IDLE
+
+    def _begin(self) -> Self:
+        self.allright = False
+        self.tries = 0
+        self.exceptions: list[BaseException] = []
+        self.last_exception: BaseException | None = None
+        self._end: float | None = None
+        self._state = _START
+        self._began = self._clock()
+        return self
+
+    @property
+    def index(self) -> int:
+        """Number of the current try, from 0; -1 before the first."""
+        return self.tries - 1
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the start of the loop to its end, or to now."""
+        return (self._clock() if self._end is None else self._end) - self._began
+
+    def fail(self, reason: str = "asked to try again") -> NoReturn:
+        """Leave the body and count this try as failed, whatever `exceptions` says."""
+        raise _AgainError(reason, self)
+
+    def _advance(self) -> float | None:
+        """Turn to the next try: the pause before it, None for the first one. StopIteration when there is none."""
+        state, pause = self._state, None
+        if state != _START:
+            if state == _OVER:
+                raise StopIteration
+            if state != _FAILED:
+                raise RuntimeError("a turn of the loop without its `with attempt:` block: put the body in it")
+            pause = self._pause()
+        self._state = _READY
+        self.tries += 1
+        return pause
+
+    def _enter(self) -> Self:
+        if self._state != _READY:
+            raise RuntimeError("enter an attempt once in each turn of its loop: for attempt in Retry(): with attempt:")
+        self._state = _INSIDE
+        return self
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Judge how the body ended; True swallows the error."""
+        if error is None:
+            self.allright = True
+            self._state = _OVER
+            self._end = self._clock()
+            return False
+        retried = self._retries(error)
+        last = not retried or self.tries == self.max_tries or self._late()
+        self._state = _OVER if last else _FAILED
+        if last:
+            self._end = self._clock()
+        if not retried:
+            return False
+        self.exceptions.append(error)
+        self.last_exception = error
+        if self._on_error == "log":
+            of = f" of {self.max_tries}" if self.max_tries else ""
+            _LOG.warning("try %d%s failed%s: %r", self.tries, of, ", giving up" if last else "", error)
+        elif self._on_error is not None:
+            self._on_error(self, error)
+        return not (last and self._reraise)
+
+    def _late(self) -> bool:
+        return self._timeout is not None and self.elapsed >= self._timeout
+
+    def _retries(self, error: BaseException) -> bool:
+        if isinstance(error, _AgainError):
+            return error.owner is self  # an outer loop's `fail` passes through the inner one
+        return isinstance(error, self._exceptions) and not isinstance(error, self._give_up)
+
+    def _pause(self) -> float:
+        """Seconds after the failed try `index`: delay * backoff ** index, at most max_delay, plus U(0, jitter)."""
+        base = self._delay
+        if isinstance(base, tuple):
+            base = base[min(self.index, len(base) - 1)]
+        elif callable(base):
+            base = _seconds(base(self.index, cast("BaseException", self.last_exception)))
+        try:
+            pause = cast("float", base) * self._backoff**self.index
+        except OverflowError:
+            pause = math.inf if base else 0.0
+        if self._max_delay is not None:
+            pause = min(pause, self._max_delay)
+        if self._jitter:
+            pause += _RANDOM.uniform(0, self._jitter)
+        if self._timeout is not None:
+            pause = max(0.0, min(pause, self._timeout - self.elapsed))
+        return pause
+
+    def _error(self) -> RetryError:
+        what = f"all {self.tries} tries failed, the last with {self.last_exception!r}"
+        return RetryError(what, exceptions=self.exceptions, tries=self.tries)
+
+
+class Retry(_Tries):
+    """Retry a block: ``for attempt in Retry(3):`` around ``with attempt:`` around the body.
+
+    The loop ends after the first body that raises nothing (`break`, `continue` and `return` count as success) or after
+    `max_tries`; `attempt.allright` tells which. Statements after the `with` but inside the `for` run on failed tries
+    too. One object serves one loop at a time; starting a loop resets it. Make one per thread and per nesting level.
+
+    Args:
+        max_tries: >= 1; None for no limit, which needs a `timeout` or named `exceptions`.
+        delay: seconds between tries; an iterable gives one a pause (the last repeats), a callable gets
+            ``(index, exception)`` of the failed try.
+        backoff: factor on the delay at every further pause. max_delay: cap on the product.
+        jitter: seconds; a uniform draw from [0, jitter] is added after the cap, so that workers do not wait in step.
+        exceptions: what is retried, subclasses of Exception. give_up: exempt from that, and raised at once.
+        reraise: let the last error leave the `with` block unwrapped; otherwise the loop just ends.
+        on_error: ``"log"`` (a warning on the logger `kexue.retry`), ``callable(attempt, exception)``, or None.
+        timeout: seconds for all tries; a pause is cut at it, and no try starts later.
+        sleep, clock: for tests.
+
+    Attributes:
+        allright: whether a body has finished.
+        tries: bodies started; index: tries - 1.
+        exceptions: what the failed tries raised, in order; last_exception: the last of them, or None.
+        elapsed: seconds since the loop began.
+
+    Raises:
+        ValueError, TypeError: an argument out of range.
+        RuntimeError: a turn of the loop in which the `with` was never entered.
+
+    >>> for attempt in Retry(3, delay=0, on_error=None):
+    ...     with attempt:
+    ...         quotient = 6 / attempt.index
+    >>> quotient, attempt.tries, attempt.exceptions
+    (6.0, 2, [ZeroDivisionError('division by zero')])
+    """
+
+    __iter__ = _Tries._begin
+    __enter__ = _Tries._enter
+    __exit__ = _Tries._leave
+
+    def __next__(self) -> Self:
+        pause = self._advance()
+        if pause is not None:
+            self._sleep(pause)
+        return self
+
+
+class AsyncRetry(_Tries):
+    """`Retry` for coroutines: ``async for attempt in AsyncRetry(3):`` around ``async with attempt:``.
+
+    Arguments, attributes and errors are those of `Retry`; `sleep` is awaited.
+    """
+
+    __aiter__ = _Tries._begin
+
+    def __init__(
+        self, max_tries: int | None = 5, *, sleep: Callable[[float], Awaitable[Any]] | None = None, **options: Any
+    ) -> None:
+        super().__init__(max_tries, sleep=sleep or _async_sleep, **options)
+
+    async def __anext__(self) -> Self:
+        try:
+            pause = self._advance()
+        except StopIteration:
+            raise StopAsyncIteration from None
+        if pause is not None:
+            await self._sleep(pause)
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self._enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return self._leave(kind, error, traceback)
+
+
+def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: call the function again while it fails; for plain functions and coroutine functions.
+
+    Args:
+        max_tries, options: those of `Retry`.
+
+    Returns:
+        a decorator; the decorated function returns the first value it gets.
+
+    Raises:
+        RetryError: every try failed; `exceptions` has their errors. With ``reraise=True`` the last error instead.
+        TypeError: the function is a generator, whose body runs after the call has returned.
+    """
+    _Tries(max_tries, **options)  # bad arguments fail here, not at the first call
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        import inspect
+
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function!r} is a generator function: a call returns before its body runs; use Retry in it"
+            )
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            attempt = Retry(max_tries, **options)
+            for _ in attempt:
+                with attempt:
+                    return function(*args, **kwargs)
+            raise attempt._error() from attempt.last_exception
+
+        @wraps(function)
+        async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            attempt = AsyncRetry(max_tries, **options)
+            async for _ in attempt:
+                async with attempt:
+                    return await cast("Callable[P, Awaitable[Any]]", function)(*args, **kwargs)
+            raise attempt._error() from attempt.last_exception
+
+        return cast("Callable[P, R]", call_async) if inspect.iscoroutinefunction(function) else call
+
+    return decorate
+
+
+def _kinds(kinds: Any, name: str) -> tuple[type[Exception], ...]:
+    found = kinds if isinstance(kinds, tuple) else (kinds,)
+    for kind in found:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"{name} must hold subclasses of Exception, got {kind!r}; interrupts are never swallowed")
+    return found
+
+
+def _checked_delay(delay: Delay) -> Delay:
+    if callable(delay):
+        return delay
+    if isinstance(delay, (int, float)):
+        return _seconds(delay)
+    delays = tuple(_seconds(each) for each in islice(delay, 1000))
+    if not delays:
+        raise ValueError("delay is an empty sequence: give at least one number of seconds")
+    return delays
+
+
+def _seconds(delay: float) -> float:
+    if not delay >= 0:
+        raise ValueError(f"delay must be >= 0 seconds, got {delay}")
+    return delay
+
+
+async def _async_sleep(seconds: float) -> None:
+    import asyncio
+
+    await asyncio.sleep(seconds)
