@@ -119,7 +119,7 @@ const en = {
 
   mapQuery: "Mark what a query finds",
   mapHint: "Type to see where its hits lie",
-  drawn: "Drawn at most",
+  drawn: "Dots at most",
   mapLabel: "Map of the documents",
   mapKeys:
     "Drag or use the arrow keys to move; the wheel or + and − to zoom; 0 shows everything. The same documents are listed below.",
@@ -309,7 +309,7 @@ const zh = {
 
   mapQuery: "标出查询找到的文档",
   mapHint: "输入查询，看结果落在哪里",
-  drawn: "最多画出",
+  drawn: "最多画几点",
   mapLabel: "文档地图",
   mapKeys: "拖动或用方向键移动；滚轮或 +、− 缩放；0 显示全部。同样的文档列在下面。",
   mapPoints: "{n} 篇文档",

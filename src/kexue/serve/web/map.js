@@ -23,7 +23,7 @@ export function mount(root, { set }) {
 
   const box = el("input", { type: "search", autocomplete: "off", spellcheck: "false", placeholder: t("mapHint") });
   const sample = select(
-    SAMPLES.map((n) => [String(n), t("mapPoints", { n })]),
+    SAMPLES.map((n) => [String(n), number(n)]),
     (value) => set({ sample: value }),
   );
   const status = el("p", { class: "status", role: "status" });
