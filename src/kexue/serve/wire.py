@@ -26,7 +26,7 @@ class Fields(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     """The service behind a request; 503 while it starts or stops."""
     service: Service | None = getattr(request.app.state, "service", None)
     if service is None or not service.ready:
