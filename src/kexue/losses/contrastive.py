@@ -1,0 +1,254 @@
+"""Contrastive losses that stay exact when the positive wins by far: InfoNCE, and FlatNCE for small batches.
+
+For one anchor with scores s, positive t and negatives i, all the losses are functions of one number,
+
+    log xi = logsumexp over negatives of (s_i - s_t),    InfoNCE = log(1 + xi),    FlatNCE = log xi.
+
+FlatNCE has the gradient of xi / stop_gradient(xi); per anchor, grad InfoNCE = xi / (1 + xi) grad FlatNCE.
+
+Source: kexue.fm/archives/8586; Chen et al. 2021, arXiv:2107.01152. The same gradient as the decoupled contrastive loss
+(DCL) of Yeh et al. 2021, arXiv:2110.06848. The pair form is that of kexue.fm/archives/7427 and 8454.
+Differences: the article writes xi / stop_gradient(xi), whose value is always 1; log xi is computed here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, masked_logsumexp, reduce
+
+
+class _Gaps(NamedTuple):
+    values: Tensor  # (B, K): s_i - s_t, -inf where column i is no negative of the row
+    log_xi: Tensor  # (B,): finite everywhere; 0 for rows without a negative
+    kept: Tensor  # (B,) bool: the row has a negative
+
+
+def info_nce(
+    scores: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """InfoNCE, log(1 + xi): cross-entropy of the positive among K candidates, exact down to the smallest xi.
+
+    The usual cross-entropy forms 1 + xi, which rounds to 1 below xi = 6e-8 in float32: the loss and the gradient of the
+    positive become 0. Here the value is -log sigmoid(-log xi), accurate as long as xi itself is a number.
+
+    Args:
+        scores: (B, K) similarities already divided by the temperature; B anchors, K >= 2 candidates.
+        labels: (B,) int64, the column of each row's positive; None means the diagonal, which needs K >= B.
+        mask: (B, K) bool, True where the column may serve as a negative; the positive's own entry is not read. A row
+            left without negatives is dropped: it adds 0 and does not count in the mean. Scores of -inf are masked too.
+        reduction: ``"none"`` (one value per anchor), ``"mean"`` over kept anchors, or ``"sum"``.
+
+    Returns:
+        Scalar, or (B,) for ``"none"``; never negative; float32 for half precision, else the dtype of `scores`.
+
+    Raises:
+        ValueError: wrong shapes, K < 2, or a label outside [0, K).
+        TypeError: scores that are not floating point, labels not int64, a mask that is not bool.
+    """
+    gaps = _gaps(scores, labels, mask, reduction)
+    return reduce(_log1p_exp(gaps.log_xi), gaps.kept, reduction)
+
+
+def flat_nce(
+    scores: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """FlatNCE as log xi = logsumexp over negatives of (s_i - s_t): every anchor pulls with the same total weight.
+
+    Its gradient is -1 on the positive and softmax over the negatives, that of xi / stop_gradient(xi), the article's
+    form. The value falls without bound and is often negative; that is normal, so do not stop at "loss near 0", and set
+    thresholds for gradient clipping anew. Same arguments, returns and errors as `info_nce`.
+    """
+    gaps = _gaps(scores, labels, mask, reduction)
+    return reduce(gaps.log_xi, gaps.kept, reduction)
+
+
+def _log1p_exp(x: Tensor) -> Tensor:
+    return -functional.logsigmoid(-x)  # log(1 + e^x), accurate at both ends; softplus gives up the e^-x above 20
+
+
+def _gaps(scores: Tensor, labels: Tensor | None, mask: Tensor | None, reduction: Reduction = "none") -> _Gaps:
+    """Check the arguments of a contrastive loss and form log xi per anchor."""
+    check_reduction(reduction)
+    scores = full_precision(scores)
+    labels = _check(scores, labels, mask)
+    positive = functional.one_hot(labels, scores.shape[1]).bool()
+    negative = ~positive & (scores > -torch.inf)
+    if mask is not None:
+        negative = negative & mask
+    kept = negative.any(dim=1)
+    own = scores.gather(1, labels[:, None])
+    values = (scores - own).masked_fill(~negative, -torch.inf)
+    log_xi = masked_logsumexp(values, negative, 1).masked_fill(~kept, 0.0)
+    return _Gaps(values, log_xi, kept)
+
+
+def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor:
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise ValueError(
+            f"scores must be (anchors, candidates) with at least 2 candidates, one of them a negative, "
+            f"got {tuple(scores.shape)}"
+        )
+    rows, columns = scores.shape
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != scores.shape):
+        wrong = TypeError if mask.dtype != torch.bool else ValueError
+        raise wrong(f"mask must be bool of shape {tuple(scores.shape)}, got {mask.dtype} of {tuple(mask.shape)}")
+    if labels is None:
+        if columns < rows:
+            raise ValueError(f"without labels the positives are the diagonal: expected K >= B, got {(rows, columns)}")
+        return torch.arange(rows, device=scores.device)
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64 column numbers, got {labels.dtype}")
+    if labels.shape != (rows,):
+        raise ValueError(f"labels must have shape ({rows},), one positive a row, got {tuple(labels.shape)}")
+    if in_eager() and bool(((labels < 0) | (labels >= columns)).any()):
+        raise ValueError(f"labels must lie in [0, {columns}), got {labels.min().item()} to {labels.max().item()}")
+    return labels
+
+
+def _two_view_scores(a: Tensor, b: Tensor, temperature: float, symmetric: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scores, labels and mask of B pairs of views.
+
+    One direction: row i of `a` against all of `b`. Symmetric: all 2B rows against each other; a row is no candidate of
+    itself, and the second view, its positive, is by definition no negative.
+    """
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"expected two views of shape (B, d), got {tuple(a.shape)} and {tuple(b.shape)}")
+    if len(a) < 2:
+        raise ValueError(f"a contrastive batch needs at least 2 pairs for a negative, got {len(a)}")
+    size = len(a)
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = functional.normalize(full_precision(a, "a"), dim=1), functional.normalize(full_precision(b, "b"), dim=1)
+        if not symmetric:
+            return a @ b.T / temperature, torch.arange(size, device=a.device), None
+        views = torch.cat([a, b])
+        scores = views @ views.T / temperature
+    rows = torch.arange(2 * size, device=a.device)
+    return scores, (rows + size) % (2 * size), ~torch.eye(2 * size, dtype=torch.bool, device=a.device)
+
+
+class _TwoViewLoss(nn.Module):
+    def __init__(self, temperature: float = 0.1, *, symmetric: bool = True, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        check_reduction(reduction)
+        self.temperature, self.symmetric, self.reduction = temperature, symmetric, reduction
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"temperature={self.temperature}, symmetric={self.symmetric}, reduction={self.reduction!r}"
+
+
+class InfoNCELoss(_TwoViewLoss):
+    """InfoNCE of two views: `forward(a, b)`, each (B, d), rows of the same number are partners.
+
+    Args:
+        temperature: > 0; cosines are divided by it.
+        symmetric: True compares all 2B vectors with each other (NT-Xent, SimCLR) and ``"none"`` gives 2B values;
+            False compares each row of `a` with the rows of `b` alone.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Raises:
+        ValueError: fewer than 2 pairs, views of different shape, a temperature that is not positive.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The loss of a batch of pairs."""
+        scores, labels, mask = _two_view_scores(a, b, self.temperature, self.symmetric)
+        return info_nce(scores, labels, mask=mask, reduction=self.reduction)
+
+
+class FlatNCELoss(_TwoViewLoss):
+    """FlatNCE of two views: as `InfoNCELoss`, with the gradient of `flat_nce`.
+
+    Args:
+        temperature, symmetric, reduction: as `InfoNCELoss`.
+        report: the value shown; the gradient is that of FlatNCE either way. ``"flat"`` shows log xi, often
+            negative; ``"infonce"`` shows InfoNCE, so that curves of both losses can be compared.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        symmetric: bool = True,
+        reduction: Reduction = "mean",
+        report: Literal["flat", "infonce"] = "flat",
+    ) -> None:
+        super().__init__(temperature, symmetric=symmetric, reduction=reduction)
+        if report not in ("flat", "infonce"):
+            raise ValueError(f"report must be 'flat' or 'infonce', got {report!r}")
+        self.report = report
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The loss of a batch of pairs."""
+        scores, labels, mask = _two_view_scores(a, b, self.temperature, self.symmetric)
+        loss = flat_nce(scores, labels, mask=mask, reduction=self.reduction)
+        if self.report == "flat":
+            return loss
+        shown = info_nce(scores.detach(), labels, mask=mask, reduction=self.reduction)
+        return loss - loss.detach() + shown
+
+
+def pair_contrastive_loss(embeddings: Tensor, *, scale: float = 20.0, reduction: Reduction = "mean") -> Tensor:
+    """InfoNCE of a batch whose rows 2i and 2i + 1 are partners; all other rows are negatives.
+
+    The loss of SimBERT and RoFormer-Sim, kexue.fm/archives/7427: cosines times `scale`, the diagonal taken out.
+
+    Args:
+        embeddings: (2B, d), any length; they are normalised here.
+        scale: > 0, inverse temperature.
+        reduction: ``"none"`` gives 2B values.
+
+    Raises:
+        ValueError: an odd number of rows, or a scale that is not positive. One pair alone has no negative and gives 0.
+    """
+    if embeddings.ndim != 2 or len(embeddings) % 2 or not len(embeddings):
+        raise ValueError(f"rows 2i and 2i + 1 are partners: expected (2B, d), got {tuple(embeddings.shape)}")
+    if not scale > 0:
+        raise ValueError(f"scale must be > 0, got {scale}")
+    rows = torch.arange(len(embeddings), device=embeddings.device)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        unit = functional.normalize(full_precision(embeddings, "embeddings"), dim=1)
+        scores = scale * (unit @ unit.T)
+    return info_nce(scores, rows ^ 1, mask=rows[:, None] != rows, reduction=reduction)
+
+
+@torch.no_grad()
+def contrastive_diagnostics(
+    scores: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What a contrastive batch still has to learn from: xi, the loss of rounding, and how unevenly anchors weigh.
+
+    Args:
+        scores, labels, mask: as `info_nce`; rows without negatives are left out.
+
+    Returns:
+        ``xi_quantiles``: (5,) minimum, quartiles and maximum of xi over anchors.
+        ``share_below_eps``: share of anchors whose 1 + xi rounds to 1 in the dtype of `scores`.
+        ``effective_sample_size``: mean over anchors of 1 / sum of w^2, w the softmax over negatives; between 1 (one
+        negative has all the weight) and their number.
+        ``gradient_snr``: mean over standard deviation, across anchors, of xi / (1 + xi), the factor by which InfoNCE
+        scales the gradient FlatNCE gives an anchor; infinite when all weigh the same.
+
+    Raises:
+        ValueError: no row has a negative; otherwise as `info_nce`.
+    """
+    gaps = _gaps(scores, labels, mask)
+    if not gaps.kept.any():
+        raise ValueError("no row has a negative: there is nothing to diagnose")
+    log_xi = gaps.log_xi[gaps.kept].double()
+    weights = gaps.values[gaps.kept].double().softmax(dim=1)
+    factors = log_xi.sigmoid()
+    points = torch.linspace(0, 1, 5, dtype=torch.float64, device=scores.device)
+    return {
+        "xi_quantiles": log_xi.exp().quantile(points),
+        "share_below_eps": (log_xi.exp() <= torch.finfo(scores.dtype).eps / 2).double().mean(),
+        "effective_sample_size": (1 / weights.square().sum(dim=1)).mean(),
+        "gradient_snr": factors.mean() / factors.std(correction=0),
+    }
