@@ -85,7 +85,7 @@ METHODS: tuple[Method, ...] = (
             "similarity: rotation_between RotationOperator", "working"),
     _method("am-softmax", "From the triangle inequality to margin softmax",
             "从三角不等式到Margin Softmax", 8656, "2021-09-01",
-            "losses: am_softmax_loss AMSoftmaxLoss margin_loss"),
+            "losses: am_softmax_loss AMSoftmaxLoss margin_loss", "working"),
     _method("flatnce", "FlatNCE: floating-point error as the cause of weak small-batch contrast",
             "FlatNCE:小批次对比学习效果差的原因竟是浮点误差?", 8586, "2021-07-26",
             "losses: flat_nce FlatNCELoss info_nce"),
