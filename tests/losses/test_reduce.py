@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kexue.losses._reduce import check_reduction, masked_logsumexp, reduce, full_precision
+from kexue.losses._reduce import check_reduction, full_precision, masked_logsumexp, reduce
 
 
 def test_reductions_count_only_what_is_kept():
