@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -16,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 
 import kexue
 from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
+from kexue.serve.hangup import Hangup
 from kexue.serve.metrics import Measure, Metrics
 from kexue.serve.security import Door
 from kexue.serve.settings import Settings
@@ -69,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         return FileResponse(WEB / "index.html")
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.add_middleware(Hangup)
     if settings.cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Door, settings=settings)
@@ -86,16 +90,30 @@ def run(settings: Settings) -> None:
     app = create_app(settings)
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
     try:
-        uvicorn.run(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_level=level,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=30,
-        )
+        with _stopping_is_no_failure():
+            uvicorn.run(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_level=level,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=30,
+            )
     except SystemExit:
         if app.state.failure is None:
             raise
         raise app.state.failure from None
+
+
+@contextmanager
+def _stopping_is_no_failure() -> Iterator[None]:
+    """Ignore the SIGTERM that uvicorn raises once more after it has stopped for the first."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
