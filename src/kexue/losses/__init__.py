@@ -10,16 +10,65 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
-    from kexue.losses.contrastive import FlatNCELoss as FlatNCELoss, InfoNCELoss as InfoNCELoss, contrastive_diagnostics as contrastive_diagnostics, flat_nce as flat_nce, info_nce as info_nce, pair_contrastive_loss as pair_contrastive_loss
-    from kexue.losses.margin import AMSoftmaxLoss as AMSoftmaxLoss, AdaptiveMarginSchedule as AdaptiveMarginSchedule, ArcFaceLoss as ArcFaceLoss, am_softmax_loss as am_softmax_loss, arcface_loss as arcface_loss, estimate_class_diameter as estimate_class_diameter, margin_loss as margin_loss
-    from kexue.losses.multilabel import ZLPRLoss as ZLPRLoss, combination_softmax_loss as combination_softmax_loss, fit_temperature as fit_temperature, pairwise_logsumexp_loss as pairwise_logsumexp_loss, sparse_zlpr_loss as sparse_zlpr_loss, zlpr_loss as zlpr_loss, zlpr_predict as zlpr_predict, zlpr_proba as zlpr_proba
+    from kexue.losses.contrastive import (
+        FlatNCELoss as FlatNCELoss,
+        InfoNCELoss as InfoNCELoss,
+        contrastive_diagnostics as contrastive_diagnostics,
+        flat_nce as flat_nce,
+        info_nce as info_nce,
+        pair_contrastive_loss as pair_contrastive_loss,
+    )
+    from kexue.losses.margin import (
+        AdaptiveMarginSchedule as AdaptiveMarginSchedule,
+        AMSoftmaxLoss as AMSoftmaxLoss,
+        ArcFaceLoss as ArcFaceLoss,
+        am_softmax_loss as am_softmax_loss,
+        arcface_loss as arcface_loss,
+        estimate_class_diameter as estimate_class_diameter,
+        margin_loss as margin_loss,
+    )
+    from kexue.losses.multilabel import (
+        ZLPRLoss as ZLPRLoss,
+        combination_softmax_loss as combination_softmax_loss,
+        fit_temperature as fit_temperature,
+        pairwise_logsumexp_loss as pairwise_logsumexp_loss,
+        sparse_zlpr_loss as sparse_zlpr_loss,
+        zlpr_loss as zlpr_loss,
+        zlpr_predict as zlpr_predict,
+        zlpr_proba as zlpr_proba,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        'contrastive': ('FlatNCELoss', 'InfoNCELoss', 'contrastive_diagnostics', 'flat_nce', 'info_nce', 'pair_contrastive_loss'),
-        'margin': ('AMSoftmaxLoss', 'AdaptiveMarginSchedule', 'ArcFaceLoss', 'am_softmax_loss', 'arcface_loss', 'estimate_class_diameter', 'margin_loss'),
-        'multilabel': ('ZLPRLoss', 'combination_softmax_loss', 'fit_temperature', 'pairwise_logsumexp_loss', 'sparse_zlpr_loss', 'zlpr_loss', 'zlpr_predict', 'zlpr_proba'),
+        "contrastive": (
+            "FlatNCELoss",
+            "InfoNCELoss",
+            "contrastive_diagnostics",
+            "flat_nce",
+            "info_nce",
+            "pair_contrastive_loss",
+        ),
+        "margin": (
+            "AMSoftmaxLoss",
+            "AdaptiveMarginSchedule",
+            "ArcFaceLoss",
+            "am_softmax_loss",
+            "arcface_loss",
+            "estimate_class_diameter",
+            "margin_loss",
+        ),
+        "multilabel": (
+            "ZLPRLoss",
+            "combination_softmax_loss",
+            "fit_temperature",
+            "pairwise_logsumexp_loss",
+            "sparse_zlpr_loss",
+            "zlpr_loss",
+            "zlpr_predict",
+            "zlpr_proba",
+        ),
     },
-    extra='train',
+    needs="torch",
+    extra="train",
 )

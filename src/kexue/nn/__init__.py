@@ -5,28 +5,31 @@ Importing this package does not load torch; the names below load it on first use
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kexue._optional import import_optional
+from kexue._lazy import attach
 
 if TYPE_CHECKING:
-    pass  # one import a file, for type checkers
+    from kexue.nn.quantize import (
+        VectorQuantizer as VectorQuantizer,
+        VQOutput as VQOutput,
+        nearest_code as nearest_code,
+        rotate_to as rotate_to,
+        straight_through as straight_through,
+    )
+    from kexue.nn.simplex import (
+        PerturbMax as PerturbMax,
+        log_perturb_max as log_perturb_max,
+        perturb_max as perturb_max,
+        perturb_max_cross_entropy as perturb_max_cross_entropy,
+    )
 
-_HOMES: dict[str, tuple[str, ...]] = {
-    # one line a file: "file": ("public", "names")
-}
-_LAZY = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_LAZY)  # noqa: PLE0605 - the names are those of the table above
-
-
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'kexue.nn' has no attribute {name!r}")
-    import_optional("torch", extra="train")  # a missing extra is named before the module fails on its first line
-    return getattr(import_module(f"kexue.nn.{_LAZY[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "quantize": ("VQOutput", "VectorQuantizer", "nearest_code", "rotate_to", "straight_through"),
+        "simplex": ("PerturbMax", "log_perturb_max", "perturb_max", "perturb_max_cross_entropy"),
+    },
+    needs="torch",
+    extra="train",
+)
