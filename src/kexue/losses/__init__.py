@@ -37,6 +37,20 @@ if TYPE_CHECKING:
         zlpr_predict as zlpr_predict,
         zlpr_proba as zlpr_proba,
     )
+    from kexue.losses.multiway import (
+        NMWayLoss as NMWayLoss,
+        nmway_loss as nmway_loss,
+    )
+    from kexue.losses.pairs import (
+        CoSENTLoss as CoSENTLoss,
+        MultiTaskPairLoss as MultiTaskPairLoss,
+        PairClassificationLoss as PairClassificationLoss,
+        cosent_loss as cosent_loss,
+        cosine_hinge_loss as cosine_hinge_loss,
+        cosine_mse_loss as cosine_mse_loss,
+        seq2seq_loss as seq2seq_loss,
+        similarity_distillation_loss as similarity_distillation_loss,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -67,6 +81,17 @@ __getattr__, __dir__, __all__ = attach(
             "zlpr_loss",
             "zlpr_predict",
             "zlpr_proba",
+        ),
+        "multiway": ("NMWayLoss", "nmway_loss"),
+        "pairs": (
+            "CoSENTLoss",
+            "MultiTaskPairLoss",
+            "PairClassificationLoss",
+            "cosent_loss",
+            "cosine_hinge_loss",
+            "cosine_mse_loss",
+            "seq2seq_loss",
+            "similarity_distillation_loss",
         ),
     },
     needs="torch",

@@ -1,0 +1,134 @@
+"""Many m-way classifications at once, balanced over classes: the sum over tasks stands inside the logarithm.
+
+Source: kexue.fm/archives/9158, which calls itself an unsuccessful attempt; both of its forms are here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, masked_logsumexp, reduce
+
+Form = Literal["pairwise", "centered"]
+
+
+def nmway_loss(
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    form: Form = "pairwise",
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """n decisions over the same m classes, where each class weighs about as much as its logarithm's count.
+
+        pairwise: loss = sum_j log(1 + sum_i t_ij sum_{k != j} e^{s_ik - s_ij})
+        centered: loss = sum_j log(1 + sum_i t_ij e^{mean_k s_ik - s_ij})
+
+    One task with a hard label is cross-entropy in the pairwise form; so are several whose labels all differ, summed.
+    For soft labels only the centered form has a known optimum, t_i = softmax(s_i); for hard labels it is weak: it
+    falls to 0 as soon as a true score is well above the mean, without being the largest.
+
+    The loss is not a sum over tasks: splitting the n tasks of a sample, over steps or devices, changes it.
+
+    Args:
+        scores: (..., n, m) raw scores, m >= 2. The centered form needs finite ones.
+        labels: (..., n) int64 in [0, m); or (..., n, m) floats, each row summing to 1, or to 0 to drop the task.
+        form: ``"pairwise"`` (time and memory n m^2 for soft labels) or ``"centered"``.
+        ignore_index: integer label of a task to drop. A sample without tasks counts 0, outside the mean.
+        reduction: ``"none"`` gives one value a leading index, shape (...).
+
+    Returns:
+        float32 for half-precision scores, else their dtype.
+
+    Raises:
+        TypeError: scores are no floats; bool labels.
+        ValueError: shapes do not fit, m < 2, a label out of range, rows that sum to neither 1 nor 0, an unknown form.
+    """
+    check_reduction(reduction)
+    _check_form(form)
+    scores = full_precision(scores)
+    if scores.dim() < 2 or scores.shape[-1] < 2:
+        raise ValueError(f"scores must be (..., n, m) with m >= 2, got {tuple(scores.shape)}")
+    if labels.dtype == torch.bool:
+        raise TypeError("labels must be int64 classes or floats, got torch.bool")
+    if labels.is_floating_point():
+        _check_soft(scores, labels)
+        t = labels.detach().to(scores.dtype)
+        present = t > 0
+        terms = _gaps_of_all(scores, form) + t.masked_fill(~present, 1.0).log()
+    else:
+        labels, taken = _check_hard(scores, labels, ignore_index)
+        present = torch.nn.functional.one_hot(labels, scores.shape[-1]).bool()
+        terms = _gaps_of_true(scores, labels, present, form).unsqueeze(-1).expand_as(scores)
+        present = present & taken.unsqueeze(-1)
+    terms = terms.masked_fill(~present, -torch.inf)
+    # log(1 + ...) as a log-sum-exp with an explicit 0: a class that is absent has value 0 and gradient 0.
+    per_class = torch.cat([terms, torch.zeros_like(terms[..., :1, :])], -2).logsumexp(-2)
+    return reduce(per_class.sum(-1), present.flatten(-2).any(-1), reduction)
+
+
+class NMWayLoss(nn.Module):
+    """Module of `nmway_loss`, with the same arguments."""
+
+    def __init__(self, *, form: Form = "pairwise", ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check_reduction(reduction)
+        _check_form(form)
+        self.form: Form = form
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The loss."""
+        return nmway_loss(scores, labels, form=self.form, ignore_index=self.ignore_index, reduction=self.reduction)
+
+    def extra_repr(self) -> str:
+        """Settings in the printed form."""
+        return f"form={self.form!r}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+
+
+def _gaps_of_true(scores: Tensor, labels: Tensor, true: Tensor, form: Form) -> Tensor:
+    """How far the others are above the true score: (..., n)."""
+    own = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return (scores.mean(-1) if form == "centered" else masked_logsumexp(scores, ~true)) - own
+
+
+def _gaps_of_all(scores: Tensor, form: Form) -> Tensor:
+    """The same for every class taken as the true one: (..., n, m)."""
+    if form == "centered":
+        return scores.mean(-1, keepdim=True) - scores
+    m = scores.shape[-1]
+    others = ~torch.eye(m, dtype=torch.bool, device=scores.device)
+    shape = (*scores.shape[:-1], m, m)
+    return masked_logsumexp(scores.unsqueeze(-2).expand(shape), others.expand(shape)) - scores
+
+
+def _check_form(form: str) -> None:
+    if form not in {"pairwise", "centered"}:
+        raise ValueError(f"form must be 'pairwise' or 'centered', got {form!r}")
+
+
+def _check_soft(scores: Tensor, labels: Tensor) -> None:
+    if labels.shape != scores.shape:
+        raise ValueError(f"float labels must be {tuple(scores.shape)} like scores, got {tuple(labels.shape)}")
+    if in_eager():
+        sums = labels.float().sum(-1)
+        wrong = ((sums - 1).abs() > 1e-2) & (sums != 0)  # half-precision labels sum to 1 within 1e-2
+        if bool((labels < 0).any()) or bool(wrong.any()):
+            raise ValueError(f"each row of labels must be >= 0 and sum to 1, or to 0; got {sums[wrong][:1].tolist()}")
+
+
+def _check_hard(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Labels with a harmless class at the ignored places, and the places taken."""
+    if labels.shape != scores.shape[:-1]:
+        raise ValueError(f"integer labels must be {tuple(scores.shape[:-1])}, got {tuple(labels.shape)}")
+    taken = labels != ignore_index
+    labels = labels.long().masked_fill(~taken, 0)
+    m = scores.shape[-1]
+    if in_eager() and bool(((labels < 0) | (labels >= m)).any()):
+        raise ValueError(f"labels must be in [0, {m}) or {ignore_index}, got {labels.min()} ... {labels.max()}")
+    return labels, taken
