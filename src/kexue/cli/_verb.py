@@ -64,13 +64,13 @@ class Output:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
+            Progress as Bar,
             ProgressColumn,
             SpinnerColumn,
             Task,
             TextColumn,
             TimeRemainingColumn,
         )
-        from rich.progress import Progress as Bar
         from rich.text import Text
 
         class Rate(ProgressColumn):

@@ -73,7 +73,8 @@ def build(
 
 
 def _built(report: Any) -> str:
-    parts = [f"{report.documents:,} document{'' if report.documents == 1 else 's'} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
+    noun = "document" if report.documents == 1 else "documents"
+    parts = [f"{report.documents:,} {noun} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
     parts += [f"{name} {value:,}" for name in ("skipped", "replaced", "truncated") if (value := getattr(report, name))]
     shape = f"{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"
     return f'{", ".join(parts)}\n{shape}\nNext: kexue search {report.index} "your question"'
