@@ -19,8 +19,7 @@ import pytest
 
 from kexue import search
 from kexue.cli import main
-from kexue.cluster import build_index, embed_files, encode_table, list_shards, whitening_moments
-from kexue.cluster import embed as embed_module
+from kexue.cluster import build_index, embed as embed_module, embed_files, encode_table, list_shards, whitening_moments
 from kexue.cluster.pool import Session
 from kexue.cluster.shards import layout, read_shard
 from kexue.cluster.statistics import _tree

@@ -14,8 +14,15 @@ import numpy as np
 import pytest
 
 from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
-from kexue.search import AddReport, Index, IndexBusyError, IndexExistsError, add_files, build_index
-from kexue.search import index as index_module
+from kexue.search import (
+    AddReport,
+    Index,
+    IndexBusyError,
+    IndexExistsError,
+    add_files,
+    build_index,
+    index as index_module,
+)
 from kexue.similarity import Whitening
 
 pytest.importorskip("faiss")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position, wants_approximate
 from kexue.search.nearest import nearest, top_k

@@ -144,3 +144,9 @@ def test_conditions_on_one_field_all_apply() -> None:
 def test_malformed_expressions_say_the_grammar(expression: str) -> None:
     with pytest.raises(ValueError, match="field=value"):
         parse_filter([expression])
+
+
+@pytest.mark.parametrize(("value", "message"), [([], "empty list"), ({"lt": 10**400}, "beyond every float")])
+def test_what_would_match_everything_or_nothing_is_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        conditions({"year": value})

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from kexue.errors import DataError, IndexFormatError, KexueError, MissingDependencyError, NotSupported
 from kexue.search import Index, IndexExistsError, IndexMissingError, Row, build_index, open_store

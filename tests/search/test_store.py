@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kexue.errors import DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
 from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, Row, Store, open_store
-from kexue.search.store import EmbeddedStore, create_store, database
-from kexue.search.store import embedded as embedded_module
+from kexue.search.store import EmbeddedStore, create_store, database, embedded as embedded_module
 
 pytest.importorskip("faiss")
 

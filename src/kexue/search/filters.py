@@ -43,6 +43,8 @@ def conditions(filter: Mapping[str, Any]) -> list[Condition]:
     for field, wanted in filter.items():
         if not isinstance(field, str):
             raise TypeError(f"a filter's field must be a string, got {field!r}")
+        if wanted == []:
+            raise ValueError(f"the filter on {field!r} is an empty list, which would match everything")
         for one in wanted if isinstance(wanted, list) else [wanted]:
             clauses = one if isinstance(one, Mapping) else {"eq": one}
             if not clauses:
@@ -72,7 +74,10 @@ def _scalar(field: str, value: Any) -> str | int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"the filter on {field!r} compares with {value}, which no metadata holds")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"the filter on {field!r} compares with a number beyond every float") from None
     if isinstance(value, str | int | float):
         return value
     raise ValueError(f"the filter on {field!r} must compare with a string, number or boolean, got {value!r:.60}")
