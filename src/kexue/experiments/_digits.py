@@ -1,4 +1,4 @@
-"""Handwritten digits for the experiments on losses: a split, and how well vectors of one class find one another."""
+"""scikit-learn's handwritten digits, where it is installed; and how well vectors of one class find one another."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def digits_split(seed: int, *, train: int = 1200) -> tuple[Array, Array, Array, 
     order = np.random.default_rng(seed).permutation(len(images))
     X, y = (images[order] / 16).astype(np.float32), classes[order].astype(np.int64)
     return X[:train], y[:train], X[train:], y[train:]
+
+
+def load_digits(seed: int) -> tuple[Any, Any]:
+    """All of them, images (1797, 64) and labels (1797,), as torch tensors in an order drawn from `seed`."""
+    torch = import_optional("torch", extra="train")
+    X, y, _, _ = digits_split(seed, train=1797)
+    return torch.from_numpy(X), torch.from_numpy(y)
 
 
 def retrieval(embeddings: Array, classes: Array) -> tuple[float, float]:
