@@ -100,7 +100,7 @@ METHODS: tuple[Method, ...] = (
             "losses: zlpr_loss ZLPRLoss zlpr_predict", "working"),
     _method("nmway", "An unsuccessful attempt: multi-label cross-entropy for n m-way decisions",
             "不成功的尝试:将多标签交叉熵推广到“n个m分类”上去", 9158, "2022-07-15",
-            "losses: nmway_loss NMWayLoss"),
+            "losses: nmway_loss NMWayLoss", "working"),
     _method("tailr", "A plain remedy for the over-confidence of cross-entropy",
             "缓解交叉熵过度自信的一个简明方案", 9526, "2023-03-14",
             "losses: tailr_loss TaiLrLoss"),

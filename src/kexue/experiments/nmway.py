@@ -1,0 +1,188 @@
+"""kexue.fm/archives/9158: the multi-label loss carried over to n m-way decisions, an attempt that brought nothing.
+
+Shows: the identities that the pairwise form keeps; on digits it does as well as cross-entropy and no better, the
+centered form worse; why: its loss vanishes while the answer is wrong; and what balancing does when one class abounds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kexue._optional import import_optional
+from kexue.errors import MissingDependencyError
+from kexue.experiments._digits import load_digits
+from kexue.experiments.registry import Budget, experiment
+from kexue.experiments.report import Claim, Figure, Report
+
+_WAYS = ("cross_entropy", "pairwise", "centered")
+_TASKS, _TRAIN = 60, 1200  # images taken together as one sample; images to train on
+_COMMON = 0.9  # share of the digit 0 in the unbalanced stream
+
+
+@experiment(
+    "nmway",
+    claim="The multi-label loss extends to n m-way classifications in two forms, neither of which beats cross-entropy.",
+    minutes=0.2,
+)
+def run(budget: Budget, seed: int, data: Path | None) -> Report:
+    """Identities, the failing example, and linear models of digits: balanced, and with one digit abounding."""
+    import_optional("torch", extra="train")
+    seeds, epochs = {"smoke": (1, 5), "small": (5, 30), "full": (20, 30)}[budget]
+    figures = {name: Figure(value) for name, value in _identities(seed).items()}
+    claims = [
+        Claim.check(
+            "The pairwise form is cross-entropy for one task and for tasks whose classes all differ, and the "
+            "multi-label loss for two classes.",
+            figures["identity_gap"].value < 1e-12,
+            rule="largest difference below 1e-12 in float64",
+            figures=["identity_gap"],
+        ),
+        Claim.check(
+            "Only the centered form has its optimum for soft labels at their softmax.",
+            figures["slope_at_softmax_centered"].value < 1e-12 and figures["slope_at_softmax_pairwise"].value > 1e-3,
+            rule="largest gradient entry at softmax(s) = t below 1e-12, against more than 1e-3 for the pairwise form",
+            figures=["slope_at_softmax_centered", "slope_at_softmax_pairwise"],
+        ),
+        Claim.check(
+            "The centered loss can be small while the prediction is wrong.",
+            figures["wrong_answer_centered"].value < 0.2 and figures["wrong_answer_pairwise"].value > 5,
+            rule="scores (10, 5, -5), true class the second: centered below 0.2, pairwise above 5",
+            figures=["wrong_answer_centered", "wrong_answer_pairwise"],
+        ),
+    ]
+    notes = ["the verdict of the article, in words, is tested here on digits with a linear model"]
+    found: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
+    try:
+        runs = [_digits(seed + row, epochs) for row in range(seeds)]
+        found = {kind: {w: np.array([r[kind][w] for r in runs]) for w in _WAYS} for kind in runs[0]}
+    except MissingDependencyError as missing:
+        notes.append(f"the digits are left out: {missing}")
+    for kind, values in found.items():
+        for way, v in values.items():
+            mean, low, high = float(v.mean()), float(v.min()), float(v.max())
+            figures[f"{kind}_{way}"] = Figure(mean, low=low, high=high, n=seeds)
+    if found:
+        claims += _digit_claims(figures)
+
+    def draw(figure: Any) -> None:
+        if not found:
+            figure.text(0.5, 0.5, "scikit-learn is not installed: no digits", ha="center")
+            return
+        titles = {
+            "accuracy": "digits as they are",
+            "balanced_accuracy_common": f"{_COMMON:.0%} of the training stream is the digit 0",
+        }
+        for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+            for at, way in enumerate(_WAYS):
+                values = found[kind][way]
+                axes.plot(np.full(len(values), at), values, "o", alpha=0.5, color=f"C{at}")
+                axes.plot([at - 0.2, at + 0.2], [values.mean()] * 2, color=f"C{at}", linewidth=3)
+                label = f"{values.mean():.3f}"
+                axes.annotate(label, (at + 0.22, values.mean()), va="center")
+            axes.set_xticks(range(len(_WAYS)), [way.replace("_", "-") for way in _WAYS])
+            axes.set_xlim(-0.5, 2.8)
+            axes.set_title(title)
+        figure.axes[0].set_ylabel("mean recall of the ten digits, test data")
+
+    return Report(tuple(claims), figures, notes=tuple(notes), draw=draw, seeds=tuple(range(seed, seed + seeds)))
+
+
+def _digit_claims(figures: dict[str, Figure]) -> list[Claim]:
+    gain = figures["accuracy_pairwise"].value - figures["accuracy_cross_entropy"].value
+    loss = figures["accuracy_cross_entropy"].value - figures["accuracy_centered"].value
+    common = "balanced_accuracy_common"
+    figures["accuracy_gain_pairwise"] = Figure(gain)
+    figures["accuracy_loss_centered"] = Figure(loss)
+    figures[f"{common}_gain_pairwise"] = Figure(
+        figures[f"{common}_pairwise"].value - figures[f"{common}_cross_entropy"].value
+    )
+    return [
+        Claim.check(
+            "On hard labels the pairwise form does as well as cross-entropy, and brings nothing more.",
+            abs(gain) < 0.02,
+            rule="mean recall over the digits within 0.02 of cross-entropy",
+            figures=["accuracy_cross_entropy", "accuracy_pairwise", "accuracy_gain_pairwise"],
+        ),
+        Claim.check(
+            "The centered form is worse on hard labels.",
+            loss > 0.02,
+            rule="mean recall over the digits lower than with cross-entropy by more than 0.02",
+            figures=["accuracy_cross_entropy", "accuracy_centered", "accuracy_loss_centered"],
+        ),
+        Claim.check(
+            "Where one class abounds the pairwise form balances the classes (the aim, measured by us).",
+            figures[f"{common}_gain_pairwise"].value > 0.01,
+            rule="mean recall over the digits higher than with cross-entropy by more than 0.01, the digit 0 being "
+            f"{_COMMON:.0%} of the training stream",
+            figures=[f"{common}_cross_entropy", f"{common}_pairwise", f"{common}_gain_pairwise"],
+        ),
+    ]
+
+
+def _identities(seed: int) -> dict[str, float]:
+    """How far the loss is from what it must equal, and the two failings of its forms."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from kexue.losses import nmway_loss, zlpr_loss
+
+    generator = torch.Generator().manual_seed(seed)
+    s = 3 * torch.randn(6, 6, dtype=torch.float64, generator=generator)
+    order = torch.randperm(6, generator=generator)
+    gaps = [
+        nmway_loss(s[:1], order[:1]) - cross_entropy(s[:1], order[:1]),
+        nmway_loss(s, order) - cross_entropy(s, order, reduction="sum"),
+        nmway_loss(s[:, :2], order % 2) - zlpr_loss(s[:, 0] - s[:, 1], order % 2 == 0),
+    ]
+    slopes = {}
+    for form in ("pairwise", "centered"):
+        at = s.clone().requires_grad_()
+        nmway_loss(at, s.softmax(-1), form=form).backward()  # type: ignore[no-untyped-call]
+        assert at.grad is not None
+        slopes[f"slope_at_softmax_{form}"] = float(at.grad.abs().max())
+    wrong = torch.tensor([[10.0, 5.0, -5.0]])
+    return {
+        "identity_gap": max(abs(float(gap)) for gap in gaps),
+        **slopes,
+        "wrong_answer_pairwise": float(nmway_loss(wrong, torch.tensor([1]))),
+        "wrong_answer_centered": float(nmway_loss(wrong, torch.tensor([1]), form="centered")),
+    }
+
+
+def _digits(seed: int, epochs: int) -> dict[str, dict[str, float]]:
+    """Mean recall over the ten digits of a linear model, by way of training, balanced and not."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from kexue.losses import nmway_loss
+
+    X, y = load_digits(seed)
+    losses = {
+        "cross_entropy": cross_entropy,
+        "pairwise": nmway_loss,
+        "centered": lambda s, t: nmway_loss(s, t, form="centered"),
+    }
+    zero = (y[:_TRAIN] == 0).float()
+    odds = zero * _COMMON / zero.sum() + (1 - zero) * (1 - _COMMON) / (1 - zero).sum()
+
+    def recall(loss: Any, common: bool) -> float:
+        order = torch.Generator().manual_seed(seed)
+        W = torch.zeros(65, 10, requires_grad=True)
+        optimizer = torch.optim.Adam([W], lr=1e-2)
+        for _ in range(epochs):
+            drawn = torch.multinomial(odds if common else torch.ones(_TRAIN), _TRAIN, common, generator=order)
+            for batch in drawn.chunk(_TRAIN // _TASKS):
+                optimizer.zero_grad()
+                loss(X[batch] @ W[1:] + W[0], y[batch]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            right = (X[_TRAIN:] @ W[1:] + W[0]).argmax(-1) == y[_TRAIN:]
+        return float(np.mean([right[y[_TRAIN:] == digit].float().mean() for digit in range(10)]))
+
+    return {
+        "accuracy": {way: recall(loss, False) for way, loss in losses.items()},
+        "balanced_accuracy_common": {way: recall(loss, True) for way, loss in losses.items()},
+    }
