@@ -10,6 +10,30 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.nn.attention import (
+        ToeplitzGate as ToeplitzGate,
+        attention_weights as attention_weights,
+        unilm_mask as unilm_mask,
+        urpe_attention as urpe_attention,
+    )
+    from kexue.nn.dgcnn import (
+        DGCNN as DGCNN,
+        DilatedGatedConv1d as DilatedGatedConv1d,
+    )
+    from kexue.nn.pointer import (
+        GlobalPointer as GlobalPointer,
+        decode_spans as decode_spans,
+    )
+    from kexue.nn.position import (
+        LearnedPositions as LearnedPositions,
+        SinusoidalPositions as SinusoidalPositions,
+        T5Bias as T5Bias,
+        apply_rotary as apply_rotary,
+    )
+    from kexue.nn.probe import (
+        ProbeResult as ProbeResult,
+        position_probe as position_probe,
+    )
     from kexue.nn.quantize import (
         VectorQuantizer as VectorQuantizer,
         VQOutput as VQOutput,
@@ -23,10 +47,21 @@ if TYPE_CHECKING:
         perturb_max as perturb_max,
         perturb_max_cross_entropy as perturb_max_cross_entropy,
     )
+    from kexue.nn.transformer import (
+        Transformer as Transformer,
+        TransformerConfig as TransformerConfig,
+        TransformerOutput as TransformerOutput,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "attention": ("ToeplitzGate", "attention_weights", "unilm_mask", "urpe_attention"),
+        "dgcnn": ("DGCNN", "DilatedGatedConv1d"),
+        "pointer": ("GlobalPointer", "decode_spans"),
+        "position": ("LearnedPositions", "SinusoidalPositions", "T5Bias", "apply_rotary"),
+        "probe": ("ProbeResult", "position_probe"),
+        "transformer": ("Transformer", "TransformerConfig", "TransformerOutput"),
         "quantize": ("VQOutput", "VectorQuantizer", "nearest_code", "rotate_to", "straight_through"),
         "simplex": ("PerturbMax", "log_perturb_max", "perturb_max", "perturb_max_cross_entropy"),
     },

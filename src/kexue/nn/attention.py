@@ -1,0 +1,208 @@
+"""Attention that can tell where it is: weights whose rows need not sum to one.
+
+With positions only inside the softmax, rows of weights sum to 1, so n equal tokens give n equal outputs and "which
+place is this?" cannot be answered. A factor after the softmax (`ToeplitzGate`), or another normalisation than the
+softmax's (`attention_weights`), removes the defect.
+
+Source: kexue.fm/archives/9105; Luo et al. 2022, arXiv:2205.13401.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kexue.nn.position import check_buckets, look_up, relative_buckets, relative_offsets
+
+Normalize = Literal["softmax", "l2", "none", "relu2"]
+_BLOCK = 1 << 18  # weights a block and thread: 1 MB in float32, what stays in a core's cache
+
+
+class ToeplitzGate(nn.Module):
+    """A learned factor for every head and offset, multiplied onto weights after the softmax.
+
+    ``forward(q_positions, k_positions)`` gives c (H, Lq, Lk), or (B, H, Lq, Lk) for positions (B, L), with
+    c_ij = table[:, j - i + max_length - 1]. One instance may serve all layers. Keep the table out of weight decay:
+    it starts at 1, and 0 silences a pair of places.
+
+    Args:
+        num_heads: H.
+        max_length: offsets up to max_length - 1 have a factor of their own.
+        init: value of every factor at the start; 1 is plain attention.
+        clip: farther offsets take the last factor; False raises ValueError for them (not while compiling).
+        buckets: this many factors a head instead of 2 max_length - 1, shared as in `T5Bias` up to `max_length`.
+
+    Attributes:
+        table: parameter (H, 2 max_length - 1), or (H, buckets).
+    """
+
+    def __init__(
+        self, num_heads: int, max_length: int, *, init: float = 1.0, clip: bool = True, buckets: int | None = None
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or max_length < 1:
+            raise ValueError(f"num_heads and max_length must be at least 1, got {num_heads} and {max_length}")
+        if buckets is not None:
+            check_buckets(buckets, max_length)
+        self.max_length, self.clip, self.buckets = max_length, clip, buckets
+        self.table = nn.Parameter(torch.full((num_heads, buckets or 2 * max_length - 1), init))
+
+    def forward(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        """The factors between positions (Lq,) and (Lk,)."""
+        offset, far = relative_offsets(q_positions, k_positions), self.max_length - 1
+        if not self.clip and not torch.compiler.is_compiling() and bool((offset.abs() > far).any()):
+            raise ValueError(f"offset {int(offset.abs().max())} is beyond max_length - 1 = {far}; use clip=True")
+        if self.buckets is not None:
+            return look_up(self.table, relative_buckets(offset, self.buckets, self.max_length))
+        return look_up(self.table, offset.clamp(-far, far) + far)
+
+
+def attention_weights(scores: Tensor, *, normalize: Normalize = "softmax", mask: Tensor | None = None) -> Tensor:
+    """Scores b (..., Lq, Lk) to weights a, zero where masked; a row without keys is all zeros.
+
+        softmax   e^b / sum_j e^b                rows sum to 1: blind to position among equal tokens
+        l2        e^b / sqrt(sum_j e^{2b})       squares of a row sum to 1
+        none      e^b                            may overflow: keep scores below 88
+        relu2     max(b, 0)^2 / n                n: keys that some query may attend
+
+    Of these, all but the softmax can tell places apart. Source: kexue.fm/archives/9105.
+
+    Args:
+        scores: floats; -inf counts as masked. Half precision is computed in float32 and returned as it came.
+        mask: bool, broadcastable to scores, True = may attend.
+    """
+    if normalize not in {"softmax", "l2", "none", "relu2"}:
+        raise ValueError(f"normalize must be 'softmax', 'l2', 'none' or 'relu2', got {normalize!r}")
+    dtype = scores.dtype
+    scores = scores.float() if dtype in {torch.float16, torch.bfloat16} else scores
+    keep = scores != -torch.inf if mask is None else (scores != -torch.inf) & _boolean(mask)
+    if normalize == "none":
+        weights = scores.masked_fill(~keep, -torch.inf).exp()
+    elif normalize == "relu2":
+        n = keep.any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1)
+        weights = scores.masked_fill(~keep, 0.0).relu().square() / n
+    else:
+        # A row without keys gets finite scores, or its gradient would be NaN whatever comes after.
+        scores = scores.masked_fill(~(keep | ~keep.any(-1, keepdim=True)), -torch.inf)
+        scores = scores.masked_fill(~keep.any(-1, keepdim=True), 0.0)
+        if normalize == "softmax":
+            weights = scores.softmax(-1)
+        else:
+            weights = (scores - (2 * scores).logsumexp(-1, keepdim=True) / 2).exp()
+    return weights.masked_fill(~keep, 0.0).to(dtype)
+
+
+def urpe_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    gate: ToeplitzGate | Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    fused: bool | Literal["auto"] = "auto",
+) -> Tensor:
+    """Attention with a factor after the softmax: O = (softmax(q k' / sqrt(D) + bias) * gate) v.
+
+    Args:
+        q: (B, H, Lq, D); k, v: (B, H, Lk, D).
+        gate: factors broadcastable to (B, H, Lq, Lk), of any sign, or a `ToeplitzGate`, whose queries are then taken
+            to be the last Lq of the Lk places. None is plain attention.
+        bias: broadcastable to (B, H, Lq, Lk), added to the scores.
+        mask: bool, broadcastable likewise, True = may attend. A query without keys gives zeros.
+        dropout_p: of the weights, after the gate; applied whenever it is above 0, so pass 0 in evaluation.
+        fused: ``"auto"`` works in blocks that fit into the cache, without an array of all the weights, where no
+            gradient is asked for; True insists on it, False never does. The result is the same.
+
+    Returns:
+        (B, H, Lq, D) in the dtype of q; half precision is weighted in float32.
+
+    Raises:
+        ValueError: shapes do not fit, or ``fused=True`` with a gradient or dropout.
+    """
+    if k.shape[-2] != v.shape[-2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"q (B, H, Lq, D), k and v (B, H, Lk, D) do not fit: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if fused not in {True, False, "auto"}:
+        raise ValueError(f"fused must be True, False or 'auto', got {fused!r}")
+    if isinstance(gate, ToeplitzGate):
+        places = torch.arange(k.shape[-2], device=q.device)
+        gate = gate(places[k.shape[-2] - q.shape[-2] :], places)
+    keep = None if mask is None else _boolean(mask)
+    if gate is None and fused is not False:
+        return functional.scaled_dot_product_attention(q, k, v, _additive(bias, keep, q.dtype), dropout_p)
+    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias))
+    plain = learns or dropout_p > 0
+    if fused is True and plain:
+        raise ValueError("fused=True has neither gradient nor dropout; use fused='auto'")
+    if fused is False or plain or torch.compiler.is_compiling():
+        return _whole(q, k, v, gate, bias, keep, dropout_p)
+    assert gate is not None
+    return _in_blocks(q, k, v, gate, bias, keep)
+
+
+def _whole(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, bias: Tensor | None, keep: Tensor | None, dropout_p: float
+) -> Tensor:
+    scores = (q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
+    weights = attention_weights(scores if bias is None else scores + bias, mask=keep)
+    if gate is not None:
+        weights = weights * gate
+    return functional.dropout(weights, dropout_p).to(v.dtype) @ v
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, keep: Tensor | None) -> Tensor:
+    """`_whole` without a gradient, a few heads or a few rows of one head at a time."""
+    (b, h, lq, d), lk = q.shape, k.shape[-2]
+    size = _BLOCK * torch.get_num_threads() if q.device.type == "cpu" else 64 * _BLOCK
+    heads = max(1, min(h, size // max(1, lq * lk)))
+    rows = lq if heads > 1 else max(1, min(lq, size // max(1, lk)))
+    wide = torch.promote_types(q.dtype, torch.float32)
+    added = None
+    if bias is not None or keep is not None:
+        added = _additive(torch.zeros((), device=q.device) if bias is None else bias, keep, wide)
+        alone = (added == -torch.inf).all(-1, keepdim=True).broadcast_to(b, h, lq, 1)
+        added = added.broadcast_to(b, h, lq, lk)
+    q, k, gate = q / math.sqrt(d), k.transpose(-1, -2), gate.broadcast_to(b, h, lq, lk)
+    out = q.new_empty(b, h, lq, v.shape[-1])
+    for i in range(b):
+        for j in range(0, h, heads):
+            for r in range(0, lq, rows):
+                at = i, slice(j, j + heads), slice(r, r + rows)
+                scores = torch.matmul(q[at], k[i, j : j + heads]).to(wide)
+                weights = (scores if added is None else scores.add_(added[at])).softmax(-1).mul_(gate[at])
+                out[at] = torch.matmul(weights.to(v.dtype), v[i, j : j + heads])
+    return out if added is None else out.masked_fill_(alone, 0.0)
+
+
+def _additive(bias: Tensor | None, keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What scaled_dot_product_attention takes: a bias with -inf where masked, the bool mask alone, or nothing."""
+    if bias is None or keep is None:
+        return keep if bias is None else bias.to(dtype)
+    return torch.where(keep, bias.to(dtype), -torch.inf)
+
+
+def unilm_mask(segment_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Who may attend in "read the first part, write the second": bool (B, T, T), row = query.
+
+    Query i attends key j when c_j <= c_i, with c the running sum of the segment ids: all of a leading segment 0, and
+    what came before within a segment of ones. `mask` (B, T) bool drops keys. Source: Dong et al. 2019,
+    arXiv:1905.03197, as kexue.fm/archives/6933 writes it.
+    """
+    if segment_ids.dim() != 2 or segment_ids.is_floating_point():
+        raise ValueError(f"segment_ids must be integers (B, T), got {segment_ids.dtype} {tuple(segment_ids.shape)}")
+    place = segment_ids.cumsum(-1)
+    allowed = place[:, None, :] <= place[:, :, None]
+    return allowed if mask is None else allowed & _boolean(mask)[:, None, :]
+
+
+def _boolean(mask: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, True = may attend, got {mask.dtype}; use mask.bool()")
+    return mask

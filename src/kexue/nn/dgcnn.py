@@ -1,0 +1,64 @@
+"""Dilated gated convolutions: the light encoder of "information extraction with DGCNN".
+
+Source: kexue.fm/archives/5409 and 6671.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class DilatedGatedConv1d(nn.Module):
+    """One convolution makes a gate g and a candidate h of the sequence; the gate says how much of it stays.
+
+        y = x sigma(g) + h (1 - sigma(g)),    (g, h) = conv(x)
+
+    ``forward(x (B, T, dim), mask)`` gives (B, T, dim); `mask` (B, T) bool, True = token; padding counts as zeros and
+    stays zero, so that more of it changes nothing.
+
+    Args:
+        dim: channels.
+        kernel_size: odd; padded so that the length stays.
+        dilation: distance of neighbouring taps.
+        dropout: of g, in training.
+    """
+
+    def __init__(self, dim: int, *, kernel_size: int = 3, dilation: int = 1, dropout: float = 0.1) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that the length stays, got {kernel_size}")
+        self.conv = nn.Conv1d(dim, 2 * dim, kernel_size, dilation=dilation, padding=dilation * (kernel_size // 2))
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The gated mixture."""
+        x = _keep(x, mask)
+        g, h = self.conv(x.transpose(1, 2)).transpose(1, 2).chunk(2, -1)
+        gate = functional.dropout(g, self.dropout, self.training).sigmoid()
+        return _keep(torch.lerp(h, x, gate), mask)
+
+
+class DGCNN(nn.Module):
+    """A stack of `DilatedGatedConv1d`; the default dilations see 27 tokens to either side."""
+
+    def __init__(self, dim: int, *, dilations: Sequence[int] = (1, 2, 5, 1, 2, 5, 1, 2, 5, 1, 1, 1)) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DilatedGatedConv1d(dim, dilation=d) for d in dilations)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, dim), mask (B, T) to (B, T, dim)."""
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+def _keep(x: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return x
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(f"mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+    return x.masked_fill(~mask[..., None], 0.0)

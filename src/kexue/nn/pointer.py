@@ -1,0 +1,95 @@
+"""A score for every span and type at once, and the spans that such scores mean.
+
+Source: kexue.fm/archives/8373 and 8877 (efficient form); Su et al. 2022, arXiv:2208.03054.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kexue.nn.position import rotary_angles, rotate
+
+
+class GlobalPointer(nn.Module):
+    """Scores s_a(i, j) that the span i..j, both inclusive, is of type a; train with the multi-label loss `zlpr_loss`.
+
+        s_a(i, j) = (R_i q_ai)' (R_j k_aj) / sqrt(D),    q_ai = Q_a h_i + b_a,  k_aj = K_a h_j + c_a
+
+    with R the rotary positions. The efficient form shares q and k between the types, which then cost 4 D + 2 numbers
+    each instead of 2 D (hidden_size + 1):
+
+        s_a(i, j) = (R_i q_i)' (R_j k_j) / sqrt(D) + u_a' [q_i; k_i] + w_a' [q_j; k_j] + const_a
+
+    ``forward(hidden (B, T, hidden_size), mask)`` gives (B, num_types, T, T), row = start, column = end. `mask` (B, T)
+    bool, True = token; dropped cells are -inf. Half precision is scored in float32.
+
+    Args:
+        hidden_size, num_types: width of the states, number of span types.
+        head_dim: D, even with `rotary`.
+        rotary: without it, far ends of a long text are as good as near ones.
+        upper_only: drop the cells whose end stands before their start.
+        efficient: the second form.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_types: int,
+        *,
+        head_dim: int = 64,
+        rotary: bool = True,
+        upper_only: bool = True,
+        efficient: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(hidden_size, num_types, head_dim) < 1:
+            raise ValueError(
+                f"hidden_size, num_types and head_dim must be at least 1, got {hidden_size}, {num_types}, {head_dim}"
+            )
+        if rotary and head_dim % 2:
+            raise ValueError(f"head_dim must be even with rotary=True, got {head_dim}")
+        self.num_types, self.head_dim, self.rotary, self.upper_only = num_types, head_dim, rotary, upper_only
+        self.qk = nn.Linear(hidden_size, 2 * head_dim * (1 if efficient else num_types))
+        self.ends = nn.Linear(2 * head_dim, 2 * num_types) if efficient else None
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The scores (B, num_types, T, T)."""
+        if hidden.dim() != 3 or hidden.shape[-1] != self.qk.in_features:
+            raise ValueError(f"hidden must be (batch, length, {self.qk.in_features}), got {tuple(hidden.shape)}")
+        length = hidden.shape[1]
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != hidden.shape[:2]):
+            raise ValueError(f"mask must be bool {tuple(hidden.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+        both = self.qk(hidden)  # (B, T, types * 2 * D), or (B, T, 2 * D)
+        wide = both.to(torch.promote_types(both.dtype, torch.float32))
+        q, k = wide.unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4).unbind(0)  # (B, types or 1, T, D)
+        if self.rotary:
+            turn = rotary_angles(torch.arange(length, device=hidden.device), self.head_dim)
+            q, k = rotate(q, turn), rotate(k, turn)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)  # (B, types or 1, T, T)
+        if self.ends is not None:
+            start, end = self.ends(both).to(scores.dtype).transpose(1, 2).chunk(2, 1)  # (B, types, T) each
+            scores = scores + start[..., :, None] + end[..., None, :]
+        keep = torch.ones(length, length, dtype=torch.bool, device=hidden.device)
+        if self.upper_only:
+            keep = keep.triu()
+        if mask is not None:
+            keep = keep & (mask[:, None, :, None] & mask[:, None, None, :])
+        return scores.masked_fill(~keep, -torch.inf)
+
+
+def decode_spans(scores: Tensor, *, threshold: float = 0.0) -> list[list[tuple[int, int, int]]]:
+    """Every cell above the threshold: for each text its (type, start, end), ends inclusive, in ascending order.
+
+    Args:
+        scores: (B, num_types, T, T) as from `GlobalPointer`.
+        threshold: scores must lie above it; 0 is the multi-label loss's own.
+    """
+    if scores.dim() != 4 or scores.shape[-1] != scores.shape[-2]:
+        raise ValueError(f"scores must be (batch, types, length, length), got {tuple(scores.shape)}")
+    spans: list[list[tuple[int, int, int]]] = [[] for _ in range(len(scores))]
+    for text, kind, start, end in (scores > threshold).nonzero().tolist():
+        spans[text].append((kind, start, end))
+    return spans
