@@ -51,6 +51,11 @@ if TYPE_CHECKING:
         seq2seq_loss as seq2seq_loss,
         similarity_distillation_loss as similarity_distillation_loss,
     )
+    from kexue.losses.tailored import (
+        GammaWarmup as GammaWarmup,
+        TaiLrLoss as TaiLrLoss,
+        tailr_loss as tailr_loss,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -93,6 +98,7 @@ __getattr__, __dir__, __all__ = attach(
             "seq2seq_loss",
             "similarity_distillation_loss",
         ),
+        "tailored": ("GammaWarmup", "TaiLrLoss", "tailr_loss"),
     },
     needs="torch",
     extra="train",

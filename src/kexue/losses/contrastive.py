@@ -110,27 +110,6 @@ def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor
     return labels
 
 
-def _two_view_scores(a: Tensor, b: Tensor, temperature: float, symmetric: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Scores, labels and mask of B pairs of views.
-
-    One direction: row i of `a` against all of `b`. Symmetric: all 2B rows against each other; a row is no candidate of
-    itself, and the second view, its positive, is by definition no negative.
-    """
-    if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(f"expected two views of shape (B, d), got {tuple(a.shape)} and {tuple(b.shape)}")
-    if len(a) < 2:
-        raise ValueError(f"a contrastive batch needs at least 2 pairs for a negative, got {len(a)}")
-    size = len(a)
-    with torch.autocast(a.device.type, enabled=False):
-        a, b = functional.normalize(full_precision(a, "a"), dim=1), functional.normalize(full_precision(b, "b"), dim=1)
-        if not symmetric:
-            return a @ b.T / temperature, torch.arange(size, device=a.device), None
-        views = torch.cat([a, b])
-        scores = views @ views.T / temperature
-    rows = torch.arange(2 * size, device=a.device)
-    return scores, (rows + size) % (2 * size), ~torch.eye(2 * size, dtype=torch.bool, device=a.device)
-
-
 class _TwoViewLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, *, symmetric: bool = True, reduction: Reduction = "mean") -> None:
         super().__init__()
@@ -138,6 +117,27 @@ class _TwoViewLoss(nn.Module):
             raise ValueError(f"temperature must be > 0, got {temperature}")
         check_reduction(reduction)
         self.temperature, self.symmetric, self.reduction = temperature, symmetric, reduction
+
+    def scores(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and mask for the functions above, from B pairs of views.
+
+        One direction: row i of `a` against all of `b`. Symmetric: all 2B rows against each other; a row is no candidate
+        of itself, and its other view is the positive, hence no negative.
+        """
+        if a.ndim != 2 or a.shape != b.shape:
+            raise ValueError(f"expected two views of shape (B, d), got {tuple(a.shape)} and {tuple(b.shape)}")
+        if len(a) < 2:
+            raise ValueError(f"a contrastive batch needs at least 2 pairs for a negative, got {len(a)}")
+        size, device = len(a), a.device
+        with torch.autocast(device.type, enabled=False):
+            a, b = (functional.normalize(full_precision(x, "a view"), dim=1) for x in (a, b))
+            if not self.symmetric:
+                everyone = torch.ones(size, size, dtype=torch.bool, device=device)
+                return a @ b.T / self.temperature, torch.arange(size, device=device), everyone
+            views = torch.cat([a, b])
+            scores = views @ views.T / self.temperature
+        rows = torch.arange(2 * size, device=device)
+        return scores, (rows + size) % (2 * size), rows[:, None] != rows
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -159,7 +159,7 @@ class InfoNCELoss(_TwoViewLoss):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The loss of a batch of pairs."""
-        scores, labels, mask = _two_view_scores(a, b, self.temperature, self.symmetric)
+        scores, labels, mask = self.scores(a, b)
         return info_nce(scores, labels, mask=mask, reduction=self.reduction)
 
 
@@ -187,7 +187,7 @@ class FlatNCELoss(_TwoViewLoss):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The loss of a batch of pairs."""
-        scores, labels, mask = _two_view_scores(a, b, self.temperature, self.symmetric)
+        scores, labels, mask = self.scores(a, b)
         loss = flat_nce(scores, labels, mask=mask, reduction=self.reduction)
         if self.report == "flat":
             return loss
