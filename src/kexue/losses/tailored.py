@@ -1,0 +1,215 @@
+"""Cross-entropy that stops chasing improbable targets: TaiLr, total variation guided by the model's own belief.
+
+Source: kexue.fm/archives/9526; Ji et al. 2023, arXiv:2302.13344.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, reduce
+
+Form = Literal["weighted", "integrated"]
+
+
+def tailr_loss(
+    scores: Tensor,
+    labels: Tensor,
+    gamma: float | Tensor,
+    *,
+    min_weight: float = 0.0,
+    form: Form = "weighted",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Cross-entropy whose targets weigh less the less probable the model finds them.
+
+        weighted:   loss = -w log p,  w = max(p / (gamma + (1 - gamma) p), min_weight), a constant for the gradient
+        integrated: loss = -log(gamma + (1 - gamma) p) / (1 - gamma),  at gamma = 1 its limit 1 - p
+
+    with p the probability of the target. Without `min_weight` both have the same gradient; the integrated value is
+    bounded by -log(gamma) / (1 - gamma). gamma = 0 is cross-entropy, gamma = 1 has the gradient of -p, of accuracy.
+    From random weights gamma = 1 hardly moves, since w is about 1 / C: start lower (`GammaWarmup`).
+
+    Args:
+        scores: (N, C, ...) or (C,), raw scores, as `torch.nn.functional.cross_entropy`.
+        labels: (N, ...) or (), int64 in [0, C).
+        gamma: in [0, 1], a number or a tensor without dimensions.
+        min_weight: in [0, 1), least weight of a target; ``"weighted"`` only.
+        form: which value is shown.
+        weight: (C,) factor of each class; the mean divides by their sum over the kept targets, as cross_entropy does.
+        ignore_index: label that counts 0, outside the mean.
+        label_smoothing: e in [0, 1]; (1 - e) loss + e / C sum_c -log p_c, where the second term is not weighed by w.
+        reduction: ``"none"`` gives the shape of `labels`.
+
+    Returns:
+        float32 for half-precision scores, else their dtype.
+
+    Raises:
+        TypeError: scores are no floats, labels no integers.
+        ValueError: a number out of range, shapes that do not fit, ``"integrated"`` together with `min_weight`.
+    """
+    _check_options(gamma, min_weight, form, label_smoothing, reduction)
+    scores = full_precision(scores)
+    kept = _checked_labels(scores, labels, ignore_index)
+    options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": "none"}
+    factor = None if weight is None else _factors(weight, scores, labels, kept)
+    nll = cross_entropy(scores, labels, **options)
+    g = gamma.detach() if isinstance(gamma, Tensor) else torch.full((), gamma, dtype=torch.float64)
+    g = g.to(dtype=scores.dtype, device=scores.device)
+    if form == "weighted":
+        log_p = -nll.detach()
+        w = (log_p - torch.logaddexp(g.log(), torch.log1p(-g) + log_p)).exp()
+        values = nll * w.clamp(min_weight, 1.0)
+    else:
+        values = _integrated(nll, g)
+    if factor is not None:
+        values = values * factor
+    if label_smoothing > 0:
+        uniform = cross_entropy(scores, labels, weight, label_smoothing=1.0, **options)
+        values = (1 - label_smoothing) * values + label_smoothing * uniform
+    if factor is not None and reduction == "mean":
+        total = factor.sum()
+        return reduce(values, kept, "sum") / torch.where(total > 0, total, 1.0)
+    return reduce(values, kept, reduction)
+
+
+class TaiLrLoss(nn.Module):
+    """Module of `tailr_loss`, with the same arguments; `gamma` may be set between steps."""
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        gamma: float,
+        *,
+        min_weight: float = 0.0,
+        form: Form = "weighted",
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        _check_options(gamma, min_weight, form, label_smoothing, reduction)
+        self._gamma = gamma
+        self.min_weight = min_weight
+        self.form: Form = form
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.reduction: Reduction = reduction
+
+    @property
+    def gamma(self) -> float:
+        """0 is cross-entropy, 1 the gradient of accuracy."""
+        return self._gamma
+
+    @gamma.setter
+    def gamma(self, value: float) -> None:
+        _check_gamma(value)
+        self._gamma = value
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """The loss."""
+        return tailr_loss(
+            scores,
+            labels,
+            self._gamma,
+            min_weight=self.min_weight,
+            form=self.form,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """Settings in the printed form."""
+        return f"gamma={self._gamma}, min_weight={self.min_weight}, form={self.form!r}, reduction={self.reduction!r}"
+
+
+class GammaWarmup:
+    """Moves the gamma of a `TaiLrLoss` in a straight line, one `step` after each step of the optimizer.
+
+    Args:
+        loss: its gamma is set to `start` at once.
+        start, end: in [0, 1]. steps: >= 1, how many until `end`, where it stays.
+    """
+
+    def __init__(self, loss: TaiLrLoss, *, start: float = 0.0, end: float, steps: int) -> None:
+        _check_gamma(start)
+        _check_gamma(end)
+        if steps < 1:
+            raise ValueError(f"steps must be >= 1, got {steps}")
+        self.loss, self.start, self.end, self.steps, self.taken = loss, start, end, steps, 0
+        loss.gamma = start
+
+    def step(self) -> None:
+        """One step further; to resume a run, set `taken` first."""
+        self.taken += 1
+        share = min(self.taken / self.steps, 1.0)
+        self.loss.gamma = (1 - share) * self.start + share * self.end
+
+
+def _integrated(nll: Tensor, g: Tensor) -> Tensor:
+    """-log(g + (1 - g) p) / (1 - g), to full precision for improbable targets as well as for g near 1."""
+    u = (1 - g).clamp(min=1e-30)
+    # Not logaddexp, which has no second derivative at large gaps.
+    low = -torch.stack([g.log().expand_as(nll), torch.log1p(-g) - nll]).logsumexp(0) / u
+    v = u.clamp(max=0.5)  # beyond it the other line holds, and this one must not overflow
+    high = -torch.log1p(v * torch.expm1(-nll)) / v
+    return torch.where(g < 0.5, low, high)
+
+
+def _factors(weight: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
+    classes = scores.shape[min(scores.dim() - 1, 1)]
+    if weight.shape != (classes,):
+        raise ValueError(f"weight must be ({classes},), one a class, got {tuple(weight.shape)}")
+    return weight.to(scores.dtype)[labels.masked_fill(~kept, 0)].masked_fill(~kept, 0.0)
+
+
+def _checked_labels(scores: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """Which labels are kept, once all of them fit."""
+    if scores.dim() == 0:
+        raise ValueError("scores must be (N, C, ...) or (C,), got a number")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integer class indices, got {labels.dtype}")
+    shape = scores.shape[:0] if scores.dim() == 1 else scores.shape[:1] + scores.shape[2:]
+    if labels.shape != shape:
+        raise ValueError(f"labels must be {tuple(shape)} for scores {tuple(scores.shape)}, got {tuple(labels.shape)}")
+    kept = labels != ignore_index
+    classes = scores.shape[min(scores.dim() - 1, 1)]
+    if in_eager() and bool((((labels < 0) | (labels >= classes)) & kept).any()):
+        wrong = labels[((labels < 0) | (labels >= classes)) & kept]
+        raise ValueError(f"labels must be in [0, {classes}) or {ignore_index}, got {int(wrong[0])}")
+    return kept
+
+
+def _check_options(gamma: float | Tensor, min_weight: float, form: str, label_smoothing: float, reduction: str) -> None:
+    check_reduction(reduction)
+    _check_gamma(gamma)
+    if not 0 <= min_weight < 1:
+        raise ValueError(f"min_weight must be in [0, 1), got {min_weight}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    if form not in {"weighted", "integrated"}:
+        raise ValueError(f"form must be 'weighted' or 'integrated', got {form!r}")
+    if form == "integrated" and min_weight > 0:
+        raise ValueError(f"min_weight has another gradient than the integrated form: use 'weighted', got {min_weight}")
+
+
+def _check_gamma(gamma: float | Tensor) -> None:
+    if isinstance(gamma, Tensor):
+        if gamma.dim() != 0:
+            raise ValueError(f"gamma must be a number or a tensor without dimensions, got {tuple(gamma.shape)}")
+        if not in_eager():
+            return
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {float(gamma)}")
