@@ -20,6 +20,20 @@ if TYPE_CHECKING:
         DGCNN as DGCNN,
         DilatedGatedConv1d as DilatedGatedConv1d,
     )
+    from kexue.nn.lipschitz import (
+        SpectralNorm as SpectralNorm,
+        apply_spectral_normalization as apply_spectral_normalization,
+        clip_weights_ as clip_weights_,
+        frobenius_penalty as frobenius_penalty,
+        gradient_penalty as gradient_penalty,
+        remove_spectral_normalization as remove_spectral_normalization,
+        spectral_norm_value as spectral_norm_value,
+        spectral_penalty as spectral_penalty,
+    )
+    from kexue.nn.lipschitz_bounds import (
+        empirical_lipschitz as empirical_lipschitz,
+        lipschitz_upper_bound as lipschitz_upper_bound,
+    )
     from kexue.nn.pointer import (
         GlobalPointer as GlobalPointer,
         decode_spans as decode_spans,
@@ -58,6 +72,17 @@ __getattr__, __dir__, __all__ = attach(
     {
         "attention": ("ToeplitzGate", "attention_weights", "unilm_mask", "urpe_attention"),
         "dgcnn": ("DGCNN", "DilatedGatedConv1d"),
+        "lipschitz": (
+            "SpectralNorm",
+            "apply_spectral_normalization",
+            "clip_weights_",
+            "frobenius_penalty",
+            "gradient_penalty",
+            "remove_spectral_normalization",
+            "spectral_norm_value",
+            "spectral_penalty",
+        ),
+        "lipschitz_bounds": ("empirical_lipschitz", "lipschitz_upper_bound"),
         "pointer": ("GlobalPointer", "decode_spans"),
         "position": ("LearnedPositions", "SinusoidalPositions", "T5Bias", "apply_rotary"),
         "probe": ("ProbeResult", "position_probe"),

@@ -1,0 +1,412 @@
+"""Spectral norms against full singular value decompositions and dense matrices of convolutions; penalties; bounds."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from kexue.errors import NotSupported
+from kexue.nn import (
+    apply_spectral_normalization,
+    clip_weights_,
+    empirical_lipschitz,
+    frobenius_penalty,
+    gradient_penalty,
+    lipschitz_upper_bound,
+    remove_spectral_normalization,
+    spectral_norm_value,
+    spectral_penalty,
+)
+
+ARTICLE = torch.tensor([[3.0, 0.0], [4.0, 5.0]], dtype=torch.float64)
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def seeded(make, seed=0):
+    """A module whose initial weights follow from the seed, in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().double()
+
+
+def dense(layer, shape):
+    """The matrix of a linear map between tensors, column by column."""
+    basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    with torch.no_grad():
+        return (layer(basis) - layer(torch.zeros(1, *shape, dtype=torch.float64))).flatten(1).T
+
+
+def number(x):
+    return float(x.detach())
+
+
+def largest(matrix):
+    return torch.linalg.matrix_norm(matrix, 2)
+
+
+def test_iterates_on_the_articles_matrix():
+    start = torch.ones(2, dtype=torch.float64)
+    values = [number(spectral_norm_value(ARTICLE, u=start, n_iter=n).sigma) for n in (1, 2, 3, 4, 30)]
+    assert values == pytest.approx([6.62714, 6.70718, 6.70819, 6.708204, math.sqrt(45)], abs=1e-5)
+
+
+def test_ones_can_be_orthogonal_to_the_answer_and_a_random_start_is_not():
+    weight = torch.tensor([[1.5, -0.5], [-0.5, 1.5]])
+    assert number(spectral_norm_value(weight, u=torch.ones(2), n_iter=100).sigma) == pytest.approx(1)
+    assert number(spectral_norm_value(weight, n_iter=100, generator=0).sigma) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 1), (1, 4), (6,), (4, 2, 3, 3)])
+def test_the_value_is_the_largest_singular_value(shape):
+    weight = randn(*shape).requires_grad_()
+    found = spectral_norm_value(weight, n_iter=500, generator=1)
+    matrix = weight.detach().reshape(shape[0], -1)
+    assert torch.allclose(found.sigma, largest(matrix))
+    assert torch.allclose(matrix @ found.v, found.sigma * found.u)
+    found.sigma.backward()
+    assert torch.allclose(weight.grad, torch.outer(found.u, found.v).reshape(shape))
+    reference = weight.detach().clone().requires_grad_()
+    largest(reference.reshape(shape[0], -1)).backward()
+    assert torch.allclose(weight.grad, reference.grad)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 7)),
+        (lambda: nn.Conv2d(2, 3, 3, stride=2, padding=1), (2, 6, 5)),
+        (lambda: nn.Conv2d(1, 2, (2, 3), stride=(1, 2)), (1, 5, 6)),
+        (lambda: nn.Conv3d(2, 2, 2), (2, 3, 3, 4)),
+    ],
+)
+def test_the_operator_norm_is_that_of_the_dense_matrix(make, shape):
+    layer = seeded(make)
+    options = {"stride": layer.stride, "padding": layer.padding, "n_iter": 2000, "generator": 0}
+    found = spectral_norm_value(layer.weight, mode="operator", input_shape=shape, **options)
+    expected = largest(dense(layer, shape))
+    assert torch.allclose(found.sigma, expected)
+    window = math.prod(layer.kernel_size)
+    assert found.sigma <= math.sqrt(window) * largest(layer.weight.flatten(1)) * (1 + 1e-9)
+    assert lipschitz_upper_bound(layer, shape) >= expected * (1 - 1e-9)
+    assert lipschitz_upper_bound(layer, shape) < 1.6 * expected
+
+
+def test_the_operator_norm_of_a_box_filter():
+    box = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+    operator = spectral_norm_value(
+        box, mode="operator", input_shape=(1, 16, 16), padding=1, n_iter=800, generator=0
+    ).sigma
+    assert number(operator) == pytest.approx((1 + 2 * math.cos(math.pi / 17)) ** 2)
+    assert number(spectral_norm_value(box, n_iter=1, generator=0).sigma) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    weight = 1e-4 * randn(8, 8).to(dtype)  # squares of these vanish in float16
+    found = spectral_norm_value(weight, n_iter=300, generator=0)
+    assert found.sigma.dtype == torch.float32
+    assert number(found.sigma) == pytest.approx(number(largest(weight.double())), rel=1e-4)
+    layer = apply_spectral_normalization(nn.Linear(8, 8).to(dtype))
+    assert layer.weight.dtype == dtype
+
+
+def test_a_weight_of_zeros():
+    weight = torch.zeros(3, 2, requires_grad=True)
+    found = spectral_norm_value(weight, generator=0)
+    found.sigma.backward()
+    assert found.sigma == 0
+    assert (weight.grad == 0).all()
+    layer = nn.Linear(2, 3)
+    nn.init.zeros_(layer.weight)
+    apply_spectral_normalization(layer)
+    assert (layer.weight == 0).all()
+    with torch.no_grad():  # and it can leave zero
+        layer.parametrizations.weight.original.copy_(torch.eye(3, 2))
+    for _ in range(100):
+        layer(torch.zeros(1, 2))
+    assert torch.allclose(layer.weight, torch.eye(3, 2))
+
+
+def network():
+    return seeded(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)))
+
+
+def test_penalties_are_sums_of_squared_norms():
+    net = network()
+    weights = [layer.weight for layer in net[::2]]
+    before = net.state_dict().keys()
+    for _ in range(200):
+        spectral = spectral_penalty(net, 0.5)
+    assert torch.allclose(spectral, 0.5 * sum(largest(w) ** 2 for w in weights))
+    [gradient] = torch.autograd.grad(spectral, weights[0])
+    U, S, Vh = torch.linalg.svd(weights[0])
+    assert torch.allclose(gradient, 0.5 * 2 * S[0] * torch.outer(U[:, 0], Vh[0]))
+    frobenius = frobenius_penalty(net, 0.5)
+    assert torch.allclose(frobenius, 0.5 * sum((w**2).sum() for w in weights))
+    assert frobenius >= spectral
+    assert net.state_dict().keys() == before
+    last = spectral_penalty(net, 1.0, filter=lambda name, parameter: name == "4.weight", n_iter=5)
+    assert torch.allclose(last, largest(weights[2]) ** 2)
+
+
+def test_the_penalty_drives_the_norm_down():
+    net = network()
+    before = largest(net[0].weight)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        spectral_penalty(net, 0.1).backward()
+        optimizer.step()
+    assert largest(net[0].weight) < 0.9 * before
+
+
+@pytest.mark.parametrize("coef", [1.0, 0.5])
+def test_normalised_layers_have_norm_coef(coef):
+    net = apply_spectral_normalization(network(), coef=coef)
+    for _ in range(200):
+        net(randn(1, 6))
+    for layer in net[::2]:
+        assert number(largest(layer.weight)) == pytest.approx(coef)
+
+
+def test_the_gradient_goes_through_sigma():
+    layer = seeded(lambda: nn.Linear(4, 3, bias=False))
+    original = layer.weight.detach().clone().requires_grad_()
+    apply_spectral_normalization(layer)
+    for _ in range(300):
+        layer(randn(1, 4))
+    layer.eval()
+    G = randn(3, 4, seed=5)
+    (layer.weight * G).sum().backward()
+    (original / largest(original) * G).sum().backward()
+    ours = layer.parametrizations.weight.original.grad
+    assert torch.allclose(ours, original.grad)
+    U, S, Vh = torch.linalg.svd(original.detach())
+    bar = original.detach() / S[0]
+    assert torch.allclose(ours, (G - (G * bar).sum() * torch.outer(U[:, 0], Vh[0])) / S[0])
+
+
+def test_state_moves_in_training_and_rests_in_evaluation():
+    net = apply_spectral_normalization(network())
+    buffer = net[0].parametrizations.weight[0].u
+    net.eval()
+    before = buffer.clone()
+    first = net(randn(2, 6))
+    assert torch.equal(net(randn(2, 6)), first)
+    assert torch.equal(buffer, before)
+    net.train()
+    net(randn(2, 6))
+    assert not torch.equal(buffer, before)
+
+
+def test_two_forwards_before_one_backward():
+    critic = apply_spectral_normalization(network())
+    (critic(randn(3, 6)).mean() - critic(randn(3, 6, seed=1)).mean()).backward()
+    assert all(p.grad.isfinite().all() for p in critic.parameters())
+
+
+def test_a_normalised_network_saves_loads_and_is_restored():
+    net = apply_spectral_normalization(network())
+    net(randn(2, 6))
+    copy = apply_spectral_normalization(seeded(network, 9))
+    copy.load_state_dict(net.state_dict())
+    x = randn(3, 6, seed=2)
+    assert torch.equal(net.eval()(x), copy.eval()(x))
+    expected = net(x)
+    assert remove_spectral_normalization(net) is net
+    assert torch.equal(net(x), expected)
+    assert "0.weight" in net.state_dict()
+
+
+def convolutional():
+    return seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding="same"), nn.LeakyReLU(0.2), nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, dilation=1),
+            nn.ReLU(), nn.Flatten(), nn.Linear(8, 2),
+        )
+    )  # fmt: skip
+
+
+def test_operator_mode_normalises_the_map_between_images():
+    net = apply_spectral_normalization(convolutional(), mode="operator", input_shape=(1, 8, 8))
+    assert net.training
+    for _ in range(600):
+        net(randn(1, 1, 8, 8))
+    net.eval()
+    for layer, shape in ((net[0], (1, 8, 8)), (net[3], (3, 4, 4))):
+        assert number(largest(dense(layer, shape))) == pytest.approx(1, abs=1e-3)
+    flat = apply_spectral_normalization(convolutional())
+    assert number(largest(dense(flat[0], (1, 8, 8)))) > 1.5  # the reshaped norm is not the norm of the map
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3, groups=2, padding=2), (4, 6, 6)),
+        (nn.Conv2d(2, 2, 3, dilation=2, stride=2), (2, 9, 9)),
+        (nn.Conv1d(2, 3, 5, padding=9), (2, 4)),
+    ],
+)
+def test_the_bound_of_a_convolution_is_above_its_norm(layer, shape):
+    layer = layer.double()
+    assert largest(dense(layer, shape)) <= lipschitz_upper_bound(layer, shape) * (1 + 1e-9)
+
+
+def test_the_bound_multiplies_layers_and_lets_modules_speak():
+    class Residual(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+        def lipschitz_upper_bound(self, input_shape):
+            return 1 + lipschitz_upper_bound(self.inner, input_shape)
+
+    inner = nn.Sequential(nn.Linear(3, 3), nn.Sigmoid())
+    norm = nn.BatchNorm1d(3).eval()
+    with torch.no_grad():
+        inner[0].weight.copy_(torch.diag(torch.tensor([1.0, -8.0, 2.0])))
+        norm.weight.copy_(torch.tensor([1.0, -3.0, 2.0]))
+        norm.running_var.copy_(torch.tensor([1.0, 4.0, 1.0]))
+    net = nn.Sequential(Residual(inner), nn.Dropout(0.5).eval(), norm, nn.LeakyReLU(2.0), nn.Linear(3, 2))
+    expected = (1 + 8 * 0.25) * 2 * 2 * number(largest(net[-1].weight.double()))
+    assert lipschitz_upper_bound(net, (3,)) == pytest.approx(expected, rel=1e-4)
+    net[1].train()
+    assert lipschitz_upper_bound(net, (3,)) == pytest.approx(2 * expected, rel=1e-4)
+
+
+def test_slopes_of_activations_are_bounds_and_tight():
+    x = torch.linspace(-8, 8, 400_001, dtype=torch.float64, requires_grad=True)
+    activations = (nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Softplus(), nn.ELU(2.0))
+    for activation in activations:
+        steepest = number(torch.autograd.grad(activation(x).sum(), x)[0].abs().max())
+        bound = lipschitz_upper_bound(activation, (1,))
+        assert steepest <= bound * (1 + 1e-9)
+        assert bound < steepest * 1.001
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LayerNorm(4), nn.BatchNorm1d(4), nn.MaxPool1d(3, stride=1), nn.Conv1d(4, 4, 3, padding_mode="reflect")]
+)
+def test_no_bound_is_invented(layer):
+    with pytest.raises(NotSupported):
+        lipschitz_upper_bound(layer, (4, 8))
+
+
+def test_lower_and_upper_bound_meet_on_a_linear_map_and_enclose_a_network():
+    linear = seeded(lambda: nn.Linear(6, 4))
+    found = empirical_lipschitz(linear, randn(3, 6), generator=0)
+    assert found <= lipschitz_upper_bound(linear, (6,)) * (1 + 1e-9)
+    assert found == pytest.approx(lipschitz_upper_bound(linear, (6,)), rel=1e-3)
+    net = convolutional()
+    low, high = empirical_lipschitz(net, randn(20, 1, 8, 8), generator=0), lipschitz_upper_bound(net, (1, 8, 8))
+    assert 0.02 * high < low < high
+    assert empirical_lipschitz(lambda x: 3 * x.abs(), randn(5, 2), n=8, generator=1) == pytest.approx(3)
+    assert empirical_lipschitz(lambda x: 0 * x, randn(5, 2), n=8, generator=1) == 0
+
+
+def test_gradient_penalty_of_a_linear_critic_is_known():
+    w = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
+    real, fake = randn(7, 2), randn(7, 2, seed=1)
+    penalty = gradient_penalty(lambda x: x @ w, real, fake, generator=0)
+    assert number(penalty) == pytest.approx((5 - 1) ** 2)
+    [gradient] = torch.autograd.grad(penalty, w)
+    assert torch.allclose(gradient, 2 * (5 - 1) * w.detach() / 5)
+    assert number(gradient_penalty(lambda x: x @ w / 10, real, fake)) == pytest.approx(0.25)
+    assert number(gradient_penalty(lambda x: x @ w / 10, real, fake, one_sided=True)) == 0
+    assert number(gradient_penalty(lambda x: x @ w, real, fake, center=0.0)) == pytest.approx(25)
+    tokens = gradient_penalty(lambda x: (x @ w).sum(1), randn(7, 3, 2), randn(7, 3, 2), norm_dims=-1)
+    assert number(tokens) == pytest.approx(16)  # each of the three rows has a norm of its own
+
+
+def test_gradient_penalty_sits_between_the_samples_one_mix_each():
+    seen = []
+
+    def critic(x):
+        seen.append(x.detach())
+        return (x**2).sum((1, 2))
+
+    real, fake = torch.ones(50, 3, 2), torch.zeros(50, 3, 2)
+    gradient_penalty(critic, real, fake, generator=0)
+    [points] = seen
+    assert (points == points[:, :1, :1]).all()
+    assert points[:, 0, 0].unique().numel() == 50
+    assert 0 <= points.min() < 0.2
+    assert 0.8 < points.max() <= 1
+
+
+def test_gradient_penalty_at_zero_slope_and_of_a_deep_critic():
+    w = torch.zeros(2, requires_grad=True)
+    gradient_penalty(lambda x: x @ w, randn(3, 2).number(), randn(3, 2).number()).backward()
+    assert w.grad.isfinite().all()
+    critic = seeded(lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)))
+    real, fake = randn(3, 2), randn(3, 2, seed=1)
+    names, values = zip(*critic.named_parameters(), strict=True)
+
+    def penalty(*parameters):
+        state = dict(zip(names, parameters, strict=True))
+        return gradient_penalty(lambda x: torch.func.functional_call(critic, state, x), real, fake, generator=0)
+
+    assert torch.autograd.gradcheck(penalty, [v.detach().requires_grad_() for v in values])
+
+
+def test_clipping():
+    net = network()
+    assert clip_weights_(net, 0.1) is net
+    assert max(p.abs().max() for p in net.parameters()) == 0.1
+
+
+@pytest.mark.parametrize("mode", ["reshape", "operator"])
+def test_a_normalised_layer_compiles_as_one_graph(mode):
+    layer = apply_spectral_normalization(nn.Conv2d(1, 2, 3), mode=mode, input_shape=(1, 5, 5))
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    x = torch.ones(1, 1, 5, 5)
+    before = layer.parametrizations.weight[0].u.clone()
+    compiled(x).sum().backward()
+    assert not torch.equal(layer.parametrizations.weight[0].u, before)
+    layer.eval()
+    assert torch.allclose(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: spectral_norm_value(ARTICLE, mode="exact"), ValueError, "'exact'"),
+        (lambda: spectral_norm_value(ARTICLE, n_iter=0), ValueError, "got 0"),
+        (lambda: spectral_norm_value(ARTICLE, u=torch.ones(3)), ValueError, r"\(2,\), got \(3,\)"),
+        (lambda: spectral_norm_value(ARTICLE.long()), TypeError, "int64"),
+        (lambda: spectral_norm_value(torch.tensor(1.0)), TypeError, "axis"),
+        (lambda: spectral_norm_value(ARTICLE, mode="operator"), ValueError, "input_shape None"),
+        (
+            lambda: spectral_norm_value(torch.ones(1, 2, 3), mode="operator", input_shape=(1, 5)),
+            ValueError,
+            "reads 2 channels",
+        ),
+        (lambda: spectral_penalty(nn.ReLU(), 1.0), ValueError, "no weight"),
+        (lambda: frobenius_penalty(nn.Linear(2, 2), -1.0), ValueError, "got -1.0"),
+        (lambda: apply_spectral_normalization(nn.ReLU()), ValueError, "no Linear"),
+        (lambda: apply_spectral_normalization(nn.Linear(2, 2), coef=0.0), ValueError, "coef=0.0"),
+        (lambda: apply_spectral_normalization(apply_spectral_normalization(nn.Linear(2, 2))), ValueError, "already"),
+        (lambda: apply_spectral_normalization(nn.Conv1d(1, 1, 3), mode="operator"), ValueError, "needs input_shape"),
+        (
+            lambda: apply_spectral_normalization(
+                nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"), mode="operator", input_shape=(1, 5)
+            ),
+            NotSupported,
+            "circular",
+        ),
+        (lambda: remove_spectral_normalization(nn.Linear(2, 2)), ValueError, "no layer"),
+        (lambda: gradient_penalty(lambda x: x.sum(), torch.ones(2, 3), torch.ones(3, 3)), ValueError, "share a shape"),
+        (lambda: clip_weights_(nn.Linear(1, 1), 0.0), ValueError, "got 0.0"),
+        (lambda: empirical_lipschitz(lambda x: x, torch.ones(2, 2), n=0), ValueError, "n=0"),
+    ],
+)
+def test_mistakes_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
