@@ -103,7 +103,7 @@ METHODS: tuple[Method, ...] = (
             "losses: nmway_loss NMWayLoss", "working"),
     _method("tailr", "A plain remedy for the over-confidence of cross-entropy",
             "缓解交叉熵过度自信的一个简明方案", 9526, "2023-03-14",
-            "losses: tailr_loss TaiLrLoss"),
+            "losses: tailr_loss TaiLrLoss", "working"),
     _method("perturb-max", "Discrete distributions built by reparameterisation",
             "从重参数的角度看离散概率分布的构建", 9085, "2022-05-25",
             "nn: perturb_max PerturbMax", "working"),
