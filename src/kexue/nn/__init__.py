@@ -20,6 +20,11 @@ if TYPE_CHECKING:
         DGCNN as DGCNN,
         DilatedGatedConv1d as DilatedGatedConv1d,
     )
+    from kexue.nn.ladder import (
+        CachedStates as CachedStates,
+        LadderBlock as LadderBlock,
+        LadderSideNetwork as LadderSideNetwork,
+    )
     from kexue.nn.lipschitz import (
         SpectralNorm as SpectralNorm,
         apply_spectral_normalization as apply_spectral_normalization,
@@ -72,6 +77,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "attention": ("ToeplitzGate", "attention_weights", "unilm_mask", "urpe_attention"),
         "dgcnn": ("DGCNN", "DilatedGatedConv1d"),
+        "ladder": ("CachedStates", "LadderBlock", "LadderSideNetwork"),
         "lipschitz": (
             "SpectralNorm",
             "apply_spectral_normalization",
