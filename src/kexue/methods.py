@@ -125,7 +125,7 @@ METHODS: tuple[Method, ...] = (
             "AdaX优化器浅析", 7387, "2020-05-11", "optim: AdaX"),
     _method("lipschitz", "Lipschitz constraints: generalisation and generative models",
             "深度学习中的Lipschitz约束:泛化与生成模型", 6051, "2018-10-07",
-            "nn: spectral_norm_value apply_spectral_normalization gradient_penalty"),
+            "nn: spectral_norm_value apply_spectral_normalization gradient_penalty", "working"),
     _method("simvq", "Two tricks for VQ: a linear map on the codebook, and rotation",
             "VQ的又一技巧:给编码表加一个线性变换", (10519, 10489), "2024-11-06",
             "nn: VectorQuantizer rotate_to", "working"),
