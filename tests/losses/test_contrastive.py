@@ -69,6 +69,11 @@ def test_infonce_is_exact_where_cross_entropy_rounds_to_zero(gap):
         assert plain.grad[0, 0] == 0  # what rounding does to the usual form
 
 
+def test_infonce_is_exact_where_the_positive_trails():
+    trailing = info_nce(torch.tensor([[-21.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    assert trailing.item() == pytest.approx(21 + math.exp(-21), rel=1e-14)  # softplus would stop at 21
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradcheck(loss):
     mask = torch.rand(4, 6, generator=torch.Generator().manual_seed(3)) > 0.4
