@@ -136,6 +136,35 @@ def test_a_query_without_keys_attends_to_nothing(position):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_inference_mode_changes_the_product_but_not_the_result(position, monkeypatch):
+    model, tokens, calls = build(position=position), ids(), []
+    fast = torch.ops.mkldnn._linear_pointwise
+
+    def count(*arguments):
+        calls.append(arguments[1].shape)
+        return fast(*arguments)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", count)
+    with torch.no_grad():
+        usual = model(tokens).last_hidden_state
+    assert not calls
+    with torch.inference_mode():
+        result = model(tokens).last_hidden_state
+        assert len(calls) == 4 * 3  # four maps in each of three blocks
+        model(tokens[:1, :4])
+        assert len(calls) == 4 * 3  # so few rows are as fast the usual way
+    assert_close(result.clone(), usual, atol=1e-5, rtol=1e-5)
+
+
+def test_hooks_of_the_maps_are_heard_in_inference_mode():
+    model, tokens = build(), ids()
+    with torch.inference_mode():
+        before = model(tokens).last_hidden_state
+        model.blocks[1].up.register_forward_hook(lambda module, args, out: 2 * out)
+        assert (model(tokens).last_hidden_state - before).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(("position", "relative"), [("rotary", True), ("t5", True), ("learned", False)])
 def test_relative_positions_do_not_see_a_shift(position, relative):
     model, tokens = build(position=position), ids()

@@ -131,19 +131,18 @@ def urpe_attention(
         )
     if fused not in {True, False, "auto"}:
         raise ValueError(f"fused must be True, False or 'auto', got {fused!r}")
-    if isinstance(gate, ToeplitzGate):
-        places = torch.arange(k.shape[-2], device=q.device)
-        gate = gate(places[k.shape[-2] - q.shape[-2] :], places)
     keep = None if mask is None else _boolean(mask)
     if gate is None and fused is not False:
         return functional.scaled_dot_product_attention(q, k, v, _additive(bias, keep, q.dtype), dropout_p)
+    if isinstance(gate, ToeplitzGate):
+        lq, lk = q.shape[-2], k.shape[-2]
+        gate = gate.forward(torch.arange(lk - lq, lk, device=q.device), torch.arange(lk, device=q.device))
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias))
     plain = learns or dropout_p > 0
     if fused is True and plain:
         raise ValueError("fused=True has neither gradient nor dropout; use fused='auto'")
-    if fused is False or plain or torch.compiler.is_compiling():
+    if gate is None or fused is False or plain or torch.compiler.is_compiling():
         return _whole(q, k, v, gate, bias, keep, dropout_p)
-    assert gate is not None
     return _in_blocks(q, k, v, gate, bias, keep)
 
 
@@ -164,10 +163,11 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | Non
     heads = max(1, min(h, size // max(1, lq * lk)))
     rows = lq if heads > 1 else max(1, min(lq, size // max(1, lk)))
     wide = torch.promote_types(q.dtype, torch.float32)
-    added = None
+    added = alone = None
     if bias is not None or keep is not None:
-        added = _additive(torch.zeros((), device=q.device) if bias is None else bias, keep, wide)
-        alone = (added == -torch.inf).all(-1, keepdim=True).broadcast_to(b, h, lq, 1)
+        added = torch.zeros((), dtype=wide, device=q.device) if bias is None else bias.to(wide)
+        added = added if keep is None else torch.where(keep, added, -torch.inf)
+        alone = torch.isneginf(added).all(-1, keepdim=True)
         added = added.broadcast_to(b, h, lq, lk)
     q, k, gate = q / math.sqrt(d), k.transpose(-1, -2), gate.broadcast_to(b, h, lq, lk)
     out = q.new_empty(b, h, lq, v.shape[-1])
@@ -178,7 +178,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | Non
                 scores = torch.matmul(q[at], k[i, j : j + heads]).to(wide)
                 weights = (scores if added is None else scores.add_(added[at])).softmax(-1).mul_(gate[at])
                 out[at] = torch.matmul(weights.to(v.dtype), v[i, j : j + heads])
-    return out if added is None else out.masked_fill_(alone, 0.0)
+    return out if alone is None else out.masked_fill_(alone, 0.0)
 
 
 def _additive(bias: Tensor | None, keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -52,7 +52,7 @@ def rotary_angles(positions: Tensor, dim: int, base: float = 10000.0) -> tuple[T
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (2i, 2i+1) of x (B, H, T, D) by angles from `rotary_angles`."""
     cos, sin = turn
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    a, b = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
 
 
@@ -136,7 +136,7 @@ def relative_offsets(q_positions: Tensor, k_positions: Tensor) -> Tensor:
 
 def look_up(table: Tensor, columns: Tensor) -> Tensor:
     """Entries of a table (H, C) at columns (..., Lq, Lk): (..., H, Lq, Lk)."""
-    return table.t()[columns].movedim(-1, -3)
+    return table[:, columns].movedim(0, -3)
 
 
 def check_buckets(num_buckets: int, max_distance: int, bidirectional: bool = True) -> None:

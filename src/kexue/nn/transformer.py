@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue.nn._affine import Affine
 from kexue.nn.position import LearnedPositions, SinusoidalPositions, T5Bias, rotary_angles, rotate
 
 Cache = tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, H, T, D) of every layer
@@ -177,11 +178,11 @@ class Block(nn.Module):
         super().__init__()
         d, inner = config.hidden_size, config.intermediate_size or 4 * config.hidden_size
         self.heads, self.pre, self.dropout = config.num_heads, config.norm == "pre", config.dropout
-        self.qkv = nn.Linear(d, 3 * d)
-        self.out = nn.Linear(d, d)
+        self.qkv = Affine(d, 3 * d)
+        self.out = Affine(d, d)
         self.norm1 = nn.LayerNorm(d, eps=1e-12)
-        self.up = nn.Linear(d, inner)
-        self.down = nn.Linear(inner, d)
+        self.up = Affine(d, inner)
+        self.down = Affine(inner, d)
         self.norm2 = nn.LayerNorm(d, eps=1e-12)
 
     def forward(
