@@ -25,6 +25,9 @@ from kexue.serve.settings import Settings
 from kexue.serve.state import Service
 
 WEB = Path(__file__).parent / "web"
+# torch keeps a compiled kernel for each of the last 1,024 shapes it has multiplied, a megabyte and more for each shape
+# of a batch; batches of a server rarely have the same shape twice, so its memory would grow for minutes.
+_KERNEL_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -86,6 +89,8 @@ def run(settings: Settings) -> None:
     Raises:
         Exception: what kept a model or index from being loaded.
     """
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, "64")
     level = os.environ.get("KEXUE_LOG", "warning").lower()
     app = create_app(settings)
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
