@@ -343,7 +343,7 @@ def test_gradient_penalty_sits_between_the_samples_one_mix_each():
 
 def test_gradient_penalty_at_zero_slope_and_of_a_deep_critic():
     w = torch.zeros(2, requires_grad=True)
-    gradient_penalty(lambda x: x @ w, randn(3, 2).number(), randn(3, 2).number()).backward()
+    gradient_penalty(lambda x: x @ w, randn(3, 2, dtype=torch.float32), randn(3, 2, dtype=torch.float32)).backward()
     assert w.grad.isfinite().all()
     critic = seeded(lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)))
     real, fake = randn(3, 2), randn(3, 2, seed=1)
