@@ -109,7 +109,7 @@ METHODS: tuple[Method, ...] = (
             "nn: perturb_max PerturbMax", "working"),
     _method("urpe", "A defect of relative-position Transformers and its remedy",
             "相对位置编码Transformer的一个理论缺陷与对策", 9105, "2022-06-07",
-            "nn: urpe_attention ToeplitzGate position_probe"),
+            "nn: urpe_attention ToeplitzGate position_probe", "working"),
     _method("lst", "Ladder side-tuning of a pretrained model",
             "Ladder Side-Tuning:预训练模型的“过墙梯”", 9138, "2022-06-20",
             "nn: LadderSideNetwork"),
