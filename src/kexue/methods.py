@@ -112,7 +112,7 @@ METHODS: tuple[Method, ...] = (
             "nn: urpe_attention ToeplitzGate position_probe", "working"),
     _method("lst", "Ladder side-tuning of a pretrained model",
             "Ladder Side-Tuning:预训练模型的“过墙梯”", 9138, "2022-06-20",
-            "nn: LadderSideNetwork"),
+            "nn: LadderSideNetwork", "working"),
     _method("derived-optim", "Six derived optimizers",
             "6个派生优化器的简单介绍及其实现", 7094, "2019-11-25",
             "optim: DecoupledWeightDecay LayerAdaptation PiecewiseLinear GradientAccumulation extend"),

@@ -25,6 +25,7 @@ class Backbone(nn.Module):
         self.norm = nn.LayerNorm(6)
 
     def forward(self, x, attention_mask=None):
+        assert not torch.is_grad_enabled()  # or the activations would be kept
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
@@ -238,6 +239,8 @@ def test_training_from_disk_is_training_from_the_backbone(tmp_path):
         torch.testing.assert_close(side(states=batch), side(x[labels], attention_mask=mask[labels]))
         seen += len(labels)
     assert seen == 7
+    again = cached.__getitems__([6, 0, 6])
+    assert [torch.equal(sample["3"], cached[i]["3"]) for sample, i in zip(again, (6, 0, 6), strict=True)] == [True] * 3
     assert torch.equal(pickle.loads(pickle.dumps(cached))[6]["3"], cached[6]["3"])
     files = sorted(path.name for path in (tmp_path / "states").iterdir())
     assert files == ["index.json", *(f"states-{i:06d}.safetensors" for i in range(3))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -305,14 +306,21 @@ class CachedStates(Dataset[dict[str, Tensor]]):
         return len(self._place)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        shard, row = self._place[number]
-        file = self.path / _shard(shard)
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names = [*self.taps, *({_MASK} & set(tensors.keys()))]
-                return {name: tensors.get_slice(name)[row] for name in names}
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"a file of the cache cannot be read ({error}).", path=file) from error
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The samples of a batch, which a DataLoader asks for at once: each file is opened once."""
+        samples: dict[int, dict[str, Tensor]] = {}
+        for shard, group in groupby(sorted(set(numbers), key=lambda n: self._place[n]), lambda n: self._place[n][0]):
+            file = self.path / _shard(shard)
+            try:
+                with safe_open(file, framework="pt") as tensors:
+                    slices = {name: tensors.get_slice(name) for name in (*self.taps, *({_MASK} & set(tensors.keys())))}
+                    for n in group:
+                        samples[n] = {name: part[self._place[n][1]] for name, part in slices.items()}
+            except (OSError, SafetensorError) as error:
+                raise DataError(f"a file of the cache cannot be read ({error}).", path=file) from error
+        return [samples[n] for n in numbers]
 
     @staticmethod
     def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
