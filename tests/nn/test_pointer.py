@@ -72,7 +72,11 @@ def test_half_precision_gives_full_scores_and_all_compiles():
     assert_close(run(hidden, mask), layer(hidden, mask))
     with torch.autocast("cpu", torch.bfloat16):
         scores = layer(hidden, mask)
-    assert scores.isfinite().eq(layer(hidden, mask).isfinite()).all()
+    assert scores.dtype == torch.float32
+    exact = layer(hidden, mask)
+    finite = exact.isfinite()
+    assert scores.isfinite().eq(finite).all()
+    assert_close(scores[finite], exact[finite], atol=2e-2, rtol=2e-2)  # the maps have 8 bits, the products 24
     half = layer.bfloat16()(hidden.bfloat16(), mask)
     assert half.dtype == torch.float32
 

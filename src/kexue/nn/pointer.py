@@ -68,7 +68,8 @@ class GlobalPointer(nn.Module):
         if self.rotary:
             turn = rotary_angles(torch.arange(length, device=hidden.device), self.head_dim)
             q, k = rotate(q, turn), rotate(k, turn)
-        scores: Tensor = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)  # (B, types or 1, T, T)
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores: Tensor = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)  # (B, types or 1, T, T)
         if self.ends is not None:
             start, end = self.ends(both).to(scores.dtype).transpose(1, 2).chunk(2, 1)  # (B, types, T) each
             scores = scores + start[..., :, None] + end[..., None, :]
