@@ -8,8 +8,7 @@ import sqlite3
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kexue.search import parse_filter
 from kexue.search.filters import OPERATORS, conditions, to_sql
