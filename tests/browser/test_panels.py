@@ -63,7 +63,8 @@ def test_an_older_question_is_given_up(visit) -> None:
     page.wait_for_timeout(400)
     page.keyboard.type(" sleeps")
     page.wait_for_selector(".hit")
-    assert failed == ["cat"]
+    assert failed[0] == "cat"  # on a busy machine also what was typed in between
+    assert "cat sleeps" not in failed
     assert page.get_by_label("What are you looking for?").input_value() == "cat sleeps"
 
 
