@@ -132,6 +132,17 @@ def test_hubness_map_and_whitening(client, indexes, texts) -> None:
     assert client.get("/v1/indexes/plain/map", params={"sample": 0}).status_code == 400
 
 
+def test_looks_at_an_index_are_kept_until_it_changes_and_not_without_end(client) -> None:
+    service = client.app.state.service
+    first = client.get("/v1/hubness", params={"index": "plain", "k": 3}).json()
+    for top in range(1, 60):
+        assert client.get("/v1/hubness", params={"index": "plain", "k": 3, "top": top}).status_code == 200
+    assert len(service._seen) <= 32
+    assert client.get("/v1/hubness", params={"index": "plain", "k": 3}).json() == first
+    client.post("/v1/indexes/plain/documents", json={"documents": [{"id": "new", "text": "a bank"}]})
+    assert client.get("/v1/hubness", params={"index": "plain", "k": 3}).json()["n"] == first["n"] + 1
+
+
 def test_whitenings_are_measured_where_texts_are_long_enough(listen, tmp_path, encoder, texts) -> None:
     import httpx
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ from kexue.text import Encoder, find_model
 T = TypeVar("T")
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 _LOG = logging.getLogger("kexue.serve")
+_LOOKS = 32  # results of long looks at indexes that are kept
 _THREADS = 4  # for searching and writing; encoding has a thread of its own a model
 
 
@@ -149,7 +151,8 @@ class Service:
         self.rerankers: dict[str, CrossEncoderReranker] = {}
         self.indexes: dict[str, Served] = {}
         self.ready = False
-        self.cache: dict[tuple[Any, ...], Any] = {}
+        self._seen: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._looking = asyncio.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kexue-serve")
         self._working = 0
         self._stack = AsyncExitStack()
@@ -279,13 +282,17 @@ class Service:
             self._working -= 1
 
     async def cached(self, served: Served, key: tuple[Any, ...], task: Callable[[], T]) -> T:
-        """The result of a long look at an index, kept until the index changes."""
-        state = served.index.info().updated
+        """The result of a long look at an index, kept until the index changes; one look at a time."""
         entry = (served.name, *key)
-        if entry not in self.cache or self.cache[entry][0] != state:
-            self.cache[entry] = state, await self.work(task)
-        found: T = self.cache[entry][1]
-        return found
+        async with self._looking:
+            state = served.index.info().updated
+            if entry not in self._seen or self._seen[entry][0] != state:
+                self._seen[entry] = state, await self.work(task)
+            self._seen.move_to_end(entry)
+            if len(self._seen) > _LOOKS:
+                self._seen.popitem(last=False)
+            found: T = self._seen[entry][1]
+            return found
 
 
 def is_cross_encoder(place: str) -> bool:
