@@ -20,6 +20,11 @@ EXTRA_OF: dict[str, str] = {
     "fastapi": "serve",
     "pymilvus": "milvus",
     "ray": "cluster",
+    "tensorboard": "train",
+    "aiomqtt": "home",
+    "dbus_fast": "home",
+    "sympy": "algebra",
+    "mpmath": "algebra",
     "sklearn": "bench",
 }
 
