@@ -20,6 +20,7 @@ from kexue.serve.wire import (
     MAX_INPUTS,
     Fields,
     Here,
+    VectorRoute,
     check,
     check_filter,
     check_metadata,
@@ -82,7 +83,6 @@ class CompareRequest(Fields):
     index: str | None = None
 
 
-@router.post("/v1/search", responses=examples.SEARCH)
 async def search(body: SearchRequest, service: Here) -> Response:
     """The documents nearest in meaning, each with what its score means."""
     check(service, body)
@@ -126,6 +126,11 @@ async def search(body: SearchRequest, service: Here) -> Response:
     content = {"results": [_hit(hit, served) for hit in hits], "usage": usage(tokens), "timings": seconds}
     device = served.model.encoder.device.type
     return reply(content, headers_of(device, timing, sum(tokens), len(body.query or "")))
+
+
+router.add_api_route(
+    "/v1/search", search, methods=["POST"], responses=examples.SEARCH, route_class_override=VectorRoute
+)
 
 
 def _hit(hit: Hit, served: Served) -> dict[str, Any]:
