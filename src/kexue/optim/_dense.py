@@ -1,0 +1,121 @@
+"""What the optimizers of this package share: checked groups, dense real gradients, moments that stay in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Group = dict[str, Any]
+
+
+class DenseOptimizer(Optimizer):
+    """An optimizer without sparse or complex gradients; a subclass says how to check a group and how to update it.
+
+    Moments are float32 for half precision parameters, and stay so when a checkpoint is loaded, where torch would cast
+    them to the parameter's type. `state["step"]` is a scalar on the CPU. Sums over a sharded dimension are carried out
+    by DTensor, so that shards give the same step as the whole.
+    """
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError for a hyper-parameter out of its range."""
+        raise NotImplementedError
+
+    def update(self, group: Group, params: list[Tensor], steps: int) -> None:
+        """Move `params`, of one kind as `kind` has it, with the gradients they hold, in their step number `steps`."""
+        raise NotImplementedError
+
+    def kind(self, group: Group, param: Tensor) -> Hashable:
+        """What parameters that are updated in one call have in common; None: this one goes alone."""
+        foreach = group["foreach"]
+        return (param.device, param.dtype, type(param)) if foreach or (foreach is None and param.is_cuda) else None
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; its values take the place of the defaults, and are checked as these are."""
+        self.check({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns what `closure`, called once with gradients enabled, gives.
+
+        Raises:
+            TypeError: a gradient that is sparse, or a parameter that is complex.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            batches: dict[tuple[Hashable, int], list[Tensor]] = {}
+            for number, param in enumerate(group["params"]):
+                if param.grad is None or param.numel() == 0:
+                    continue
+                _check_dense(param, type(self).__name__)
+                state = self.state[param]
+                if "step" not in state:
+                    state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
+                state["step"] += 1
+                batches.setdefault((self.kind(group, param) or number, int(state["step"])), []).append(param)
+            for (_, steps), params in batches.items():
+                self.update(group, params, steps)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.load_state_dict`, with every tensor of the state in the type it was saved in."""
+        seen: dict[str, Any] = {}
+        handle = self.register_load_state_dict_pre_hook(lambda _, read: seen.update(read))  # after the user's own
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        saved = chain.from_iterable(group["params"] for group in seen["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, param in zip(saved, params, strict=True):
+            for name, value in seen["state"].get(key, {}).items():
+                if isinstance(value, Tensor) and name != "step":
+                    self.state[param][name] = value.to(self.state[param][name].device)
+
+    def moments(self, params: Iterable[Tensor], name: str, like: list[Tensor]) -> list[Tensor]:
+        """The state `name` of each parameter; zeros of the shape and placement of `like` where there is none yet."""
+        for param, example in zip(params, like, strict=True):
+            if name not in self.state[param]:
+                self.state[param][name] = torch.zeros_like(example)
+        return [self.state[param][name] for param in params]
+
+
+def full(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
+def settled(x: Tensor) -> Tensor:
+    """A DTensor with the sums it still owes carried out; a plain tensor as it is."""
+    placements = getattr(x, "placements", ())
+    if not any(placement.is_partial() for placement in placements):
+        return x
+    from torch.distributed.tensor import Replicate
+
+    wanted = [Replicate() if placement.is_partial() else placement for placement in placements]
+    return x.redistribute(placements=wanted)  # type: ignore[attr-defined,no-any-return]
+
+
+def check_rate(lr: float | Tensor | None, weight_decay: float) -> None:
+    """Raise ValueError unless lr, a number, a tensor of one or None, and weight_decay are finite and >= 0."""
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr must be one number, got a tensor of shape {tuple(lr.shape)}")
+    for name, value in (("lr", 0.0 if lr is None else float(lr)), ("weight_decay", weight_decay)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+
+
+def _check_dense(param: Tensor, name: str) -> None:
+    if param.is_complex():
+        raise TypeError(f"{name} takes real parameters, got {param.dtype}; optimise torch.view_as_real of it instead")
+    if param.grad is not None and param.grad.layout != torch.strided:
+        raise TypeError(f"{name} takes dense gradients, got layout {param.grad.layout}; use sparse=False")

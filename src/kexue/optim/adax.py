@@ -1,0 +1,129 @@
+"""AdaX: Adam whose second moment remembers ever longer, so that late training nears a fixed preconditioner.
+
+Source: kexue.fm/archives/7387; Li, Zhang, Wang and Luo 2020, arXiv:2004.09740, algorithm 2.
+Differences: the second moment is kept normalised. As it is written it grows like (1 + beta2)^t, which leaves float32
+near t = 887,000. Epsilon stands under the root, as in the article; `eps_mode` moves it out.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from kexue.optim._dense import DenseOptimizer, Group, check_rate, full
+
+
+class AdaX(DenseOptimizer):
+    """Adam with a second moment of exponentially growing memory, and without bias correction of the first.
+
+    With g the gradient, t = 1, 2, ... and beta2 small:
+
+    - m <- beta1 m + (1 - beta1) g
+    - v <- b_t v + (1 - b_t) g^2,  1 - b_t = beta2 / ((1 + beta2)^t - 1)
+    - p <- p - lr m / sqrt(v + eps)
+
+    which is the published v' <- (1 + beta2) v' + beta2 g^2 with v = v' / ((1 + beta2)^t - 1). b_1 = 0 and b_t -> 1: for
+    t << 1 / beta2 v is nearly the plain mean of all g^2, later the weight of what is new falls like exp(-beta2 t) and v
+    freezes. So AdaX ends as SGD with a fixed preconditioner, which is wrong for data that keep changing.
+
+    Source: kexue.fm/archives/7387; arXiv:2004.09740.
+
+    Args:
+        params: parameters or groups; a group may set anything below.
+        lr: >= 0, a number or a tensor of one number.
+        betas: beta1 in [0, 1); beta2 in (0, 1), small, not 1 minus something small as in Adam.
+        eps: >= 0.
+        weight_decay: >= 0.
+        decoupled: whether decay is p <- (1 - lr weight_decay) p; False: added to the gradient as weight_decay p.
+        eps_mode: ``"inside"`` the root, or ``"outside"``: sqrt(v) + eps, as in the article's code.
+        foreach: whether many tensors share a call; None: on CUDA.
+        maximize: climb.
+
+    Raises:
+        ValueError: a number out of its range. TypeError: at the step, a sparse gradient or a complex parameter.
+
+    Warns:
+        UserWarning: beta2 >= 0.5, which looks like Adam's.
+
+    State of a parameter: `step`, `exp_avg` (m), `exp_avg_sq` (v, normalised), the latter two float32 for half
+    precision. Checkpoints of code that keeps v' do not fit.
+
+    Example:
+        >>> p = torch.nn.Parameter(torch.ones(3))
+        >>> optimizer = AdaX([p], lr=0.1)
+        >>> p.square().sum().backward()
+        >>> optimizer.step()
+        >>> round(p[0].item(), 4)  # m = 0.1 g, v = g^2
+        0.99
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 1e-4),
+        eps: float = 1e-8,
+        *,
+        weight_decay: float = 0.0,
+        decoupled: bool = True,
+        eps_mode: Literal["inside", "outside"] = "inside",
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in {"self", "params", "__class__"}}
+        super().__init__(params, settings)
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError for a hyper-parameter out of its range."""
+        check_rate(group["lr"], group["weight_decay"])
+        for name, value, holds, wanted in (
+            ("lr", group["lr"], group["lr"] is not None, "a number"),
+            ("betas[0]", group["betas"][0], 0 <= group["betas"][0] < 1, "in [0, 1)"),
+            ("betas[1]", group["betas"][1], 0 < group["betas"][1] < 1, "in (0, 1), such as 1e-4"),
+            ("eps", group["eps"], group["eps"] >= 0, ">= 0"),
+            ("eps_mode", group["eps_mode"], group["eps_mode"] in {"inside", "outside"}, "'inside' or 'outside'"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        if group["betas"][1] >= 0.5:
+            warnings.warn(
+                f"AdaX's beta2 is small, such as 1e-4; {group['betas'][1]} looks like Adam's: with it the first "
+                "gradients outweigh all later ones",
+                stacklevel=5,  # the call of AdaX
+            )
+
+    def update(self, group: Group, params: list[Tensor], steps: int) -> None:
+        """Move `params`, alike in all but their shapes, in their step number `steps`."""
+        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+        values = [full(p) for p in params]
+        grads = [full(p.grad) for p in params if p.grad is not None]
+        if group["maximize"]:
+            grads = list(torch._foreach_neg(grads))
+        if group["weight_decay"] and group["decoupled"]:
+            torch._foreach_mul_(values, 1 - lr * group["weight_decay"])
+        elif group["weight_decay"]:
+            grads = list(torch._foreach_add(grads, values, alpha=group["weight_decay"]))
+        m, v = (self.moments(params, name, grads) for name in ("exp_avg", "exp_avg_sq"))
+        torch._foreach_lerp_(m, grads, 1 - beta1)
+        scratch = list(torch._foreach_mul(grads, grads))
+        torch._foreach_lerp_(v, scratch, _fresh(beta2, steps))
+        torch._foreach_copy_(scratch, v)
+        if group["eps_mode"] == "inside":
+            torch._foreach_add_(scratch, group["eps"])
+        torch._foreach_sqrt_(scratch)
+        if group["eps_mode"] == "outside":
+            torch._foreach_add_(scratch, group["eps"])
+        torch._foreach_addcdiv_(values, m, scratch, value=-lr)
+        if values[0] is not params[0]:
+            torch._foreach_copy_(params, values)
+
+
+def _fresh(beta2: float, steps: int) -> float:
+    """The weight of this step's g^2, 1 - b_t = beta2 / ((1 + beta2)^t - 1), without overflow or cancellation."""
+    exponent = steps * math.log1p(beta2)
+    return beta2 / math.expm1(exponent) if exponent < 700 else beta2 * math.exp(-exponent)
