@@ -94,6 +94,13 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 
 
+def put_back(params: list[Tensor], values: list[Tensor]) -> None:
+    """Round what `full` has made of half precision, and has been moved since, back into the parameters."""
+    for param, value in zip(params, values, strict=True):
+        if value is not param:
+            param.copy_(value)
+
+
 def settled(x: Tensor) -> Tensor:
     """A DTensor with the sums it still owes carried out; a plain tensor as it is."""
     placements = getattr(x, "placements", ())

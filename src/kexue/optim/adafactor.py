@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue.optim._dense import DenseOptimizer, Group, check_rate, full, settled
+from kexue.optim._dense import DenseOptimizer, Group, check_rate, full, put_back, settled
 
 _CELLS = 2**18  # numbers of a matrix at a time, a thread: what stays in the cache of a core
 
@@ -134,7 +134,7 @@ class Adafactor(DenseOptimizer):
         else:
             means = [[_mean(x, dim) for x in squares] for dim in (dims[1], dims[0])]
             R, C = self._factors(group, params, means, fresh)
-            updates = list(torch._foreach_mul(grads, [_root(x / _mean(x, dims[0])) for x in R]))
+            updates = list(torch._foreach_mul(grads, [_root(x, _mean(x, dims[0])) for x in R]))
             torch._foreach_mul_(updates, [_root(x) for x in C])  # A4: U_t
         del squares
         values = [full(p) for p in params]
@@ -156,8 +156,7 @@ class Adafactor(DenseOptimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(values, 1 - rate * group["weight_decay"])
         torch._foreach_addcmul_(values, updates, scales, value=-1.0)  # A4: X_t
-        if values[0] is not params[0]:
-            torch._foreach_copy_(params, values)
+        put_back(params, values)
 
     def _update_matrix(self, group: Group, p: Tensor, steps: int) -> None:
         """The same for one matrix on the CPU, a block of rows at a time and without an array of its size."""
@@ -172,7 +171,7 @@ class Adafactor(DenseOptimizer):
             torch.sum(square, 1, keepdim=True, out=total)
             col += square.sum(0)
         (R,), (C,) = self._factors(group, [p], [[row.div_(m)], [col.div_(n)]], fresh)
-        r, c = _root(R / R.mean()), _root(C)
+        r, c = _root(R, R.mean()), _root(C)
         if group["maximize"]:
             r.neg_()
         if group["clip_threshold"] is not None:
@@ -201,8 +200,7 @@ class Adafactor(DenseOptimizer):
             else:
                 mean.lerp_(update.mul_(c), 1 - group["beta1"])
                 value.addcmul_(mean, scale, value=-1.0)
-            if value is not x:
-                x.copy_(value)
+            put_back([x], [value])
 
     def _factors(
         self, group: Group, params: list[Tensor], means: list[list[Tensor]], fresh: float
@@ -241,9 +239,10 @@ def _fresh(group: Group, steps: int) -> float:
     return float(steps ** -group["decay_power"] if group["beta2"] is None else 1 - group["beta2"])  # A6: beta2_t
 
 
-def _root(v: Tensor) -> Tensor:
-    """1 / sqrt(v), large but finite at v = 0, so that a gradient of 0 stays 0."""
-    return v.clamp_min(torch.finfo(v.dtype).tiny).rsqrt_()
+def _root(v: Tensor, mean: Tensor | None = None) -> Tensor:
+    """1 / sqrt(v / mean), large but finite at v = 0, so that a gradient of 0 stays 0."""
+    tiny = torch.finfo(v.dtype).tiny
+    return (v if mean is None else v / mean.clamp_min(tiny)).clamp_min(tiny).rsqrt_()
 
 
 def _mean(x: Tensor, dim: int) -> Tensor:

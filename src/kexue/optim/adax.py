@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue.optim._dense import DenseOptimizer, Group, check_rate, full
+from kexue.optim._dense import DenseOptimizer, Group, check_rate, full, put_back
 
 
 class AdaX(DenseOptimizer):
@@ -110,17 +110,15 @@ class AdaX(DenseOptimizer):
             grads = list(torch._foreach_add(grads, values, alpha=group["weight_decay"]))
         m, v = (self.moments(params, name, grads) for name in ("exp_avg", "exp_avg_sq"))
         torch._foreach_lerp_(m, grads, 1 - beta1)
-        scratch = list(torch._foreach_mul(grads, grads))
-        torch._foreach_lerp_(v, scratch, _fresh(beta2, steps))
-        torch._foreach_copy_(scratch, v)
+        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), _fresh(beta2, steps))
         if group["eps_mode"] == "inside":
-            torch._foreach_add_(scratch, group["eps"])
-        torch._foreach_sqrt_(scratch)
-        if group["eps_mode"] == "outside":
-            torch._foreach_add_(scratch, group["eps"])
-        torch._foreach_addcdiv_(values, m, scratch, value=-lr)
-        if values[0] is not params[0]:
-            torch._foreach_copy_(params, values)
+            roots = torch._foreach_add(v, group["eps"])
+            torch._foreach_sqrt_(roots)
+        else:
+            roots = torch._foreach_sqrt(v)
+            torch._foreach_add_(roots, group["eps"])
+        torch._foreach_addcdiv_(values, m, roots, value=-lr)
+        put_back(params, values)
 
 
 def _fresh(beta2: float, steps: int) -> float:
