@@ -1,0 +1,139 @@
+"""k steps forward, one step back: kexue.fm/archives/6869; Zhang et al. 2019, arXiv:1907.08610."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from kexue.optim._update import Update, batches, pieces
+from kexue.optim._wrapper import Wrapper, bottom
+
+_MOMENTA = ("momentum_buffer", "exp_avg")  # what torch's optimizers, and ours, call the first moment
+
+
+class Lookahead(Wrapper):
+    """Every k updates go back to a point between the old slow weights and the fast ones.
+
+    After update number k, 2k, ...: phi <- phi + alpha (p - phi), then p <- phi, with phi = p before the first update.
+
+    Source: kexue.fm/archives/6869; arXiv:1907.08610, algorithm 1. Differences: bert4keras starts phi at 0 and
+    synchronises at the first update, which shrinks the weights; here the first synchronisation follows update k.
+
+    Args:
+        inner: any optimizer.
+        k: >= 1, updates between synchronisations.
+        alpha: in (0, 1]; 1 is the inner optimizer alone.
+        momentum: what becomes of the first moment of the optimizer at the bottom when p goes back: ``"keep"`` it (the
+            paper's choice), ``"reset"`` it to 0, or ``"pullback"``: treat it as the weights, with slow ones from 0.
+
+    Raises:
+        ValueError: k, alpha or momentum out of range.
+
+    phi is made just before the first update, so weights loaded after construction count. Keeps a copy of the
+    parameters. `slow_weights()` shows phi for evaluation, as the paper does.
+    """
+
+    name: ClassVar[str] = "lookahead"
+    _counters: ClassVar[dict[str, Any]] = {"step": 0}
+
+    def __init__(
+        self,
+        inner: Optimizer,
+        k: int = 5,
+        alpha: float = 0.5,
+        *,
+        momentum: Literal["keep", "reset", "pullback"] = "keep",
+    ) -> None:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"k must be a whole number >= 1, got {k!r}")
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha must be in (0, 1], got {alpha}")
+        if momentum not in ("keep", "reset", "pullback"):
+            raise ValueError(f'momentum must be "keep", "reset" or "pullback", got {momentum!r}')
+        self.k = k
+        self.alpha = alpha
+        self.momentum = momentum
+        super().__init__(inner)
+
+    def slow_weights(self) -> AbstractContextManager[None]:
+        """The slow weights in the place of the parameters, within the `with`; before the first update nothing changes.
+
+        Raises:
+            RuntimeError: `step`, `state_dict` or `load_state_dict` is called within.
+        """
+        return self._showing("slow")
+
+    @torch.no_grad()
+    def reset_slow(self) -> None:
+        """Begin a new cycle at the present parameters; for use after editing them by hand."""
+        for p, tensors in self._tensors.items():
+            tensors["slow"].copy_(p)
+        self._set("step", 0)
+
+    def _advance(self, update: Update) -> None:
+        update.before.append(self._allocate_all)
+        self._inner_step(update)
+        if not update.applied:
+            return
+        step = self._get("step") + 1
+        self._set("step", step)
+        if self.momentum == "pullback":
+            self._allocate_all(update.params)  # the moments are there now
+        if step % self.k == 0:
+            self._synchronise()
+
+    def _synchronise(self) -> None:
+        _pull(self._tensors, [tensors["slow"] for tensors in self._tensors.values()], self.alpha)
+        if self.momentum == "reset":
+            for _, moment in self._moments():
+                moment.zero_()
+        elif self.momentum == "pullback":
+            pairs = [(moment, self._tensors[p]["momentum"]) for p, moment in self._moments()]
+            _pull([fast for fast, _ in pairs], [slow for _, slow in pairs], self.alpha)
+
+    def _allocate_all(self, params: list[Tensor]) -> None:
+        for p in params:
+            self._allocate(p)
+
+    def _allocate(self, param: Tensor) -> None:
+        tensors = self._tensors.setdefault(param, {})
+        if "slow" not in tensors:
+            tensors["slow"] = param.detach().clone()
+        if self.momentum == "pullback" and "momentum" not in tensors:
+            for moment in self._moments_of(param):
+                tensors["momentum"] = torch.zeros_like(moment)
+
+    def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for p in self._tensors:
+            for moment in self._moments_of(p):
+                yield p, moment
+
+    def _moments_of(self, param: Tensor) -> list[Tensor]:
+        state = bottom(self).state.get(param, {})
+        return [state[name] for name in _MOMENTA if isinstance(state.get(name), Tensor)]
+
+    def _loaded(self, name: str, param: Tensor, value: Tensor) -> Tensor:
+        if name == "momentum":
+            return value.detach().to(device=param.device, copy=True)  # in the type of the moment
+        return super()._loaded(name, param, value)
+
+    def _describe(self) -> str:
+        return f"k={self.k}, alpha={self.alpha}, momentum={self.momentum!r}"
+
+
+def _pull(fast: Any, slow: list[Tensor], alpha: float) -> None:
+    """slow <- slow + alpha (fast - slow); fast <- slow."""
+    for fasts, slows in batches(fast, slow):
+        if fasts[0].is_cuda:
+            torch._foreach_lerp_(slows, fasts, alpha)
+            torch._foreach_copy_(fasts, slows)
+            continue
+        for f, s in zip(fasts, slows, strict=True):
+            for a, b in pieces(f.detach(), s):
+                b.lerp_(a, alpha)
+                a.copy_(b)

@@ -1,0 +1,86 @@
+"""Weight decay beside the gradient step: kexue.fm/archives/7094; Loshchilov & Hutter 2019, arXiv:1711.05101."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from kexue.optim._update import Group, Update, batches, learning_rate, takes_decay
+from kexue.optim._wrapper import Exclude, Wrapper, bottom, excluded, is_linear
+
+
+class DecoupledWeightDecay(Wrapper):
+    """Pull parameters to 0 apart from the gradient, so that adaptive step sizes do not weaken the pull.
+
+    p <- p_new - lr rate p_old, where the inner optimizer takes p_old to p_new.
+
+    Source: kexue.fm/archives/7094; arXiv:1711.05101, algorithm 2.
+
+    Args:
+        inner: any optimizer with a learning rate.
+        rate: >= 0. In adaptive methods this is not L2 regularisation, which would be divided by the root of the second
+            moment.
+        exclude: what is not decayed: parts of names, parameters, or a function of (name, parameter), such as
+            ``lambda name, p: p.dim() < 2``. Names need an inner optimizer built from `named_parameters()`.
+        allow_double: take an inner optimizer that decays already, as AdamW does unless it is told ``weight_decay=0``.
+
+    Raises:
+        ValueError: a negative rate; a group with a `weight_decay` of its own; names to exclude where there are none.
+
+    Beside torch's element-wise optimizers the decay is one factor before the step, or, in Adam and AdamW, their own
+    decay at no cost; with other optimizers the old parameters are kept during the step.
+    """
+
+    name: ClassVar[str] = "weight_decay"
+
+    def __init__(
+        self, inner: Optimizer, rate: float = 0.01, *, exclude: Exclude = None, allow_double: bool = False
+    ) -> None:
+        if not (rate >= 0 and math.isfinite(rate)):
+            raise ValueError(f"rate must be >= 0, got {rate}")
+        self.rate = rate
+        self.exclude = exclude
+        self.allow_double = allow_double
+        self._excluded: set[Tensor] = set()
+        super().__init__(inner)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        if group.get("weight_decay") and not self.allow_double:
+            raise ValueError(
+                f"the inner optimizer decays already, weight_decay={group['weight_decay']}; set it to 0 there, or say "
+                "allow_double=True"
+            )
+        self._excluded |= excluded(self.exclude, group, "DecoupledWeightDecay")
+
+    @property
+    def _folds(self) -> bool:
+        inner = self.inner
+        while isinstance(inner, Wrapper) and inner.name == "gradient_accumulation":
+            inner = inner.inner
+        return not isinstance(inner, Wrapper) and takes_decay(inner)
+
+    @property
+    def _linear(self) -> bool:
+        return self._folds and is_linear(self.inner)
+
+    def _advance(self, update: Update) -> None:
+        if self._folds:
+            update.decay.update({p: self.rate for p in self._params() if p not in self._excluded})
+            self._inner_step(update)
+            return
+        update.keep(lambda p: p not in self._excluded)
+        self._inner_step(update)
+        if not update.applied:
+            return
+        for group, params in update.groups(bottom(self)):
+            moved = [p for p in params if p not in self._excluded]
+            for ps, olds in batches(moved, [update.old[p] for p in moved]):
+                torch._foreach_add_(ps, olds, alpha=-float(learning_rate(group)) * self.rate)
+
+    def _describe(self) -> str:
+        return f"rate={self.rate}"
