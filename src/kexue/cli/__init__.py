@@ -20,6 +20,7 @@ from kexue.cli import (
     hubness,
     index,
     plan,
+    projector,
     reproduce,
     search,
     serve,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(projector.app, name="projector")
 for module in (search, serve, compare, evaluate, hubness, summarize, plan, reproduce, demo, doctor):
     module.register(app)
 

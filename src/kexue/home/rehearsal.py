@@ -1,0 +1,77 @@
+"""An evening on loopback: a made-up cloud tells a real bridge to switch a made-up projector."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from kexue.home.bemfa import BemfaTcp
+from kexue.home.bridge import ECHO, Bridge, BridgeState, Outcome
+from kexue.home.cloud import parse_command
+from kexue.home.fakes import FakeBemfa, FakeProjector
+from kexue.home.projector import XgimiUdp
+
+_TOPIC = "projector006"
+_UID = "0" * 32
+_PATIENCE = 60.0
+_EVENING = ("on", "on", "on; reboot", "off")
+
+
+class Rehearsed(NamedTuple):
+    """One command of the evening.
+
+    Attributes:
+        said: the text the cloud delivered.
+        at: seconds since the start.
+        outcome: what the bridge made of it.
+        seconds: from the command to the outcome.
+    """
+
+    said: str
+    at: float
+    outcome: Outcome
+    seconds: float
+
+
+async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> tuple[list[Rehearsed], FakeProjector]:
+    """Play on, on again, nonsense, off. About four seconds.
+
+    Args:
+        loss: probability that a datagram to the projector gets lost. seed: of the losses.
+
+    Returns:
+        what came of each command, and the projector with the datagrams it received.
+    """
+    outcomes: asyncio.Queue[tuple[Outcome, float]] = asyncio.Queue()
+    rehearsed: list[Rehearsed] = []
+    async with FakeBemfa() as cloud, FakeProjector(loss, boot=0.4, shutdown=0.3, seed=seed) as projector:
+        device = XgimiUdp(projector.host, port=projector.port, probe_port=projector.probe_port, gap=0.05)
+        bridge = Bridge(
+            BemfaTcp(_UID, _TOPIC, host=cloud.host, port=cloud.port),
+            device,
+            wake=projector,
+            opposite_delay=0.5,
+            probe_interval=0.1,
+            notify=lambda outcome, seconds: outcomes.put_nowait((outcome, seconds)),
+        )
+        running = asyncio.create_task(bridge.run())
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await cloud.subscribed()
+                start = time.perf_counter()
+                for text in _EVENING:
+                    at = time.perf_counter() - start
+                    await cloud.say(_TOPIC, text)
+                    if parse_command(text.encode()) is None:
+                        rehearsed.append(Rehearsed(text, at, Outcome("none", bridge.state, "no command"), 0.0))
+                        await asyncio.sleep(0.2)
+                        continue
+                    outcome, seconds = await outcomes.get()
+                    rehearsed.append(Rehearsed(text, at, outcome, seconds))
+                    if outcome.action != "none":
+                        await asyncio.sleep(ECHO + 0.1 if outcome.state is BridgeState.ON else 0.1)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    return rehearsed, projector

@@ -1,0 +1,376 @@
+"""Real sockets on loopback: datagrams, probes, both clouds over TCP, a real MQTT broker, a plug."""
+
+import asyncio
+import logging
+import socket
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from kexue.home import (
+    KEYS,
+    BemfaMqtt,
+    BemfaTcp,
+    Bridge,
+    BridgeState,
+    FakeBemfa,
+    FakePlug,
+    FakeProjector,
+    HttpHook,
+    LocalMqtt,
+    PlugCycle,
+    XgimiUdp,
+    bemfa,
+    rehearse,
+)
+
+UID = "0123456789abcdef0123456789abcdef"
+TOPIC = "projector006"
+PATIENCE = 30  # far more than is needed: only a hang reaches it
+
+
+def device_of(fake, **options):
+    return XgimiUdp(fake.host, port=fake.port, probe_port=fake.probe_port, **{"gap": 0.002} | options)
+
+
+def soon(coroutine):
+    return asyncio.wait_for(coroutine, PATIENCE)
+
+
+def play(scene):
+    asyncio.run(soon(scene()))
+
+
+@asynccontextmanager
+async def bridged(cloud, projector, **options):
+    """A bridge at work; yields a queue of outcomes."""
+    outcomes = asyncio.Queue()
+    settings = {"debounce": 0, "opposite_delay": 0, "probe_interval": 0.02, "rate_limit": 10**6} | options
+    bridge = Bridge(
+        cloud, device_of(projector), wake=projector, notify=lambda outcome, _: outcomes.put_nowait(outcome), **settings
+    )
+    running = asyncio.create_task(bridge.run())
+    try:
+        yield outcomes
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running  # what broke it comes out here
+
+
+# --- the projector ---------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_the_datagram_the_projector_knows():
+    async def scene():
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(("127.0.0.1", 0))
+            receiver.setblocking(False)
+            device = XgimiUdp("127.0.0.1", port=receiver.getsockname()[1], gap=0)
+            await device.send("poweroff", repeat=3)
+            await device.send("volumeup")
+            received = [await loop.sock_recv(receiver, 100) for _ in range(4)]
+        assert received == [b"KEYPRESSES:30"] * 3 + [b"KEYPRESSES:115"]
+
+    play(scene)
+
+
+def test_the_probe_follows_the_projector():
+    async def scene():
+        async with FakeProjector() as fake:
+            device = device_of(fake)
+            assert not await device.is_on()
+            await fake.wake()
+            assert await device.is_on()
+            await device.send("volumeup")
+            await device.send("poweroff")
+            while fake.on:
+                await asyncio.sleep(0.01)
+            assert not await device.is_on()
+            assert [press.code for press in fake.pressed] == [115, 30]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "224.0.0.1", "255.255.255.255", "0.0.0.0", "2001:4860:4860::8888",
+                                  "::ffff:8.8.8.8", "100.64.1.1", "", "a b"])  # fmt: skip
+def test_only_addresses_at_home(host):
+    with pytest.raises(ValueError, match="address"):
+        XgimiUdp(host)
+
+
+def test_addresses_at_home_and_the_permission():
+    for host in ("192.168.1.50", "10.0.0.2", "172.16.3.4", "127.0.0.1", "fe80::1%eth0", "fd00::5", "projector.lan"):
+        assert XgimiUdp(host).host == host
+    assert XgimiUdp("8.8.8.8", allow_public=True).host == "8.8.8.8"
+
+
+def test_a_name_is_resolved_once_and_must_lead_home(monkeypatch):
+    async def scene():
+        loop = asyncio.get_running_loop()
+        asked = []
+
+        async def lookup(host, port, **_):
+            asked.append(host)
+            address = "8.8.8.8" if host == "evil.lan" else "127.0.0.1"
+            return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (address, port))]
+
+        monkeypatch.setattr(loop, "getaddrinfo", lookup)
+        good = XgimiUdp("good.lan", port=9)
+        await good.send("ok", repeat=2)
+        await good.is_on()
+        assert asked.count("good.lan") == 1
+        with pytest.raises(OSError, match=r"8\.8\.8\.8 is a public address"):
+            await XgimiUdp("evil.lan").send("ok")
+        # For a bridge that is no crash: nothing is known and nothing is sent.
+        assert await Bridge(None, XgimiUdp("evil.lan")).measure() is BridgeState.UNKNOWN
+
+    play(scene)
+
+
+def test_unknown_keys_and_ports():
+    with pytest.raises(ValueError, match="unknown key 'reboot'"):
+        asyncio.run(XgimiUdp("127.0.0.1").send("reboot"))
+    with pytest.raises(ValueError, match="port must be"):
+        XgimiUdp("127.0.0.1", port=0)
+
+
+def test_off_gets_through_where_a_third_of_the_datagrams_do_not():
+    async def scene():
+        async def once(seed):
+            async with FakeProjector(0.3, on=True, seed=seed) as fake:
+                bridge = Bridge(None, device_of(fake), probe_interval=0.01)
+                return (await bridge.handle("off")).state is BridgeState.OFF and not fake.on
+
+        assert all(await asyncio.gather(*(once(seed) for seed in range(60))))
+
+    play(scene)
+
+
+# --- the clouds over TCP ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_from_the_cloud_to_the_projector_and_back(version):
+    async def scene():
+        async with FakeBemfa() as cloud, FakeProjector() as projector:
+            service = BemfaTcp(UID, TOPIC, version=version, host=cloud.host, port=cloud.port)
+            async with bridged(service, projector) as outcomes:
+                reported = TOPIC + "/set" if version == 1 else TOPIC
+                assert await soon(cloud.reports.get()) == (reported, "off")
+                await cloud.say(TOPIC, "on")
+                assert (await soon(outcomes.get())).action == "wake"
+                assert await soon(cloud.reports.get()) == (reported, "on")
+                await cloud.say(TOPIC, "off")
+                assert (await soon(outcomes.get())).action == "poweroff"
+                assert await soon(cloud.reports.get()) == (reported, "off")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_lines_may_come_in_pieces_or_glued(version):
+    line = {1: b"cmd=2&uid=x&topic=projector006&msg=on\r\n", 2: b'{"cmd":2,"topics":["projector006"],"msg":"on"}\n'}
+    junk = {
+        1: b"cmd=1&res=1\r\ncmd=0&res=1\r\n\xff\xfe\r\n&&==\r\n\r\n",
+        2: b'{"cmd":1}\nnull\n[1]\n{"msg":1,"topics":["projector006"]}\n\xff\n{"msg":"on","topics":"x"}\n',
+    }
+
+    async def scene():
+        async with FakeBemfa() as cloud:
+            service = BemfaTcp(UID, TOPIC, version=version, host=cloud.host, port=cloud.port)
+            async with service.session() as session:
+                messages = session.messages()
+                await cloud.subscribed()
+                await cloud.send(junk[version] + line[version] * 2 + line[version][:7])
+                got = [await soon(anext(messages)) for _ in range(2)]
+                await cloud.send(line[version][7:])
+                got.append(await soon(anext(messages)))
+                assert got == [(TOPIC, b"on", False)] * 3
+
+    play(scene)
+
+
+def test_what_is_said_on_the_wire():
+    one, two = BemfaTcp(UID, TOPIC, version=1), BemfaTcp(UID, TOPIC)
+    assert one.line("subscribe") == f"cmd=1&uid={UID}&topic=projector006\r\n".encode()
+    assert one.line("publish", "on") == f"cmd=2&uid={UID}&topic=projector006/set&msg=on\r\n".encode()
+    assert one.line("heartbeat") == b"ping\r\n"
+    assert two.line("subscribe") == f'{{"cmd":1,"uid":"{UID}","topics":["projector006"],"mode":0}}\n'.encode()
+    assert two.line("publish", "off") == (
+        f'{{"cmd":2,"uid":"{UID}","topics":["projector006"],"msg":"off","mode":3}}\n'.encode()
+    )
+    assert two.line("heartbeat") == f'{{"cmd":7,"uid":"{UID}"}}\n'.encode()
+    assert (one.host, one.port, two.host, two.port) == ("bemfa.com", 8344, "tcp-cn-03.bemfa.com", 8342)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_heartbeats_go_out_and_a_hung_up_line_is_an_error(version, monkeypatch):
+    monkeypatch.setattr(bemfa, "_HEARTBEAT", 0.02)
+    monkeypatch.setattr(bemfa, "_AGAIN", 0.01)
+
+    async def scene():
+        async with FakeBemfa() as cloud:
+            service = BemfaTcp(UID, TOPIC, version=version, host=cloud.host, port=cloud.port)
+            async with service.session() as session:
+                waiting = asyncio.create_task(anext(session.messages()))
+                while cloud.heartbeats < 3:
+                    await asyncio.sleep(0.01)
+                await cloud.stop()
+                with pytest.raises(OSError, match=r"closed|reset|Broken"):
+                    await soon(waiting)
+
+    play(scene)
+
+
+def test_a_refused_key_and_an_endless_line_are_errors():
+    async def scene():
+        for answer, what in ((b"cmd=1&res=0\r\n", "refuses"), (b"x" * 10_000, "more than 4096")):
+            async with FakeBemfa() as cloud:
+                service = BemfaTcp(UID, TOPIC, version=1, host=cloud.host, port=cloud.port)
+                async with service.session() as session:
+                    await cloud.subscribed()
+                    await cloud.send(answer)
+                    with pytest.raises(ConnectionError, match=what):
+                        await soon(anext(session.messages()))
+
+    play(scene)
+
+
+def test_a_cloud_that_restarts_is_found_again():
+    async def scene():
+        async with FakeBemfa() as cloud, FakeProjector() as projector:
+            service = BemfaTcp(UID, TOPIC, host=cloud.host, port=cloud.port)
+            async with bridged(service, projector) as outcomes:
+                await soon(cloud.subscribed())
+                await cloud.stop()
+                await cloud.start()
+                await soon(cloud.subscribed())
+                await cloud.say(TOPIC, "on")
+                assert (await soon(outcomes.get())).state is BridgeState.ON
+
+    play(scene)
+
+
+def test_keys_and_topics_that_cannot_be():
+    with pytest.raises(ValueError, match="projector006"):
+        BemfaTcp(UID, "a&b\r\ncmd=2")
+    with pytest.raises(ValueError, match="version"):
+        BemfaTcp(UID, TOPIC, version=3)
+    with pytest.raises(ValueError, match="UID") as caught:
+        BemfaTcp("secret&key", TOPIC)
+    assert "secret" not in str(caught.value)
+
+
+# --- MQTT ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_own_broker(broker):
+    aiomqtt = pytest.importorskip("aiomqtt")
+
+    async def scene():
+        service = LocalMqtt("127.0.0.1", "home/projector", port=broker.port)
+        async with aiomqtt.Client("127.0.0.1", broker.port) as app, FakeProjector() as projector:
+            await app.publish("home/projector", "on", qos=1, retain=True)  # of unknown age: must not act
+            async with bridged(service, projector) as outcomes:
+                await app.subscribe("home/projector/state", qos=1)
+                states = app.messages
+                assert (await soon(anext(states))).payload == b"off"
+                assert not projector.on
+                await app.publish("home/projector", "on", qos=1)
+                assert (await soon(outcomes.get())).action == "wake"
+                assert (await soon(anext(states))).payload == b"on"
+                await app.publish("home/projector", "off", qos=1)
+                assert (await soon(outcomes.get())).state is BridgeState.OFF
+                assert outcomes.empty()
+
+    play(scene)
+
+
+def test_bemfa_over_mqtt_reports_to_set_and_never_shows_the_key(broker, caplog):
+    aiomqtt = pytest.importorskip("aiomqtt")
+    caplog.set_level(logging.DEBUG)
+
+    async def scene():
+        service = BemfaMqtt(UID, TOPIC, host="127.0.0.1", port=broker.port)
+        async with aiomqtt.Client("127.0.0.1", broker.port) as app, FakeProjector() as projector:
+            await app.subscribe(TOPIC + "/set", qos=1)
+            async with bridged(service, projector) as outcomes:
+                assert (await soon(anext(app.messages))).payload == b"off"
+                await app.publish(TOPIC, "on#80", qos=1)
+                assert (await soon(outcomes.get())).state is BridgeState.ON
+                assert (await soon(anext(app.messages))).payload == b"on"
+            broker.stop()
+            with pytest.raises(ConnectionError):
+                async with service.session():
+                    pass
+        assert UID not in repr(service)
+        assert UID not in str(service.failure(ValueError(f"client {UID} was refused")))
+
+    play(scene)
+    assert UID not in caplog.text
+
+
+def test_a_broker_that_restarts_is_found_again(broker):
+    aiomqtt = pytest.importorskip("aiomqtt")
+
+    async def scene():
+        async with FakeProjector() as projector:
+            service = LocalMqtt("127.0.0.1", "home/projector", port=broker.port)
+            async with bridged(service, projector) as outcomes:
+                for command, state in (("on", BridgeState.ON), ("off", BridgeState.OFF)):
+                    async with aiomqtt.Client("127.0.0.1", broker.port) as app:
+                        await app.subscribe("home/projector/state", qos=1)
+                        await soon(anext(app.messages))  # the bridge is there
+                        await app.publish("home/projector", command, qos=1)
+                        assert (await soon(outcomes.get())).state is state
+                    await asyncio.to_thread(broker.stop)
+                    await asyncio.to_thread(broker.start)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("topic", ["", "a/#", "+/b", "a b", "a\0b"])
+def test_topics_with_wildcards(topic):
+    pytest.importorskip("aiomqtt")
+    with pytest.raises(ValueError, match="topic"):
+        LocalMqtt("127.0.0.1", topic)
+
+
+# --- plug and helpers ------------------------------------------------------------------------------------------------
+
+
+def test_the_plug_starts_the_projector_where_nothing_else_can():
+    async def scene():
+        async with FakeProjector() as projector, FakePlug(projector) as plug:
+            cycle = PlugCycle(HttpHook(plug.on), HttpHook(plug.off), seconds=0.01)
+            outcome = await Bridge(None, device_of(projector), plug=cycle, probe_interval=0.01).handle("on")
+            assert (outcome.action, outcome.state) == ("plug", BridgeState.ON)
+            assert plug.switched == ["off", "on"]
+            with pytest.raises(OSError, match="404"):
+                await HttpHook(plug.on.replace("/on", "/nothing?password=hidden"))()
+            with pytest.raises(OSError) as caught:
+                await HttpHook("http://127.0.0.1:1/?password=hidden")()
+            assert "hidden" not in str(caught.value)
+            assert "hidden" not in repr(HttpHook("http://127.0.0.1:1/?password=hidden"))
+
+    play(scene)
+
+
+@pytest.mark.parametrize("url", ["https://192.168.1.9/", "http:///x", "DELETE http://192.168.1.9/", "http://8.8.8.8/",
+                                 "file:///etc/passwd", "http://192.168.1.9/a\r\nHost: b"])  # fmt: skip
+def test_hooks_that_are_refused(url):
+    with pytest.raises(ValueError, match=r"address|http"):
+        HttpHook(url)
+
+
+def test_the_rehearsal():
+    played, projector = asyncio.run(soon(rehearse(seed=0)))
+    assert [(step.said, step.outcome.action, step.outcome.state) for step in played] == [
+        ("on", "wake", "on"),
+        ("on", "none", "on"),
+        ("on; reboot", "none", "on"),
+        ("off", "poweroff", "off"),
+    ]
+    assert {press.code for press in projector.pressed} == {KEYS["poweroff"]}
