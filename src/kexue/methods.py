@@ -177,7 +177,7 @@ METHODS: tuple[Method, ...] = (
             "algebra: solve solve_cubic express_symmetric"),
     _method("projector-bridge", "A voice assistant that controls a projector",
             "智能家居之小爱同学控制极米投影仪的简单方案", 9365, "2022-12-05",
-            "home: Bridge XgimiUdp ir_plan"),
+            "home: Bridge XgimiUdp ir_plan", "working"),
 )
 # fmt: on
 

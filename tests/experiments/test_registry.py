@@ -76,9 +76,11 @@ def test_run_experiment_fills_in_what_the_experiment_need_not_know(tmp_path, mon
     assert Report.load(tmp_path / "out") == done
 
 
-def test_a_planned_article_has_no_experiment():
+def test_a_planned_article_has_no_experiment(monkeypatch):
+    planned = dataclasses.replace(registry.get_method("zlpr"), status="planned")
+    monkeypatch.setattr(registry, "get_method", lambda slug: planned)
     with pytest.raises(KeyError, match="planned"):
-        run_experiment("projector-bridge")
+        run_experiment("zlpr")
 
 
 def test_an_unknown_budget_is_refused():

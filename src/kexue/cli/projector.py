@@ -91,10 +91,10 @@ def simulate(
     """Play an evening on loopback with a made-up cloud and projector: on, on again, nonsense, off."""
     from kexue.home import rehearse
 
-    played, projector = asyncio.run(rehearse(loss=loss, seed=out.seed))
-    for step in played:
+    played = asyncio.run(rehearse(loss=loss, seed=out.seed))
+    for step in played.steps:
         _say(out, step.outcome, step.seconds, said=step.said)
-    out.remark(f"{len(projector.pressed)} datagrams arrived, {projector.lost} were lost")
+    out.remark(f"{len(played.datagrams)} datagrams arrived, {played.lost} were lost")
 
 
 @verb(

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         XgimiUdp as XgimiUdp,
     )
     from kexue.home.rehearsal import (
+        Rehearsal as Rehearsal,
         Rehearsed as Rehearsed,
         rehearse as rehearse,
     )
@@ -61,7 +62,7 @@ __getattr__, __dir__, __all__ = attach(
         "network": ("HttpHook",),
         "plug": ("PlugCycle",),
         "projector": ("KEYS", "XgimiUdp"),
-        "rehearsal": ("Rehearsed", "rehearse"),
+        "rehearsal": ("Rehearsal", "Rehearsed", "rehearse"),
         "settings": ("BridgeSettings",),
         "wake": ("BleWake", "wake_payload"),
     },

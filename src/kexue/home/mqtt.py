@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -77,6 +78,7 @@ class MqttCloud:
                 clean_session=True if self._identifier else None,
                 keepalive=60,
                 max_queued_incoming_messages=1000,
+                socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # acknowledgements go out at once
             ) as client:
                 granted = await client.subscribe(self.topic, qos=1)
                 if any(getattr(code, "value", code) >= 128 for code in granted):  # a number or a ReasonCode

@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 from kexue.home.bemfa import BemfaTcp
-from kexue.home.bridge import ECHO, Bridge, BridgeState, Outcome
+from kexue.home.bridge import ECHO, Bridge, Outcome
 from kexue.home.cloud import parse_command
 from kexue.home.fakes import FakeBemfa, FakeProjector
 from kexue.home.projector import XgimiUdp
@@ -34,14 +34,19 @@ class Rehearsed(NamedTuple):
     seconds: float
 
 
-async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> tuple[list[Rehearsed], FakeProjector]:
+class Rehearsal(NamedTuple):
+    """The evening: its commands, when datagrams reached the projector (seconds since the start), how many did not."""
+
+    steps: list[Rehearsed]
+    datagrams: list[float]
+    lost: int
+
+
+async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> Rehearsal:
     """Play on, on again, nonsense, off. About four seconds.
 
     Args:
         loss: probability that a datagram to the projector gets lost. seed: of the losses.
-
-    Returns:
-        what came of each command, and the projector with the datagrams it received.
     """
     outcomes: asyncio.Queue[tuple[Outcome, float]] = asyncio.Queue()
     rehearsed: list[Rehearsed] = []
@@ -65,13 +70,12 @@ async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> tuple[list[
                     await cloud.say(_TOPIC, text)
                     if parse_command(text.encode()) is None:
                         rehearsed.append(Rehearsed(text, at, Outcome("none", bridge.state, "no command"), 0.0))
-                        await asyncio.sleep(0.2)
+                        await asyncio.sleep(0.6)
                         continue
                     outcome, seconds = await outcomes.get()
                     rehearsed.append(Rehearsed(text, at, outcome, seconds))
-                    if outcome.action != "none":
-                        await asyncio.sleep(ECHO + 0.1 if outcome.state is BridgeState.ON else 0.1)
+                    await asyncio.sleep(ECHO + 0.1 if outcome.action == "wake" else 0.6)
         finally:
             running.cancel()
             await asyncio.wait([running])
-    return rehearsed, projector
+    return Rehearsal(rehearsed, [press.at - start for press in projector.pressed], projector.lost)

@@ -1,0 +1,447 @@
+"""kexue.fm/archives/9365: a voice assistant that controls a projector, by infrared and plug as in the article, or over
+the network.
+
+Shows: what the article's chain can and cannot do, simulated; then, on loopback, how fast a command of the network
+bridge becomes a datagram and a report, how often "off" gets through when datagrams get lost, how soon a restarted
+service is found again, and that nothing a cloud says goes beyond the allow-list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kexue.errors import MissingDependencyError
+from kexue.experiments.registry import Budget, experiment
+from kexue.experiments.report import Claim, Figure, Report
+from kexue.home import (
+    BemfaTcp,
+    Bridge,
+    BridgeState,
+    FakeBemfa,
+    FakeProjector,
+    LocalMqtt,
+    Message,
+    Outcome,
+    Rehearsal,
+    XgimiUdp,
+    ir_plan,
+    rehearse,
+)
+
+_UID, _TOPIC = "0" * 32, "projector006"
+_LOSS = 0.3
+_SENDS = (1, 2, 3, 4, 5)
+_OUTAGES = (0.0, 0.5, 1.0, 2.0, 3.0)
+_PAUSE = 0.06  # between two commands; closer together, TCP itself holds small packets back for 40 ms
+_EAGER: dict[str, Any] = {"debounce": 0.0, "opposite_delay": 0.0, "rate_limit": 10**6, "probe_interval": 0.005}
+
+
+@experiment(
+    "projector-bridge",
+    claim="A speaker can switch a projector it does not know: off by infrared and a USB keyboard, on by a plug; and "
+    "over the network with nothing but a small program.",
+    minutes=0.7,
+)
+def run(budget: Budget, seed: int, data: Path | None) -> Report:
+    """Simulate the article's chain, then measure the bridge on loopback."""
+    return asyncio.run(_measure(budget, seed))
+
+
+async def _measure(budget: Budget, seed: int) -> Report:
+    scale = {"smoke": 1, "small": 20, "full": 100}[budget]
+    blind = ir_plan().simulate(["power", "on", "volumeup", "off", "on", "on"])
+    notes = ["Network figures are of loopback: a home network adds its own delay and its own losses."]
+
+    latency = {"Bemfa, TCP": await _latency_bemfa(3 * scale)}
+    outages = _OUTAGES[:2] if budget == "smoke" else _OUTAGES
+    back = {"Bemfa, TCP": list(await asyncio.gather(*(_back_bemfa(outage) for outage in outages)))}
+    try:
+        async with _mosquitto() as broker:
+            latency["MQTT, mosquitto"] = await _latency_mqtt(broker, 3 * scale)
+        back["MQTT, mosquitto"] = list(await asyncio.gather(*(_back_mqtt(outage) for outage in outages)))
+    except (FileNotFoundError, MissingDependencyError) as missing:
+        notes.append(f"MQTT was left out: {missing}")
+    to_datagram = np.array([first for pairs in latency.values() for first, _ in pairs])
+    to_report = np.array([last for pairs in latency.values() for _, last in pairs])
+
+    trials = 200 * scale
+    heard = {sends: await _heard(sends, trials, seed + sends) for sends in _SENDS}
+    off = await _off(10 * scale, seed)
+    slowest = max(seconds for times in back.values() for seconds in times)
+    payloads = 5_000 * scale
+    outside, commands = await _fuzz(payloads, seed)
+    evening = await rehearse(loss=_LOSS, seed=seed + 1)
+
+    three = 1 - _LOSS**3
+    error = float(np.sqrt(three * (1 - three) / trials))
+    figures = {
+        "started_by_keyboard": Figure(float(blind[0].on), expected=0, source="article"),
+        "power_cut_while_on": Figure(float(bool(blind[-1].warning)), expected=1, source="computed"),
+        "command_to_datagram_median": Figure(1e3 * float(np.median(to_datagram)), unit="ms", n=len(to_datagram)),
+        "command_to_datagram_p99": Figure(1e3 * float(np.quantile(to_datagram, 0.99)), unit="ms", n=len(to_datagram)),
+        "command_to_report_p99": Figure(1e3 * float(np.quantile(to_report, 0.99)), unit="ms", n=len(to_report)),
+        "heard_of_three": Figure(heard[3], n=trials, expected=three, source="computed"),
+        "off_with_repeats": Figure(off, n=10 * scale),
+        "slowest_reconnection": Figure(slowest, unit="s", n=sum(map(len, back.values()))),
+        "payloads": Figure(float(payloads)),
+        "payloads_that_are_commands": Figure(float(commands), n=payloads),
+        "actions_outside_the_list": Figure(float(outside), n=payloads, expected=0, source="computed"),
+    }
+    claims = (
+        Claim.check(
+            "The article's chain switches off by a key press and on by the plug only; it hears nothing back, so "
+            "switching on what is on cuts its power.",
+            [step.on for step in blind] == [False, True, True, False, True, True] and bool(blind[-1].warning),
+            rule="states of the simulated chain after power, on, volumeup, off, on, on as the article describes them",
+            figures=["started_by_keyboard", "power_cut_while_on"],
+        ),
+        Claim.check(
+            "The bridge turns a command into the first datagram within 50 ms, and on into a report of the measured "
+            "state within 100 ms, beyond what the projector takes.",
+            float(np.quantile(to_datagram, 0.99)) <= 0.05 and float(np.quantile(to_report, 0.99)) <= 0.1,
+            rule="99th percentiles over loopback, the projector itself taking no time",
+            figures=["command_to_datagram_median", "command_to_datagram_p99", "command_to_report_p99"],
+        ),
+        Claim.check(
+            "With 30 % of the datagrams lost, one of three gets through in 97.3 % of the cases, and a bridge that "
+            "looks and repeats switches off in more than 97 %.",
+            abs(heard[3] - three) < 4 * error and off >= 0.97,
+            rule="share heard within 4 standard errors of 1 - 0.3^3; share of commands off that end with off >= 0.97",
+            figures=["heard_of_three", "off_with_repeats"],
+        ),
+        Claim.check(
+            "After a restart of the service the bridge takes commands again within 5 seconds.",
+            slowest <= 5,
+            rule="from the service listening again to a command carried out, after outages of "
+            f"{', '.join(f'{outage:g}' for outage in outages)} s",
+            figures=["slowest_reconnection"],
+        ),
+        Claim.check(
+            f"Of {payloads:,} payloads made to slip through, none causes an action outside the allow-list.",
+            outside == 0 and commands > 0,
+            rule="every action of the device is on, off or an allowed key, and is caused by a payload of the grammar",
+            figures=["payloads", "payloads_that_are_commands", "actions_outside_the_list"],
+        ),
+    )
+
+    def draw(figure: Any) -> None:
+        grid = figure.add_gridspec(2, 2, height_ratios=[3, 4])
+        _draw_evening(figure.add_subplot(grid[0, :]), evening)
+        times = figure.add_subplot(grid[1, 0])
+        for name, pairs in latency.items():
+            for column, (style, what) in enumerate((("-", "first datagram"), ("--", "report of on"))):
+                ordered = 1e3 * np.sort([pair[column] for pair in pairs])
+                times.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), style, label=f"{name}: {what}")
+        times.axvline(50, color="0.6", linewidth=1)
+        times.set_xscale("log")
+        times.set_xlim(0.4, 500)
+        times.set_xlabel("milliseconds after the command (line: 50)")
+        times.set_ylabel("share of commands")
+        times.legend(fontsize=7, loc="lower right")
+        share = figure.add_subplot(grid[1, 1])
+        share.semilogy(_SENDS, [_LOSS**n for n in _SENDS], color="0.6", label="$0.3^n$")
+        share.semilogy(
+            _SENDS, [1 - heard[n] for n in _SENDS], "o", color="tab:blue", label=f"measured, {trials:,} each"
+        )
+        share.axhline(0.03, color="tab:red", linewidth=1, linestyle=":", label="3 %")
+        share.set_xticks(_SENDS)
+        share.set_xlabel("datagrams for one command, 30 % lost")
+        share.set_ylabel("share not heard")
+        share.legend(fontsize=8)
+
+    return Report(claims, figures, notes=tuple(notes), draw=draw)
+
+
+def _draw_evening(axes: Any, evening: Rehearsal) -> None:
+    end = max(step.at + step.seconds for step in evening.steps) + 0.3
+    level, since = 0.0, 0.0
+    for step in evening.steps:
+        axes.annotate(f"“{step.said}”", (step.at, 1.2), fontsize=9, ha="left", va="bottom")
+        axes.plot([step.at] * 2, [-0.5, 1.1], color="0.75", linewidth=1)
+        if step.outcome.action in ("wake", "poweroff"):
+            axes.plot([since, step.at], [level] * 2, color="tab:green", linewidth=3)
+            since, after = step.at + step.seconds, float(step.outcome.state is BridgeState.ON)
+            axes.plot([step.at, since], [level, after], color="tab:orange", linewidth=3)
+            level = after
+    axes.plot([since, end], [level] * 2, color="tab:green", linewidth=3)
+    axes.plot(evening.datagrams, [-0.35] * len(evening.datagrams), "v", color="tab:blue", markersize=5)
+    axes.set_yticks([-0.35, 0, 1], ["datagrams", "off", "on"])
+    axes.set_ylim(-0.55, 1.6)
+    axes.set_xlim(-0.1, end + 0.4)
+    axes.set_xlabel(f"seconds; orange: switching, green: measured; datagrams lost: {evening.lost}")
+    axes.grid(visible=False)
+
+
+# --- a bridge at work ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _bridged(cloud: Any, projector: FakeProjector) -> AsyncIterator[asyncio.Queue[Outcome]]:
+    outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+    device = XgimiUdp(projector.host, port=projector.port, probe_port=projector.probe_port, gap=0.001)
+    bridge = Bridge(
+        cloud, device, wake=projector, notify=lambda outcome, _seconds: outcomes.put_nowait(outcome), **_EAGER
+    )
+    running = asyncio.create_task(bridge.run())
+    try:
+        yield outcomes
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def _latency(
+    say: Callable[[str], Awaitable[None]],
+    reported: Callable[[str], Awaitable[None]],
+    projector: FakeProjector,
+    outcomes: asyncio.Queue[Outcome],
+    n: int,
+) -> list[tuple[float, float]]:
+    """Seconds from "off" to the first datagram, and from "on" to its report, n times."""
+    pairs = []
+    for _ in range(n):
+        await asyncio.sleep(_PAUSE)
+        start = time.perf_counter()
+        await say("on")
+        await reported("on")
+        to_report = time.perf_counter() - start
+        await outcomes.get()
+        before = len(projector.pressed)
+        await asyncio.sleep(_PAUSE)
+        start = time.perf_counter()
+        await say("off")
+        await outcomes.get()
+        await reported("off")
+        pairs.append((projector.pressed[before].at - start, to_report))
+    return pairs
+
+
+async def _latency_bemfa(n: int) -> list[tuple[float, float]]:
+    async with FakeBemfa() as cloud, FakeProjector() as projector:
+
+        async def reported(state: str) -> None:
+            while (await cloud.reports.get())[1] != state:
+                pass
+
+        async with _bridged(BemfaTcp(_UID, _TOPIC, host=cloud.host, port=cloud.port), projector) as outcomes:
+            await reported("off")
+            return await _latency(lambda text: cloud.say(_TOPIC, text), reported, projector, outcomes, n)
+
+
+async def _latency_mqtt(broker: _Broker, n: int) -> list[tuple[float, float]]:
+    import aiomqtt
+
+    service = LocalMqtt("127.0.0.1", "home/projector", port=broker.port)
+    async with aiomqtt.Client("127.0.0.1", broker.port) as client, FakeProjector() as projector:
+        await client.subscribe("home/projector/state", qos=1)
+
+        async def reported(state: str) -> None:
+            while (await anext(client.messages)).payload != state.encode():
+                pass
+
+        async def say(text: str) -> None:
+            await client.publish("home/projector", text, qos=0)
+
+        async with _bridged(service, projector) as outcomes:
+            await reported("off")
+            return await _latency(say, reported, projector, outcomes, n)
+
+
+# --- restarts --------------------------------------------------------------------------------------------------------
+
+
+async def _back_bemfa(outage: float) -> float:
+    async with FakeBemfa() as cloud, FakeProjector() as projector:
+        service = BemfaTcp(_UID, _TOPIC, host=cloud.host, port=cloud.port)
+        async with _bridged(service, projector) as outcomes:
+            await cloud.subscribed()
+            await cloud.stop()
+            await asyncio.sleep(outage)
+            await cloud.start()
+            start = time.perf_counter()
+            await cloud.subscribed()
+            await cloud.say(_TOPIC, "on")
+            await outcomes.get()
+            return time.perf_counter() - start
+
+
+async def _back_mqtt(outage: float) -> float:
+    import aiomqtt
+
+    async with _mosquitto() as broker, FakeProjector() as projector:
+        service = LocalMqtt("127.0.0.1", "home/projector", port=broker.port)
+        async with _bridged(service, projector) as outcomes:
+            for again in (False, True):
+                if again:
+                    await asyncio.to_thread(broker.stop)
+                    await asyncio.sleep(outage)
+                    await asyncio.to_thread(broker.start)
+                start = time.perf_counter()
+                async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+                    await client.subscribe("home/projector/state", qos=1)
+                    await anext(client.messages)  # the bridge has reported: it is there
+                    if again:
+                        await client.publish("home/projector", "on", qos=1)
+                        await outcomes.get()
+            return time.perf_counter() - start
+
+
+class _Broker:
+    """mosquitto on a free port of loopback; FileNotFoundError where it is not installed."""
+
+    def __init__(self, folder: str) -> None:
+        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+        if program is None:
+            raise FileNotFoundError("mosquitto is not installed")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        config = Path(folder) / "mosquitto.conf"
+        config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+        self._command = [program, "-c", str(config)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(500):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        raise RuntimeError("mosquitto does not start")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+@asynccontextmanager
+async def _mosquitto() -> AsyncIterator[_Broker]:
+    with tempfile.TemporaryDirectory() as folder:
+        broker = _Broker(folder)
+        await asyncio.to_thread(broker.start)
+        try:
+            yield broker
+        finally:
+            await asyncio.to_thread(broker.stop)
+
+
+# --- losses and nonsense ---------------------------------------------------------------------------------------------
+
+
+async def _heard(sends: int, trials: int, seed: int) -> float:
+    """The share of presses, `sends` datagrams each, of which at least one arrives."""
+    async with FakeProjector(_LOSS, seed=seed) as projector:
+        device = XgimiUdp(projector.host, port=projector.port, probe_port=projector.probe_port, gap=0.0)
+        heard = 0
+        for trial in range(1, trials + 1):
+            before = len(projector.pressed)
+            await device.send("ok", repeat=sends)
+            while len(projector.pressed) + projector.lost < trial * sends:
+                await asyncio.sleep(0)
+            heard += len(projector.pressed) > before
+        return heard / trials
+
+
+async def _off(trials: int, seed: int) -> float:
+    """The share of commands off, through the whole bridge, after which the projector is off and known to be."""
+
+    async def once(number: int) -> bool:
+        async with FakeProjector(_LOSS, on=True, seed=seed + number) as projector:
+            device = XgimiUdp(projector.host, port=projector.port, probe_port=projector.probe_port, gap=0.001)
+            outcome = await Bridge(None, device, **_EAGER).handle("off")
+            return outcome.state is BridgeState.OFF and not projector.on
+
+    return float(np.mean([await once(number) for number in range(trials)]))
+
+
+class _Witness:
+    """A device that keeps what it was told, and a cloud that only has a name."""
+
+    topic, retry_cap = _TOPIC, 1.0
+
+    def __init__(self) -> None:
+        self.actions: list[str] = []
+        self.on = False
+
+    async def send(self, key: str, *, repeat: int = 1) -> None:
+        self.actions.append(key)
+        self.on = self.on and key != "poweroff"
+
+    async def is_on(self) -> bool:
+        return self.on
+
+    async def wake(self) -> None:
+        self.actions.append("wake")
+        self.on = True
+
+    def session(self) -> Any:
+        raise NotImplementedError
+
+
+async def _fuzz(n: int, seed: int) -> tuple[int, int]:
+    """Actions outside the allow-list or without a command, and the number of payloads that are commands."""
+    allow = ("on", "off", "volumeup")
+    device = _Witness()
+    bridge = Bridge(device, device, wake=device, allow=allow, **_EAGER | {"probe_interval": 1e-6})
+    outside = commands = 0
+    for payload in _payloads(np.random.default_rng(seed), n):
+        device.actions.clear()
+        command = bridge.accept(Message(_TOPIC, payload))
+        if command is not None:
+            commands += 1
+            await bridge.handle(command)
+            # The grammar once more, in plain words: a name of the list, then nothing but # and digits.
+            name, *digits = payload.decode().strip(" \t\r\n").split("#")
+            outside += name not in allow or not all(part.isascii() and part.isdigit() for part in digits)
+        expected = {"on": {"wake"}, "off": {"poweroff"}, "volumeup": {"volumeup"}, None: set()}[command]
+        outside += not set(device.actions) <= expected
+    return outside, commands
+
+
+def _payloads(generator: np.random.Generator, n: int) -> list[bytes]:
+    """Bytes, words that nearly are commands, and commands, most of them bent in one place."""
+    whole = ["on", "off", "volumeup", "power", "poweroff", "home", "ON", "Off", "on\0", "on;", "KEYPRESSES:30"]
+    shell = ["$(reboot)", "`id`", "|sh", "&&", "../../etc/passwd", "{0.__class__}", "%n", '"', "'", "{'action':20000}"]
+    signs = [
+        "#",
+        "##",
+        "#80",
+        "#1#2",
+        "#\u0661",
+        "\u200bon",
+        "\uff4fn",
+        " ",
+        "\r\n",
+        "\t",
+        "\xa0",
+        "\u3000",
+        "cmd=2&msg=on",
+    ]
+    words = whole + shell + signs
+    payloads = []
+    for kind in generator.integers(3, size=n):
+        if kind == 0:
+            payloads.append(generator.bytes(int(generator.integers(1, 80))))
+        elif kind == 1:
+            payloads.append("".join(generator.choice(words, size=generator.integers(1, 5))).encode())
+        else:
+            text = bytearray((b"on", b"off#100", b"volumeup")[int(generator.integers(3))])
+            if generator.random() < 0.9:
+                text[int(generator.integers(len(text)))] = int(generator.integers(256))
+            payloads.append(bytes(text))
+    return payloads
