@@ -24,6 +24,7 @@ from kexue.cli import (
     reproduce,
     search,
     serve,
+    solve,
     summarize,
     whiten,
 )
@@ -44,7 +45,7 @@ app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
-for module in (search, serve, compare, evaluate, hubness, summarize, plan, reproduce, demo, doctor):
+for module in (search, serve, compare, evaluate, hubness, summarize, plan, solve, reproduce, demo, doctor):
     module.register(app)
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it

@@ -85,7 +85,7 @@ class Output:
 
 
 def verb(
-    app: typer.Typer, name: str, *, examples: tuple[str, ...]
+    app: typer.Typer, name: str, *, examples: tuple[str, ...], context: dict[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a verb: it gets an `Output` first, and the options `--json --seed -q -v` are added.
 
@@ -93,6 +93,7 @@ def verb(
         app: where to register.
         name: the verb as typed.
         examples: command lines shown at the end of `--help`.
+        context: settings of click, such as whether an unknown option is an argument.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -111,7 +112,7 @@ def verb(
         command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *common]}
         epilog = "Examples:\n\n" + "\n\n".join(f"`{line}`" for line in examples)
-        app.command(name, epilog=epilog)(command)
+        app.command(name, epilog=epilog, context_settings=context)(command)
         return function
 
     return register

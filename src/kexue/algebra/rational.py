@@ -1,0 +1,312 @@
+"""Polynomials over the rational numbers, exactly: multiplicities, discriminants, counting real roots, factors.
+
+A polynomial here is a list of Fractions, highest power first, without leading zeros; [] is 0. Roots are enclosed to any
+number of digits in whole numbers (Weierstrass' simultaneous iteration), and rational factors are read off them: for
+integer coefficients with leading a, a times any symmetric function of the roots of a factor is a whole number.
+"""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from math import gcd, lcm
+
+import numpy as np
+
+from kexue.algebra._aberth import aberth
+from kexue.algebra.closed import batch_roots
+
+Poly = list[Fraction]
+Gaussian = tuple[int, int]  # real and imaginary part, times a power of two
+_SUBSET_DEGREE = 12  # up to which all products of roots are tried as factors; beyond, only up to quadratic ones
+_PRIME = 2**61 - 1
+
+
+def is_exact(coefficients: Iterable[object]) -> bool:
+    """Whole numbers and Fractions only."""
+    return all(isinstance(c, numbers.Rational | np.integer) for c in coefficients)
+
+
+def as_fractions(coefficients: Iterable[object]) -> Poly:
+    """The numbers as they are, floats exactly; without leading zeros.
+
+    Raises:
+        TypeError: no real number. ValueError: not finite.
+    """
+    result = []
+    for c in coefficients:
+        if isinstance(c, np.integer):
+            result.append(Fraction(int(c)))
+        elif isinstance(c, numbers.Rational | numbers.Real | Decimal):
+            try:
+                result.append(Fraction(c))  # type: ignore[arg-type]
+            except (OverflowError, ValueError):
+                raise ValueError(f"coefficients must be finite, got {c}") from None
+        else:
+            raise TypeError(f"coefficients must be real numbers, got {c!r} of type {type(c).__name__}")
+    return trim(result)
+
+
+def trim(p: Sequence[Fraction]) -> Poly:
+    """Without leading zeros."""
+    return list(itertools.dropwhile(lambda c: c == 0, p))
+
+
+def value(p: Poly, x: Fraction) -> Fraction:
+    """p(x)."""
+    total = Fraction(0)
+    for c in p:
+        total = total * x + c
+    return total
+
+
+def derivative(p: Poly) -> Poly:
+    """p'."""
+    return [c * (len(p) - 1 - k) for k, c in enumerate(p[:-1])]
+
+
+def divide(p: Poly, d: Poly) -> tuple[Poly, Poly]:
+    """Quotient and remainder."""
+    rest, quotient = list(p), []
+    while len(rest) >= len(d):
+        q = rest[0] / d[0]
+        quotient.append(q)
+        for k, c in enumerate(d):
+            rest[k] -= q * c
+        rest.pop(0)
+    return quotient, trim(rest)
+
+
+def primitive(p: Poly) -> list[int]:
+    """The multiple with coprime whole coefficients and a positive first one."""
+    scale = lcm(*(c.denominator for c in p))
+    whole = [int(c * scale) for c in p]
+    common = gcd(*whole) * (1 if whole[0] > 0 else -1)
+    return [c // common for c in whole]
+
+
+def common_divisor(p: Poly, q: Poly) -> Poly:
+    """Greatest common divisor, monic."""
+    while q:
+        p, q = q, [Fraction(c) for c in primitive(r)] if (r := divide(p, q)[1]) else []
+    return [c / p[0] for c in p]
+
+
+def square_free(p: Poly) -> list[tuple[Poly, int]]:
+    """Yun's decomposition: monic factors without multiple roots, each with its multiplicity, p = a prod f^m."""
+    if _coprime_to_derivative(primitive(p)):
+        return [([c / p[0] for c in p], 1)]
+    common = common_divisor(p, derivative(p))
+    product, rest = divide(p, common)[0], divide(derivative(p), common)[0]
+    factors, multiplicity = [], 1
+    while len(product) > 1:
+        rest = trim(_minus(rest, derivative(product)))
+        factor = common_divisor(product, rest)
+        if len(factor) > 1:
+            factors.append((factor, multiplicity))
+        product, rest = divide(product, factor)[0], divide(rest, factor)[0]
+        multiplicity += 1
+    return factors
+
+
+def _minus(p: Poly, q: Poly) -> Poly:
+    pad = max(len(p), len(q))
+    return [a - b for a, b in zip([Fraction(0)] * (pad - len(p)) + p, [Fraction(0)] * (pad - len(q)) + q, strict=True)]
+
+
+def _coprime_to_derivative(p: list[int]) -> bool:
+    """True proves that p has no multiple root; modulo a prime, where numbers stay short."""
+    a = [c % _PRIME for c in p]
+    b = [c * (len(p) - 1 - k) % _PRIME for k, c in enumerate(p[:-1])]
+    if not a[0]:
+        return False
+    while b:
+        inverse = pow(b[0], -1, _PRIME)
+        while len(a) >= len(b):
+            q = a[0] * inverse % _PRIME
+            a = [(x - q * y) % _PRIME for x, y in itertools.zip_longest(a, b, fillvalue=0)][1:]
+        a, b = b, list(itertools.dropwhile(lambda c: c == 0, a))
+    return len(a) == 1
+
+
+def count_real(p: Poly) -> int:
+    """Distinct real roots, by Sturm's chain."""
+    chain = [p, derivative(p)]
+    while chain[-1]:
+        rest = divide(chain[-2], chain[-1])[1]
+        if rest:  # a positive multiple keeps the signs and the numbers short
+            sign = 1 if rest[0] > 0 else -1
+            rest = [Fraction(-sign * c) for c in primitive(rest)]
+        chain.append(rest)
+    last = [q[0] for q in chain[:-1]]
+    first = [c * (-1) ** (len(q) - 1) for c, q in zip(last, chain, strict=False)]
+    return _changes(first) - _changes(last)
+
+
+def _changes(values: list[Fraction]) -> int:
+    return sum(a * b < 0 for a, b in itertools.pairwise(values))
+
+
+def exact_discriminant(p: Poly) -> Fraction:
+    """a^(2n-2) times the product of the squared differences of the roots; 1 for n = 1, 0 below."""
+    n = len(p) - 1
+    if n < 1:
+        return Fraction(0)
+    sign = -1 if n * (n - 1) // 2 % 2 else 1
+    return sign * _resultant(p, derivative(p)) / p[0]
+
+
+def _resultant(p: Poly, q: Poly) -> Fraction:
+    total = Fraction(1)
+    while len(q) > 1:
+        rest = divide(p, q)[1]
+        if not rest:
+            return Fraction(0)
+        m, n, k = len(p) - 1, len(q) - 1, len(rest) - 1
+        total *= (-1) ** (m * n) * q[0] ** (m - k)
+        p, q = q, rest
+    return total * Fraction(q[0] ** (len(p) - 1)) if q else Fraction(0)
+
+
+def enclose(p: Poly, bits: int, real: int) -> tuple[list[Gaussian], int]:
+    """(roots as whole numbers over 2^e, e) of a p without multiple roots, the `real` real ones first, then pairs.
+
+    At least `bits` binary digits of each root are right: the work is repeated with twice the digits until they agree.
+    """
+    n = len(p) - 1
+    start = _start(p)
+    size = int(np.ceil(np.log2(max(abs(start).max(), 1e-300)))) + 2
+    small = abs(start)[start != 0]
+    spread = size - int(np.floor(np.log2(small.min()))) if small.size else 0
+    scale = Fraction(2) ** size
+    whole = primitive([c * scale ** (n - k) for k, c in enumerate(p)])  # for u = x / 2^size, |u| < 1
+    roots = [(int(z.real * 2.0**60), int(z.imag * 2.0**60)) for z in np.ldexp(1.0, -size) * start]
+    held, digits = 60, bits + spread + 40
+    before: list[Gaussian] = []
+    while True:
+        nudge = digits - 50  # points that meet must part
+        roots = [
+            (_shift(x, digits - held) + (3 * i + 1 << nudge), _shift(y, digits - held) + (2 * i * i + 1 << nudge))
+            for i, (x, y) in enumerate(roots)
+        ]
+        before = [(_shift(x, digits - held), _shift(y, digits - held)) for x, y in before]
+        roots = sorted(_weierstrass(whole, roots, digits), key=lambda z: abs(z[1]))
+        roots = [(x, 0) for x, _ in roots[:real]] + roots[real:]
+        if before and all(_gap(z, before) <= abs(z[0]) + abs(z[1]) >> bits for z in roots):
+            return roots, digits - size
+        before, held, digits = roots, digits, 2 * digits
+
+
+def _gap(z: Gaussian, points: list[Gaussian]) -> int:
+    return min(abs(z[0] - x) + abs(z[1] - y) for x, y in points)
+
+
+def _start(p: Poly) -> np.ndarray[tuple[int], np.dtype[np.complex128]]:
+    """Double approximations, whatever the size of the numbers."""
+    whole = primitive(p)
+    over = max(abs(c) for c in whole).bit_length() - 1000
+    row = np.array([float(Fraction(c, 2**over) if over > 0 else c) for c in whole])
+    if row[0] == 0 or len(row) == 1:
+        raise OverflowError("coefficients of such different sizes do not fit floating-point numbers")
+    n, zeros = len(row) - 1, int(np.flatnonzero(row)[-1])
+    kept = row[: zeros + 1][None]
+    found = batch_roots(kept, zeros)[0] if zeros in (2, 3, 4) else aberth(kept)[0]
+    return np.concatenate([found, np.zeros(n - zeros)])
+
+
+def _shift(x: int, by: int) -> int:
+    return x << by if by >= 0 else x >> -by
+
+
+def _weierstrass(p: list[int], roots: list[Gaussian], digits: int) -> list[Gaussian]:
+    """z_i <- z_i - p(z_i) / (a prod over j != i of (z_i - z_j)), in fixed point, until nothing moves."""
+    one = 1 << digits
+    roots = list(roots)
+    for _ in range(500):
+        largest = 0
+        for i, (x, y) in enumerate(roots):
+            fr, fi = p[0] << digits, 0
+            for c in p[1:]:
+                fr, fi = (fr * x - fi * y >> digits) + (c << digits), fr * y + fi * x >> digits
+            gr, gi = p[0] << digits, 0
+            for j, (u, v) in enumerate(roots):
+                if j != i:
+                    dx, dy = x - u, y - v
+                    gr, gi = gr * dx - gi * dy >> digits, gr * dy + gi * dx >> digits
+            square = gr * gr + gi * gi
+            if square == 0:
+                sx, sy = one >> 20, one >> 21  # two points met: part them
+            else:
+                sx, sy = ((fr * gr + fi * gi) << digits) // square, ((fi * gr - fr * gi) << digits) // square
+            roots[i] = (x - sx, y - sy)
+            largest = max(largest, abs(sx), abs(sy))
+        if largest <= 4:
+            break
+    return roots
+
+
+def factor(p: Poly) -> list[list[int]]:
+    """Factors over the rationals of a p without multiple roots, whole and primitive; irreducible up to degree 12."""
+    whole = primitive(p)
+    factors: list[list[int]] = []
+    while whole[-1] == 0:
+        factors.append([1, 0])
+        whole = whole[:-1]
+    n = len(whole) - 1
+    if n <= 1:
+        return [*factors, whole] if n else factors
+    bits = 64 + 2 * n + 2 * sum(abs(c).bit_length() for c in (whole[0], max(whole, key=abs)))
+    exact = [Fraction(c) for c in whole]
+    real = count_real(exact)
+    roots, exponent = enclose(exact, bits, real)
+    units = [[z] for z in roots[:real]] + _pairs(roots[real:])
+    while (found := _divisor(whole, units, exponent)) is not None:
+        part, whole, units = found
+        factors.append(part)
+    return [*factors, whole]
+
+
+def _pairs(roots: list[Gaussian]) -> list[list[Gaussian]]:
+    """Each root above the real axis with its conjugate."""
+    return [[(x, y), (x, -y)] for x, y in roots if y > 0]
+
+
+def _divisor(
+    p: list[int], units: list[list[Gaussian]], exponent: int
+) -> tuple[list[int], list[int], list[list[Gaussian]]] | None:
+    """The factor of least degree, what remains, and the roots of the remainder; None: p is irreducible."""
+    n = len(p) - 1
+    limit = n // 2 if n <= _SUBSET_DEGREE else 2
+    choices = [
+        chosen
+        for count in range(1, limit + 1)
+        for chosen in itertools.combinations(range(len(units)), count)
+        if sum(len(units[i]) for i in chosen) <= limit
+    ]
+    for chosen in sorted(choices, key=lambda c: sum(len(units[i]) for i in c)):
+        row: list[Gaussian] = [(1 << exponent, 0)] if exponent >= 0 else [(1, 0)]
+        for i in chosen:
+            for x, y in units[i]:
+                row = _times_linear(row, x, y, exponent)
+        # p[0] times each coefficient is whole when the product of these (z - root) divides p
+        candidate = [Fraction(_round(p[0] * re, exponent), p[0]) for re, _ in row]
+        quotient, rest = divide([Fraction(c) for c in p], candidate)
+        if not rest:
+            return primitive(candidate), primitive(quotient), [u for i, u in enumerate(units) if i not in chosen]
+    return None
+
+
+def _times_linear(row: list[Gaussian], x: int, y: int, exponent: int) -> list[Gaussian]:
+    """row (z - root), everything over 2^exponent."""
+    shifted = [*row, (0, 0)]
+    for k, (a, b) in enumerate(row):
+        re, im = shifted[k + 1]
+        shifted[k + 1] = (re - _shift(a * x - b * y, -exponent), im - _shift(a * y + b * x, -exponent))
+    return shifted
+
+
+def _round(x: int, exponent: int) -> int:
+    return (x + (1 << exponent - 1)) >> exponent if exponent > 0 else x << -exponent
