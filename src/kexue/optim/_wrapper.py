@@ -41,6 +41,7 @@ class Wrapper(Optimizer):
         same = sum(layer.name == self.name for layer in layers(inner))
         self._prefix = f"kexue.{self.name}{same + 1 if same else ''}."
         self._tensors: dict[Tensor, dict[str, Tensor]] = {}
+        self._scratch: dict[Tensor, Tensor] = {}
         self._shared: Update | None = None
         self._swapped = False
         super().__setstate__({})  # hooks, and nothing else: the constructor would make groups and state of its own
@@ -98,7 +99,7 @@ class Wrapper(Optimizer):
                 loss = closure()
         update, self._shared = self._shared, None
         if update is None:
-            update = Update(weight=weight, allocate=_only_prepares(self.param_groups))
+            update = Update(weight=weight, allocate=_only_prepares(self.param_groups), scratch=self._scratch)
         if update.allocate:
             self._inner_step(update)
             for p in update.params:
@@ -110,7 +111,7 @@ class Wrapper(Optimizer):
     def flush(self) -> None:
         """Update with what `GradientAccumulation`, anywhere in the stack, has gathered so far, if anything."""
         if any(layer.name == "gradient_accumulation" for layer in layers(self)):
-            self._shared = Update(flush=True)
+            self._shared = Update(flush=True, scratch=self._scratch)
             self.step()
 
     def _inner_step(self, update: Update) -> None:
@@ -221,12 +222,9 @@ class Wrapper(Optimizer):
             after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        unkept = ("_optimizer_", "_zero_grad", "_warned", "_shared", "step")  # hooks, and what schedulers patch in
-        return {name: value for name, value in self.__dict__.items() if not name.startswith(unkept)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__["_shared"] = None
-        super().__setstate__(state)
+        hooks = ("_optimizer_", "_zero_grad")
+        kept = {n: v for n, v in self.__dict__.items() if not n.startswith(hooks) and n != "step"}  # a scheduler's step
+        return kept | {"_scratch": {}}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._describe()}) of {self.inner!r}"
