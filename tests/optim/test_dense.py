@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kexue.optim import Adafactor, AdaX
+from kexue.optim import Adafactor, AdaX, optimizer_memory
 
 WAYS = {
     "adafactor": lambda params, **options: Adafactor(params, lr=0.02, **options),
@@ -259,18 +259,15 @@ def test_half_precision_is_the_float32_step_rounded(make, foreach):
 @each_way
 @each_foreach
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_step_without_data_leaves_the_same_state(make, foreach, dtype):
+def test_the_memory_is_foretold_to_the_byte(make, foreach, dtype):
     params = parameters(dtype)
-    bare = [nn.Parameter(p.detach().to("meta")) for p in params]
-    optimizer, other = make(params, foreach=foreach), make(bare, foreach=foreach)
-    for p in (*params, *bare):
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    other.step()
-    for p, q in zip(params, bare, strict=True):
-        assert torch.isfinite(p).all()
-        mine, theirs = optimizer.state[p], other.state[q]
-        assert {k: (v.shape, v.dtype) for k, v in mine.items()} == {k: (v.shape, v.dtype) for k, v in theirs.items()}
+    optimizer = make(params, foreach=foreach)
+    foretold = optimizer_memory(optimizer)
+    assert not optimizer.state
+    descend(params, optimizer, 1)
+    held = [sum(value.nbytes for value in optimizer.state[p].values()) for p in params]
+    assert list(foretold.by_param.values()) == held
+    assert foretold.total_bytes == sum(held) == optimizer_memory(optimizer).total_bytes
 
 
 @each_foreach
