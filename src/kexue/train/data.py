@@ -1,0 +1,154 @@
+"""The batches of one epoch from any place in it, the same for the same seed, in any number of processes and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+
+from kexue.train._random import generator_of, isolated
+
+
+def epoch_batches(
+    loader: Iterable[Any], *, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Any]:
+    """This process's batches of an epoch, from its `start`-th on.
+
+    Process r of w takes batches r, r + w, r + 2w, ...; a last round that does not reach every process is left out.
+    While a batch is made the global generators begin from (seed, epoch, number of the batch), so that noise in a data
+    set or in `collate_fn` does not depend on the workers, on the model, or on where the run was resumed.
+
+    Args:
+        loader: a `DataLoader`, whose sampler is asked for indices alone (those before `start` are not loaded); or any
+            iterable that gives the same batches in each pass, of which those before `start` are read and dropped.
+            `set_epoch(epoch)` is called on the loader, its batch sampler and its sampler where they have it.
+        seed, epoch: decide the order where a sampler takes a generator.
+        start: batches of this process that were taken already.
+        rank, world: number of this process, and of processes.
+
+    Raises:
+        ValueError: the loader splits the data among processes itself.
+    """
+    samplers: list[Any] = [getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)]
+    samplers.append(getattr(samplers[0], "sampler", None))
+    for part in (loader, *samplers):
+        if isinstance(part, DistributedSampler):
+            raise ValueError("the loader has a DistributedSampler; give a plain one: Trainer shares out the batches")
+        getattr(part, "set_epoch", id)(epoch)
+        if part is not loader and isinstance(getattr(part, "generator", 0), (torch.Generator, type(None))):
+            part.generator = generator_of(seed, epoch)
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        indices = loader.batch_sampler or loader.sampler
+        if any(part and type(part).__module__ != "torch.utils.data.sampler" for part in samplers):
+            indices = _read(indices, seed, epoch)  # a sampler of one's own may draw from a global generator
+        yield from _load(loader, _share(enumerate(indices), start, rank, world), seed, epoch)
+    else:
+        yield from _share(_read(loader, seed, epoch), start, rank, world)
+
+
+def count_batches(loader: Iterable[Any], world: int) -> int | None:
+    """Batches of an epoch for one process; None when the loader does not know."""
+    try:
+        return len(loader) // world  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def group(batches: Iterator[Any], size: int) -> Iterator[tuple[list[Any], bool]]:
+    """Lists of `size` batches, and whether the list is the epoch's last, which may be shorter."""
+    batch = next(batches, _END)
+    gathered = []
+    while batch is not _END:
+        gathered.append(batch)
+        batch = next(batches, _END)
+        if len(gathered) == size or batch is _END:
+            yield gathered, batch is _END
+            gathered = []
+
+
+_END = object()
+
+
+def move(batch: Any, device: torch.device) -> Any:
+    """A batch on `device`: tensors, things with `.to`, and dicts, lists, tuples and dataclasses of them."""
+    if hasattr(batch, "to"):
+        return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: move(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(move(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(move(value, device) for value in batch)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return replace(batch, **{f.name: move(getattr(batch, f.name), device) for f in fields(batch) if f.init})
+    return batch
+
+
+def _share(items: Iterable[Any], start: int, rank: int, world: int) -> Iterator[Any]:
+    rounds = zip(*[iter(items)] * world, strict=False)  # a last round that is not full falls out
+    return (everyone[rank] for everyone in islice(rounds, start, None))
+
+
+def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
+    fixed = type(loader) in (list, tuple)
+
+    def guarded(number: int) -> AbstractContextManager[None]:
+        return nullcontext() if fixed else isolated(seed, epoch, number)
+
+    with guarded(0):
+        batches = iter(loader)
+    number = 0
+    while True:
+        with guarded(number):
+            batch = next(batches, _END)
+        if batch is _END:
+            return
+        yield batch
+        number += 1
+
+
+class _Batches(Dataset[Any]):
+    """A data set whose items are whole batches: (number, what the sampler gave) -> what the loader would give."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int, epoch: int) -> None:
+        self.dataset, self.collate = loader.dataset, loader.collate_fn
+        self.whole = loader.batch_sampler is None
+        self.key = seed, epoch
+
+    def __getitem__(self, place: tuple[int, Any]) -> Any:
+        number, indices = place
+        with isolated(*self.key, number):
+            if self.whole:
+                return self.collate(self.dataset[indices])
+            many: Callable[[list[int]], list[Any]] | None = getattr(self.dataset, "__getitems__", None)
+            return self.collate(many(indices) if many else [self.dataset[index] for index in indices])
+
+
+def _load(loader: DataLoader[Any], places: Iterator[Any], seed: int, epoch: int) -> Iterator[Any]:
+    batches = _Batches(loader, seed, epoch)
+    if not loader.num_workers and not loader.pin_memory:
+        return map(batches.__getitem__, places)
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=places,
+            collate_fn=_as_is,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            prefetch_factor=loader.prefetch_factor,
+            generator=generator_of(seed, epoch),
+        )
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,194 @@
+"""Where a run computes: a device, and the processes that torchrun started."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, distributed as dist, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from kexue.train.checkpoint import map_tensors
+from kexue.train.config import Distributed, LossOutput
+
+CPU = torch.device("cpu")
+
+
+class Processes:
+    """This process among all: `rank` of `world`, on `device`. Alone, every method does nothing or hands back."""
+
+    def __init__(self, kind: Distributed, device: str) -> None:
+        self.kind = kind
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if kind != "none" else (0, 1)
+        self.device = _choose_device(device, int(os.environ.get("LOCAL_RANK", "0")) if kind != "none" else None)
+        self._wrapped: nn.Module | None = None
+
+    def place(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> nn.Module:
+        """Put the model on the device, copied or sharded; returns what to call for a `training_step`."""
+        model.to(self.device)
+        if self.kind == "ddp":
+            ids = [self.device] if self.device.type == "cuda" else None
+            # Several optimizers take turns, so a step reaches only some of the weights.
+            return DistributedDataParallel(_Step(model), device_ids=ids, find_unused_parameters=len(optimizers) > 1)
+        if self.kind == "fsdp2" and not isinstance(model, FSDPModule):
+            name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+            fully_shard(model, mesh=init_device_mesh(self.device.type, (self.world,)))
+            register_fsdp_forward_method(model, "training_step")
+            sharded = dict(model.named_parameters())
+            for optimizer in optimizers:  # they were built on the whole weights
+                for given in optimizer.param_groups:
+                    given["params"] = [sharded[name_of[id(parameter)]] for parameter in given["params"]]
+        return _Step(model)
+
+    @contextmanager
+    def accumulating(self, step: nn.Module, last: bool) -> Iterator[None]:
+        """Forward and backward of one batch: gradients cross processes only with the `last` one of a step."""
+        context: AbstractContextManager[Any] = nullcontext()
+        if isinstance(step, DistributedDataParallel) and not last:
+            context = step.no_sync()
+        elif isinstance(step, _Step) and isinstance(step.model, FSDPModule):
+            step.model.set_requires_gradient_sync(last)
+        with context:
+            yield
+
+    @contextmanager
+    def whole(self, model: nn.Module) -> Iterator[None]:
+        """Every weight in full, for code that calls other methods than `training_step`."""
+        if isinstance(model, FSDPModule):
+            model.unshard()
+        try:
+            yield
+        finally:
+            if isinstance(model, FSDPModule):
+                model.reshard()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return bool(said)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def first(self, value: Any) -> Any:
+        """The first process's value, everywhere."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def everyone(self, value: Any) -> list[Any]:
+        """One value a process."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+
+def join(kind: Distributed, device: str) -> Processes:
+    """Join the processes that torchrun started, unless the caller has; they stay joined until the program ends.
+
+    They could not part and join again: the addresses they left behind would mislead them. A sharded model needs the
+    others anyway.
+
+    Raises:
+        ValueError: `kind` wants several processes and there is one, or the other way round.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    started = "WORLD_SIZE" in os.environ or dist.is_initialized()
+    if kind == "none" and world > 1:
+        raise ValueError(f"{world} processes were started, but distributed is 'none': choose 'ddp' or 'fsdp2'")
+    if kind != "none" and not started:
+        raise ValueError(f"distributed={kind!r} needs processes: start it with torchrun --nproc-per-node=2 SCRIPT")
+    if kind != "none" and not dist.is_initialized():
+        cuda = device != "cpu" and torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if cuda else "gloo")
+        if cuda:
+            atexit.register(dist.destroy_process_group)
+    return Processes(kind, device)
+
+
+class _Step(nn.Module):
+    """`training_step` as a forward pass, which is what wrappers of modules hook into."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any, **options: Any) -> LossOutput:
+        loss, parts = self.model.training_step(batch, **options)
+        if loss.is_leaf and dist.is_initialized():  # `GradCache` has been backward already, unseen by the wrapper
+            loss = _Touch.apply(loss, *(p for p in self.model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
+        return LossOutput(loss, {name: part.detach() for name, part in parts.items()})
+
+
+class _Touch(torch.autograd.Function):
+    """The loss, with every weight in its graph and no gradient for any."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(*weights)
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *(torch.zeros_like(weight) for weight in ctx.saved_tensors))
+
+
+def full_state(tree: Any) -> Any:
+    """Nested state with sharded tensors in full; every process must call it."""
+    return map_tensors(tree, lambda t: t.full_tensor() if isinstance(t, DTensor) else t)
+
+
+def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
+    """A full tensor laid out as `pattern`, where that is sharded."""
+    if not isinstance(pattern, DTensor) or isinstance(value, DTensor) or value.shape != pattern.shape:
+        return value
+    return distribute_tensor(value.to(pattern.device), pattern.device_mesh, pattern.placements)
+
+
+def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer's full state dict laid out as its parameters are."""
+    parameters = [parameter for given in optimizer.param_groups for parameter in given["params"]]
+    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+        return state
+    laid_out = {
+        index: {
+            key: shard_like(value, parameters[index]) if isinstance(value, Tensor) else value
+            for key, value in entries.items()
+        }
+        for index, entries in state["state"].items()
+    }
+    return {**state, "state": laid_out}
+
+
+def _choose_device(device: str, local_rank: int | None) -> torch.device:
+    if device == "auto":
+        device = os.environ.get("KEXUE_DEVICE") or "auto"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
+    return torch.device("cuda", local_rank) if chosen.type == "cuda" and local_rank is not None else chosen

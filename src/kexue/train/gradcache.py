@@ -1,0 +1,152 @@
+"""The gradient of a contrastive batch in the memory of a part of it.
+
+L(f(x_1), ..., f(x_n)) does not split over rows, but its gradient does once the embeddings z_i = f(x_i) are known:
+
+    dL/dw = sum over i of (dL/dz_i)' dz_i/dw.
+
+So the batch is encoded in chunks without a graph, dL/dz is taken on the (n, d) embeddings alone, and each chunk is
+encoded again, with the same dropout, to take its own part of the sum.
+
+Source: Gao et al. 2021, arXiv:2101.06983.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kexue.train.config import LossOutput
+
+_weight: ContextVar[float] = ContextVar("weight", default=1.0)
+
+
+@contextmanager
+def gradient_weight(weight: float) -> Iterator[None]:
+    """Multiply the gradients of `GradCache.step` inside: a loop that accumulates or scales cannot do it afterwards."""
+    token = _weight.set(weight)
+    try:
+        yield
+    finally:
+        _weight.reset(token)
+
+
+class GradCache:
+    """Whole-batch contrastive loss, chunk by chunk.
+
+    Args:
+        encode: inputs of c rows -> (c, d) embeddings; or a sequence of such, one per tower. Called twice a chunk.
+        loss: (n, d) embeddings, one argument per tower -> scalar or `LossOutput`, such as `kexue.losses.InfoNCELoss()`.
+        chunk_size: rows encoded with a graph at a time, >= 1.
+
+    Layers that mix rows, such as BatchNorm in training mode, see chunks instead of the batch.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]],
+        loss: Callable[..., Tensor | LossOutput],
+        *,
+        chunk_size: int,
+    ) -> None:
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be a whole number >= 1, got {chunk_size!r}")
+        self.encode, self.loss, self.chunk_size = encode, loss, chunk_size
+
+    def step(self, inputs: Any, *, generator: torch.Generator | None = None) -> LossOutput:
+        """Add the gradient of the loss to the parameters' `.grad`; there is no backward pass left to do.
+
+        The loss that is returned may still be handed to `.backward()`, which then adds nothing, so that a
+        `training_step` can return it as it is.
+
+        Args:
+            inputs: n rows as a tensor, a dict of tensors or a list of samples; or a list or tuple of tensors or dicts,
+                one per tower.
+            generator: one that `encode` draws from, so that both passes draw the same. The global generators of torch
+                are taken care of.
+
+        Returns:
+            The loss of the whole batch, and its parts.
+
+        Raises:
+            ValueError: no rows, towers of different number, or an encoder that returns another number of rows.
+
+        Example:
+            >>> encoder = torch.nn.Linear(3, 2)
+            >>> cache = GradCache(encoder, lambda z: z.square().mean(), chunk_size=4)
+            >>> _ = cache.step(torch.ones(10, 3))
+            >>> encoder.weight.grad.shape
+            torch.Size([2, 3])
+        """
+        towers = list(inputs) if _has_towers(inputs) else [inputs]
+        encoders = list(self.encode) if isinstance(self.encode, Sequence) else [self.encode] * len(towers)
+        if len(encoders) != len(towers):
+            raise ValueError(f"{len(encoders)} encoders for {len(towers)} towers of inputs")
+        passes, leaves = [], []
+        for encode, tower in zip(encoders, towers, strict=True):
+            found = []
+            with torch.no_grad():
+                for chunk in self._chunks(tower):
+                    states = _states(generator)
+                    found.append(encode(chunk))
+                    passes.append((encode, chunk, states))
+                    if len(found[-1]) != _rows(chunk):
+                        raise ValueError(f"encode returned {len(found[-1])} rows for {_rows(chunk)}")
+            leaves.append(torch.cat(found).requires_grad_())
+        result = self.loss(*leaves)
+        loss, parts = result if isinstance(result, LossOutput) else (result, {})
+        with torch.autocast(loss.device.type, enabled=False):
+            torch.autograd.backward(loss, torch.full_like(loss, _weight.get()))
+        after = _states(generator)
+        gradients = [part for leaf in leaves for part in torch.split(_gradient(leaf), self.chunk_size)]
+        for (encode, chunk, states), gradient in zip(passes, gradients, strict=True):
+            _restore(states, generator)
+            embeddings = encode(chunk)
+            with torch.autocast(loss.device.type, enabled=False):
+                torch.autograd.backward(embeddings, gradient)
+        _restore(after, generator)
+        return LossOutput(loss.detach().requires_grad_(), {name: part.detach() for name, part in parts.items()})
+
+    def _chunks(self, tower: Any) -> Iterator[Any]:
+        rows = _rows(tower)
+        if rows < 1:
+            raise ValueError("the batch has no rows")
+        for start in range(0, rows, self.chunk_size):
+            yield _cut(tower, slice(start, start + self.chunk_size))
+
+
+def _has_towers(inputs: Any) -> bool:
+    return isinstance(inputs, (list, tuple)) and all(isinstance(item, (Tensor, Mapping)) for item in inputs)
+
+
+def _rows(tower: Any) -> int:
+    sizes = {len(value) for value in tower.values()} if isinstance(tower, Mapping) else {len(tower)}
+    if len(sizes) != 1:
+        raise ValueError(f"the tensors of a tower differ in rows: {sorted(sizes)}")
+    return sizes.pop()
+
+
+def _cut(tower: Any, rows: slice) -> Any:
+    return {name: value[rows] for name, value in tower.items()} if isinstance(tower, Mapping) else tower[rows]
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+def _states(generator: torch.Generator | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, None if generator is None else generator.get_state()
+
+
+def _restore(states: tuple[Tensor, list[Tensor], Tensor | None], generator: torch.Generator | None) -> None:
+    cpu, cuda, own = states
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    if generator is not None and own is not None:
+        generator.set_state(own)

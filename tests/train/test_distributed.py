@@ -1,0 +1,69 @@
+"""Two processes on this machine, joined by torchrun: together like one, and after a kill like before."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toys import MODELS, accuracy, loader, make_run
+
+from kexue.train import load_checkpoint
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All runs in one start of two processes, the second of which kills itself once; torchrun starts them again."""
+    out = tmp_path_factory.mktemp("runs")
+    common = {"save_every": 3, "accumulate": 2}
+    runs = [
+        {"out": "ddp", "model": "classifier", "distributed": "ddp", **common},
+        {"out": "plain", "model": "plain", "distributed": "ddp", "batch_size": 4, **common},
+        {"out": "chunks", "model": "chunks", "distributed": "ddp", "batch_size": 4, **common},
+        {"out": "fsdp2", "model": "classifier", "distributed": "fsdp2", **common},
+        {"out": "sharded", "model": "plain", "distributed": "fsdp2", "batch_size": 4, **common},
+        {"out": "ddp-killed", "model": "classifier", "distributed": "ddp", "die": [0, 1, 7], **common},
+        {"out": "fsdp2-killed", "model": "classifier", "distributed": "fsdp2", "die": [1, 0, 11], **common},
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
+    command += [f"--master-port={20000 + os.getpid() % 10000}", str(HERE / "toys.py"), json.dumps(runs)]
+    done = subprocess.run(command, check=False, cwd=out, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_killed_they_go_on(runs, kind):
+    whole, killed = (load_checkpoint(runs / name / "last") for name in (kind, f"{kind}-killed"))
+    assert whole.step == killed.step == 20
+    assert len(whole.rng) == 2
+    for part in ("model", "ema"):
+        torch.testing.assert_close(dict(killed[part]), dict(whole[part]), rtol=0, atol=1e-6)
+    assert killed.place["best_value"] == whole.place["best_value"]
+    assert (runs / f"{kind}-killed" / "log.jsonl").read_text() == (runs / kind / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("out", "model"), [("plain", "plain"), ("sharded", "plain"), ("chunks", "chunks")])
+def test_two_processes_are_like_twice_the_batches_in_one(runs, tmp_path, out, model):
+    """Without dropout and statistics, 2 batches in each of 2 processes give the mean gradient of 4 batches in one."""
+    torch.manual_seed(1)
+    single = make_run(tmp_path, model=MODELS[model](), accumulate=4, monitor=None)
+    single.fit(loader(4, drop_last=True))
+    together = load_checkpoint(runs / out / "last")
+    alone = load_checkpoint(tmp_path / "last")
+    for part in ("model", "ema"):
+        torch.testing.assert_close(dict(together[part]), dict(alone[part]), rtol=1e-5, atol=1e-6)
+    assert together.step == alone.step
+
+
+def test_a_run_of_two_is_not_continued_by_one(runs):
+    from kexue.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="processes was 2, now 1"):
+        make_run(runs / "ddp", callbacks=[lambda *_: None]).fit(loader(drop_last=True), evaluate=accuracy)

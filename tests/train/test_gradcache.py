@@ -1,0 +1,154 @@
+"""In chunks or whole: the same gradient, and the memory of a chunk."""
+
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from kexue.losses import FlatNCELoss, InfoNCELoss, pair_contrastive_loss
+from kexue.train import GradCache, LossOutput
+
+
+def tower(seed=0, dropout=0.0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 4)).to(dtype)
+
+
+def rows(n, seed=1, dtype=torch.float64):
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradients(*modules):
+    return [p.grad.clone() for module in modules for p in module.parameters()]
+
+
+def clear(*modules):
+    for module in modules:
+        module.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("loss", [InfoNCELoss(0.1), FlatNCELoss(0.2, symmetric=False)])
+@pytest.mark.parametrize("chunk_size", [1, 3, 10, 64])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_two_views_through_one_encoder(loss, chunk_size, dtype):
+    encoder, a, b = tower(dtype=dtype), rows(10, 1, dtype), rows(10, 2, dtype)
+    whole = loss(encoder(a), encoder(b))
+    whole.backward()
+    expected = gradients(encoder)
+    clear(encoder)
+    cached = GradCache(encoder, loss, chunk_size=chunk_size).step([a, b]).loss
+    # Sums in another order: rounding of the dtype, times the 100 of 1 / temperature squared.
+    torch.testing.assert_close(cached, whole, rtol=1e-5, atol=1e-6, check_dtype=False)
+    torch.testing.assert_close(gradients(encoder), expected, rtol=1e-5, atol=1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_two_towers_dicts_and_a_loss_with_weights():
+    left, right, scale = tower(1), tower(2), nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+    a, b = {"x": rows(7, 1), "mask": torch.ones(7)}, {"x": rows(7, 2), "mask": torch.zeros(7)}
+
+    def loss(u, v):
+        value = pair_contrastive_loss(torch.stack([u, v], 1).flatten(0, 1) * scale)
+        value = value + (scale * u * v).mean()
+        return LossOutput(value, {"cosine": (u * v).mean()})
+
+    encoders = [lambda c: left(c["x"]), lambda c: right(c["x"]) + c["mask"][:, None]]
+    out = loss(encoders[0](a), encoders[1](b))
+    out.loss.backward()
+    expected = [*gradients(left, right), scale.grad.clone()]
+    clear(left, right)
+    scale.grad = None
+    cached = GradCache(encoders, loss, chunk_size=3).step((a, b))
+    torch.testing.assert_close([*gradients(left, right), scale.grad], expected)
+    torch.testing.assert_close(cached.parts["cosine"], out.parts["cosine"].detach())
+
+
+def test_dropout_and_a_generator_draw_the_same_twice():
+    """The oracle keeps the graph of every chunk, encoded from the same state of the generators."""
+    encoder, x, loss = tower(dropout=0.5), rows(10), lambda z: pair_contrastive_loss(z, scale=5.0)
+    own = torch.Generator()
+
+    def encode(chunk):
+        return encoder(chunk + torch.randn(chunk.shape, generator=own, dtype=chunk.dtype))
+
+    torch.manual_seed(7)
+    own.manual_seed(8)
+    loss(torch.cat([encode(chunk) for chunk in x.split(4)])).backward()
+    expected, after = gradients(encoder), (torch.get_rng_state(), own.get_state())
+    clear(encoder)
+    torch.manual_seed(7)
+    own.manual_seed(8)
+    GradCache(encode, loss, chunk_size=4).step(x, generator=own)
+    torch.testing.assert_close(gradients(encoder), expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(after[0], torch.get_rng_state())
+    assert torch.equal(after[1], own.get_state())
+
+
+def test_the_loss_can_be_handed_to_backward_and_adds_nothing():
+    encoder = tower()
+    out = GradCache(encoder, pair_contrastive_loss, chunk_size=4).step(rows(8))
+    before = gradients(encoder)
+    out.loss.backward()
+    assert all(map(torch.equal, gradients(encoder), before))
+    GradCache(encoder, pair_contrastive_loss, chunk_size=3).step(rows(8))  # adds to what is there
+    torch.testing.assert_close(gradients(encoder), [2 * g for g in before])
+
+
+def test_texts_are_cut_like_rows():
+    encoder = tower()
+    seen = []
+
+    def encode(texts):
+        seen.append(list(texts))
+        return encoder(torch.tensor([[float(len(t))] * 6 for t in texts], dtype=torch.float64))
+
+    GradCache(encode, pair_contrastive_loss, chunk_size=2).step(["a", "bb", "ccc", "dddd"])
+    assert seen == [["a", "bb"], ["ccc", "dddd"]] * 2
+
+
+def peak_of_saved(run):
+    """Most bytes kept for backward at one time."""
+    alive, peak = 0, 0
+
+    class Kept:
+        def __init__(self, tensor):
+            nonlocal alive, peak
+            self.tensor = tensor
+            alive += tensor.nbytes
+            peak = max(peak, alive)
+            weakref.finalize(self, release, tensor.nbytes)
+
+    def release(size):
+        nonlocal alive
+        alive -= size
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        run()
+    return peak
+
+
+def test_memory_is_that_of_a_chunk():
+    torch.manual_seed(0)
+    # Deep and narrow: the (n, d) embeddings and the loss are small beside the activations.
+    encoder = nn.Sequential(*(layer for _ in range(30) for layer in (nn.Linear(16, 16), nn.Tanh())))
+    x = torch.randn(64, 16)
+    cache = GradCache(encoder, lambda z: z.square().mean(), chunk_size=4)
+    whole = peak_of_saved(lambda: encoder(x).square().mean().backward())
+    chunk = peak_of_saved(lambda: encoder(x[:4]).square().mean().backward())
+    cached = peak_of_saved(lambda: cache.step(x))
+    assert cached <= chunk + 2 * x.nbytes
+    assert cached < whole / 3  # weights are kept either way; activations fall to 1/16
+
+
+def test_mistakes():
+    encoder = tower()
+    with pytest.raises(ValueError, match="chunk_size must be a whole number >= 1, got 0"):
+        GradCache(encoder, pair_contrastive_loss, chunk_size=0)
+    with pytest.raises(ValueError, match="no rows"):
+        GradCache(encoder, pair_contrastive_loss, chunk_size=2).step(rows(0))
+    with pytest.raises(ValueError, match="2 encoders for 1 towers"):
+        GradCache([encoder, encoder], pair_contrastive_loss, chunk_size=2).step(rows(4))
+    with pytest.raises(ValueError, match="returned 1 rows for 2"):
+        GradCache(lambda x: encoder(x)[:1], pair_contrastive_loss, chunk_size=2).step(rows(4))
+    with pytest.raises(ValueError, match="differ in rows"):
+        GradCache(encoder, pair_contrastive_loss, chunk_size=2).step({"a": rows(4), "b": rows(5)})
