@@ -98,6 +98,8 @@ def test_mistakes_that_only_a_bridge_notices(load, monkeypatch):
     head = '[projector]\nhost = "10.0.0.2"\n'
     with pytest.raises(DataError, match="kind must be"):
         load(head).make_bridge()
+    with pytest.raises(DataError, match="version is not for mqtt"):
+        load(head + '[cloud]\nkind = "mqtt"\ntopic = "t"\nversion = 1').make_bridge()
     with pytest.raises(DataError, match="BEMFA_UID is not set"):
         load(head + '[cloud]\nkind = "bemfa-tcp"\ntopic = "projector006"').make_bridge()
     with pytest.raises(ValueError, match="public address"):
@@ -110,9 +112,10 @@ def test_a_key_in_a_file_must_be_private(monkeypatch, tmp_path):
     file = tmp_path / "uid"
     file.write_text(f"{UID}\n")
     monkeypatch.setenv("BEMFA_UID_FILE", str(file))
-    file.chmod(0o644)
-    with pytest.raises(DataError, match="chmod 600"):
-        secret_from_environment("BEMFA_UID")
+    for mode in (0o644, 0o640, 0o604, 0o620):
+        file.chmod(mode)
+        with pytest.raises(DataError, match="chmod 600"):
+            secret_from_environment("BEMFA_UID")
     file.chmod(0o600)
     assert secret_from_environment("BEMFA_UID").reveal() == UID
     file.write_text("\n")

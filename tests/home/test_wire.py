@@ -75,6 +75,22 @@ def test_a_key_is_the_datagram_the_projector_knows():
     play(scene)
 
 
+def test_datagrams_of_one_key_are_a_fifth_of_a_second_apart(monkeypatch):
+    pauses = []
+    sleep = asyncio.sleep
+
+    async def note(seconds):
+        pauses.append(seconds)
+        await sleep(0)
+
+    async def scene():
+        monkeypatch.setattr(asyncio, "sleep", note)
+        await XgimiUdp("127.0.0.1", port=9).send("poweroff", repeat=3)
+
+    play(scene)
+    assert pauses == [0.2, 0.2]
+
+
 def test_the_probe_follows_the_projector():
     async def scene():
         async with FakeProjector() as fake:
@@ -93,14 +109,23 @@ def test_the_probe_follows_the_projector():
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "224.0.0.1", "255.255.255.255", "0.0.0.0", "2001:4860:4860::8888",
-                                  "::ffff:8.8.8.8", "100.64.1.1", "", "a b"])  # fmt: skip
+                                  "::ffff:8.8.8.8", "::ffff:224.0.0.1", "100.64.1.1", "", "a b"])  # fmt: skip
 def test_only_addresses_at_home(host):
     with pytest.raises(ValueError, match="address"):
         XgimiUdp(host)
 
 
 def test_addresses_at_home_and_the_permission():
-    for host in ("192.168.1.50", "10.0.0.2", "172.16.3.4", "127.0.0.1", "fe80::1%eth0", "fd00::5", "projector.lan"):
+    for host in (
+        "192.168.1.50",
+        "10.0.0.2",
+        "172.16.3.4",
+        "127.0.0.1",
+        "::1",
+        "fe80::1%eth0",
+        "fd00::5",
+        "projector.lan",
+    ):
         assert XgimiUdp(host).host == host
     assert XgimiUdp("8.8.8.8", allow_public=True).host == "8.8.8.8"
 
@@ -172,7 +197,7 @@ def test_from_the_cloud_to_the_projector_and_back(version):
 def test_lines_may_come_in_pieces_or_glued(version):
     line = {1: b"cmd=2&uid=x&topic=projector006&msg=on\r\n", 2: b'{"cmd":2,"topics":["projector006"],"msg":"on"}\n'}
     junk = {
-        1: b"cmd=1&res=1\r\ncmd=0&res=1\r\n\xff\xfe\r\n&&==\r\n\r\n",
+        1: b"cmd=9&uid=x&topic=projector006&msg=on\r\ncmd=1&res=1\r\ncmd=0&res=1\r\n\xff\xfe\r\n&&==\r\n\r\n",
         2: b'{"cmd":1}\nnull\n[1]\n{"msg":1,"topics":["projector006"]}\n\xff\n{"msg":"on","topics":"x"}\n',
     }
 
@@ -283,6 +308,10 @@ def test_an_own_broker(broker):
                 await app.publish("home/projector", "off", qos=1)
                 assert (await soon(outcomes.get())).state is BridgeState.OFF
                 assert outcomes.empty()
+            async with aiomqtt.Client("127.0.0.1", broker.port) as late:  # the state is kept for those who come later
+                await late.subscribe("home/projector/state")
+                kept = await soon(anext(late.messages))
+                assert (kept.payload, kept.retain) == (b"off", True)
 
     play(scene)
 

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 MAX_BYTES = 64
-_COMMAND = re.compile(r"[ \t\r\n]*([a-z]+)(?:#[0-9]+)*[ \t\r\n]*", re.ASCII)
+_COMMAND = re.compile(r"[ \t\r\n]*([a-z]+)(?:#[0-9]+)*[ \t\r\n]*")
 
 
 class Message(NamedTuple):

@@ -37,6 +37,12 @@ _KNOWN: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
 }  # fmt: skip
 
+_CLOUDS = {  # kind -> what it takes besides a topic
+    "bemfa-tcp": ("host", "port", "version"),
+    "bemfa-mqtt": ("host", "port", "tls"),
+    "mqtt": ("host", "port", "tls", "username", "password_file"),
+}
+
 
 @dataclass(frozen=True)
 class BridgeSettings:
@@ -84,28 +90,28 @@ class BridgeSettings:
         cloud = self._make_cloud() if connected else None
         plug = None
         if self.plug:
-            public = bool(self.projector.get("allow_public", False))
             plug = PlugCycle(
-                HttpHook(self.plug["on"], allow_public=public),
-                HttpHook(self.plug["off"], allow_public=public),
-                seconds=self.plug.get("seconds", 10.0),
+                HttpHook(self.plug["on"]), HttpHook(self.plug["off"]), seconds=self.plug.get("seconds", 10.0)
             )
         return Bridge(cloud, self.device(), wake=self._make_wake(), plug=plug, notify=notify, **self.bridge)
 
     def _make_cloud(self) -> Cloud:
-        options = {name: value for name, value in self.cloud.items() if name not in ("kind", "topic", "password_file")}
-        kind, topic = self.cloud.get("kind"), self.cloud.get("topic", "")
-        if kind == "mqtt":
-            if "password_file" in self.cloud:
-                options["password"] = secret_from_file(self.cloud["password_file"])
-            return LocalMqtt(options.pop("host", "127.0.0.1"), topic, **options)
-        makers: dict[Any, Callable[..., Cloud]] = {"bemfa-tcp": BemfaTcp, "bemfa-mqtt": BemfaMqtt}
-        if kind not in makers:
+        options = dict(self.cloud)
+        kind, topic = options.pop("kind", None), options.pop("topic", "")
+        if kind not in _CLOUDS:
             raise DataError(
-                f"[cloud] kind must be bemfa-tcp, bemfa-mqtt or mqtt, got {kind!r}.",
+                f"[cloud] kind must be {', '.join(_CLOUDS)}, got {kind!r}.",
                 remedy='Write for example: kind = "bemfa-tcp" and topic = "projector006".',
             )
-        return makers[kind](secret_from_environment("BEMFA_UID"), topic, **options)
+        foreign = [name for name in options if name not in _CLOUDS[kind]]
+        if foreign:
+            raise DataError(f"[cloud] {', '.join(foreign)} is not for {kind}, which takes {', '.join(_CLOUDS[kind])}.")
+        if kind == "mqtt":
+            if "password_file" in options:
+                options["password"] = secret_from_file(options.pop("password_file"))
+            return LocalMqtt(options.pop("host", "127.0.0.1"), topic, **options)
+        make = BemfaTcp if kind == "bemfa-tcp" else BemfaMqtt
+        return make(secret_from_environment("BEMFA_UID"), topic, **options)
 
     def _make_wake(self) -> Wake | None:
         if not self.wake:
