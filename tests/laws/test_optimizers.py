@@ -1,4 +1,4 @@
-"""What every optimizer and every wrapper keeps of the contract of torch.optim.Optimizer. A new one joins by one line."""
+"""What every optimizer and wrapper keeps of the contract of torch.optim.Optimizer. A new one joins by one line."""
 
 import copy
 import io
@@ -297,11 +297,10 @@ def test_half_precision_parameters_learn_and_resume(make):  # not float16, where
 
 @every
 def test_complex_parameters_are_refused(make):
-    with pytest.raises(TypeError, match="complex64|complex"):
-        p = nn.Parameter(torch.ones(2, dtype=torch.complex64))
-        optimizer = make([p])
-        p.grad = torch.ones_like(p)
-        optimizer.step()
+    p = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(TypeError, match="complex"):
+        make([p]).step()
 
 
 @every
