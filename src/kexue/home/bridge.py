@@ -257,7 +257,7 @@ class Bridge:
             if await self.measure() is BridgeState.ON:
                 return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
             if self.state is BridgeState.UNKNOWN:
-                return Outcome(action, self.state, f"{reason}; the plug is left alone while nothing can be measured")
+                return Outcome(action, self.state, "nothing can be measured, so the plug is left alone")
             self.state, action = BridgeState.TURNING_ON, "plug"
             try:
                 await self._plug.cycle()
