@@ -1,7 +1,38 @@
-"""Collections of text on disk, read as a stream whatever their size or format."""
+"""Collections of text on disk, read as a stream or shuffled, whatever their size or format."""
 
 from __future__ import annotations
 
-from kexue.corpus.records import Record, Records, parse_scalar, read_records
+from typing import TYPE_CHECKING
 
-__all__ = ["Record", "Records", "parse_scalar", "read_records"]
+from kexue._lazy import attach
+
+if TYPE_CHECKING:
+    from kexue.corpus.records import (
+        Record as Record,
+        Records as Records,
+        parse_scalar as parse_scalar,
+        read_records as read_records,
+    )
+    from kexue.corpus.shuffle.dataset import shuffle_dataset as shuffle_dataset
+    from kexue.corpus.shuffle.job import ShufflePlan as ShufflePlan
+    from kexue.corpus.shuffle.keys import permutation_keys as permutation_keys
+    from kexue.corpus.shuffle.run import (
+        ShuffleReport as ShuffleReport,
+        plan_shuffle as plan_shuffle,
+        shuffle_files as shuffle_files,
+    )
+    from kexue.corpus.shuffle.verify import multiset_digest as multiset_digest, verify_shuffle as verify_shuffle
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "records": ("Record", "Records", "parse_scalar", "read_records"),
+        "shuffle.dataset": ("shuffle_dataset",),
+        "shuffle.job": ("ShufflePlan",),
+        "shuffle.keys": ("permutation_keys",),
+        "shuffle.run": ("ShuffleReport", "plan_shuffle", "shuffle_files"),
+        "shuffle.verify": ("multiset_digest", "verify_shuffle"),
+    },
+    needs={"shuffle.dataset": "pyarrow", "shuffle.run": "pyarrow"},
+    extra="corpus",
+)

@@ -1,0 +1,1 @@
+"""Shuffling files larger than memory; its public names are those of `kexue.corpus`."""
