@@ -174,7 +174,7 @@ METHODS: tuple[Method, ...] = (
             "corpus: shuffle_files plan_shuffle"),
     _method("algebra-symmetry", "Algebraic equations seen through symmetry",
             "从对称角度看代数方程", 1336, "2011-04-29",
-            "algebra: solve solve_cubic express_symmetric"),
+            "algebra: solve solve_cubic express_symmetric", "working"),
     _method("projector-bridge", "A voice assistant that controls a projector",
             "智能家居之小爱同学控制极米投影仪的简单方案", 9365, "2022-12-05",
             "home: Bridge XgimiUdp ir_plan", "working"),

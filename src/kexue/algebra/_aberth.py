@@ -18,6 +18,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 _ROUNDS = 100
 _NOISE = 2.0**-102  # what compensated evaluation leaves of sum |a_k| |z|^k
+_SHRINK = 2.0**-50  # the most that one round may divide a root by, and its inverse multiply
 _NUDGE = 1e-10  # breaks the symmetry of starting points, which real coefficients would keep for ever
 _NEAR = 1e-4  # relative distance within which roots may be one multiple root
 
@@ -31,13 +32,28 @@ def aberth(coefficients: Array, start: Array | None = None) -> Array:
         start: (m, n) approximations; rows that are not finite or hold 0 begin at the Newton polygon; None: all rows.
     """
     c = coefficients.astype(np.complex128)
-    m, n = c.shape[0], c.shape[1] - 1
-    z = np.zeros((m, n), np.complex128) if start is None else start.copy()
-    for row in np.flatnonzero(~np.isfinite(z).all(1) | (z == 0).any(1)):
-        z[row] = _polygon(c[row])
+    if start is None:
+        start = np.zeros((c.shape[0], c.shape[1] - 1), np.complex128)
+    new = ~np.isfinite(start).all(1) | (start == 0).any(1)
+    z = start.copy()
+    z[new] = _polygon(c[new])
+    z, unfinished = _iterate(c, z)
+    again = unfinished[~new[unfinished]]
+    if again.size:  # too far from where the closed form had put them
+        z[again] = _iterate(c[again], _polygon(c[again]))[0]
+    if coefficients.dtype.kind != "c":
+        z = _conjugate(z)
+    z = _merge(c, z)
+    z[abs(z) < np.finfo(float).tiny] = 0
+    return z
+
+
+def _iterate(c: Array, z: Array) -> tuple[Array, Array]:
+    """Aberth's iteration from z, and the rows that did not come to rest."""
+    n = z.shape[1]
     f = evaluate(c, z)[0]
     z = np.where(f == 0, z, z * (1 + _NUDGE * np.exp(1j * (1 + 2 * np.arange(n)))))
-    active = np.arange(m)
+    itself, active = np.eye(n, dtype=bool), np.arange(len(z))
     for _ in range(_ROUNDS):
         now = z[active]
         f, slope, size, lead = evaluate(c[active], now)
@@ -45,22 +61,19 @@ def aberth(coefficients: Array, start: Array | None = None) -> Array:
             gap = 1 - now[:, None, :] / now[:, :, None]
             gap[gap == 0] = np.finfo(float).eps
             newton = f / slope  # relative to z
-            pull = np.where(np.eye(n, dtype=bool) | ~np.isfinite(gap), 0, 1 / gap).sum(2)
-            product = lead * np.where(np.eye(n, dtype=bool), 1, gap).prod(2)
+            pull = np.where(itself | ~np.isfinite(gap), 0, 1 / gap).sum(2)
+            product = lead * np.where(itself, 1, gap).prod(2)
             vague = abs(slope) <= 2.0**-30 * size  # f' cancels: take a prod (z_i - z_j) for it, as Weierstrass does
             step = np.where(vague, f / product, newton / (1 - newton * pull))
-        quiet = abs(f) <= _NOISE * size
-        step[quiet | ~np.isfinite(step)] = 0
-        step[abs(step) > 0.9] *= 0.5
-        z[active] = now - now * step
-        active = active[~(abs(step) <= 2.0**-53).all(1)]
+        step[(abs(f) <= _NOISE * size) | ~np.isfinite(step)] = 0
+        moved, factor = now - now * step, abs(1 - step)
+        wild = (factor < _SHRINK) | (factor > 1 / _SHRINK)
+        moved[wild] = now[wild] * np.clip(factor[wild], _SHRINK, 1 / _SHRINK)
+        z[active] = moved
+        active = active[(abs(step) > 2.0**-53).any(1)]
         if not active.size:
             break
-    if coefficients.dtype.kind != "c":
-        z = _conjugate(z)
-    z = _merge(c, z)
-    z[abs(z) < np.finfo(float).tiny] = 0
-    return z
+    return z, active
 
 
 def evaluate(c: Array, z: Array) -> tuple[Array, Array, Array, Array]:
@@ -119,23 +132,25 @@ def _product(a: Array, a_halves: tuple[Array, Array], b: Array, b_halves: tuple[
 
 def _polygon(c: Array) -> Array:
     """Starting points on circles whose radii are the slopes of the upper hull of (k, log2 |coefficient of x^k|)."""
-    n = len(c) - 1
-    height = [float(np.log2(abs(v))) if v else -np.inf for v in c[::-1]]
-    hull: list[int] = []
-    for k in range(n + 1):
-        if height[k] == -np.inf:
-            continue
-        while len(hull) > 1 and (height[hull[-1]] - height[hull[-2]]) * (k - hull[-2]) <= (
-            height[k] - height[hull[-2]]
-        ) * (hull[-1] - hull[-2]):
-            hull.pop()
-        hull.append(k)
-    z = np.empty(n, np.complex128)
-    for low, high in itertools.pairwise(hull):
-        count = high - low
-        radius = 2.0 ** np.clip((height[low] - height[high]) / count, -1070, 1020)
-        angles = 2 * np.pi * np.arange(count) / count + 2 * np.pi * low / n + 0.7
-        z[low:high] = radius * np.exp(1j * angles)
+    n = c.shape[1] - 1
+    z = np.empty((len(c), n), np.complex128)
+    with np.errstate(divide="ignore"):
+        heights = np.log2(abs(c[:, ::-1])).tolist()
+    for row, height in enumerate(heights):
+        hull: list[int] = []
+        for k in range(n + 1):
+            if height[k] == -np.inf:
+                continue
+            while len(hull) > 1 and (height[hull[-1]] - height[hull[-2]]) * (k - hull[-2]) <= (
+                height[k] - height[hull[-2]]
+            ) * (hull[-1] - hull[-2]):
+                hull.pop()
+            hull.append(k)
+        for low, high in itertools.pairwise(hull):
+            count = high - low
+            radius = 2.0 ** min(max((height[low] - height[high]) / count, -1070), 1020)
+            angles = 2 * np.pi * np.arange(count) / count + 2 * np.pi * low / n + 0.7
+            z[row, low:high] = radius * np.exp(1j * angles)
     return z
 
 

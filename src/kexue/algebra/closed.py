@@ -27,6 +27,7 @@ from kexue.algebra._aberth import Array, _product, _split, aberth
 
 _CHUNK = 4096  # rows at a time: what stays in the cache of a core
 _STEP = 3e-10  # relative Newton step after which nothing is left to gain
+_HARD_CHUNK = 8192  # of rows with iterations ahead, where late stragglers cost more than the cache
 _ASTRAY = 0.1  # relative step that says the closed form lost the root: `aberth` then begins anew
 _CONDITION = 8.0  # up to which plain residuals are accurate enough
 _WILD = 2.0**40  # coefficients up to this, or down to its inverse, need no scaling
@@ -72,7 +73,7 @@ def solve_cubic(coefficients: Any) -> Any:
         >>> solve_cubic([1.0, -6.0, 11.0, -6.0]).tolist()
         [(1+0j), (2+0j), (3+0j)]
 
-    Cost: below a microsecond a row; rows with nearly multiple roots about 30 times that.
+    Cost: below a microsecond a row; where roots nearly meet as much as `numpy.roots`, some tens of microseconds.
     """
     return _solve(coefficients, 3)
 
@@ -162,8 +163,8 @@ def _roots(rows: Array, n: int) -> Array:
             found[lost] = np.nan
             roots[part], flagged[part] = found, bad | lost
         hard = np.flatnonzero(flagged)
-        for start in range(0, len(hard), _CHUNK):
-            some = hard[start : start + _CHUNK]
+        for start in range(0, len(hard), _HARD_CHUNK):
+            some = hard[start : start + _HARD_CHUNK]
             roots[some] = _in_order(aberth(rows[some], roots[some]))
     return roots
 
