@@ -350,5 +350,5 @@ def _only_prepares(groups: list[Group]) -> bool:
 def _any(grad: Tensor) -> bool:
     if grad.is_sparse:
         return bool(grad.coalesce().values().any())
-    found = torch.linalg.vector_norm(grad, float("inf")) if grad.numel() else grad.new_zeros(())
+    found = torch.linalg.vector_norm(grad, 1)
     return bool((found.full_tensor() if hasattr(found, "full_tensor") else found) != 0)

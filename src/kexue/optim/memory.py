@@ -29,8 +29,9 @@ class MemoryReport:
 def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
     """The bytes of state that an optimizer, ours or torch's, has once every parameter has had a gradient.
 
-    A copy of it on the meta device, which has shapes but no numbers, takes a step; nothing is allocated and the
-    optimizer stays as it is. A state that is there already counts as it is.
+    A copy of it on the meta device, which has shapes but no numbers, takes a step; the optimizer stays as it is. One
+    that reads numbers in its step takes it on zeros, one parameter after the other. State that is there already counts
+    as it is.
 
     Args:
         optimizer: wrapped or not. Gradients are taken to be dense.
@@ -39,56 +40,67 @@ def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
         `by_wrapper` has the name of the inner class, and those of `extend` for the wrappers around it.
 
     Raises:
-        NotSupported: the optimizer cannot step without numbers, for it reads values of its tensors.
+        NotSupported: the optimizer cannot step on zeros either.
 
     >>> p = torch.nn.Parameter(torch.zeros(1000))
     >>> optimizer_memory(torch.optim.Adam([p])).total_bytes  # two moments, and a step counter
     8004
     """
-    names: list[Any] = [name for group in optimizer.param_groups for name in group.get("param_names", [])]
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
-    twins = {p: _twin(p) for p in params}
-    memo: dict[int, Any] = {id(p): twin for p, twin in twins.items()}
-    for part in (bottom(optimizer).state, *(layer._tensors for layer in layers(optimizer))):
-        for values in part.values():
-            memo.update({id(v): _like(v) for v in values.values() if isinstance(v, Tensor)})
-    twin = copy.deepcopy(optimizer, memo)
-    base = bottom(twin)
-    scalars = _on_the_host(base)
-    update = Update(allocate=True)
     try:
-        if isinstance(twin, Wrapper):
-            twin._shared = update
-        twin.step()
-    except (NotImplementedError, RuntimeError, AssertionError) as error:
-        raise NotSupported(
-            f"{type(base).__name__} cannot step without numbers ({error}).",
-            remedy="Let it take one step, and sum the bytes of the tensors in its state.",
-        ) from error
-    by_param = dict.fromkeys(names or range(len(params)), 0)
-    by_wrapper = {type(base).__name__: 0} | {layer._prefix[6:-1]: 0 for layer in reversed([*layers(twin)])}
-    for key, p in zip(by_param, params, strict=True):
-        held = {type(base).__name__: base.state.get(twins[p], {})}
-        held |= {layer._prefix[6:-1]: layer._tensors.get(twins[p], {}) for layer in layers(twin)}
-        for layer, values in held.items():
-            count = sum(_bytes(value, 4 if twins[p] in scalars else 0) for value in values.values())
-            by_param[key] += count
-            by_wrapper[layer] += count
+        held = _after_a_step(optimizer, dict.fromkeys(params, "meta"))
+    except (NotImplementedError, RuntimeError, AssertionError, ValueError):
+        held = {}
+        for p in params:
+            try:
+                held[p] = _after_a_step(optimizer, {p: "cpu"})[p]
+            except (NotImplementedError, RuntimeError, AssertionError, ValueError) as error:
+                raise NotSupported(
+                    f"{type(bottom(optimizer)).__name__} cannot step on a copy of a parameter ({error}).",
+                    remedy="Let it take one step, and sum the bytes of the tensors in its state.",
+                ) from error
+    names: list[Any] = [name for group in optimizer.param_groups for name in group.get("param_names", [])]
+    by_param = {name: sum(held[p].values()) for name, p in zip(names or range(len(params)), params, strict=True)}
+    by_wrapper = {layer: sum(of_layer[layer] for of_layer in held.values()) for layer in held[params[0]]}
     return MemoryReport(sum(by_param.values()), by_param, by_wrapper)
 
 
-def _twin(p: Tensor) -> Tensor:
-    twin = torch.nn.Parameter(_like(p), requires_grad=p.requires_grad)
-    if p.requires_grad:
-        twin.grad = torch.empty_like(twin)
+def _after_a_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tensor, dict[str, int]]:
+    """Bytes by parameter and layer once a copy has made a step with these parameters on these devices."""
+    params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
+    twins = {p: _twin(p, devices.get(p)) for p in params}
+    memo: dict[int, Any] = {id(p): twin for p, twin in twins.items()}
+    for part in (bottom(optimizer).state, *(layer._tensors for layer in layers(optimizer))):
+        for p, values in part.items():
+            device = devices.get(p, "meta")
+            memo.update({id(v): _like(v, device) for v in values.values() if isinstance(v, Tensor)})
+    twin = copy.deepcopy(optimizer, memo)
+    base = bottom(twin)
+    scalars = _on_the_host(base)
+    if isinstance(twin, Wrapper):
+        twin._shared = Update(allocate=True)
+    twin.step()
+    held = {}
+    for p in devices:
+        parts = {type(base).__name__: base.state.get(twins[p], {})}
+        parts |= {layer._prefix[6:-1]: layer._tensors.get(twins[p], {}) for layer in reversed([*layers(twin)])}
+        scalar = 4 if twins[p] in scalars else 0
+        held[p] = {layer: sum(_bytes(value, scalar) for value in values.values()) for layer, values in parts.items()}
+    return held
+
+
+def _twin(p: Tensor, device: str | None) -> Tensor:
+    twin = torch.nn.Parameter(_like(p, device or "meta"), requires_grad=p.requires_grad)
+    if p.requires_grad and device is not None:
+        twin.grad = torch.zeros_like(twin)
     return twin
 
 
-def _like(tensor: Tensor) -> Tensor:
-    """Without numbers, except for counters, which optimizers read."""
-    if tensor.dim() == 0:
-        return tensor.detach().clone()
-    return torch.empty_like(tensor.detach(), device="meta")
+def _like(tensor: Tensor, device: str) -> Tensor:
+    """The same on a device, of zeros; except for counters, which optimizers read."""
+    if tensor.dim() == 0 and not tensor.is_meta:
+        return tensor.detach().cpu().clone()
+    return torch.zeros_like(tensor.detach(), device=device)
 
 
 def _on_the_host(base: Optimizer) -> set[Tensor]:
