@@ -103,9 +103,15 @@ def test_simulate(run):
     code, out, err = run("simulate", "--json")
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [record["state"] for record in records] == ["on", "on", "on", "off"]
+    told = [(record["said"], record["action"], record["state"]) for record in records]
+    assert told == [
+        ("on", "wake", "on"),
+        ("on", "none", "on"),
+        ("on; reboot", "none", "on"),
+        ("off", "poweroff", "off"),
+    ]
     assert {"state", "action", "reason", "seconds"} <= set(records[0])
-    assert "datagrams arrived" in err
+    assert "3 datagrams arrived, 0 were lost" in err
 
 
 def test_the_bridge_serves_until_sigterm_and_hides_its_key(projector, background, tmp_path):

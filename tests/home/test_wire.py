@@ -20,7 +20,6 @@ from kexue.home import (
     PlugCycle,
     XgimiUdp,
     bemfa,
-    rehearse,
 )
 
 UID = "0123456789abcdef0123456789abcdef"
@@ -391,15 +390,3 @@ def test_the_plug_starts_the_projector_where_nothing_else_can():
 def test_hooks_that_are_refused(url):
     with pytest.raises(ValueError, match=r"address|http"):
         HttpHook(url)
-
-
-def test_the_rehearsal():
-    played = asyncio.run(soon(rehearse(seed=0)))
-    assert [(step.said, step.outcome.action, step.outcome.state) for step in played.steps] == [
-        ("on", "wake", "on"),
-        ("on", "none", "on"),
-        ("on; reboot", "none", "on"),
-        ("off", "poweroff", "off"),
-    ]
-    assert (len(played.datagrams), played.lost) == (3, 0)
-    assert min(played.datagrams) > played.steps[-1].at  # all of them after "off"
