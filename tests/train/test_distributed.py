@@ -66,4 +66,4 @@ def test_a_run_of_two_is_not_continued_by_one(runs):
     from kexue.errors import CheckpointError
 
     with pytest.raises(CheckpointError, match="processes was 2, now 1"):
-        make_run(runs / "ddp", callbacks=[lambda *_: None]).fit(loader(drop_last=True), evaluate=accuracy)
+        make_run(runs / "ddp").fit(loader(drop_last=True), evaluate=accuracy)

@@ -233,12 +233,12 @@ def test_plateaus_lower_the_rate(tmp_path):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    return out, make_run(out, save_every=1, callbacks=[lambda *_: None]).fit(loader(), evaluate=accuracy)
+    return out, make_run(out, save_every=1).fit(loader(), evaluate=accuracy)
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "fp16"}, {"accumulate": 3, "save_every": 5}])
 def test_stopped_anywhere_it_goes_on_to_the_bit(tmp_path, options):
-    make_run(tmp_path / "whole", callbacks=[lambda *_: None], **options).fit(loader(), evaluate=accuracy)
+    make_run(tmp_path / "whole", **options).fit(loader(), evaluate=accuracy)
     for stop in (1, 6, 7, 13):  # 6 steps of 2 batches are an epoch; the others lie within one
 
         def halt(trainer, _, stop=stop):

@@ -102,7 +102,7 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
     """The same nest of dicts, lists and tuples with every tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
-    if isinstance(tree, Mapping):
+    if isinstance(tree, Mapping) and type(tree) is not Counter:
         return {key: map_tensors(value, change) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(map_tensors(value, change) for value in tree))

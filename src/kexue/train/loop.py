@@ -9,15 +9,10 @@ the same bits as one that was not.
 from __future__ import annotations
 
 import math
-import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,31 +21,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kexue._progress import Progress
-from kexue.errors import CheckpointError
-from kexue.train._random import generator_of, get_states, isolated, set_states
-from kexue.train.checkpoint import check_fit, load_checkpoint, save_checkpoint
+from kexue.train._random import generator_of, isolated
+from kexue.train._signals import ending_signals
 from kexue.train.config import LossOutput, NonFiniteLossError, TrainConfig, TrainResult
 from kexue.train.data import count_batches, epoch_batches, group, move
-from kexue.train.distributed import full_state, join, shard_like, shard_optimizer_state
+from kexue.train.distributed import full_state, join
 from kexue.train.gradcache import gradient_weight
 from kexue.train.logs import RunLog
+from kexue.train.snapshot import Place, clear_run, restore_run, save_run
 
 Evaluate = Callable[[Any], Mapping[str, float]]
 Callback = Callable[["Trainer", Mapping[str, float]], None]
 _SETTLED = ("seed", "accumulate", "precision", "ema")  # settings that a resumed run must share
-
-
-@dataclass
-class Place:
-    """Where a run is: steps made, epoch, batches taken in it by each process, and the best evaluation so far."""
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    best_step: int | None = None
-    best_value: float | None = None
-    stale: int = 0  # evaluations since the best
-    loss: float | None = None
 
 
 class Trainer:
@@ -87,6 +69,7 @@ class Trainer:
         several = isinstance(schedulers, Iterable)
         self.schedulers: list[Any] = list(schedulers) if several else [] if schedulers is None else [schedulers]
         self.callbacks = tuple(callbacks)
+        self.keepers = [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
         self.folder = Path(config.out)
         self.place = Place()
         self.total: int | None = None
@@ -133,7 +116,7 @@ class Trainer:
             self._prepare(loader)
             quiet = self.processes.rank > 0
             log = stack.enter_context(RunLog(self.folder, () if quiet else config.log, step=self.place.step))
-            stopped = stack.enter_context(_signals())
+            stopped = stack.enter_context(ending_signals())
             over = self._is_over(epoch_ended=self.place.position == 0)
             batches = self._groups(loader)
             while not over and not interrupted:
@@ -150,7 +133,7 @@ class Trainer:
                 interrupted = self.processes.any(bool(stopped)) and not over
                 if over or interrupted or self._due(config.save_every or config.eval_every, epoch_ends):
                     log.flush()
-                    self._save()
+                    save_run(self)
         best, place = config.monitor is not None and self.place.best_step is not None, self.place
         return TrainResult(
             run=str(self.folder),
@@ -190,7 +173,9 @@ class Trainer:
             self.scaler.step(optimizer)
             losses.append(read.pop("loss"))
             suffix = f"_{index}" if len(self.optimizers) > 1 else ""
-            record |= {f"loss{suffix}": losses[-1], f"lr{suffix}": float(optimizer.param_groups[0].get("lr") or 0)}
+            record[f"loss{suffix}"] = losses[-1]
+            if (rate := optimizer.param_groups[0].get("lr")) is not None:  # Adafactor may have none
+                record[f"lr{suffix}"] = float(rate)
             record |= {(f"{name}{suffix}" if name == "gradient_norm" else name): value for name, value in read.items()}
         self.scaler.update()
         if self.scaler.get_scale() >= scale:  # else the step was skipped: a gradient in fp16 was too large
@@ -212,7 +197,7 @@ class Trainer:
         config, place = self.config, self.place
         steps = min(config.steps or math.inf, config.limit or math.inf)
         tired = config.patience is not None and place.stale >= config.patience
-        return place.step >= steps or tired or (epoch_ended and place.epoch == config.epochs)
+        return place.step >= steps or tired or (epoch_ended and place.epoch >= (config.epochs or math.inf))
 
     def _groups(self, loader: Iterable[Any]) -> Iterator[tuple[list[Any], bool]]:
         """The batches of each step to come, and whether an epoch ends with them; without end."""
@@ -236,7 +221,7 @@ class Trainer:
         with (
             isolated(config.seed, place.step, 1, device=self.processes.device),
             torch.no_grad(),
-            self._averaged(),
+            self.averaged(),
             self.processes.whole(self.model),
         ):
             metrics = self.processes.first({name: _number(value) for name, value in evaluate(self.model).items()})
@@ -250,7 +235,7 @@ class Trainer:
             place.stale = 0 if better and not math.isnan(value) else place.stale + 1
             if place.stale == 0:
                 place.best_step, place.best_value = place.step, value
-                self._save("best")
+                save_run(self, "best")
             for scheduler in self.schedulers:
                 if isinstance(scheduler, ReduceLROnPlateau):
                     scheduler.step(value)
@@ -261,16 +246,17 @@ class Trainer:
         if "gradient_norm" in read and not math.isfinite(read["gradient_norm"]) and not self.scaler.is_enabled():
             wrong = wrong or "gradient_norm"
         if wrong is not None:
-            self._diverged(f"the {wrong.replace('_', ' ')} is {read[wrong]}", self.place.step + 1)
+            self.diverged(f"the {wrong.replace('_', ' ')} is {read[wrong]}", self.place.step + 1)
 
-    def _diverged(self, what: str, step: int) -> None:
+    def diverged(self, what: str, step: int) -> None:
+        """Raise the error of a run that has become no number."""
         raise NonFiniteLossError(
             f"{what} in step {step}.",
             remedy=f"What was saved in {self.folder} comes from before; lower the learning rate, clip, or use fp32.",
         )
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         """The model with its averaged weights, where there are such."""
         with ExitStack() as stack:
             for average in self._averages:
@@ -304,76 +290,9 @@ class Trainer:
         saved = self.folder / "last"
         there = among.first(saved.exists() or saved.with_name(".last.old").exists())
         if there and config.resume:
-            self._restore(saved)
+            restore_run(self, saved)
         elif among.rank == 0:
-            for leftover in (saved, saved.with_name(".last.old"), self.folder / "best", self.folder / "tensorboard"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            (self.folder / "log.jsonl").unlink(missing_ok=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-
-    def _save(self, name: str = "last") -> None:
-        bad = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(full_state(p)).all())]
-        if bad:
-            self._diverged(f"{bad[0]} became infinite or NaN", self.place.step)
-        keepers = [callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in self.callbacks]
-        averages = None
-        if self.config.ema is not None:
-            with self._averaged():
-                averages = {key: full_state(value).clone() for key, value in self.model.state_dict().items()}
-        parts = full_state(
-            {
-                "model": self.model.state_dict(),
-                "ema": averages,
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-                "scaler": self.scaler.state_dict(),
-                "callbacks": keepers,
-            }
-        )
-        device = self.processes.device
-        parts["rng"] = self.processes.everyone({"global": get_states(device), "step": self.generator.get_state()})
-        if self.processes.rank == 0:
-            save_checkpoint(
-                self.folder / name, **parts, step=self.place.step, place=asdict(self.place), settled=self.settled
-            )
-        self.processes.any(False)  # nobody goes on before it is written
-
-    def _restore(self, path: Path) -> None:
-        saved = load_checkpoint(path)
-        absent = {"model", "optimizers", "schedulers", "scaler", "callbacks", "rng", "place", "settled"} - saved.keys()
-        if absent:
-            raise CheckpointError(f"{path} is no checkpoint of a Trainer: it has no {', '.join(sorted(absent))}.")
-        differ = [
-            f"{name} was {saved.settled.get(name)!r}, now {value!r}"
-            for name, value in self.settled.items()
-            if saved.settled.get(name) != value
-        ]
-        for name, now in (
-            ("optimizers", self.optimizers),
-            ("schedulers", self.schedulers),
-            ("callbacks", self.callbacks),
-        ):
-            if len(saved[name]) != len(now):
-                differ.append(f"{name} were {len(saved[name])}, now {len(now)}")
-        if differ:
-            raise CheckpointError(
-                f"the run in {self.folder} was another one: {'; '.join(differ)}.",
-                remedy="Choose another folder, the old settings, or resume=False (--no-resume), which removes it.",
-            )
-        wanted = self.model.state_dict()
-        check_fit(wanted, saved.model, f"{path}: model")
-        self.model.load_state_dict(
-            {k: shard_like(v, wanted[k]) if isinstance(v, Tensor) else v for k, v in saved.model.items()}
-        )
-        states = [shard_optimizer_state(s, o) for s, o in zip(saved.optimizers, self.optimizers, strict=True)]
-        keepers = [callback for callback in self.callbacks if hasattr(callback, "load_state_dict")]
-        kept = [s for s, c in zip(saved.callbacks, self.callbacks, strict=True) if hasattr(c, "load_state_dict")]
-        saved |= {"optimizers": states, "callbacks": kept}
-        saved.restore(optimizers=self.optimizers, schedulers=self.schedulers, scaler=self.scaler, callbacks=keepers)
-        self.place = Place(**saved.place)
-        mine = saved.rng[self.processes.rank]
-        self.generator.set_state(mine["step"])
-        set_states(mine["global"], self.processes.device)
+            clear_run(self.folder)
 
 
 def reporting(progress: Progress) -> Callback:
@@ -395,28 +314,3 @@ def _choose_precision(precision: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that fills when SIGTERM or SIGINT comes; the next one acts as it did before."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def put_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        seen.append(number)
-        put_back()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield seen
-    finally:
-        put_back()
