@@ -24,6 +24,7 @@ from kexue.cli import (
     reproduce,
     search,
     serve,
+    shuffle,
     solve,
     summarize,
     whiten,
@@ -45,7 +46,7 @@ app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
-for module in (search, serve, compare, evaluate, hubness, summarize, plan, solve, reproduce, demo, doctor):
+for module in (search, serve, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, doctor):
     module.register(app)
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it
@@ -86,10 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             error.show()
         return _verb.EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
-        print(
-            "kexue: interrupted; work that can be resumed goes on when the same command is run again", file=sys.stderr
-        )
-        return _verb.EXIT_INTERRUPTED
+        code = _verb.EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         return 0
@@ -99,4 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _verb.print_failure(error)
         return _verb.EXIT_FAILED
+    if code == _verb.EXIT_INTERRUPTED:  # newer typers return it themselves
+        print(
+            "kexue: interrupted; work that can be resumed goes on when the same command is run again", file=sys.stderr
+        )
     return code if isinstance(code, int) else 0

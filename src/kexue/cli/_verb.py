@@ -89,6 +89,8 @@ def verb(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a verb: it gets an `Output` first, and the options `--json --seed -q -v` are added.
 
+    A verb that takes a `seed` of its own, to have another default, gets it.
+
     Args:
         app: where to register.
         name: the verb as typed.
@@ -98,16 +100,19 @@ def verb(
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def command(*, json_output: bool, seed: int, quiet: bool, verbose: bool, **arguments: Any) -> None:
+        def command(*, json_output: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
             _set_up_logging(quiet=quiet, verbose=verbose)
+            seed = 0 if own_seed else arguments.pop("seed")
             function(Output(json_output, seed, quiet), **arguments)
 
         hints = get_type_hints(function, include_extras=True)
         own = list(inspect.signature(function).parameters.values())[1:]
+        own_seed = any(p.name == "seed" for p in own)
         own = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for key, (annotation, default) in _COMMON.items()
+            if not (own_seed and key == "seed")
         ]
         command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *common]}

@@ -272,6 +272,18 @@ def aligned_jobs(job: Job) -> list[Job]:
     ]
 
 
+def in_memory(path: Path) -> bool:
+    """Whether a folder, or the nearest one above that exists, is a file system in memory, where Linux tells."""
+    place = _existing(path.absolute()).resolve()
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    mounts = ((Path(mount.replace("\\040", " ")), kind) for _, mount, kind, *_ in map(str.split, lines))
+    found = [(len(mount.parts), kind) for mount, kind in mounts if place.is_relative_to(mount)]
+    return bool(found) and max(found, key=lambda one: one[0])[1] in ("tmpfs", "ramfs")
+
+
 def _check_counts(**counts: tuple[Any, int]) -> None:
     for name, (value, least) in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
