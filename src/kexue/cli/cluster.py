@@ -134,6 +134,46 @@ def index(
     )
 
 
+@verb(
+    app,
+    "shuffle",
+    examples=(
+        "kexue cluster shuffle corpus/part-*.txt --out shuffled.txt --seed 7",
+        "kexue cluster shuffle /shared/corpus.jsonl --out /shared/shuffled --shards 64 --seed 7 --ray head:6379",
+    ),
+)
+def shuffle(
+    out: Output,
+    inputs: Annotated[list[str], typer.Argument(help="Plain files that all machines see under these names.")],
+    target: Annotated[str, typer.Option("--out", help="File, or folder for shards.")],
+    ray: _Ray = "local",
+    shards: Annotated[int | None, typer.Option("--shards", help="So many files; default: one.", min=1)] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; --no-resume begins anew.")] = True,
+    zero: Annotated[bool, typer.Option("-z", "--zero-terminated", help="Lines end in NUL, not in newline.")] = False,
+) -> None:
+    """Shuffle lines on a cluster: the bytes that `kexue shuffle` gives with the same seed."""
+    from kexue.cluster import shuffle_files
+
+    with out.progress("shuffling") as progress:
+        report = shuffle_files(
+            inputs,
+            target,
+            seed=out.seed,
+            ray=ray,
+            shards=shards,
+            separator=b"\0" if zero else b"\n",
+            resume=resume,
+            progress=progress,
+        )
+    out.emit(
+        dataclasses.asdict(report),
+        lambda: (
+            f"{report.records:,} lines, {report.bytes / 1e6:,.1f} MB in {target}, {report.shards:,} pieces, "
+            f"retried {report.retried:,}\n{report.seconds:.1f} s; seed {report.seed}, checksum {report.digest}"
+        ),
+    )
+
+
 def _warn(out: Output, report: Any) -> None:
     for warning in report.warnings:
         out.remark(f"kexue: warning: {warning}")

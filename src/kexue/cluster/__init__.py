@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from kexue.cluster.build import ClusterBuildReport as ClusterBuildReport, build_index as build_index
     from kexue.cluster.embed import EmbedReport as EmbedReport, embed_files as embed_files
     from kexue.cluster.shards import encode_table as encode_table, list_shards as list_shards
+    from kexue.cluster.shuffle import (
+        ClusterShuffleReport as ClusterShuffleReport,
+        shuffle_files as shuffle_files,
+    )
     from kexue.cluster.statistics import whitening_moments as whitening_moments
 
 __getattr__, __dir__, __all__ = attach(
@@ -18,6 +22,7 @@ __getattr__, __dir__, __all__ = attach(
         "build": ("ClusterBuildReport", "build_index"),
         "embed": ("EmbedReport", "embed_files"),
         "shards": ("encode_table", "list_shards"),
+        "shuffle": ("ClusterShuffleReport", "shuffle_files"),
         "statistics": ("whitening_moments",),
     },
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.job import Budget, Job
-from kexue.corpus.shuffle.keys import ALGORITHMS, tie_keys
+from kexue.corpus.shuffle.keys import ALGORITHMS, Keys, tie_keys
 from kexue.corpus.shuffle.pipeline import run_ordered
 from kexue.corpus.shuffle.scatter import GIANT, HEAD, MAGIC, REFERENCE, Frame, resplit, take
 from kexue.corpus.shuffle.sink import Sink
@@ -107,28 +107,8 @@ class Gather:
         offsets = np.empty(len(lengths) + 1, np.int64)
         offsets[0] = 0
         np.cumsum(np.where(giant, REFERENCE.size, lengths) if giant.any() else lengths, out=offsets[1:])
-        order = sorted_order(keys)
-        in_order = keys[order]
-        tied = np.flatnonzero(in_order[1:] == in_order[:-1])
-        if len(tied):
-            self._decide(order, in_order, tied, frames)
+        order = sorted_order(keys, frames, self._state.seed, ALGORITHMS[self._job.algorithm])
         return _Loaded(bucket, data, offsets, order, giant)
-
-    def _decide(self, order: Array, keys: Array, tied: Array, frames: list[tuple[int, int, int]]) -> None:
-        """Put records with equal keys in the order of the second key, then of their index."""
-        seed, key_of = self._state.seed, ALGORITHMS[self._job.algorithm]
-        starts = np.concatenate([[0], np.cumsum([count for _, _, count in frames])])
-        for value in np.unique(keys[tied]):
-            begin, end = np.searchsorted(keys, value, "left"), np.searchsorted(keys, value, "right")
-            rows = np.sort(order[begin:end])
-            index = np.empty(len(rows), np.int64)
-            of = np.searchsorted(starts, rows, "right") - 1
-            for number in np.unique(of):
-                first, total, _ = frames[number]
-                found = np.flatnonzero(key_of(seed, first, first + total) == value) + first
-                index[of == number] = found  # a frame keeps the order of its chunk, and all of these
-            second = np.array([int(tie_keys(seed, int(i), int(i) + 1)[0]) for i in index], np.uint64)
-            order[begin:end] = rows[np.lexsort((index, second))]
 
     def _write(self, loaded: _Loaded) -> None:
         left = self._left()
@@ -257,6 +237,28 @@ def read_frames(bucket: Bucket, folder: Path) -> Iterator[Frame]:
         yield Frame(keys, lengths, [data], first, total)
 
 
-def sorted_order(keys: Array) -> Array:
-    """What sorts the keys; ties in any order."""
-    return np.argsort(keys)
+def sorted_order(keys: Array, frames: list[tuple[int, int, int]], seed: int, key_of: Keys) -> Array:
+    """What sorts the keys; equal ones go by the second key, then by the index of their record.
+
+    Args:
+        keys: (n,) of the records of all `frames`, one after another.
+        frames: of each its chunk's first index and number of records, and how many records of them are here.
+    """
+    order = np.argsort(keys)
+    in_order = keys[order]
+    tied = np.flatnonzero(in_order[1:] == in_order[:-1])
+    if not len(tied):
+        return order
+    starts = np.concatenate([[0], np.cumsum([count for _, _, count in frames])])
+    for value in np.unique(in_order[tied]):
+        begin, end = np.searchsorted(in_order, value, "left"), np.searchsorted(in_order, value, "right")
+        rows = np.sort(order[begin:end])
+        index = np.empty(len(rows), np.int64)
+        frame_of = np.searchsorted(starts, rows, "right") - 1
+        for number in np.unique(frame_of):
+            first, total, _ = frames[number]
+            found = np.flatnonzero(key_of(seed, first, first + total) == value) + first
+            index[frame_of == number] = found  # a frame keeps the order of its chunk, and all of these
+        second = np.array([tie_keys(seed, int(i), int(i) + 1)[0] for i in index], np.uint64)
+        order[begin:end] = rows[np.lexsort((index, second))]
+    return order

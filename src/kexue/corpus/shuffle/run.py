@@ -239,7 +239,7 @@ def shuffle_files(
         buckets=max(run.buckets for run in runs),
         passes=max(run.passes for run in runs),
         seconds=time.perf_counter() - start,
-        peak_rss=_peak_rss(),
+        peak_rss=peak_rss(),
         digest=str(digest),
         seed=runs[0].seed,
         outputs=outputs,
@@ -247,7 +247,8 @@ def shuffle_files(
     )
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
+    """The largest memory of this process so far, in bytes."""
     try:  # getrusage would also count what started this process
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

@@ -128,18 +128,27 @@ class Reader:
         place: where to go on.
         cap: records of a chunk at most, which bounds the memory of their index.
         giants: where records larger than a buffer are appended.
+        stop: where the one input ends for this reader; None: at its end.
 
     Attributes:
         header: the first file's first lines, once it has been opened.
     """
 
     def __init__(
-        self, paths: Sequence[str], form: Format, place: Place = _START, *, cap: int, giants: Giants | None = None
+        self,
+        paths: Sequence[str],
+        form: Format,
+        place: Place = _START,
+        *,
+        cap: int,
+        giants: Giants | None = None,
+        stop: int | None = None,
     ) -> None:
         self._paths, self._form, self._cap, self._giants = list(paths), form, cap, giants
         self._next, self._skip, self._record = place
         self._opened = ExitStack()
         self._stream: BinaryIO | None = None
+        self._left = None if stop is None else stop - place.offset
         self._pushed = b""  # of the stream, read while looking for the header
         self._carry = b""  # read, but not handed out
         self._pieces: list[tuple[int, int, int]] = []  # of carry and buffer: (position, file, offset in it)
@@ -212,7 +221,11 @@ class Reader:
             view[:got], self._pushed = self._pushed[:got], self._pushed[got:]
             return got
         with _damage_told(self._paths[self._next]):
-            return int(self._stream.readinto(view) or 0)  # type: ignore[union-attr]
+            if self._left is None:
+                return int(self._stream.readinto(view) or 0)  # type: ignore[union-attr]
+            got = int(self._stream.readinto(view[: self._left]) or 0)  # type: ignore[union-attr]
+            self._left -= got
+            return got
 
     def _keep(self, buffer: Array, end: int, n: int) -> None:
         """Carry buffer[end:n] over to the next chunk."""
