@@ -66,6 +66,23 @@ def test_a_run_resumed_at_any_step_goes_on_bitwise(make, foreach, dtype):
         assert_same(params, fresh)
 
 
+@each_way
+def test_one_state_starts_two_runs(make):
+    """torch's own loading would share the tensors, and each run would move the other's moments."""
+    params = parameters()
+    optimizer = make(params)
+    descend(params, optimizer, 2)
+    state = optimizer.state_dict()
+    twins = [[nn.Parameter(p.detach().clone()) for p in params] for _ in range(2)]
+    for twin in twins:
+        resumed = make(twin)
+        resumed.load_state_dict(state)
+        descend(twin, resumed, 3, start=2)
+    descend(params, optimizer, 3, start=2)
+    assert_same(twins[0], params)
+    assert_same(twins[1], params)
+
+
 def test_a_fresh_process_goes_on_bitwise(tmp_path):
     expected = {}
     for name, make in WAYS.items():

@@ -67,7 +67,7 @@ class DenseOptimizer(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`, with every tensor of the state in the type it was saved in."""
+        """As `torch.optim.Optimizer.load_state_dict`, but the state is copied and all of it keeps its type."""
         seen: dict[str, Any] = {}
         handle = self.register_load_state_dict_pre_hook(lambda _, read: seen.update(read))  # after the user's own
         try:
@@ -78,8 +78,8 @@ class DenseOptimizer(Optimizer):
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for key, param in zip(saved, params, strict=True):
             for name, value in seen["state"].get(key, {}).items():
-                if isinstance(value, Tensor) and name != "step":
-                    self.state[param][name] = value.to(self.state[param][name].device)
+                if isinstance(value, Tensor):
+                    self.state[param][name] = value.to(self.state[param][name].device, copy=True)
 
     def moments(self, params: Iterable[Tensor], name: str, like: list[Tensor]) -> list[Tensor]:
         """The state `name` of each parameter; zeros of the shape and placement of `like` where there is none yet."""
