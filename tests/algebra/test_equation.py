@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import mpmath
@@ -7,6 +9,7 @@ import pytest
 import sympy
 from hypothesis import given, settings, strategies as st
 
+import kexue.algebra
 from kexue import _optional
 from kexue.algebra import discriminant, nature, solve
 from kexue.algebra.rational import count_real, factor, square_free
@@ -258,3 +261,20 @@ def test_a_missing_package_names_its_extra(monkeypatch):
     for call in (lambda: solve([1, 0, -2], digits=20), lambda: solve([1, 0, -2]).exact()):
         with pytest.raises(MissingDependencyError, match=r"kexue\[algebra\]"):
             call()
+
+
+def test_every_public_name_is_there_and_importing_is_light():
+    for name in kexue.algebra.__all__:
+        assert getattr(kexue.algebra, name) is not None
+    code = "import sys, kexue.algebra; print([m for m in ('numpy', 'torch', 'sympy', 'mpmath') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = "import sys, kexue.algebra as a; a.solve('x^4+x+1', steps=True); a.solve_cubic([1., 2, 3, 4]); "
+    code += "print([m for m in ('torch', 'sympy', 'mpmath', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_high_degrees_stay_within_a_few_seconds():
+    roots = solve("x^60 + x + 1")
+    assert len(roots) == 60
+    assert max(r.backward_error for r in roots) < 4e-16 * 60
+    assert solve("(x^2 - 2)^20")[0].multiplicity == 20

@@ -253,21 +253,25 @@ def _irreducible(g: list[int], bits: int) -> list[tuple[Fraction, Fraction, Frac
 
 
 def _errors(c: list[tuple[Fraction, Fraction]], z: complex, multiplicity: int) -> tuple[float, float]:
-    """Backward error and condition at a float, in exact arithmetic."""
+    """Backward error and condition at a float, in whole numbers."""
     if z == 0:
         return 0.0, 0.0 if multiplicity == 1 else math.inf
-    x, y, w = Fraction(z.real), Fraction(z.imag), Fraction(abs(z))
-    f, slope, size = (Fraction(0), Fraction(0)), (Fraction(0), Fraction(0)), Fraction(0)
-    for re, im in c:
-        slope = (slope[0] * x - slope[1] * y + f[0], slope[0] * y + slope[1] * x + f[1])
-        f = (f[0] * x - f[1] * y + re, f[0] * y + f[1] * x + im)
-        size = size * w + (abs(re) if im == 0 else Fraction(abs(complex(re, im))))
-    backward = math.sqrt((f[0] ** 2 + f[1] ** 2) / size**2)
-    square = (slope[0] ** 2 + slope[1] ** 2) * w**2
+    common = math.lcm(*(part.denominator for pair in c for part in pair))
+    parts = [Fraction(v) for v in (z.real, z.imag, abs(z))]
+    bits = max(v.denominator.bit_length() - 1 for v in parts)
+    x, y, w = (int(v * 2**bits) for v in parts)
+    fr = fi = sr = si = size = 0  # f, f' and sum |a_k| |z|^k, over common 2^(bits n)
+    for k, (re, im) in enumerate(c):
+        sr, si = sr * x - si * y + fr, sr * y + si * x + fi
+        a, b = int(re * common) << bits * k, int(im * common) << bits * k
+        fr, fi = fr * x - fi * y + a, fr * y + fi * x + b
+        size = size * w + (math.isqrt(a * a + b * b) if b else abs(a))
+    backward = math.sqrt(Fraction(fr * fr + fi * fi, size * size))
+    square = (sr * sr + si * si) * w * w
     if multiplicity > 1 or square == 0:
         return backward, math.inf
     try:
-        return backward, math.sqrt(size**2 / square)
+        return backward, math.sqrt(Fraction(size * size, square))
     except OverflowError:
         return backward, math.inf
 

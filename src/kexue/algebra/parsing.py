@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from kexue.errors import DataError
 
-_MAX_DEGREE = 1000
+_MAX_DEGREE = 200
 _MAX_DIGITS = 1000
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SAME = str.maketrans(
@@ -25,7 +25,7 @@ def parse_polynomial(text: str) -> list[Fraction]:
     """Coefficients, highest power first, of a polynomial or of an equation, whose right side is brought to the left.
 
     One unknown, any letter. Numbers are whole, decimal or with an exponent, all taken exactly; `*` may be left out;
-    powers are whole numbers up to 1000; only numbers may stand under a division.
+    powers are whole numbers up to 200; only numbers may stand under a division.
 
     Returns:
         Fractions without leading zeros; [0] for what is identically 0.

@@ -292,6 +292,8 @@ def _divisor(
             for x, y in units[i]:
                 row = _times_linear(row, x, y, exponent)
         # p[0] times each coefficient is whole when the product of these (z - root) divides p
+        if not all(_is_whole(p[0] * re, exponent) for re, _ in row):
+            continue
         candidate = [Fraction(_round(p[0] * re, exponent), p[0]) for re, _ in row]
         quotient, rest = divide([Fraction(c) for c in p], candidate)
         if not rest:
@@ -306,6 +308,11 @@ def _times_linear(row: list[Gaussian], x: int, y: int, exponent: int) -> list[Ga
         re, im = shifted[k + 1]
         shifted[k + 1] = (re - _shift(a * x - b * y, -exponent), im - _shift(a * y + b * x, -exponent))
     return shifted
+
+
+def _is_whole(x: int, exponent: int) -> bool:
+    """x over 2^exponent lies within 2^-20 of a whole number."""
+    return exponent <= 20 or abs(x - (_round(x, exponent) << exponent)) >> exponent - 20 == 0
 
 
 def _round(x: int, exponent: int) -> int:

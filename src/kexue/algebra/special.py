@@ -7,6 +7,8 @@ the roots play the part that y2, y3, y4 play up to degree four; the resolvent of
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
+from math import gcd
 from typing import NamedTuple
 
 from kexue.algebra.rational import divide, factor, primitive
@@ -33,8 +35,8 @@ class Form(NamedTuple):
 def special_form(p: list[int]) -> Form | None:
     """The special form of an irreducible polynomial with whole coefficients, or None."""
     n = len(p) - 1
-    for m in range(n + 1, 6 * n + 1) if p[0] == 1 and abs(p[-1]) == 1 else ():
-        if p == cyclotomic(m):
+    for m in range(n + 1, 6 * n + 1) if p == p[::-1] and p[0] == 1 else ():
+        if _totient(m) == n and p == cyclotomic(m):
             return Form("cyclotomic", f"its roots are the primitive {m}-th roots of unity", [], m)
     if k := _common_step(p):
         inner = p[::k]
@@ -55,6 +57,11 @@ def solvable(p: list[int]) -> bool:
     return form.kind == "cyclotomic" or all(solvable(g) for g in factor([Fraction(c) for c in form.inner]))
 
 
+def _totient(m: int) -> int:
+    return sum(gcd(k, m) == 1 for k in range(m))
+
+
+@cache
 def cyclotomic(m: int) -> list[int]:
     """The polynomial of the primitive m-th roots of unity: x^m - 1 without the factors of all proper divisors."""
     p = [Fraction(1), *[Fraction(0)] * (m - 1), Fraction(-1)]
