@@ -55,6 +55,7 @@ def run_ordered(
                     turn.notify_all()
                 if finish is not None:
                     finish(result)
+                del item, result  # or they would be kept in memory until the next ones are there
         except BaseException as error:
             stop(error)
 

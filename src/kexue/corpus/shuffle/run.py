@@ -92,7 +92,7 @@ def plan_shuffle(
 ) -> ShufflePlan:
     """What `shuffle_files` would take with the same arguments: nothing is written.
 
-    Records are counted in the first 16 MiB; where the input is compressed or a pipe, what cannot be known is None.
+    Records are counted in the first 4 MiB; where the input is compressed or a pipe, what cannot be known is None.
 
     Raises:
         As `shuffle_files` before it begins, but for a full disk.
