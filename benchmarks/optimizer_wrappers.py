@@ -32,7 +32,9 @@ STACKS: dict[str, tuple[object, ...]] = {
     "piecewise_linear": (("piecewise_linear", {"schedule": {0: 1.0}}),),
     "piecewise_linear, warm": (("piecewise_linear", {"schedule": {1000: 1.0}}),),
     "lazy, strict": ("lazy strict",),
+    "lazy, strict, marked": ("lazy strict",),
     "lazy, masked": ("lazy masked",),
+    "lazy, masked, marked": ("lazy masked",),
     "lookahead": ("lookahead",),
     "gradient_accumulation": (("gradient_accumulation", {"steps": WINDOW}),),
     "ema": ("ema",),
@@ -78,6 +80,8 @@ def race(name: str, kind: str, data: tuple[list[Tensor], list[Tensor], list[Tens
     updates = 5 if "lookahead" in name else 1
     micro = WINDOW if "accumulation" in name else 1
 
+    words = grads[0].any(1).nonzero()[:, 0]
+
     def give(tensors: list[Tensor]) -> None:
         for p, g in zip(params, tensors, strict=True):
             p.grad = g
@@ -94,6 +98,8 @@ def race(name: str, kind: str, data: tuple[list[Tensor], list[Tensor], list[Tens
         for _ in range(updates):
             for number in range(micro):
                 give(more if number else grads)
+                if "marked" in name:
+                    wrapped.mark(params[0], words)  # type: ignore[attr-defined]
                 wrapped.step()
         sync(params)
 

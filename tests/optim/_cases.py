@@ -57,7 +57,7 @@ def end(model, optimizer):
 
 def until(case, step):
     """Where a run resumed at `step` is compared: the end for one wrapper, a cycle later for two."""
-    return STEPS if len(case) == 1 else min(step + 5, STEPS)
+    return STEPS if len(case) == 1 else min(step + 3, STEPS)
 
 
 def main(folder: Path) -> None:

@@ -49,6 +49,38 @@ def test_around_decayed_adam_it_is_lamb(clip, kind):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)  # p_new - p_old loses digits
 
 
+def test_it_is_the_peer_s_lamb_but_for_its_bias_correction():
+    """pytorch_optimizer divides lr by 1 - beta1^t after the ratio, which the ratio has made superfluous."""
+    peer = pytest.importorskip("pytorch_optimizer").Lamb
+    ours, theirs = parameters()[:2], parameters()[:2]  # shorter than 10, where the peer clips
+    a = LayerAdaptation(Adam(ours, lr=0.01, eps=1e-30))
+    b = peer(theirs, lr=0.01, eps=1e-30, weight_decay=0.0)
+    for t in range(1, 10):
+        b.param_groups[0]["lr"] = 0.01 * (1 - 0.9**t)
+        for params, optimizer in ((ours, a), (theirs, b)):
+            for p, g in zip(params, gradients(params, t), strict=True):
+                p.grad = g
+            optimizer.step()
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [None, (0.5, 1.5)])
+def test_many_tensors_without_waiting_are_one_after_the_other(clip):
+    """What runs on a GPU, run here."""
+    optimizer = LayerAdaptation(SGD(parameters(), lr=0.1), clip=clip)
+    olds, news = parameters(), parameters()
+    with torch.no_grad():
+        for p, g in zip(news[1:], gradients(news, 1)[1:], strict=True):
+            p.add_(0.01 * g)  # the first one does not move
+        alone = [p.detach().clone() for p in news]
+        optimizer._adapt_at_once(news, olds, 0.1)
+        for p, old in zip(alone, olds, strict=True):
+            optimizer._adapt(p, old, 0.1)
+    for a, b in zip(news, alone, strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=1e-12, atol=1e-13)
+
+
 def test_the_length_of_a_step_is_lr_times_that_of_the_layer():
     params = parameters()
     old = [p.detach().clone() for p in params]

@@ -80,6 +80,7 @@ def test_a_second_decay_is_refused_or_added():
     optimizer = DecoupledWeightDecay(Adam(parameters()))
     with pytest.raises(ValueError, match="decays already"):
         optimizer.add_param_group({"params": parameters(1), "weight_decay": 0.1})
+    assert len(optimizer.param_groups) == 1
     for make in (lambda p: AdamW(p, lr=0.02, weight_decay=0.1), lambda p: Adam(p, lr=0.02, weight_decay=0.1)):
         ours, reference = parameters(), parameters()
         a = train(ours, DecoupledWeightDecay(make(ours), 0.3, allow_double=True), 1)

@@ -151,7 +151,11 @@ class Wrapper(Optimizer):
         """Add a group to the inner optimizer; it joins the counters where they are."""
         counters = {name: self._get(name) for name in self._counters}
         self.inner.add_param_group(param_group)
-        self._check(self.param_groups[-1])
+        try:
+            self._check(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
         self._sign(counters)
 
     def state_dict(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class LayerAdaptation(Wrapper):
             moved = [p for p in params if p not in self._excluded and p.numel()]
             lr = max(float(learning_rate(group)), _LEAST_LR) * scale
             for ps, olds in batches(moved, [update.old[p] for p in moved]):
-                if ps[0].is_cuda and isinstance(ps[0].data, Tensor) and type(ps[0].data) is Tensor:
+                if ps[0].is_cuda and type(ps[0].data) is Tensor:
                     self._adapt_at_once(ps, olds, lr)
                 else:
                     for p, old in zip(ps, olds, strict=True):
@@ -91,7 +91,7 @@ class LayerAdaptation(Wrapper):
         if self.clip is not None:
             ratio = ratio.clamp(*self.clip)
         ratio = torch.where((size > 0) & (change > 0), ratio, 1.0)
-        torch._foreach_mul_(deltas, list(ratio.to(ps[0].dtype).unbind()))
+        torch._foreach_mul_(deltas, list(ratio.unbind()))
         torch._foreach_add_(deltas, olds)
         torch._foreach_copy_(ps, deltas)
 
