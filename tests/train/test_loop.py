@@ -409,7 +409,7 @@ def test_mistakes(tmp_path):
         make_run(tmp_path, monitor="f1").fit(loader(), evaluate=accuracy)
     with pytest.raises(ValueError, match="no batch in epoch 0"):
         make_run(tmp_path / "empty").fit([], evaluate=accuracy)
-    with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
+    with pytest.raises(ValueError, match="torchrun --standalone --nproc-per-node"):
         make_run(tmp_path / "alone", distributed="ddp").fit(loader(), evaluate=accuracy)
     with pytest.raises(ValueError, match="device 'nowhere' cannot be used"):
         make_run(tmp_path / "device", device="nowhere").fit(loader(), evaluate=accuracy)

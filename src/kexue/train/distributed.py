@@ -116,12 +116,17 @@ def join(kind: Distributed, device: str) -> Processes:
     if kind == "none" and world > 1:
         raise ValueError(f"{world} processes were started, but distributed is 'none': choose 'ddp' or 'fsdp2'")
     if kind != "none" and not started:
-        raise ValueError(f"distributed={kind!r} needs processes: start it with torchrun --nproc-per-node=2 SCRIPT")
+        command = "torchrun --standalone --nproc-per-node=2 SCRIPT"
+        raise ValueError(f"distributed={kind!r} needs processes: start it with {command}")
     if kind != "none" and not dist.is_initialized():
         cuda = device != "cpu" and torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if cuda else "gloo")
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        # torchrun's store outlives a restart: without a prefix the addresses of the dead would be dialled.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
         if cuda:
             atexit.register(dist.destroy_process_group)
     return Processes(kind, device)
