@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW
 
-from _shared import take_turns, write_record
+from _shared import write_record
 from kexue.optim import extend
 
 GOAL, GOAL_OF_FOUR = 0.05, 0.10
@@ -103,15 +104,7 @@ def race(name: str, kind: str, data: tuple[list[Tensor], list[Tensor], list[Tens
                 wrapped.step()
         sync(params)
 
-    clock = time.perf_counter if params[0].is_cuda else time.process_time  # CPU time shuts out other jobs
-    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
-    ways = {"plain": plain, "ours": ours}
-    for number in range(-1, rounds):
-        for way in sorted(ways, reverse=number % 2 == 0):
-            start = clock()
-            ways[way]()
-            if number >= 0:
-                seconds[way].append(clock() - start)
+    seconds = measure({"plain": plain, "ours": ours}, rounds, params[0].is_cuda)
     ratio = median(a / b for a, b in zip(seconds["ours"], seconds["plain"], strict=True))
     figures = {"step": median(seconds["plain"]) / updates, "overhead": ratio - 1}
     figures["extra"] = figures["step"] * figures["overhead"]  # seconds an update
@@ -134,7 +127,20 @@ def backward(quick: bool, device: str) -> float:
         model(ids).last_hidden_state.square().mean().backward()
         sync([ids])
 
-    return median(take_turns({"model": run}, 3, warmup=1)["model"])
+    return median(measure({"model": run}, 3, ids.is_cuda)["model"])
+
+
+def measure(ways: dict[str, Callable[[], None]], rounds: int, cuda: bool) -> dict[str, list[float]]:
+    """Seconds of each way, in turns after a warm-up; on a CPU of this process alone, which shuts out other jobs."""
+    clock = time.perf_counter if cuda else time.process_time
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(-1, rounds):
+        for name in sorted(ways, reverse=number % 2 == 0):
+            start = clock()
+            ways[name]()
+            if number >= 0:
+                seconds[name].append(clock() - start)
+    return seconds
 
 
 def sync(tensors: list[Tensor]) -> None:
