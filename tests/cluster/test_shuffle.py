@@ -95,7 +95,7 @@ def test_an_interrupted_job_goes_on(ray, tmp_path, inputs):
 
 
 def test_what_is_refused(tmp_path, inputs):
-    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08\x00\x00\x00")
+    (tmp_path / "packed").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00")
     with pytest.raises(DataError, match="compressed"):
         shuffle_files([tmp_path / "packed"], tmp_path / "out", seed=1)
     with pytest.raises(ValueError, match="one of the inputs"):

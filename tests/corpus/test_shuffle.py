@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from kexue.corpus import (
     multiset_digest,
@@ -33,6 +33,7 @@ from kexue.corpus import (
 from kexue.corpus.shuffle import job as job_module, keys as keys_module
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.keys import Range, rowwise_keys, tie_keys
+from kexue.corpus.shuffle.source import codec_of
 from kexue.errors import DataError, DiskFullError, KexueError
 
 pa = pytest.importorskip("pyarrow")
@@ -265,6 +266,7 @@ def test_many_files_headers_and_separators(tmp_path_factory, files, end, separat
     paths, tops, lines = [], [], []
     for number, rows in enumerate(files):
         content = separator.join(row.replace(separator, b"") for row in rows) + (separator if end and rows else b"")
+        assume(codec_of(content) is None)
         paths.append(folder / f"{number}")
         paths[-1].write_bytes(content)
         records = split(content, separator)
@@ -612,10 +614,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     assert b"".join(map(gzip.decompress, whole)) == expected(split(content), 9)
     kills = resumed = 0
     draw = random.Random(1)
-    for _ in range(4):
+    for _ in range(3):
         for name in names:
             (tmp_path / name).unlink(missing_ok=True)
-        for _ in range(3):
+        for _ in range(2):
             kills += killed(
                 [tmp_path / "in"], tmp_path / "out.gz", draw.uniform(0, 0.8 * took), seed=9, shard_lines=25_000
             )

@@ -31,7 +31,7 @@ from kexue.corpus.shuffle.keys import Range, check_seed, permutation_keys
 from kexue.corpus.shuffle.run import peak_rss
 from kexue.corpus.shuffle.scatter import split, take
 from kexue.corpus.shuffle.sink import Names, Sink
-from kexue.corpus.shuffle.source import Format, Place, Reader, codec_of
+from kexue.corpus.shuffle.source import HEAD, Format, Place, Reader, codec_of
 from kexue.errors import DataError
 
 _PIECE = 32 << 20  # bytes of input that a worker has at a time; it takes some six times as much
@@ -264,7 +264,7 @@ def _cut(path: str, separator: int) -> Iterator[_Piece]:
         raise DataError("it is no plain file.", remedy="Shuffle it on one machine: kexue shuffle.", path=path)
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        if codec_of(file.read(6)) is not None:
+        if codec_of(file.read(HEAD)) is not None:
             raise DataError(
                 "it is compressed.", remedy="Decompress it, or shuffle it on one machine: kexue shuffle.", path=path
             )

@@ -19,7 +19,7 @@ import numpy as np
 
 from kexue.corpus.shuffle.digest import PAD
 from kexue.corpus.shuffle.keys import ALGORITHMS, check_seed
-from kexue.corpus.shuffle.source import Format, codec_of, find
+from kexue.corpus.shuffle.source import HEAD, Format, codec_of, find
 from kexue.corpus.streams import STDIN, split_suffix
 from kexue.errors import DataError, DiskFullError
 
@@ -305,11 +305,11 @@ def _measure(job: Job) -> tuple[int | None, int | None]:
         if path == STDIN or not os.path.isfile(path):
             return None, None
         with open(path, "rb") as stream:
-            head = stream.read(_SAMPLE if seen < _SAMPLE else 6)
+            head = stream.read(_SAMPLE if seen < _SAMPLE else HEAD)
             if codec_of(head) is not None:
                 return None, None
             size += os.fstat(stream.fileno()).st_size
-            if len(head) > 6 or seen < _SAMPLE:
+            if len(head) > HEAD or seen < _SAMPLE:
                 seen += len(head)
                 data = np.frombuffer(head, np.uint8)
                 records += len(find(data, job.form.separator, len(head)))

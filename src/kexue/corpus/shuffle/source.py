@@ -25,12 +25,13 @@ Array = np.ndarray[Any, Any]
 
 BOM = b"\xef\xbb\xbf"
 _MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
+    b"\x1f\x8b\x08": "gzip",
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
+_BZ2 = b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"  # after BZh and a digit: a block, or the end
+HEAD = 10  # bytes that tell the compression
 _FIND = 1 << 18  # bytes searched at a time, whose mask the cache holds
 _BLOCK = 1 << 18  # bytes of a giant record hashed at a time
 
@@ -77,9 +78,11 @@ class Chunk:
 def codec_of(head: bytes) -> str | None:
     """The compression that the first bytes of a file tell.
 
-    >>> codec_of(b"BZh9"), codec_of(b"plain text")
+    >>> codec_of(b"BZh91AY&SY"), codec_of(b"BZhou is a name")
     ('bz2', None)
     """
+    if head.startswith(b"BZh") and head[3:4].isdigit() and head[4:10] in _BZ2:
+        return "bz2"
     return next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
 
 
@@ -90,9 +93,9 @@ def open_stream(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
     stream: Any = raw
     try:
         if path == STDIN:
-            head = raw.peek(6)[:6]
+            head = raw.peek(HEAD)[:HEAD]
         else:
-            head = raw.read(6) if os.path.isfile(path) else b""  # a pipe cannot be read twice
+            head = raw.read(HEAD) if os.path.isfile(path) else b""  # a pipe cannot be read twice
             if head:
                 raw.seek(0)
         codec = codec_of(head)
