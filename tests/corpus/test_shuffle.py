@@ -440,6 +440,19 @@ def test_a_sample_is_the_beginning_of_the_whole_order(tmp_path, small, memory, s
     assert report.digest == multiset_digest(tmp_path / "out")
 
 
+def test_a_sample_of_giants_and_of_records_of_several_lines(tmp_path, small):
+    lines = [b"%d" % (i % 10) * (50_000 if i % 3 else 5) + b"\n" for i in range(60)]
+    (tmp_path / "in").write_bytes(b"".join(lines))
+    for k in (1, 2):
+        report = shuffle_files(
+            tmp_path / "in", tmp_path / "out", seed=8, memory="1M", sample=12, lines_per_record=k, verify=True
+        )
+        records = [b"".join(lines[i : i + k]) for i in range(0, 60, k)]
+        order = np.argsort(permutation_keys(8, 0, len(records)))[:12]
+        assert (tmp_path / "out").read_bytes() == b"".join(records[i] for i in order)
+        assert report.bytes == (tmp_path / "out").stat().st_size
+
+
 def test_a_mark_of_byte_order_is_kept_or_dropped(tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(b"\xef\xbb\xbfhead\n" + name.encode() + b"\n")

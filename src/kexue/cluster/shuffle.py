@@ -96,7 +96,7 @@ def shuffle_files(
     job = make_job(inputs, output, separator=separator, **form, algorithm="keyed", seed=seed, shards=shards)
     if is_stream(job.output):
         raise ValueError(f"the output must be a file or a folder, got {job.output}.")
-    check_output(job, [Names(job).final(0)])
+    check_output(job, [Names(job).final(0), *Names(job).stale(0)])
     pieces = [piece for path in map(os.path.abspath, job.inputs) for piece in _cut(path, job.form.separator)]
     folder = _folder(job, pieces)
     if not resume:

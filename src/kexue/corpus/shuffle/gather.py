@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.job import Budget, Job
 from kexue.corpus.shuffle.keys import ALGORITHMS, Keys, tie_keys
 from kexue.corpus.shuffle.pipeline import run_ordered
 from kexue.corpus.shuffle.scatter import GIANT, HEAD, MAGIC, REFERENCE, Frame, resplit, take
 from kexue.corpus.shuffle.sink import Sink
-from kexue.corpus.shuffle.state import Bucket, State, Workplace
+from kexue.corpus.shuffle.source import Lines
+from kexue.corpus.shuffle.state import Bucket, State, Workplace, synchronise
 from kexue.errors import DataError
 
 Array = np.ndarray[Any, Any]
 
 _SYNC = 64 << 20  # bytes of output that may wait to reach the disk
+_COPY = 1 << 20  # bytes of a giant record at a time
 _MOST_PARTS = 256  # of a bucket that is too large
 
 
@@ -44,7 +45,7 @@ class Gather:
     """Writes the buckets of `state` to `sink`, and deletes them as they reach the disk.
 
     Attributes:
-        sampled, sampled_bytes: digest and size of what was written, when it is a sample.
+        sampled_bytes: size of what was written, when it is a sample.
         deeper: 1 when buckets had to be cut, which takes another pass over them.
 
     Args:
@@ -69,8 +70,13 @@ class Gather:
         self._buffers = [_Buffer() for _ in range(budget.workers)]
         self._giants = os.open(work.folder / "giants", os.O_RDONLY) if state.giants else -1
         self._gathered, self._unsynced = state.gathered, 0
-        self.sampled, self.sampled_bytes = Digest(), 0
+        self._sampled_lines, self.sampled_bytes = Lines(job.form.separator), 0
         self.deeper = 0
+
+    @property
+    def sampled(self) -> str:
+        """Digest of the lines of a sample."""
+        return str(self._sampled_lines.digest)
 
     def run(self) -> None:
         """All of it."""
@@ -119,21 +125,30 @@ class Gather:
             for values, offsets in take(loaded.data, loaded.offsets, order[begin:cut]):
                 self._sink.write(values, offsets)
                 if self._job.sample is not None:
-                    self._add(values, offsets)
+                    self._sampled_lines.feed(values)
+                    self.sampled_bytes += len(values)
             if cut < len(order):
                 row = int(order[cut])
                 at = int(loaded.offsets[row])
-                self._sink.copy(self._giants, *REFERENCE.unpack(loaded.data[at : at + REFERENCE.size].tobytes()))
+                place, size = REFERENCE.unpack(loaded.data[at : at + REFERENCE.size].tobytes())
+                self._copy(place, size)
             begin = int(cut) + 1
         self._gathered += len(order)
         if self._resumable:
             loaded.snapshot = {"sink": self._sink.state(), "gathered": self._gathered}
             loaded.handle = self._sink.duplicate()
 
-    def _add(self, values: Array, offsets: Array) -> None:
-        padded = np.concatenate([values, np.zeros(PAD, np.uint8)])
-        self.sampled_bytes += len(values)
-        self.sampled.add(hash_records(padded, offsets[:-1], np.diff(offsets) - 1))
+    def _copy(self, place: int, size: int) -> None:
+        """A giant record from the file of giants."""
+        self._sink.begin_record(size)
+        for begin in range(place, place + size, _COPY):
+            block = os.pread(self._giants, min(_COPY, place + size - begin), begin)
+            if len(block) < min(_COPY, place + size - begin):
+                raise DataError("the file of giant records is shorter than it was.", path=self._work.folder)
+            self._sink.extend_record(np.frombuffer(block, np.uint8))
+            if self._job.sample is not None:
+                self._sampled_lines.feed(np.frombuffer(block, np.uint8))
+        self.sampled_bytes += size
 
     def _finish(self, loaded: _Loaded) -> None:
         """Once the output is on the disk, say so, and delete the bucket."""
@@ -147,7 +162,7 @@ class Gather:
                 self._unsynced += loaded.bucket.bytes
                 if self._work.durable or self._unsynced > _SYNC:  # not all of it at the very end
                     self._unsynced = 0
-                    os.fdatasync(loaded.handle)
+                    synchronise(loaded.handle)
             finally:
                 os.close(loaded.handle)
         with self._work.lock:

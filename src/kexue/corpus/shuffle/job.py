@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import stat
 import tempfile
@@ -219,9 +220,10 @@ def make_plan(job: Job, budget: Budget, memory: int) -> ShufflePlan:
     if 2 * need + 5 * budget.chunk <= budget.limit:
         return ShufflePlan(records, size, 1, 1, memory, 0, out)
     wanted = math.ceil(1.1 * need / budget.bucket)
-    passes = 2 if wanted <= MOST_BUCKETS else 3
+    most = min(MOST_BUCKETS, max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 64))
+    passes = 2 if wanted <= most else 3
     wanted = max(wanted, min(math.ceil(need / _CACHED), budget.chunk // _FRAME))
-    return ShufflePlan(records, size, max(2, min(wanted, MOST_BUCKETS)), passes, memory, size + ON_DISK * records, out)
+    return ShufflePlan(records, size, max(2, min(wanted, most)), passes, memory, size + ON_DISK * records, out)
 
 
 def check_disk(job: Job, plan: ShufflePlan, folder: Path) -> None:

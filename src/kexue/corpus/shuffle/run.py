@@ -43,7 +43,7 @@ from kexue.corpus.shuffle.sink import Names, Sink
 from kexue.corpus.shuffle.source import Format
 from kexue.corpus.shuffle.state import Bucket, State, Workplace, sync_folder
 from kexue.corpus.shuffle.verify import digest_of
-from kexue.errors import DataError, KexueError
+from kexue.errors import DataError, DiskFullError, KexueError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -214,7 +214,7 @@ def shuffle_files(
     digest, counted = Digest(), _Counter(progress, 2 * sum(filter(None, (make_plan(j, budget, 0).bytes for j in jobs))))
     try:
         for one in jobs:
-            check_output(job, [] if is_stream(one.output) else [Names(one).final(0)])
+            check_output(job, [] if is_stream(one.output) else [Names(one).final(0), *Names(one).stale(0)])
             runs.append(_Run(one, budget, make_plan(one, budget, limit), tmp, resume, runs[0].seed if runs else None))
             runs[-1].scatter(counted)
             if runs[-1].records != runs[0].records:
@@ -284,8 +284,6 @@ class _Run:
         self._resumable = job.resumable and plan.passes > 1
         self._names = None if is_stream(job.output) else Names(job)
         folder = job.folder(tmp)
-        if plan.passes > 1:
-            check_disk(job, plan, folder)
         self._work = Workplace(folder, job)
         self._sink: Sink | None = None
         self._gone = False
@@ -300,6 +298,12 @@ class _Run:
             if plan.passes == 1:
                 state.buckets[0].frames = []
         self._work.tidy(state if self.resumed else None)
+        if not self.resumed and plan.passes > 1:
+            try:
+                check_disk(job, plan, folder)
+            except DiskFullError:
+                self._remove()
+                raise
         self._state = state
         self.seed, self.buckets, self.passes = state.seed, len(state.buckets), plan.passes
 
@@ -344,7 +348,7 @@ class _Run:
             self.passes += gather.deeper
             self._advance("publish")
         if self._job.sample is not None:
-            self.digest, self.bytes_written = str(gather.sampled), gather.sampled_bytes
+            self.digest, self.bytes_written = gather.sampled, gather.sampled_bytes
 
     def verify(self) -> None:
         """Read the output again."""

@@ -20,7 +20,6 @@ from kexue.corpus.streams import STDIN, split_suffix
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 4 << 20  # bytes compressed at a time, on their own, so that the file does not depend on the buckets
-_COPY = 1 << 20
 _STDOUT = 1
 
 
@@ -124,19 +123,16 @@ class Sink:
             self._bytes += end - start
             done = stop
 
-    def copy(self, source: int, offset: int, size: int) -> None:
-        """Append one record that lies in the file `source`."""
+    def begin_record(self, size: int) -> None:
+        """One record of so many bytes comes, in pieces."""
         if self._room(np.array([0, size]), 0) == 0:
             self._next()
-        end = offset + size
-        while offset < end:
-            block = os.pread(source, min(_COPY, end - offset), offset)
-            if not block:
-                raise OSError("the file of giant records is shorter than it was")
-            self._put(np.frombuffer(block, np.uint8))
-            offset += len(block)
         self._rows += 1
         self._bytes += size
+
+    def extend_record(self, data: Array) -> None:
+        """A piece of it."""
+        self._put(data)
 
     def state(self) -> dict[str, Any]:
         """What `Sink(state=...)` needs to go on after what has been written so far."""
@@ -150,7 +146,7 @@ class Sink:
         }  # fmt: skip
 
     def duplicate(self) -> int | None:
-        """A descriptor of the file being written, for `os.fdatasync`; None where that makes no sense."""
+        """A descriptor of the file being written, to synchronise; None where that makes no sense."""
         return None if self._stream else os.dup(self._fd)
 
     @property

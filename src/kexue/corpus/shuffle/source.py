@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.corpus.shuffle.digest import PAD, Digest, finish, hash_words
+from kexue.corpus.shuffle.digest import PAD, Digest, finish, hash_records, hash_words
 from kexue.corpus.streams import STDIN
 from kexue.errors import DataError
 
@@ -243,7 +243,7 @@ class Reader:
 
     def _giant(self, buffer: Array, n: int) -> Chunk:
         """A record that begins the buffer and does not end in it: to the file of giants, piece by piece."""
-        missing, size, lines = self._form.lines_per_record, 0, _Lines(self._form.separator)
+        missing, size, lines = self._form.lines_per_record, 0, Lines(self._form.separator)
         assert self._giants is not None
         while missing:
             ends = find(buffer[:n], self._form.separator, missing)
@@ -270,8 +270,8 @@ class Reader:
         )
 
 
-class _Lines:
-    """Digest of the lines of a giant record, fed piece by piece."""
+class Lines:
+    """Digest of lines that are fed piece by piece, however long they are."""
 
     def __init__(self, separator: int) -> None:
         self.digest = Digest()
@@ -283,13 +283,17 @@ class _Lines:
 
     def feed(self, data: Array) -> None:
         """Go on with these bytes."""
-        begin = 0
-        for end in find(data, self._separator, len(data)):
-            self._extend(data[begin:end], last=True)
-            self.digest.add(finish(self._sum, np.array([self._length])))
-            self._start()
-            begin = int(end) + 1
-        self._extend(data[begin:], last=False)
+        ends = find(data, self._separator, len(data))
+        if not len(ends):
+            self._extend(data, last=False)
+            return
+        self._extend(data[: ends[0]], last=True)
+        self.digest.add(finish(self._sum, np.array([self._length])))
+        self._start()
+        starts = ends[:-1] + 1
+        whole = np.concatenate([data[: ends[-1]], np.zeros(PAD, np.uint8)])
+        self.digest.add(hash_records(whole, starts, ends[1:] - starts))
+        self._extend(data[ends[-1] + 1 :], last=False)
 
     def _extend(self, data: Array, *, last: bool) -> None:
         for begin in range(0, max(len(data), 1), _BLOCK):

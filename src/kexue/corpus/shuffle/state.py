@@ -160,6 +160,9 @@ class Workplace:
             sync_folder(self.folder)
 
 
+synchronise = getattr(os, "fdatasync", os.fsync)  # the bytes of a file to the disk
+
+
 def sync_folder(folder: Path) -> None:
     """Make names in a folder outlive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
