@@ -68,7 +68,8 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     ["import kexue", "import kexue.cli", "import kexue.similarity", "import kexue.corpus", "import kexue.text",
-     "import kexue.search", "import kexue.cluster", "import kexue.home", "import kexue.experiments"],
+     "import kexue.search", "import kexue.train", "import kexue.cluster", "import kexue.home",
+     "import kexue.experiments"],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(statement):
     heavy = {"torch", "transformers", "faiss", "sklearn", "pyarrow", "matplotlib", "sentence_transformers", "requests",
@@ -85,7 +86,7 @@ def test_importing_kexue_is_quick():
 
 
 def test_every_public_name_is_importable():
-    for room in ("similarity", "text", "search", "corpus", "cluster", "home", "experiments"):
+    for room in ("similarity", "text", "search", "corpus", "cluster", "home", "train", "experiments"):
         module = __import__(f"kexue.{room}", fromlist=["__all__"])
         for name in module.__all__:
             assert getattr(module, name) is not None
