@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from kexue._files import replacing
 from kexue._optional import import_optional
@@ -31,15 +32,18 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, kinds: Sequence[str], *, step: int) -> None:
-        self._lines = self._writer = None
+        self._lines: TextIO | None = None
+        self._writer: Any = None
         if "tensorboard" in kinds:
             try:
-                import_optional("tensorboard", extra="train")
-                from torch.utils.tensorboard.writer import SummaryWriter
-
+                files = import_optional("tensorboard.summary.writer.event_file_writer", extra="train")
+                self._events = import_optional("tensorboard.compat.proto.event_pb2", extra="train")
+                self._summaries = import_optional("tensorboard.compat.proto.summary_pb2", extra="train")
                 if step == 0:
                     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-                self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+                self._writer = files.EventFileWriter(str(folder / "tensorboard"))
+                start = self._events.SessionLog(status=self._events.SessionLog.START)
+                self._add_event(step + 1, session_log=start)  # what was drawn from this step on is void
             except MissingDependencyError:
                 if tuple(kinds) != LOGS:
                     raise
@@ -54,9 +58,12 @@ class RunLog:
         if self._lines is not None:
             self._lines.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
         if self._writer is not None:
-            for name, value in record.items():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+            make = self._summaries.Summary
+            values = [make.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in record.items()]
+            self._add_event(step, summary=make(value=values))
+
+    def _add_event(self, step: int, **what: Any) -> None:
+        self._writer.add_event(self._events.Event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
         """Hand what was written to the system, so that the log is no shorter than the checkpoint."""
