@@ -198,6 +198,28 @@ def test_rows_of_any_micro_batch_are_active(order):
     assert (p != table()).any(1).nonzero()[:, 0].tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("mode", ["masked", "strict"])
+def test_an_error_in_the_inner_step_leaves_nothing_behind(mode):
+    p = table()
+    inner = Adam([p], lr=0.1)
+    optimizer = Lazy(inner, [p], mode=mode)
+    p.grad = gradient([1], 0)
+    optimizer.step()
+    held = p.detach().clone()
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    handle = inner.register_step_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step()
+    handle.remove()
+    assert torch.equal(p.detach(), held)
+    assert set(optimizer.state_dict()["state"]) == {0}
+    optimizer.step()
+    assert not torch.equal(p.detach(), held)
+
+
 def test_vectors_and_numbers():
     vector, number = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(()))
     for mode in ("masked", "strict"):

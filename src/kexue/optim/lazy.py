@@ -96,11 +96,16 @@ class Lazy(Wrapper):
 
     def _advance(self, update: Update) -> None:
         update.before.append(lambda params: self._enter(update))
-        self._inner_step(update)
-        if update.applied:
+        try:
+            self._inner_step(update)
             for p, visit in self._visits.items():
                 self._leave(p, visit)
+        finally:
+            for visit in self._visits.values():  # after an error in the inner step
+                if visit.stand_in is not None:
+                    bottom(self).state.pop(visit.stand_in, None)
             self._visits = {}
+        if update.applied:
             self._marks = {}
 
     def _enter(self, update: Update) -> None:
