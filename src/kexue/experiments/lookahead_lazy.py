@@ -27,7 +27,7 @@ _CURVATURE = np.logspace(-2, 0, 20)
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Closed form, noisy quadratic, drift of unseen rows, and a toy of rare words."""
-    steps, seeds, epochs = {"smoke": (8000, 2, 2), "small": (20_000, 8, 6), "full": (100_000, 20, 10)}[budget]
+    steps, seeds, epochs = {"smoke": (5000, 2, 1), "small": (20_000, 8, 6), "full": (100_000, 20, 10)}[budget]
     seeds_used = tuple(range(seed, seed + seeds))
     factor = _one_cycle()
     noisy = {
