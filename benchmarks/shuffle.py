@@ -179,7 +179,7 @@ def main() -> int:
         if arguments.hard:
             record["lost_or_invented"] = {}
             for what, path in hard_files(Path(name), 10**6 if arguments.quick else 10**8).items():
-                for memory in ("1M", "64M"):
+                for memory in ("16M", "256M"):
                     shuffle_files(path, target, memory=memory)
                     count = lost_or_invented(path, target)
                     record["lost_or_invented"][f"{what}, {memory}"] = count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ MAGIC = b"KXSB"
 GIANT = 0xFFFFFFFF  # in place of a length: the record lies in the file of giants, and here is where
 REFERENCE = struct.Struct("<QQ")  # its offset and size there
 _SLICE = 8192  # records moved at a time, which the cache holds
+_COMMIT_EVERY = 0.1  # seconds of work that a killed run may lose
 _BINS = 16  # bits of a key that a sample is bounded by
 
 
@@ -74,6 +76,7 @@ def scatter(
     bound = _Bound(job.sample)
     buffers = [np.empty(budget.chunk, np.uint8) for _ in range(budget.workers)]
     digest = Digest(state.digest)
+    next_commit = [0.0]
 
     def produce(worker: int) -> Chunk | None:
         return reader.read(buffers[worker])
@@ -106,12 +109,13 @@ def scatter(
         state.bytes += size
         if chunk.first == 0:
             state.header = reader.header.decode("latin-1")
-        if resumable:
+        if resumable and time.monotonic() > next_commit[0]:
             durable = work.due
             if durable:
                 os.fsync(giants.fileno())
                 writer.sync()
             work.commit(state, durable=durable)
+            next_commit[0] = time.monotonic() + _COMMIT_EVERY
         tell(size)
 
     try:
