@@ -109,6 +109,12 @@ def test_failures(run, tmp_path, monkeypatch):
     assert run("large", "-o", "out", "--memory", "16M", "--allow-tmpfs")[0] == 0
 
 
+def test_what_goes_to_stdout_cannot_be_verified(run):
+    code, out, err = run("in.txt", "-o", "-", "--verify")
+    assert (code, out) == (2, b"")
+    assert b"cannot be read again" in err
+
+
 def test_interrupted_it_says_so_and_goes_on(tmp_path):
     (tmp_path / "in").write_bytes(b"".join(LINES) * 2000)
     code = "import sys; from kexue.cli import main; sys.exit(main())"

@@ -181,8 +181,8 @@ def test_csv_metadata_are_numbers_where_they_look_like_numbers(tmp_path: Path) -
 def test_parse_scalar_never_changes_a_number(value: object) -> None:
     read = parse_scalar(str(value))
     if not isinstance(read, str):
-        assert read == (json.loads(str(value)) if not isinstance(value, bool) else value)
-        assert isinstance(read, bool) or float(str(value)) == read
+        expected = value if isinstance(value, bool) else json.loads(str(value))
+        assert (type(read), read) == (type(expected), expected)
 
 
 def test_parquet_values_become_json(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def examine() -> dict[str, Any]:
     if extras["text"]:
         import torch
 
+        from kexue._devices import choose_device
         from kexue.text import find_model
-        from kexue.text.devices import choose_device
 
         torch_version, device, threads = metadata.version("torch"), str(choose_device("auto")), torch.get_num_threads()
         try:

@@ -70,6 +70,8 @@ def shuffle(
 
     if output == "-" and out.json and not dry_run:
         raise typer.BadParameter("the lines and --json would both go to stdout; name a file with -o")
+    if output == "-" and verify:
+        raise typer.BadParameter("what went to stdout cannot be read again; leave --verify out, or name a file with -o")
     options: dict[str, Any] = {
         "memory": memory,
         "tmp": tmp,

@@ -34,7 +34,7 @@ _SHUFFLE = """
 import sys
 from kexue.corpus import shuffle_files
 source, target, memory, workers = sys.argv[1:]
-shuffle_files(source, target, seed=1, memory=memory, workers=int(workers) or None)
+shuffle_files(source, target, seed=1, memory=memory, workers=int(workers) or None, verify=False)
 """
 
 

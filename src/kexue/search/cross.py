@@ -59,7 +59,7 @@ class CrossEncoderReranker:
 
     def __init__(self, folder: str | os.PathLike[str], *, device: str = "auto") -> None:
         import_optional("torch")
-        from kexue.text.devices import choose_device, set_threads
+        from kexue._devices import choose_device, set_threads
         from kexue.text.general import General
 
         set_threads()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from kexue._devices import choose_device, has_native_bfloat16, set_threads
 from kexue._progress import Progress
 from kexue.errors import CheckpointError
 from kexue.text.checkpoints import DenseStage, fingerprint, load_dense, load_transformer, read_stack
-from kexue.text.devices import choose_device, has_native_bfloat16, set_threads
 from kexue.text.models import ModelIdentity, canonical_pooling, find_model, model_id_of
 from kexue.text.pooling import pool
 from kexue.text.streaming import EncodeReport, encode_to

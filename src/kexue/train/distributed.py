@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from kexue._devices import choose_device
 from kexue.train.checkpoint import map_tensors
 from kexue.train.config import Distributed, LossOutput
 
@@ -29,7 +30,9 @@ class Processes:
     def __init__(self, kind: Distributed, device: str) -> None:
         self.kind = kind
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if kind != "none" else (0, 1)
-        self.device = _choose_device(device, int(os.environ.get("LOCAL_RANK", "0")) if kind != "none" else None)
+        self.device = choose_device(device)
+        if kind != "none" and self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         self._wrapped: nn.Module | None = None
 
     def place(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> nn.Module:
@@ -185,15 +188,3 @@ def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[s
         for index, entries in state["state"].items()
     }
     return {**state, "state": laid_out}
-
-
-def _choose_device(device: str, local_rank: int | None) -> torch.device:
-    if device == "auto":
-        device = os.environ.get("KEXUE_DEVICE") or "auto"
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
-    return torch.device("cuda", local_rank) if chosen.type == "cuda" and local_rank is not None else chosen

@@ -87,7 +87,7 @@ def plan_shuffle(
     sample: int | None = None,
     strip_bom: bool = False,
     resume: bool = True,
-    verify: bool = False,
+    verify: bool = True,
     progress: Progress | None = None,
 ) -> ShufflePlan:
     """What `shuffle_files` would take with the same arguments: nothing is written.
@@ -151,7 +151,7 @@ def shuffle_files(
     sample: int | None = None,
     strip_bom: bool = False,
     resume: bool = True,
-    verify: bool = False,
+    verify: bool = True,
     progress: Progress | None = None,
 ) -> ShuffleReport:
     """Put all lines of files in uniformly random order, in bounded memory.
@@ -182,7 +182,8 @@ def shuffle_files(
         strip_bom: drop a UTF-8 byte order mark at the start of each input.
         resume: go on with an interrupted run of the same arguments (memory and workers may differ), which a run
             without it forgets. Without a seed, the interrupted run's is taken.
-        verify: read the output again, and compare its multiset checksum with that of the input.
+        verify: read the output again, and compare its multiset checksum with that of the input; what went into a pipe
+            cannot be read again, and is not.
         progress: called as progress(bytes done, bytes to do), of both passes.
 
     Raises:
@@ -224,7 +225,7 @@ def shuffle_files(
                     path=one.inputs[0],
                 )
             runs[-1].gather(counted)
-            if verify:
+            if verify and not is_stream(one.output):
                 runs[-1].verify()
         outputs = [path for run in runs for path in run.publish()]
     except BaseException as error:
@@ -352,8 +353,7 @@ class _Run:
 
     def verify(self) -> None:
         """Read the output again."""
-        if self._names is None:
-            raise ValueError(f"the output {self._job.output} cannot be read again; leave verify out.")
+        assert self._names is not None
         pairs = [(self._names.partial(i), self._names.final(i)) for i in range(self._state.files)]
         paths = [str(partial if partial.exists() else final) for partial, final in pairs]
         header = self._state.header.encode("latin-1").count(self._job.form.separator)
