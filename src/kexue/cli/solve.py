@@ -134,11 +134,11 @@ def _draw(roots: RootSet, title: str, path: Path) -> None:
         for root in roots:
             z = complex(root.value)
             axes.plot([mean.real, z.real], [mean.imag, z.imag], color="0.75", lw=1, zorder=1)
-            axes.plot(z.real, z.imag, "o", ms=9, color="tab:blue" if z.imag == 0 else "tab:orange", zorder=3)
+            axes.plot(z.real, z.imag, "o", ms=9, color=_kind(z)[0], zorder=3)
             if root.multiplicity > 1:
                 axes.annotate(f"×{root.multiplicity}", (z.real, z.imag), xytext=(8, 8), textcoords="offset points")
         axes.plot(mean.real, mean.imag, "k+", ms=11, zorder=4, label="mean of the roots")
-        for color, kind in (("tab:blue", "real root"), ("tab:orange", "complex root")):
+        for color, kind in sorted({_kind(complex(root.value)) for root in roots}):
             axes.plot([], [], "o", color=color, label=kind)
         axes.set(xlabel="real part", ylabel="imaginary part", title=title if len(title) < 60 else f"{title[:57]}...")
         axes.set_aspect("equal", adjustable="datalim")
@@ -146,3 +146,7 @@ def _draw(roots: RootSet, title: str, path: Path) -> None:
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
     save_picture(draw, path)
+
+
+def _kind(z: complex) -> tuple[str, str]:
+    return ("tab:orange", "complex root") if z.imag else ("tab:blue", "real root")

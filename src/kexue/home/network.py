@@ -22,7 +22,9 @@ def check_address(address: str, *, allow_public: bool = False) -> None:
     if ip.is_multicast or ip.is_unspecified or (ip.version == 4 and ip.is_reserved):
         raise ValueError(f"{address} is no address of one device; give the projector's own, such as 192.168.1.50")
     if not (ip.is_private or allow_public):
-        raise ValueError(f"{address} is a public address, expected a private one; allow_public=True permits it")
+        raise ValueError(
+            f"{address} is a public address, expected a private one; allow_public (in the file or in Python) permits it"
+        )
 
 
 def check_host(host: str, *, allow_public: bool = False) -> None:

@@ -47,7 +47,7 @@ class XgimiUdp:
     XgimiUdp('192.168.1.50')
     >>> XgimiUdp("8.8.8.8")
     Traceback (most recent call last):
-    ValueError: 8.8.8.8 is a public address, expected a private one; allow_public=True permits it
+    ValueError: 8.8.8.8 is a public address, expected a private one; allow_public (in the file or in Python) permits it
     """
 
     def __init__(
