@@ -195,7 +195,7 @@ class LadderSideNetwork(nn.Module):
         mask = _mask_of(kwargs)
         if states is None:
             return self._climb(self.states(*args, **kwargs), mask)
-        if args or kwargs.keys() - {"attention_mask", _MASK}:
+        if args or any(name not in ("attention_mask", _MASK) for name in kwargs):
             raise ValueError("give either the backbone's arguments or states=, not both")
         if isinstance(states, Mapping):
             absent = [tap for tap in self.taps if tap not in states]

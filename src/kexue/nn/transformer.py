@@ -229,7 +229,7 @@ def _spread(mask: Tensor | None, batch: int, queries: int, keys: int) -> Tensor 
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True = may be attended, got {mask.dtype}; use mask.bool()")
     spread = {2: lambda m: m[:, None, None, :], 3: lambda m: m[:, None], 4: lambda m: m}.get(mask.dim())
-    wide = spread(mask) if spread else mask
+    wide = mask if spread is None else spread(mask)
     if (
         wide.dim() != 4
         or wide.shape[0] not in {1, batch}

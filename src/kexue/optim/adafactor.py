@@ -242,7 +242,7 @@ def _fresh(group: Group, steps: int) -> float:
 def _root(v: Tensor, mean: Tensor | None = None) -> Tensor:
     """1 / sqrt(v / mean), large but finite at v = 0, so that a gradient of 0 stays 0."""
     tiny = torch.finfo(v.dtype).tiny
-    return (v if mean is None else v / mean.clamp_min(tiny)).clamp_min(tiny).rsqrt_()
+    return (v if mean is None else v / mean.clamp(min=tiny)).clamp(min=tiny).rsqrt_()
 
 
 def _mean(x: Tensor, dim: int) -> Tensor:

@@ -97,6 +97,7 @@ class GradCache:
                     if len(found[-1]) != _rows(chunk):
                         raise ValueError(f"encode returned {len(found[-1])} rows for {_rows(chunk)}")
             leaves.append(torch.cat(found).requires_grad_())
+        torch.clear_autocast_cache()  # the weights that autocast cast in the first pass carry no graph
         result = self.loss(*leaves)
         loss, parts = result if isinstance(result, LossOutput) else (result, {})
         with torch.autocast(loss.device.type, enabled=False):
