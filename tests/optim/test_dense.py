@@ -1,8 +1,6 @@
 """What Adafactor and AdaX owe to PyTorch: the whole contract of an optimizer, in one process and in two."""
 
 import copy
-import json
-import os
 import pickle
 import subprocess
 import sys
@@ -362,21 +360,7 @@ def test_numbers_out_of_range_are_named(make, options, name):
 # several processes
 
 
-def test_shards_step_as_the_whole_and_resume_from_a_distributed_checkpoint(tmp_path):
-    script = Path(__file__).with_name("_shards.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    gaps = json.loads(outputs[0].splitlines()[-1])
+def test_shards_step_as_the_whole_and_resume_from_a_distributed_checkpoint(two_ranks):
+    gaps = two_ranks("_shards.py")
     assert len(gaps) == 9
     assert max(gaps.values()) < 1e-12  # float64; sums over two shards round otherwise than over one

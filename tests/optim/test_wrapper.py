@@ -1,7 +1,6 @@
 """What all wrappers share: checkpoints of stacks, one snapshot for all, composition."""
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -245,25 +244,8 @@ def test_a_failing_inner_step_leaves_the_groups_as_they_were():
 # several processes
 
 
-def run_ranks(script, folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), str(folder)], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0]
-    return json.loads(outputs[0].splitlines()[-1])
-
-
-def test_ddp_and_shards_step_as_one_process_and_resume(tmp_path):
-    gaps = run_ranks(Path(__file__).with_name("_wrapper_shards.py"), tmp_path)
+def test_ddp_and_shards_step_as_one_process_and_resume(two_ranks):
+    gaps = two_ranks("_wrapper_shards.py")
     assert len(gaps) == 24
     assert max(gaps.values()) < 1e-6, gaps  # the goal; float64 gives about 1e-12
 

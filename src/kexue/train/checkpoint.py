@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kexue._files import _umask
+from kexue._files import _umask, synchronise
 from kexue.errors import CheckpointError, DiskFullError
 
 FORMAT, VERSION = "kexue-checkpoint", 1
@@ -154,7 +154,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         manifest = json.dumps({"digest": _digest(body), "body": body}, allow_nan=False)
         (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
         for file in [*temporary.iterdir(), temporary]:
-            _sync(file)
+            synchronise(file)
         temporary.chmod(0o777 & ~_umask())
         old = _replaced(target)
         if target.exists():
@@ -162,7 +162,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
                 shutil.rmtree(old)
             target.rename(old)
         temporary.rename(target)
-        _sync(target.parent)
+        synchronise(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -276,14 +276,6 @@ def _digest(body: Any) -> str:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _disk_full(folder: Path, needed: int) -> DiskFullError:

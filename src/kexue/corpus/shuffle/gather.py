@@ -18,7 +18,7 @@ from kexue.corpus.shuffle.pipeline import run_ordered
 from kexue.corpus.shuffle.scatter import GIANT, HEAD, MAGIC, REFERENCE, Frame, resplit, take
 from kexue.corpus.shuffle.sink import Sink
 from kexue.corpus.shuffle.source import Lines
-from kexue.corpus.shuffle.state import Bucket, State, Workplace, synchronise
+from kexue.corpus.shuffle.state import Bucket, State, Workplace, fdatasync
 from kexue.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -162,7 +162,7 @@ class Gather:
                 self._unsynced += loaded.bucket.bytes
                 if self._work.durable or self._unsynced > _SYNC:  # not all of it at the very end
                     self._unsynced = 0
-                    synchronise(loaded.handle)
+                    fdatasync(loaded.handle)
             finally:
                 os.close(loaded.handle)
         with self._work.lock:

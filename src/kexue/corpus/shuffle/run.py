@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kexue._files import synchronise
 from kexue._optional import import_optional
 from kexue._progress import Progress
 from kexue.corpus.shuffle.digest import Digest
@@ -41,7 +42,7 @@ from kexue.corpus.shuffle.keys import Range
 from kexue.corpus.shuffle.scatter import scatter
 from kexue.corpus.shuffle.sink import Names, Sink
 from kexue.corpus.shuffle.source import Format
-from kexue.corpus.shuffle.state import Bucket, State, Workplace, sync_folder
+from kexue.corpus.shuffle.state import Bucket, State, Workplace
 from kexue.corpus.shuffle.verify import digest_of
 from kexue.errors import DataError, DiskFullError, KexueError
 
@@ -377,7 +378,7 @@ class _Run:
                 partial.replace(final)
         for path in self._names.stale(len(finals)):
             path.unlink()
-        sync_folder(finals[0].parent)
+        synchronise(finals[0].parent)
         self._remove()
         return [str(final) for final in finals]
 

@@ -19,7 +19,7 @@ from kexue.corpus.shuffle.keys import ALGORITHMS, Range
 from kexue.corpus.shuffle.pipeline import run_ordered
 from kexue.corpus.shuffle.sink import write_all
 from kexue.corpus.shuffle.source import Chunk, Place, Reader
-from kexue.corpus.shuffle.state import Bucket, State, Workplace, synchronise
+from kexue.corpus.shuffle.state import Bucket, State, Workplace, fdatasync
 from kexue.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -213,7 +213,7 @@ class Writer:
     def sync(self) -> None:
         """All to the disk."""
         for handle in self._files:
-            synchronise(handle)
+            fdatasync(handle)
 
     def close(self) -> None:
         """Close the files."""

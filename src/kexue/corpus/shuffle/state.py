@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kexue._files import synchronise
 from kexue.corpus.shuffle.job import Job
 from kexue.corpus.shuffle.keys import SPACE
 from kexue.errors import DataError
@@ -157,19 +158,10 @@ class Workplace:
                 os.fsync(file.fileno())
         temporary.replace(self.folder / name)
         if sync:
-            sync_folder(self.folder)
+            synchronise(self.folder)
 
 
-synchronise = getattr(os, "fdatasync", os.fsync)  # the bytes of a file to the disk
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder outlive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+fdatasync = getattr(os, "fdatasync", os.fsync)  # the bytes of a file to the disk
 
 
 def _boot() -> str:
