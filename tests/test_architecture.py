@@ -14,7 +14,8 @@ PACKAGE = Path(kexue.__file__).parent
 
 # Floors from the ground up. A room may import rooms of lower floors; rooms of one floor do not import each other.
 FLOORS = [
-    {"errors", "methods", "retry", "algebra", "_optional", "_lazy", "_files", "_progress", "_figures", "_devices"},
+    {"errors", "methods", "retry", "algebra", "_optional", "_lazy", "_files", "_text"}
+    | {"_progress", "_figures", "_devices"},
     {"nn", "losses", "optim", "corpus", "sampling"},
     {"similarity"},
     {"train"},

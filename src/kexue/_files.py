@@ -1,33 +1,102 @@
-"""Files that are there whole or not at all, and stay."""
+"""Files and folders that are there whole or not at all, and stay."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
-import tempfile
-from collections.abc import Iterator
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kexue.errors import DataError
+
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on a clean exit it takes the place of `path` in one rename.
 
-    When the body raises, `path` is as it was and the temporary file is gone.
+    When the body raises, `path` is as it was and the temporary file is gone. A symbolic link stays: the file it
+    points to is replaced. The permissions are `mode`, else those of the file that is replaced, else what the umask
+    leaves of 0666. Temporary files of writers that were killed are removed; living writers hold a lock on theirs.
+
+    Raises:
+        DataError: `path` is there and is not a regular file.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    if target.exists():
+        if not target.is_file():
+            raise DataError("there, but not a regular file.", path=path, remedy="Give the name of a file.")
+        mode = stat.S_IMODE(target.stat().st_mode) if mode is None else mode
+    _sweep(target)
+    temporary, handle = _claim(target, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode or 0o666))
     try:
+        if mode is not None:
+            os.fchmod(handle, mode)
         yield temporary
         synchronise(temporary)
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        temporary.chmod(mode)
         temporary.replace(target)
+        synchronise(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], list[str]]) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on a clean exit it takes the place of `path`.
+
+    A kill between the two renames leaves the old folder at `displaced(path)`. A symbolic link stays: the folder it
+    points to is replaced.
+
+    Args:
+        path: the folder to write.
+        foreign: names in an existing folder that its caller did not write; while there are any, nothing is replaced.
+
+    Raises:
+        DataError: `path` is not a folder, or holds something foreign.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        if not target.is_dir():
+            raise DataError("there, but not a folder.", path=path, remedy="Give the name of a folder.")
+        if names := foreign(target):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise DataError(
+                f"this folder would be replaced, but holds {', '.join(sorted(names)[:3])}{more}, not written by kexue.",
+                path=path,
+                remedy="Give the name of a new folder, or move these files away.",
+            )
+    _sweep(target)
+    temporary, handle = _claim(target, _make_folder)
+    try:
+        yield temporary
+        for folder, _, files in os.walk(temporary):
+            for name in [*files, "."]:
+                synchronise(Path(folder, name))
+        old = displaced(target)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        temporary.rename(target)
+        synchronise(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def displaced(path: str | os.PathLike[str]) -> Path:
+    """Where `replacing_folder` keeps the old folder for the moment between its two renames."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.kexue-old")
 
 
 def synchronise(path: str | os.PathLike[str]) -> None:
@@ -39,7 +108,44 @@ def synchronise(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error says that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new temporary name beside `target` and an open, locked handle of it."""
+    while True:
+        temporary = target.with_name(f".{target.name}.kexue-{secrets.token_hex(4)}.tmp")
+        try:
+            handle = create(temporary)
+        except FileExistsError:
+            continue
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # 0: swept by another writer before the lock was taken
+            return temporary, handle
+        os.close(handle)
+
+
+def _make_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary files and folders of this target whose writers are gone."""
+    pattern = re.compile(re.escape(f".{target.name}.kexue-") + r"[0-9a-f]{8}\.tmp")
+    for name in os.listdir(target.parent):
+        if not pattern.fullmatch(name):
+            continue
+        path = target.with_name(name)
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if stat.S_ISDIR(os.fstat(handle).st_mode):
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)

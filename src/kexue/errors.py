@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
+
+
+def _rebuild(kind: type[KexueError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> KexueError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 class KexueError(Exception):
@@ -16,6 +24,10 @@ class KexueError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by attributes: constructors differ, and an error must reach the parent of a worker."""
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class MissingDependencyError(KexueError, ImportError):

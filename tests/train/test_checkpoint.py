@@ -177,8 +177,8 @@ def test_a_failure_leaves_the_old_one_and_no_rubbish(tmp_path, monkeypatch):
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "c", step=1)
-    (tmp_path / ".c.dead.tmp").mkdir()  # of a writer that was killed
-    (tmp_path / "c").rename(tmp_path / ".c.old")
+    (tmp_path / ".c.kexue-00000000.tmp").mkdir()  # of a writer that was killed
+    (tmp_path / "c").rename(tmp_path / ".c.kexue-old")
     assert load_checkpoint(tmp_path / "c").step == 1
     save_checkpoint(tmp_path / "c", step=2)
     assert load_checkpoint(tmp_path / "c").step == 2

@@ -6,13 +6,11 @@ dict) and an entry in ``checkpoint.json`` (everything else). Every file is hashe
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kexue._files import _umask, synchronise
+from kexue._files import displaced, is_disk_full, replacing_folder
 from kexue.errors import CheckpointError, DiskFullError
 
 FORMAT, VERSION = "kexue-checkpoint", 1
@@ -124,6 +122,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         DiskFullError: no room; what was there before is kept.
 
     Example:
+        >>> import tempfile
         >>> layer = torch.nn.Linear(2, 1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_checkpoint(f"{folder}/a", model=layer, step=3)
@@ -140,36 +139,21 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     needed = sum(tensor.nbytes for named in tensors.values() for tensor in named.values())
     if shutil.disk_usage(target.parent).free < needed:
         raise _disk_full(target.parent, needed)
-    for abandoned in target.parent.glob(f".{target.name}.*.tmp"):
-        shutil.rmtree(abandoned)  # of a writer that was killed
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        files = {}
-        for part, named in tensors.items():
-            if named:
-                file = temporary / f"{part}.safetensors"
-                save_file(named, file)
-                files[file.name] = _sha256(file)
-        body = {"format": FORMAT, "version": VERSION, "files": files, "parts": trees}
-        manifest = json.dumps({"digest": _digest(body), "body": body}, allow_nan=False)
-        (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
-        for file in [*temporary.iterdir(), temporary]:
-            synchronise(file)
-        temporary.chmod(0o777 & ~_umask())
-        old = _replaced(target)
-        if target.exists():
-            if old.exists():
-                shutil.rmtree(old)
-            target.rename(old)
-        temporary.rename(target)
-        synchronise(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with replacing_folder(target, foreign=_foreign) as temporary:
+            files = {}
+            for part, named in tensors.items():
+                if named:
+                    file = temporary / f"{part}.safetensors"
+                    save_file(named, file)
+                    files[file.name] = _sha256(file)
+            body = {"format": FORMAT, "version": VERSION, "files": files, "parts": trees}
+            manifest = json.dumps({"digest": _digest(body), "body": body}, allow_nan=False)
+            (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_disk_full(error):
             raise _disk_full(target.parent, needed) from error
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -179,8 +163,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: there is none, it is damaged, or it comes from elsewhere or from a newer version.
     """
     folder = Path(path)
-    if not folder.exists() and _replaced(folder).exists():
-        folder = _replaced(folder)  # a kill came between the two renames
+    if not folder.exists() and displaced(folder).exists():
+        folder = displaced(folder)  # a kill came between the two renames
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         body, digest = manifest["body"], manifest["digest"]
@@ -265,8 +249,16 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     return Counter(pairs) if mark == "$counter" else pairs
 
 
-def _replaced(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
+def _foreign(folder: Path) -> list[str]:
+    """Names in a folder that no checkpoint of ours holds."""
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return []
+    try:
+        ours = {MANIFEST, *json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["body"]["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return sorted(names)
+    return sorted(names - ours)
 
 
 def _digest(body: Any) -> str:
