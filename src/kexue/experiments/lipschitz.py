@@ -116,12 +116,12 @@ def _norms() -> tuple[dict[str, Figure], list[Claim]]:
     from kexue.nn import spectral_norm_value
 
     matrix, ones = torch.tensor([[3.0, 0.0], [4.0, 5.0]], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    trap = torch.tensor([[1.5, -0.5], [-0.5, 1.5]], dtype=torch.float64)
+    trap = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64)  # exact from ones
     box = torch.ones(1, 1, 3, 3, dtype=torch.float64)
     operator = spectral_norm_value(box, mode="operator", input_shape=(1, 16, 16), padding=1, n_iter=800, generator=0)
     values = {
         "sigma_after_5_rounds": (float(spectral_norm_value(matrix, u=ones, n_iter=5).sigma), math.sqrt(45)),
-        "trap_from_ones": (float(spectral_norm_value(trap, u=ones, n_iter=50).sigma), 1.0),
+        "trap_from_ones": (float(spectral_norm_value(trap, u=torch.ones(3), n_iter=50).sigma), 1.5),
         "trap_from_random": (float(spectral_norm_value(trap, n_iter=50, generator=0).sigma), 2.0),
         "box_filter_reshaped": (float(spectral_norm_value(box, generator=0).sigma), 3.0),
         "box_filter_operator": (float(operator.sigma), (1 + 2 * math.cos(math.pi / 17)) ** 2),
@@ -138,7 +138,7 @@ def _norms() -> tuple[dict[str, Figure], list[Claim]]:
         Claim.check(
             "A start of ones can miss the largest singular value; a random one does not (an addition of ours).",
             gaps["trap_from_ones"] < 1e-9 and gaps["trap_from_random"] < 1e-6,
-            rule="on [[1.5, -0.5], [-0.5, 1.5]]: 1 from ones, 2 from a random start, after 50 rounds",
+            rule="on [[1, -1, 0], [-1, 1, 0], [0, 0, 1.5]]: 1.5 from ones, 2 from a random start, after 50 rounds",
             figures=["trap_from_ones", "trap_from_random"],
         ),
         Claim.check(
