@@ -4,7 +4,7 @@ from scipy import special, stats
 from scipy.spatial.distance import cdist
 
 from kexue.errors import InfeasibleError, NotFittedError, NotSupported
-from kexue.similarity._neighbours import nearest
+from kexue.similarity._neighbours import nearest, smallest
 from kexue.similarity.hubness import HubnessReducer, HubSampler, ball_to_cube_ratio, hubness_report, k_occurrence
 
 METHODS = ("csls", "center", "nicdm", "local_scaling", "mutual_proximity")
@@ -35,6 +35,54 @@ def test_nearest_is_brute_force(chunk, with_queries):
     np.testing.assert_array_equal(found, expected)
     asked = X if queries is None else queries
     np.testing.assert_allclose(distances, np.take_along_axis(cdist(asked, X), expected, axis=1), rtol=1e-9)
+
+
+def spread(kind, scale):
+    generator = np.random.default_rng(10)
+    X = generator.normal(size=(70, 4))
+    if kind == "one far row":
+        X[7] = 1e6
+    elif kind == "two far clouds":
+        X[30:] += 1e7
+    elif kind == "every size":
+        return X * 10.0 ** generator.integers(-150, 150, size=(70, 1))
+    elif kind == "a line":
+        X = np.array([[0.0], [1.0], [3.0], [4.5], [1e7], [1e7 + 2]])
+    return X * scale
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("scale", [1e-300, 1e-150, 1.0, 1e150, 1e290])
+@pytest.mark.parametrize("kind", ["one cloud", "one far row", "two far clouds", "a line", "every size"])
+@pytest.mark.parametrize("with_queries", [False, True])
+def test_neighbours_are_exact_at_every_scale(kind, scale, cosine, with_queries):
+    X = spread(kind, scale)
+    if cosine:
+        X = X[np.abs(X).max(axis=1) > 0]
+    asked = X[:5] if with_queries else X
+    wide, wanted = X.astype(np.longdouble), asked.astype(np.longdouble)
+    if cosine:
+        wide, wanted = (x / np.sqrt((x**2).sum(axis=1, keepdims=True)) for x in (wide, wanted))
+    distances = np.sqrt(((wanted[:, None] - wide) ** 2).sum(axis=-1))
+    if not with_queries:
+        np.fill_diagonal(distances, np.inf)
+    places, lengths = nearest(X, 2, queries=asked if with_queries else None, cosine=cosine)
+    expected = np.sort(distances, axis=1)[:, :2]
+    # By distance, not by index: ties may be drawn. Normalising costs a few eps of the length 1.
+    absolute = 2e-15 if cosine else 0
+    np.testing.assert_allclose(np.take_along_axis(distances, places, axis=1), expected, rtol=1e-14, atol=absolute)
+    np.testing.assert_allclose(lengths, expected, rtol=1e-14, atol=absolute)
+
+
+def test_one_far_row_changes_no_counts():
+    X = np.random.default_rng(11).normal(size=(200, 5))
+    far = np.vstack([X, np.full((1, 5), 1e6)])
+    near, with_far = (k_occurrence(rows, 4) for rows in (X, far))
+    # The far row is nobody's neighbour; it only adds its own four.
+    assert with_far[-1] == 0
+    assert (with_far[:-1] - near).sum() == 4
+    assert (with_far[:-1] >= near).all()
+    assert hubness_report(far, 4).max <= near.max() + 1
 
 
 def test_cosine_neighbours_are_those_of_the_cosine():
@@ -78,12 +126,36 @@ def test_query_counts_add_over_shards():
     assert whole.sum() == 30 * 4
 
 
-def test_ties_make_no_hubs():
-    # All points coincide: every other point is as near. Fair lots give counts near k; order would give n - 1 and 0.
-    counts = k_occurrence(np.zeros((200, 3)), 5)
-    assert counts.sum() == 1000
-    assert counts.max() < 20  # 5 expected; a Poisson count reaches 20 once in ten million
-    assert (counts == k_occurrence(np.zeros((200, 3)), 5, generator=0)).all()
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("backend", ["exact", "approx"])
+def test_equal_rows_count_alike_whatever_their_place(metric, backend):
+    if backend == "approx":
+        pytest.importorskip("faiss")
+    X = np.ones((200, 3))
+    if metric == "cosine":  # one direction, lengths whose division leaves different last digits
+        X = np.array([[0.1, 0.7, -0.3]]) * np.arange(1, 201)[:, None] if backend == "exact" else X
+    times = 40
+    counts = np.array([k_occurrence(X, 5, metric=metric, backend=backend, generator=s) for s in range(times)])
+    assert (counts.sum(axis=1) == 1000).all()
+    # Each count is binomial(199, 5/199): the mean of a row over 40 runs is 5 with a deviation of 0.35, that of a
+    # quarter of the rows 0.05. The bounds are 6 deviations.
+    assert np.abs(counts.mean(axis=0) - 5).max() < 2.1
+    assert np.abs(counts.reshape(times, 4, 50).mean(axis=(0, 2)) - 5).max() < 0.3
+    np.testing.assert_array_equal(counts[0], k_occurrence(X, 5, metric=metric, backend=backend, generator=0))
+
+
+def test_ties_at_the_last_place_are_drawn():
+    # Of four rows at one distance from the query one comes each time, all of them about as often.
+    X = np.array([[0.0, 0], [1, 0], [0, 1], [-1, 0], [0, -1]]) * 0.1
+    values = np.hstack([np.zeros((1, 1)), np.full((1, 4), 0.1)])
+    for draw in (
+        lambda seed: nearest(X, 2, queries=X[:1], generator=seed)[0][0],
+        lambda seed: smallest(values, 2, np.random.default_rng(seed))[0],
+        lambda seed: smallest(values + np.array([0, 0, 1e-9, 0, 1e-9]), 2, np.random.default_rng(seed), tie=1e-8)[0],
+    ):
+        seen = np.bincount(np.ravel([draw(seed) for seed in range(300)]), minlength=5)
+        assert seen[0] == 300
+        assert stats.chisquare(seen[1:]).pvalue > 1e-3
 
 
 def test_skewness_grows_with_dimension_and_not_on_the_sphere():
@@ -116,6 +188,16 @@ def test_measures_by_their_definitions():
     assert report.max == 30
     assert report.top20_share == 33 / 40  # the 2 most frequent of 8
     assert report.top[:2] == [(6, 30), (5, 3)]
+
+
+def test_one_neighbour_by_hand():
+    # On the line 0, 1, 2.1, 9: nearest of each are 1, 0, 1, 2.1.
+    counts = k_occurrence(np.array([[0.0], [1.0], [2.1], [9.0]]), 1)
+    assert counts.tolist() == [1, 2, 1, 0]
+    report = hubness_report(counts, 1)
+    assert (report.k, report.max, report.antihub_occurrence, report.hub_occurrence) == (1, 2, 0.25, 0.5)
+    assert HubnessReducer("csls", k=1).fit([[1.0, 0.0], [1.0, 1.0]]).local_ == pytest.approx(0.5**0.5)
+    assert HubSampler(2, n=40, k=1, threshold=1).sample(5, generator=0).latents.shape == (5, 2)
 
 
 def test_equal_counts_are_no_hubness():
@@ -158,8 +240,9 @@ def by_hand(X, Q, method, k):
         return -d / np.sqrt(near_q.mean(axis=1)[:, None] * near_y.mean(axis=1))
     if method == "local_scaling":
         return np.exp(-(d**2) / (near_q[:, -1:] * near_y[:, -1]))
+    others = own_d[~np.eye(len(X), dtype=bool)].reshape(len(X), -1)  # a vector's distance to itself is no distance
     q = special.ndtr((d.mean(axis=1)[:, None] - d) / d.std(axis=1)[:, None])
-    return q * special.ndtr((own_d.mean(axis=1) - d) / own_d.std(axis=1))
+    return q * special.ndtr((others.mean(axis=1) - d) / others.std(axis=1))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -170,6 +253,50 @@ def test_rescore_is_the_formula(corpus, method):
     ours = HubnessReducer(method, k=5).fit(X).rescore(Q, cosines, ids)
     # 2 - 2c loses half the digits near c = 1 for a point with itself, which mutual proximity averages over.
     np.testing.assert_allclose(ours, np.take_along_axis(by_hand(X, Q, method, 5), ids, axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_vectors_have_a_cosine_of_zero(method):
+    generator = np.random.default_rng(12)
+    X = np.vstack([generator.normal(size=(20, 4)), np.zeros((3, 4))])
+    Q = np.vstack([generator.normal(size=(4, 4)), np.zeros((1, 4))])
+    reducer = HubnessReducer(method, k=3).fit(X)
+    ids = np.tile(np.arange(23), (5, 1))
+
+    def safe_unit(x):
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
+
+    cosines = safe_unit(Q) @ safe_unit(X).T
+    scores = reducer.rescore(Q, cosines, ids)
+    assert np.isfinite(scores).all()
+    own = safe_unit(X) @ safe_unit(X).T - np.diag(np.full(23, 9.0))
+    if method == "csls":
+        r_q, r_y = (np.sort(c, axis=1)[:, -3:].mean(axis=1) for c in (cosines, own))
+        np.testing.assert_allclose(scores, 2 * cosines - r_q[:, None] - r_y, atol=1e-12)
+        np.testing.assert_allclose(reducer.local_[20:], 0, atol=1e-12)
+    if method in ("nicdm", "local_scaling"):
+        assert reducer.local_[20:] == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("n", [3, 7, 9000])
+def test_centring_equal_rows_leaves_no_direction(n):
+    X = np.full((n, 5), 0.1)
+    reducer = HubnessReducer("center", k=2).fit(X)
+    assert not reducer.augment(X).any()
+    assert not reducer.augment_queries(X[:2] + 1e-17).any()
+    assert reducer.augment_queries(X[:2] + 1e-9).any()
+
+
+@pytest.mark.parametrize("n", [50, 20_000])
+def test_mutual_proximity_leaves_a_vector_s_own_distance_out(n):
+    unit_circle = np.random.default_rng(13).normal(size=(n, 2))
+    reducer = HubnessReducer("mutual_proximity", k=1).fit(unit_circle)
+    some = unit(unit_circle)[:: max(1, n // 10_000)]
+    for row in (0, 1, 2, n - 1):
+        chords = np.linalg.norm(some - unit(unit_circle)[row], axis=1)
+        chords = chords[chords > 0]
+        # 2 - 2 cos loses half the digits near 0; the mean keeps seven.
+        np.testing.assert_allclose(reducer.local_[row], [chords.mean(), chords.std()], rtol=1e-6)
 
 
 def test_csls_as_vectors_orders_as_the_formula(corpus):
@@ -260,5 +387,34 @@ def test_bad_input_is_named(corpus):
         HubnessReducer("nicdm").fit(X).augment(X)
     with pytest.raises(ValueError, match="csls"):
         HubnessReducer("magic")
-    with pytest.raises(ValueError, match="not all zero"):
-        hubness_report(np.zeros(4, dtype=int), 2)
+    for counts in (np.zeros(4, dtype=int), [1.0, np.nan], [-1, 2]):
+        with pytest.raises(ValueError, match="not all zero"):
+            hubness_report(counts, 2)
+    with pytest.raises(ValueError, match="k >= 1"):
+        hubness_report([1, 1], 0)
+    with pytest.raises(ValueError, match="leave float64"):
+        nearest(np.array([[1e308], [-1e308]]), 1)
+    with pytest.raises(ValueError, match="shape"):
+        HubSampler(3, n=10, k=1, prior=lambda n, generator: generator.normal(size=(n, 2))).sample(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ids", [[[-1]], [[80]], [[1.5]]])
+def test_ids_that_are_no_rows_are_named(corpus, method, ids):
+    X, Q = corpus
+    reducer = HubnessReducer(method, k=5).fit(X)
+    with pytest.raises(ValueError, match=r"\[0, 80\)"):
+        reducer.rescore(Q[:1], [[0.5]], ids)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_none_are_named(corpus, method, bad):
+    X, Q = corpus
+    reducer = HubnessReducer(method, k=5).fit(X)
+    with pytest.raises(ValueError, match="row 0"):
+        reducer.rescore(Q[:1], [[bad]], [[0]])
+    with pytest.raises(ValueError, match="row 0"):
+        reducer.rescore(Q[:1] * bad, [[0.5]], [[0]])
+    with pytest.raises(ValueError, match="row 0"):
+        HubnessReducer(method, k=5).fit(X * bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from kexue.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+RESIDUE = 8 * float(np.finfo(np.float64).eps)  # a difference this small beside its terms is rounding
 
 
 def is_tensor(x: object) -> TypeGuard[Any]:
@@ -19,16 +21,18 @@ def is_tensor(x: object) -> TypeGuard[Any]:
 
 
 def as_matrix(x: object, name: str = "X") -> Any:
-    """Return `x` as a 2-D real array, or the tensor itself; no copy where none is needed.
+    """Return `x` as a 2-D real array, or the tensor itself; no copy where none is needed. An iterator is read once.
 
     Raises:
-        ValueError: not two-dimensional, complex, or without columns.
+        ValueError: not two-dimensional, complex, without columns, or a meta tensor, which has no values.
         TypeError: sparse, or entries that are no numbers.
     """
     if is_tensor(x):
         matrix: Any = x.detach()
         real = not matrix.is_complex()
+        raise_no_values(matrix, name)
     else:
+        x = list(x) if isinstance(x, Iterator) else x
         if hasattr(x, "tocsr"):
             raise TypeError(f"{name} is a sparse matrix; dense vectors (n, d) are needed. Use {name}.toarray().")
         matrix = np.asarray(x)
@@ -55,10 +59,28 @@ def as_matrix(x: object, name: str = "X") -> Any:
 def host(block: Any) -> Array:
     """Return a slice of what `as_matrix` gave as a numpy array (bfloat16 goes through float32)."""
     if is_tensor(block):
+        raise_no_values(block, "the input")
+        block = block.detach()
         if block.dtype.is_floating_point and block.element_size() < 4:
             block = block.float()
-        return np.asarray(block.cpu().numpy())
-    return np.asarray(block)
+        return np.asarray(block.cpu().resolve_neg().numpy())
+    return np.asarray(list(block) if isinstance(block, Iterator) else block)
+
+
+def raise_no_values(tensor: Any, name: str) -> None:
+    """Refuse a tensor that numpy cannot read: on the meta device, or sparse."""
+    if tensor.device.type == "meta":
+        raise ValueError(f"{name} is on the meta device and has no values to compute with; pass one on a real device.")
+    if tensor.layout != sys.modules["torch"].strided:
+        raise TypeError(f"{name} is a sparse tensor; dense numbers are needed. Use {name}.to_dense().")
+
+
+def finite_rows(x: Any, name: str) -> Array:
+    """`x` as a float64 matrix; ValueError naming the first NaN or infinity, also one that float64 makes of it."""
+    with np.errstate(over="ignore"):
+        rows = host(as_matrix(x, name)).astype(np.float64)
+    raise_non_finite(rows, name)
+    return rows
 
 
 def like(result: Array, x: Any) -> Any:
@@ -75,10 +97,27 @@ def unit_rows(x: Array) -> Array:
     """Rows of length 1 in float64; zero rows stay zero. Scaled by the largest entry first: squares neither over- nor
     underflow."""
     rows = x.astype(np.float64)
-    for size in (np.abs(rows).max(axis=1, keepdims=True), None):
+    for size in (np.abs(rows).max(axis=1, keepdims=True, initial=0.0), None):
         length = np.linalg.norm(rows, axis=1, keepdims=True) if size is None else size
         np.divide(rows, length, out=rows, where=length > 0)
     return rows
+
+
+def mean_row(rows: Array) -> Array:
+    """Mean (d,) of float64 rows, good to rounding of the mean itself: the mean of what the first pass left is added."""
+    exponent = int(np.frexp(np.abs(rows).max(initial=0.0))[1])
+    if exponent > 960:  # sums of such numbers overflow
+        return np.asarray(np.ldexp(mean_row(np.ldexp(rows, -exponent)), exponent))
+    mean = rows.mean(axis=0)
+    return np.asarray(mean + (rows - mean).mean(axis=0))
+
+
+def centred_unit_rows(rows: Array, centre: Array) -> Array:
+    """Rows minus `centre`, of length 1; zero where a row equals it up to rounding, which has no direction."""
+    scale = np.maximum(np.abs(rows).max(axis=1, initial=0.0), np.abs(centre).max()) / 2
+    left = rows / 2 - centre / 2  # halves: the difference of two large numbers stays finite
+    left[np.abs(left).max(axis=1, initial=0.0) <= RESIDUE * scale] = 0.0
+    return unit_rows(left)
 
 
 def working_dtype(x: Any) -> np.dtype[Any]:

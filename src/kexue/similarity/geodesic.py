@@ -10,6 +10,7 @@ be almost free. Identical points are joined by edges of length 0 that sparse ari
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,8 +18,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from kexue.errors import InfeasibleError, NotFittedError
-from kexue.similarity._arrays import Array, as_matrix, host, raise_non_finite
-from kexue.similarity._neighbours import nearest
+from kexue.similarity._arrays import Array, finite_rows, host, unit_rows
+from kexue.similarity._neighbours import Backend, nearest, smallest
 
 Metric = Literal["chord", "angle", "euclidean", "precomputed"]
 Symmetrize = Literal["union", "mutual"]
@@ -42,7 +43,8 @@ def knn_graph(
 
     Args:
         embeddings: (n, d), numpy or torch; a matrix of distances (n, n) with ``metric="precomputed"``.
-        k: 1 <= k < n. A larger k can only shorten paths; k = n - 1 gives the metric itself.
+        k: 1 <= k < n. A larger k can only shorten paths; k = n - 1 gives the metric itself. Points that tie for the
+            last place are drawn by lot, from a fixed seed.
         metric: ``"chord"`` sqrt(2 - 2 cos), ``"angle"`` arccos(cos), ``"euclidean"`` or ``"precomputed"``.
         symmetrize: an edge where either (``"union"``) or each (``"mutual"``) lists the other.
         radius: leave out edges longer than this.
@@ -56,7 +58,8 @@ def knn_graph(
         (n, n) symmetric CSR matrix. Stored zeros are edges of length 0: use `geodesic_distances`, not arithmetic.
 
     Raises:
-        ValueError: k out of range, an unknown option, NaN, a zero vector where an angle is needed.
+        ValueError: fewer than two points, k out of range, an unknown option, NaN, a zero vector where an angle is
+            needed.
 
     Example:
         >>> import numpy as np
@@ -69,12 +72,18 @@ def knn_graph(
     _one_of("symmetrize", symmetrize, ("union", "mutual"))
     points = _points(embeddings, metric)
     n = len(points)
+    if n < 2:
+        raise ValueError(f"a neighbourhood graph needs two points or more, got {n}")
+    if radius is not None and not radius >= 0:
+        raise ValueError(f"radius must be a length >= 0 or None, got {radius!r}")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k < n:
         raise ValueError(f"k must be between 1 and {n - 1} for {n} points, got {k!r}")
     if metric == "precomputed":
-        found, lengths = _rows_of_a_matrix(points, int(k))
-        rows = np.repeat(np.arange(n), k)
-        return _symmetric(n, rows, found.ravel(), lengths.ravel(), symmetrize, radius)
+        others = points.copy()
+        np.fill_diagonal(others, np.inf)
+        chosen = smallest(others, int(k), np.random.default_rng(0))
+        lengths = np.take_along_axis(others, chosen, axis=1)
+        return _symmetric(n, np.repeat(np.arange(n), k), chosen.ravel(), lengths.ravel(), symmetrize, radius)
     first, place = np.arange(n), np.arange(n)
     if merge_duplicates:
         _, first, place = np.unique(points, axis=0, return_index=True, return_inverse=True)
@@ -84,8 +93,9 @@ def knn_graph(
     if len(first) > 1:
         near = min(int(k), len(first) - 1)
         approx = n > APPROXIMATE_FROM if approx is None else approx
-        found, lengths = nearest(points[first], near, backend="approx" if approx else "exact")
-        rows, columns, lengths = first[np.repeat(np.arange(len(first)), near)], first[found.ravel()], lengths.ravel()
+        backend: Backend = "approx" if approx else "exact"
+        chosen, lengths = nearest(points[first], near, cosine=metric != "euclidean", backend=backend)
+        rows, columns, lengths = first[np.repeat(np.arange(len(first)), near)], first[chosen.ravel()], lengths.ravel()
         if metric == "angle":
             lengths = _angle(lengths)
     graph = _symmetric(n, rows, columns, lengths, symmetrize, radius)
@@ -137,7 +147,9 @@ def geodesic_distances(
     n = graph.shape[0]
     if on_disconnected == "raise":
         _raise_if_disconnected(graph)
-    wanted: Any = np.arange(n) if sources is None else np.atleast_1d(np.asarray(sources))
+    if limit is not None and not limit >= 0:
+        raise ValueError(f"limit must be a length >= 0 or None, got {limit!r}")
+    wanted: Any = np.arange(n) if sources is None else np.atleast_1d(host(sources))
     if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= n):
         raise ValueError(f"sources must be indices in [0, {n}), got {wanted.tolist()[:5]}")
     return np.asarray(dijkstra(graph, indices=wanted, limit=np.inf if limit is None else limit))
@@ -189,29 +201,35 @@ class GeodesicIndex:
     def chains(self, Q: Any, targets: Any) -> list[list[int]]:
         """For one query (1, d), the chain of corpus points from each target to it; empty where there is no path."""
         _, predecessors = self._reach(Q)
-        return [_walk(predecessors[0], int(target), self.graph_.shape[0])[:-1] for target in targets]
+        n = self.graph_.shape[0]
+        wanted = [self._point(target) for target in targets]
+        return [_walk(predecessors[0], target, n)[:-1] for target in wanted]
 
     def paths(self, i: int, j: int) -> list[int]:
         """Corpus points on the shortest path from `i` to `j`, both included; empty where there is none."""
         self._fitted()
-        n = self.graph_.shape[0]
-        for index in (i, j):
-            if not 0 <= index < n:
-                raise ValueError(f"points are numbered 0 to {n - 1}, got {index}")
+        i, j = self._point(i), self._point(j)
         start: Any = i
         _, predecessors = dijkstra(self.graph_, indices=start, return_predecessors=True)
         return _walk(predecessors, j, i)[::-1]
 
+    def _point(self, index: Any) -> int:
+        n = self.graph_.shape[0]
+        if not 0 <= index < n:
+            raise ValueError(f"points are numbered 0 to {n - 1}, got {index}")
+        return operator.index(index)
+
     def _reach(self, Q: Any) -> tuple[Array, Array]:
         corpus = self._fitted()
         queries = _points(Q, self.metric)
-        found, lengths = nearest(corpus, min(self.k, len(corpus)), queries=queries)
+        cosine = self.metric != "euclidean"
+        chosen, lengths = nearest(corpus, min(self.k, len(corpus)), queries=queries, cosine=cosine)
         if self.metric == "angle":
             lengths = _angle(lengths)
-        n, (m, k) = len(corpus), found.shape
+        n, (m, k) = len(corpus), chosen.shape
         inner = self.graph_
         indptr = np.concatenate([inner.indptr, inner.indptr[-1] + k * np.arange(1, m + 1)])
-        indices, data = np.concatenate([inner.indices, found.ravel()]), np.concatenate([inner.data, lengths.ravel()])
+        indices, data = np.concatenate([inner.indices, chosen.ravel()]), np.concatenate([inner.data, lengths.ravel()])
         whole = csr_matrix((data, indices, indptr), shape=(n + m, n + m))
         asked: Any = np.arange(n, n + m)
         distances, predecessors = dijkstra(whole, indices=asked, return_predecessors=True)
@@ -238,15 +256,12 @@ def bridged(graph: csr_matrix, points: Array, *, angle: bool = False) -> csr_mat
 
 
 def _points(embeddings: Any, metric: Metric) -> Array:
-    matrix = as_matrix(embeddings, "embeddings")
-    raise_non_finite(matrix, "embeddings")
-    points = host(matrix).astype(np.float64)
+    points = finite_rows(embeddings, "embeddings")
     if metric in ("chord", "angle"):
-        lengths = np.linalg.norm(points, axis=1, keepdims=True)
-        if not lengths.all():
-            row = int(np.flatnonzero(lengths[:, 0] == 0)[0])
+        points = unit_rows(points)
+        if not (present := points.any(axis=1)).all():
+            row = int(np.flatnonzero(~present)[0])
             raise ValueError(f"embeddings hold a zero vector in row {row}, which has no angle; leave it out")
-        return np.asarray(points / lengths)
     if metric == "precomputed" and (points.shape[0] != points.shape[1] or points.min() < 0):
         raise ValueError(f"precomputed distances must be (n, n) and not negative, got shape {points.shape}")
     return points
@@ -254,13 +269,6 @@ def _points(embeddings: Any, metric: Metric) -> Array:
 
 def _angle(chords: Array) -> Array:
     return np.asarray(2 * np.arcsin(np.clip(chords / 2, 0.0, 1.0)))
-
-
-def _rows_of_a_matrix(distances: Array, k: int) -> tuple[Array, Array]:
-    others = distances.copy()
-    np.fill_diagonal(others, np.inf)
-    found = np.argsort(others, axis=1, kind="stable")[:, :k]
-    return found, np.take_along_axis(others, found, axis=1)
 
 
 def _symmetric(

@@ -18,13 +18,24 @@ import numpy as np
 from scipy import special
 
 from kexue.errors import InfeasibleError, NotFittedError, NotSupported
-from kexue.similarity._arrays import Array, as_matrix, host, like, unit_rows
+from kexue.similarity._arrays import (
+    Array,
+    as_matrix,
+    centred_unit_rows,
+    finite_rows,
+    host,
+    like,
+    mean_row,
+    raise_non_finite,
+    unit_rows,
+)
 from kexue.similarity._neighbours import Backend, nearest
 
 Metric = Literal["euclidean", "cosine"]
 Method = Literal["csls", "center", "nicdm", "local_scaling", "mutual_proximity"]
 _METHODS = ("csls", "center", "nicdm", "local_scaling", "mutual_proximity")
 _SAMPLE = 10_000  # rows that mutual proximity takes its means and deviations from
+_BLOCK = 1024  # rows compared with them at a time
 
 
 def ball_to_cube_ratio(n: int) -> float:
@@ -65,7 +76,8 @@ def k_occurrence(
         queries: (m, d), counted instead of the vectors themselves; then k <= n.
         chunk: queries compared at a time.
         backend: ``"exact"``, or ``"approx"`` for large n (FAISS; its misses fall on antihubs).
-        generator: breaks ties, for each query anew; int or numpy Generator.
+        generator: draws among ties for the k-th place, for each query anew, so that all of them count alike in the
+            mean; int or numpy Generator.
 
     Returns:
         (n,) int64; the sum is n k (m k with `queries`).
@@ -81,8 +93,9 @@ def k_occurrence(
     Cost: O(n^2 d) time, 8 chunk n bytes.
     """
     _check_metric(metric)
-    found, _ = nearest(
-        embeddings,
+    points = as_matrix(embeddings, "embeddings")
+    chosen, _ = nearest(
+        points,
         k,
         queries=queries,
         cosine=metric == "cosine",
@@ -90,7 +103,7 @@ def k_occurrence(
         backend=backend,
         generator=generator,
     )
-    return np.bincount(found.ravel(), minlength=len(embeddings)).astype(np.int64)
+    return np.bincount(chosen.ravel(), minlength=len(points)).astype(np.int64)
 
 
 class HubnessReport(NamedTuple):
@@ -142,12 +155,13 @@ def hubness_report(
         >>> hubness_report([1, 1, 1, 1], k=1).k_skewness
         0.0
     """
-    shape = np.shape(embeddings_or_counts)
-    counts = (
-        np.asarray(embeddings_or_counts) if len(shape) == 1 else k_occurrence(embeddings_or_counts, k, metric=metric)
-    )
-    if len(counts) == 0 or counts.min() < 0 or counts.sum() == 0:
-        raise ValueError(f"counts must be non-negative and not all zero, got {counts[:5].tolist()} ...")
+    if k < 1 or top < 0:
+        raise ValueError(f"expected k >= 1 and top >= 0, got {k} and {top}")
+    counts = host(embeddings_or_counts)
+    if counts.ndim != 1:
+        counts = k_occurrence(counts, k, metric=metric)
+    if len(counts) == 0 or not (np.isfinite(counts).all() and counts.min() >= 0 and counts.sum() > 0):
+        raise ValueError(f"counts must be finite, non-negative and not all zero, got {counts[:5].tolist()} ...")
     n, total, mean = len(counts), float(counts.sum()), float(counts.mean())
     rising = np.sort(counts)
     gini = float((2 * np.arange(1, n + 1) - n - 1) @ rising / (n * total))
@@ -178,6 +192,9 @@ class HubnessReducer:
     - ``"local_scaling"``: exp(-d^2 / (s(q) s(y))), s the distance to the k-th nearest.
     - ``"mutual_proximity"``: P(D_q > d) P(D_y > d), D normal with the mean and deviation of distances to the corpus.
 
+    A vector is never its own neighbour. A zero vector has a cosine of 0, a chord of sqrt(2), to every vector; so has,
+    for ``"center"``, one that equals mu up to rounding.
+
     ``"csls"`` and ``"center"`` also come as vectors, so that any index of inner products serves them (`augment`).
 
     Args:
@@ -195,7 +212,7 @@ class HubnessReducer:
         self._unit: Array | None = None
 
     def fit(self, X: Any) -> Self:
-        """Take in the corpus, (n, d) with n > k; zero vectors keep a cosine of 0 to everything.
+        """Take in the corpus, (n, d) with n > k.
 
         Raises:
             ValueError: too few vectors, NaN.
@@ -205,13 +222,11 @@ class HubnessReducer:
             raise ValueError(
                 f"the {self.method} correction needs more than k = {self.k} vectors, got {matrix.shape[0]}"
             )
-        vectors = host(matrix).astype(np.float64)
-        if not np.isfinite(vectors).all():
-            raise ValueError("X holds NaN or infinity")
-        self.mean_ = vectors.mean(axis=0)
+        vectors = finite_rows(matrix, "X")
+        self.mean_ = mean_row(vectors)
         self._unit = unit_rows(vectors)
         if self.method == "center":
-            self._centred = unit_rows(vectors - self.mean_)
+            self._centred = centred_unit_rows(vectors, self.mean_)
         else:
             self.local_ = self._local(self._unit, own=True)
         return self
@@ -226,15 +241,23 @@ class HubnessReducer:
 
         Returns:
             (m, c) float64; larger is nearer.
+
+        Raises:
+            ValueError: shapes that do not fit, NaN or infinity, an id that is no row of the corpus.
         """
-        asked = self._queries(queries)
-        cosines, rows = np.asarray(host(scores), dtype=np.float64), np.asarray(ids, dtype=np.int64)
-        if cosines.shape != rows.shape or cosines.ndim != 2 or len(cosines) != len(asked):
-            raise ValueError(f"{len(asked)} queries came with scores {cosines.shape} and ids {rows.shape}")
+        vectors = self._queries(queries)
+        cosines, rows = np.asarray(host(scores), dtype=np.float64), host(ids)
+        if cosines.shape != rows.shape or cosines.ndim != 2 or len(cosines) != len(vectors):
+            raise ValueError(f"{len(vectors)} queries came with scores {cosines.shape} and ids {rows.shape}")
+        raise_non_finite(cosines, "scores")
+        n = len(self._unit) if self._unit is not None else 0
+        if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n):
+            raise ValueError(f"ids must be whole numbers in [0, {n}), got {rows.min()} to {rows.max()} ({rows.dtype})")
+        rows = rows.astype(np.int64)
         if self.method == "center":
-            centred = unit_rows(np.asarray(host(queries), dtype=np.float64) - self.mean_)
+            centred = centred_unit_rows(vectors, self.mean_)
             return np.asarray(np.einsum("md,mcd->mc", centred, self._centred[rows]))
-        mine, theirs = self._local(asked, own=False), self.local_
+        mine, theirs = self._local(unit_rows(vectors), own=False), self.local_
         if self.method == "csls":
             return np.asarray(2 * cosines - mine[:, None] - theirs[rows])
         chord = np.sqrt(np.maximum(0.0, 2 - 2 * cosines))
@@ -258,20 +281,21 @@ class HubnessReducer:
         matrix = as_matrix(X, "X")
         vectors = self._queries(matrix)
         if self.method == "center":
-            return like(unit_rows(host(matrix).astype(np.float64) - self.mean_), matrix)
+            return like(centred_unit_rows(vectors, self.mean_), matrix)
         self._only_linear()
-        own = self._unit is not None and np.array_equal(vectors, self._unit)
-        local = self.local_ if own else self._local(vectors, own=False)
-        return like(np.hstack([2 * vectors, -local[:, None]]), matrix)
+        unit = unit_rows(vectors)
+        own = self._unit is not None and np.array_equal(unit, self._unit)
+        local = self.local_ if own else self._local(unit, own=False)
+        return like(np.hstack([2 * unit, -local[:, None]]), matrix)
 
     def augment_queries(self, Q: Any) -> Any:
         """Query vectors for an index of `augment`\\ ed ones: (m, d + 1), rows (q, 1), or (m, d) for the centre."""
         matrix = as_matrix(Q, "Q")
         vectors = self._queries(matrix)
         if self.method == "center":
-            return like(unit_rows(host(matrix).astype(np.float64) - self.mean_), matrix)
+            return like(centred_unit_rows(vectors, self.mean_), matrix)
         self._only_linear()
-        return like(np.hstack([vectors, np.ones((len(vectors), 1))]), matrix)
+        return like(np.hstack([unit_rows(vectors), np.ones((len(vectors), 1))]), matrix)
 
     def _only_linear(self) -> None:
         if self.method != "csls":
@@ -283,23 +307,56 @@ class HubnessReducer:
     def _queries(self, queries: Any) -> Array:
         if self._unit is None:
             raise NotFittedError("this reducer has not seen a corpus.", remedy="Call fit(X) first.")
-        vectors = host(as_matrix(queries, "queries")).astype(np.float64)
+        vectors = finite_rows(queries, "queries")
         if vectors.shape[1] != self._unit.shape[1]:
             raise ValueError(f"the corpus has {self._unit.shape[1]} dimensions, got {vectors.shape[1]}")
-        return unit_rows(vectors)
+        return vectors
 
     def _local(self, unit: Array, *, own: bool) -> Array:
         """What the method knows of each vector's neighbourhood in the corpus; (n,), or (n, 2) mean and deviation."""
         corpus = self._unit
         assert corpus is not None  # set before any call
         if self.method == "mutual_proximity":
-            some = corpus[:: max(1, len(corpus) // _SAMPLE)]
-            chords = np.sqrt(np.maximum(0.0, 2 - 2 * (unit @ some.T)))
-            return np.column_stack([chords.mean(axis=1), np.maximum(chords.std(axis=1), 1e-12)])
-        _, distances = nearest(corpus, self.k, queries=None if own else unit)
+            return _spread(unit, corpus, own)
+        chords = _nearest_chords(unit, corpus, self.k, own)
         if self.method == "csls":
-            return np.asarray((1 - distances**2 / 2).mean(axis=1))
-        return np.asarray(distances.mean(axis=1) if self.method == "nicdm" else distances[:, -1])
+            return np.asarray((1 - chords**2 / 2).mean(axis=1))
+        return np.asarray(chords.mean(axis=1) if self.method == "nicdm" else chords[:, -1])
+
+
+def _nearest_chords(unit: Array, corpus: Array, k: int, own: bool) -> Array:
+    """Chords (m, k) to the k nearest vectors of the corpus, rising; to and from a zero vector sqrt(2)."""
+    chords = np.full((len(unit), k), math.sqrt(2.0))
+    here, there = unit.any(axis=1), corpus.any(axis=1)
+    near = min(k, int(there.sum()) - own)
+    if near > 0 and here.any():
+        known = nearest(corpus[there], near, queries=None if own else unit[here], cosine=True)[1]
+        if (absent := min(k, int((~there).sum()))) > 0:
+            known = np.sort(np.hstack([known, np.full((len(known), absent), math.sqrt(2.0))]), axis=1)
+        chords[here] = known[:, :k]
+    return chords
+
+
+def _spread(unit: Array, corpus: Array, own: bool) -> Array:
+    """Mean and deviation (m, 2) of the chords to a sample of the corpus, without a vector's own."""
+    step = max(1, len(corpus) // _SAMPLE)
+    some = corpus[::step]
+    out = np.empty((len(unit), 2))
+    for start in range(0, len(unit), _BLOCK):
+        block = unit[start : start + _BLOCK]
+        chords = np.sqrt(np.maximum(0.0, 2 - 2 * (block @ some.T)))
+        rows = np.arange(start, start + len(block))
+        count = np.full(len(block), len(some))
+        if own:
+            inside = rows % step == 0
+            here, self_ = np.flatnonzero(inside), rows[inside] // step
+            count[inside] -= 1
+            chords[here, self_] = 0.0
+            chords[here, self_] = chords[here].sum(axis=1) / count[here]  # the mean of the others adds no deviation
+        mean = chords.mean(axis=1)
+        squares = ((chords - mean[:, None]) ** 2).sum(axis=1)
+        out[start : start + len(block)] = np.column_stack([mean, np.maximum(np.sqrt(squares / count), 1e-12)])
+    return out
 
 
 class HubSample(NamedTuple):
@@ -353,13 +410,18 @@ class HubSampler:
 
         Raises:
             InfeasibleError: `max_rounds` rounds did not find enough; the message says what was reached.
+            ValueError: a negative size, or a prior of another shape.
         """
+        if size < 0:
+            raise ValueError(f"size must be >= 0, got {size}")
         rng = np.random.default_rng(generator)
         kept: list[Array] = []
         found, largest = 0, 0
         least = self.threshold if self.inclusive else self.threshold + 1
         for rounds in range(1, self.max_rounds + 1):
-            draws = rng.normal(size=(self.n, self.dim)) if self.prior is None else np.asarray(self.prior(self.n, rng))
+            draws = rng.normal(size=(self.n, self.dim)) if self.prior is None else host(self.prior(self.n, rng))
+            if draws.shape != (self.n, self.dim):
+                raise ValueError(f"the prior must give latents ({self.n}, {self.dim}), got shape {draws.shape}")
             counts = k_occurrence(draws, self.k, generator=rng)
             largest = max(largest, int(counts.max()))
             kept.append(draws[counts >= least])

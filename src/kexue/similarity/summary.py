@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kexue.similarity._arrays import RESIDUE, finite_rows, mean_row, unit_rows
 from kexue.similarity.geodesic import GeodesicIndex
 
 _WORD = re.compile(r"[\u3400-\u9fff]|\w+")  # a Chinese character counts as a word
@@ -62,15 +63,17 @@ class GeodesicSummarizer:
             n: most sentences; None: as many as budget and redundancy leave.
 
         Raises:
-            ValueError: fewer than two sentences, a blank one, or topic words that no sentence holds.
+            ValueError: fewer than two sentences, a blank one, or topic words that no sentence holds, vectors that
+                cancel to no direction.
         """
+        if isinstance(sentences, str):
+            raise TypeError(f"sentences must be a list of texts, got one text: {sentences[:40]!r}")
         texts = list(sentences)
         blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
         if len(texts) < 2 or blank is not None:
             what = f"sentence {blank} is blank" if blank is not None else f"got {len(texts)}"
             raise ValueError(f"a summary needs two sentences or more, none of them blank; {what}")
-        vectors = np.asarray(getattr(encoder, "encode", encoder)(texts), dtype=np.float64)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300)
+        vectors = unit_rows(finite_rows(getattr(encoder, "encode", encoder)(texts), "the encoder's output"))
         topic = self._topic(texts, vectors)
         index = GeodesicIndex(min(self.k, len(texts) - 1)).fit(vectors)
         distances = index.distances(topic)[0]
@@ -86,18 +89,26 @@ class GeodesicSummarizer:
 
     def _topic(self, texts: Sequence[str], vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if isinstance(self.topic, str) and self.topic == "mean":
-            topic = vectors.mean(axis=0)
+            topic = self._mean(vectors)
         elif isinstance(self.topic, str) or (len(self.topic) and isinstance(self.topic[0], str)):
             words = [self.topic] if isinstance(self.topic, str) else list(self.topic)
             matching = [i for i, text in enumerate(texts) if any(word.lower() in text.lower() for word in words)]
             if not matching:
                 raise ValueError(f"no sentence holds one of the topic words {words}; name words that occur")
-            topic = vectors[matching].mean(axis=0)
+            topic = self._mean(vectors[matching])
         else:
             topic = np.asarray(self.topic, dtype=np.float64)
             if topic.shape != vectors.shape[1:]:
                 raise ValueError(f"the topic must be a vector of {vectors.shape[1]} numbers, got shape {topic.shape}")
+        if not np.isfinite(topic).all() or not topic.any():
+            raise ValueError("the topic must be a finite vector that is not zero: a zero vector has no direction")
         return np.asarray(topic)[None]
+
+    def _mean(self, unit: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        mean = mean_row(unit)
+        if np.abs(mean).max() <= RESIDUE:
+            raise ValueError("the sentences' vectors cancel: their mean is zero, which has no direction. Give a topic.")
+        return mean
 
     def _choose(
         self, texts: Sequence[str], vectors: np.ndarray[Any, Any], distances: np.ndarray[Any, Any], n: int | None
