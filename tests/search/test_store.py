@@ -270,9 +270,18 @@ def test_foreign_and_damaged_files_are_refused_with_a_way_out(tmp_path: Path) ->
 def test_a_newer_format_says_upgrade(tmp_path: Path) -> None:
     path = create(tmp_path / "x.kx")
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(IndexFormatError, match=r"format 2.*Upgrade"):
+    with pytest.raises(IndexFormatError, match=r"format 3.*Upgrade"):
+        open_store(path)
+
+
+def test_the_format_without_checksums_says_build_again(tmp_path: Path) -> None:
+    path = create(tmp_path / "x.kx")
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with pytest.raises(IndexFormatError, match=r"format 1.*kexue index build"):
         open_store(path)
 
 
@@ -483,7 +492,7 @@ def test_a_snapshot_that_does_not_fit_is_replaced(tmp_path: Path, monkeypatch: p
 def test_a_snapshot_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "x.kx"

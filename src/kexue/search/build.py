@@ -24,7 +24,8 @@ from kexue.search.nearest import Vectors
 from kexue.search.space import Model, Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, local_path
-from kexue.search.store.database import check_file, release
+from kexue.search.store.database import check_file, make_way
+from kexue.search.store.identity import clear_orphans, remove_companions
 from kexue.similarity import Whitening
 
 Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -104,7 +105,7 @@ def build_index(
     2
     """
     start = time.perf_counter()
-    target = Path(local_path(out))
+    target = Path(os.path.realpath(local_path(out)))  # a link stays, what it leads to is replaced
     _check_target(target, overwrite)
     if approx not in APPROX:
         raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
@@ -137,7 +138,7 @@ def build_index(
         if finished != partial:
             _discard(partial)
     return BuildReport(
-        index=str(target),
+        index=str(Path(out)),
         documents=info.documents,
         added=done.added,
         updated=done.updated,
@@ -196,6 +197,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
                 f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
             )
         check_file(target)
+    else:
+        clear_orphans(target, overwrite=overwrite)
 
 
 @contextmanager
@@ -216,6 +219,7 @@ def _partial(path: Path, encoder: SupportsEncode, space: Space, *, approx: str, 
             warnings.warn(f"started anew: what an earlier run left cannot be gone on with; {reason}", stacklevel=4)
         _discard(path)
     if index is None:
+        _discard(path)
         index = Index._create(path, space, encoder, approx=approx)
     index._store.upsert([], metadata={"approx": approx})
     try:
@@ -275,15 +279,15 @@ def _put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:
     _check_target(target, overwrite)
     if Path(f"{finished}-wal").exists():
         raise IndexBusyError(f"{finished} is open elsewhere.", remedy="Is the same build running twice?")
-    release(target)
+    make_way(target, overwrite=overwrite)
     finished.replace(target)
     with suppress(FileNotFoundError):
         Path(f"{finished}-snapshot").replace(f"{target}-snapshot")
 
 
 def _discard(path: Path) -> None:
-    for ending in ("", "-wal", "-shm", "-snapshot"):
-        Path(f"{path}{ending}").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    remove_companions(path)
 
 
 def _embedded(index: Index) -> EmbeddedStore:

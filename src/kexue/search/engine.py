@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from kexue._optional import import_optional
+from kexue.errors import MissingDependencyError
 from kexue.search.nearest import Keys, Scores, Vectors, nearest, slices
 from kexue.search.snapshot import open_body, read_header, write_snapshot
 
+_LOG = logging.getLogger("kexue.search")
 APPROXIMATE_FROM = 200_000  # documents; below, looking at every vector is fast enough and never wrong
 _FEWEST_APPROXIMATE = 1_000
 
 
 class Position(NamedTuple):
-    """How much of a store an engine has taken in: the store's `epoch`, its last document key and last removal."""
+    """How much of a store an engine has taken in: the store's `epoch`, its last document key and last removal.
+
+    `checksums` is the sum over the vectors taken in. An engine belongs to a store when removals and additions since
+    bring this sum to the store's own; one of another file, or of a later state than a backup, does not.
+    """
 
     epoch: str = ""
     last_key: int = 0
     last_removal: int = 0
+    checksums: int = 0
 
 
 class Engine(Protocol):
@@ -62,8 +70,8 @@ class Engine(Protocol):
         """
         ...
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a snapshot, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
+        """Write a snapshot with these permissions, whole or not at all."""
         ...
 
 
@@ -89,7 +97,17 @@ def build_engine(
 
 
 def load_engine(path: str | os.PathLike[str]) -> Engine | None:
-    """Read a snapshot; None when there is none, or it is damaged or of another version."""
+    """Read a snapshot; None when there is none, or it is damaged or of another version, of kexue or of FAISS."""
+    try:
+        return _load_engine(path)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # it saves time, nothing else: whatever is wrong with it, the engine is built anew
+        _LOG.warning("%s cannot be used, the vectors are read anew: %s: %s", path, type(error).__name__, error)
+        return None
+
+
+def _load_engine(path: str | os.PathLike[str]) -> Engine | None:
     header = read_header(path)
     if header is None:
         return None
@@ -104,14 +122,23 @@ def load_engine(path: str | os.PathLike[str]) -> Engine | None:
         else:
             faiss = import_optional("faiss")
             engine = InvertedEngine(faiss.read_index(faiss.PyCallbackIOReader(body.read)), keys)
-    engine.position = Position(header["epoch"], header["last_key"], header["last_removal"])
+            if (engine._index.ntotal, engine.dims, len(keys)) != (header["n"], header["dims"], header["n"]):
+                raise ValueError(f"it holds {engine._index.ntotal} vectors of {engine.dims} numbers")
+    engine.position = _position(header)
     return engine
 
 
 def read_position(path: str | os.PathLike[str]) -> Position | None:
     """How far a snapshot reaches; None when there is none."""
     header = read_header(path)
-    return None if header is None else Position(header["epoch"], header["last_key"], header["last_removal"])
+    try:
+        return None if header is None else _position(header)
+    except KeyError:
+        return None
+
+
+def _position(header: Mapping[str, Any]) -> Position:
+    return Position(*(header[name] for name in Position._fields))
 
 
 def _header(engine: Engine) -> dict[str, Any]:
@@ -174,15 +201,15 @@ class ExactEngine:
         places = np.searchsorted(self.keys, allowed)
         return ((allowed[part], self.matrix[places[part]]) for part in slices(m, len(places)))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a snapshot, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
+        """Write a snapshot with these permissions, whole or not at all."""
 
         def body(write: Callable[[bytes], int]) -> None:
             write(self.keys.astype("<i8").tobytes())
             for part in slices(self.dims, len(self.keys)):
                 write(self.matrix[part].tobytes())
 
-        write_snapshot(path, _header(self), body)
+        write_snapshot(path, _header(self), body, mode=mode)
 
 
 class InvertedEngine:
@@ -240,12 +267,12 @@ class InvertedEngine:
         scores, keys = self._index.search(queries, k, params=parameters)
         return scores, keys
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a snapshot, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
+        """Write a snapshot with these permissions, whole or not at all."""
         faiss = import_optional("faiss")
 
         def body(write: Callable[[bytes], int]) -> None:
             write(self.keys.astype("<i8").tobytes())
             faiss.write_index(self._index, faiss.PyCallbackIOWriter(write))
 
-        write_snapshot(path, _header(self), body)
+        write_snapshot(path, _header(self), body, mode=mode)

@@ -17,10 +17,14 @@ _CHECKSUM = 9  # eight hexadecimal digits and a line end
 
 
 def write_snapshot(
-    path: str | os.PathLike[str], header: Mapping[str, Any], body: Callable[[Callable[[bytes], int]], None]
+    path: str | os.PathLike[str],
+    header: Mapping[str, Any],
+    body: Callable[[Callable[[bytes], int]], None],
+    *,
+    mode: int | None = None,
 ) -> None:
     """Write a header and what `body` hands to the function it is given; whole or not at all."""
-    with replacing(path) as temporary, temporary.open("r+b") as file:
+    with replacing(path, mode=mode) as temporary, temporary.open("r+b") as file:
         crc = 0
 
         def write(data: bytes) -> int:
@@ -44,7 +48,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             file.seek(_CHECKSUM, os.SEEK_CUR)
             header = json.loads(file.readline(10_000))
             return header if isinstance(header, dict) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -13,6 +13,8 @@ from kexue.search.store.base import (
     IndexBusyError,
     IndexExistsError,
     IndexMissingError,
+    IndexReadOnlyError,
+    IndexReplacedError,
     Row,
     Store,
     Upserted,
@@ -28,6 +30,8 @@ __all__ = [
     "IndexBusyError",
     "IndexExistsError",
     "IndexMissingError",
+    "IndexReadOnlyError",
+    "IndexReplacedError",
     "MilvusStore",
     "Row",
     "Store",
@@ -57,15 +61,19 @@ def open_store(uri: str | os.PathLike[str], *, readonly: bool = False) -> Store:
     return EmbeddedStore.open(local_path(uri), readonly=readonly)
 
 
-def create_store(uri: str | os.PathLike[str], metadata: Mapping[str, Value], *, overwrite: bool = False) -> Store:
+def create_store(
+    uri: str | os.PathLike[str], metadata: Mapping[str, Value], *, overwrite: bool = False, mode: int | None = None
+) -> Store:
     """Make an empty store where a path or address says; an index that is there stays unless `overwrite`.
+
+    `mode` is the permissions of a new file; None: those of the file that is replaced, else what the umask leaves.
 
     Raises:
         IndexExistsError: something is there. NotSupported, MissingDependencyError: see `open_store`.
     """
     if _in_milvus(uri):
         return MilvusStore.create(os.fspath(uri), metadata, overwrite=overwrite)
-    return EmbeddedStore.create(local_path(uri), metadata, overwrite=overwrite)
+    return EmbeddedStore.create(local_path(uri), metadata, overwrite=overwrite, mode=mode)
 
 
 def local_path(uri: str | os.PathLike[str]) -> str:

@@ -57,6 +57,14 @@ class IndexBusyError(KexueError, TimeoutError):
     """Another process kept the index locked for longer than we wait."""
 
 
+class IndexReadOnlyError(KexueError, PermissionError):
+    """The index cannot be written: it was opened to be read, or the system does not allow more."""
+
+
+class IndexReplacedError(KexueError):
+    """The file that was opened is no longer the one at its path; nothing was written to the one that is."""
+
+
 class Store(Protocol):
     """Documents by id, each with text, metadata and one vector, and search among the vectors.
 

@@ -4,84 +4,162 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import os
 import secrets
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from kexue._files import replacing
+from kexue._files import is_disk_full, replacing
 from kexue.errors import DiskFullError, IndexFormatError, KexueError
-from kexue.search.store.base import IndexBusyError, IndexMissingError, Value
+from kexue.search.store.base import IndexBusyError, IndexMissingError, IndexReadOnlyError, Value
+from kexue.search.store.identity import (
+    PAGE,
+    STATE_PAGE,
+    check_log,
+    clear_orphans,
+    has_log,
+    reading,
+    remove_companions,
+)
+from kexue.search.store.tables import Damage, State, write_metadata, write_state
 
 APPLICATION_ID = int.from_bytes(b"kexu", "big")
-FORMAT_VERSION = 1
-_PAGE = 16_384  # holds several vectors of usual length with little waste
+FORMAT_VERSION = 2
 _CACHE_KIB = 32_768
-_SCHEMA = f"""
-PRAGMA page_size = {_PAGE};
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-CREATE TABLE documents (
-    key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL
-);
-CREATE TABLE vectors (key INTEGER PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE tombstones (n INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL);
-"""
-_REBUILD = "Restore it from a copy, or build it again (kexue index build)."
+_TABLES = {  # in this order: the root of `state` is page 2
+    "state": "CREATE TABLE state (line TEXT NOT NULL)",
+    "meta": "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID",
+    "documents": "CREATE TABLE documents (key INTEGER PRIMARY KEY AUTOINCREMENT, checksum INTEGER NOT NULL, "
+    "id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL)",
+    "vectors": "CREATE TABLE vectors (key INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vector BLOB NOT NULL)",
+    "tombstones": "CREATE TABLE tombstones (n INTEGER PRIMARY KEY AUTOINCREMENT, checksum INTEGER NOT NULL, "
+    "key INTEGER NOT NULL, vector INTEGER NOT NULL)",
+}
+_OWN = {  # what sqlite_schema says of them: type, name, table, statement
+    *(("table", name, name, statement) for name, statement in _TABLES.items()),
+    ("table", "sqlite_sequence", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
+    ("index", "sqlite_autoindex_documents_1", "documents", None),
+}
+_REBUILD = (
+    "Restore it from a backup (kexue index restore), or build it again (kexue index build); "
+    "kexue index check lists what is damaged."
+)
 
 
-def create(path: Path, metadata: Mapping[str, Value]) -> None:
+def create(path: Path, metadata: Mapping[str, Value], *, overwrite: bool = False, mode: int | None = None) -> None:
     """Write an empty store to `path`, whole or not at all; a store that is there is replaced once it is free."""
-    with replacing(path) as temporary:
+    values = {"epoch": secrets.token_hex(8), "created": now(), "updated": now(), **metadata}
+    with replacing(path, mode=mode) as temporary:
         with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            connection.executescript(_SCHEMA)
-            values = {"epoch": secrets.token_hex(8), "created": now(), "updated": now(), **metadata}
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-            connection.execute("PRAGMA journal_mode = WAL")
-        release(path)
+            connection.execute("PRAGMA journal_mode = MEMORY")  # no file beside one that a kill leaves behind
+            connection.execute(f"PRAGMA page_size = {PAGE}")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+            for statement in _TABLES.values():
+                connection.execute(statement)
+            state = State()
+            write_metadata(connection, state, values)
+            connection.execute("INSERT INTO state VALUES ('')")
+            write_state(connection, state)
+        make_way(path, overwrite=overwrite)
 
 
-def connect(path: Path, *, readonly: bool, timeout: float) -> sqlite3.Connection:
-    """Open a store that is there; `check_file` first."""
+class Opened:
+    """A connection to a store's file, and how it reads it.
+
+    Attributes:
+        frozen: it reads the file as it is now, or a copy of it, because nothing can be written beside it.
+        logged: the copy has a log.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, frozen: bool, copy: tempfile.TemporaryDirectory[str] | None):
+        self.connection = connection
+        self.frozen = frozen
+        self.logged = copy is not None
+        self._copy = copy
+
+    def close(self) -> None:
+        """End it."""
+        self.connection.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+
+def connect(path: Path, *, readonly: bool, timeout: float) -> Opened:
+    """Open a store that is there, given its real path; `check_file` first.
+
+    A reader takes part in SQLite's log where it can, which needs a small file beside the index. Where none can be
+    made (a full or read-only disk, a folder of someone else's), it reads the file as it stands; and with a log that
+    cannot be shared, a copy of both.
+    """
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     if not writable and not readonly:
-        raise KexueError(f"{path} cannot be written.", remedy="Open it with readonly=True, or change its rights.")
-    mode = "mode=rw"  # a reader that may write leaves no log behind when it goes
-    if not writable:
-        mode = "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
+        raise IndexReadOnlyError(
+            f"{path} cannot be written.", remedy="Open it with readonly=True, or change its rights."
+        )
+    if writable or has_log(path):
+        try:  # a reader that may write leaves no log behind when it goes
+            return Opened(
+                _connect(path, f"mode={'rw' if writable else 'ro'}", readonly, timeout), frozen=False, copy=None
+            )
+        except sqlite3.OperationalError as error:
+            shared = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+            if not readonly or _code(error) not in shared:
+                raise
+    if not has_log(path):
+        return Opened(_connect(path, "mode=ro&immutable=1", True, timeout), frozen=True, copy=None)
+    folder = tempfile.TemporaryDirectory(prefix="kexue-")
+    try:
+        for ending in ("", "-wal"):
+            shutil.copyfile(f"{path}{ending}", Path(folder.name, f"copy.kx{ending}"))
+        return Opened(_connect(Path(folder.name, "copy.kx"), "mode=rw", True, timeout), frozen=True, copy=folder)
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+def _connect(path: Path, mode: str, readonly: bool, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?{mode}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=timeout,
+        f"file:{quote(str(path))}?{mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=timeout
     )
     try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        _check_schema(connection)
         if not readonly:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
         connection.execute(f"PRAGMA query_only = {int(readonly)}")
-        connection.execute("SELECT key FROM meta LIMIT 1").fetchone()
     except BaseException:
         connection.close()
         raise
     return connection
 
 
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Refuse tables, views and triggers that are not ours, before any of them is read."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql, rootpage FROM sqlite_master").fetchall()
+    strange = {row[:4] for row in rows} ^ _OWN
+    if strange or len(rows) != len(_OWN):
+        kind, name, *_ = min(strange or _OWN, key=str)
+        raise Damage(f"its schema is not that of an index (look at the {kind} {name!r:.60})")
+    if next(row[4] for row in rows if row[1] == "state") != STATE_PAGE:
+        raise Damage("its first table is not where it was put")
+
+
 def check_file(path: Path) -> None:
-    """Refuse, from the first bytes, what is no index of ours: nothing, a folder, another file, a newer format."""
+    """Refuse, from the first bytes, what is no index of ours: nothing, a folder, another file, another format."""
     if path.is_dir():
         raise IndexFormatError(f"{path} is a folder, not an index.", remedy="Name the index file.")
     try:
-        with path.open("rb") as file:
-            header = file.read(100)
-            size = os.fstat(file.fileno()).st_size
+        with reading(path) as descriptor:
+            header = os.pread(descriptor, 100, 0)
+            size = os.fstat(descriptor).st_size
     except FileNotFoundError as error:
         raise IndexMissingError(f"there is no index at {path}.", remedy="Build one: kexue index build.") from error
     if header[:16] != b"SQLite format 3\0" or len(header) < 100:
@@ -89,23 +167,48 @@ def check_file(path: Path) -> None:
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise IndexFormatError(f"{path} is a SQLite database, but not a kexue index.", remedy="Name an index file.")
     version = int.from_bytes(header[60:64], "big")
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
         raise IndexFormatError(
-            f"{path} has format {version}; this version of kexue reads up to {FORMAT_VERSION}.",
-            remedy="Upgrade kexue: pip install -U kexue.",
+            f"{path} has format {version}; this version of kexue reads format {FORMAT_VERSION}.",
+            remedy="Upgrade kexue: pip install -U kexue."
+            if newer
+            else "Build it again (kexue index build): the format of before had no checksums.",
         )
     pages, page = int.from_bytes(header[28:32], "big"), int.from_bytes(header[16:18], "big")
-    if size < pages * page and not Path(f"{path}-wal").exists():  # on a full disk the rest may still be in the log
+    if page != PAGE:
+        raise IndexFormatError(f"{path} is damaged: its pages have {page} bytes, not {PAGE}.", remedy=_REBUILD)
+    if size < pages * page and not has_log(path):  # on a full disk the rest may still be in the log
         raise IndexFormatError(f"{path} is cut short: {size} bytes are left.", remedy=_REBUILD)
 
 
-def release(path: Path) -> None:
-    """Make a store that is there, if any, a lone file that may be replaced; IndexBusyError while it is in use."""
-    if not path.exists():
+def check_companions(path: Path) -> None:
+    """Refuse a log that does not belong to the file."""
+    if has_log(path):
+        with reading(path) as descriptor:
+            check_log(path, descriptor)
+
+
+def make_way(path: Path, *, overwrite: bool) -> None:
+    """Let another file take the place of a store: IndexBusyError while it is in use; its companions go.
+
+    Without a store there, a log that one has left behind is refused unless `overwrite`.
+    """
+    real = Path(os.path.realpath(path))
+    if not real.exists():
+        clear_orphans(real, overwrite=overwrite)
         return
-    with sqlite_errors(path), contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")  # granted to the only connection; it takes the log in
-    Path(f"{path}-snapshot").unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(real, isolation_level=None, timeout=0)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")  # granted to the only connection; it takes the log in
+    except sqlite3.Error as error:
+        if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise IndexBusyError(
+                f"another process holds {path}.", remedy="Try again when it is closed everywhere."
+            ) from error
+        if _code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            raise
+    remove_companions(real)
 
 
 def now() -> str:
@@ -118,26 +221,23 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """Raise what `explain` makes of an error in the block."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, Damage) as error:
         told = explain(error, path)
         if told is None:
             raise
         raise told from error
 
 
+def _code(error: BaseException) -> int:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def explain(error: Exception, path: Path, *, needed: int = 0, waited: float = 0.0) -> KexueError | None:
     """In our words what SQLite, or the system below it, ran into; None where its own words must do."""
-    if isinstance(error, sqlite3.Error):
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-        full = code == sqlite3.SQLITE_FULL
-        suspect = code == sqlite3.SQLITE_IOERR
-    else:
-        code = None
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        suspect = False
-    if full or suspect:
+    code = _code(error)
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_disk_full(error):
         free = shutil.disk_usage(path.absolute().parent).free
-        if full or free < needed + (1 << 20):
+        if code != sqlite3.SQLITE_IOERR or free < needed + (1 << 20):
             return DiskFullError(
                 f"no room to write {path}: about {needed} bytes are needed, {free} are free.",
                 needed=needed,
@@ -148,8 +248,22 @@ def explain(error: Exception, path: Path, *, needed: int = 0, waited: float = 0.
         return IndexBusyError(
             f"another process holds {path}; waited {waited:g} seconds.", remedy="Try again when it is done."
         )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+    if code == sqlite3.SQLITE_READONLY:
+        return IndexReadOnlyError(f"{path} cannot be written: {error}.", remedy="Check its rights and its disk.")
+    torn = isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode")
+    if (
+        torn
+        or isinstance(error, Damage)
+        or code
+        in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+            sqlite3.SQLITE_CONSTRAINT,  # what is written was checked: an index of the file is at odds with its table
+        )
+    ):
         return IndexFormatError(f"{path} is damaged: {error}.", remedy=_REBUILD)
+    if isinstance(error, sqlite3.OperationalError | sqlite3.DataError) and code in (0, sqlite3.SQLITE_ERROR, 18):
+        return KexueError(f"{path}: SQLite cannot take this request: {error}.", remedy="Ask for less at a time.")
     if isinstance(error, sqlite3.OperationalError):
         return KexueError(
             f"{path} cannot be read or written: {error}.", remedy="Check the disk and the rights of the file."

@@ -14,14 +14,16 @@ import logging
 import os
 import secrets
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from kexue.errors import KexueError, SpaceMismatchError
+from kexue.errors import IndexFormatError, KexueError, SpaceMismatchError
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
 from kexue.search.filters import to_sql
 from kexue.search.nearest import Keys, Scores, Vectors
@@ -31,10 +33,13 @@ from kexue.search.store.base import (
     Filter,
     Found,
     IndexExistsError,
+    IndexReadOnlyError,
     Row,
     Upserted,
     Value,
 )
+from kexue.search.store.identity import Handle, Watch, has_log
+from kexue.search.store.tables import State, Tally
 
 _LOG = logging.getLogger("kexue.search")
 _FILTERS_KEPT = 8
@@ -50,16 +55,27 @@ class EmbeddedStore:
 
     busy_timeout = 30.0
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, *, readonly: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, readonly: bool) -> None:
+        self.path = path  # as it was given; what it leads to is `file`
+        self.file = Path(os.path.realpath(path))
         self.readonly = readonly
-        self._connection: sqlite3.Connection | None = connection
+        self._handle: Handle | None = Handle(self.file)
         self._lock = threading.RLock()
+        self._watch = Watch(path, self._handle.descriptor)
+        try:
+            with database.sqlite_errors(path):
+                self._opened = database.connect(self.file, readonly=readonly, timeout=self.busy_timeout)
+        except BaseException:
+            self._handle.close()
+            raise
         self._writes = 0
         self._version = (0, 0)
+        self._state: tuple[tuple[int, int], State] | None = None
         self._metadata: tuple[tuple[int, int], dict[str, Value]] | None = None
         self._engine: Engine | None = None
         self._engine_version: tuple[int, int] | None = None
+        self._snapshot_stale = False
+        self._verified = -1  # documents up to this key have been compared with their checksums
         self._filters: dict[tuple[str, ...], Keys] = {}
         self._filters_version: tuple[int, int] | None = None
 
@@ -67,9 +83,17 @@ class EmbeddedStore:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], metadata: Mapping[str, Value], *, overwrite: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Value],
+        *,
+        overwrite: bool = False,
+        mode: int | None = None,
     ) -> EmbeddedStore:
-        """Make an empty store; what is at `path` stays unless `overwrite`, and anything but an index stays always."""
+        """Make an empty store; what is at `path` stays unless `overwrite`, and anything but an index stays always.
+
+        `mode` is the new file's permissions; None: those of the file that is replaced, else what the umask leaves.
+        """
         target = Path(path)
         if os.path.lexists(target):
             if not overwrite:
@@ -77,23 +101,28 @@ class EmbeddedStore:
                     f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
                 )
             database.check_file(target)
-        database.create(target, metadata)
+        with database.sqlite_errors(target):
+            database.create(target, metadata, overwrite=overwrite, mode=mode)
         return cls.open(target)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, readonly: bool = False) -> EmbeddedStore:
         """Open a store that exists; the first line of defence against foreign, damaged and newer files."""
-        target = Path(path)
+        target = Path(path).absolute()
         database.check_file(target)
-        target = target.absolute()
-        with database.sqlite_errors(target):
-            connection = database.connect(target, readonly=readonly, timeout=cls.busy_timeout)
-        return cls(target, connection, readonly=readonly)
+        database.check_companions(Path(os.path.realpath(target)))
+        store = cls(target, readonly=readonly)
+        try:
+            store.metadata()
+        except BaseException:
+            store.close(snapshot=False)
+            raise
+        return store
 
     def close(self, *, snapshot: bool = True) -> None:
         """Close the file; when much has changed since the last snapshot, write a new one first (or not, if False)."""
         with self._lock:
-            if self._connection is None:
+            if self._handle is None:
                 return
             try:
                 if snapshot and not self.readonly and (self._writes or self._engine is not None):
@@ -101,8 +130,9 @@ class EmbeddedStore:
                         self._save_snapshot_if_stale()
             finally:
                 self._engine = None
-                self._connection.close()
-                self._connection = None
+                self._opened.close()
+                self._handle.close()
+                self._handle = None
 
     # Writing
 
@@ -117,49 +147,38 @@ class EmbeddedStore:
         if len({row.id for row in rows}) < len(rows):
             raise ValueError("an id comes twice among the rows of one upsert.")
         needed = sum(2 * len(row.text) + 512 + (0 if row.vector is None else row.vector.nbytes) for row in rows)
-        with self._writing(needed) as connection:
+        with self._writing(needed) as (connection, state):
             if expect:
                 self._check_expected(self._recorded(connection), expect)
             if metadata:
-                self._set_metadata(connection, metadata)
+                tables.write_metadata(connection, state, metadata)
             if not rows:
                 return Upserted(0, 0)
             self._check_dims(connection, rows)
-            replaced = self._remove(connection, [row.id for row in rows])
-            first = (
-                tables.scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'")
-                + 1
-            )
-            connection.executemany(
-                "INSERT INTO documents (key, id, text, metadata) VALUES (?, ?, ?, ?)",
-                ((key, row.id, row.text, tables.dump(row.metadata)) for key, row in enumerate(rows, start=first)),
-            )
-            connection.executemany(
-                "INSERT INTO vectors (key, vector) VALUES (?, ?)",
-                ((key, tables.blob(row)) for key, row in enumerate(rows, start=first)),
-            )
+            replaced = tables.remove(connection, state, [row.id for row in rows])
+            tables.insert(connection, state, rows, tables.last_key(connection, "documents") + 1)
         return Upserted(len(rows) - replaced, replaced)
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id or by filter, exactly one of them."""
         if (ids is None) == (filter is None):
             raise ValueError("delete wants either ids or a filter")
-        with self._writing(64 * 1024) as connection:
+        with self._writing(64 * 1024) as (connection, state):
             if filter is not None:
-                where, parameters = to_sql(filter)
-                found = connection.execute(f"SELECT id FROM documents WHERE {where}", parameters)
-                ids = [row[0] for row in found]
-            return self._remove(connection, list(dict.fromkeys(ids or ())))
+                keys = self._matching(connection, filter)
+                where = f"key IN {tables.IDS}"
+                ids = [row.id for row in tables.rows(connection, where, (json.dumps(keys.tolist()),), False)]
+            return tables.remove(connection, state, list(dict.fromkeys(ids or ())))
 
     def compact(self) -> CompactReport:
         """Rewrite the file without the room of removed documents, and write a fresh snapshot."""
         before = self.size()
         with self._lock:
-            with self._writing(before) as connection:
+            with self._writing(before) as (connection, state):
                 engine = self._follow(connection)
                 connection.execute("DELETE FROM tombstones")
                 epoch = secrets.token_hex(8)  # tells engines elsewhere that the removals they missed are gone
-                self._set_metadata(connection, {"epoch": epoch})
+                tables.write_metadata(connection, state, {"epoch": epoch})
             if engine is not None:
                 engine.position = engine.position._replace(epoch=epoch)
             with _Guard(self, before) as connection:
@@ -168,14 +187,18 @@ class EmbeddedStore:
             self.save_snapshot()
         return CompactReport(before, self.size())
 
-    def _set_metadata(self, connection: sqlite3.Connection, values: Mapping[str, Value]) -> None:
-        connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
-
     def _recorded(self, connection: sqlite3.Connection) -> dict[str, Value]:
         version = self._version
         if self._metadata is None or self._metadata[0] != version:
-            self._metadata = version, dict(connection.execute("SELECT key, value FROM meta"))
+            self._metadata = version, tables.read_metadata(connection, self._now(connection))
         return self._metadata[1]
+
+    def _now(self, connection: sqlite3.Connection) -> State:
+        """The state that this transaction began with."""
+        version = self._version
+        if self._state is None or self._state[0] != version:
+            self._state = version, tables.read_state(connection)
+        return self._state[1]
 
     def _check_expected(self, recorded: Mapping[str, Value], expect: Mapping[str, Value | None]) -> None:
         for key, value in expect.items():
@@ -199,16 +222,6 @@ class EmbeddedStore:
                     received=length,
                 )
 
-    def _remove(self, connection: sqlite3.Connection, ids: Sequence[str]) -> int:
-        found = connection.execute(f"SELECT key FROM documents WHERE id IN {tables.IDS}", (json.dumps(ids),)).fetchall()
-        for statement in (
-            "INSERT INTO tombstones (key) VALUES (?)",
-            "DELETE FROM documents WHERE key = ?",
-            "DELETE FROM vectors WHERE key = ?",
-        ):
-            connection.executemany(statement, found)
-        return len(found)
-
     # Reading
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row]:
@@ -221,22 +234,25 @@ class EmbeddedStore:
 
     def count(self, *, filter: Filter | None = None) -> int:
         """How many documents there are, or match."""
-        where, parameters = ("1", []) if filter is None else to_sql(filter)
         with _View(self) as connection:
-            return int(tables.scalar(connection, f"SELECT count(*) FROM documents WHERE {where}", parameters))
+            return self._now(connection).n if filter is None else len(self._matching(connection, filter))
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """All documents in batches, oldest first."""
-        last = 0
+        last, tally, began = 0, Tally(), None
         while True:
             with _View(self) as connection:
+                began = began or self._version
                 keys = connection.execute(
                     "SELECT key FROM documents WHERE key > ? ORDER BY key LIMIT ?", (last, batch_size)
                 ).fetchall()
                 if not keys:
+                    if began == self._version:  # nothing was written meanwhile: this must have been all
+                        state = self._now(connection)
+                        tally.check(state.n, state.documents, "documents")
                     return
                 first, last = keys[0][0], keys[-1][0]
-                batch = tables.rows(connection, "key BETWEEN ? AND ?", (first, last), vectors)
+                batch = tables.rows(connection, "key BETWEEN ? AND ?", (first, last), vectors, tally)
             yield batch
 
     def metadata(self) -> Mapping[str, Value]:
@@ -246,7 +262,7 @@ class EmbeddedStore:
 
     def size(self) -> int:
         """Bytes of the database with its log, and of the snapshot."""
-        names = (self.path, f"{self.path}-wal", self.snapshot_path)
+        names = (self.file, f"{self.file}-wal", self.snapshot_path)
         return sum(os.path.getsize(name) for name in names if os.path.exists(name))
 
     def search(
@@ -287,7 +303,7 @@ class EmbeddedStore:
     @property
     def snapshot_path(self) -> Path:
         """Where the engine's state is kept between runs."""
-        return Path(f"{self.path}-snapshot")
+        return Path(f"{self.file}-snapshot")
 
     def save_snapshot(self) -> None:
         """Write the engine as it stands beside the file. It saves time, nothing else: a failure is logged."""
@@ -296,17 +312,18 @@ class EmbeddedStore:
                 engine = self._follow(connection)
             try:
                 if engine is not None:
-                    engine.save(self.snapshot_path)
+                    engine.save(self.snapshot_path, mode=stat.S_IMODE(os.stat(self.file).st_mode))
+                    self._snapshot_stale = False
             except OSError as error:
                 _LOG.warning("%s was not written, opening will take longer: %s", self.snapshot_path, error)
 
     def _save_snapshot_if_stale(self) -> None:
         with _View(self) as connection:
             epoch = self._recorded(connection)["epoch"]
-            n = tables.scalar(connection, "SELECT count(*) FROM documents")
+            n = self._now(connection).n
             position = read_position(self.snapshot_path)
             changes = n
-            if position is not None and position.epoch == epoch:
+            if position is not None and position.epoch == epoch and not self._snapshot_stale:
                 changes = tables.scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
                 changes += tables.scalar(
                     connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal]
@@ -319,47 +336,64 @@ class EmbeddedStore:
         version = self._version
         if self._engine_version == version:
             return self._engine
-        epoch = str(tables.scalar(connection, "SELECT value FROM meta WHERE key = 'epoch'"))
-        n = tables.scalar(connection, "SELECT count(*) FROM documents")
-        approx = str(
-            tables.scalar(connection, "SELECT coalesce((SELECT value FROM meta WHERE key = 'approx'), 'auto')")
-        )
+        state, recorded = self._now(connection), self._recorded(connection)
+        n, epoch, approx = state.n, str(recorded["epoch"]), str(recorded.get("approx", "auto"))
         engine = self._engine or (load_engine(self.snapshot_path) if n else None)
         if engine is not None and not (engine.position.epoch == epoch and engine.suits(n, approx)):
             engine = None
+        if engine is not None and not self._catch_up(connection, engine, state):
+            engine = None
+        if engine is None and n:
+            engine = self._build(connection, state, approx)
+            self._snapshot_stale = True
         if engine is not None:
-            self._catch_up(connection, engine)
-        if engine is None or len(engine.keys) != n:
-            engine = self._build(connection, n, approx) if n else None
-        if engine is not None:
-            engine.position = Position(epoch, _last(connection, "documents"), _last(connection, "tombstones"))
+            last, removed = tables.last_key(connection, "documents"), tables.last_key(connection, "tombstones")
+            engine.position = Position(epoch, last, removed, state.vectors)
         self._engine, self._engine_version = engine, version
         return engine
 
-    def _build(self, connection: sqlite3.Connection, n: int, approx: str) -> Engine:
+    def _build(self, connection: sqlite3.Connection, state: State, approx: str) -> Engine:
         dims = tables.scalar(connection, "SELECT length(vector) FROM vectors LIMIT 1") // 4
+        tally = Tally()
 
         def sample(size: int) -> Vectors:
             keys = np.array([key for (key,) in connection.execute("SELECT key FROM vectors")])
             some = np.random.default_rng(0).permutation(keys)[:size]
             return np.concatenate([block for _, block in tables.chosen(connection, np.sort(some))])
 
-        return build_engine(tables.blocks(connection, "key > 0", ()), sample, n=n, dims=dims, approx=approx)
+        blocks = tables.blocks(connection, "key > 0", (), tally)
+        engine = build_engine(blocks, sample, n=state.n, dims=dims, approx=approx)
+        tally.check(state.n, state.vectors, "vectors")
+        return engine
 
-    def _catch_up(self, connection: sqlite3.Connection, engine: Engine) -> None:
-        _, last_key, last_removal = engine.position
-        gone = connection.execute("SELECT key FROM tombstones WHERE n > ?", (last_removal,)).fetchall()
+    def _catch_up(self, connection: sqlite3.Connection, engine: Engine, state: State) -> bool:
+        """Bring an engine to what the store holds; False when it does not come from there: then it is built anew."""
+        _, last_key, last_removal, checksums = engine.position
+        gone = [(key, vector) for key, vector in tables.removals(connection, last_removal) if key <= last_key]
         if gone:
-            engine.remove(np.array(gone, np.int64).ravel())
-        for keys, vectors in tables.blocks(connection, "key > ?", (last_key,)):
+            engine.remove(np.array([key for key, _ in gone], np.int64))
+        tally = Tally()
+        for keys, vectors in tables.blocks(connection, "key > ?", (last_key,), tally):
             if vectors.shape[1] != engine.dims:
-                return  # the count will not agree, and the engine is built anew
+                return False
             engine.add(keys, vectors)
+        checksums += tally.checksums - sum(vector for _, vector in gone)
+        return (len(engine.keys), checksums) == (state.n, state.vectors)
+
+    def _verify_documents(self, connection: sqlite3.Connection) -> None:
+        """Compare documents with their checksums before a filter looks into them: all once, then what is new."""
+        tally = Tally()
+        tables.verify_documents(connection, self._verified, tally)
+        if self._verified < 0:
+            state = self._now(connection)
+            tally.check(state.n, state.documents, "documents")
+        self._verified = tables.last_key(connection, "documents")
 
     def _matching(self, connection: sqlite3.Connection, filter: Filter) -> Keys:
         """Keys of the documents that match; the answers to recent filters are kept until something changes."""
         version = self._version
         if self._filters_version != version or len(self._filters) > _FILTERS_KEPT:
+            self._verify_documents(connection)
             self._filters, self._filters_version = {}, version
         where, parameters = to_sql(filter)
         wanted = (where, *map(repr, parameters))
@@ -403,31 +437,62 @@ class EmbeddedStore:
 
     @property
     def _live(self) -> sqlite3.Connection:
-        if self._connection is None:
+        if self._handle is None:
             raise KexueError(f"{self.path} is closed.", remedy="Open it again with Index.open.")
-        return self._connection
+        return self._opened.connection
 
     def _look(self, connection: sqlite3.Connection) -> None:
         """Note the version of the transaction that has begun; it is another one after every commit, whoever's."""
         self._version = connection.execute("PRAGMA data_version").fetchone()[0], self._writes
+        if self._watch.check() and not self._opened.frozen:
+            self._check_history(connection)
+
+    def _check_history(self, connection: sqlite3.Connection) -> None:
+        """Refuse a file that something else than SQLite has written to, such as a copy in its place."""
+        assert self._handle is not None
+        try:
+            database.check_companions(self.file)
+            here, state = self._watch.change(), tables.read_state(connection)
+            if here is not None and not has_log(self.file) and here.own.decode() != state.change:
+                raise self._watch.replaced("holds another index, or another state of it")
+        except IndexFormatError as error:
+            raise self._watch.replaced(f"holds something else ({error.message})") from error
+        except BaseException:
+            self._watch.forget()
+            raise
+
+    def _refresh(self) -> None:
+        """Open a file anew that was read as it stood, when it has changed since."""
+        if self._opened.frozen and (self._watch.check() or has_log(self.file) != self._opened.logged):
+            self._opened.close()
+            self._opened = database.connect(self.file, readonly=True, timeout=self.busy_timeout)
+            self._writes += 1  # another version
+            self._verified = -1
 
     @contextlib.contextmanager
-    def _writing(self, needed: int) -> Iterator[sqlite3.Connection]:
-        """A transaction that is durable when the block ends and undone when it raises; about `needed` bytes."""
+    def _writing(self, needed: int) -> Iterator[tuple[sqlite3.Connection, State]]:
+        """A transaction that is durable when the block ends and undone when it raises; about `needed` bytes.
+
+        The state it yields is to be kept up to date by whoever writes rows.
+        """
         if self.readonly:
-            raise KexueError(f"{self.path} was opened with readonly=True.", remedy="Open it without, to write.")
+            raise IndexReadOnlyError(f"{self.path} was opened with readonly=True.", remedy="Open it without, to write.")
         with _Guard(self, needed) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 self._look(connection)
-                yield connection
-                self._set_metadata(connection, {"updated": database.now()})
+                state = replace(self._now(connection))
+                yield connection, state
+                tables.write_metadata(connection, state, {"updated": database.now()})
+                tables.write_state(connection, state)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
             self._writes += 1
+            if self._watch.check():  # a file that was replaced meanwhile has not kept this
+                self._watch.forget()
 
 
 class _Guard:
@@ -450,7 +515,7 @@ class _Guard:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._store._lock.release()
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, sqlite3.Error | OSError | tables.Damage):
             store = self._store
             told = database.explain(error, store.path, needed=self._needed, waited=store.busy_timeout)
             if told is not None:
@@ -463,6 +528,9 @@ class _View(_Guard):
     def __enter__(self) -> sqlite3.Connection:
         connection = super().__enter__()
         try:
+            if self._store._opened.frozen:
+                self._store._refresh()
+                connection = self._store._live
             connection.execute("BEGIN")
             self._store._look(connection)
         except BaseException as error:
@@ -476,8 +544,3 @@ class _View(_Guard):
                 self._store._live.execute("ROLLBACK")
         finally:
             super().__exit__(kind, error, trace)
-
-
-def _last(connection: sqlite3.Connection, table: str) -> int:
-    """The largest key a table has ever had."""
-    return int(tables.scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", [table]))

@@ -1,20 +1,146 @@
-"""Reading and writing rows of the embedded store's tables."""
+"""Reading and writing rows of the embedded store's tables, each under a checksum.
+
+A row's checksum covers its key, so that a row in another's place is noticed too. The sums of the checksums of each
+table stand in ``state``; whoever reads a whole table compares, and notices rows that are gone.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from kexue.search.nearest import Keys, Scores, Vectors, nearest
-from kexue.search.store.base import Found, Row
+from kexue.search.store.base import Found, Row, Value
 
 BLOCK = 4_096  # vectors read at a time
 IDS = "(SELECT value FROM json_each(?))"
+_MASK = 0xFFFF_FFFF
+_DOCUMENT = "documents.key, documents.checksum, CAST(id AS BLOB), CAST(text AS BLOB), CAST(metadata AS BLOB)"
+_VECTOR = "vectors.checksum, vector"
 _decode = json.JSONDecoder().raw_decode
+
+
+class Damage(Exception):  # noqa: N818 - never leaves the store: it becomes an IndexFormatError that names the file
+    """A row that is not what was written; the message says which."""
+
+
+# ---- checksums -------------------------------------------------------------------------------------------------------
+
+
+def document_checksum(key: int, id: bytes, text: bytes, metadata: bytes) -> int:
+    """Of a row of documents."""
+    return crc32(b"%d %d %d " % (key, len(id), len(text)) + id + text + metadata)
+
+
+def vector_checksum(key: int, vector: bytes) -> int:
+    """Of a row of vectors."""
+    return crc32(vector, key & _MASK)
+
+
+def tombstone_checksum(n: int, key: int, vector: int) -> int:
+    """Of a row of tombstones: `key` is gone, and its vector had the checksum `vector`."""
+    return crc32(b"%d %d %d" % (n, key, vector))
+
+
+def _metadata_checksum(key: bytes, kind: str, value: bytes) -> int:
+    return crc32(b"%d %s " % (len(key), kind.encode()) + key + value)
+
+
+@dataclass
+class State:
+    """What the tables of a store hold after a transaction: how many rows, and the sums of their checksums.
+
+    `change` is the name of that transaction and `before` that of the one before it; see `store.identity`.
+    """
+
+    before: str = "0" * 16
+    change: str = "0" * 16
+    n: int = 0
+    documents: int = 0
+    vectors: int = 0
+    entries: int = 0
+    metadata: int = 0
+
+    def line(self) -> str:
+        """As it is stored."""
+        words = f"kexue-state {self.before} {self.change} {self.n} {self.documents} {self.vectors} "
+        words += f"{self.entries} {self.metadata}"
+        return f"{words} {crc32(words.encode()):08x}"
+
+    @classmethod
+    def parse(cls, line: bytes) -> State:
+        """From what is stored."""
+        words, _, checksum = line.rpartition(b" ")
+        if checksum != b"%08x" % crc32(words):
+            raise Damage("its table 'state' is not what was written")
+        _, before, change, *numbers = words.decode().split(" ")
+        return cls(before, change, *map(int, numbers))
+
+
+def read_state(connection: sqlite3.Connection) -> State:
+    """The state this transaction sees."""
+    rows = connection.execute("SELECT CAST(line AS BLOB) FROM state").fetchall()
+    if len(rows) != 1:
+        raise Damage("its table 'state' is not what was written")
+    return State.parse(rows[0][0])
+
+
+def write_state(connection: sqlite3.Connection, state: State) -> None:
+    """End a transaction: give it a name, and store the state it leaves."""
+    state.before, state.change = state.change, secrets.token_hex(8)
+    connection.execute("UPDATE state SET line = ?", (state.line(),))
+
+
+class Tally:
+    """Rows read, and the sum of their checksums."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.checksums = 0
+
+    def check(self, n: int, checksums: int, what: str) -> None:
+        """Refuse another number, or another sum, than the state says."""
+        if (self.n, self.checksums) != (n, checksums):
+            raise Damage(f"it holds {self.n} {what} of {n}, or others than were written")
+
+
+# ---- metadata of the store -------------------------------------------------------------------------------------------
+
+
+def read_metadata(connection: sqlite3.Connection, state: State) -> dict[str, Value]:
+    """What is recorded about the whole store."""
+    found: dict[str, Value] = {}
+    tally = Tally()
+    columns = "CAST(key AS BLOB), typeof(value), CAST(value AS BLOB), checksum"
+    for key, kind, value, checksum in connection.execute(f"SELECT {columns} FROM meta"):
+        if checksum != _metadata_checksum(key, kind, value):
+            raise Damage(f"what it records as {key.decode(errors='replace')!r:.60} is not what was written")
+        tally.n, tally.checksums = tally.n + 1, tally.checksums + checksum
+        found[key.decode()] = value if kind == "blob" else value.decode()
+    tally.check(state.entries, state.metadata, "entries of metadata")
+    return found
+
+
+def write_metadata(connection: sqlite3.Connection, state: State, values: Mapping[str, Value]) -> None:
+    """Record values, each in place of the one that is there."""
+    for key, value in values.items():
+        old = connection.execute("SELECT checksum FROM meta WHERE key = ?", (key,)).fetchone()
+        kind, data = ("text", value.encode()) if isinstance(value, str) else ("blob", value)
+        checksum = _metadata_checksum(key.encode(), kind, data)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum))
+        state.entries += old is None
+        state.metadata += checksum - (0 if old is None else old[0])
+
+
+# ---- documents and vectors -------------------------------------------------------------------------------------------
 
 
 def scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> Any:
@@ -27,46 +153,118 @@ def dump(metadata: Mapping[str, Any]) -> str:
     return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else "{}"
 
 
-def _load(metadata: str) -> dict[str, Any]:
-    return {} if metadata == "{}" else _decode(metadata)[0]  # skips the checks of json.loads for stray whitespace
-
-
 def vector_length(row: Row) -> int:
     """How many numbers a document's vector has; 0 without one."""
     return 0 if row.vector is None else len(row.vector)
 
 
-def blob(row: Row) -> bytes:
-    """A document's vector as it is stored: float32, little end first."""
-    if row.vector is None:
-        raise ValueError(f"document {row.id!r} comes without a vector")
-    return np.ascontiguousarray(row.vector, "<f4").tobytes()
+def insert(connection: sqlite3.Connection, state: State, rows: Sequence[Row], first: int) -> None:
+    """Write new documents and their vectors under keys from `first` on."""
+    documents, vectors = [], []
+    for key, row in enumerate(rows, start=first):
+        metadata, blob = dump(row.metadata), _blob(row)
+        ours = document_checksum(key, row.id.encode(), row.text.encode(), metadata.encode())
+        theirs = vector_checksum(key, blob)
+        documents.append((key, ours, row.id, row.text, metadata))
+        vectors.append((key, theirs, blob))
+        state.documents, state.vectors = state.documents + ours, state.vectors + theirs
+    connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", documents)
+    connection.executemany("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+    state.n += len(rows)
 
 
-def rows(connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool) -> list[Row]:
+def remove(connection: sqlite3.Connection, state: State, ids: Sequence[str]) -> int:
+    """Delete documents by id, and leave tombstones; returns how many there were."""
+    gone = connection.execute(
+        "SELECT key, documents.checksum, vectors.checksum FROM documents LEFT JOIN vectors USING (key) "
+        f"WHERE id IN {IDS}",
+        (json.dumps(ids),),
+    ).fetchall()
+    first = last_key(connection, "tombstones") + 1
+    graves = []
+    for n, (key, ours, theirs) in enumerate(gone, start=first):
+        if type(ours) is not int or type(theirs) is not int:
+            raise Damage(f"the document with key {key} has no vector or no checksum")
+        graves.append((n, tombstone_checksum(n, key, theirs), key, theirs))
+        state.documents, state.vectors = state.documents - ours, state.vectors - theirs
+    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?)", graves)
+    keys = [(key,) for key, *_ in gone]
+    connection.executemany("DELETE FROM documents WHERE key = ?", keys)
+    connection.executemany("DELETE FROM vectors WHERE key = ?", keys)
+    state.n -= len(gone)
+    return len(gone)
+
+
+def removals(connection: sqlite3.Connection, after: int) -> list[tuple[int, int]]:
+    """Keys removed after the tombstone `after`, and the checksums of their vectors."""
+    found = connection.execute("SELECT n, checksum, key, vector FROM tombstones WHERE n > ?", (after,)).fetchall()
+    for n, checksum, key, vector in found:
+        if checksum != tombstone_checksum(n, key, vector):
+            raise Damage(f"the tombstone {n} is not what was written")
+    return [(key, vector) for _, _, key, vector in found]
+
+
+def last_key(connection: sqlite3.Connection, table: str) -> int:
+    """The largest key a table has ever had."""
+    return int(scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", [table]))
+
+
+def rows(
+    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool, tally: Tally | None = None
+) -> list[Row]:
     """The documents that `where` selects, oldest first, with their vectors if wanted."""
-    columns, tables = "id, text, metadata", "documents"
+    columns, tables = _DOCUMENT, "documents"
     if vectors:
-        columns, tables = f"{columns}, vector", "documents JOIN vectors USING (key)"
-    statement = f"SELECT {columns} FROM {tables} WHERE {where} ORDER BY key"
-    cursor = connection.execute(statement, parameters)
-    if not vectors:
-        return [Row(one, text, _load(metadata)) for one, text, metadata in cursor]
-    return [Row(one, text, _load(metadata), np.frombuffer(data, "<f4")) for one, text, metadata, data in cursor]
+        columns, tables = f"{_DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
+    statement = f"SELECT {columns} FROM {tables} WHERE {where} ORDER BY documents.key"
+    found = []
+    for key, checksum, id, text, metadata, *vector in connection.execute(statement, parameters):
+        _check_document(key, checksum, id, text, metadata)
+        found.append(Row(id.decode(), text.decode(), _load(key, metadata), _vector(key, *vector) if vectors else None))
+        if tally is not None:
+            tally.n, tally.checksums = tally.n + 1, tally.checksums + checksum
+    return found
 
 
-def blocks(connection: sqlite3.Connection, where: str, parameters: Sequence[Any]) -> Iterator[tuple[Keys, Vectors]]:
+def verify_documents(connection: sqlite3.Connection, after: int, tally: Tally) -> None:
+    """Compare documents with their checksums, from the key behind `after` on."""
+    statement = f"SELECT {_DOCUMENT} FROM documents WHERE key > ? ORDER BY key"
+    for key, checksum, id, text, metadata in connection.execute(statement, (after,)):
+        _check_document(key, checksum, id, text, metadata)
+        tally.n, tally.checksums = tally.n + 1, tally.checksums + checksum
+
+
+def blocks(
+    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], tally: Tally | None = None
+) -> Iterator[tuple[Keys, Vectors]]:
     """Keys and vectors of the documents that `where` selects, in ascending order, a block at a time."""
-    cursor = connection.execute(f"SELECT key, vector FROM vectors WHERE {where} ORDER BY key", parameters)
+    cursor = connection.execute(f"SELECT key, checksum, vector FROM vectors WHERE {where} ORDER BY key", parameters)
     while block := cursor.fetchmany(BLOCK):
-        keys = np.array([key for key, _ in block], np.int64)
-        yield keys, np.frombuffer(b"".join(vector for _, vector in block), "<f4").reshape(len(block), -1)
+        width = len(block[0][2]) if type(block[0][2]) is bytes else 0
+        for key, checksum, vector in block:
+            if type(vector) is not bytes or crc32(vector, key & _MASK) != checksum or len(vector) != width or width % 4:
+                raise Damage(f"the vector with key {key}{_name(connection, key)} is not what was written")
+        keys = np.array([key for key, _, _ in block], np.int64)
+        vectors = np.frombuffer(b"".join([vector for _, _, vector in block]), "<f4").reshape(len(block), -1)
+        if not math.isfinite(vectors.sum()) and not (finite := np.isfinite(vectors).all(axis=1)).all():
+            key = int(keys[finite.argmin()])
+            raise Damage(f"the vector with key {key}{_name(connection, key)} holds NaN or infinity")
+        if tally is not None:
+            tally.n += len(block)
+            tally.checksums += sum([checksum for _, checksum, _ in block])
+        yield keys, vectors
 
 
 def chosen(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, Vectors]]:
     """The same for keys (ascending) that are named."""
     for start in range(0, len(keys), BLOCK):
-        yield from blocks(connection, f"key IN {IDS}", (json.dumps(keys[start : start + BLOCK].tolist()),))
+        some = keys[start : start + BLOCK]
+        done = 0
+        for block in blocks(connection, f"key IN {IDS}", (json.dumps(some.tolist()),)):
+            done += len(block[0])
+            yield block
+        if done != len(some):
+            raise Damage(f"{len(some) - done} of {len(some)} vectors are gone")
 
 
 def scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
@@ -77,18 +275,57 @@ def scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys
 
 def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Found]]:
     """The documents of a search's keys, with their scores, and with their vectors if wanted."""
-    columns, tables = "key, id, text, metadata", "documents"
+    columns, tables = _DOCUMENT, "documents"
     if vectors:
-        columns, tables = f"{columns}, vector", "documents JOIN vectors USING (key)"
-    statement = f"SELECT {columns} FROM {tables} WHERE key IN {IDS}"
+        columns, tables = f"{_DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
+    statement = f"SELECT {columns} FROM {tables} WHERE documents.key IN {IDS}"
     documents = {row[0]: row for row in connection.execute(statement, (str(keys.ravel().tolist()),))}
+    for row in documents.values():
+        _check_document(*row[:5])
     hits = []
     for best, places in zip(scores.tolist(), keys.tolist(), strict=True):
-        row = [documents[key] for key in places]
+        if missing := [key for key in places if key not in documents]:
+            raise Damage(f"the document with key {missing[0]} is gone")
         hits.append(
             [
-                Found(id, text, _load(data), at, *(np.frombuffer(vector, "<f4") for vector in rest))
-                for (_, id, text, data, *rest), at in zip(row, best, strict=True)
+                Found(id.decode(), text.decode(), _load(key, data), at, _vector(key, *vector) if vectors else None)
+                for (key, _, id, text, data, *vector), at in zip([documents[at] for at in places], best, strict=True)
             ]
         )
     return hits
+
+
+def _blob(row: Row) -> bytes:
+    """A document's vector as it is stored: float32, little end first."""
+    if row.vector is None:
+        raise ValueError(f"document {row.id!r} comes without a vector")
+    return np.ascontiguousarray(row.vector, "<f4").tobytes()
+
+
+def _check_document(key: int, checksum: int, id: bytes, text: bytes, metadata: bytes) -> None:
+    """Refuse a row that is not what was written."""
+    if not type(id) is type(text) is type(metadata) is bytes or checksum != document_checksum(key, id, text, metadata):
+        name = id.decode(errors="replace") if isinstance(id, bytes) else "?"
+        raise Damage(f"the document with key {key} (id {name!r:.80}) is not what was written")
+
+
+def _load(key: int, metadata: bytes) -> dict[str, Any]:
+    if metadata == b"{}":
+        return {}
+    try:
+        loaded: dict[str, Any] = _decode(metadata.decode())[0]  # skips the checks of json.loads for stray whitespace
+    except (ValueError, RecursionError):
+        raise Damage(f"the metadata of the document with key {key} are no JSON") from None
+    return loaded
+
+
+def _vector(key: int, checksum: int, vector: bytes) -> Vectors:
+    if type(vector) is not bytes or len(vector) % 4 or checksum != vector_checksum(key, vector):
+        raise Damage(f"the vector with key {key} is not what was written")
+    return np.frombuffer(vector, "<f4")
+
+
+def _name(connection: sqlite3.Connection, key: int) -> str:
+    """The id of a document for a message, where it can be told."""
+    found = connection.execute("SELECT CAST(id AS BLOB) FROM documents WHERE key = ?", (key,)).fetchone()
+    return f" (id {found[0].decode(errors='replace')!r:.80})" if found and isinstance(found[0], bytes) else ""
