@@ -66,3 +66,24 @@ def parse_json(data: str | bytes, path: str | os.PathLike[str], *, line: int | N
         raise DataError(f"not JSON: {error.msg}.", path=path, line=place, column=error.colno) from None
     except RecursionError:
         raise DataError("JSON nested too deeply.", path=path, line=line) from None
+
+
+def visible(text: str) -> str:
+    r"""A text that may be shown on a terminal: what would steer it becomes a picture or an escape; \n and \t stay.
+
+    Control characters of ASCII become their pictures (U+2400 and on); those of Latin-1, what turns the direction of
+    writing, and halves of surrogate pairs become escapes.
+
+    >>> visible("a\x1b[31mb\x9b")
+    'a␛[31mb\\x9b'
+    """
+    return text.translate(_VISIBLE)
+
+
+_VISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"},
+    127: "\u2421",
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    **{code: f"\\u{code:04x}" for code in [0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]},
+    **{code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)},
+}

@@ -104,6 +104,20 @@ class CrossEncoderReranker:
             margins[rows] = self._margins({key: [values[row] for row in rows] for key, values in pairs.items()})
         return Reranked(np.exp(-np.logaddexp(0, -margins)), [None] * len(documents))  # sigmoid, without overflow
 
+    def cut(self, documents: Sequence[str], tokens: int) -> list[str]:
+        """Each document up to the end of its first `tokens` tokens; whole where it has no more."""
+        documents = checked_texts(documents)
+        found = self._tokenizer(documents, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [
+            text[: offsets[tokens - 1][1]] if len(offsets) > tokens else text
+            for text, offsets in zip(documents, found["offset_mapping"], strict=True)
+        ]
+
+    def count_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
+        """Tokens of each document with the query, special ones included, nothing cut."""
+        documents = checked_texts(documents)
+        return list(map(len, self._tokenizer([query] * len(documents), documents, verbose=False)["input_ids"]))
+
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield rows, longest pairs first, so many that rows x longest stays within the token budget."""
         order = np.argsort(-lengths, kind="stable")

@@ -32,7 +32,7 @@ from kexue.search.hubs import (
 )
 from kexue.search.meaning import SAMPLE, calibration_record, meaning, sample_rows, stack
 from kexue.search.nearest import Vectors
-from kexue.search.rerank import Reranker, TransportReranker
+from kexue.search.rerank import RERANKED, Reranker, TransportReranker, rank_again
 from kexue.search.space import (
     Model,
     Space,
@@ -58,7 +58,6 @@ from kexue.similarity import (
 
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
-_RERANKED = 50
 _SAME = 1e-6  # numbers of unit vectors that differ by less are the same, up to rounding of float32
 
 
@@ -77,7 +76,7 @@ class Hit(NamedTuple):
     where one of them has no direction. After
     `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs of documents, and with labels
     `probability` (value, low, high) says how likely such a pair belongs together. `explanation` is there on request:
-    which token moved to which, at what cost.
+    which word moved to which, at what cost.
     """
 
     id: str
@@ -428,7 +427,13 @@ class Index:
 
     def sample(self, n: int, *, generator: Any = 0) -> tuple[list[Document], Vectors]:
         """`n` documents drawn at random, or all, oldest first; and their vectors (n, k) of length 1."""
-        rows = sample_rows(self._store, n, np.random.default_rng(generator))
+        return self._with_vectors(sample_rows(self._store, n, np.random.default_rng(generator)))
+
+    def vectors(self, ids: str | Iterable[str]) -> tuple[list[Document], Vectors]:
+        """The documents with these ids, as `get` gives them, and their vectors (n, k) of length 1."""
+        return self._with_vectors(self._store.get(_id_list(ids), vectors=True))
+
+    def _with_vectors(self, rows: list[Row]) -> tuple[list[Document], Vectors]:
         if not rows:
             return [], np.empty((0, 0), np.float32)
         vectors = stack(rows)
@@ -518,7 +523,7 @@ class Index:
         if space.dehub != "csls":
             if dehub != "csls":
                 return self._store.search(unit, k, **options, expect=expect)
-            wanted = max(k, options["candidates"] or _RERANKED)
+            wanted = max(k, options["candidates"] or RERANKED)
             found = self._store.search(unit, wanted, **options, with_vectors=True, expect=expect)
             return [self._corrected(some)[:k] for some in found]
         if dehub != "csls":
@@ -565,22 +570,13 @@ class Index:
             raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
         if not len(self):
             return [[] for _ in texts]
-        reranker = self._reranker(rerank)
-        wanted = k if rerank is None else max(k, candidates or _RERANKED)
+        reranker = None if rerank is None else self._reranker(rerank)
+        explainer = (lambda: TransportReranker(self.load_encoder())) if explain else None
+        wanted = k if rerank is None else max(k, candidates or RERANKED)
         answers = self.search(list(texts), wanted, candidates=candidates, **options)
-        again = []
-        for text, hits in zip(texts, answers, strict=True):
-            scores, reasons = reranker.rerank(text, [hit.text for hit in hits])
-            order = range(len(hits)) if rerank is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
-            best = [
-                hits[at]._replace(
-                    score=hits[at].score if rerank is None else float(scores[at]),
-                    explanation=reasons[at] if explain else None,
-                )
-                for at in order
-            ]
-            again.append(best[:k])
-        return again
+        return [
+            rank_again(reranker, text, hits, k, explainer=explainer) for text, hits in zip(texts, answers, strict=True)
+        ]
 
     def _reranker(self, rerank: Literal["wrd", "wmd", "cross"] | Reranker | None) -> Reranker:
         if rerank == "cross":

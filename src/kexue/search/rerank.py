@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from kexue.errors import NotSupported
-from kexue.similarity import Explanation, explain, pair_cosine
+from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
+RERANKED = 50  # candidates, where nobody says how many
 _CHINESE = 0x2E80  # from here on a character is a word
+_MOST_TOKENS = 1024  # of a text; a plan of 1,024 x 1,024 takes a second, one of 8,192 x 8,192 gigabytes
+_LONGEST_WORD = 40  # letters of a word in an explanation
 
 
 class Reranked(NamedTuple):
@@ -38,6 +41,8 @@ class TransportReranker:
     Source: kexue.fm/archives/7388. Token vectors of encoders that end in a layer norm have similar lengths, so the
     weights of WRD are then nearly equal.
 
+    Of a text at most its first 1,024 tokens are looked at, and never more than the encoder reads.
+
     Args:
         encoder: has ``encode_tokens(texts)``, as `kexue.text.Encoder`.
         kind: which distance.
@@ -59,14 +64,67 @@ class TransportReranker:
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
         """Score `documents`, in their order; a text without tokens scores lowest and has no explanation."""
         asked, *given = self.encoder.encode_tokens([query, *documents])
-        words = surface(query, asked.offsets)
-        found = [
-            explain(asked.vectors, one.vectors, words, surface(text, one.offsets), kind=self.kind)
-            for text, one in zip(documents, given, strict=True)
-        ]
+        x, words = asked.vectors[:_MOST_TOKENS], surface(query, asked.offsets[:_MOST_TOKENS])
+        found = []
+        for text, one in zip(documents, given, strict=True):
+            y, names = one.vectors[:_MOST_TOKENS], surface(text, one.offsets[:_MOST_TOKENS])
+            found.append(by_words(explain(x, y, words, names, kind=self.kind)))
         distances = np.array([one.distance for one in found])
         scores = np.maximum(1 - distances, -1) if self.kind == "wrd" else 1 / (1 + distances)
         return Reranked(scores, [one if np.isfinite(one.distance) else None for one in found])
+
+
+def by_words(explanation: Explanation) -> Explanation:
+    """The moves between the same two words as one: masses and contributions add, the cost is their mean.
+
+    A word that the tokenizer took to pieces is moved in pieces; so is one that a text says twice. Words of more than 40
+    letters are cut, with their length beside.
+    """
+    sums: dict[tuple[str, str], list[float]] = {}
+    for pair in explanation.pairs:
+        entry = sums.setdefault((pair.source, pair.target), [0.0, 0.0])
+        entry[0] += pair.mass
+        entry[1] += pair.contribution
+    pairs = [
+        ExplainedPair(_label(source), _label(target), mass, contribution / mass, contribution)
+        for (source, target), (mass, contribution) in sums.items()
+    ]
+    pairs.sort(key=lambda pair: (-pair.mass, pair.cost))
+    return explanation._replace(pairs=tuple(pairs))
+
+
+def _label(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}... ({len(word):,} letters)"
+
+
+def rank_again(
+    reranker: Reranker | None,
+    query: str,
+    hits: Sequence[Any],
+    k: int,
+    *,
+    explainer: Callable[[], Reranker] | None = None,
+) -> list[Any]:
+    """The `k` best of some hits, ordered and scored by `reranker` (None: as they are), each with its explanation.
+
+    Args:
+        reranker, query: what orders the hits, and by which text.
+        hits: have `text`, `score` and `explanation`.
+        k: how many to keep.
+        explainer: makes what explains where the reranker says nothing; None: explanations are not wanted.
+    """
+    best = list(hits)
+    reasons: list[Explanation | None] = [None] * len(best)
+    if reranker is not None and best:
+        scores, given = reranker.rerank(query, [hit.text for hit in best])
+        order = np.argsort(-np.asarray(scores), kind="stable").tolist()
+        best, reasons = [best[at]._replace(score=float(scores[at])) for at in order], [given[at] for at in order]
+    best, reasons = best[:k], reasons[:k]
+    if explainer is None or not best:
+        return best
+    if all(reason is None for reason in reasons):
+        reasons = explainer().rerank(query, [hit.text for hit in best]).explanations
+    return [hit._replace(explanation=reason) for hit, reason in zip(best, reasons, strict=True)]
 
 
 def surface(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:

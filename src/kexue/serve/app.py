@@ -19,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 import kexue
 from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
 from kexue.serve.hangup import Hangup
+from kexue.serve.head import Head
 from kexue.serve.metrics import Measure, Metrics
 from kexue.serve.security import Door
 from kexue.serve.settings import Settings
@@ -75,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         return FileResponse(WEB / "index.html")
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.add_middleware(Head)
     app.add_middleware(Hangup)
     if settings.cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["*"], allow_headers=["*"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +17,23 @@ from kexue.errors import DataError, DiskFullError, KexueError, NotSupported, Spa
 from kexue.search import IndexBusyError
 from kexue.serve.batching import Draining, Overloaded
 
-TEI_ROUTES = ("/embed", "/similarity", "/info")
+# Served and not: whoever asks for one of them reads TEI's shape of an error.
+_TEI = ("/embed", "/similarity", "/info", "/embed_all", "/embed_sparse", "/predict", "/tokenize", "/decode")
+# What a value must be, by the kind of pydantic's complaint.
+_WANTED = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_SHOWN = 40  # characters of a wrong value
 _TYPES = {
     400: ("invalid_request_error", "validation"),
     401: ("authentication_error", "authentication"),
@@ -64,9 +81,19 @@ def response(request: Request, error: ApiError) -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    tei = request.url.path in TEI_ROUTES or getattr(request.state, "tei", False)
-    content = body(error.status, error.message, tei=tei, param=error.param)
+    content = body(error.status, error.message, tei=_speaks_tei(request), param=error.param)
     return JSONResponse(content, status_code=error.status, headers=headers)
+
+
+def _speaks_tei(request: Request) -> bool:
+    """Whether the answer is for a client of TEI; /rerank without a version is TEI's until its body says otherwise."""
+    path = request.scope["path"]
+    return path in _TEI or (path == "/rerank" and getattr(request.state, "tei", True))
+
+
+def rerank_speaks_tei(texts: object, documents: object) -> bool:
+    """Whether the fields of a request to /rerank are those of TEI."""
+    return texts is not None or documents is None
 
 
 def translated(error: Exception) -> ApiError:
@@ -101,17 +128,18 @@ def install(app: FastAPI) -> None:
 
     async def malformed(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first: Mapping[str, Any] = error.errors()[0]
-        if first["type"] == "json_invalid":
-            where = f"the body is no JSON: {first['ctx']['error']}, at character {first['loc'][-1]}."
-            return response(request, ApiError(400, where))
-        where = ".".join(str(part) for part in first["loc"][1:])
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        return response(request, ApiError(400, message, param=where or None))
+        if isinstance(error.body, dict):
+            request.state.tei = rerank_speaks_tei(error.body.get("texts"), error.body.get("documents"))
+        return response(request, _complaint(error.errors(), error.body))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        found = response(request, ApiError(error.status_code, str(error.detail)))
+        path = request.scope["path"][:_SHOWN]
+        message = {
+            404: f"there is nothing at {path}; /openapi.json describes what there is.",
+            405: f"{request.method} is not for {path}; /openapi.json describes what is.",
+        }.get(error.status_code, str(error.detail))
+        found = response(request, ApiError(error.status_code, message))
         found.headers.update(error.headers or {})
         return found
 
@@ -119,3 +147,55 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http)
+
+
+def _complaint(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """One of the things that are wrong with a request: where, what was wanted and what came instead."""
+    if errors[0]["type"] == "json_invalid":
+        said, at = errors[0]["ctx"]["error"], errors[0]["loc"][-1]
+        return ApiError(400, f"the body is no JSON: {said}, at character {at}.")
+    first, field = errors[0], errors[0]["loc"][1:2]
+    path = _path(first, body)
+    if first["loc"][0] == "body":
+        # Of the ways to read a field, the one that fits longest; among equals the one that knows the type.
+        paths = [(_path(one, body), one) for one in errors if one["loc"][1:2] == field]
+        path, first = max(paths, key=lambda pair: (len(pair[0]), _positions(pair[0]), pair[1]["type"] not in _WANTED))
+        errors = [one for there, one in paths if there == path]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:] or "the body"
+    param = str(path[0]) if path else None
+    if first["type"] == "missing":
+        return ApiError(400, f"{where} is missing.", param=param)
+    wanted = list(dict.fromkeys(_WANTED[one["type"]] for one in errors if one["type"] in _WANTED))
+    if first["type"] in _WANTED and wanted:
+        return ApiError(400, f"{where} must be {' or '.join(wanted)}, got {_sent(first['input'])}.", param=param)
+    said = str(first["msg"])
+    told = f"{where} must be {said.removeprefix('Input should be ')}" if said.startswith("Input should be ") else None
+    return ApiError(400, f"{told or f'{where}: {said}'}, got {_sent(first['input'])}.", param=param)
+
+
+def _path(error: Mapping[str, Any], body: Any) -> tuple[str | int, ...]:
+    """Keys and positions of a complaint, without pydantic's names for the ways to read a field."""
+    kind, *places = error["loc"]
+    if kind != "body":
+        return tuple(places[:1])
+    path: list[str | int] = []
+    for place in places:
+        inside = place in body if isinstance(body, dict) else isinstance(body, list) and isinstance(place, int)
+        if inside:
+            body = body[place]
+        if inside or (error["type"] == "missing" and place == places[-1]):
+            path.append(place)
+    return tuple(path)
+
+
+def _positions(path: Sequence[str | int]) -> tuple[int, ...]:
+    return tuple(part if isinstance(part, int) else -1 for part in path)
+
+
+def _sent(value: Any) -> str:
+    """A JSON value in a few characters."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    shown = json.dumps(value if not isinstance(value, str) else value[:_SHOWN], ensure_ascii=False, default=repr)
+    shown = shown.encode("utf-8", "backslashreplace").decode()
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

@@ -71,6 +71,7 @@ def _shown(example: Any) -> Any:
     return [_shown(one) for one in example] if isinstance(example, list) else example
 
 
+_WARNINGS = ["unknown field 'topk' was ignored."]
 _USAGE = {"prompt_tokens": 8, "total_tokens": 8}
 _EXPLANATION = {
     "distance": 0.21,
@@ -87,6 +88,7 @@ _RERANKED = {
         "tokens": {"input_tokens": 17},
     },
     "usage": _USAGE,
+    "warnings?": _WARNINGS,
 }
 
 HEALTH = answers({"status": "ok"})
@@ -101,25 +103,21 @@ EMBEDDINGS = answers(
         "data": [{"object": "embedding", "index": 0, "embedding": ([0.012, -0.034], "ppFEPJZDC70=")}],
         "model": "minilm",
         "usage": _USAGE,
+        "warnings?": _WARNINGS,
     }
 )
-MODELS = answers(
-    {
-        "object": "list",
-        "data": [
-            {
-                "id": "minilm",
-                "object": "model",
-                "created": 1767225600,
-                "owned_by": "kexue",
-                "dimensions": 384,
-                "max_length": 256,
-                "whitening": ({"beta": 1.0, "gamma": 0.0, "rank": 384}, None),
-                "shortened_by": "whitening",
-            }
-        ],
-    }
-)
+_MODEL = {
+    "id": "minilm",
+    "object": "model",
+    "created": 1767225600,
+    "owned_by": "kexue",
+    "dimensions": 384,
+    "max_length": 256,
+    "whitening": ({"beta": 1.0, "gamma": 0.0, "rank": 384}, None),
+    "shortened_by": "whitening",
+}
+MODELS = answers({"object": "list", "data": [_MODEL]})
+MODEL = answers(_MODEL)
 RERANK = answers(_RERANKED)
 RERANK_OR_TEI = answers((_RERANKED, [{"index": 0, "score": 0.83, "text?": "refunds take five days"}]))
 EMBED = answers([[0.012, -0.034]])
@@ -156,6 +154,7 @@ SEARCH = answers(
                 "explanation?": _EXPLANATION,
             }
         ],
+        "warnings": _WARNINGS,
         "usage": _USAGE,
         "timings": {"encode": 0.004, "search": 0.001, "rerank": 0.0, "total": 0.005},
     }
@@ -179,8 +178,8 @@ INDEX = answers(
         "drift": (0.02, None),
     }
 )
-UPSERT = answers({"added": 1, "updated": 0, "skipped": 0, "ids": ["17"], "documents": 513})
-DELETE = answers({"deleted": 1, "missing": ["18"], "documents": 512})
+UPSERT = answers({"added": 1, "updated": 0, "skipped": 0, "ids": ["17"], "documents": 513, "warnings?": _WARNINGS})
+DELETE = answers({"deleted": 1, "missing": ["18"], "documents": 512, "warnings?": _WARNINGS})
 COMPARE = answers(
     {
         "texts": ["refund", "money back"],
@@ -191,11 +190,13 @@ COMPARE = answers(
         "percentile": (99.7, None),
         "explanation": (_EXPLANATION, None),
         "figure": (None, "compare.svg"),
+        "warnings?": _WARNINGS,
     }
 )
 HUBNESS = answers(
     {
         "n": 512,
+        "documents": 512,
         "k": 10,
         "k_skewness": 1.2,
         "robinhood": 0.3,
@@ -210,7 +211,14 @@ HUBNESS = answers(
         "histogram": [[0, 5], [1, 12]],
     }
 )
-MAP = answers({"points": [{"id": "17", "x": 0.31, "y": -0.12, "text": "Refunds take five days."}]})
+MAP = answers(
+    {
+        "points": [{"id": "17", "x": 0.31, "y": -0.12, "text": "Refunds take five days."}],
+        "sample": 512,
+        "documents": 512,
+        "explained": 0.14,
+    }
+)
 WHITENING = answers(
     {
         "rows": [
@@ -219,9 +227,15 @@ WHITENING = answers(
                 "gamma": 0.0,
                 "k": 64,
                 "score": 0.61,
+                "low": 0.56,
+                "high": 0.66,
                 "metric": "MRR@10 of finding a text's second half by its first",
                 "memory_bytes": 131072,
             }
-        ]
+        ],
+        "texts": 340,
+        "sample": 512,
+        "documents": 512,
+        "chance": 0.009,
     }
 )

@@ -12,15 +12,20 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from pydantic import Field
 
-from kexue.search import Hit, TransportReranker
+from kexue._text import visible
+from kexue.search import Hit, Index, TransportReranker
+from kexue.search.engine import wants_approximate
+from kexue.search.rerank import RERANKED, rank_again
 from kexue.serve import examples
 from kexue.serve.errors import ApiError
-from kexue.serve.state import Served, Timing
+from kexue.serve.state import Served, Timing, cut_warnings
 from kexue.serve.wire import (
     MAX_INPUTS,
     Fields,
     Here,
+    Route,
     VectorRoute,
+    Warnings,
     check,
     check_filter,
     check_metadata,
@@ -28,11 +33,12 @@ from kexue.serve.wire import (
     check_texts,
     headers_of,
     reply,
+    shortened,
     usage,
 )
 from kexue.similarity import Explanation, hubness_report, pair_cosine
 
-router = APIRouter(tags=["kexue"])
+router = APIRouter(tags=["kexue"], route_class=Route)
 _LOG = logging.getLogger("kexue.serve")
 _MOST_HITS = 1000
 _Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # their squares are within float32
@@ -45,7 +51,8 @@ class SearchRequest(Fields):
     query: str | None = Field(None, examples=["how long does a refund take"])
     vector: list[_Number] | None = None
     index: str | None = Field(None, description="Name of an index; the first one when left out.")
-    top_k: int = Field(10, ge=1, le=_MOST_HITS)
+    top_k: int | None = Field(None, ge=1, le=_MOST_HITS, description="Hits, 10 when left out.")
+    k: int | None = Field(None, ge=1, le=_MOST_HITS, description="Another name for top_k.")
     filter: dict[str, Any] | None = Field(None, examples=[{"lang": "en", "year": {"ge": 2020}}])
     rerank: Literal["none", "wrd", "wmd", "cross"] | None = None
     dehub: Literal["none", "csls", "center"] | None = None
@@ -83,49 +90,61 @@ class CompareRequest(Fields):
     index: str | None = None
 
 
-async def search(body: SearchRequest, service: Here) -> Response:
+async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Response:
     """The documents nearest in meaning, each with what its score means."""
-    check(service, body)
+    start = time.perf_counter()
+    warnings += check(service, body)
     check_filter(body.filter)
     served = service.served(body.index)
-    start = time.perf_counter()
-    rerank = None if body.rerank in (None, "none") else body.rerank
-    again = rerank is not None or body.explain
+    top_k, rerank = _asked(body)
     timing, tokens = Timing(), [0]
     queries: Any
     if body.query is not None:
         check_text(body.query, "query")
         if service.settings.log_texts:
-            _LOG.info("search %s: %s", served.name, body.query)
-        queries = [body.query]
-        if not again:
-            prompt = "query" if "query" in served.model.encoder.prompts else None
-            found = await served.model.embed([body.query], prompt=prompt)
-            queries, timing, tokens = found.vectors, found.timing, found.tokens
-        else:
-            tokens = served.model.encoder.count_tokens([body.query])
-    elif body.vector is None:
-        raise ApiError(400, "query or vector is missing.", param="query")
-    elif again:
-        raise ApiError(400, "rerank and explain look at words: give query, not vector.", param="vector")
+            _LOG.info("search %s: %s", served.name, visible(" ".join(body.query.split())))
+        prompt = "query" if "query" in served.model.encoder.prompts else None
+        found = await served.model.embed([body.query], prompt=prompt)
+        queries, timing, tokens = found.vectors, found.timing, found.tokens
+        warnings += found.warnings
     else:
         queries = np.array([body.vector], np.float32)
     encoded = time.perf_counter()
+    wanted = top_k if rerank is None else max(top_k, body.candidates or RERANKED)
     options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
-    if again:
-        how: Any = service.reranker("cross", served.model) if rerank == "cross" else rerank
-        options |= {"rerank": how, "explain": body.explain}
-    [hits] = await service.work(served.index.search, queries, body.top_k, **options)
-    end = time.perf_counter()
-    seconds = {
-        "encode": encoded - start,
-        "search": 0.0 if again else end - encoded,
-        "rerank": end - encoded if again else 0.0,
-        "total": end - start,
-    }
-    content = {"results": [_hit(hit, served) for hit in hits], "usage": usage(tokens), "timings": seconds}
+    if body.candidates is not None and rerank is None and body.dehub != "csls" and not _is_approximate(served.index):
+        warnings.append("candidates changes nothing: every document is compared, and none ranked again.")
+    [hits] = await service.work(served.index.search, queries, wanted, **options)
+    searched = time.perf_counter()
+    if rerank is not None or body.explain:
+        reranker = None if rerank is None else service.reranker(rerank, served.model)
+        explainer = (lambda: TransportReranker(served.model.encoder)) if body.explain else None
+        hits = await service.work(rank_again, reranker, body.query, hits, top_k, explainer=explainer)
+    reranked = time.perf_counter()
+    results = [_hit(hit, served) for hit in hits]
+    seconds = {"encode": encoded - start, "search": searched - encoded, "rerank": reranked - searched}
+    seconds["total"] = time.perf_counter() - start
+    content = {"results": results, "warnings": [], "usage": usage(tokens), "timings": seconds}
     device = served.model.encoder.device.type
-    return reply(content, headers_of(device, timing, sum(tokens), len(body.query or "")))
+    return reply(content, headers_of(device, timing, sum(tokens), len(body.query or "")), warnings)
+
+
+def _is_approximate(index: Index) -> bool:
+    return wants_approximate(len(index), index.info().approx)
+
+
+def _asked(body: SearchRequest) -> tuple[int, str | None]:
+    """How many hits are wanted, and by what they are reranked; what contradicts itself is refused."""
+    if body.query is None and body.vector is None:
+        raise ApiError(400, "query or vector is missing.", param="query")
+    if body.query is not None and body.vector is not None:
+        raise ApiError(400, "give query or vector, not both.", param="vector")
+    rerank = None if body.rerank in (None, "none") else body.rerank
+    if body.query is None and (rerank is not None or body.explain):
+        raise ApiError(400, "rerank and explain look at words: give query, not vector.", param="vector")
+    if body.k is not None and body.top_k is not None and body.k != body.top_k:
+        raise ApiError(400, f"k is another name for top_k; got {body.k} and {body.top_k}.", param="k")
+    return body.top_k or body.k or 10, rerank
 
 
 router.add_api_route(
@@ -154,24 +173,25 @@ def explanation_record(explanation: Explanation) -> dict[str, Any]:
 
 
 @router.get("/v1/indexes", responses=examples.INDEXES)
-async def indexes(service: Here) -> Response:
+async def indexes(service: Here, warnings: Warnings) -> Response:
     """The indexes that are served."""
     names = [{"name": name, "documents": len(served.index)} for name, served in service.indexes.items()]
-    return reply({"indexes": names})
+    return reply({"indexes": names}, warnings=warnings)
 
 
 @router.get("/v1/indexes/{name}", responses=examples.INDEX)
-async def index(name: str, service: Here) -> Response:
+async def index(name: str, service: Here, warnings: Warnings) -> Response:
     """What an index holds."""
     served = service.served(name)
     record = asdict(await service.work(served.index.info))
-    return reply(record | {"index": name, "model": {**record["model"], "reference": None, "id": served.model.id}})
+    record |= {"index": name, "model": {**record["model"], "reference": None, "id": served.model.id}}
+    return reply(record, warnings=warnings)
 
 
 @router.post("/v1/indexes/{name}/documents", responses=examples.UPSERT)
-async def upsert(name: str, body: UpsertRequest, service: Here) -> Response:
+async def upsert(name: str, body: UpsertRequest, service: Here, warnings: Warnings) -> Response:
     """Add or replace documents; the answer comes when they are durable."""
-    check(service, body)
+    warnings += check(service, body)
     served = service.served(name)
     documents = body.documents
     texts = [document.text for document in documents]
@@ -185,7 +205,7 @@ async def upsert(name: str, body: UpsertRequest, service: Here) -> Response:
     async with served.writing:
         report, named, total = await service.work(_add, served, texts, ids, metadata, found.vectors)
     service.metrics.vectors.labels(name).set(total)
-    return reply({**asdict(report), "ids": named, "documents": total})
+    return reply({**asdict(report), "ids": named, "documents": total}, warnings=warnings + found.warnings)
 
 
 def _add(served: Served, texts: list[str], ids: list[Any], metadata: list[Any], vectors: Any) -> tuple[Any, Any, int]:
@@ -198,9 +218,9 @@ def _add(served: Served, texts: list[str], ids: list[Any], metadata: list[Any], 
 
 
 @router.delete("/v1/indexes/{name}/documents", responses=examples.DELETE)
-async def delete(name: str, body: DeleteRequest, service: Here) -> Response:
+async def delete(name: str, body: DeleteRequest, service: Here, warnings: Warnings) -> Response:
     """Remove documents by id or by filter."""
-    check(service, body)
+    warnings += check(service, body)
     served = service.served(name)
     if (body.ids is None) == (body.filter is None):
         raise ApiError(400, "give either ids or filter; an empty filter {} removes everything.", param="ids")
@@ -219,21 +239,22 @@ async def delete(name: str, body: DeleteRequest, service: Here) -> Response:
     async with served.writing:
         record = await service.work(work)
     service.metrics.vectors.labels(name).set(record["documents"])
-    return reply(record)
+    return reply(record, warnings=warnings)
 
 
 @router.post("/v1/compare", responses=examples.COMPARE)
-async def compare(body: CompareRequest, service: Here) -> Response:
+async def compare(body: CompareRequest, service: Here, warnings: Warnings) -> Response:
     """How alike two texts are, and which word was matched with which."""
-    check(service, body)
+    warnings += check(service, body)
     served = service.served(body.index) if body.index is not None or service.indexes else None
     model = served.model if served is not None else service.model(None)
     for place, text in enumerate(body.texts):
-        check_text(text, f"texts[{place}]")
-    return reply(await service.work(_compare, body, served, model.encoder))
+        check_text(text, "texts", f"texts[{place}]")
+    content, cut = await service.work(_compare, body, served, model.encoder)
+    return reply(content, warnings=warnings + cut)
 
 
-def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> dict[str, Any]:
+def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> tuple[dict[str, Any], list[str]]:
     a, b = body.texts
     percentile = None
     if served is None:
@@ -243,7 +264,7 @@ def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> dict[
         if served.index.calibrator is not None:
             percentile = float(served.index.calibrator.percentile(cosine))
     scores, [reason] = TransportReranker(encoder, body.kind).rerank(a, [b])
-    return {
+    content = {
         "texts": body.texts,
         "cosine": cosine,
         "distance": None if reason is None else reason.distance,
@@ -253,13 +274,17 @@ def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> dict[
         "explanation": explanation_record(reason) if body.explain and reason is not None else None,
         "figure": None,
     }
+    return content, cut_warnings(encoder.tokenize(body.texts).truncated, encoder.max_length)
 
 
 @router.get("/v1/hubness", responses=examples.HUBNESS)
-async def hubness(service: Here, index: str | None = None, k: _Count = 10, top: _Count = 20) -> Response:
+async def hubness(
+    service: Here, warnings: Warnings, index: str | None = None, k: _Count = 10, top: _Count = 20
+) -> Response:
     """How unevenly documents are found, and which are found too often."""
     served = service.served(index)
-    return reply(await service.cached(served, ("hubness", k, top), lambda: _hubness(served, k, top)))
+    content = await service.cached(served, ("hubness", k, top), lambda: _hubness(served, k, top))
+    return reply(content, warnings=warnings)
 
 
 def _hubness(served: Served, k: int, top: int) -> dict[str, Any]:
@@ -268,7 +293,8 @@ def _hubness(served: Served, k: int, top: int) -> dict[str, Any]:
     texts = {document.id: document.text for document in served.index.get([ids[row] for row, _ in report.top])}
     occurrences, documents = np.unique(counts, return_counts=True)
     return report._asdict() | {
+        "documents": len(served.index),
         "metric": "cosine",
-        "top": [{"id": ids[row], "count": n, "text": texts.get(ids[row], "")} for row, n in report.top],
+        "top": [{"id": ids[row], "count": n, "text": shortened(texts.get(ids[row], ""))} for row, n in report.top],
         "histogram": [list(pair) for pair in zip(occurrences.tolist(), documents.tolist(), strict=True)],
     }

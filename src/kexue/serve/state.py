@@ -40,11 +40,12 @@ class Timing(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """Vectors (n, dim) with the number of tokens read of each text."""
+    """Vectors (n, dim) with the number of tokens read of each text; a warning where texts were cut."""
 
     vectors: Vectors
     tokens: list[int]
     timing: Timing
+    warnings: list[str]
 
 
 @dataclass
@@ -83,7 +84,10 @@ class Model:
         self.metrics.tokenize_time.labels(self.name).observe(tokenized)
         self.metrics.tokens.labels(self.name).inc(sum(counts))
         vectors = self._shaped(found.vectors, normalize, dimensions)
-        return Embedded(vectors, counts, Timing(tokenized, found.queue_seconds, found.inference_seconds))
+        timing = Timing(tokenized, found.queue_seconds, found.inference_seconds)
+        return Embedded(
+            vectors, counts, timing, cut_warnings(getattr(sequences, "truncated", 0), self.encoder.max_length)
+        )
 
     def _sequences(self, inputs: Sequence[Any], prompt: str | None, truncate: bool) -> Sequence[np.ndarray[Any, Any]]:
         if not inputs or isinstance(inputs[0], np.ndarray):
@@ -102,8 +106,8 @@ class Model:
     def _shaped(self, vectors: Vectors, normalize: bool | None, dimensions: int | None) -> Vectors:
         """Whitened or cut to `dimensions`, and brought to length 1 as the encoder would."""
         unit = self.encoder.normalize if normalize is None else normalize
-        if unit or self.encoder.normalize:
-            vectors = _unit(vectors)
+        if unit or (self.encoder.normalize and self.whitening is not None and dimensions is not None):
+            vectors = _unit(vectors)  # a whitening takes what it was fitted on
         if dimensions is None:
             return vectors
         if self.whitening is not None:
@@ -117,6 +121,13 @@ class Model:
         else:
             vectors = vectors[:, :dimensions]
         return _unit(vectors) if unit else vectors
+
+
+def cut_warnings(texts: int, most: int) -> list[str]:
+    """What to say where `texts` were longer than the `most` tokens that are read."""
+    if not texts:
+        return []
+    return [f"{texts} {'text was' if texts == 1 else 'texts were'} cut: at most {most} tokens are read."]
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -11,10 +11,21 @@ from pydantic import Field
 
 import kexue
 from kexue.serve import examples
-from kexue.serve.wire import MAX_INPUTS, Fields, Here, check, check_text, check_texts, reply, timing_headers
+from kexue.serve.wire import (
+    MAX_INPUTS,
+    Fields,
+    Here,
+    Route,
+    Warnings,
+    check,
+    check_text,
+    check_texts,
+    reply,
+    timing_headers,
+)
 from kexue.similarity import pair_cosine
 
-router = APIRouter(tags=["text-embeddings-inference"])
+router = APIRouter(tags=["text-embeddings-inference"], route_class=Route)
 
 
 class EmbedRequest(Fields):
@@ -56,22 +67,22 @@ def _may_cut(how: EmbedRequest | Parameters) -> bool:
 
 
 @router.post("/embed", responses=examples.EMBED)
-async def embed(body: EmbedRequest, service: Here) -> Response:
+async def embed(body: EmbedRequest, service: Here, warnings: Warnings) -> Response:
     """Vectors of texts, in their order."""
-    check(service, body)
+    warnings += check(service, body)
     model = service.model(None)
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     check_texts(texts, "inputs")
     found = await model.embed(
         texts, prompt=body.prompt_name, normalize=body.normalize, dimensions=body.dimensions, truncate=_may_cut(body)
     )
-    return reply(found.vectors, timing_headers(model, found, sum(map(len, texts))))
+    return reply(found.vectors, timing_headers(model, found, sum(map(len, texts))), warnings + found.warnings)
 
 
 @router.post("/similarity", responses=examples.SIMILARITY)
-async def similarity(body: SimilarityRequest, service: Here) -> Response:
+async def similarity(body: SimilarityRequest, service: Here, warnings: Warnings) -> Response:
     """Cosine of one sentence with each of several."""
-    check(service, body)
+    warnings += check(service, body)
     model = service.model(None)
     asked, given = body.inputs.source_sentence, body.inputs.sentences
     check_text(asked, "inputs.source_sentence")
@@ -80,11 +91,12 @@ async def similarity(body: SimilarityRequest, service: Here) -> Response:
     found = await model.embed([asked, *given], prompt=how.prompt_name, truncate=_may_cut(how))
     first = np.broadcast_to(found.vectors[0], found.vectors[1:].shape)
     cosines: Any = pair_cosine(first, found.vectors[1:])
-    return reply(cosines.tolist(), timing_headers(model, found, len(asked) + sum(map(len, given))))
+    characters = len(asked) + sum(map(len, given))
+    return reply(cosines.tolist(), timing_headers(model, found, characters), warnings + found.warnings)
 
 
 @router.get("/info", responses=examples.INFO)
-async def info(service: Here) -> Response:
+async def info(service: Here, warnings: Warnings) -> Response:
     """What is served, in TEI's words."""
     model, settings = service.model(None), service.settings
     encoder = model.encoder
@@ -105,5 +117,6 @@ async def info(service: Here) -> Response:
             "version": kexue.__version__,
             "sha": None,
             "docker_label": None,
-        }
+        },
+        warnings=warnings,
     )

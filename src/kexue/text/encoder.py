@@ -299,6 +299,23 @@ class Encoder:
         """Tokens of each text as `encode` reads them: cut to `max_length`, special tokens included, prompt left out."""
         return [int(length) for length in self._tokenizer.encode(checked_texts(texts)).lengths]
 
+    def cut(self, texts: Iterable[str], tokens: int) -> list[str]:
+        """Each text up to the end of its first `tokens` tokens, special ones not counted; whole where it has no more.
+
+        Raises:
+            ValueError: `tokens` < 1. TypeError: an element is not a string; its position is named.
+        """
+        if tokens < 1:
+            raise ValueError(f"tokens must be >= 1, got {tokens}.")
+        texts = checked_texts(texts)
+        short = []
+        for text, record in zip(texts, self._tokenizer.encode_with_offsets(texts), strict=True):
+            offsets = [
+                at for at, special in zip(record.offsets, record.special_tokens_mask, strict=True) if not special
+            ]
+            short.append(text[: offsets[tokens - 1][1]] if len(offsets) > tokens else text)
+        return short
+
     def encode_to(
         self,
         path: str | os.PathLike[str],
