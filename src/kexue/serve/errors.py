@@ -22,6 +22,7 @@ _TEI = ("/embed", "/similarity", "/info", "/embed_all", "/embed_sparse", "/predi
 # What a value must be, by the kind of pydantic's complaint.
 _WANTED = {
     "string_type": "a string",
+    "string_unicode": "a string of valid Unicode",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "float_type": "a number",
@@ -154,42 +155,49 @@ def _complaint(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     if errors[0]["type"] == "json_invalid":
         said, at = errors[0]["ctx"]["error"], errors[0]["loc"][-1]
         return ApiError(400, f"the body is no JSON: {said}, at character {at}.")
-    first, field = errors[0], errors[0]["loc"][1:2]
-    path = _path(first, body)
-    if first["loc"][0] == "body":
-        # Of the ways to read a field, the one that fits longest; among equals the one that knows the type.
-        paths = [(_path(one, body), one) for one in errors if one["loc"][1:2] == field]
-        path, first = max(paths, key=lambda pair: (len(pair[0]), _positions(pair[0]), pair[1]["type"] not in _WANTED))
-        errors = [one for there, one in paths if there == path]
+    # pydantic tells of every way to read a field: the best is the one that reads most of it before it fails.
+    ways: dict[tuple[Any, ...], list[tuple[tuple[str | int, ...], Mapping[str, Any]]]] = {}
+    for one in errors:
+        if one["loc"][:2] == errors[0]["loc"][:2]:
+            path, way = _path(one, body)
+            ways.setdefault(way, []).append((path, one))
+
+    def reach(failures: list[tuple[tuple[str | int, ...], Mapping[str, Any]]]) -> tuple[Any, ...]:
+        path, one = failures[0]
+        places = [part for part in path if isinstance(part, int)]
+        return len(path), -len(failures), places, one["type"] not in _WANTED
+
+    most = max(map(reach, ways.values()))
+    best = [failures[0] for failures in ways.values() if reach(failures) == most]
+    path, first = best[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:] or "the body"
     param = str(path[0]) if path else None
     if first["type"] == "missing":
         return ApiError(400, f"{where} is missing.", param=param)
-    wanted = list(dict.fromkeys(_WANTED[one["type"]] for one in errors if one["type"] in _WANTED))
-    if first["type"] in _WANTED and wanted:
+    if first["type"] in _WANTED:
+        wanted = list(dict.fromkeys(_WANTED[one["type"]] for _, one in best))
         return ApiError(400, f"{where} must be {' or '.join(wanted)}, got {_sent(first['input'])}.", param=param)
     said = str(first["msg"])
     told = f"{where} must be {said.removeprefix('Input should be ')}" if said.startswith("Input should be ") else None
     return ApiError(400, f"{told or f'{where}: {said}'}, got {_sent(first['input'])}.", param=param)
 
 
-def _path(error: Mapping[str, Any], body: Any) -> tuple[str | int, ...]:
-    """Keys and positions of a complaint, without pydantic's names for the ways to read a field."""
+def _path(error: Mapping[str, Any], body: Any) -> tuple[tuple[str | int, ...], tuple[Any, ...]]:
+    """Keys and positions of a complaint; and pydantic's names for the way in which it read the field."""
     kind, *places = error["loc"]
     if kind != "body":
-        return tuple(places[:1])
+        return tuple(places[:1]), ()
     path: list[str | int] = []
+    way = []
     for place in places:
         inside = place in body if isinstance(body, dict) else isinstance(body, list) and isinstance(place, int)
         if inside:
             body = body[place]
         if inside or (error["type"] == "missing" and place == places[-1]):
             path.append(place)
-    return tuple(path)
-
-
-def _positions(path: Sequence[str | int]) -> tuple[int, ...]:
-    return tuple(part if isinstance(part, int) else -1 for part in path)
+        else:
+            way.append(place)
+    return tuple(path), tuple(way)
 
 
 def _sent(value: Any) -> str:
