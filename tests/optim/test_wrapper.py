@@ -114,7 +114,8 @@ def test_a_bare_optimizer_takes_the_state_of_a_stack():
 def test_state_shows_the_wrapper_s_tensors_and_goes_through_to_the_inner_one():
     params = parameters()
     optimizer = EMA(Adam(params))
-    assert optimizer.state is optimizer.inner.state
+    assert not optimizer.state
+    assert DecoupledWeightDecay(optimizer).state.keys() == optimizer.inner.state.keys()
     train(params, optimizer, 1)
     assert set(optimizer.state[params[0]]) == {"step", "exp_avg", "exp_avg_sq", "kexue.ema.shadow"}
     assert optimizer.state[params[0]]["exp_avg"] is optimizer.inner.state[params[0]]["exp_avg"]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from kexue.optim._kind import check_kind
+
 Group = dict[str, Any]
 
 
@@ -40,6 +42,7 @@ class DenseOptimizer(Optimizer):
         self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
+    @torch.inference_mode(False)  # state that is made now must serve later steps
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, called once with gradients enabled, gives.
@@ -66,10 +69,20 @@ class DenseOptimizer(Optimizer):
                 self.update(group, params, steps)
         return loss
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`, but the state is copied and all of it keeps its type."""
+        """As `torch.optim.Optimizer.load_state_dict`, but the state is copied and all of it keeps its type.
+
+        Raises:
+            CheckpointError: the state is that of another kind of optimizer; nothing is changed then.
+        """
         seen: dict[str, Any] = {}
-        handle = self.register_load_state_dict_pre_hook(lambda _, read: seen.update(read))  # after the user's own
+
+        def look(_: Optimizer, read: dict[str, Any]) -> None:
+            check_kind(read, self)
+            seen.update(read)
+
+        handle = self.register_load_state_dict_pre_hook(look)  # after the user's own
         try:
             super().load_state_dict(state_dict)
         finally:

@@ -48,6 +48,16 @@ def takes_decay(optimizer: Optimizer) -> bool:
     )
 
 
+def couples_decay(optimizer: Optimizer) -> bool:
+    """Whether the parameters themselves enter the state, by weight decay that is added to the gradient."""
+    return any(
+        group.get("weight_decay")
+        and type(optimizer) is not torch.optim.AdamW
+        and not (group.get("decoupled_weight_decay") or group.get("decoupled"))
+        for group in optimizer.param_groups
+    )
+
+
 def _decouples(optimizer: Optimizer, group: Group) -> bool:
     """Whether the optimizer itself can carry out decoupled decay, beside that of its own that it may have."""
     if type(optimizer) is torch.optim.AdamW:

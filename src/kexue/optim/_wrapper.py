@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kexue.errors import CheckpointError, NotSupported
+from kexue.optim._kind import check_kind
+from kexue.optim._state import State
 from kexue.optim._update import Group, Update, is_linear as bottom_is_linear
 
-STACK = "kexue.stack"
+STACK, BASE = "kexue.stack", "kexue.base"  # names of the wrappers, and of the optimizer at the bottom
 Exclude = str | Tensor | Iterable[str | Tensor] | Callable[[str, Tensor], bool] | None
 
 
@@ -24,7 +26,9 @@ class Wrapper(Optimizer):
     """An optimizer around `inner`; a subclass says in `_advance` what it adds to an update.
 
     `param_groups`, `defaults` and `state` are those of the inner optimizer; `state` and `state_dict()` show the tensors
-    of a wrapper under ``kexue.<name>.<tensor>``, beside the inner ones, and its counters stand in every group.
+    of a wrapper under ``kexue.<name>.<tensor>``, beside the inner ones, and its counters stand in every group. What is
+    written into `state` counts. A parameter that takes the place of another in its group, as a shard does, is treated
+    as the other one was.
     A step whose learning rates are all 0 and whose gradients are all zero makes the state and moves no counter: so
     `torch.distributed.checkpoint` prepares an optimizer for what it is about to load.
     """
@@ -44,10 +48,12 @@ class Wrapper(Optimizer):
         self._scratch: dict[Tensor, Tensor] = {}
         self._shared: Update | None = None
         self._swapped = False
+        self._known: list[list[Tensor]] = []  # the parameters of each group when they were last looked at
         super().__setstate__({})  # hooks, and nothing else: the constructor would make groups and state of its own
         for group in self.param_groups:
             self._check(group)
         self._sign(self._counters)
+        self.follow()
 
     # what a subclass fills in
 
@@ -67,6 +73,9 @@ class Wrapper(Optimizer):
             if p.is_complex():
                 raise TypeError(f"{type(self).__name__} takes real parameters, got one of {p.dtype}; use view_as_real")
 
+    def _rename(self, new: Mapping[Tensor, Tensor]) -> None:
+        """Let what was said of old parameters hold for the new ones in their places."""
+
     @property
     def _linear(self) -> bool:
         """Whether scaling the learning rate of the optimizer at the bottom scales the change that this layer makes."""
@@ -82,8 +91,24 @@ class Wrapper(Optimizer):
         """Whether the coming `step` updates; False only while gradients are still being accumulated."""
         return bool(getattr(self.inner, "is_boundary", True))
 
+    def follow(self) -> None:
+        """See which parameters took the places of others in their groups; `step` does so by itself."""
+        if type(self)._rename is Wrapper._rename:
+            return
+        groups = [group["params"] for group in self.param_groups]
+        pairs = zip(self._known, groups, strict=False)
+        if len(groups) == len(self._known) and all(len(a) == len(b) and all(map(is_, a, b)) for a, b in pairs):
+            return
+        for before, after in zip(self._known, groups, strict=False):
+            if len(before) == len(after):
+                gone, new = set(before) - set(after), set(after) - set(before)
+                places = zip(before, after, strict=True)
+                self._rename({old: now for old, now in places if old in gone and now in new})
+        self._known = [list(params) for params in groups]
+
     # the contract of an optimizer
 
+    @torch.inference_mode(False)  # state that is made now must serve later steps
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, weight: float | None = None) -> Any:
         """One step of the whole stack; returns what `closure`, called once with gradients enabled, gives.
@@ -97,6 +122,7 @@ class Wrapper(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.follow()
         update, self._shared = self._shared, None
         if update is None:
             update = Update(weight=weight, allocate=_only_prepares(self.param_groups), scratch=self._scratch)
@@ -138,14 +164,16 @@ class Wrapper(Optimizer):
         return self.inner.defaults
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The state of the inner optimizer, with the wrapper's own tensors among it."""
-        if not self._tensors:
-            return self.inner.state
-        merged: dict[Any, Any] = dict(self.inner.state)
-        for p, tensors in self._tensors.items():
-            merged[p] = ChainMap(merged.get(p, {}), {self._prefix + name: t for name, t in tensors.items()})
-        return merged
+        keeps = type(self)._allocate is not Wrapper._allocate
+        return State(self.inner.state, self._tensors, self._prefix) if keeps else self.inner.state
+
+    @state.setter
+    def state(self, values: Mapping[Any, Mapping[str, Any]]) -> None:
+        values = {key: dict(entry) for key, entry in values.items()}
+        self.state.clear()
+        self.state.update(values)
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group to the inner optimizer; it joins the counters where they are."""
@@ -157,6 +185,7 @@ class Wrapper(Optimizer):
             self.param_groups.pop()
             raise
         self._sign(counters)
+        self.follow()
 
     def state_dict(self) -> dict[str, Any]:
         """The inner `state_dict()`, with the wrapper's tensors and counters, and the names of the stack."""
@@ -166,7 +195,7 @@ class Wrapper(Optimizer):
         packed = self.inner.state_dict()
         state = {key: dict(values) for key, values in packed["state"].items()}
         for key, p in enumerate(self._params()):
-            if p in self._tensors:
+            if self._tensors.get(p):
                 state.setdefault(key, {}).update({self._prefix + n: t for n, t in self._tensors[p].items()})
         groups = [{**group, STACK: self._stack} for group in packed["param_groups"]]
         packed = {**packed, "state": state, "param_groups": groups}
@@ -174,13 +203,14 @@ class Wrapper(Optimizer):
             packed = after(self, packed) or packed
         return packed
 
+    @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` of the same stack gave.
 
         The state of the bare inner optimizer is taken too, with a warning; the wrappers then begin anew.
 
         Raises:
-            CheckpointError: the state is that of another stack; nothing is changed then.
+            CheckpointError: the state is that of another stack or another inner optimizer; nothing is changed then.
         """
         self._refuse_swapped("load_state_dict")
         state_dict = state_dict.copy()
@@ -188,16 +218,17 @@ class Wrapper(Optimizer):
             state_dict = before(self, state_dict) or state_dict
         groups = state_dict["param_groups"]
         saved = groups[0].get(STACK) if groups else None
+        if saved not in (None, self._stack):
+            raise CheckpointError(
+                f"the state is that of the stack {saved!r}, this optimizer is {self._stack!r} (innermost first).",
+                remedy="Build the stack it was saved from, or load the state into its `.inner`.",
+            )
+        check_kind(state_dict, bottom(self), name=groups[0].get(BASE) if groups else None)
         if saved is None:
             warnings.warn(
                 f"the state is that of a bare optimizer: {self._stack} begins anew with this step", stacklevel=2
             )
             groups = [{k: v for k, v in group.items() if not k.startswith("kexue.")} for group in groups]
-        elif saved != self._stack:
-            raise CheckpointError(
-                f"the state is that of the stack {saved!r}, this optimizer is {self._stack!r} (innermost first).",
-                remedy="Build the stack it was saved from, or load the state into its `.inner`.",
-            )
         inner = self.inner._stack if isinstance(self.inner, Wrapper) else None
         passed: list[Group] = [
             {k: v for k, v in g.items() if k != STACK} | ({STACK: inner} if inner else {}) for g in groups
@@ -249,7 +280,7 @@ class Wrapper(Optimizer):
         """Write counters and the names of the stack into every group."""
         for group in self.param_groups:
             group.update({self._prefix + name: value for name, value in counters.items()})
-            group[STACK] = self._stack
+            group[STACK], group[BASE] = self._stack, type(bottom(self)).__name__
 
     def _get(self, name: str) -> Any:
         return self.param_groups[0][self._prefix + name]
@@ -257,6 +288,10 @@ class Wrapper(Optimizer):
     def _set(self, name: str, value: Any) -> None:
         for group in self.param_groups:
             group[self._prefix + name] = value
+
+    def _held(self, name: str) -> dict[Tensor, Tensor]:
+        """The wrapper's tensors of one name, by parameter."""
+        return {p: tensors[name] for p, tensors in self._tensors.items() if name in tensors}
 
     def _loaded(self, name: str, param: Tensor, value: Tensor) -> Tensor:
         return value.detach().to(device=param.device, dtype=self._dtype(name, param), copy=True)
@@ -269,7 +304,7 @@ class Wrapper(Optimizer):
     def _showing(self, name: str) -> Iterator[None]:
         """The wrapper's tensors `name` in the place of the parameters; no second copy of them where types agree."""
         self._refuse_swapped("this")
-        pairs = [(p, tensors[name]) for p, tensors in self._tensors.items()]
+        pairs = [*self._held(name).items()]
         rounded = {p: p.detach().clone() for p, t in pairs if p.dtype != t.dtype}
 
         def swap() -> None:
@@ -281,8 +316,9 @@ class Wrapper(Optimizer):
 
         with torch.no_grad():
             swap()
-            for p in rounded:
-                p.copy_(self._tensors[p][name])
+            for p, t in pairs:
+                if p in rounded:
+                    p.copy_(t)
         self._swapped = True
         try:
             yield
@@ -292,6 +328,22 @@ class Wrapper(Optimizer):
                 swap()
                 for p, kept in rounded.items():
                     p.copy_(kept)
+
+
+class Excluding(Wrapper):
+    """A wrapper that leaves the parameters which `exclude` names as the inner optimizer makes them."""
+
+    def __init__(self, inner: Optimizer, exclude: Exclude) -> None:
+        self.exclude = exclude
+        self._excluded: set[Tensor] = set()
+        super().__init__(inner)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        self._excluded |= excluded(self.exclude, group, type(self).__name__)
+
+    def _rename(self, new: Mapping[Tensor, Tensor]) -> None:
+        self._excluded = {new.get(p, p) for p in self._excluded}
 
 
 def layers(optimizer: Optimizer) -> Iterator[Wrapper]:

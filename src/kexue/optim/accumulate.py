@@ -82,7 +82,8 @@ class GradientAccumulation(Wrapper):
         count = self._get("step")
         if count < self.steps and not (update.flush and count):
             return
-        handed = [(p, t["gradient"]) for p, t in self._tensors.items() if t["seen"]]
+        seen = self._held("seen")
+        handed = [(p, gradient) for p, gradient in self._held("gradient").items() if seen.get(p)]
         for p, gradient in handed:
             p.grad = gradient.to(p.dtype)
         self._inner_step(update)
@@ -98,13 +99,13 @@ class GradientAccumulation(Wrapper):
         total = self._get("weight") + w
         part = w / total if self.average and w else w
         if self._get("step") == 0:
-            for tensors in self._tensors.values():
-                tensors["seen"].zero_()
+            for mark in self._held("seen").values():
+                mark.zero_()
         sums, gradients, silent = [], [], []
         for p in self._params():
             gradient, p.grad = p.grad, None
             tensors = self._tensors.get(p, {})
-            seen = bool(tensors) and bool(tensors["seen"])
+            seen = tensors.keys() >= {"seen", "gradient"} and bool(tensors["seen"])
             if gradient is None:
                 silent += [tensors["gradient"]] if seen else []
                 continue
@@ -130,7 +131,7 @@ class GradientAccumulation(Wrapper):
         self._set("step", self._get("step") + 1)
 
     def _allocate(self, param: Tensor) -> None:
-        if param not in self._tensors:
+        if not self._tensors.get(param):
             empty = torch.zeros_like(param, dtype=self._dtype("gradient", param))
             self._tensors[param] = {"gradient": empty, "seen": torch.zeros(())}
 
@@ -150,4 +151,4 @@ def _own(gradient: Tensor, dtype: torch.dtype) -> Tensor:
         return gradient.to(dtype)
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     alone = type(gradient) is Tensor and gradient.untyped_storage().nbytes() == gradient.numel() * gradient.itemsize
-    return gradient if alone and not shared else gradient.clone()
+    return gradient if alone and not shared and not gradient.is_inference() else gradient.clone()

@@ -58,11 +58,8 @@ class EMA(Wrapper):
         """
         self._refuse_swapped("shadow_state_dict")
         names: list[str | int] = [name for group in self.param_groups for name in group.get("param_names", [])]
-        params = list(self._params())
-        return {
-            name: self._tensors[p]["shadow"] if p in self._tensors else p.detach()
-            for name, p in zip(names or range(len(params)), params, strict=True)
-        }
+        params, held = list(self._params()), self._held("shadow")
+        return {name: held.get(p, p.detach()) for name, p in zip(names or range(len(params)), params, strict=True)}
 
     def _advance(self, update: Update) -> None:
         update.before.append(self._allocate_all)
@@ -72,7 +69,8 @@ class EMA(Wrapper):
         t = self._get("step") + 1
         self._set("step", t)
         d = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
-        for ps, shadows in batches(self._tensors, [tensors["shadow"] for tensors in self._tensors.values()]):
+        held = self._held("shadow")
+        for ps, shadows in batches(held, held.values()):
             if ps[0].dtype == shadows[0].dtype:
                 torch._foreach_lerp_(shadows, ps, 1 - d)
             else:
@@ -84,7 +82,7 @@ class EMA(Wrapper):
             self._allocate(p)
 
     def _allocate(self, param: Tensor) -> None:
-        if param not in self._tensors:
+        if not self._tensors.get(param):
             self._tensors[param] = {"shadow": param.detach().to(self._dtype("shadow", param), copy=True)}
 
     def _dtype(self, name: str, param: Tensor) -> torch.dtype:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Group, Update, batches, learning_rate, pieces
-from kexue.optim._wrapper import Exclude, Wrapper, bottom, excluded, is_linear
+from kexue.optim._update import Update, batches, learning_rate, pieces
+from kexue.optim._wrapper import Exclude, Excluding, bottom, is_linear
 
 _LEAST_LR = 1e-7
 
 
-class LayerAdaptation(Wrapper):
+class LayerAdaptation(Excluding):
     """Make the length of a tensor's update proportional to the length of the tensor.
 
     With delta = p_new - p_old of the inner optimizer, ratio = |p_old| / |delta / max(lr, 1e-7)| and
@@ -43,14 +43,8 @@ class LayerAdaptation(Wrapper):
     def __init__(self, inner: Optimizer, *, exclude: Exclude = None, clip: tuple[float, float] | None = None) -> None:
         if clip is not None and not 0 <= clip[0] <= clip[1]:
             raise ValueError(f"clip must be (low, high) with 0 <= low <= high, got {clip}")
-        self.exclude = exclude
         self.clip = clip
-        self._excluded: set[Tensor] = set()
-        super().__init__(inner)
-
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        self._excluded |= excluded(self.exclude, group, "LayerAdaptation")
+        super().__init__(inner, exclude)
 
     @property
     def _linear(self) -> bool:

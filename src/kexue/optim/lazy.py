@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Update, is_elementwise
+from kexue.optim._update import Update, couples_decay, is_elementwise
 from kexue.optim._wrapper import Wrapper, bottom, folds, is_linear
 
 _PATIENCE = 10  # updates with every row active before the warning
@@ -81,6 +81,7 @@ class Lazy(Wrapper):
             param: one of `params`.
             ids: integers of any shape in [0, rows), such as the token ids of the batch.
         """
+        self.follow()
         if not any(param is p for p in self.params):
             raise ValueError("mark: the parameter is none of those this Lazy was given")
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
@@ -89,6 +90,11 @@ class Lazy(Wrapper):
         if rows.numel() and not 0 <= int(rows[0]) <= int(rows[-1]) < len(param):
             raise ValueError(f"mark: ids must be in [0, {len(param)}), got {int(rows[0])} to {int(rows[-1])}")
         self._marks.setdefault(param, []).append(rows.to(param.device))
+
+    def _rename(self, new: Mapping[Tensor, Tensor]) -> None:
+        self.params = [new.get(p, p) for p in self.params]
+        self._marks = {new.get(p, p): rows for p, rows in self._marks.items()}
+        self._twins = {p: twin for p, twin in self._twins.items() if p not in new}
 
     @property
     def _linear(self) -> bool:
@@ -138,7 +144,10 @@ class Lazy(Wrapper):
         return grad.indices()[0] if grad.is_sparse else _touched(grad).nonzero()[:, 0], grad
 
     def _replace(self, p: Tensor, base: Optimizer) -> _Visit:
-        """Let `base` update something else: the active rows alone, or a twin whose other rows nobody reads."""
+        """Let `base` update something else: the active rows alone, or a twin.
+
+        Other rows of the twin are read by nobody but weight decay that is added to the gradient.
+        """
         rows, grad = self._rows(p)
         data = p.detach()
         if self.mode == "strict":
@@ -152,9 +161,12 @@ class Lazy(Wrapper):
         else:
             known = self._twins.get(p)
             fits = known is not None and known.shape == p.shape and known.dtype == p.dtype and known.device == p.device
-            stand_in = known if known is not None and fits else torch.empty_like(data)
+            stand_in = known if known is not None and fits else torch.zeros_like(data)
             self._twins[p] = stand_in
-            stand_in[rows] = data[rows]
+            if couples_decay(base):
+                stand_in.copy_(data)
+            else:
+                stand_in[rows] = data[rows]
             stand_in.grad = grad.to_dense() if grad.is_sparse else grad
             base.state[stand_in] = base.state.get(p, {})
         return _Visit(rows, stand_in=stand_in)
@@ -187,9 +199,12 @@ class Lazy(Wrapper):
             active = _along(visit.active, p)
             assert visit.old is not None
             p.copy_(torch.where(active, p, visit.old))
-            for name, kept in visit.state.items():
-                value = base.state[p][name]
-                value.copy_(torch.where(active, value, kept))
+            if self.mode == "strict" and p.dim():
+                fresh = 0 if couples_decay(base) else None  # without decay gradients of 0 leave new state as it begins
+                for name, value in base.state.get(p, {}).items():
+                    kept = visit.state.get(name, fresh)
+                    if isinstance(value, Tensor) and value.shape == p.shape and kept is not None:
+                        value.copy_(torch.where(active, value, kept))
             p.grad = visit.grad
             return
         p.detach().index_copy_(0, rows, twin if self.mode == "strict" else twin[rows])

@@ -35,7 +35,8 @@ class Lookahead(Wrapper):
         ValueError: k, alpha or momentum out of range.
 
     phi is made just before the first update, so weights loaded after construction count. Keeps a copy of the
-    parameters. `slow_weights()` shows phi for evaluation, as the paper does.
+    parameters, in float32 for half precision, whose rounding would hold phi still. `slow_weights()` shows phi for
+    evaluation, as the paper does.
     """
 
     name: ClassVar[str] = "lookahead"
@@ -71,8 +72,8 @@ class Lookahead(Wrapper):
     @torch.no_grad()
     def reset_slow(self) -> None:
         """Begin a new cycle at the present parameters; for use after editing them by hand."""
-        for p, tensors in self._tensors.items():
-            tensors["slow"].copy_(p)
+        for p, slow in self._held("slow").items():
+            slow.copy_(p)
         self._set("step", 0)
 
     def _advance(self, update: Update) -> None:
@@ -88,12 +89,14 @@ class Lookahead(Wrapper):
             self._synchronise()
 
     def _synchronise(self) -> None:
-        _pull(self._tensors, [tensors["slow"] for tensors in self._tensors.values()], self.alpha)
+        held = self._held("slow")
+        _pull(held, [*held.values()], self.alpha)
         if self.momentum == "reset":
             for _, moment in self._moments():
                 moment.zero_()
         elif self.momentum == "pullback":
-            pairs = [(moment, self._tensors[p]["momentum"]) for p, moment in self._moments()]
+            held = self._held("momentum")
+            pairs = [(moment, held[p]) for p, moment in self._moments() if p in held]
             _pull([fast for fast, _ in pairs], [slow for _, slow in pairs], self.alpha)
 
     def _allocate_all(self, params: list[Tensor]) -> None:
@@ -103,10 +106,10 @@ class Lookahead(Wrapper):
     def _allocate(self, param: Tensor) -> None:
         tensors = self._tensors.setdefault(param, {})
         if "slow" not in tensors:
-            tensors["slow"] = param.detach().clone()
+            tensors["slow"] = param.detach().to(self._dtype("slow", param), copy=True)
         if self.momentum == "pullback" and "momentum" not in tensors:
             for moment in self._moments_of(param):
-                tensors["momentum"] = torch.zeros_like(moment)
+                tensors["momentum"] = torch.zeros_like(moment, dtype=_at_least_float32(moment))
 
     def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
         for p in self._tensors:
@@ -117,23 +120,30 @@ class Lookahead(Wrapper):
         state = bottom(self).state.get(param, {})
         return [state[name] for name in _MOMENTA if isinstance(state.get(name), Tensor)]
 
+    def _dtype(self, name: str, param: Tensor) -> torch.dtype:
+        return _at_least_float32(param)
+
     def _loaded(self, name: str, param: Tensor, value: Tensor) -> Tensor:
-        if name == "momentum":
-            return value.detach().to(device=param.device, copy=True)  # in the type of the moment
+        if name == "momentum":  # of the moment's type, not the parameter's
+            return value.detach().to(device=param.device, dtype=_at_least_float32(value), copy=True)
         return super()._loaded(name, param, value)
 
     def _describe(self) -> str:
         return f"k={self.k}, alpha={self.alpha}, momentum={self.momentum!r}"
 
 
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def _pull(fast: Any, slow: list[Tensor], alpha: float) -> None:
     """slow <- slow + alpha (fast - slow); fast <- slow."""
     for fasts, slows in batches(fast, slow):
-        if fasts[0].is_cuda:
+        if fasts[0].is_cuda and fasts[0].dtype == slows[0].dtype:
             torch._foreach_lerp_(slows, fasts, alpha)
             torch._foreach_copy_(fasts, slows)
             continue
         for f, s in zip(fasts, slows, strict=True):
             for a, b in pieces(f.detach(), s):
-                b.lerp_(a, alpha)
+                b.lerp_(a.to(b.dtype), alpha)
                 a.copy_(b)

@@ -6,14 +6,13 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from kexue.optim._update import Group, Update, batches, learning_rate, takes_decay
-from kexue.optim._wrapper import Exclude, Wrapper, bottom, excluded, is_linear
+from kexue.optim._wrapper import Exclude, Excluding, Wrapper, bottom, is_linear
 
 
-class DecoupledWeightDecay(Wrapper):
+class DecoupledWeightDecay(Excluding):
     """Pull parameters to 0 apart from the gradient, so that adaptive step sizes do not weaken the pull.
 
     p <- p_new - lr rate p_old, where the inner optimizer takes p_old to p_new.
@@ -43,19 +42,16 @@ class DecoupledWeightDecay(Wrapper):
         if not (rate >= 0 and math.isfinite(rate)):
             raise ValueError(f"rate must be >= 0, got {rate}")
         self.rate = rate
-        self.exclude = exclude
         self.allow_double = allow_double
-        self._excluded: set[Tensor] = set()
-        super().__init__(inner)
+        super().__init__(inner, exclude)
 
     def _check(self, group: Group) -> None:
-        super()._check(group)
         if group.get("weight_decay") and not self.allow_double:
             raise ValueError(
                 f"the inner optimizer decays already, weight_decay={group['weight_decay']}; set it to 0 there, or say "
                 "allow_double=True"
             )
-        self._excluded |= excluded(self.exclude, group, "DecoupledWeightDecay")
+        super()._check(group)
 
     @property
     def _folds(self) -> bool:
