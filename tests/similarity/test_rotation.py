@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -87,16 +89,62 @@ def test_float32_stays_orthogonal_near_both_singular_points(kind, epsilon, sign)
     np.testing.assert_allclose(T @ a, b, atol=5e-7)
 
 
+def as_kind(x, library, dtype):
+    x = x.astype(dtype)
+    return pytest.importorskip("torch").from_numpy(x) if library == "torch" else x
+
+
+# What lies between exactly collinear and clearly not: multiples whose rounding leaves a residue, and true small angles.
+ANGLES = (0.0, 1e-17, 1e-16, 1e-15, 1e-12, 1e-8, 1e-4)
+MULTIPLES = {
+    "float64": (1.0, -1.0, 0.3, -0.3, -0.1, 7.0, -3.0, -1e150, 1e-150),
+    "float32": (1.0, -1.0, 0.3, -0.3, -0.1, 7.0, -3.0, -1e30, 1e-30),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_exactly_equal_and_opposite(kind):
+@pytest.mark.parametrize("d", [2, 3, 17, 1000])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_near_both_singular_points_a_still_goes_to_b(kind, d, library, dtype):
+    generator = np.random.default_rng(d)
+    tight = TIGHT if dtype == "float64" else 1e-6  # of T's entries, rounded once
+    for multiple, angle in itertools.product(MULTIPLES[dtype], ANGLES):
+        a = generator.normal(size=d)
+        b = multiple * (a + angle * np.linalg.norm(a) * unit(generator.normal(size=d)))
+        x, y = (as_kind(v, library, dtype) for v in (a, b))
+        # The vectors as they were given, rounded to their dtype.
+        here, there = (unit(np.asarray(v, dtype=np.float64) / np.abs(np.asarray(v)).max()) for v in (x, y))
+        operator = rotation_between(x, y, kind=kind, as_operator=True)
+        reached = np.asarray(operator.apply(as_kind(here, library, "float64")))
+        np.testing.assert_allclose(reached, there, atol=tight, err_msg=f"{multiple=} {angle=}")
+        back = np.asarray(operator.T.apply(as_kind(there, library, "float64")))
+        np.testing.assert_allclose(back, here, atol=tight, err_msg=f"{multiple=} {angle=}")
+        if d < 100:
+            T = np.asarray(rotation_between(x, y, kind=kind), dtype=np.float64)
+            np.testing.assert_allclose(T @ here, there, atol=tight, err_msg=f"{multiple=} {angle=}")
+            np.testing.assert_allclose(T.T @ T, np.eye(d), atol=2 * tight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("multiple", [1.0, -1.0, 0.3, -0.3])
+def test_collinear_members_of_a_batch_have_finite_gradients(kind, multiple):
+    torch = pytest.importorskip("torch")
+    a = torch.tensor(np.random.default_rng(8).normal(size=(3, 4)), requires_grad=True)
+    b = torch.tensor(np.random.default_rng(9).normal(size=(3, 4)), requires_grad=True)
+    with torch.no_grad():
+        b[1] = multiple * a[1]
+    rotation_between(a, b, kind=kind)[:, 0].sum().backward()
+    assert torch.isfinite(a.grad).all()
+    assert torch.isfinite(b.grad).all()
+
+
+def test_equal_vectors_turn_nothing():
     a = np.array([3.0, 0.0, 4.0])
-    for b in (a, -a):
-        T = rotation_between(a, b, kind=kind)
-        np.testing.assert_allclose(T @ a, b, atol=TIGHT)
-        np.testing.assert_allclose(T.T @ T, np.eye(3), atol=TIGHT)
-    if kind == "rotation":
-        np.testing.assert_allclose(rotation_between(a, a), np.eye(3), atol=TIGHT)
-        assert np.linalg.det(rotation_between(a, -a)) == pytest.approx(1, abs=TIGHT)
+    for b in (a, 0.3 * a, 7 * a):
+        np.testing.assert_allclose(rotation_between(a, b), np.eye(3), atol=TIGHT)
+    for b in (-a, -0.3 * a, -7 * a):
+        assert np.linalg.det(rotation_between(a, b)) == pytest.approx(1, abs=TIGHT)
 
 
 @pytest.mark.parametrize(("kind", "b"), [("rotation", -2.0), ("symmetric", -2.0), ("householder", 2.0)])
@@ -164,6 +212,56 @@ def test_align_mean_turns_the_mean_and_keeps_the_gram():
     Y = align_mean(X, target)
     np.testing.assert_allclose(unit(Y.mean(axis=0)), np.eye(8)[0], atol=TIGHT)
     np.testing.assert_allclose(Y @ Y.T, X @ X.T, atol=1e-12)  # inner products of size about 30
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("multiple", [-3.0, -0.1, 0.3, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-150, 1e150])
+def test_align_mean_to_a_multiple_of_the_mean(library, multiple, scale):
+    for seed in range(30):
+        X = np.random.default_rng(seed).normal(loc=1.0, size=(20, 6)) * scale
+        target = multiple * (X / scale).mean(axis=0)
+        Y = np.asarray(align_mean(as_kind(X, library, "float64"), target))
+        np.testing.assert_allclose(unit(Y.mean(axis=0) / scale), unit(target), atol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_mean_that_is_rounding_has_no_direction(library, dtype):
+    # 0.1 + 0.2 - 0.3 is 3e-17, and no direction; nor is what subtracting the mean leaves.
+    residue = np.array([[0.1, 0.1], [0.2, 0.2], [-0.3, -0.3]])
+    X = np.random.default_rng(9).normal(size=(1000, 3)).astype(dtype)
+    for rows in (residue, X - X.mean(axis=0)):
+        with pytest.raises(ValueError, match="zero up to rounding"):
+            align_mean(as_kind(rows, library, dtype), np.ones(rows.shape[1]))
+    with pytest.raises(ValueError, match="n >= 1"):
+        align_mean(as_kind(X[:0], library, dtype), np.ones(3))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", ["int64", "float16", "float32", "float64"])
+def test_rows_keep_their_dtype_and_integers_become_float64(library, dtype):
+    operator = rotation_between([1.0, 2.0, 3.0], [-1.0, 0.0, 1.0], as_operator=True)
+    rows = np.arange(12).reshape(4, 3)
+    exact = operator.apply(rows.astype(np.float64))
+    turned = np.asarray(operator.apply(as_kind(rows, library, dtype)))
+    assert turned.dtype == ("float64" if dtype == "int64" else dtype)
+    np.testing.assert_allclose(turned, exact, rtol={"float16": 1e-3, "float32": 1e-6}.get(dtype, 1e-14), atol=1e-6)
+    centred = align_mean(as_kind(rows, library, dtype), [0.0, 1.0, 0.0])
+    assert np.asarray(centred).dtype == turned.dtype
+
+
+def test_meta_and_complex_are_refused_by_name():
+    torch = pytest.importorskip("torch")
+    meta = torch.ones(3, device="meta")
+    with pytest.raises(ValueError, match="b is on the meta device"):
+        rotation_between(torch.ones(3), meta)
+    with pytest.raises(ValueError, match="embeddings is on the meta device"):
+        align_mean(meta[None], [1.0, 0, 0])
+    with pytest.raises(ValueError, match="meta"):
+        rotation_between(torch.ones(3), torch.arange(3), as_operator=True).apply(meta)
+    with pytest.raises(ValueError, match="complex"):
+        rotation_between(np.ones(3), np.ones(3) * 1j)
 
 
 @pytest.mark.parametrize(

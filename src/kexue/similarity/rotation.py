@@ -8,7 +8,12 @@ s = (a + b)/|a + b| and the difference w = (a - b)/|a - b| the article's three c
     symmetric    (a + b)(a + b)'/(1 + a'b) - I           = -H_s
 
 Differences: the article divides by 1 + a'b or 1 - a'b, which loses orthogonality near the singular point; a normalised
-s or w does not. Where a + b (or a - b) vanishes, a fixed unit vector orthogonal to a takes its place.
+s or w does not. There a + b (or a - b) is little more than rounding, and its direction is worth nothing; with t the
+angle from a to b and u the unit vector orthogonal to a in their plane,
+
+    s = cos(t/2) a + sin(t/2) u        w = sin(t/2) a - cos(t/2) u
+
+are good to rounding. Where b is a multiple of a, up to rounding, a fixed unit vector orthogonal to a serves as u.
 """
 
 from __future__ import annotations
@@ -18,9 +23,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kexue.similarity._arrays import RESIDUE, raise_no_values
+
 Kind = Literal["rotation", "householder", "symmetric"]
 _KINDS = ("rotation", "householder", "symmetric")
 _UNIT_TOLERANCE = 1e-4
+_CLOSE = -0.5  # cosine to the singular point's other side from which on a + b (or a - b) is not used
 
 
 class RotationOperator:
@@ -44,19 +52,20 @@ class RotationOperator:
             X: (..., n, d), the batch in front as in the operator's; a single operator also takes (d,).
 
         Returns:
-            As `X`, in its own dtype and on its device.
+            As `X`, in its own dtype and on its device; half precision computed in float32, integers become float64.
 
         Raises:
             ValueError: the last axis is not d.
         """
         d = self.reflections[0].shape[-1]
         X = X if hasattr(X, "shape") else np.asarray(X, dtype=float)
-        if X.shape[-1] != d:
+        if X.shape[-1:] != (d,):
             raise ValueError(f"expected vectors of {d} dimensions, got an array of shape {tuple(X.shape)}")
+        Y = _wide(X, "X")
         for v in self.reflections:
-            v = _cast_like(v if v.ndim == 1 else v[..., None, :], X)  # noqa: PLW2901 - the same vector, fit to X
-            X = X - 2 * (X * v).sum(-1)[..., None] * v
-        return X if self.sign > 0 else -X
+            v = _cast_like(v if v.ndim == 1 else v[..., None, :], Y)  # noqa: PLW2901 - the same vector, fit to X
+            Y = Y - 2 * (Y * v).sum(-1)[..., None] * v
+        return _restore(Y if self.sign > 0 else -Y, X)
 
     @property
     def T(self) -> RotationOperator:  # noqa: N802 - the name arrays have
@@ -111,7 +120,7 @@ def rotation_between(
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
     dtype_of = a if hasattr(a, "dtype") else b if hasattr(b, "dtype") else np.empty(0)
-    a, b = _as_float64(a), _as_float64(b)
+    a, b = _as_float64(a, "a"), _as_float64(b, "b")
     if _namespace(a) is not _namespace(b):
         raise TypeError(f"a and b must be of one kind, got {type(a).__name__} and {type(b).__name__}")
     xp = _namespace(a)
@@ -119,13 +128,8 @@ def rotation_between(
         raise ValueError(f"a and b must be (..., d) of one d >= 1, got {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = xp.broadcast_arrays(a, b) if xp is np else xp.broadcast_tensors(a, b)
     a, b = _unit(a, "a", normalize), _unit(b, "b", normalize)
-    sign = 1
-    if kind == "rotation":
-        reflections: tuple[Any, ...] = (a, _direction(a + b, a, kind))
-    elif kind == "householder":
-        reflections = (_direction(a - b, a, kind),)
-    else:
-        reflections, sign = (_direction(a + b, a, kind),), -1
+    bisector = _bisector(a, b, kind)
+    reflections, sign = ((a, bisector) if kind == "rotation" else (bisector,)), (-1 if kind == "symmetric" else 1)
     operator = RotationOperator(tuple(_restore(v, dtype_of) for v in reflections), sign)
     if as_operator:
         return operator
@@ -143,7 +147,7 @@ def align_mean(embeddings: Any, target: Any) -> Any:
         (n, d), the kind, device and dtype of `embeddings`.
 
     Raises:
-        ValueError: the mean is zero, so it has no direction; or see `rotation_between`.
+        ValueError: no rows, or a mean that is zero up to rounding, so that it has no direction; see `rotation_between`.
 
     Example:
         >>> import numpy as np
@@ -151,7 +155,13 @@ def align_mean(embeddings: Any, target: Any) -> Any:
         >>> bool(abs(x.mean(axis=0)[1]) < 1e-12)
         True
     """
-    mean = embeddings.mean(0) if hasattr(embeddings, "mean") else np.asarray(embeddings, dtype=float).mean(0)
+    embeddings = embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings, dtype=float)
+    if embeddings.ndim != 2 or not len(embeddings):
+        raise ValueError(f"embeddings must be (n, d) with n >= 1, got shape {tuple(embeddings.shape)}")
+    rows = _as_float64(embeddings, "embeddings")
+    mean = rows.mean(0)
+    if bool(_length(mean)[0] <= 8 * _epsilon(embeddings) * _length(rows).mean()):
+        raise ValueError("the mean of the embeddings is zero up to rounding, so it has no direction to turn")
     if _namespace(mean) is not np:
         target = sys.modules["torch"].as_tensor(target, dtype=mean.dtype, device=mean.device)
     return rotation_between(mean, target, as_operator=True).apply(embeddings)
@@ -162,15 +172,42 @@ def _namespace(x: Any) -> Any:
     return torch if torch is not None and isinstance(x, torch.Tensor) else np
 
 
-def _as_float64(x: Any) -> Any:
+def _as_float64(x: Any, name: str) -> Any:
+    if _namespace(x) is not np:
+        raise_no_values(x, name)
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    if "complex" in str(x.dtype):
+        raise ValueError(f"{name} must hold real numbers, got {x.dtype}")
     return np.asarray(x, dtype=np.float64) if _namespace(x) is np else x.double()
 
 
+def _epsilon(x: Any) -> float:
+    """Distance from 1 to the next number of the dtype; that of float64 for integers."""
+    if _namespace(x) is np:
+        return float(np.finfo(x.dtype if x.dtype.kind == "f" else np.float64).eps)
+    torch = sys.modules["torch"]
+    return float(torch.finfo(x.dtype if x.dtype.is_floating_point else torch.float64).eps)
+
+
+def _wide(x: Any, name: str) -> Any:
+    """`x` itself in single precision or better; float32 for shorter floats, float64 for integers."""
+    if _namespace(x) is np:
+        return (
+            x.astype(np.float32 if x.dtype == np.float16 else np.float64)
+            if x.dtype.itemsize < 4 or x.dtype.kind != "f"
+            else x
+        )
+    raise_no_values(x, name)
+    if not x.dtype.is_floating_point:
+        return x.double()
+    return x.float() if x.element_size() < 4 else x
+
+
 def _cast_like(v: Any, x: Any) -> Any:
-    xp = _namespace(x)
-    if xp is np:
-        return np.asarray(v, dtype=x.dtype if x.dtype.kind == "f" else np.float64)
-    return v.to(dtype=x.dtype, device=x.device)
+    """A reflection in the kind, floating dtype and place of `x`."""
+    if _namespace(x) is np:
+        return np.asarray(v if _namespace(v) is np else v.detach().cpu(), dtype=x.dtype)
+    return sys.modules["torch"].as_tensor(v, dtype=x.dtype, device=x.device)
 
 
 def _restore(x: Any, dtype_of: Any) -> Any:
@@ -205,16 +242,35 @@ def _unit(x: Any, name: str, normalize: bool) -> Any:
     return x / length
 
 
-def _direction(x: Any, a: Any, kind: str) -> Any:
-    """x / |x|; where x vanishes, the unit vector orthogonal to `a` nearest to the axis that a leans on least."""
-    xp = _namespace(x)
-    vanishes = (x == 0).all(-1)[..., None]
-    if not bool(vanishes.any()):
+def _bisector(a: Any, b: Any, kind: str) -> Any:
+    """The unit vector along a + b, or along a - b for ``"householder"``; (..., d) for unit vectors a and b."""
+    xp, towards = _namespace(a), -1.0 if kind == "householder" else 1.0
+    cosine = (a * b).sum(-1)[..., None]
+    close = towards * cosine < _CLOSE
+    if not bool(close.any()):
+        x = a + towards * b
         return x / _length(x)
-    if x.shape[-1] == 1:
+    across = b - cosine * a
+    across = across - a * (across * a).sum(-1)[..., None]  # the first product left its own rounding along a
+    vanishes = (_length(xp.where(close, across, a)) <= RESIDUE) & close
+    if a.shape[-1] == 1 and bool(vanishes.any()):
         where = "b = a" if kind == "householder" else "b = -a"
         raise ValueError(f"in one dimension no {kind} takes a to b at {where}; d must be at least 2")
+    # Each branch is given vectors it can bear where the other one is taken: gradients of both are added up.
+    x = xp.where(close, a, a + towards * b)
+    if a.shape[-1] == 1:
+        return x / _length(x)
+    orthogonal = _orthogonal(a)
+    safe = xp.where(vanishes | ~close, orthogonal, across)
+    sine = xp.where(vanishes | ~close, xp.zeros_like(cosine), _length(safe))
+    half = xp.arctan2(sine, cosine) / 2
+    along, beside = (xp.cos(half), xp.sin(half)) if towards > 0 else (xp.sin(half), -xp.cos(half))
+    return xp.where(close, along * a + beside * safe / _length(safe), x / _length(x))
+
+
+def _orthogonal(a: Any) -> Any:
+    """The unit vector orthogonal to `a` nearest to the axis that a leans on least."""
+    xp = _namespace(a)
     axis = _eye(a)[xp.abs(a).argmin(-1)]
-    orthogonal = axis - a * (a * axis).sum(-1)[..., None]
-    safe = xp.where(vanishes, orthogonal, x)
-    return safe / _length(safe)
+    x = axis - a * (a * axis).sum(-1)[..., None]
+    return x / _length(x)
