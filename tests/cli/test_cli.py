@@ -267,8 +267,8 @@ def test_hubness(run, tmp_path):
     code, out, err = run("hubness", "t.kx", "-k", 5, "--top", 3, "--figure", "h.png", "--json")
     assert code == 0, err
     record = json.loads(out)
-    assert set(record) == {"n", "k", "metric", "k_skewness", "robinhood", "gini", "atkinson", "antihub_occurrence",
-                           "hub_occurrence", "max", "top20_share", "top", "figure"}  # fmt: skip
+    assert set(record) == {"n", "documents", "k", "metric", "k_skewness", "robinhood", "gini", "atkinson",
+                           "antihub_occurrence", "hub_occurrence", "max", "top20_share", "top", "figure"}  # fmt: skip
     assert (record["n"], record["k"], len(record["top"])) == (40, 5, 3)
     assert record["top"][0]["count"] == record["max"]
     assert record["top"][0]["text"].startswith("text number")

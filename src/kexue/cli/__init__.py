@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
     except _UsageError as error:
         if as_json:
-            print(json.dumps(_verb.failure(error), ensure_ascii=False))
+            print(_verb.json_line(_verb.failure(error)))
         else:
             error.show()
         return _verb.EXIT_USAGE
@@ -93,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (KexueError, OSError, ValueError, KeyError, TypeError) as error:
         if as_json:
-            print(json.dumps(_verb.failure(error), ensure_ascii=False))
+            print(_verb.json_line(_verb.failure(error)))
         else:
             _verb.print_failure(error)
         return _verb.EXIT_FAILED

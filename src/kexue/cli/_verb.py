@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from kexue._progress import Progress
+from kexue._text import visible
 from kexue.errors import KexueError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -27,6 +28,22 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")], False),
     "verbose": (Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on stderr.")], False),
 }
+
+
+class _Visible:
+    """What rich draws, with the control characters of users' texts made visible and rich's own left as they are."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self._answer, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 @dataclass(frozen=True)
@@ -40,22 +57,22 @@ class Output:
     def emit(self, record: Mapping[str, Any], render: Callable[[], Any]) -> None:
         """Print one answer: `record` as a JSON line, or what `render` returns (text or a rich object) for a person."""
         if self.json:
-            print(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+            print(json_line(record), flush=True)
             return
         answer = render()
         if isinstance(answer, str):
-            print(answer, flush=True)
+            print(visible(answer), flush=True)
             return
         from rich.console import Console
 
         # A pipe has no width of its own: give it room rather than cut columns.
         console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print(answer, markup=False, highlight=False)
+        console.print(_Visible(answer), markup=False, highlight=False)
 
     def remark(self, text: str) -> None:
         """Say something on stderr that is no part of the answer."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
@@ -82,6 +99,14 @@ class Output:
         with Bar(*columns, console=console, transient=True, disable=self.quiet or not console.is_terminal) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as one line of JSON, in which no control character is bare: JSON itself escapes ASCII's only."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, default=str).translate(_CONTROLS)
+
+
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def verb(
@@ -147,9 +172,9 @@ def _message(error: BaseException) -> str:
 
 def print_failure(error: BaseException) -> None:
     """Say what failed, where and what to do, on stderr."""
-    print(f"kexue: {_message(error)}", file=sys.stderr)
+    print(visible(f"kexue: {_message(error)}"), file=sys.stderr)
     if isinstance(error, KexueError) and error.remedy:
-        print(f"       {error.remedy}", file=sys.stderr)
+        print(visible(f"       {error.remedy}"), file=sys.stderr)
 
 
 def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
@@ -158,7 +183,13 @@ def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
     if wanted not in levels:
         raise typer.BadParameter(f"KEXUE_LOG must be one of {', '.join(levels)}, got {wanted!r}")
     level = logging.ERROR if quiet else getattr(logging, wanted.upper())
-    logging.basicConfig(stream=sys.stderr, format="kexue: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("kexue: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("kexue").setLevel(level)
     warnings.simplefilter("ignore" if quiet else "default")
-    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"kexue: warning: {message}", file=sys.stderr)
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(visible(f"kexue: warning: {message}"), file=sys.stderr)

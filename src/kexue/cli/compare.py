@@ -9,7 +9,7 @@ import typer
 
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
-from kexue.cli.search import explanation_lines, explanation_record
+from kexue.cli.search import explanation_lines, explanation_record, percentile_words
 
 if TYPE_CHECKING:
     from kexue.similarity import Explanation
@@ -48,7 +48,7 @@ def compare(
     for name, given in (("A", a), ("B", b)):
         if not given.strip():
             raise typer.BadParameter(f"text {name} is blank")
-    percentile = None
+    percentile, drawn = None, 0
     if index is None:
         encoder: Any = opt.load_encoder(model, device, dtype, batch_tokens)
         cosine = float(pair_cosine(*(encoder.encode([text]) for text in (a, b)))[0])
@@ -58,6 +58,7 @@ def compare(
             cosine = opened.compare(a, b)
             if opened.calibrator is not None:
                 percentile = float(opened.calibrator.percentile(cosine))
+                drawn = 0 if opened.calibrator.null_ is None else len(opened.calibrator.null_)
     scores, reasons = TransportReranker(encoder, kind).rerank(a, [b])
     reason = reasons[0]
     if figure is not None and reason is not None:
@@ -74,7 +75,8 @@ def compare(
     }
 
     def text() -> str:
-        rank = "" if percentile is None else f", percentile {percentile:.2f} among random pairs of {index}"
+        rank = "" if percentile is None else f", percentile {percentile_words(percentile, drawn)}"
+        rank += "" if percentile is None else f" among {drawn:,} random pairs of {index}"
         lines = [f"cosine {cosine:.3f}{rank}; {kind.upper()} similarity {scores[0]:.3f}"]
         return "\n".join([*lines, explanation_lines(reason)] if explain and reason is not None else lines)
 

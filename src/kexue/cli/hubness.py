@@ -36,14 +36,20 @@ def hubness(
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
 ) -> None:
     """Count how often each document is among the nearest of another, and list those that are too often."""
-    report, counts, hubs = _measured(source, k, top, out.seed)
+    report, counts, hubs, documents = _measured(source, k, top, out.seed)
     if figure is not None:
         _draw(counts, k, figure)
-    record = report._asdict() | {"metric": "cosine", "top": hubs, "figure": None if figure is None else str(figure)}
+    record = report._asdict() | {
+        "documents": documents,
+        "metric": "cosine",
+        "top": hubs,
+        "figure": None if figure is None else str(figure),
+    }
 
     def text() -> str:
+        sample = "" if report.n == documents else f" (a sample of {documents:,} documents)"
         lines = [
-            f"{report.n:,} vectors, k = {k}: skewness {report.k_skewness:.2f}, the top 20 % hold "
+            f"{report.n:,} vectors{sample}, k = {k}: skewness {report.k_skewness:.2f}, the top 20 % hold "
             f"{report.top20_share:.0%} of the places, {report.antihub_occurrence:.1%} are never found",
             "times  document",
             *(f"{hub['count']:>5}  {hub['id']}  {' '.join(hub['text'].split())[:90]}".rstrip() for hub in hubs),
@@ -55,7 +61,7 @@ def hubness(
 
 def _measured(
     source: Path, k: int, top: int, seed: int
-) -> tuple[HubnessReport, np.ndarray[Any, Any], list[dict[str, Any]]]:
+) -> tuple[HubnessReport, np.ndarray[Any, Any], list[dict[str, Any]], int]:
     from kexue.cli.whiten import load_vectors
     from kexue.search import Index
     from kexue.similarity import hubness_report, k_occurrence
@@ -63,12 +69,13 @@ def _measured(
     if source.suffix == ".npy":
         counts = k_occurrence(load_vectors(source), k, metric="cosine", generator=seed)
         report = hubness_report(counts, k, top=top)
-        return report, counts, [{"id": str(row), "count": count, "text": ""} for row, count in report.top]
+        return report, counts, [{"id": str(row), "count": count, "text": ""} for row, count in report.top], len(counts)
     with Index.open(source, readonly=True) as index:
         counts, ids = index.k_occurrence(k, generator=seed)
         report = hubness_report(counts, k, top=top)
         texts = {document.id: document.text for document in index.get([ids[row] for row, _ in report.top])}
-        return report, counts, [{"id": ids[row], "count": n, "text": texts.get(ids[row], "")} for row, n in report.top]
+        hubs = [{"id": ids[row], "count": n, "text": texts.get(ids[row], "")} for row, n in report.top]
+        return report, counts, hubs, len(index)
 
 
 def _draw(counts: np.ndarray[Any, Any], k: int, path: Path) -> None:

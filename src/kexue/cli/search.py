@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from kexue._text import read_lines, visible
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kexue.search import Reranker
     from kexue.similarity import Explanation
+    from kexue.text import Encoder
 
+_WIDEST = 1000  # characters of a text that any terminal shows in one line
 _EXAMPLES = (
     'kexue search faq.kx "how long does a refund take"',
     'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --json',
@@ -64,8 +68,8 @@ def search(
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
     pairs the probability that it belongs to the query.
     """
-    from kexue.search import CrossEncoderReranker, Index, parse_filter
-    from kexue.text import Encoder
+    from kexue.search import Index, TransportReranker, parse_filter
+    from kexue.search.rerank import RERANKED, rank_again
 
     if (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")
@@ -75,27 +79,27 @@ def search(
         raise typer.BadParameter(str(error)) from error
     with Index.open(index, readonly=True) as opened:
         texts = _queries(queries or [], queries_file)
-        encoder = cast(Encoder, opened.load_encoder(model, device=device, dtype=dtype))
+        encoder = cast("Encoder", opened.load_encoder(model, device=device, dtype=dtype))
+        reranker = _reranker(rerank, cross_encoder, encoder, device)
+        options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
         start = time.perf_counter()
         vectors = opened.encode_queries(texts)
         encoded = time.perf_counter()
-        options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
-        answers = opened.search(vectors, k, **options)
+        wanted = k if reranker is None else max(k, candidates or RERANKED)
+        answers = opened.search(vectors, wanted, **options)
         searched = time.perf_counter()
-        if rerank != "none" or explain:
-            how: Any = {"none": None}.get(rerank, rerank)
-            if cross_encoder is not None:
-                how = CrossEncoderReranker(cross_encoder, device=device)
-            answers = opened.search(texts, k, rerank=how, explain=explain, **options)
+        if reranker is not None or explain:
+            explainer = (lambda: TransportReranker(encoder)) if explain else None
+            pairs = zip(texts, answers, strict=True)
+            answers = [rank_again(reranker, text, hits, k, explainer=explainer) for text, hits in pairs]
         reranked = time.perf_counter()
+        calibrator = opened.calibrator
+        drawn = 0 if calibrator is None or calibrator.null_ is None else len(calibrator.null_)
+    timings = {"encode": encoded - start, "search": searched - encoded, "rerank": reranked - searched}
+    timings["total"] = time.perf_counter() - start
     tokens = encoder.count_tokens(texts)
-    timings = {
-        "encode": encoded - start,
-        "search": searched - encoded,
-        "rerank": reranked - searched,
-        "total": reranked - start,
-    }
-    for query, hits, used in zip(texts, answers, tokens, strict=True):
+    cut = [bool(encoder.tokenize([text]).truncated) for text in texts]
+    for query, hits, used, short in zip(texts, answers, tokens, cut, strict=True):
         record = {
             "query": query,
             "index": index,
@@ -111,20 +115,31 @@ def search(
                 }
                 for hit in hits
             ],
+            "warnings": [f"the query was cut: at most {encoder.max_length} tokens are read."] if short else [],
             "usage": {"prompt_tokens": used, "total_tokens": used},
             "timings": {name: seconds / len(texts) for name, seconds in timings.items()},
         }
         title = query if len(texts) > 1 else None
-        out.emit(record, partial(_answer, hits, title))
+        out.emit(record, partial(_answer, hits, title, drawn))
+    if any(cut) and not out.json:
+        out.remark(f"kexue: warning: {sum(cut)} of the queries cut: at most {encoder.max_length} tokens are read")
     out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * timings['total']:.0f} ms")
+
+
+def _reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: str) -> Reranker | None:
+    from kexue.search import CrossEncoderReranker, TransportReranker
+
+    if cross_encoder is not None:
+        return CrossEncoderReranker(cross_encoder, device=device)
+    return None if kind == "none" else TransportReranker(encoder, "wrd" if kind == "wrd" else "wmd")
 
 
 def _queries(given: list[str], file: Path | None) -> list[str]:
     texts = [text for text in given if text != "-"]
     if "-" in given:
-        texts += [line.rstrip("\n") for line in sys.stdin]
+        texts += read_lines("-")
     if file is not None:
-        texts += file.read_text(encoding="utf-8").splitlines()
+        texts += read_lines(file)
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise typer.BadParameter('no query: give one, as in: kexue search faq.kx "how long does a refund take"')
@@ -147,31 +162,55 @@ def explanation_lines(explanation: Explanation, most: int = 12) -> str:
     return "\n".join([*lines, f"    {explanation.kind.upper()} distance {explanation.distance:.3f}{rest}"])
 
 
-def _answer(hits: list[Any], title: str | None) -> Any:
+def percentile_words(percentile: float, drawn: int) -> str:
+    """A percentile among `drawn` random pairs, never rounded up.
+
+    Above all of them it is more than 100 - 300 / drawn with 95 % confidence, and no pairs can tell that it is 100.
+    """
+    if percentile >= 100:
+        return f"> {_down(max(0.0, 100 - 300 / max(1, drawn)))}"
+    return _down(percentile)
+
+
+def _down(percentile: float) -> str:
+    digits = 2 if percentile < 99 else min(4, math.ceil(-math.log10(100 - percentile) - 1e-6) + 1)
+    scale = 10**digits
+    return f"{math.floor(percentile * scale + 1e-6) / scale:.{digits}f}"
+
+
+def _probability_words(probability: Any) -> str:
+    return f"{probability.value:.2f} ({probability.low:.2f}-{probability.high:.2f})"
+
+
+def _answer(hits: list[Any], title: str | None, drawn: int) -> Any:
     from rich.console import Group
 
-    reasons = [f"{hit.id}\n{explanation_lines(hit.explanation)}" for hit in hits if hit.explanation is not None]
-    table = _table(hits, title)
+    reasons = [
+        f"{visible(hit.id)}\n{visible(explanation_lines(hit.explanation))}"
+        for hit in hits
+        if hit.explanation is not None
+    ]
+    table = _table(hits, title, drawn)
     return Group(table, "", *reasons) if reasons else table
 
 
-def _table(hits: list[Any], title: str | None) -> Table | str:
+def _table(hits: list[Any], title: str | None, drawn: int) -> Table | str:
     from rich.markup import escape
     from rich.table import Table
 
     if not hits:
         return f"{title + ': ' if title else ''}no document matches"
-    table = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=escape(visible(title)) if title else None, title_justify="left", box=None, pad_edge=False)
     shown = [("score", [f"{hit.score:.3f}" for hit in hits])]
     if hits[0].percentile is not None:
-        shown.append(("percentile", [f"{hit.percentile:.2f}" for hit in hits]))
+        shown.append(("percentile", [percentile_words(hit.percentile, drawn) for hit in hits]))
     if hits[0].probability is not None:
-        shown.append(("probability", [f"{hit.probability.value:.2f}" for hit in hits]))
+        shown.append(("probability", [_probability_words(hit.probability) for hit in hits]))
     for name, _ in shown:
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
     table.add_column("text", overflow="ellipsis", no_wrap=True)
     for row, hit in enumerate(hits):
-        texts = (escape(hit.id), escape(" ".join(hit.text.split())))
+        texts = (escape(visible(hit.id)), escape(visible(" ".join(hit.text.split())[:_WIDEST])))
         table.add_row(*(column[row] for _, column in shown), *texts)
     return table

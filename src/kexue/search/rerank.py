@@ -130,6 +130,8 @@ def rank_again(
 def surface(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """The word of `text` that each token stands in; a token of Chinese is a word of its own."""
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+    while ends and _joined(text, ends[-1], ends[-1]):  # the encoder reads no further than some place within a word
+        ends[-1] += 1
     for i in range(1, len(offsets)):
         if _joined(text, ends[i - 1], offsets[i][0]):
             starts[i] = starts[i - 1]
