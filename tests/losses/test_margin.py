@@ -132,6 +132,8 @@ def test_heads_compare_directions(head):
         (lambda: am_softmax_loss(cosines(), LABELS + 1), r"\[0, 3\)"),
         (lambda: am_softmax_loss(cosines(), LABELS, margin=-0.1), "-0.1"),
         (lambda: arcface_loss(cosines(), LABELS, margin=4.0), r"\[0, pi\)"),
+        (lambda: arcface_loss(cosines(), LABELS, margin=-0.1), r"\[0, pi\), got -0.1"),
+        (lambda: margin_loss(cosines().abs(), LABELS, margin=-0.1), ">= 0, got -0.1"),
         (lambda: margin_loss(cosines(), LABELS), "distances must be >= 0"),
         (lambda: am_softmax_loss(cosines(), LABELS, scale=0.0), "scale must be > 0"),
         (lambda: am_softmax_loss(cosines(), LABELS, reduction="avg"), "avg"),
@@ -144,7 +146,7 @@ def test_heads_compare_directions(head):
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-    with pytest.raises(TypeError, match="int64"):
+    with pytest.raises(TypeError, match="integer class numbers"):
         am_softmax_loss(cosines(), LABELS.float())
 
 

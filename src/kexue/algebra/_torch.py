@@ -8,31 +8,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kexue._tensors import forward_levels
 from kexue.algebra._aberth import Array
+from kexue.errors import NotSupported
 
 
 class _Roots(torch.autograd.Function):
     """f(r) = 0 gives dr/da_k = -r^(n-k) / f'(r)."""
 
     @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:
-        roots = torch.from_numpy(solve(coefficients.detach().cpu().numpy())).to(coefficients.device)
-        ctx.save_for_backward(coefficients, roots)
-        return roots
+    def forward(coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:
+        return torch.from_numpy(solve(coefficients.detach().cpu().numpy())).to(coefficients.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0])
+        ctx.solve = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         coefficients, r = ctx.saved_tensors  # r again as a function of the coefficients: second derivatives follow
-        n = coefficients.shape[-1] - 1
-        c = coefficients.to(r.dtype)[..., None, :]
-        slope = torch.zeros_like(r)
-        for k in range(n):
-            slope = slope * r + (n - k) * c[..., k]
-        powers = torch.stack([r ** (n - k) for k in range(n + 1)], -1)  # (..., n, n + 1)
-        jacobian = -powers / slope[..., None]
-        jacobian = torch.where(torch.isnan(r)[..., None], 0, jacobian)  # what is no root has no derivative
+        jacobian = _jacobian(coefficients, r)
         total = (jacobian.conj() * torch.where(torch.isnan(r), 0, grad)[..., None]).sum(-2)
         return (total if coefficients.is_complex() else total.real).to(coefficients.dtype), None
+
+    @staticmethod
+    def jvp(ctx: Any, move: Tensor, _: None) -> Tensor:
+        [coefficients] = ctx.saved_tensors
+        r = _Roots.apply(coefficients, ctx.solve)  # type: ignore[no-untyped-call]
+        return (_jacobian(coefficients, r) * move.to(r.dtype)[..., None, :]).sum(-1)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], coefficients: Tensor, solve: Any) -> tuple[Tensor, int]:
+        return _Roots.apply(coefficients.movedim(in_dims[0], 0), solve), 0  # type: ignore[no-untyped-call]
+
+
+def _jacobian(coefficients: Tensor, r: Tensor) -> Tensor:
+    """dr/da, (..., n, n + 1); 0 for what is no root."""
+    n = coefficients.shape[-1] - 1
+    c = coefficients.to(r.dtype)[..., None, :]
+    slope = torch.zeros_like(r)
+    for k in range(n):
+        slope = slope * r + (n - k) * c[..., k]
+    powers = torch.stack([r ** (n - k) for k in range(n + 1)], -1)
+    return torch.where(torch.isnan(r)[..., None], 0, -powers / slope[..., None])
 
 
 def differentiable_roots(coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:
@@ -41,4 +61,11 @@ def differentiable_roots(coefficients: Tensor, solve: Callable[[Array], Array]) 
         coefficients = coefficients.double()
     if coefficients.dtype in {torch.float16, torch.bfloat16}:
         coefficients = coefficients.float()
+    if coefficients.is_meta:
+        return torch.empty(*coefficients.shape[:-1], coefficients.shape[-1] - 1, dtype=torch.complex128, device="meta")
+    if forward_levels() > 1:  # torch drops the outer derivative of a function with a forward rule of its own
+        raise NotSupported(
+            "roots have no second derivative by forward mode inside forward mode.",
+            remedy="Use torch.func.hessian, or jacrev for one of the two.",
+        )
     return _Roots.apply(coefficients, solve)  # type: ignore[no-any-return, no-untyped-call]

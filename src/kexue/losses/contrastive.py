@@ -19,7 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, masked_logsumexp, reduce
+from kexue._tensors import unit, without_autocast
+from kexue.losses._reduce import (
+    Reduction,
+    check_mask,
+    check_range,
+    check_reduction,
+    class_numbers,
+    full_precision,
+    is_class,
+    masked_logsumexp,
+    reduce,
+)
 
 
 class _Gaps(NamedTuple):
@@ -37,18 +48,20 @@ def info_nce(
     positive become 0. Here the value is -log sigmoid(-log xi), accurate as long as xi itself is a number.
 
     Args:
-        scores: (B, K) similarities already divided by the temperature; B anchors, K >= 2 candidates.
-        labels: (B,) int64, the column of each row's positive; None means the diagonal, which needs K >= B.
+        scores: (B, K) similarities already divided by the temperature; B anchors, K candidates. A negative of -inf is
+            masked; a positive of -inf has the limit, an infinite loss with finite gradients.
+        labels: (B,) integers, the column of each row's positive; None means the diagonal, which needs K >= B.
         mask: (B, K) bool, True where the column may serve as a negative; the positive's own entry is not read. A row
-            left without negatives is dropped: it adds 0 and does not count in the mean. Scores of -inf are masked too.
+            left without negatives, as in a last batch of one pair, is dropped: it adds 0 and does not count in the
+            mean. A batch with no such row, or empty, gives 0.
         reduction: ``"none"`` (one value per anchor), ``"mean"`` over kept anchors, or ``"sum"``.
 
     Returns:
         Scalar, or (B,) for ``"none"``; never negative; float32 for half precision, else the dtype of `scores`.
 
     Raises:
-        ValueError: wrong shapes, K < 2, or a label outside [0, K).
-        TypeError: scores that are not floating point, labels not int64, a mask that is not bool.
+        ValueError: wrong shapes, or a label outside [0, K).
+        TypeError: scores that are not floating point, labels no integers, a mask that is not bool.
     """
     gaps = _gaps(scores, labels, mask, reduction)
     return reduce(_log1p_exp(gaps.log_xi), gaps.kept, reduction)
@@ -76,37 +89,32 @@ def _gaps(scores: Tensor, labels: Tensor | None, mask: Tensor | None, reduction:
     check_reduction(reduction)
     scores = full_precision(scores)
     labels = _check(scores, labels, mask)
-    positive = functional.one_hot(labels, scores.shape[1]).bool()
+    positive = is_class(labels, scores.shape[1])
     negative = ~positive & (scores > -torch.inf)
     if mask is not None:
         negative = negative & mask
     kept = negative.any(dim=1)
     own = scores.gather(1, labels[:, None])
-    values = (scores - own).masked_fill(~negative, -torch.inf)
-    log_xi = masked_logsumexp(values, negative, 1).masked_fill(~kept, 0.0)
-    return _Gaps(values, log_xi, kept)
+    gone = own == -torch.inf
+    values = (scores - own.masked_fill(gone, 0.0)).masked_fill(~negative, -torch.inf)
+    log_xi = masked_logsumexp(values, negative, 1) + torch.where(gone, -own, 0.0).squeeze(1)
+    return _Gaps(values, log_xi.masked_fill(~kept, 0.0), kept)
 
 
 def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor:
-    if scores.ndim != 2 or scores.shape[1] < 2:
-        raise ValueError(
-            f"scores must be (anchors, candidates) with at least 2 candidates, one of them a negative, "
-            f"got {tuple(scores.shape)}"
-        )
+    """The positives' columns, once shapes and values fit."""
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be (anchors, candidates), got {tuple(scores.shape)}")
     rows, columns = scores.shape
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != scores.shape):
-        wrong = TypeError if mask.dtype != torch.bool else ValueError
-        raise wrong(f"mask must be bool of shape {tuple(scores.shape)}, got {mask.dtype} of {tuple(mask.shape)}")
+    check_mask(mask, scores.shape)
     if labels is None:
         if columns < rows:
             raise ValueError(f"without labels the positives are the diagonal: expected K >= B, got {(rows, columns)}")
         return torch.arange(rows, device=scores.device)
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64 column numbers, got {labels.dtype}")
+    labels = class_numbers(labels)
     if labels.shape != (rows,):
         raise ValueError(f"labels must have shape ({rows},), one positive a row, got {tuple(labels.shape)}")
-    if in_eager() and bool(((labels < 0) | (labels >= columns)).any()):
-        raise ValueError(f"labels must lie in [0, {columns}), got {labels.min().item()} to {labels.max().item()}")
+    check_range(labels, columns, None)
     return labels
 
 
@@ -126,11 +134,9 @@ class _TwoViewLoss(nn.Module):
         """
         if a.ndim != 2 or a.shape != b.shape:
             raise ValueError(f"expected two views of shape (B, d), got {tuple(a.shape)} and {tuple(b.shape)}")
-        if len(a) < 2:
-            raise ValueError(f"a contrastive batch needs at least 2 pairs for a negative, got {len(a)}")
         size, device = len(a), a.device
-        with torch.autocast(device.type, enabled=False):
-            a, b = (functional.normalize(full_precision(x, "a view"), dim=1) for x in (a, b))
+        with without_autocast(a):
+            a, b = (unit(full_precision(x, "a view")) for x in (a, b))
             if not self.symmetric:
                 everyone = torch.ones(size, size, dtype=torch.bool, device=device)
                 return a @ b.T / self.temperature, torch.arange(size, device=device), everyone
@@ -147,6 +153,8 @@ class _TwoViewLoss(nn.Module):
 class InfoNCELoss(_TwoViewLoss):
     """InfoNCE of two views: `forward(a, b)`, each (B, d), rows of the same number are partners.
 
+    A row of length 0 has no direction: its cosines are 0, and so is its gradient.
+
     Args:
         temperature: > 0; cosines are divided by it.
         symmetric: True compares all 2B vectors with each other (NT-Xent, SimCLR) and ``"none"`` gives 2B values;
@@ -154,7 +162,8 @@ class InfoNCELoss(_TwoViewLoss):
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Raises:
-        ValueError: fewer than 2 pairs, views of different shape, a temperature that is not positive.
+        ValueError: views of different shape, a temperature that is not positive. One pair alone has no negative and
+            gives 0, as does an empty batch.
     """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -201,21 +210,22 @@ def pair_contrastive_loss(embeddings: Tensor, *, scale: float = 20.0, reduction:
     The loss of SimBERT and RoFormer-Sim, kexue.fm/archives/7427: cosines times `scale`, the diagonal taken out.
 
     Args:
-        embeddings: (2B, d), any length; they are normalised here.
+        embeddings: (2B, d), any length; they are normalised here, and one of length 0 has cosines and gradient 0.
         scale: > 0, inverse temperature.
         reduction: ``"none"`` gives 2B values.
 
     Raises:
-        ValueError: an odd number of rows, or a scale that is not positive. One pair alone has no negative and gives 0.
+        ValueError: an odd number of rows, or a scale that is not positive. One pair alone has no negative and gives 0,
+            as does an empty batch.
     """
-    if embeddings.ndim != 2 or len(embeddings) % 2 or not len(embeddings):
+    if embeddings.ndim != 2 or len(embeddings) % 2:
         raise ValueError(f"rows 2i and 2i + 1 are partners: expected (2B, d), got {tuple(embeddings.shape)}")
     if not scale > 0:
         raise ValueError(f"scale must be > 0, got {scale}")
     rows = torch.arange(len(embeddings), device=embeddings.device)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        unit = functional.normalize(full_precision(embeddings, "embeddings"), dim=1)
-        scores = scale * (unit @ unit.T)
+    with without_autocast(embeddings):
+        directions = unit(full_precision(embeddings, "embeddings"))
+        scores = scale * (directions @ directions.T)
     return info_nce(scores, rows ^ 1, mask=rows[:, None] != rows, reduction=reduction)
 
 

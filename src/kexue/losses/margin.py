@@ -17,9 +17,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, reduce
+from kexue._tensors import direction_and_length, may_read, unit, without_autocast
+from kexue.losses._reduce import (
+    Reduction,
+    check_range,
+    check_reduction,
+    checked_cosines,
+    class_numbers,
+    cross_entropy,
+    full_precision,
+    is_class,
+    reduce,
+)
 
 
 def am_softmax_loss(
@@ -37,9 +47,10 @@ def am_softmax_loss(
 
     Args:
         cosines: (B, C), each in [-1, 1]: no softmax, no scale, no margin applied before.
-        labels: (B,) int64 in [0, C), or `ignore_index`.
-        scale: > 0, inverse temperature. To reach probability p one needs about log((C - 1) p / (1 - p)) at least;
-            losses at different scales cannot be compared.
+        labels: (B,) integers in [0, C), or `ignore_index`.
+        scale: > 0, inverse temperature. To reach probability p in all C classes one needs at least
+            (C - 1) / C log((C - 1) p / (1 - p)), and that only with the classes' directions as far apart as they can
+            be, at cosines of -1 / (C - 1); losses at different scales cannot be compared.
         margin: in [0, 2], subtracted from the cosine (not from the scaled score); 0 is plain scaled softmax. For
             training only: predict with the bare cosines.
         ignore_index: rows with this label add nothing and do not count in the mean.
@@ -51,14 +62,14 @@ def am_softmax_loss(
     Raises:
         ValueError: wrong shapes, a cosine outside [-1, 1] by more than 1e-4 (or the rounding of a half dtype), a label
             out of range, a scale or margin out of range.
-        TypeError: cosines that are not floating point, labels not int64.
+        TypeError: cosines that are not floating point, labels no integers.
     """
     _check_scale(scale)
     if not 0 <= margin <= 2:
         raise ValueError(f"a margin between cosines lies in [0, 2], got {margin}")
-    _check_cosines(cosines)
-    own = _one_hot(cosines, labels, ignore_index)
-    return _cross_entropy(scale * (full_precision(cosines, "cosines") - margin * own), labels, ignore_index, reduction)
+    labels, own = _classes(cosines, labels, ignore_index)
+    cosines = checked_cosines(cosines)
+    return _cross_entropy(scale * torch.where(own, cosines - margin, cosines), labels, ignore_index, reduction)
 
 
 def arcface_loss(
@@ -84,9 +95,8 @@ def arcface_loss(
     _check_scale(scale)
     if not 0 <= margin < math.pi:
         raise ValueError(f"a margin between angles lies in [0, pi), got {margin}")
-    _check_cosines(cosines)
-    own = _one_hot(cosines, labels, ignore_index)
-    cosines = full_precision(cosines, "cosines")
+    labels, own = _classes(cosines, labels, ignore_index)
+    cosines = checked_cosines(cosines)
     # the slope of the sine is infinite at the poles: it is held there
     sine = (1 - cosines.square()).clamp(min=torch.finfo(cosines.dtype).eps).sqrt()
     turned = cosines * math.cos(margin) - sine * math.sin(margin)  # cos(theta + margin)
@@ -118,46 +128,31 @@ def margin_loss(
     _check_scale(scale)
     if not margin >= 0:
         raise ValueError(f"a margin between distances is >= 0, got {margin}")
-    own = _one_hot(distances, labels, ignore_index, "distances")
-    if in_eager() and distances.numel() and float(distances.detach().min()) < 0:
+    labels, own = _classes(distances, labels, ignore_index, "distances")
+    distances = full_precision(distances, "distances")
+    if distances.numel() and may_read(distances) and float(distances.detach().min()) < 0:
         raise ValueError(f"distances must be >= 0 (small = near), got {float(distances.detach().min())}")
-    return _cross_entropy(
-        -scale * (full_precision(distances, "distances") + margin * own), labels, ignore_index, reduction
-    )
+    return _cross_entropy(-scale * torch.where(own, distances + margin, distances), labels, ignore_index, reduction)
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor, ignore_index: int, reduction: Reduction) -> Tensor:
     check_reduction(reduction)
-    values = functional.cross_entropy(scores, labels, ignore_index=ignore_index, reduction="none")
-    return reduce(values, labels != ignore_index, reduction)
+    kept = labels != ignore_index
+    return reduce(cross_entropy(scores, labels, kept), kept, reduction)
 
 
-def _one_hot(scores: Tensor, labels: Tensor, ignore_index: int, name: str = "cosines") -> Tensor:
-    """Check shapes and labels; (B, C) bool, True at each row's class."""
+def _classes(scores: Tensor, labels: Tensor, ignore_index: int, name: str = "cosines") -> tuple[Tensor, Tensor]:
+    """Check shapes and labels; the labels as int64, and (B, C) bool, True at each row's class."""
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(f"expected {name} (B, C) and labels (B,), got {tuple(scores.shape)} and {tuple(labels.shape)}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64 class numbers, got {labels.dtype}")
-    classes = scores.shape[1]
-    if in_eager() and bool(((labels != ignore_index) & ((labels < 0) | (labels >= classes))).any()):
-        raise ValueError(
-            f"labels must lie in [0, {classes}) or be {ignore_index}, "
-            f"got {labels.min().item()} to {labels.max().item()}"
-        )
-    return labels[:, None] == torch.arange(classes, device=scores.device)
+    labels = class_numbers(labels)
+    check_range(labels, scores.shape[1], ignore_index)
+    return labels, is_class(labels, scores.shape[1])
 
 
 def _check_scale(scale: float) -> None:
     if not scale > 0:
         raise ValueError(f"scale must be > 0, got {scale}")
-
-
-def _check_cosines(cosines: Tensor) -> None:
-    if not (in_eager() and cosines.is_floating_point() and cosines.numel()):
-        return
-    worst = float(cosines.detach().abs().max())
-    if worst > 1 + max(1e-4, torch.finfo(cosines.dtype).eps):
-        raise ValueError(f"cosines must lie in [-1, 1], got {worst:g} in size; normalise, and do not scale before")
 
 
 class _CosineHead(nn.Module):
@@ -176,12 +171,15 @@ class _CosineHead(nn.Module):
         nn.init.normal_(self.weight)  # directions uniform on the sphere; lengths play no part
 
     def cosines(self, embeddings: Tensor) -> Tensor:
-        """Cosines (B, C) of embeddings (B, d) with the class directions, without margin: what to predict with."""
+        """Cosines (B, C) of embeddings (B, d) with the class directions, without margin: what to predict with.
+
+        An embedding of length 0 has no direction: its cosines and its gradient are 0.
+        """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
             raise ValueError(f"expected embeddings (B, {self.weight.shape[1]}), got {tuple(embeddings.shape)}")
-        with torch.autocast(embeddings.device.type, enabled=False):
+        with without_autocast(embeddings):
             embeddings, weight = full_precision(embeddings, "embeddings"), full_precision(self.weight, "weight")
-            return functional.normalize(embeddings, dim=1) @ functional.normalize(weight.to(embeddings.dtype), dim=1).T
+            return unit(embeddings) @ unit(weight.to(embeddings.dtype)).T
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -251,7 +249,7 @@ def estimate_class_diameter(
 
     Args:
         embeddings: (B, d).
-        labels: (B,) int64 in [0, C); negative ones are left out.
+        labels: (B,) integers in [0, C); negative ones are left out.
         weight: (C, d) class centres.
         metric: ``"sqrt_cos"``, sqrt(1 - cos), or ``"euclidean"``.
 
@@ -265,6 +263,7 @@ def estimate_class_diameter(
             f"expected embeddings (B, d), labels (B,), weight (C, d), "
             f"got {tuple(embeddings.shape)}, {tuple(labels.shape)}, {tuple(weight.shape)}"
         )
+    labels = class_numbers(labels)
     known = labels >= 0
     if not known.any() or int(labels.max()) >= len(weight):
         raise ValueError(f"labels must hold classes in [0, {len(weight)}), got {sorted(set(labels.tolist()))}")
@@ -273,9 +272,7 @@ def estimate_class_diameter(
         distances = (samples - centres).norm(dim=1)
     else:
         # |a - b|^2 = 2 (1 - cos) for unit vectors, without the cancellation of 1 - cos
-        distances = (functional.normalize(samples, dim=1) - functional.normalize(centres, dim=1)).norm(
-            dim=1
-        ) / math.sqrt(2)
+        distances = (direction_and_length(samples)[0] - direction_and_length(centres)[0]).norm(dim=1) / math.sqrt(2)
     return 2 * float(distances.mean())
 
 

@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, masked_logsumexp, reduce
+from kexue._tensors import is_transformed, may_read, spread_mask
+from kexue.losses._reduce import (
+    Reduction,
+    check_range,
+    check_reduction,
+    class_numbers,
+    full_precision,
+    masked_logsumexp,
+    real_numbers,
+    reduce,
+)
 
 
 def zlpr_loss(
@@ -33,8 +43,8 @@ def zlpr_loss(
     Args:
         scores: (..., C) raw scores, no sigmoid and no softmax applied. -inf means the class is masked out.
         labels: (..., C), bool, or numbers in [0, 1]. Constants: no gradient flows into them.
-        mask: (..., C) bool or broadcastable, True = the class takes part. A sample without any counts 0 and is left
-            out of the mean.
+        mask: (..., C) bool or broadcastable, True = the class takes part. A sample without any, by the mask or by
+            scores of -inf, counts 0 and is left out of the mean.
         threshold: h, a number or a tensor that broadcasts to the leading shape (...).
         weight: (C,) >= 0, factor of each class inside both sums.
         label_smoothing: e in [0, 1]; t becomes t (1 - e) + e / 2.
@@ -48,22 +58,22 @@ def zlpr_loss(
         ValueError: shapes differ, a label or the smoothing lies outside [0, 1], a weight is negative.
     """
     check_reduction(reduction)
-    scores, mask, kept = _checked(scores, labels, mask)
+    scores, present = _checked(scores, labels, mask)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     if labels.dtype == torch.bool and weight is None and label_smoothing == 0:
-        negative = scores.masked_fill(~mask | labels, -torch.inf)
-        positive = (-scores).masked_fill(~mask | ~labels, -torch.inf)
+        negative = scores.masked_fill(~present | labels, -torch.inf)
+        positive = (-scores).masked_fill(~present | ~labels, -torch.inf)
     else:
-        soft = labels.detach().to(scores.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        soft = real_numbers(labels).detach().to(scores.dtype) * (1 - label_smoothing) + label_smoothing / 2
         factor = torch.zeros((), dtype=scores.dtype, device=scores.device)
         if weight is not None:
             factor = _checked_weight(weight, scores).log()
-        negative = scores.masked_fill(~mask, -torch.inf) + (factor + torch.log1p(-soft))
-        positive = (-scores).masked_fill(~mask, -torch.inf) + (factor + soft.log())
+        negative = scores.masked_fill(~present, -torch.inf) + (factor + torch.log1p(-soft))
+        positive = (-scores).masked_fill(~present, -torch.inf) + (factor + soft.log())
     h = _threshold(threshold, scores)
     values = _with(negative, h).logsumexp(-1) + _with(positive, -h).logsumexp(-1)
-    return reduce(values, kept, reduction)
+    return reduce(values, present.any(-1), reduction)
 
 
 def sparse_zlpr_loss(
@@ -79,7 +89,7 @@ def sparse_zlpr_loss(
 
     Args:
         scores: (..., C) raw scores.
-        labels: (..., P) int64, the positive classes of each sample, in any order; `ignore_index` and every negative
+        labels: (..., P) integers, the positive classes of each sample, in any order; `ignore_index` and every negative
             number are padding, and a repeated class counts once.
         mask, threshold, reduction: as in `zlpr_loss`.
         ignore_index: padding, when it is not a negative number.
@@ -91,28 +101,24 @@ def sparse_zlpr_loss(
     check_reduction(reduction)
     scores = full_precision(scores)
     classes = scores.shape[-1]
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integer class indices, got {labels.dtype}; zlpr_loss takes 0/1 labels")
+    labels = class_numbers(labels)
     if labels.shape[:-1] != scores.shape[:-1]:
         raise ValueError(
             f"labels must be (..., P) for scores (..., C), got {tuple(labels.shape)} and {tuple(scores.shape)}"
         )
     padding = (labels < 0) | (labels == ignore_index)
-    if in_eager() and bool(((labels >= classes) & ~padding).any()):
-        raise ValueError(f"labels must be below the number of classes, {classes}, got {int(labels.max())}")
+    check_range(labels.masked_fill(padding, -1), classes, -1)
     # Two more columns: the threshold's own, and one that is always -inf, where padding points.
-    index = labels.long().masked_fill(padding, classes + 1).sort(-1).values
-    repeated = torch.zeros_like(index, dtype=torch.bool)
-    repeated[..., 1:] = index[..., 1:] == index[..., :-1]
-    index = index.masked_fill(repeated, classes + 1)
+    index = labels.masked_fill(padding, classes + 1).sort(-1).values
+    repeated = index[..., 1:] == index[..., :-1]
+    index = torch.cat([index[..., :1], index[..., 1:].masked_fill(repeated, classes + 1)], -1)
     h = _threshold(threshold, scores)
-    kept = None
     if mask is not None:
-        mask = _checked_mask(mask, scores)
-        kept = mask.any(-1)
-        scores = scores.masked_fill(~mask, -torch.inf)
-    negative, positive = _SparseSums.apply(scores, h, index)  # type: ignore[no-untyped-call]
-    return reduce(negative + positive, kept, reduction)
+        scores = scores.masked_fill(~spread_mask(mask, scores.shape), -torch.inf)
+    present = (scores.detach() != -torch.inf).any(-1)
+    sums: Any = _SparseSums.recorded if is_transformed() else _SparseSums.apply
+    negative, positive = sums(scores, h, index)
+    return reduce(negative + positive, present, reduction)
 
 
 def pairwise_logsumexp_loss(
@@ -140,12 +146,12 @@ def pairwise_logsumexp_loss(
     check_reduction(reduction)
     if not scale > 0:
         raise ValueError(f"scale must be > 0, got {scale}")
-    scores, mask, kept = _checked(scores, labels, mask)
+    scores, present = _checked(scores, labels, mask)
     true = _hard(labels)
-    negative = masked_logsumexp(scale * (scores + margin), mask & ~true)
-    positive = masked_logsumexp(-scale * scores, mask & true)
+    negative = masked_logsumexp(scale * (scores + margin), present & ~true)
+    positive = masked_logsumexp(-scale * scores, present & true)
     gap = negative + positive
-    return reduce(torch.stack([gap, torch.zeros_like(gap)]).logsumexp(0), kept, reduction)
+    return reduce(torch.stack([gap, torch.zeros_like(gap)]).logsumexp(0), present.any(-1), reduction)
 
 
 def combination_softmax_loss(
@@ -175,21 +181,24 @@ def combination_softmax_loss(
         ValueError: a sample has another number of positives than k (more than k, with `pad_score`).
     """
     check_reduction(reduction)
-    scores, mask, kept = _checked(scores, labels, mask)
-    true = _hard(labels) & mask
+    scores, present = _checked(scores, labels, mask)
+    true = _hard(labels) & present
     count = true.sum(-1, keepdim=True)
     if k is None:
-        if pad_score is not None or not in_eager():
-            raise ValueError("k must be given with pad_score and under torch.compile, got None")
-        size = int(count.max())
+        if pad_score is not None or not may_read(count):
+            raise ValueError(
+                "k must be given with pad_score, and where labels cannot be read (torch.compile, vmap, the meta "
+                "device), got None"
+            )
+        size = int(count.max()) if count.numel() else 0
     else:
         size = k
         if not 1 <= k <= scores.shape[-1]:
             raise ValueError(f"k must be in [1, {scores.shape[-1]}], the number of classes, got {k}")
-        wrong = mask.any(-1, keepdim=True) & ((count > k) if pad_score is not None else (count != k))
-        if in_eager() and bool(wrong.any()):
+        wrong = present.any(-1, keepdim=True) & ((count > k) if pad_score is not None else (count != k))
+        if may_read(wrong) and bool(wrong.any()):
             raise ValueError(f"each sample must have k = {k} positives, got {int(count[wrong][0])}")
-    log_sums = _log_symmetric(scores, mask, size)
+    log_sums = _log_symmetric(scores, present, size)
     total = scores.masked_fill(~true, 0.0).sum(-1)
     if pad_score is None:
         # With k given, a sample that is masked out altogether has no k-th sum: its 0-th one is 0, and so is its loss.
@@ -198,7 +207,7 @@ def combination_softmax_loss(
         h = _threshold(pad_score, scores)
         left = torch.arange(size, -1, -1, device=scores.device)
         values = (log_sums + h * left).logsumexp(-1) - total - ((size - count) * h).squeeze(-1)
-    return reduce(values, kept, reduction)
+    return reduce(values, present.any(-1), reduction)
 
 
 def zlpr_predict(scores: Tensor, threshold: float | Tensor = 0.0) -> Tensor:
@@ -230,7 +239,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: no temperature is best: scores do not rise with the labels, or separate them without an error.
     """
-    s, t = full_precision(scores.detach()).double(), labels.detach().double()
+    s, t = full_precision(scores.detach()).double(), real_numbers(labels).detach().double()
     if s.shape != t.shape:
         raise ValueError(f"labels must have the shape of scores, {tuple(s.shape)}, got {tuple(t.shape)}")
 
@@ -325,6 +334,12 @@ class _SparseSums(torch.autograd.Function):
         return slopes[..., :-2], own, None
 
     @staticmethod
+    def recorded(scores: Tensor, h: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The same operation by operation, which every transform of torch.func can follow."""
+        wide, chosen = _SparseSums.split(scores, h, index)
+        return wide.logsumexp(-1), _with(_SparseSums.flipped(chosen), -h).logsumexp(-1)
+
+    @staticmethod
     def split(scores: Tensor, h: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and two more columns with the positives set to -inf; and the scores of the positives."""
         wide = torch.cat([scores, h, torch.full_like(h, -torch.inf)], -1)
@@ -337,33 +352,25 @@ class _SparseSums(torch.autograd.Function):
         return (-chosen).masked_fill(chosen == -torch.inf, -torch.inf)
 
 
-def _checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Scores in full precision, the classes that take part (-inf does not), the samples kept (None: all)."""
+def _checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scores in full precision, and the classes that take part: those the mask keeps, less scores of -inf."""
     scores = full_precision(scores)
     if labels.shape != scores.shape:
         raise ValueError(f"labels must have the shape of scores, {tuple(scores.shape)}, got {tuple(labels.shape)}")
-    if in_eager() and labels.dtype != torch.bool and not bool(((labels >= 0) & (labels <= 1)).all()):
+    if (
+        labels.dtype != torch.bool
+        and may_read(labels)
+        and not bool(((real_numbers(labels) >= 0) & (labels <= 1)).all())
+    ):
         raise ValueError(f"labels must be in [0, 1], got {labels.min().item()} ... {labels.max().item()}")
     present = scores != -torch.inf
-    if mask is None:
-        return scores, present, None
-    mask = _checked_mask(mask, scores)
-    return scores, mask & present, mask.any(-1)
-
-
-def _checked_mask(mask: Tensor, scores: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, True = keep, got {mask.dtype}")
-    try:
-        return mask.expand_as(scores)
-    except RuntimeError:
-        raise ValueError(f"mask must broadcast to {tuple(scores.shape)}, got {tuple(mask.shape)}") from None
+    return scores, present if mask is None else spread_mask(mask, scores.shape) & present
 
 
 def _checked_weight(weight: Tensor, scores: Tensor) -> Tensor:
     if weight.shape != scores.shape[-1:]:
         raise ValueError(f"weight must be ({scores.shape[-1]},), one a class, got {tuple(weight.shape)}")
-    if in_eager() and not bool((weight >= 0).all()):
+    if may_read(weight) and not bool((weight >= 0).all()):
         raise ValueError(f"weight must be >= 0, got {weight.min().item()}")
     return weight.to(scores.dtype)
 
@@ -385,7 +392,7 @@ def _with(terms: Tensor, column: Tensor) -> Tensor:
 
 
 def _hard(labels: Tensor) -> Tensor:
-    if in_eager() and labels.dtype != torch.bool and not bool(((labels == 0) | (labels == 1)).all()):
+    if labels.dtype != torch.bool and may_read(labels) and not bool(((labels == 0) | (labels == 1)).all()):
         raise ValueError("labels must be 0 or 1 here, got values between; zlpr_loss takes soft labels")
     return labels.bool()
 

@@ -10,7 +10,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, masked_logsumexp, reduce
+from kexue._tensors import may_read
+from kexue.losses._reduce import (
+    Reduction,
+    check_range,
+    check_reduction,
+    class_numbers,
+    finite_and_rest,
+    full_precision,
+    is_class,
+    masked_logsumexp,
+    reduce,
+)
 
 Form = Literal["pairwise", "centered"]
 
@@ -35,8 +46,9 @@ def nmway_loss(
     The loss is not a sum over tasks: splitting the n tasks of a sample, over steps or devices, changes it.
 
     Args:
-        scores: (..., n, m) raw scores, m >= 2. The centered form needs finite ones.
-        labels: (..., n) int64 in [0, m); or (..., n, m) floats, each row summing to 1, or to 0 to drop the task.
+        scores: (..., n, m) raw scores, m >= 2. The centered form needs finite ones; in the other -inf drops a class,
+            and a label of it has the limit, an infinite loss with finite gradients.
+        labels: (..., n) integers in [0, m); or (..., n, m) floats, each row summing to 1, or to 0 to drop the task.
         form: ``"pairwise"`` (time and memory n m^2 for soft labels) or ``"centered"``.
         ignore_index: integer label of a task to drop. A sample without tasks counts 0, outside the mean.
         reduction: ``"none"`` gives one value a leading index, shape (...).
@@ -45,7 +57,7 @@ def nmway_loss(
         float32 for half-precision scores, else their dtype.
 
     Raises:
-        TypeError: scores are no floats; bool labels.
+        TypeError: scores are no floats; labels bool or complex.
         ValueError: shapes do not fit, m < 2, a label out of range, rows that sum to neither 1 nor 0, an unknown form.
     """
     check_reduction(reduction)
@@ -53,22 +65,24 @@ def nmway_loss(
     scores = full_precision(scores)
     if scores.dim() < 2 or scores.shape[-1] < 2:
         raise ValueError(f"scores must be (..., n, m) with m >= 2, got {tuple(scores.shape)}")
-    if labels.dtype == torch.bool:
-        raise TypeError("labels must be int64 classes or floats, got torch.bool")
+    low, rest = finite_and_rest(scores)
     if labels.is_floating_point():
         _check_soft(scores, labels)
         t = labels.detach().to(scores.dtype)
         present = t > 0
-        terms = _gaps_of_all(scores, form) + t.masked_fill(~present, 1.0).log()
+        terms = _gaps_of_all(scores, low, form) + t.masked_fill(~present, 1.0).log()
     else:
         labels, taken = _check_hard(scores, labels, ignore_index)
-        present = torch.nn.functional.one_hot(labels, scores.shape[-1]).bool()
-        terms = _gaps_of_true(scores, labels, present, form).unsqueeze(-1).expand_as(scores)
+        if not (may_read(taken) and bool(taken.all())):  # a task that is dropped may hold anything
+            scores, low = (s.masked_fill(~taken.unsqueeze(-1), 0.0) for s in (scores, low))
+        present = is_class(labels, scores.shape[-1])
+        terms = _gaps_of_true(scores, low, labels, present, form).unsqueeze(-1).expand_as(scores)
         present = present & taken.unsqueeze(-1)
     terms = terms.masked_fill(~present, -torch.inf)
     # log(1 + ...) as a log-sum-exp with an explicit 0: a class that is absent has value 0 and gradient 0.
     per_class = torch.cat([terms, torch.zeros_like(terms[..., :1, :])], -2).logsumexp(-2)
-    return reduce(per_class.sum(-1), present.flatten(-2).any(-1), reduction)
+    values = per_class.sum(-1) + rest.masked_fill(~present, 0.0).sum((-2, -1))
+    return reduce(values, present.flatten(-2).any(-1), reduction)
 
 
 class NMWayLoss(nn.Module):
@@ -91,20 +105,20 @@ class NMWayLoss(nn.Module):
         return f"form={self.form!r}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
 
 
-def _gaps_of_true(scores: Tensor, labels: Tensor, true: Tensor, form: Form) -> Tensor:
+def _gaps_of_true(scores: Tensor, low: Tensor, labels: Tensor, true: Tensor, form: Form) -> Tensor:
     """How far the others are above the true score: (..., n)."""
-    own = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    own = low.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     return (scores.mean(-1) if form == "centered" else masked_logsumexp(scores, ~true)) - own
 
 
-def _gaps_of_all(scores: Tensor, form: Form) -> Tensor:
+def _gaps_of_all(scores: Tensor, low: Tensor, form: Form) -> Tensor:
     """The same for every class taken as the true one: (..., n, m)."""
     if form == "centered":
-        return scores.mean(-1, keepdim=True) - scores
+        return scores.mean(-1, keepdim=True) - low
     m = scores.shape[-1]
     others = ~torch.eye(m, dtype=torch.bool, device=scores.device)
     shape = (*scores.shape[:-1], m, m)
-    return masked_logsumexp(scores.unsqueeze(-2).expand(shape), others.expand(shape)) - scores
+    return masked_logsumexp(scores.unsqueeze(-2).expand(shape), others.expand(shape)) - low
 
 
 def _check_form(form: str) -> None:
@@ -115,20 +129,18 @@ def _check_form(form: str) -> None:
 def _check_soft(scores: Tensor, labels: Tensor) -> None:
     if labels.shape != scores.shape:
         raise ValueError(f"float labels must be {tuple(scores.shape)} like scores, got {tuple(labels.shape)}")
-    if in_eager():
+    if may_read(labels):
         sums = labels.float().sum(-1)
-        wrong = ((sums - 1).abs() > 1e-2) & (sums != 0)  # half-precision labels sum to 1 within 1e-2
-        if bool((labels < 0).any()) or bool(wrong.any()):
-            raise ValueError(f"each row of labels must be >= 0 and sum to 1, or to 0; got {sums[wrong][:1].tolist()}")
+        wrong = ((sums - 1).abs() > 1e-2) & (sums != 0) | (labels < 0).any(-1)  # halves sum to 1 within 1e-2
+        if bool(wrong.any()):
+            raise ValueError(f"each row of labels must be >= 0 and sum to 1, or to 0; got {labels[wrong][0].tolist()}")
 
 
 def _check_hard(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Labels with a harmless class at the ignored places, and the places taken."""
     if labels.shape != scores.shape[:-1]:
         raise ValueError(f"integer labels must be {tuple(scores.shape[:-1])}, got {tuple(labels.shape)}")
+    labels = class_numbers(labels)
+    check_range(labels, scores.shape[-1], ignore_index)
     taken = labels != ignore_index
-    labels = labels.long().masked_fill(~taken, 0)
-    m = scores.shape[-1]
-    if in_eager() and bool(((labels < 0) | (labels >= m)).any()):
-        raise ValueError(f"labels must be in [0, {m}) or {ignore_index}, got {labels.min()} ... {labels.max()}")
-    return labels, taken
+    return labels.masked_fill(~taken, 0), taken

@@ -11,9 +11,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, reduce
+from kexue._tensors import may_read, unit, without_autocast
+from kexue.losses._reduce import (
+    Reduction,
+    check_range,
+    check_reduction,
+    checked_cosines,
+    class_numbers,
+    cross_entropy,
+    full_precision,
+    real_numbers,
+    reduce,
+)
 
 Method = Literal["sorted", "pairwise"]
 
@@ -27,7 +37,7 @@ def cosent_loss(cosines: Tensor, labels: Tensor, *, scale: float = 20.0, method:
     kexue.fm/archives/8847.
 
     Args:
-        cosines: (B,) cosines of the pairs of sentences.
+        cosines: (B,) cosines of the pairs of sentences, each in [-1, 1].
         labels: (B,) numbers of any kind, greater = more similar: 0/1, graded, entailment > neutral > contradiction.
             Labels that should tie must be equal exactly.
         scale: > 0, inverse temperature.
@@ -38,15 +48,17 @@ def cosent_loss(cosines: Tensor, labels: Tensor, *, scale: float = 20.0, method:
         Scalar; exactly 0 where no two labels differ; float32 for half precision, else the dtype of `cosines`.
 
     Raises:
-        ValueError: shapes that differ or are not (B,), labels that are not finite, an unknown method, scale <= 0.
+        ValueError: shapes that differ or are not (B,), a cosine outside [-1, 1], labels that are not finite, an unknown
+            method, scale <= 0. TypeError: cosines that are no floats, complex labels.
     """
     _check_scale(scale)
     if method not in ("sorted", "pairwise"):
         raise ValueError(f"method must be 'sorted' or 'pairwise', got {method!r}")
     _check_pairs(cosines, labels)
-    if in_eager() and not bool(labels.isfinite().all()):
+    labels = real_numbers(labels)
+    if may_read(labels) and not bool(labels.isfinite().all()):
         raise ValueError("labels must be finite, got NaN or infinity")
-    cosines = full_precision(cosines, "cosines")
+    cosines = checked_cosines(cosines)
     if method == "pairwise":
         return _cosent_pairwise(scale * cosines, labels)
     exact = cosines if cosines.device.type == "mps" else cosines.double()  # B numbers: float64 costs nothing
@@ -61,7 +73,7 @@ def _cosent_pairwise(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _cosent_sorted(scores: Tensor, labels: Tensor) -> Tensor:
     """For each j, the running logsumexp of the scores with a smaller label takes the place of a row of the matrix."""
-    labels, order = (labels.long() if labels.dtype == torch.bool else labels).sort()
+    labels, order = labels.sort()
     scores = scores[order]
     first = torch.searchsorted(labels, labels)  # where the ties of j begin = how many labels are smaller
     running = scores.logcumsumexp(0)
@@ -70,7 +82,10 @@ def _cosent_sorted(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 class CoSENTLoss(nn.Module):
-    """`cosent_loss` of the cosines of two batches of embeddings: `forward(a, b, labels)` with (B, d), (B, d), (B,)."""
+    """`cosent_loss` of the cosines of two batches of embeddings: `forward(a, b, labels)` with (B, d), (B, d), (B,).
+
+    An embedding of length 0 has no direction: its cosine and its gradient are 0.
+    """
 
     def __init__(self, scale: float = 20.0, *, method: Method = "sorted") -> None:
         super().__init__()
@@ -82,8 +97,8 @@ class CoSENTLoss(nn.Module):
     def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch of pairs."""
         _check_embeddings(a, b)
-        with torch.autocast(a.device.type, enabled=False):
-            cosines = functional.cosine_similarity(full_precision(a, "a"), full_precision(b, "b"), dim=1)
+        with without_autocast(a):
+            cosines = (unit(full_precision(a, "a")) * unit(full_precision(b, "b"))).sum(1)
         return cosent_loss(cosines, labels, scale=self.scale, method=self.method)
 
     def extra_repr(self) -> str:
@@ -97,12 +112,12 @@ def cosine_mse_loss(cosines: Tensor, labels: Tensor, *, negative: float = 0.0, r
     Labelled negatives are mostly hard, near in wording; a target of 0 or -1 is too low for them.
 
     Args:
-        cosines, labels: (B,); labels in [0, 1], 1 = similar.
+        cosines, labels: (B,); cosines in [-1, 1], labels in [0, 1], 1 = similar.
         negative: what dissimilar pairs are driven to, in [-1, 1]; the article tries 0 and -1.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Raises:
-        ValueError: shapes that differ, labels outside [0, 1], `negative` outside [-1, 1].
+        ValueError: shapes that differ, cosines or `negative` outside [-1, 1], labels outside [0, 1].
     """
     if not -1 <= negative <= 1:
         raise ValueError(f"negative is a cosine in [-1, 1], got {negative}")
@@ -117,12 +132,12 @@ def cosine_hinge_loss(
     """Hinges, label max(upper - cos, 0) + (1 - label) max(cos - lower, 0): no pull beyond the two bounds.
 
     Args:
-        cosines, labels: (B,); labels in [0, 1], 1 = similar.
+        cosines, labels: (B,); cosines in [-1, 1], labels in [0, 1], 1 = similar.
         upper, lower: -1 <= lower <= upper <= 1.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Raises:
-        ValueError: shapes that differ, labels outside [0, 1], bounds out of order.
+        ValueError: shapes that differ, cosines outside [-1, 1], labels outside [0, 1], bounds out of order.
     """
     if not -1 <= lower <= upper <= 1:
         raise ValueError(f"expected -1 <= lower <= upper <= 1, got lower={lower}, upper={upper}")
@@ -169,15 +184,16 @@ class PairClassificationLoss(nn.Module):
     def scores(self, u: Tensor, v: Tensor) -> Tensor:
         """Scores (B, num_labels) of pairs of embeddings (B, d)."""
         _check_embeddings(u, v)
+        u, v = full_precision(u, "u"), full_precision(v, "v")
         parts = {"u": u, "v": v, "abs_diff": (u - v).abs()}
         joined = torch.cat([parts[name] for name in self.features], dim=1)
         scores: Tensor = self.linear(joined.to(self.linear.weight.dtype))
         return scores
 
     def forward(self, u: Tensor, v: Tensor, labels: Tensor) -> Tensor:
-        """The loss of embeddings u, v (B, d), of any length, with labels (B,) int64; label -100 ignores a row."""
+        """The loss of embeddings u, v (B, d), of any length, with labels (B,), integers; label -100 ignores a row."""
         scores = self.scores(u, v)
-        _check_classes(labels, scores.shape[0], scores.shape[1])
+        labels = _checked_classes(labels, scores.shape[0], scores.shape[1])
         return _cross_entropy(scores, labels, self.reduction)
 
 
@@ -222,9 +238,9 @@ class MultiTaskPairLoss(nn.Module):
 
         Args:
             u, v: (B, d), of any length.
-            labels: (B,) int64, counted from 0 within the pair's task; rows with label -100 are ignored. For ``"nli"``:
-                contradiction, entailment, neutral.
-            task: the name of the task of the whole batch, or (B,) int64, the place of each pair's task in `tasks`.
+            labels: (B,) integers, counted from 0 within the pair's task; rows with label -100 are ignored. For
+                ``"nli"``: contradiction, entailment, neutral.
+            task: the name of the task of the whole batch, or (B,) integers, the place of each pair's task in `tasks`.
         """
         scores = self.head.scores(u, v)
         rows = scores.shape[0]
@@ -232,9 +248,9 @@ class MultiTaskPairLoss(nn.Module):
             if task not in self.tasks:
                 raise ValueError(f"task must be one of {tuple(self.tasks)}, got {task!r}")
             task = labels.new_full((rows,), list(self.tasks).index(task), dtype=torch.int64)
-        _check_classes(task, rows, len(self.tasks), "task", ignore_index=None)
+        task = _checked_classes(task, rows, len(self.tasks), "task", ignore_index=None)
         start, size = self._start[task], self._size[task]
-        _check_classes(labels, rows, size)
+        labels = _checked_classes(labels, rows, size)
         column = torch.arange(scores.shape[1], device=scores.device)
         own = (column >= start[:, None]) & (column < (start + size)[:, None])
         shifted = torch.where(labels == -100, labels, labels + start)
@@ -244,7 +260,8 @@ class MultiTaskPairLoss(nn.Module):
 def similarity_distillation_loss(student: Tensor, teacher: Tensor, *, weight: float = 100.0) -> Tensor:
     """Make the student's cosines between all sentences of a batch those of the teacher.
 
-    loss = weight / n^2 sum over i, j of (cos(s_i, s_j) - cos(t_i, t_j))^2, the diagonal (always 0) included. Source:
+    loss = weight / n^2 sum over i, j of (cos(s_i, s_j) - cos(t_i, t_j))^2, the diagonal (0) included; 0 for an empty
+    batch. A row of length 0 has no direction: its cosines, that with itself too, and its gradient are 0. Source:
     kexue.fm/archives/8454.
 
     Args:
@@ -253,16 +270,15 @@ def similarity_distillation_loss(student: Tensor, teacher: Tensor, *, weight: fl
         weight: >= 0.
 
     Raises:
-        ValueError: numbers of rows that differ, or no row.
+        ValueError: numbers of rows that differ.
     """
-    if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher) or not len(student):
-        raise ValueError(f"expected (n, d) and (n, e), n >= 1, got {tuple(student.shape)} and {tuple(teacher.shape)}")
+    if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
+        raise ValueError(f"expected (n, d) and (n, e), got {tuple(student.shape)} and {tuple(teacher.shape)}")
     if not weight >= 0:
         raise ValueError(f"weight must be >= 0, got {weight}")
-    with torch.autocast(student.device.type, enabled=False):
-        s = functional.normalize(full_precision(student, "student"), dim=1)
-        t = functional.normalize(full_precision(teacher, "teacher").detach(), dim=1)
-        return weight * (s @ s.T - (t @ t.T).to(s.dtype)).square().mean()
+    with without_autocast(student):
+        s, t = unit(full_precision(student, "student")), unit(full_precision(teacher, "teacher").detach())
+        return weight * reduce((s @ s.T - (t @ t.T).to(s.dtype)).square(), None, "mean")
 
 
 def seq2seq_loss(scores: Tensor, token_ids: Tensor, segment_ids: Tensor) -> Tensor:
@@ -270,7 +286,7 @@ def seq2seq_loss(scores: Tensor, token_ids: Tensor, segment_ids: Tensor) -> Tens
 
     Args:
         scores: (B, T, V), at each place the scores of the next token.
-        token_ids: (B, T) int64.
+        token_ids: (B, T) integers.
         segment_ids: (B, T): 1 = to be written, 0 = given, or padding.
 
     Returns:
@@ -286,15 +302,15 @@ def seq2seq_loss(scores: Tensor, token_ids: Tensor, segment_ids: Tensor) -> Tens
         )
     if scores.shape[1] < 2:
         raise ValueError(f"a next token needs at least 2 places, got {scores.shape[1]}")
-    labels = torch.where(segment_ids[:, 1:] == 1, token_ids[:, 1:], -100).flatten()
+    labels = torch.where(segment_ids[:, 1:] == 1, class_numbers(token_ids, "token_ids")[:, 1:], -100).flatten()
     flat = scores[:, :-1].flatten(0, 1)
-    _check_classes(labels, len(flat), flat.shape[1], "token_ids")
+    labels = _checked_classes(labels, len(flat), flat.shape[1], "token_ids")
     return _cross_entropy(flat, labels, "mean")
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
-    values = functional.cross_entropy(full_precision(scores), labels, reduction="none")
-    return reduce(values, labels != -100, reduction)
+    kept = labels != -100
+    return reduce(cross_entropy(full_precision(scores), labels, kept), kept, reduction)
 
 
 def _check_scale(scale: float) -> None:
@@ -309,9 +325,10 @@ def _check_pairs(cosines: Tensor, labels: Tensor) -> None:
 
 def _similar_or_not(cosines: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     _check_pairs(cosines, labels)
-    if in_eager() and bool(((labels < 0) | (labels > 1)).any()):
+    labels = real_numbers(labels)
+    if may_read(labels) and bool(((labels < 0) | (labels > 1)).any()):
         raise ValueError(f"labels must lie in [0, 1], got {labels.min().item()} to {labels.max().item()}")
-    cosines = full_precision(cosines, "cosines")
+    cosines = checked_cosines(cosines)
     return cosines, labels.to(cosines.dtype)
 
 
@@ -320,20 +337,12 @@ def _check_embeddings(u: Tensor, v: Tensor) -> None:
         raise ValueError(f"expected two batches of embeddings (B, d), got {tuple(u.shape)} and {tuple(v.shape)}")
 
 
-def _check_classes(
+def _checked_classes(
     labels: Tensor, rows: int, classes: int | Tensor, name: str = "labels", ignore_index: int | None = -100
-) -> None:
-    """`labels` (rows,) int64 in [0, classes), -100 aside; `classes` may differ by row."""
+) -> Tensor:
+    """`labels` (rows,) as int64 in [0, classes), -100 aside; `classes` may differ by row."""
     if labels.shape != (rows,):
         raise ValueError(f"{name} must have shape ({rows},), got {tuple(labels.shape)}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"{name} must be int64, got {labels.dtype}")
-    if not in_eager():
-        return
-    wrong = (labels < 0) | (labels >= classes)
-    if ignore_index is not None:
-        wrong = wrong & (labels != ignore_index)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        limit = int(classes if isinstance(classes, int) else classes[row])
-        raise ValueError(f"{name} must lie in [0, {limit}), got {int(labels[row])} in row {row}")
+    labels = class_numbers(labels, name)
+    check_range(labels, classes, ignore_index, name)
+    return labels

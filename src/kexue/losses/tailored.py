@@ -5,13 +5,21 @@ Source: kexue.fm/archives/9526; Ji et al. 2023, arXiv:2302.13344.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from kexue.losses._reduce import Reduction, check_reduction, full_precision, in_eager, reduce
+from kexue._tensors import may_read
+from kexue.losses._reduce import (
+    Reduction,
+    check_range,
+    check_reduction,
+    class_numbers,
+    cross_entropy,
+    full_precision,
+    reduce,
+)
 
 Form = Literal["weighted", "integrated"]
 
@@ -38,8 +46,9 @@ def tailr_loss(
     From random weights gamma = 1 hardly moves, since w is about 1 / C: start lower (`GammaWarmup`).
 
     Args:
-        scores: (N, C, ...) or (C,), raw scores, as `torch.nn.functional.cross_entropy`.
-        labels: (N, ...) or (), int64 in [0, C).
+        scores: (N, C, ...) or (C,), raw scores, as `torch.nn.functional.cross_entropy`. A target of -inf has the limit
+            of its loss: 0 with gradient 0 weighted, the bound integrated, infinity at gamma = 0 or with `min_weight`.
+        labels: (N, ...) or (), integers in [0, C).
         gamma: in [0, 1], a number or a tensor without dimensions.
         min_weight: in [0, 1), least weight of a target; ``"weighted"`` only.
         form: which value is shown.
@@ -57,22 +66,22 @@ def tailr_loss(
     """
     _check_options(gamma, min_weight, form, label_smoothing, reduction)
     scores = full_precision(scores)
-    kept = _checked_labels(scores, labels, ignore_index)
-    options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": "none"}
+    labels, kept = _checked_labels(scores, labels, ignore_index)
     factor = None if weight is None else _factors(weight, scores, labels, kept)
-    nll = cross_entropy(scores, labels, **options)
+    nll = cross_entropy(scores, labels, kept)
     g = gamma.detach() if isinstance(gamma, Tensor) else torch.full((), gamma, dtype=torch.float64)
     g = g.to(dtype=scores.dtype, device=scores.device)
     if form == "weighted":
-        log_p = -nll.detach()
-        w = (log_p - torch.logaddexp(g.log(), torch.log1p(-g) + log_p)).exp()
-        values = nll * w.clamp(min_weight, 1.0)
+        log_p = -nll.detach().clamp(max=1e30)
+        w = (log_p - torch.logaddexp(g.log(), torch.log1p(-g) + log_p)).exp().clamp(min_weight, 1.0)
+        values = nll.masked_fill(w == 0, 0.0) * w
     else:
         values = _integrated(nll, g)
     if factor is not None:
-        values = values * factor
+        values = values.masked_fill(factor == 0, 0.0) * factor
     if label_smoothing > 0:
-        uniform = cross_entropy(scores, labels, weight, label_smoothing=1.0, **options)
+        axis = min(scores.dim() - 1, 1)
+        uniform = _uniform(scores.masked_fill(~kept.unsqueeze(axis), 0.0), weight, axis).masked_fill(~kept, 0.0)
         values = (1 - label_smoothing) * values + label_smoothing * uniform
     if factor is not None and reduction == "mean":
         total = factor.sum()
@@ -161,11 +170,21 @@ class GammaWarmup:
 def _integrated(nll: Tensor, g: Tensor) -> Tensor:
     """-log(g + (1 - g) p) / (1 - g), to full precision for improbable targets as well as for g near 1."""
     u = (1 - g).clamp(min=1e-30)
-    # Not logaddexp, which has no second derivative at large gaps.
-    low = -torch.stack([g.log().expand_as(nll), torch.log1p(-g) - nll]).logsumexp(0) / u
+    # Not logaddexp, which has no second derivative at large gaps; and at g = 0 not this, which has no slope at p = 0.
+    log_g = g.clamp(min=torch.finfo(g.dtype).tiny).log()
+    low = -torch.stack([log_g.expand_as(nll), torch.log1p(-g) - nll]).logsumexp(0) / u
     v = u.clamp(max=0.5)  # beyond it the other line holds, and this one must not overflow
     high = -torch.log1p(v * torch.expm1(-nll)) / v
-    return torch.where(g < 0.5, low, high)
+    return torch.where(g == 0, nll, torch.where(g < 0.5, low, high))
+
+
+def _uniform(scores: Tensor, weight: Tensor | None, axis: int) -> Tensor:
+    """Mean over the classes of -weight_c log p_c, the part that label smoothing adds."""
+    terms = -scores.log_softmax(axis)
+    if weight is not None:
+        w = weight.to(scores.dtype).reshape(-1, *(1,) * (scores.dim() - axis - 1))
+        terms = terms.masked_fill(w == 0, 0.0) * w
+    return terms.mean(axis)
 
 
 def _factors(weight: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
@@ -175,21 +194,16 @@ def _factors(weight: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> Te
     return weight.to(scores.dtype)[labels.masked_fill(~kept, 0)].masked_fill(~kept, 0.0)
 
 
-def _checked_labels(scores: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Which labels are kept, once all of them fit."""
+def _checked_labels(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The labels as int64 and which of them are kept, once all fit."""
     if scores.dim() == 0:
         raise ValueError("scores must be (N, C, ...) or (C,), got a number")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integer class indices, got {labels.dtype}")
+    labels = class_numbers(labels)
     shape = scores.shape[:0] if scores.dim() == 1 else scores.shape[:1] + scores.shape[2:]
     if labels.shape != shape:
         raise ValueError(f"labels must be {tuple(shape)} for scores {tuple(scores.shape)}, got {tuple(labels.shape)}")
-    kept = labels != ignore_index
-    classes = scores.shape[min(scores.dim() - 1, 1)]
-    if in_eager() and bool((((labels < 0) | (labels >= classes)) & kept).any()):
-        wrong = labels[((labels < 0) | (labels >= classes)) & kept]
-        raise ValueError(f"labels must be in [0, {classes}) or {ignore_index}, got {int(wrong[0])}")
-    return kept
+    check_range(labels, scores.shape[min(scores.dim() - 1, 1)], ignore_index)
+    return labels, labels != ignore_index
 
 
 def _check_options(gamma: float | Tensor, min_weight: float, form: str, label_smoothing: float, reduction: str) -> None:
@@ -209,7 +223,7 @@ def _check_gamma(gamma: float | Tensor) -> None:
     if isinstance(gamma, Tensor):
         if gamma.dim() != 0:
             raise ValueError(f"gamma must be a number or a tensor without dimensions, got {tuple(gamma.shape)}")
-        if not in_eager():
+        if not may_read(gamma):
             return
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {float(gamma)}")

@@ -24,6 +24,7 @@ from torch.distributions import constraints
 from torch.nn.functional import log_softmax, one_hot, softplus
 from torch.utils.checkpoint import checkpoint
 
+from kexue._tensors import is_transformed, may_read, spread_mask
 from kexue.nn._random import as_generator
 
 Reduction = Literal["none", "mean", "sum"]
@@ -145,7 +146,7 @@ def perturb_max_cross_entropy(
     probability 0: the loss is then infinite and sends no gradient.
 
     Args:
-        scores: (..., n), raw. labels: (...), int64 in [0, n) or `ignore_index`.
+        scores: (..., n), raw. labels: (...), integers in [0, n) or `ignore_index`.
         noise, temperature, nodes: as in `perturb_max`.
         reduction: "none" (one value a sample), "mean" over the kept ones, or "sum".
 
@@ -157,9 +158,14 @@ def perturb_max_cross_entropy(
     """
     if reduction not in {"none", "mean", "sum"}:
         raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
-    if labels.dtype != torch.int64 or labels.shape != scores.shape[:-1]:
-        got = f"{tuple(labels.shape)} of {labels.dtype} for scores {tuple(scores.shape)}"
-        raise ValueError(f"labels must be int64 with the shape of scores less the last axis, got {got}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be a tensor of integer class numbers, got {labels.dtype}")
+    if labels.shape != scores.shape[:-1]:
+        got = f"{tuple(labels.shape)} for scores {tuple(scores.shape)}"
+        raise ValueError(f"labels must have the shape of scores less the last axis, got {got}")
+    labels = labels.long()
+    if not scores.is_floating_point():
+        raise TypeError(f"scores must be floats, got {scores.dtype}")
     keep = labels != ignore_index
     _check_labels(labels, keep, scores.shape[-1])
     kept_scores = torch.where(keep[..., None], scores, 0.0)
@@ -268,9 +274,7 @@ def _log_probabilities(
         raise ValueError(f"nodes must be >= 2 and chunk >= 1 or None, got {nodes=}, {chunk=}")
     keep = ~torch.isneginf(scores)
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be bool with True = keep, got {mask.dtype}")
-        keep = keep & mask
+        keep = keep & spread_mask(mask, scores.shape)
     mu = scores.to(torch.promote_types(scores.dtype, torch.float32))
     mu = (torch.where(keep, mu, 0.0) / temperature).movedim(dim, -1)
     keep = keep.movedim(dim, -1)
@@ -297,6 +301,8 @@ def _quadrature(mu: Tensor, keep: Tensor, law: Noise, nodes: int, chunk: int | N
     if chunk is None or chunk >= nodes:
         return part(gaps, e, log_w)
     pieces = zip(torch.split(e, chunk), torch.split(log_w, chunk), strict=True)
+    if is_transformed():  # torch.func knows no checkpoints
+        return _log_sum_exp(torch.stack([part(gaps, *piece) for piece in pieces], -1))
     done: list[Any] = [checkpoint(part, gaps, *piece, use_reentrant=False) for piece in pieces]
     return _log_sum_exp(torch.stack(done, -1))
 
@@ -334,7 +340,7 @@ def _positive(value: float, name: str) -> None:
 
 
 def _check_labels(labels: Tensor, keep: Tensor, classes: int) -> None:
-    if torch.compiler.is_compiling():
+    if not may_read(labels):
         return
     wrong = keep & ((labels < 0) | (labels >= classes))
     if wrong.any():
