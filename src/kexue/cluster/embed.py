@@ -30,6 +30,7 @@ from kexue.cluster.shards import (
 from kexue.corpus import read_records
 from kexue.errors import DataError
 from kexue.search.build import Inputs
+from kexue.search.documents import same_json
 from kexue.search.space import Model, SupportsEncode
 from kexue.search.spool import Spool
 
@@ -156,7 +157,7 @@ def embed(
         def missing() -> Iterator[Job]:
             for number, (table, digest) in enumerate(cut(spool, rows, batches)):
                 facts = read_facts(paths[number]) if resume else None
-                if facts is not None and facts.sha256 == digest and facts.encoder == whose:
+                if facts is not None and facts.sha256 == digest and same_json(facts.encoder, whose):
                     found[number] = facts
                     tell(table.num_rows)
                     continue

@@ -12,6 +12,8 @@ import numpy as np
 from kexue.errors import DataError
 from kexue.search.store.base import Row
 
+DEPTH = 64  # levels of metadata; what reads JSON gives up at some hundreds
+
 
 class Checked(NamedTuple):
     """Documents fit to be stored; `places` are their positions in the input, `doubles` counts texts left out."""
@@ -86,25 +88,54 @@ def check_id(name: object, where: str) -> str:
         raise DataError(f"the id at {where} is blank or holds a NUL character: {name!r}.", remedy="Give another id.")
     if not name.isascii():
         _check_unicode(name, "id", where)
-    return name
+    return str(name)  # of numpy's strings, too
 
 
 def check_metadata(metadata: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """Metadata as JSON will give them back."""
-    if not metadata:
+    """Metadata as JSON will give them back; numbers and arrays of numpy become those of Python."""
+    if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a dictionary or None, got {type(metadata).__name__} at {where}.")
     try:
-        dumped = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+        dumped = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False, default=_plain)
         dumped.encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        kept: dict[str, Any] = json.loads(dumped)
+        deep = _depth(kept) > DEPTH
+    except RecursionError:
+        deep = True
+    except (TypeError, ValueError) as error:
         raise DataError(
             f"the metadata at {where} cannot be written as JSON: {error}.",
             remedy="Use strings, finite numbers, booleans, None, and lists and dictionaries of these.",
         ) from error
-    kept: dict[str, Any] = json.loads(dumped)
+    if deep:
+        raise DataError(
+            f"the metadata at {where} are nested too deeply, expected at most {DEPTH} levels.",
+            remedy="Keep them flat: filters look at the first level only.",
+        )
     return kept
+
+
+def same_json(a: Any, b: Any) -> bool:
+    """Whether two values are one value of JSON: 1, 1.0 and true are three, the order of keys is none.
+
+    >>> same_json({"a": 1, "b": 2}, {"b": 2, "a": 1}), same_json(1, True), same_json([1], [1.0])
+    (True, False, False)
+    """
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no value of JSON: {value!r:.60}")
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and dictionaries; no deeper than `json.loads` goes."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def _check_unicode(text: str, what: str, where: str) -> None:

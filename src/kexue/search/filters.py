@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from kexue.corpus import parse_scalar
 
+MOST = 2_000  # conditions of one filter: SQLite plans that many in half a second, and ten times as many in fifty
 OPERATORS = ("eq", "ne", "lt", "le", "gt", "ge", "in", "exists")
 GRAMMAR = "field=value, with one of = != < <= > >= between"
 _SIGNS = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
@@ -27,30 +30,60 @@ class Condition(NamedTuple):
 def conditions(filter: Mapping[str, Any]) -> list[Condition]:
     """Check a filter and list its conditions, all of which must hold.
 
-    A field's value is a plain value (equality), a dictionary of operators, or a list of these. Numbers compare with
-    numbers and strings with strings (by code point), never across; true is 1 and false is 0. `ne` is the negation of
-    `eq`, so it holds where the field is missing. null counts as missing: `{"field": None}` is `{"exists": False}`.
+    A field's value is a plain value (equality), a dictionary of operators, or a list of these; numbers and arrays of
+    numpy count as those of Python, and what ``in`` is given may be any iterable, which is read once. Numbers compare
+    with numbers and strings with strings (by code point), never across; true is 1 and false is 0. `ne` is the negation
+    of `eq`, so it holds where the field is missing. null counts as missing: `{"field": None}` is `{"exists": False}`.
 
     Raises:
-        ValueError: an operator or value that is not legal; the message lists the legal ones.
+        ValueError: an operator or value that is not legal (the message lists the legal ones), or too many conditions.
 
     >>> conditions({"lang": "en", "year": {"ge": 2020, "lt": 2024}})[1:]
     [Condition(field='year', operator='ge', value=2020), Condition(field='year', operator='lt', value=2024)]
     """
     if not isinstance(filter, Mapping):
         raise TypeError(f'filter must be a dictionary such as {{"year": {{"ge": 2020}}}}, got {filter!r:.60}')
-    found = []
+    found: list[Condition] = []
     for field, wanted in filter.items():
         if not isinstance(field, str):
             raise TypeError(f"a filter's field must be a string, got {field!r}")
-        if wanted == []:
+        wanted = _plain(wanted)  # noqa: PLW2901
+        if isinstance(wanted, list | tuple) and not wanted:
             raise ValueError(f"the filter on {field!r} is an empty list, which would match everything")
-        for one in wanted if isinstance(wanted, list) else [wanted]:
+        for one in wanted if isinstance(wanted, list | tuple) else [wanted]:
             clauses = one if isinstance(one, Mapping) else {"eq": one}
             if not clauses:
                 raise ValueError(f"the filter on {field!r} has no operator; legal are {', '.join(OPERATORS)}")
-            found += [_checked(Condition(field, operator, value)) for operator, value in clauses.items()]
+            found += [_checked(Condition(_text(field, field), op, _plain(value))) for op, value in clauses.items()]
+    if len(found) > MOST:
+        raise ValueError(
+            f"the filter has {len(found)} conditions, at most {MOST} are possible; use 'in' for many values"
+        )
     return found
+
+
+def plain_filter(filter: Mapping[str, Any]) -> dict[str, Any]:
+    """The same filter in Python's own types, to be read as often as one likes.
+
+    >>> plain_filter({"year": np.int64(2020), "lang": {"in": iter(["en", "de"])}})
+    {'year': [{'eq': 2020}], 'lang': [{'in': ['en', 'de']}]}
+    """
+    plain: dict[str, Any] = {}
+    for field, operator, value in conditions(filter):
+        plain.setdefault(field, []).append({operator: value})
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as those of Python."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _text(field: str, text: str) -> str:
+    """A string fit to be compared."""
+    if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
+        raise ValueError(f"the filter on {field!r} holds a NUL character or half a surrogate pair, which no text has")
+    return str(text)
 
 
 def _checked(condition: Condition) -> Condition:
@@ -66,7 +99,7 @@ def _checked(condition: Condition) -> Condition:
     if operator == "in":
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise ValueError(f"'in' in the filter on {field!r} must be a list of values, got {value!r}")
-        return Condition(field, operator, [_scalar(field, item) for item in value])
+        return Condition(field, operator, [_scalar(field, _plain(item)) for item in value])
     return Condition(field, operator, _scalar(field, value))
 
 
@@ -78,9 +111,14 @@ def _scalar(field: str, value: Any) -> str | int | float:
             return float(value)
         except OverflowError:
             raise ValueError(f"the filter on {field!r} compares with a number beyond every float") from None
-    if isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return _text(field, value)
+    if isinstance(value, int | float):
         return value
-    raise ValueError(f"the filter on {field!r} must compare with a string, number or boolean, got {value!r:.60}")
+    raise ValueError(
+        f"the filter on {field!r} must compare with a string, number or boolean, got {value!r:.60}; several values go "
+        "into a list under 'in', a date into a string (its isoformat()), a decimal into a float"
+    )
 
 
 _SQL = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -104,7 +142,19 @@ def to_sql(filter: Mapping[str, Any], column: str = "metadata") -> tuple[str, li
             kind = "type = 'text'" if isinstance(value, str) else "type IN ('integer', 'real', 'true', 'false')"
             clauses.append(exists + f"{kind} AND atom {_SQL[operator]} ?)")
             parameters.append(value)
-    return " AND ".join(clauses) or "1", parameters
+    return join("AND", clauses) or "1", parameters
+
+
+def join(word: str, clauses: Sequence[str]) -> str:
+    """Clauses joined in a tree: a chain of thousands would go deeper than a parser likes.
+
+    >>> join("or", ["a", "b", "c"])
+    '(a or (b or c))'
+    """
+    if len(clauses) < 2:
+        return clauses[0] if clauses else ""
+    half = len(clauses) // 2
+    return f"({join(word, clauses[:half])} {word} {join(word, clauses[half:])})"
 
 
 def parse_filter(expressions: Iterable[str]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import numpy as np
 import kexue
 from kexue._progress import Progress
 from kexue.errors import DataError, IndexFormatError, ModelNotFoundError, SpaceMismatchError
-from kexue.search.documents import check_documents, check_id, check_text
-from kexue.search.filters import conditions
+from kexue.search.documents import check_documents, check_id, check_text, same_json
+from kexue.search.filters import plain_filter
 from kexue.search.hubs import (
     NEIGHBOURS,
     Dehub,
@@ -293,7 +293,13 @@ class Index:
             return AddReport(0, 0, doubles)
         raw = None
         if vectors is not None:
-            raw = as_vectors(vectors, dim=self.space.model.dim, what="vectors")
+            known = dict(zip(places, rows, strict=True))
+            raw = as_vectors(
+                vectors,
+                dim=self.space.model.dim,
+                what="vectors",
+                name=lambda at: f"row {at} (id {known[at].id!r:.80})" if at in known else f"row {at}",
+            )
             if len(raw) != len(rows) + doubles:
                 raise ValueError(f"{len(rows) + doubles} texts came with {len(raw)} vectors.")
             raw = raw[places]
@@ -322,7 +328,7 @@ class Index:
             old = there.get(row.id)
             if old is None or old.text != row.text or (vectors is not None and not _same(space, vectors[place], old)):
                 fresh.append(place)
-            elif old.metadata != row.metadata:
+            elif not same_json(old.metadata, row.metadata):
                 written.append(row._replace(vector=old.vector))
         skipped = len(rows) - len(fresh) - len(written)
         metadata: dict[str, Value] = {}
@@ -484,8 +490,7 @@ class Index:
             raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
         if candidates is not None and candidates < 1:
             raise ValueError(f"candidates must be >= 1, got {candidates!r}.")
-        if filter is not None:
-            conditions(filter)
+        filter = None if filter is None else plain_filter(filter)
         if dehub is not None:
             check_search(dehub, self.space.dehub)
         if rerank is not None or explain:
@@ -597,8 +602,8 @@ class Index:
     def calibrate(
         self,
         *,
-        pairs: Sequence[tuple[str, str]] | None = None,
-        labels: Sequence[int] | None = None,
+        pairs: Iterable[tuple[str, str]] | None = None,
+        labels: Iterable[int] | None = None,
         n: int = 100_000,
         method: Literal["isotonic", "platt"] = "isotonic",
         generator: Any = 0,
@@ -617,13 +622,15 @@ class Index:
         """
         if (pairs is None) != (labels is None):
             raise ValueError("pairs come with labels, one each: 1 where the two texts belong together, 0 where not.")
+        judged = None if pairs is None else list(pairs)  # once: both may be iterators
+        given = None if labels is None else list(labels)
         self._need(2, "random pairs")
         random = np.random.default_rng(generator)
         _, vectors = self.sample(SAMPLE, generator=random)
         calibrator = ScoreCalibrator(method).fit(random_pair_scores(vectors, n, generator=random))
-        if pairs is not None and labels is not None:
-            sides = [self.space.project(self._encode([pair[i] for pair in pairs], ())) for i in (0, 1)]
-            calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), labels)
+        if judged is not None and given is not None:
+            sides = [self.space.project(self._encode([pair[i] for pair in judged], ())) for i in (0, 1)]
+            calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), given)
         blob = file_bytes(calibrator.save)
         self._store.upsert([], metadata={"calibration": blob}, expect={"space": self.space.token})
         return calibrator
@@ -770,7 +777,9 @@ def _hits(found: Sequence[Found], calibrator: ScoreCalibrator | None) -> list[Hi
 
 
 def _id_list(ids: str | Iterable[str]) -> list[str]:
-    return [ids] if isinstance(ids, str) else [check_id(one, f"position {at}") for at, one in enumerate(ids)]
+    if isinstance(ids, bytes | bytearray | memoryview):
+        raise TypeError(f"ids must be text, got {type(ids).__name__}: {bytes(ids)!r:.60}.")
+    return [check_id(one, f"position {at}") for at, one in enumerate([ids] if isinstance(ids, str) else ids)]
 
 
 def _same(space: Space, raw: Vectors, old: Row) -> bool:

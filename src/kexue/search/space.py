@@ -20,6 +20,7 @@ from kexue.search.hubs import Dehub
 from kexue.search.nearest import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
+from kexue.similarity._arrays import host
 
 T = TypeVar("T")
 
@@ -40,9 +41,10 @@ class Model:
     Attributes:
         reference: what opens it again: a folder or hub id; None for an object of the caller's.
         id: its name.
-        fingerprint: of weights and pooling; equal fingerprints mean equal vectors.
+        fingerprint: of its files and pooling; equal fingerprints mean equal vectors.
         dim: length of its vectors.
         pooling: how it pools tokens; max_length: how many it reads; normalize: whether its vectors have length 1.
+        prompts: what it can put before a text, by name.
     """
 
     reference: str | None = None
@@ -52,6 +54,7 @@ class Model:
     pooling: str | None = None
     max_length: int | None = None
     normalize: bool | None = None
+    prompts: dict[str, str] | None = None
 
     @classmethod
     def of(cls, encoder: SupportsEncode, *, reference: str | None = None) -> Self:
@@ -67,12 +70,12 @@ class Model:
             str(name) if name is not None else type(encoder).__qualname__,
             str(fingerprint) if fingerprint is not None else None,
             int(dim) if dim is not None else None,
-            *(getattr(encoder, name, None) for name in ("pooling", "max_length", "normalize")),
+            *(getattr(encoder, name, None) for name in ("pooling", "max_length", "normalize", "prompts")),
         )
 
     def settings(self) -> dict[str, Any]:
         """Arguments that open the encoder as it was."""
-        settings = {"pooling": self.pooling, "max_length": self.max_length, "normalize": self.normalize}
+        settings = {name: getattr(self, name) for name in ("pooling", "max_length", "normalize", "prompts")}
         return {name: value for name, value in settings.items() if value is not None}
 
     def check(self, other: Model, *, whitened: bool = False) -> None:
@@ -80,7 +83,7 @@ class Model:
 
         Lengths matter to a whitening, and to nothing else here: every stored vector has length 1.
         """
-        names = ["dim", "fingerprint", *(["normalize"] if whitened else [])]
+        names = ["dim", "fingerprint", "prompts", *(["normalize"] if whitened else [])]
         if self.fingerprint is None or other.fingerprint is None:
             names.append("id")
         for name in names:
@@ -178,9 +181,16 @@ def is_fitted(whitening: Whitening) -> bool:
     return getattr(whitening, "moments_", None) is not None
 
 
-def as_vectors(vectors: Any, *, dim: int | None, what: str) -> Vectors:
-    """Check a matrix of an encoder's vectors: (n, dim), finite; rows with the first bad value are named."""
-    found: npt.NDArray[Any] = np.asarray(vectors)
+def as_vectors(
+    vectors: Any, *, dim: int | None, what: str, name: Callable[[int], str] = lambda row: f"row {row}"
+) -> Vectors:
+    """Check a matrix of an encoder's vectors: (n, dim), finite; the row of the first bad value is named.
+
+    Anything numpy reads, of any float or integer type and any order in memory, and tensors; the result is float32.
+    """
+    if isinstance(vectors, np.ma.MaskedArray):
+        raise TypeError(f"{what} are a masked array; give plain numbers: vectors.filled(...).")
+    found: npt.NDArray[Any] = host(vectors)
     if found.ndim != 2 or found.dtype.kind not in "fiu":
         raise ValueError(f"{what} must be a matrix (n, d) of numbers, got shape {found.shape} of {found.dtype}.")
     if dim is not None and found.shape[1] != dim:
@@ -190,12 +200,11 @@ def as_vectors(vectors: Any, *, dim: int | None, what: str) -> Vectors:
             received=found.shape[1],
             remedy="Use vectors of the index's own encoder, before whitening.",
         )
-    if found.dtype != np.float32:
-        with np.errstate(over="ignore"):
-            found = found.astype(np.float32)
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(found, np.float32)
     if not math.isfinite(found.sum()) and not np.isfinite(found).all():  # a sum may overflow, so look again
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
-        raise ValueError(f"{what} hold NaN or infinity in row {row}; every number must be finite in float32.")
+        raise ValueError(f"{what} hold NaN or infinity in {name(row)}; every number must be finite in float32.")
     return found
 
 

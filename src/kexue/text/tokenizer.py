@@ -13,6 +13,7 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, MissingDependencyError
+from kexue.text.models import file_sha256, json_sha256
 
 _CHUNK = 1024  # texts in the tokenizer at a time: its records take a hundred times the bytes of the ids
 _CHARACTERS_PER_TOKEN = 32  # far above what any vocabulary needs for running text
@@ -24,6 +25,7 @@ _VOCABULARIES = (
     "spiece.model",
     "tokenizer.model",
 )
+_BERT_SETTINGS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
 _MARGIN = 128  # tokens past the limit that make sure a cut word changed nothing before it
 
 
@@ -143,15 +145,51 @@ class _Special(NamedTuple):
     max_length: int  # a huge number where the folder is silent
 
 
+_NO_MATTER = (  # keys of tokenizer_config.json that change no id
+    "name_or_path", "_name_or_path", "tokenizer_file", "special_tokens_map_file", "cache_dir", "model_max_length",
+    "max_length", "padding", "padding_side", "truncation", "truncation_side", "truncation_strategy", "stride",
+    "pad_to_multiple_of", "pad_token_type_id", "clean_up_tokenization_spaces", "chat_template", "model_input_names",
+    "tokenizer_class", "backend", "is_local", "local_files_only", "processor_class", "auto_map",
+)  # fmt: skip
+
+
+def tokenizer_identity(folder: Path) -> list[Any]:
+    """What decides the ids of a folder's tokenizer, by meaning: however its JSON is written, equal lists, equal ids.
+
+    The length it is cut at and the side it is padded on are the encoder's; they are left out.
+    """
+    config = _read_config(folder)
+    tokenizer = folder / "tokenizer.json"
+    if _is_bert(folder, config):
+        settings = [config.get(key, default) for key, default in _BERT_SETTINGS.items()]
+        return [json_sha256(tokenizer, ("truncation", "padding", "normalizer", "version")), settings]
+    rest = {key: value for key, value in config.items() if key not in _NO_MATTER}
+    parts: list[Any] = [json.dumps(rest, sort_keys=True)]
+    parts += [json_sha256(folder / name) for name in ("special_tokens_map.json", "added_tokens.json")]
+    if tokenizer.is_file():
+        return [*parts, json_sha256(tokenizer, ("truncation", "padding", "version"))]
+    names = [name for name in (*_VOCABULARIES, "merges.txt") if (folder / name).is_file()]
+    return [*parts, [[name, file_sha256(folder / name)] for name in names]]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config
+
+
+def _is_bert(folder: Path, config: dict[str, Any]) -> bool:
+    bert = config.get("tokenizer_class") in ("BertTokenizer", "BertTokenizerFast")
+    return bert and (folder / "tokenizer.json").is_file()
+
+
 def _load(folder: Path) -> tuple[Any, _Special]:
     """Return the folder's ``tokenizers.Tokenizer`` and what its configuration says."""
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(f"{folder} has no tokenizer.", remedy="Copy the whole folder, with its tokenizer.json.")
     try:
-        path = folder / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        bert = config.get("tokenizer_class") in ("BertTokenizer", "BertTokenizerFast")
-        return _load_bert(folder, config) if bert and (folder / "tokenizer.json").is_file() else _load_any(folder)
+        config = _read_config(folder)
+        return _load_bert(folder, config) if _is_bert(folder, config) else _load_any(folder)
     except MissingDependencyError:
         raise
     except Exception as error:  # damaged files surface as many types
@@ -165,11 +203,9 @@ def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
     """Read tokenizer.json itself; as in transformers, tokenizer_config.json has the last word on normalising."""
     tokenizers = import_optional("tokenizers", extra="text")
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    chinese, accents, lower = (config.get(key, default) for key, default in _BERT_SETTINGS.items())
     backend.normalizer = tokenizers.normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        strip_accents=config.get("strip_accents"),
-        lowercase=config.get("do_lower_case", True),
+        clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower
     )
 
     def token_id(key: str, default: str) -> int | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from kexue.search.filters import conditions
+from kexue.search.filters import conditions, join
 
 NOTHING = "key < 0"
 _PLAIN = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -54,32 +54,20 @@ def to_expression(filter: Mapping[str, Any]) -> str:
     """An expression that holds for the documents a filter matches; the empty one for an empty filter.
 
     >>> to_expression({"year": {"ge": 2020}, "lang": {"ne": "en"}})
-    '(fields["n_year"] >= 2020) and (not (exists fields["s_lang"]) or fields["s_lang"] != "en")'
+    '((fields["n_year"] >= 2020) and (not (exists fields["s_lang"]) or fields["s_lang"] != "en"))'
     """
-    return " and ".join(f"({_clause(*condition)})" for condition in conditions(filter))
+    return join("and", [f"({_clause(*condition)})" for condition in conditions(filter)])
 
 
 def _clause(field: str, operator: str, value: Any) -> str:
     if operator == "exists":
-        there = any_of([f"exists {_place(kind, field)}" for kind in "nso"])
+        there = join("or", [f"exists {_place(kind, field)}" for kind in "nso"])
         return there if value else f"not ({there})"
     if operator == "in":
-        return any_of([f"{_of(field, one)} == {literal(one)}" for one in value])
+        return join("or", [f"{_of(field, one)} == {literal(one)}" for one in value]) or NOTHING
     if operator == "ne":
         return f"not (exists {_of(field, value)}) or {_of(field, value)} != {literal(value)}"
     return f"{_of(field, value)} {_SIGNS[operator]} {literal(value)}"
-
-
-def any_of(clauses: Sequence[str]) -> str:
-    """At least one of them, in a tree: a chain of thousands would go deeper than a parser likes.
-
-    >>> any_of(["a", "b", "c"])
-    '(a or (b or c))'
-    """
-    if len(clauses) < 2:
-        return clauses[0] if clauses else NOTHING
-    half = len(clauses) // 2
-    return f"({any_of(clauses[:half])} or {any_of(clauses[half:])})"
 
 
 def _of(field: str, value: str | float) -> str:
