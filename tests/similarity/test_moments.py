@@ -157,3 +157,18 @@ def test_values_too_large_to_square():
 def test_what_is_no_matrix(x, message):
     with pytest.raises(ValueError, match=message):
         moments(x)
+
+
+@pytest.mark.parametrize("total", [1.0, 7.0, 1e-3])
+def test_only_the_ratio_of_weights_counts_for_mean_and_spread(total):
+    generator = np.random.default_rng(20)
+    X, weight = generator.normal(size=(40, 3)) + 5, generator.uniform(0.1, 2, 40)
+    weight *= total / weight.sum()
+    found = moments(X, sample_weight=weight)
+    centred = X - np.average(X, axis=0, weights=weight)
+    assert found.n == pytest.approx(total)
+    np.testing.assert_allclose(found.mean, np.average(X, axis=0, weights=weight), rtol=1e-13)
+    np.testing.assert_allclose(found.scatter, (centred * weight[:, None]).T @ centred, rtol=1e-10, atol=1e-12 * total)
+    both = merge_moments(moments(X[:9], sample_weight=weight[:9]), moments(X[9:], sample_weight=weight[9:]))
+    np.testing.assert_allclose(both.mean, found.mean, rtol=1e-13)
+    np.testing.assert_allclose(both.scatter, found.scatter, rtol=1e-10, atol=1e-12 * total)

@@ -372,3 +372,215 @@ def test_before_fit():
 def test_top_k_subspace_is_stable_under_rounding_to_float32(X):
     a, b = (Whitening(4).fit(x).components_ for x in (X, X.astype(np.float32)))
     assert subspace_angles(a.T, b.T).max() < 1e-4
+
+
+# --- what is no direction --------------------------------------------------------------------------------------------
+
+
+def equal_rows(n, value, dtype):
+    return np.tile(np.array([0.1, -0.7, 0.3, 1 / 3]) + value, (n, 1)).astype(dtype)
+
+
+def fitted_in_one_go(X):
+    return Whitening().fit(X)
+
+
+def fitted_in_chunks(X):
+    whitening = Whitening()
+    for chunk in np.array_split(X, min(len(X), 7)):
+        whitening.partial_fit(chunk)
+    return whitening._solve()
+
+
+def fitted_with_weights(X):
+    return Whitening().fit(X, sample_weight=np.random.default_rng(0).uniform(0.1, 3, len(X)))
+
+
+def fitted_beside_rows_without_weight(X):
+    others = np.random.default_rng(0).normal(size=(300, X.shape[1]))
+    return Whitening().fit(np.vstack([others, X]), sample_weight=np.repeat([0.0, 1.0], [300, len(X)]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 300, 9000])
+@pytest.mark.parametrize("value", [0.0, 1e6, 1e-6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "fit", [fitted_in_one_go, fitted_in_chunks, fitted_with_weights, fitted_beside_rows_without_weight]
+)
+def test_equal_rows_are_refused_in_the_same_words(n, value, dtype, fit):
+    with pytest.raises(ValueError, match=r"n_samples=\S+ row\(s\) show no variance, so there is nothing to whiten"):
+        fit(equal_rows(n, value, dtype))
+
+
+@pytest.mark.parametrize("n", [3, 7, 9000])
+def test_equal_rows_have_rank_0_where_nothing_is_divided(n):
+    whitening = Whitening(gamma=0.0).fit(equal_rows(n, 0.0, np.float64))
+    assert whitening.rank_ == 0
+    assert not whitening.explained_variance_ratio_.any()
+    assert np.abs(whitening.transform(equal_rows(5, 0.1, np.float64))).max() < 1
+
+
+def test_rows_that_differ_by_little_still_have_a_direction():
+    # A spread of 1e-12 beside a mean of 1: ten thousand times rounding.
+    X = 1 + 1e-12 * np.random.default_rng(1).normal(size=(500, 3))
+    whitening = Whitening().fit(X)
+    assert whitening.rank_ == 3
+    np.testing.assert_allclose(np.cov(whitening.transform(X).T, ddof=0), np.eye(3), atol=1e-3)  # digits left: 4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_a_row_that_is_the_mean_has_no_direction_to_normalize(dtype, beta):
+    X = (np.random.default_rng(2).normal(size=(1000, 4)) + 7).astype(dtype)
+    whitening = Whitening(beta=beta, normalize=True).fit(X)
+    rows = np.vstack([beta * whitening.mean_, X[0]]).astype(dtype)
+    y = whitening.transform(rows)
+    assert not y[0].any()
+    assert np.linalg.norm(y[1]) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [-1.0, -0.5, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rank", [2, 5])
+def test_inverse_of_rows_of_any_rank(gamma, rank):
+    generator = np.random.default_rng(3)
+    X = generator.normal(size=(40, rank)) @ generator.normal(size=(rank, 5)) + 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rank, and of gamma below 0
+        whitening = Whitening(gamma=gamma).fit(X)
+        back = whitening.inverse_transform(whitening.transform(X))
+    np.testing.assert_allclose(back, X, atol=1e-6)
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-150, 1e-30, 1e30, 1e150, 1e200])
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_every_scale_is_whitened_or_refused_by_name(scale, gamma):
+    X = np.random.default_rng(4).normal(size=(50, 3)) + 1
+    if 1e-152 < scale < 1e153:
+        y = Whitening(gamma=gamma).fit_transform(X * scale)
+        np.testing.assert_allclose(y, Whitening(gamma=gamma).fit_transform(X) * (scale if gamma == 0 else 1), rtol=1e-6)
+    else:
+        with pytest.raises(ValueError, match="square in float64"):
+            Whitening(gamma=gamma).fit(X * scale)
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-35, 1e35])
+def test_single_precision_at_its_ends_is_computed_in_double(scale):
+    X = (np.random.default_rng(5).normal(size=(200, 3)) * scale).astype(np.float32)
+    y = Whitening().fit_transform(X)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(np.cov(y.T, ddof=0), np.eye(3), atol=1e-3)
+
+
+def test_a_gamma_out_of_float64_is_named():
+    X = np.random.default_rng(6).normal(size=(50, 2)) * 1e-20
+    with pytest.warns(UserWarning, match="outside"), pytest.raises(ValueError, match="gamma=40"):
+        Whitening(gamma=40.0).fit(X)
+
+
+# --- kinds of input --------------------------------------------------------------------------------------------------
+
+
+def flipped(x):
+    return x[::-1, ::-1].copy()[::-1, ::-1]
+
+
+def read_only(x):
+    x = x.copy()
+    x.setflags(write=False)
+    return x
+
+
+def as_tensor(dtype):
+    def convert(x):
+        torch = pytest.importorskip("torch")
+        return torch.tensor(x, dtype=getattr(torch, dtype))
+
+    return convert
+
+
+KINDS = {
+    "list": (lambda x: x.tolist(), 1e-12),
+    "iterator of rows": (iter, 1e-12),
+    "map of lists": (lambda x: map(list, x), 1e-12),
+    "flipped": (flipped, 1e-12),
+    "fortran": (np.asfortranarray, 1e-12),
+    "read only": (read_only, 1e-12),
+    "longdouble": (lambda x: x.astype(np.longdouble), 1e-12),
+    "float32": (lambda x: x.astype(np.float32), 1e-4),
+    "float16": (lambda x: x.astype(np.float16), 2e-2),
+    "tensor": (as_tensor("float64"), 1e-12),
+    "bfloat16": (as_tensor("bfloat16"), 1e-1),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_matrix_is_read(kind):
+    convert, close = KINDS[kind]
+    X = np.random.default_rng(7).normal(size=(60, 3)) * [1, 2, 3]
+    expected = Whitening().fit_transform(X)
+    for y in (
+        Whitening().fit_transform(convert(X)),
+        whiten(convert(X)),
+        Whitening().fit(convert(X)).transform(convert(X)),
+        Whitening().partial_fit(convert(X)).transform(convert(X)),
+    ):
+        y = np.asarray(y.float() if kind == "bfloat16" else y, dtype=np.float64)  # noqa: PLW2901 - as numbers
+        np.testing.assert_allclose(y, expected, atol=close)
+
+
+def test_meta_and_sparse_tensors_are_refused_by_name():
+    torch = pytest.importorskip("torch")
+    whitening = Whitening().fit(np.random.default_rng(8).normal(size=(9, 3)))
+    for call in (Whitening().fit, Whitening().partial_fit, whitening.transform, whitening.inverse_transform):
+        with pytest.raises(ValueError, match="meta device"):
+            call(torch.ones(4, 3, device="meta"))
+        with pytest.raises(TypeError, match="to_dense"):
+            call(torch.eye(3).to_sparse())
+
+
+def test_no_rows_are_refused_by_fit_and_mapped_to_none():
+    whitening = Whitening(2).fit(np.random.default_rng(9).normal(size=(9, 3)))
+    assert whitening.transform(np.empty((0, 3))).shape == (0, 2)
+    assert whitening.inverse_transform(np.empty((0, 2))).shape == (0, 3)
+    with pytest.raises(ValueError, match="0 sample"):
+        Whitening().fit(np.empty((0, 3)))
+
+
+# --- scikit-learn's conventions --------------------------------------------------------------------------------------
+
+
+def test_data_frames_come_out_where_they_are_asked_for():
+    pandas, sklearn = pytest.importorskip("pandas"), pytest.importorskip("sklearn")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    X = np.random.default_rng(10).normal(size=(30, 4))
+    frame = pandas.DataFrame(X, columns=list("abcd"), index=[f"row {i}" for i in range(30)])
+    expected = Whitening(2).fit_transform(X)
+    pipeline = make_pipeline(StandardScaler(), Whitening(2)).set_output(transform="pandas")
+    out = pipeline.fit_transform(frame)
+    assert list(out.columns) == ["whitening0", "whitening1"] == list(pipeline.get_feature_names_out())
+    assert list(out.index) == list(frame.index)
+    one = Whitening(2).set_output(transform="pandas")
+    assert one.set_output() is one
+    np.testing.assert_allclose(one.fit_transform(frame).to_numpy(), expected)
+    assert isinstance(sklearn.clone(one).fit(frame).transform(frame), pandas.DataFrame)
+    assert isinstance(one.set_output(transform="default").transform(frame), np.ndarray)
+    with sklearn.config_context(transform_output="pandas"):
+        assert isinstance(Whitening(2).fit(X).transform(X), pandas.DataFrame)
+        assert isinstance(whiten(X), np.ndarray)
+
+
+def test_feature_names_need_a_fit_and_the_right_number():
+    whitening = Whitening(2)
+    with pytest.raises(NotFittedError):
+        whitening.get_feature_names_out()
+    whitening.fit(np.random.default_rng(11).normal(size=(9, 3)))
+    assert whitening.get_feature_names_out(["x", "y", "z"]).tolist() == ["whitening0", "whitening1"]
+    with pytest.raises(ValueError, match="3 features"):
+        whitening.get_feature_names_out(["x"])
+    with pytest.raises(ValueError, match="arrow"):
+        whitening.set_output(transform="arrow")

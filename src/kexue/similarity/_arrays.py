@@ -32,7 +32,7 @@ def as_matrix(x: object, name: str = "X") -> Any:
         real = not matrix.is_complex()
         raise_no_values(matrix, name)
     else:
-        x = list(x) if isinstance(x, Iterator) else x
+        x = reread(x)
         if hasattr(x, "tocsr"):
             raise TypeError(f"{name} is a sparse matrix; dense vectors (n, d) are needed. Use {name}.toarray().")
         matrix = np.asarray(x)
@@ -64,7 +64,12 @@ def host(block: Any) -> Array:
         if block.dtype.is_floating_point and block.element_size() < 4:
             block = block.float()
         return np.asarray(block.cpu().resolve_neg().numpy())
-    return np.asarray(list(block) if isinstance(block, Iterator) else block)
+    return np.asarray(reread(block))
+
+
+def reread(x: Any) -> Any:
+    """`x` itself, or the list of what a one-shot iterator yields, for those who look at it more than once."""
+    return list(x) if isinstance(x, Iterator) else x
 
 
 def raise_no_values(tensor: Any, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.similarity._arrays import Array
+from kexue.similarity._arrays import RESIDUE, Array
 from kexue.similarity._moments import Moments
 
 
@@ -22,7 +22,8 @@ class Kernel(NamedTuple):
         kernel: (d, k), float64: the first k columns of U Lambda^(-gamma/2).
         bias: (k,), float64: -beta mean @ kernel.
         eigenvalues: (k,), float64, descending: mean square of each coordinate about beta mean, before scaling.
-        rank: number of directions whose eigenvalue exceeds `rcond` times the largest.
+        rank: number of directions whose eigenvalue exceeds `rcond` times the largest, and the rounding of equal rows,
+            about (2e-15 |mean|)^2.
     """
 
     kernel: Array
@@ -69,7 +70,8 @@ def whitening_kernel(
         Kernel(kernel (d, k), bias (k,), eigenvalues (k,), rank).
 
     Raises:
-        ValueError: a parameter outside its range, n <= ddof, or no variance at all and gamma > 0.
+        ValueError: a parameter outside its range, n <= ddof, no variance at all and gamma > 0, or a gamma that leads
+            out of float64.
 
     Cost: O(d^3) once for each beta.
 
@@ -123,7 +125,7 @@ def solve(
             stacklevel=4,
         )
     ridged = values + eps
-    rank = int(np.count_nonzero(ridged > rcond * ridged[0]))
+    rank = numerical_rank(ridged, moments.mean, rcond)
     if gamma > 0 and k > rank:
         if rank == 0:
             raise ValueError(
@@ -138,9 +140,24 @@ def solve(
         k = rank
     kernel = vectors[:, :k]
     if gamma != 0:  # archives/9079: at gamma = 0 nothing is divided, so nothing is cut
-        kernel = kernel * ridged[:k] ** (-gamma / 2)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            kernel = kernel * ridged[:k] ** (-gamma / 2)
+        if not np.isfinite(kernel).all():
+            raise ValueError(
+                f"gamma={gamma:g} takes eigenvalues from {ridged[k - 1]:.3g} to {ridged[0]:.3g} out of float64. "
+                "Choose a gamma nearer to [0, 1], or rescale the vectors."
+            )
     kernel = np.ascontiguousarray(kernel)
     return Kernel(kernel, -beta * (moments.mean @ kernel), values[:k].copy(), rank)
+
+
+def numerical_rank(values: Array, mean: Array, rcond: float) -> int:
+    """How many eigenvalues, descending, exceed `rcond` times the largest, and what rounding leaves of equal rows.
+
+    Equal rows differ from their computed mean by up to a few eps |mean|: squares of that size are no variance.
+    """
+    noise = RESIDUE * float(np.linalg.norm(mean))
+    return int(np.count_nonzero(values > max(rcond * values[0], noise**2)))
 
 
 def check_parameters(

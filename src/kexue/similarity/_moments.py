@@ -17,6 +17,7 @@ from kexue.similarity._threads import map_blocks
 _BLOCK_ROWS = 8_192  # at most: rows with a provisional mean of their own, one task of a thread
 _CHUNK_ROWS = 2_048  # rows copied at a time, where they must be
 _SAMPLE_ROWS = 256
+_SMALLEST = 1e-303  # a variance below this has lost digits to underflow
 
 
 class Moments(NamedTuple):
@@ -48,7 +49,8 @@ def moments(embeddings: Any, *, sample_weight: Any = None) -> Moments:
         Moments(n, mean (d,), scatter (d, d)).
 
     Raises:
-        ValueError: no rows, wrong shape or weights, or a value that is not finite (row and column are named).
+        ValueError: no rows, wrong shape or weights, a value that is not finite (row and column are named), or values
+            whose squares float64 cannot hold: above about 1e154, or differences below about 1e-152.
 
     Cost: n d^2 multiplications in one pass over the data; a few d^2 + 2,048 d float64 values for each thread.
 
@@ -79,6 +81,8 @@ def moments(embeddings: Any, *, sample_weight: Any = None) -> Moments:
     if not np.isfinite(np.diagonal(total.scatter)).all():
         raise_non_finite(x, "embeddings")
         raise ValueError("embeddings hold values too large to square in float64. Divide them by a constant first.")
+    if np.trace(total.scatter) < _SMALLEST * total.n and _differ(x, weight):
+        raise ValueError("embeddings differ by too little to square in float64. Multiply them by a constant first.")
     return total
 
 
@@ -129,7 +133,8 @@ def _block(x: Array, weight: Array | None) -> _Block:
     """Sums over a block of rows about a provisional mean: a copy only where shift, weight or dtype ask for one."""
     rows, d = x.shape
     with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; the caller looks at the result
-        shift = _provisional_mean(x[:_SAMPLE_ROWS])
+        # Rows without weight say nothing of where the others are.
+        shift = _provisional_mean(x[:_SAMPLE_ROWS] if weight is None else x[np.flatnonzero(weight)[:_SAMPLE_ROWS]])
         if weight is None and x.dtype == np.float64 and not shift.any():
             return _Block(rows, shift, np.add.reduce(x, axis=0) / rows, np.dot(x.T, x))  # a.T @ a: rank-k update
         buffer, product = np.empty((min(rows, _CHUNK_ROWS), d)), np.empty((d, d))
@@ -168,9 +173,18 @@ def _provisional_mean(sample: Array) -> Array:
     keeps the loss below log2(5 rows of block / rows of sample), 8 of 53 bits, even for rows in the worst order. In any
     usual order it is 3 bits of the largest eigenvalue, what the eigensolver loses too.
     """
+    if not len(sample):
+        return np.zeros(sample.shape[1])
     mean = sample.mean(axis=0, dtype=np.float64)
     spread = float(np.square(sample - mean).sum()) / sample.shape[0]
     return mean if not float(mean @ mean) <= 4.0 * spread else np.zeros_like(mean)
+
+
+def _differ(x: Any, weight: Array | None) -> bool:
+    """Whether rows with a weight differ at all."""
+    rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight)
+    first = host(x[rows[:1]])
+    return any((host(x[rows[i : i + _CHUNK_ROWS]]) != first).any() for i in range(0, len(rows), _CHUNK_ROWS))
 
 
 def _checked_weight(sample_weight: Any, rows: int) -> Array:

@@ -248,9 +248,9 @@ def _mapped(whitening: Post, vectors: Array, counts: Array) -> tuple[Array, str]
     if whitening is None:
         return vectors, ""
     if whitening.__sklearn_is_fitted__():
-        return whitening.transform(vectors), "given"
+        return whitening._map(vectors), "given"
     fresh = type(whitening)(**whitening.get_params())
-    return fresh.fit(vectors, sample_weight=counts).transform(vectors), "this set"
+    return fresh.fit(vectors, sample_weight=counts)._map(vectors), "this set"
 
 
 def _named_posts(post: Post | Sequence[Post] | Mapping[str, Post]) -> dict[str, Post]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kexue.similarity._arrays import Array, as_matrix, host
-from kexue.similarity._kernel import Spectrum, spectrum
+from kexue.similarity._kernel import Spectrum, numerical_rank, spectrum
 from kexue.similarity._moments import Moments, moments
 from kexue.similarity._ranks import bootstrap_spearman, interval
 from kexue.similarity.evaluation import pair_cosine, spearman
@@ -169,7 +169,7 @@ def _all_cosines(found: Moments, left: Array, right: Array, grid: _Grid) -> Iter
     betas, gammas, ks = grid
     for beta in betas:
         values, vectors = solved = spectrum(found, beta, 0)
-        rank = int(np.count_nonzero(values > _RCOND * values[0]))
+        rank = numerical_rank(values, found.mean, _RCOND)
         p, q = ((side - beta * found.mean) @ vectors for side in (left, right))
         products = p * q, p * p, q * q
         for gamma in gammas:

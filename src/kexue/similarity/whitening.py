@@ -10,18 +10,20 @@ cut instead of divided by zero; eigenvectors carry a fixed sign.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, Self
 
 import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import NotFittedError, NotSupported
-from kexue.similarity._arrays import Array, as_matrix, host, like, raise_non_finite, working_dtype
+from kexue.similarity._arrays import Array, as_matrix, host, like, raise_non_finite, reread, unit_rows, working_dtype
 from kexue.similarity._kernel import Kernel, check_parameters, solve, spectrum
 from kexue.similarity._moments import Moments, merge_moments, moments
 from kexue.similarity._threads import map_blocks
 
 _PRESETS = {"identity": (0.0, 0.0), "rotate": (0.0, 0.0), "pca": (1.0, 0.0), "whiten": (1.0, 1.0)}
+_OUTPUTS = ("default", "pandas", "polars")
 _BLOCK_ROWS, _CHUNK_ROWS = 4_096, 512  # of `transform`: a task of a thread, and what stays in the second-level cache
 
 
@@ -64,9 +66,9 @@ def whiten(
         >>> bool(np.allclose(y.T @ y / 100, np.eye(2)))
         True
     """
-    return Whitening(
-        n_components, beta=beta, gamma=gamma, eps=eps, rcond=rcond, ddof=ddof, normalize=normalize
-    ).fit_transform(embeddings)
+    embeddings = reread(embeddings)
+    whitening = Whitening(n_components, beta=beta, gamma=gamma, eps=eps, rcond=rcond, ddof=ddof, normalize=normalize)
+    return whitening.fit(embeddings)._map(embeddings)
 
 
 class Whitening:
@@ -93,7 +95,8 @@ class Whitening:
         eps: >= 0, ridge added to the eigenvalues.
         rcond: >= 0; eigenvalues up to rcond times the largest count as zero.
         ddof: covariance = scatter / (n - ddof); cosines do not depend on it.
-        normalize: scale each output row to length 1 (a zero row stays zero).
+        normalize: scale each output row to length 1 (a zero row stays zero, and so does one that equals beta mean up to
+            rounding).
 
     Attributes:
         moments_: Moments seen so far.
@@ -103,7 +106,7 @@ class Whitening:
         eigenvalues_: (k,), of the second moment about beta mean, descending.
         components_: (k, d), orthonormal rows.
         kernel_: (d, k); bias_: (k,). transform(X) = X @ kernel_ + bias_, computed as (X - beta mean_) @ kernel_.
-        rank_: numerical rank of the second moment.
+        rank_: numerical rank of the second moment; 0 for equal rows.
         explained_variance_ratio_: (k,), eigenvalues over their total.
         n_features_in_: d.
 
@@ -165,7 +168,11 @@ class Whitening:
     # ---- statistics ----------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: object = None, sample_weight: Any = None) -> Self:
-        """Take the statistics of X (n, d), forgetting earlier ones, and solve; y is ignored. Returns self."""
+        """Take the statistics of X (n, d), forgetting earlier ones, and solve; y is ignored. Returns self.
+
+        Raises:
+            ValueError: no rows, NaN, or equal rows with gamma > 0, which have no direction to whiten.
+        """
         found = moments(X, sample_weight=sample_weight)
         self._check(found)
         self.moments_ = found
@@ -218,16 +225,24 @@ class Whitening:
     def transform(self, X: Any) -> Any:
         """Map rows: (n, d) to (n, k), the kind, device and dtype of X; half precision is computed in float32.
 
+        After `set_output` a data frame instead.
+
         Raises:
             NotFittedError: before `fit`. ValueError: wrong number of columns, or a value that is not finite.
         """
+        return self._dressed(self._map(X), X)
+
+    def _map(self, X: Any) -> Any:
         kernel = self._solve()
         x = as_matrix(X)
         self._check_features(x)
         d, k = kernel.kernel.shape
         dtype = working_dtype(x)
+        if dtype == np.float32 and not 1e-30 < np.abs(kernel.kernel).max(initial=0.0) < 1e30:
+            dtype = np.dtype(np.float64)
         weights = kernel.kernel.astype(dtype)
         shift = (self.beta * self.moments_.mean).astype(dtype)
+        noise = 8 * float(np.finfo(dtype).eps) * float(np.linalg.norm(shift))
         out = np.empty((x.shape[0], k), dtype=dtype)
 
         def block(start: int) -> bool:
@@ -240,23 +255,28 @@ class Whitening:
                     np.matmul(shifted, weights, out=result)
                     finite = finite and bool(np.isfinite(result.sum()))
                 if self.normalize:
-                    length = np.linalg.norm(result, axis=1, keepdims=True)
-                    np.divide(result, length, out=result, where=length > 0)
+                    result[np.linalg.norm(shifted, axis=1) <= noise] = 0.0  # the mean itself has no direction
+                    result[:] = unit_rows(result)
             return finite
 
         blocks = range(0, x.shape[0], _BLOCK_ROWS)
         if not all(map_blocks(block, blocks) if x.shape[0] > _CHUNK_ROWS else map(block, blocks)):
             raise_non_finite(x)
+            if not np.isfinite(out).all():
+                raise ValueError(
+                    f"X holds values too large to transform in {dtype}. Divide by a constant before fitting."
+                )
         return like(out, x)
 
     def fit_transform(self, X: Any, y: object = None, sample_weight: Any = None) -> Any:
         """Return fit(X).transform(X)."""
+        X = reread(X)
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def inverse_transform(self, Y: Any) -> Any:
         """Map rows back: (n, k) to (n, d). Exact when nothing was truncated, else the best rank-k reconstruction.
 
-        x = y Lambda^(gamma/2) U' + beta mu.
+        x = y Lambda^(gamma/2) U' + beta mu; directions without variance get beta mu.
 
         Raises:
             NotSupported: normalize=True, which divided the length away.
@@ -272,10 +292,15 @@ class Whitening:
         k = kernel.kernel.shape[1]
         if y.shape[1] != k:
             raise ValueError(f"Y has {y.shape[1]} columns, but {k} components are kept.")
-        dtype = working_dtype(y)
-        back = self.components_ * (kernel.eigenvalues[:, None] + self.eps) ** (self.gamma / 2)
+        scale = np.ones(k)
+        if self.gamma != 0:  # beyond the rank there is no variance to give back, and below 0 its power is infinite
+            scale[kernel.rank :] = 0.0
+            scale[: kernel.rank] = (kernel.eigenvalues[: kernel.rank] + self.eps) ** (self.gamma / 2)
+        back = self.components_ * scale[:, None]
         shift = self.beta * self.moments_.mean
-        return like(host(y).astype(dtype, copy=False) @ back.astype(dtype) + shift.astype(dtype), y)
+        result = host(y).astype(np.float64, copy=False) @ back + shift
+        raise_non_finite(result, "what Y comes from")
+        return like(result, y)
 
     # ---- what was learnt -----------------------------------------------------------------------------------------
 
@@ -328,10 +353,9 @@ class Whitening:
 
     @property
     def explained_variance_ratio_(self) -> Array:
-        """(k,): kept eigenvalues over the sum of all; zeros where the sum is zero."""
-        kept = self._solve().eigenvalues
-        total = self._spectrum[1].values.sum()
-        return kept / total if total > 0 else np.zeros_like(kept)
+        """(k,): kept eigenvalues over the sum of all; zeros where rows do not differ."""
+        kernel = self._solve()
+        return kernel.eigenvalues / self._spectrum[1].values.sum() if kernel.rank else np.zeros_like(kernel.eigenvalues)
 
     # ---- files and neighbours ------------------------------------------------------------------------------------
 
@@ -392,6 +416,24 @@ class Whitening:
 
     # ---- the estimator contract ----------------------------------------------------------------------------------
 
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Names of the k output columns, "whitening0", "whitening1", ...; `input_features` is only counted."""
+        k = self._solve().kernel.shape[1]
+        if input_features is not None and len(names := list(input_features)) != self.n_features_in_:
+            raise ValueError(f"input_features holds {len(names)} names, but X has {self.n_features_in_} features.")
+        return np.array([f"{type(self).__name__.lower()}{i}" for i in range(k)], dtype=object)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Let `transform` return what scikit-learn's transformers do: "default", "pandas" or "polars". Returns self.
+
+        None changes nothing. Without a choice `sklearn.set_config(transform_output=...)` is followed.
+        """
+        if transform not in (None, *_OUTPUTS):
+            raise ValueError(f"transform must be one of {', '.join(_OUTPUTS)} or None, got {transform!r}.")
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the constructor's arguments by name."""
         return {name: getattr(self, name) for name in _PARAMETERS}
@@ -420,6 +462,19 @@ class Whitening:
         )
 
     # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _dressed(self, result: Any, X: Any) -> Any:
+        """The result as `set_output` or scikit-learn's settings ask for it."""
+        chosen = vars(self).get("_sklearn_output_config", {}).get("transform")
+        if chosen is None and (sklearn := sys.modules.get("sklearn")) is not None:
+            chosen = sklearn.get_config()["transform_output"]
+        if chosen in (None, "default"):
+            return result
+        frames = import_optional(chosen, extra="bench")
+        columns = self.get_feature_names_out()
+        if chosen == "polars":
+            return frames.DataFrame(host(result), schema=columns.tolist())
+        return frames.DataFrame(host(result), columns=columns, index=getattr(X, "index", None))
 
     def _fitted(self) -> Moments:
         if "moments_" not in vars(self):
