@@ -105,7 +105,8 @@ class Client:
         reader, writer = self.streams
         data = json.dumps(body).encode()
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
         )
         writer.write(head.encode() + data)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

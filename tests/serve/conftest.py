@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 
 from kexue.search import Index
 from kexue.serve import Settings, create_app
+from kexue.serve.app import serving_options
 from kexue.similarity import Whitening
 from kexue.text import Encoder
 
@@ -71,11 +72,12 @@ def listen() -> Iterator[Callable[..., SimpleNamespace]]:
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(**options: object) -> SimpleNamespace:
-        app = create_app(Settings(**{"api_keys": {}, **options}))  # type: ignore[arg-type]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+        settings = Settings(**{"api_keys": {}, "port": port, **options})  # type: ignore[arg-type]
+        app = create_app(settings)
+        server = uvicorn.Server(uvicorn.Config(app, **{**serving_options(settings), "log_level": "error"}))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         running.append((server, thread))
@@ -89,7 +91,7 @@ def listen() -> Iterator[Callable[..., SimpleNamespace]]:
             time.sleep(0.05)
         else:
             raise RuntimeError("the server did not become ready")
-        return SimpleNamespace(url=url, app=app)
+        return SimpleNamespace(url=url, app=app, port=port)
 
     yield start
     for server, thread in running:

@@ -77,7 +77,8 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> float:
 
 def connect(port: int, body: str, *, cut: int | None = None) -> socket.socket:
     """Send a request for embeddings, or its first characters."""
-    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}"
     connection = socket.create_connection(("127.0.0.1", port))
     connection.sendall(f"{head}\r\n\r\n{body}"[:cut].encode())
     return connection

@@ -35,12 +35,20 @@ def serve(
         typer.Option(help="Encoder or cross-encoder: a folder, a hub id, or NAME=FOLDER; repeat it."),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with lines read:KEY or write:KEY, mode 0600.", envvar="KEXUE_API_KEY_FILE")
+        Path | None,
+        typer.Option(help="File with lines read:KEY or write:KEY, mode 0600.", envvar="KEXUE_API_KEY_FILE"),
     ] = None,
     allow_public: Annotated[
         bool, typer.Option("--allow-public", help="Listen to other machines without a key.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name by which a server without a key may be asked, beside its address; repeat it."),
+    ] = None,
     cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call; repeat it.")] = None,
+    readonly: Annotated[bool, typer.Option("--readonly", help="Change no index.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     max_batch_tokens: Annotated[int, typer.Option(help="Tokens of one forward pass.", min=1)] = 16384,
     max_queue: Annotated[int, typer.Option(help="Texts that may wait; beyond, 429.", min=1)] = 1024,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Write queries to the log.")] = False,
@@ -61,7 +69,11 @@ def serve(
         port=port,
         api_keys=keys_from_environment(api_key_file),
         allow_public=allow_public,
+        allow_hosts=tuple(allow_host or ()),
         cors=tuple(cors or ()),
+        readonly=readonly,
+        device=device,
+        dtype=dtype,
         max_batch_tokens=max_batch_tokens,
         max_queue=max_queue,
         log_texts=log_texts,

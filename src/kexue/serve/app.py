@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 
 import kexue
 from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
+from kexue.serve.connection import Connection
 from kexue.serve.hangup import Hangup
 from kexue.serve.head import Head
 from kexue.serve.metrics import Measure, Metrics
@@ -85,6 +87,21 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def serving_options(settings: Settings) -> dict[str, Any]:
+    """How uvicorn serves the application: with limits and time-outs, and believing no header about who asks."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "http": Connection,
+        "ws": "none",
+        "proxy_headers": False,
+        "log_level": os.environ.get("KEXUE_LOG", "warning").lower(),
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": 30,
+    }
+
+
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; requests under way are finished first, for up to half a minute.
 
@@ -93,20 +110,11 @@ def run(settings: Settings) -> None:
     """
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, "64")
-    level = os.environ.get("KEXUE_LOG", "warning").lower()
     app = create_app(settings)
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
     try:
         with _stopping_is_no_failure():
-            uvicorn.run(
-                app,
-                host=settings.host,
-                port=settings.port,
-                log_level=level,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=30,
-            )
+            uvicorn.run(app, **serving_options(settings))
     except SystemExit:
         if app.state.failure is None:
             raise

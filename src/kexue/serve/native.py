@@ -192,7 +192,7 @@ async def index(name: str, service: Here, warnings: Warnings) -> Response:
 async def upsert(name: str, body: UpsertRequest, service: Here, warnings: Warnings) -> Response:
     """Add or replace documents; the answer comes when they are durable."""
     warnings += check(service, body)
-    served = service.served(name)
+    served = service.served(name, to_write=True)
     documents = body.documents
     texts = [document.text for document in documents]
     check_texts(texts, "documents")
@@ -221,7 +221,7 @@ def _add(served: Served, texts: list[str], ids: list[Any], metadata: list[Any], 
 async def delete(name: str, body: DeleteRequest, service: Here, warnings: Warnings) -> Response:
     """Remove documents by id or by filter."""
     warnings += check(service, body)
-    served = service.served(name)
+    served = service.served(name, to_write=True)
     if (body.ids is None) == (body.filter is None):
         raise ApiError(400, "give either ids or filter; an empty filter {} removes everything.", param="ids")
     if body.ids is not None and len(body.ids) > 10 * MAX_INPUTS:

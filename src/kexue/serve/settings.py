@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
+from kexue._text import read_lines
 from kexue.errors import DataError, KexueError
+from kexue.serve.target import is_loopback, parse_host
 
 Scope = Literal["read", "write"]
 MAX_BODY = 32 * 2**20
+_PRIVATE = "Run chmod 600 on it (0400, 0440 and 0444 do as well)."
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class Settings:
         api_keys: key -> ``"read"`` or ``"write"`` (which includes read); None takes `KEXUE_API_KEY`,
             `KEXUE_API_KEY_READ` and `KEXUE_API_KEY_FILE`. Empty: everyone may do everything.
         allow_public: listen to other machines without a key.
+        allow_hosts: names by which a server without keys may be asked, beside loopback and the address it listens on.
         cors: origins whose pages may call; none by default.
+        readonly: change no index; needed for none that cannot be written anyway.
+        device, dtype: of the models, as `kexue.text.Encoder` takes them; a cross-encoder keeps float32.
         max_batch_tokens: tokens of one forward pass, padding included.
         max_queue: texts that may wait; beyond, 429 with Retry-After.
         max_input_tokens: a text with more is refused with 413; None: texts are cut at what the model reads.
@@ -37,7 +41,7 @@ class Settings:
         strict: refuse fields that a route does not know instead of ignoring them.
 
     Raises:
-        ValueError: a value out of range, or two indexes of one name.
+        ValueError: a value out of range, or a key that no client could send.
         KexueError: an open address without a key.
     """
 
@@ -47,7 +51,11 @@ class Settings:
     port: int = 8000
     api_keys: Mapping[str, Scope] | None = field(default=None, repr=False)
     allow_public: bool = False
+    allow_hosts: Sequence[str] = ()
     cors: Sequence[str] = ()
+    readonly: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
     max_batch_tokens: int = 16384
     max_queue: int = 1024
     max_input_tokens: int | None = None
@@ -67,9 +75,14 @@ class Settings:
             raise ValueError("nothing to serve: name an index or a model")
         if self.api_keys is None:
             object.__setattr__(self, "api_keys", keys_from_environment())
-        for scope in self.keys.values():
+        for key, scope in self.keys.items():
+            if (wrong := _fault_of(key)) is not None:
+                raise ValueError(f"an API key {wrong}")
             if scope not in ("read", "write"):
                 raise ValueError(f"the scope of a key must be 'read' or 'write', got {scope!r}")
+        for host in self.allow_hosts:
+            if parse_host(f"[{host}]" if ":" in host else host) is None:
+                raise ValueError(f"allow_hosts wants names without scheme and port, got {host!r}")
         if not (self.keys or self.allow_public or is_loopback(self.host)):
             raise KexueError(
                 f"{self.host} can be reached from other machines and no API key is set.",
@@ -82,37 +95,68 @@ class Settings:
         return self.api_keys or {}
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def keys_from_environment(file: str | os.PathLike[str] | None = None) -> dict[str, Scope]:
-    """Keys of the environment and of a file with lines ``scope:key`` that only its owner may read.
+    """Keys of the environment, and of a file of lines ``scope:key`` that only its owner, or nobody, may change.
+
+    Blanks and line ends around a key are no part of it. A source that is named and holds no key is an error: a server
+    that was to be locked does not open its door because a secret is missing.
 
     Raises:
-        DataError: a line that is no ``read:key`` or ``write:key``, or a file others can read; the key is not shown.
+        DataError: no key where one is promised, a key no client could send, a line that is no ``read:key`` or
+            ``write:key``, or a file that others can read or change; the key is not shown.
     """
     keys: dict[str, Scope] = {}
-    if key := os.environ.get("KEXUE_API_KEY_READ"):
-        keys[key] = "read"
-    if key := os.environ.get("KEXUE_API_KEY"):
-        keys[key] = "write"
-    path = file or os.environ.get("KEXUE_API_KEY_FILE")
-    if not path:
+    for name, scope in (("KEXUE_API_KEY_READ", "read"), ("KEXUE_API_KEY", "write")):
+        if (value := os.environ.get(name)) is not None:
+            _take(keys, value, scope, name, None)
+    path = os.environ.get("KEXUE_API_KEY_FILE") if file is None else os.fspath(file)
+    if path is None:
         return keys
-    if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
-        raise DataError("others can read this file of keys.", path=path, remedy=f"Run: chmod 600 {path}")
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
+    if not path:
+        raise DataError("KEXUE_API_KEY_FILE is set and empty.", remedy="Name a file of keys, or unset it.")
+    _check_rights(path)
+    count = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip() or line.strip().startswith("#"):
             continue
-        scope, colon, key = line.partition(":")
-        if not colon or scope not in ("read", "write") or not key.strip():
+        scope, colon, key = line.strip().partition(":")
+        if not colon or scope not in ("read", "write"):
             raise DataError("not of the form scope:key.", path=path, line=number, remedy="Write read:KEY or write:KEY.")
-        keys[key.strip()] = "write" if scope == "write" else "read"
+        _take(keys, key, scope, path, number)
+        count += 1
+    if not count:
+        raise DataError("there is no key in this file of keys.", path=path, remedy="Write read:KEY or write:KEY.")
     return keys
+
+
+def _check_rights(path: str) -> None:
+    """Refuse a file of keys that others may change, or may read while its owner may change it.
+
+    A file nobody may write, such as 0440 and 0444, was put there by what manages secrets: systemd shows the access
+    list of a credential as rights of the group, containers mount secrets for whoever runs in them.
+    """
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & 0o022:
+        raise DataError(f"others can change this file of keys (mode {mode:04o}).", path=path, remedy=_PRIVATE)
+    if mode & 0o055 and mode & 0o200:
+        raise DataError(f"others can read this file of keys (mode {mode:04o}).", path=path, remedy=_PRIVATE)
+
+
+def _take(keys: dict[str, Scope], value: str, scope: str, source: str, line: int | None) -> None:
+    """Add a key; refuse one that cannot be sent, or that may do two things."""
+    key = value.strip()
+    wrong = _fault_of(key)
+    if wrong is None and keys.get(key, scope) != scope:
+        wrong = "is given twice, to read and to write."
+    if wrong is not None:
+        raise DataError(f"the key {wrong}", path=source, line=line, remedy="Write another key, or leave it out.")
+    keys[key] = "write" if scope == "write" else "read"
+
+
+def _fault_of(key: str) -> str | None:
+    """Why no client could send this key as it is written, if none could."""
+    if not key:
+        return "is empty."
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
+        return "holds what a header cannot: only printable ASCII, no blanks at the ends."
+    return None

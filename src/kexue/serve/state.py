@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,7 +17,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kexue.search import CosineReranker, CrossEncoderReranker, Index, Reranker, TransportReranker
+from kexue.errors import IndexFormatError, KexueError
+from kexue.search import (
+    CosineReranker,
+    CrossEncoderReranker,
+    Index,
+    IndexBusyError,
+    Reranker,
+    TransportReranker,
+)
 from kexue.serve.batching import Batcher, Overloaded
 from kexue.serve.errors import ApiError
 from kexue.serve.metrics import Metrics
@@ -144,6 +153,7 @@ class Served:
     index: Index
     model: Model
     path: str
+    writable: bool = True
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -192,11 +202,15 @@ class Service:
             name, equals, folder = str(given).partition("=")
             place = folder if equals else str(given)
             if is_cross_encoder(place):
-                self.rerankers[name if equals else Path(place).name] = CrossEncoderReranker(place)
+                self.rerankers[name if equals else Path(place).name] = CrossEncoderReranker(
+                    place, device=self.settings.device
+                )
             else:
-                self._model(Encoder(place), name if equals else None)
+                self._model(
+                    Encoder(place, device=self.settings.device, dtype=self.settings.dtype), name if equals else None
+                )
         for path in self.settings.indexes:
-            index = Index.open(path)
+            index, writable = self._open(path)
             name = Path(str(path).rpartition("#")[2]).stem
             if name in self.indexes:
                 index.close()
@@ -206,9 +220,22 @@ class Service:
             except BaseException:
                 index.close()
                 raise
-            self.indexes[name] = Served(name, index, model, str(path))
+            self.indexes[name] = Served(name, index, model, str(path), writable)
             if model.whitening is None:
                 model.whitening = index.space.whitening
+
+    def _open(self, path: str | os.PathLike[str]) -> tuple[Index, bool]:
+        """An index, and whether it takes writes: one that cannot be written can still be read."""
+        if self.settings.readonly:
+            return Index.open(path, readonly=True), False
+        try:
+            return Index.open(path), True
+        except (IndexFormatError, IndexBusyError):
+            raise
+        except KexueError as error:
+            index = Index.open(path, readonly=True)
+            _LOG.warning("%s It is served for reading.", error.message)
+            return index, False
 
     def _model_of(self, index: Index) -> Model:
         """The model an index needs: one that is there when its vectors are the same, else the index's own."""
@@ -219,7 +246,7 @@ class Service:
             if same == (wanted.fingerprint, wanted.max_length, wanted.normalize):
                 index.load_encoder(encoder)
                 return model
-        own = index.load_encoder()
+        own = index.load_encoder(device=self.settings.device, dtype=self.settings.dtype)
         if not isinstance(own, Encoder):
             raise ValueError(f"{index!r} has an encoder of its own kind; serve indexes of kexue.text.Encoder")
         return self._model(own, None)
@@ -256,12 +283,14 @@ class Service:
             raise ApiError(404, f"no model {name!r}; there are: {', '.join(self.models) or 'none'}.", param="model")
         return self.models[name]
 
-    def served(self, name: str | None) -> Served:
+    def served(self, name: str | None, *, to_write: bool = False) -> Served:
         """The index of this name; the first one when none is named."""
         if name is None and self.indexes:
             return next(iter(self.indexes.values()))
         if name not in self.indexes:
             raise ApiError(404, f"no index {name!r}; there are: {', '.join(self.indexes) or 'none'}.", param="index")
+        if to_write and not self.indexes[name].writable:
+            raise ApiError(403, f"The index {name!r} is served for reading only: its file cannot be written here.")
         return self.indexes[name]
 
     def reranker(self, name: str | None, model: Model) -> Reranker:
