@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from kexue.errors import DataError, DiskFullError, KexueError, NotSupported, SpaceMismatchError
-from kexue.search import IndexBusyError
+from kexue.errors import DataError, DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
+from kexue.search import IndexBusyError, IndexReadOnlyError, IndexReplacedError
 from kexue.serve.batching import Draining, Overloaded
+from kexue.serve.target import routed_path
 
 # Served and not: whoever asks for one of them reads TEI's shape of an error.
 _TEI = ("/embed", "/similarity", "/info", "/embed_all", "/embed_sparse", "/predict", "/tokenize", "/decode")
@@ -34,6 +37,7 @@ _WANTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
+_LOG = logging.getLogger("kexue.serve")
 _SHOWN = 40  # characters of a wrong value
 _TYPES = {
     400: ("invalid_request_error", "validation"),
@@ -41,7 +45,6 @@ _TYPES = {
     403: ("permission_error", "permission"),
     404: ("not_found_error", "not_found"),
     405: ("invalid_request_error", "validation"),
-    409: ("conflict_error", "validation"),
     413: ("invalid_request_error", "validation"),
     414: ("invalid_request_error", "validation"),
     421: ("invalid_request_error", "validation"),
@@ -93,7 +96,7 @@ def response(request: Request, error: ApiError) -> JSONResponse:
 
 def _speaks_tei(request: Request) -> bool:
     """Whether the answer is for a client of TEI; /rerank without a version is TEI's until its body says otherwise."""
-    path = request.scope["path"]
+    path = routed_path(request.scope)
     return path in _TEI or (path == "/rerank" and getattr(request.state, "tei", True))
 
 
@@ -114,6 +117,15 @@ def translated(error: Exception) -> ApiError:
         return ApiError(429, str(error), retry_after=1)
     if isinstance(error, DiskFullError):
         return ApiError(507, "The disk of the server is full; nothing was written.")
+    if isinstance(error, IndexReadOnlyError):
+        return ApiError(403, str(error))
+    if isinstance(error, IndexReplacedError):
+        return ApiError(503, f"{error.message} Restart the server to serve what is there now.")
+    if isinstance(error, IndexFormatError):
+        return ApiError(500, str(error))
+    if isinstance(error, sqlite3.Error | json.JSONDecodeError | UnicodeDecodeError):  # no body gets as far as here
+        _LOG.error("what is stored cannot be read.", exc_info=error)
+        return ApiError(500, "What the server has stored cannot be read; its log says why.")
     if isinstance(error, DataError | SpaceMismatchError | NotSupported | ValueError | TypeError):
         return ApiError(400, str(error))
     if isinstance(error, KexueError):
@@ -128,8 +140,9 @@ def install(app: FastAPI) -> None:
         found = translated(error)
         service = getattr(request.app.state, "service", None)
         for name, served in service.indexes.items() if service else ():
-            if os.sep in served.path:  # where files lie is nobody's business
-                found.message = found.message.replace(served.path, name)
+            for path in (os.path.realpath(served.path), served.path):
+                if os.sep in path:  # where files lie is nobody's business
+                    found.message = found.message.replace(path, name)
         return response(request, found)
 
     async def malformed(request: Request, error: Exception) -> JSONResponse:
@@ -149,7 +162,7 @@ def install(app: FastAPI) -> None:
         found.headers.update(error.headers or {})
         return found
 
-    for kind in (ApiError, Overloaded, Draining, KexueError, ValueError, TypeError, Exception):
+    for kind in (ApiError, KexueError, sqlite3.Error, ValueError, TypeError, Exception):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http)

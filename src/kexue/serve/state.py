@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kexue.errors import IndexFormatError, KexueError
 from kexue.search import (
     CosineReranker,
     CrossEncoderReranker,
     Index,
-    IndexBusyError,
+    IndexReadOnlyError,
     Reranker,
     TransportReranker,
 )
@@ -230,9 +229,7 @@ class Service:
             return Index.open(path, readonly=True), False
         try:
             return Index.open(path), True
-        except (IndexFormatError, IndexBusyError):
-            raise
-        except KexueError as error:
+        except IndexReadOnlyError as error:
             index = Index.open(path, readonly=True)
             _LOG.warning("%s It is served for reading.", error.message)
             return index, False

@@ -9,7 +9,7 @@ from kexue.serve.errors import ApiError
 
 MAX_HEAD = 64 * 1024  # bytes of the target, and as many of the headers
 MAX_HEADERS = 100
-# Of a body, by the mark that each has: 2,048 texts of 500 token ids, or 2,048 documents of 120 fields, 30 of them lists.
+# Of a body, by their marks: 2,048 texts of 500 token ids, or 2,048 documents of 120 fields, 30 of them lists.
 MOST = {"values": (b",", 2**20), "fields of objects": (b":", 2**18), "lists and objects": (b"[{", 2**16)}
 MAX_DEPTH = 500  # of nested lists and objects
 _PIECE = 64 * 1024
