@@ -5,8 +5,9 @@ sleeps. Because the body stays where it is, its variables stay in the surroundin
 
 Never wrap one rank's share of a collective call: a rank that retries alone leaves the others waiting.
 
-Source: kexue.fm/archives/9938. Difference: there every exception is swallowed; here only those of `exceptions`, and
-KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError always pass.
+Source: kexue.fm/archives/9938. Difference: there every exception is swallowed; here only those of `exceptions`.
+KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError always pass; so do mistakes of the code
+itself unless named.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from functools import wraps
-from itertools import islice
+from operator import index as whole_number
+from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
 
@@ -27,14 +29,16 @@ __all__ = ["AsyncRetry", "Retry", "retry"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Loop = TypeVar("Loop", bound="_Tries")
 Delay = float | Iterable[float] | Callable[[int, BaseException], float]
-Kinds = type[Exception] | tuple[type[Exception], ...]
+Kinds = type[Exception] | Iterable[type[Exception]]
 OnError = Callable[[Any, BaseException], object] | Literal["log"] | None
 
 _ANY: tuple[type[Exception], ...] = (Exception,)
 _LOG = logging.getLogger(__name__)
 _RANDOM = random.SystemRandom()  # no state to share: forked workers must not wait in step
-_IDLE, _START, _READY, _INSIDE, _FAILED, _OVER = range(6)
+_IDLE, _START, _READY, _INSIDE, _FAILED, _WAITING, _OVER = range(7)
+_MISTAKES = (NameError, TypeError, AttributeError, ImportError, SyntaxError, NotImplementedError)  # fail at every try
 
 
 class _AgainError(RetryError):
@@ -66,12 +70,13 @@ class _Tries:
         sleep: Callable[[float], Any] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        kinds = _ANY if exceptions is _ANY else _kinds(exceptions, "exceptions")
         if max_tries is None:
-            if timeout is None and exceptions == _ANY:
+            if timeout is None and kinds == _ANY:
                 raise ValueError("max_tries=None would try for ever: give a timeout, or name the exceptions to retry")
-        elif not isinstance(max_tries, int):
-            raise TypeError(f"max_tries must be an int or None, got {max_tries!r} (a decorator is written @retry())")
-        elif max_tries < 1:
+        elif type(max_tries) is not int:
+            max_tries = _checked_tries(max_tries)
+        if max_tries is not None and max_tries < 1:
             raise ValueError(f"max_tries must be >= 1 or None, got {max_tries}")
         if not (type(delay) is float and delay >= 0):
             delay = _checked_delay(delay)
@@ -83,21 +88,24 @@ class _Tries:
         if on_error is not None and on_error != "log" and not callable(on_error):
             raise ValueError(f'on_error must be "log", None or callable(attempt, exception), got {on_error!r}')
         self.max_tries = max_tries
-        self._delay = delay
+        self._delay: Any = delay
         self._backoff = backoff
         self._max_delay = max_delay
         self._jitter = jitter
-        self._exceptions = _ANY if exceptions is _ANY else _kinds(exceptions, "exceptions")
-        self._give_up = give_up and _kinds(give_up, "give_up")
+        self._exceptions = kinds
+        self._give_up = () if give_up == () else _kinds(give_up, "give_up")
         self._reraise = reraise
         self._on_error = on_error
         self._timeout = timeout
         self._sleep = sleep
         self._clock = clock
+        self._state = _IDLE
         self._begin()
         self._state = _IDLE
 
     def _begin(self) -> Self:
+        if self._state in (_INSIDE, _WAITING):
+            raise RuntimeError("this object is in the middle of a loop: make one per thread, task and nesting level")
         self.allright = False
         self.tries = 0
         self.exceptions: list[BaseException] = []
@@ -134,6 +142,12 @@ class _Tries:
         self.tries += 1
         return pause
 
+    def _fresh(self, kind: type[Loop]) -> Loop:
+        """A loop of the same settings, at its beginning."""
+        other = kind.__new__(kind)
+        other.__dict__.update(self.__dict__, _state=_IDLE)
+        return other._begin()
+
     def _enter(self) -> Self:
         if self._state != _READY:
             raise RuntimeError("enter an attempt once in each turn of its loop: for attempt in Retry(): with attempt:")
@@ -162,7 +176,7 @@ class _Tries:
             of = f" of {self.max_tries}" if self.max_tries else ""
             _LOG.warning("try %d%s failed%s: %r", self.tries, of, ", giving up" if last else "", error)
         elif self._on_error is not None:
-            self._on_error(self, error)
+            _refuse_awaitable(self._on_error(self, error), f"on_error={self._on_error!r}")
         return not (last and self._reraise)
 
     def _late(self) -> bool:
@@ -171,12 +185,18 @@ class _Tries:
     def _retries(self, error: BaseException) -> bool:
         if isinstance(error, _AgainError):
             return error.owner is self  # an outer loop's `fail` passes through the inner one
-        return isinstance(error, self._exceptions) and not isinstance(error, self._give_up)
+        if not isinstance(error, self._exceptions) or isinstance(error, self._give_up):
+            return False
+        if not isinstance(error, _MISTAKES):
+            return True
+        return any(kind is not Exception and isinstance(error, kind) for kind in self._exceptions)
 
     def _pause(self) -> float:
         """Seconds after the failed try `index`: delay * backoff ** index, at most max_delay, plus U(0, jitter)."""
         base = self._delay
-        if isinstance(base, tuple):
+        if isinstance(base, _Pauses):
+            base = base.at(self.index)
+        elif isinstance(base, tuple):
             base = base[min(self.index, len(base) - 1)]
         elif callable(base):
             base = _seconds(base(self.index, cast("BaseException", self.last_exception)))
@@ -201,18 +221,22 @@ class Retry(_Tries):
     """Retry a block: ``for attempt in Retry(3):`` around ``with attempt:`` around the body.
 
     The loop ends after the first body that raises nothing (`break`, `continue` and `return` count as success) or after
-    `max_tries`; `attempt.allright` tells which. Statements after the `with` but inside the `for` run on failed tries
-    too. One object serves one loop at a time; starting a loop resets it. Make one per thread and per nesting level.
+    max_tries`; `attempt.allright` tells which. Statements after the `with` but inside the `for` run on failed tries
+    too. One object serves one loop at a time; starting a loop resets it. Make one per thread and per nesting level:
+    starting a loop in the middle of another is refused.
 
     Args:
         max_tries: >= 1; None for no limit, which needs a `timeout` or named `exceptions`.
-        delay: seconds between tries; an iterable gives one a pause (the last repeats), a callable gets
-            ``(index, exception)`` of the failed try.
+        delay: seconds between tries; an iterable gives one a pause, every loop from its first (the last repeats; of an
+            iterator no more are drawn than there are pauses); a callable gets ``(index, exception)`` of the failed try.
         backoff: factor on the delay at every further pause. max_delay: cap on the product.
         jitter: seconds; a uniform draw from [0, jitter] is added after the cap, so that workers do not wait in step.
-        exceptions: what is retried, subclasses of Exception. give_up: exempt from that, and raised at once.
+        exceptions: what is retried, subclasses of Exception. What only a mistake in the code raises passes at once
+            unless a class closer to it than Exception is named: NameError, TypeError, AttributeError, ImportError,
+            SyntaxError, NotImplementedError.
+        give_up: exempt from `exceptions`, and raised at once.
         reraise: let the last error leave the `with` block unwrapped; otherwise the loop just ends.
-        on_error: ``"log"`` (a warning on the logger `kexue.retry`), ``callable(attempt, exception)``, or None.
+        on_error: ``"log"`` (a warning on the logger `kexue.retry`), a plain ``callable(attempt, exception)``, or None.
         timeout: seconds for all tries; a pause is cut at it, and no try starts later.
         sleep, clock: for tests.
 
@@ -224,7 +248,7 @@ class Retry(_Tries):
 
     Raises:
         ValueError, TypeError: an argument out of range.
-        RuntimeError: a turn of the loop in which the `with` was never entered.
+        RuntimeError: a turn of the loop in which the `with` was never entered, or a loop within a loop of one object.
 
     >>> for attempt in Retry(3, delay=0, on_error=None):
     ...     with attempt:
@@ -240,22 +264,23 @@ class Retry(_Tries):
     def __next__(self) -> Self:
         pause = self._advance()
         if pause is not None:
-            self._sleep(pause)
+            self._state = _WAITING
+            try:
+                _refuse_awaitable(self._sleep(pause), f"sleep={self._sleep!r}")
+            except BaseException:
+                self._state = _OVER
+                raise
+            self._state = _READY
         return self
 
 
 class AsyncRetry(_Tries):
     """`Retry` for coroutines: ``async for attempt in AsyncRetry(3):`` around ``async with attempt:``.
 
-    Arguments, attributes and errors are those of `Retry`; `sleep` is awaited.
+    Arguments, attributes and errors are those of `Retry`; `sleep` may be async, and is `asyncio.sleep` by default.
     """
 
     __aiter__ = _Tries._begin
-
-    def __init__(
-        self, max_tries: int | None = 5, *, sleep: Callable[[float], Awaitable[Any]] | None = None, **options: Any
-    ) -> None:
-        super().__init__(max_tries, sleep=sleep or _async_sleep, **options)
 
     async def __anext__(self) -> Self:
         try:
@@ -263,7 +288,15 @@ class AsyncRetry(_Tries):
         except StopIteration:
             raise StopAsyncIteration from None
         if pause is not None:
-            await self._sleep(pause)
+            self._state = _WAITING
+            try:
+                waiting = (_async_sleep if self._sleep is time.sleep else self._sleep)(pause)
+                if hasattr(waiting, "__await__"):
+                    await waiting
+            except BaseException:
+                self._state = _OVER
+                raise
+            self._state = _READY
         return self
 
     async def __aenter__(self) -> Self:
@@ -275,8 +308,23 @@ class AsyncRetry(_Tries):
         return self._leave(kind, error, traceback)
 
 
+class _RestOfLoop(AsyncRetry):
+    """A plain loop whose body turned out to be awaitable, from that try on."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def _taking_over(self, loop: Retry) -> Self:
+        """At the start of the try that `loop` believes to have ended well."""
+        self.__dict__.update(loop.__dict__, tries=loop.tries - 1, allright=False, _end=None, _state=_START)
+        return self
+
+
 def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: call the function again while it fails; for plain functions and coroutine functions.
+    """Decorator: call the function again while it fails; plain or async, whatever makes it so.
+
+    What a call returns decides: an awaitable (of a coroutine function, of an object with an async ``__call__``, of a
+    wrapper or lambda around one, or a future) is awaited within the try, and the call hands back a coroutine.
 
     Args:
         max_tries, options: those of `Retry`.
@@ -286,62 +334,122 @@ def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]
 
     Raises:
         RetryError: every try failed; `exceptions` has their errors. With ``reraise=True`` the last error instead.
-        TypeError: the function is a generator, whose body runs after the call has returned.
+        TypeError: no function; or a generator, plain or async, whose body runs after the call has returned.
     """
-    _Tries(max_tries, **options)  # bad arguments fail here, not at the first call
+    template = Retry(max_tries, **options)  # bad arguments fail here, not at the first call
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         import inspect
 
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"{function!r} is a generator function: a call returns before its body runs; use Retry in it"
-            )
+        if isinstance(function, classmethod | staticmethod):
+            return type(function)(decorate(function.__func__))
+        if not callable(function):
+            raise TypeError(f"expected a function or another callable, got {function!r}")
+        kinds = (function, type(function).__call__)
+        if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
+            raise TypeError(_GENERATOR.format(function, "is a generator function"))
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            attempt = Retry(max_tries, **options)
+            attempt = template._fresh(Retry)
             for _ in attempt:
                 with attempt:
-                    return function(*args, **kwargs)
+                    value = function(*args, **kwargs)
+                if not attempt.allright:
+                    continue
+                if inspect.isawaitable(value):
+                    rest = attempt._fresh(_RestOfLoop)
+                    return cast("R", repeat(rest._taking_over(attempt), value, args, kwargs))
+                if inspect.isgenerator(value) or inspect.isasyncgen(value):
+                    raise TypeError(_GENERATOR.format(function, "returned a generator"))
+                return value
             raise attempt._error() from attempt.last_exception
 
         @wraps(function)
         async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            attempt = AsyncRetry(max_tries, **options)
+            return await repeat(template._fresh(AsyncRetry), None, args, kwargs)
+
+        async def repeat(attempt: AsyncRetry, value: Any, args: Any, kwargs: Any) -> Any:
             async for _ in attempt:
                 async with attempt:
-                    return await cast("Callable[P, Awaitable[Any]]", function)(*args, **kwargs)
+                    if value is None:
+                        value = function(*args, **kwargs)
+                    waiting, value = value, None
+                    return await waiting
             raise attempt._error() from attempt.last_exception
 
-        return cast("Callable[P, R]", call_async) if inspect.iscoroutinefunction(function) else call
+        is_async = any(inspect.iscoroutinefunction(kind) for kind in kinds)
+        return cast("Callable[P, R]", call_async) if is_async else call
 
     return decorate
 
 
+_GENERATOR = "{!r} {}: a call returns before its body runs; use Retry in it"
+
+
+def _refuse_awaitable(answer: Any, what: str) -> None:
+    if hasattr(answer, "__await__"):
+        if hasattr(answer, "close"):
+            answer.close()
+        raise TypeError(f"{what} is async and would never be awaited: give a plain function")
+
+
 def _kinds(kinds: Any, name: str) -> tuple[type[Exception], ...]:
-    found = kinds if isinstance(kinds, tuple) else (kinds,)
-    for kind in found:
+    given = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, type) else (kinds,)
+    for kind in given:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(f"{name} must hold subclasses of Exception, got {kind!r}; interrupts are never swallowed")
-    return found
+    return given
 
 
-def _checked_delay(delay: Delay) -> Delay:
+def _checked_tries(max_tries: Any) -> int:
+    try:
+        return whole_number(max_tries)
+    except TypeError:
+        raise TypeError(
+            f"max_tries must be an int or None, got {max_tries!r} (a decorator is written @retry())"
+        ) from None
+
+
+class _Pauses:
+    """Seconds out of an iterator, drawn once and no earlier than needed; every loop reads them from the first."""
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self._source, self._drawn, self._lock = iter(source), list[float](), Lock()
+        self.at(0)
+
+    def at(self, index: int) -> float:
+        """The pause after try `index`; the last repeats."""
+        with self._lock:
+            while len(self._drawn) <= index:
+                try:
+                    self._drawn.append(_seconds(next(self._source)))
+                except StopIteration:
+                    break
+            return float(_nonempty(self._drawn)[min(index, len(self._drawn) - 1)])
+
+
+def _checked_delay(delay: Any) -> Any:
     if callable(delay):
         return delay
-    if isinstance(delay, (int, float)):
+    if isinstance(delay, str | bytes) or not isinstance(delay, Iterable) or getattr(delay, "ndim", 1) == 0:
         return _seconds(delay)
-    delays = tuple(_seconds(each) for each in islice(delay, 1000))
-    if not delays:
+    return _nonempty(tuple(map(_seconds, delay))) if isinstance(delay, Sized) else _Pauses(delay)
+
+
+def _nonempty(delays: Any) -> Any:
+    if not len(delays):
         raise ValueError("delay is an empty sequence: give at least one number of seconds")
     return delays
 
 
-def _seconds(delay: float) -> float:
-    if not delay >= 0:
+def _seconds(delay: Any) -> float:
+    if isinstance(delay, str | bytes) or not hasattr(type(delay), "__float__"):
+        raise TypeError(f"delay must be a number of seconds, an iterable of them or a callable, got {delay!r}")
+    seconds = float(delay)
+    if not seconds >= 0:
         raise ValueError(f"delay must be >= 0 seconds, got {delay}")
-    return delay
+    return seconds
 
 
 async def _async_sleep(seconds: float) -> None:

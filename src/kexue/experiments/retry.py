@@ -58,7 +58,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         "exact_policies": Figure(exact, n=len(_POLICIES), expected=len(_POLICIES), source="computed"),
         "saved_by_three_tries": Figure(float(saved[2]), n=calls, expected=float(expected[2]), source="computed"),
         "worst_deviation": Figure(worst, unit="standard errors", n=len(tries)),
-        "added_per_attempt": Figure(added, unit="microseconds"),
+        "added_per_attempt": Figure(added, unit="microseconds", n=20),
     }
     claims = (
         Claim.check(
@@ -80,12 +80,6 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             rule="share of saved calls within 4 standard errors of 1 - 0.3^n for n = 1 ... 5",
             figures=["saved_by_three_tries", "worst_deviation"],
         ),
-        Claim.check(
-            "A successful attempt costs less than 2 microseconds (an addition of ours).",
-            added < 2,
-            rule="loop with an empty body minus the same by hand, best of 20 rounds",
-            figures=["added_per_attempt"],
-        ),
     )
 
     def draw(figure: Any) -> None:
@@ -105,7 +99,11 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         chances.set_ylabel("share of calls lost")
         chances.legend(loc="lower left")
 
-    return Report(claims, figures, draw=draw)
+    notes = (
+        "added_per_attempt: a loop of Retry around an empty body minus the same by hand, the best of 20 rounds of 2,000; "
+        "a figure of this machine, which decides nothing.",
+    )
+    return Report(claims, figures, notes=notes, draw=draw)
 
 
 def _right(failures: int, max_tries: int) -> bool:
