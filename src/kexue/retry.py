@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sized
 from functools import wraps
 from operator import index as whole_number
 from threading import Lock
-from types import TracebackType
+from types import AsyncGeneratorType, GeneratorType, TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from kexue.errors import RetryError
@@ -29,7 +29,6 @@ __all__ = ["AsyncRetry", "Retry", "retry"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Loop = TypeVar("Loop", bound="_Tries")
 Delay = float | Iterable[float] | Callable[[int, BaseException], float]
 Kinds = type[Exception] | Iterable[type[Exception]]
 OnError = Callable[[Any, BaseException], object] | Literal["log"] | None
@@ -141,12 +140,6 @@ class _Tries:
         self._state = _READY
         self.tries += 1
         return pause
-
-    def _fresh(self, kind: type[Loop]) -> Loop:
-        """A loop of the same settings, at its beginning."""
-        other = kind.__new__(kind)
-        other.__dict__.update(self.__dict__, _state=_IDLE)
-        return other._begin()
 
     def _enter(self) -> Self:
         if self._state != _READY:
@@ -336,7 +329,8 @@ def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]
         RetryError: every try failed; `exceptions` has their errors. With ``reraise=True`` the last error instead.
         TypeError: no function; or a generator, plain or async, whose body runs after the call has returned.
     """
-    template = Retry(max_tries, **options)  # bad arguments fail here, not at the first call
+    first = Retry(max_tries, **options)  # bad arguments fail here, not at the first call; what can be read once is kept
+    options.update(delay=first._delay, exceptions=first._exceptions, give_up=first._give_up)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         import inspect
@@ -351,23 +345,23 @@ def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            attempt = template._fresh(Retry)
+            attempt = Retry(max_tries, **options)
             for _ in attempt:
                 with attempt:
                     value = function(*args, **kwargs)
                 if not attempt.allright:
                     continue
+                if not (isinstance(value, _GENERATORS) or hasattr(value, "__await__")):
+                    return value
                 if inspect.isawaitable(value):
-                    rest = attempt._fresh(_RestOfLoop)
+                    rest = _RestOfLoop(max_tries, **options)
                     return cast("R", repeat(rest._taking_over(attempt), value, args, kwargs))
-                if inspect.isgenerator(value) or inspect.isasyncgen(value):
-                    raise TypeError(_GENERATOR.format(function, "returned a generator"))
-                return value
+                raise TypeError(_GENERATOR.format(function, "returned a generator"))
             raise attempt._error() from attempt.last_exception
 
         @wraps(function)
         async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return await repeat(template._fresh(AsyncRetry), None, args, kwargs)
+            return await repeat(AsyncRetry(max_tries, **options), None, args, kwargs)
 
         async def repeat(attempt: AsyncRetry, value: Any, args: Any, kwargs: Any) -> Any:
             async for _ in attempt:
@@ -384,6 +378,7 @@ def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]
     return decorate
 
 
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
 _GENERATOR = "{!r} {}: a call returns before its body runs; use Retry in it"
 
 
@@ -430,7 +425,7 @@ class _Pauses:
 
 
 def _checked_delay(delay: Any) -> Any:
-    if callable(delay):
+    if callable(delay) or isinstance(delay, _Pauses):
         return delay
     if isinstance(delay, str | bytes) or not isinstance(delay, Iterable) or getattr(delay, "ndim", 1) == 0:
         return _seconds(delay)

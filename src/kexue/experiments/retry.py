@@ -100,8 +100,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         chances.legend(loc="lower left")
 
     notes = (
-        "added_per_attempt: a loop of Retry around an empty body minus the same by hand, the best of 20 rounds of 2,000; "
-        "a figure of this machine, which decides nothing.",
+        "added_per_attempt: a loop of Retry around an empty body minus the same by hand, the best of 20 rounds of "
+        "2,000; a figure of this machine, which decides nothing.",
     )
     return Report(claims, figures, notes=notes, draw=draw)
 
