@@ -55,6 +55,15 @@ def _jacobian(coefficients: Tensor, r: Tensor) -> Tensor:
     return torch.where(torch.isnan(r)[..., None], 0, -powers / slope[..., None])
 
 
+def in_double(x: Tensor) -> tuple[Tensor, torch.dtype]:
+    """A tensor in twice the precision, and the dtype its results have: its own, float32 for half precision."""
+    if x.is_complex():
+        return x.to(torch.complex128), x.dtype
+    if not x.is_floating_point():
+        return x.double(), torch.float64
+    return x.double(), torch.promote_types(x.dtype, torch.float32)
+
+
 def differentiable_roots(coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:
     """What `solve` makes of the tensor's numbers, on its device, as a differentiable function of them."""
     if not (coefficients.is_floating_point() or coefficients.is_complex()):

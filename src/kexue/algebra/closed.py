@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -107,18 +108,14 @@ def _solve(coefficients: Any, n: int) -> Any:
 
 def batch_roots(coefficients: Array, n: int) -> Array:
     """Roots (..., n) of degree n for an array (..., n + 1); see `solve_cubic`."""
-    if coefficients.dtype.kind not in "iufc":
-        if coefficients.dtype.kind != "O":
-            raise TypeError(f"coefficients must be numbers, got dtype {coefficients.dtype}")
-        coefficients = coefficients.astype(np.float64)
+    if coefficients.dtype.kind not in "iufcO":
+        raise TypeError(f"coefficients must be numbers, got dtype {coefficients.dtype}")
     if coefficients.ndim < 1 or coefficients.shape[-1] != n + 1:
         raise ValueError(
             f"degree {n} has {n + 1} coefficients, highest power first: expected (..., {n + 1}), "
             f"got {coefficients.shape}"
         )
-    complex_ = coefficients.dtype.kind == "c" and bool((coefficients.imag != 0).any())
-    values = coefficients if complex_ else coefficients.real
-    rows = values.reshape(-1, n + 1).astype(np.complex128 if complex_ else np.float64)
+    rows = as_doubles(coefficients.reshape(-1, n + 1))
     if not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
         raise ValueError(f"coefficients must be finite, row {bad} is {rows[bad].tolist()}")
@@ -126,9 +123,28 @@ def batch_roots(coefficients: Array, n: int) -> Array:
     if zero.size and not rows[zero].any(1).all():
         bad = int(zero[~rows[zero].any(1)][0])
         raise ValueError(f"all coefficients of row {bad} are 0: every number is a root")
-    roots = _full_or_lower(rows, n)
+    real = np.ones(len(rows), bool) if rows.dtype.kind == "f" else ~(rows.imag != 0).any(1)
+    roots = np.empty((len(rows), n), np.complex128)
+    roots[real] = _full_or_lower(rows[real].real, n)
+    if not real.all():
+        roots[~real] = _full_or_lower(rows[~real], n)
     roots += 0.0  # no -0
     return roots.reshape(*coefficients.shape[:-1], n)
+
+
+def as_doubles(x: Array) -> Array:
+    """float64 or complex128, of whatever numbers; what they cannot hold becomes infinite."""
+    if x.dtype.kind == "O":
+        if odd := [v for v in x.flat if not isinstance(v, Number)]:
+            raise TypeError(f"expected numbers, got {odd[0]!r}")
+        try:
+            return x.astype(
+                np.complex128 if any(isinstance(v, complex | np.complexfloating) for v in x.flat) else float
+            )
+        except OverflowError:
+            raise ValueError(f"coefficients must fit 64-bit floats, got {x.tolist()}") from None
+    with np.errstate(over="ignore"):  # of longdouble
+        return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
 def _full_or_lower(rows: Array, n: int) -> Array:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kexue.algebra.rational import as_fractions, exact_discriminant, is_exact
+from kexue.algebra.closed import as_doubles
+from kexue.algebra.rational import as_floats, as_fractions, as_numbers, exact_discriminant, is_complex, is_exact
 
 
 def discriminant(coefficients: Any) -> Any:
@@ -22,10 +23,11 @@ def discriminant(coefficients: Any) -> Any:
 
     Returns:
         an exact Fraction for whole numbers and Fractions; a float, exact up to its rounding, for a list of floats; a
-        complex for complex ones; (...,) for a batch, by the formulas above. Leading zeros of a list are dropped.
+        complex for complex ones; (...,) for a batch, by the formulas above, computed in float64 and given in the
+        batch's dtype (float32 for half precision). Leading zeros of a list are dropped. What is beyond floats is inf.
 
     Raises:
-        ValueError: all 0, not finite, or a batch of another degree.
+        ValueError: all 0, not finite (numpy), or a batch of another degree. TypeError: no numbers.
 
     Example:
         >>> discriminant([1, -6, 11, -6])
@@ -35,10 +37,10 @@ def discriminant(coefficients: Any) -> Any:
     tensor = torch is not None and isinstance(coefficients, torch.Tensor)
     if tensor or (isinstance(coefficients, np.ndarray) and coefficients.ndim > 1):
         return _formula(coefficients)
-    c = list(coefficients)
-    if any(isinstance(v, complex | np.complexfloating) and v.imag for v in c):
-        return _of_complex(np.trim_zeros(np.array(c, dtype=np.complex128), "f"))
-    p = as_fractions(v.real if isinstance(v, complex | np.complexfloating) else v for v in c)
+    c = as_numbers(coefficients)
+    if any(map(is_complex, c)):
+        return _of_complex(np.trim_zeros(np.array(as_floats(c)), "f"))
+    p = as_fractions(c)
     if not p:
         raise ValueError("all coefficients are 0: every number is a root")
     exact = exact_discriminant(p)
@@ -51,11 +53,25 @@ def discriminant(coefficients: Any) -> Any:
 
 
 def _formula(x: Any) -> Any:
-    n = x.shape[-1] - 1
+    n = x.shape[-1] - 1 if x.ndim else 0
     if n not in (2, 3, 4):
         raise ValueError(f"a batch must be (..., 3), (..., 4) or (..., 5), got {tuple(x.shape)}")
-    if isinstance(x, np.ndarray) and x.dtype.kind not in "fc":
-        x = x.astype(np.float64)
+    if not isinstance(x, np.ndarray):
+        from kexue.algebra._torch import in_double
+
+        tensor, dtype = in_double(x)
+        return _polynomial(tensor, n).to(dtype)
+    if x.dtype.kind not in "iufcO":
+        raise TypeError(f"coefficients must be numbers, got dtype {x.dtype}")
+    wide = as_doubles(x)
+    if not np.isfinite(wide).all():
+        raise ValueError(f"coefficients must be finite, got {wide[~np.isfinite(wide)][0]} in the batch")
+    kind = np.result_type(x.dtype, np.float32) if x.dtype.kind in "fc" else np.float64
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _polynomial(wide, n).astype(kind)
+
+
+def _polynomial(x: Any, n: int) -> Any:
     a, b, c = x[..., 0], x[..., 1], x[..., 2]
     if n == 2:
         return b * b - 4 * a * c
@@ -73,4 +89,5 @@ def _of_complex(c: Any) -> complex:
 
     roots = solve(list(c)).values
     gaps = (roots[:, None] - roots)[np.triu_indices(len(roots), 1)]
-    return complex(c[0] ** (2 * len(roots) - 2) * np.prod(gaps**2))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return complex(c[0] ** (2 * len(roots) - 2) * np.prod(gaps**2))

@@ -7,7 +7,6 @@ decomposition, rational roots as Fractions, the rest enclosed in whole numbers a
 from __future__ import annotations
 
 import math
-import numbers
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,23 @@ from kexue.algebra.closed import _in_order, batch_roots
 from kexue.algebra.discriminants import discriminant
 from kexue.algebra.parsing import parse_polynomial
 from kexue.algebra.radicals import expressions, surds
-from kexue.algebra.rational import Poly, as_fractions, count_real, enclose, factor, is_exact, square_free
+from kexue.algebra.rational import (
+    Poly,
+    as_floats,
+    as_fractions,
+    as_numbers,
+    count_real,
+    enclose,
+    factor,
+    is_complex,
+    is_exact,
+    square_free,
+)
 from kexue.algebra.special import NO_FORMULA, UNDECIDED, solvable, special_form
 from kexue.algebra.steps import Step, teach
+from kexue.errors import DataError
 
+_LOST = 1e-6  # backward error that only an overflow explains
 _BITS = 64  # right digits of an enclosed root before it is rounded to a float
 
 
@@ -88,7 +100,7 @@ class RootSet(Sequence[Root]):
 
     @property
     def values(self) -> Array:
-        """(degree,) complex128, a root as often as its multiplicity."""
+        """(degree,) complex128, a root as often as its multiplicity; infinite or 0 beyond the range of floats."""
         return np.array([complex(r.value) for r in self for _ in range(r.multiplicity)], dtype=np.complex128)
 
     @property
@@ -158,8 +170,9 @@ def solve(
         steps: also say how the roots come about (real coefficients).
 
     Raises:
-        ValueError: all coefficients 0, one not finite, or text that is no polynomial (`DataError`, showing where).
-        TypeError: not numbers. OverflowError: whole numbers that no float can hold.
+        ValueError: all coefficients 0, or one not finite; `DataError`: text that is no polynomial (showing where), or
+            numbers or roots beyond the range of floats, which `digits` or `exact` then help to have.
+        TypeError: not numbers.
 
     Example:
         >>> roots = solve([1, -9, 27, -27])
@@ -168,22 +181,25 @@ def solve(
         >>> solve("x^2 = x + 1")[1].exact
         '1/2 + sqrt(5)/2'
     """
-    given = parse_polynomial(coefficients) if isinstance(coefficients, str) else list(coefficients)
-    if any(isinstance(c, str) for c in given):
-        raise TypeError(f"coefficients must be numbers, got {given!r}")
+    given = parse_polynomial(coefficients) if isinstance(coefficients, str) else as_numbers(coefficients)
     if digits is not None and digits < 1:
         raise ValueError(f"digits must be 1 or more, got {digits}")
-    if any(isinstance(c, numbers.Complex) and not isinstance(c, numbers.Real) and complex(c).imag for c in given):
+    if any(map(is_complex, given)):
         if exact or digits is not None or steps:
             raise ValueError("exact, digits and steps need real coefficients")
-        return _numeric([complex(c) for c in given])
-    p = as_fractions(c.real if isinstance(c, complex | np.complexfloating) else c for c in given)
+        return _numeric(as_floats(given))
+    p = as_fractions(given)
     if not p:
         raise ValueError("all coefficients are 0: every number is a root")
     exact = is_exact(given) if exact is None else exact
-    result = _exact(p, digits, exact) if exact or digits is not None else _numeric([float(c) for c in p])
+    result = _exact(p, digits, exact) if exact or digits is not None else _numeric(as_floats(p))
     if steps:
-        result.steps = teach(p, result, exact)
+        try:
+            result.steps = teach(p, result, exact)
+        except OverflowError:
+            raise DataError(
+                "the steps pass through numbers beyond the range of floats.", remedy="Leave out steps."
+            ) from None
     return result
 
 
@@ -201,8 +217,6 @@ def nature(coefficients: Iterable[Any] | str) -> str:
 
 def _numeric(c: list[Any]) -> RootSet:
     row = np.trim_zeros(np.array(c), "f")
-    if not np.isfinite(row).all():
-        raise ValueError(f"coefficients must be finite, got {c}")
     n = len(row) - 1
     if n in (2, 3, 4):
         values = batch_roots(row, n)
@@ -214,6 +228,11 @@ def _numeric(c: list[Any]) -> RootSet:
     count = Counter(complex(v) for v in values)
     numbers_ = [(Fraction(float(v.real)), Fraction(float(v.imag))) for v in row]
     roots = [Root(z, m, *_errors(numbers_, z, m), None) for z, m in count.items()]
+    if max((r.backward_error for r in roots), default=0.0) > _LOST:
+        raise DataError(
+            f"some roots of {c} are beyond the range of floats (1e-324 to 1e308).",
+            remedy="Give exact=True and digits=20.",
+        )
     return RootSet([v.item() for v in row], roots, None, ())
 
 
@@ -225,12 +244,13 @@ def _exact(p: Poly, digits: int | None, exact: bool) -> RootSet:
         for g in factor(part) if len(part) > 1 else ():
             factors.append(g)
             for re, im, label in _irreducible(g, bits):
-                z = complex(float(re), float(im))
+                z, power = _on_its_scale(re, im, digits)
                 value = z if digits is None else _mpmath(re, im, digits)
-                root = Root(value, multiplicity, *_errors(numbers_, z, multiplicity), label if exact else None)
-                found.append(((z.imag != 0, z.real if z.imag else re, z.imag), root))
+                scaled = [(c / Fraction(2) ** (power * k), v) for k, (c, v) in enumerate(numbers_)]
+                root = Root(value, multiplicity, *_errors(scaled, z, multiplicity), label if exact else None)
+                found.append(((im != 0, re if power or not im else z.real, im), root))
     found.sort(key=lambda pair: pair[0])
-    coefficients: list[Any] = list(p) if exact else [float(c) for c in p]
+    coefficients: list[Any] = list(p) if exact else as_floats(p)
     return RootSet(coefficients, [root for _, root in found], factors if exact else None, ())
 
 
@@ -250,6 +270,24 @@ def _irreducible(g: list[int], bits: int) -> list[tuple[Fraction, Fraction, Frac
         result.sort(key=lambda r: (r[0], r[1]))
         result = [(re, im, label) for (re, im, _), label in zip(result, surds(g), strict=True)]
     return result
+
+
+def _on_its_scale(re: Fraction, im: Fraction, digits: int | None) -> tuple[complex, int]:
+    """(a root over 2^k, k): k is 0 when floats hold both parts; when they do not, digits must be asked for."""
+    try:
+        z = complex(float(re), float(im))
+        if (z.real != 0 or re == 0) and (z.imag != 0 or im == 0):
+            return z, 0
+    except OverflowError:
+        pass
+    powers = [v.numerator.bit_length() - v.denominator.bit_length() for v in (re, im) if v]
+    if digits is None:
+        raise DataError(
+            f"a root has a part of about 1e{math.log10(2) * max(powers, key=abs):+.0f}, beyond the range of floats.",
+            remedy="Ask for digits: digits=20, or --digits 20.",
+        )
+    power = max(powers)
+    return complex(float(re / Fraction(2) ** power), float(im / Fraction(2) ** power)), power
 
 
 def _errors(c: list[tuple[Fraction, Fraction]], z: complex, multiplicity: int) -> tuple[float, float]:

@@ -25,7 +25,7 @@ def parse_polynomial(text: str) -> list[Fraction]:
     """Coefficients, highest power first, of a polynomial or of an equation, whose right side is brought to the left.
 
     One unknown, any letter. Numbers are whole, decimal or with an exponent, all taken exactly; `*` may be left out;
-    powers are whole numbers up to 200; only numbers may stand under a division.
+    powers of the unknown are whole numbers up to 200; only numbers may stand under a division.
 
     Returns:
         Fractions without leading zeros; [0] for what is identically 0.
@@ -37,6 +37,8 @@ def parse_polynomial(text: str) -> list[Fraction]:
         >>> parse_polynomial("x^3 - 6x^2 + 11x = 6")
         [Fraction(1, 1), Fraction(-6, 1), Fraction(11, 1), Fraction(-6, 1)]
     """
+    if not isinstance(text, str):
+        raise TypeError(f"expected text such as 'x^2 - 2', got {text!r}; `solve` also takes coefficients")
     parser = _Parser(text)
     powers = parser.equation()
     degree = max((k for k, c in powers.items() if c), default=0)
@@ -110,7 +112,7 @@ class _Parser:
                 self.position += 1
             if not digits:
                 return base
-        if len(digits) > 4 or int(digits) * max(1, *base) > _MAX_DEGREE:
+        if len(digits) > 4 or int(digits) * max((0, *base)) > _MAX_DEGREE:
             raise self.error(f"powers go up to {_MAX_DEGREE}", start)
         total: _Powers = {0: Fraction(1)}
         for _ in range(int(digits)):

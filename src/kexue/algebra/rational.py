@@ -7,17 +7,21 @@ integer coefficients with leading a, a times any symmetric function of the roots
 
 from __future__ import annotations
 
+import cmath
 import itertools
+import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from decimal import Decimal
 from fractions import Fraction
 from math import gcd, lcm
+from typing import Any
 
 import numpy as np
 
 from kexue.algebra._aberth import aberth
 from kexue.algebra.closed import batch_roots
+from kexue.errors import DataError
 
 Poly = list[Fraction]
 Gaussian = tuple[int, int]  # real and imaginary part, times a power of two
@@ -25,29 +29,69 @@ _SUBSET_DEGREE = 12  # up to which all products of roots are tried as factors; b
 _PRIME = 2**61 - 1
 
 
-def is_exact(coefficients: Iterable[object]) -> bool:
-    """Whole numbers and Fractions only."""
-    return all(isinstance(c, numbers.Rational | np.integer) for c in coefficients)
+def as_numbers(values: object, what: str = "coefficients") -> list[Any]:
+    """A list of numbers, each int, Fraction, float, Decimal, complex or a longdouble of numpy, with the values given.
 
-
-def as_fractions(coefficients: Iterable[object]) -> Poly:
-    """The numbers as they are, floats exactly; without leading zeros.
+    Args:
+        values: any iterable of numbers: of Python's own, numpy's of every width, 0-d arrays; an array or a tensor.
 
     Raises:
-        TypeError: no real number. ValueError: not finite.
+        TypeError: no iterable of numbers. ValueError: one is not finite.
     """
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{what} must be a sequence of numbers, got {values!r}")
+    if getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"{what} must be one sequence of numbers, got an array of shape {tuple(values.shape)}")  # type: ignore[attr-defined]
+    return [_as_number(v, what) for v in values]
+
+
+def _as_number(value: Any, what: str) -> Any:
+    number = value.tolist() if hasattr(value, "tolist") else value  # numpy scalars, 0-d arrays and tensors
+    if not isinstance(number, numbers.Complex | Decimal) or isinstance(value, np.bool_):
+        raise TypeError(f"{what} must be numbers, got {value!r} of type {type(value).__name__}")
+    parts: Any = (number.real, number.imag) if isinstance(number, numbers.Complex) else (number,)
+    if any(
+        part.is_nan() or part.is_infinite() if isinstance(part, Decimal) else not abs(part) < math.inf for part in parts
+    ):
+        raise ValueError(f"{what} must be finite, got {value}")
+    return number
+
+
+def is_complex(number: Any) -> bool:
+    """Whether a number has an imaginary part."""
+    return isinstance(number, numbers.Complex) and not isinstance(number, numbers.Real) and number.imag != 0
+
+
+def is_exact(coefficients: Iterable[object]) -> bool:
+    """Whole numbers and Fractions only."""
+    return all(isinstance(c, numbers.Rational) for c in coefficients)
+
+
+def as_fractions(coefficients: Iterable[Any]) -> Poly:
+    """Real numbers of `as_numbers` as they are, floats exactly; without leading zeros. TypeError: of another kind."""
     result = []
     for c in coefficients:
-        if isinstance(c, np.integer):
-            result.append(Fraction(int(c)))
-        elif isinstance(c, numbers.Rational | numbers.Real | Decimal):
-            try:
-                result.append(Fraction(c))  # type: ignore[arg-type]
-            except (OverflowError, ValueError):
-                raise ValueError(f"coefficients must be finite, got {c}") from None
-        else:
+        real = c.real if isinstance(c, numbers.Complex) else c
+        if not hasattr(real, "as_integer_ratio"):
             raise TypeError(f"coefficients must be real numbers, got {c!r} of type {type(c).__name__}")
+        result.append(Fraction(*real.as_integer_ratio()))
     return trim(result)
+
+
+def as_floats(coefficients: Iterable[Any]) -> list[Any]:
+    """Floats, or complex numbers where one is; DataError when a float cannot hold one."""
+    given = list(coefficients)
+    kind = complex if any(map(is_complex, given)) else float
+    try:
+        floats: list[Any] = [kind(c if kind is complex else c.real) for c in given]
+    except OverflowError:
+        floats = [math.inf]
+    if not all(map(cmath.isfinite, floats)) or any(f == 0 != c for f, c in zip(floats, given, strict=True)):
+        raise DataError(
+            "a coefficient is beyond the range of floats (1e-324 to 1e308).",
+            remedy="Give whole numbers or Fractions, or exact=True, if they are real; or divide all by one number.",
+        )
+    return floats
 
 
 def trim(p: Sequence[Fraction]) -> Poly:
@@ -177,20 +221,19 @@ def enclose(p: Poly, bits: int, real: int) -> tuple[list[Gaussian], int]:
     At least `bits` binary digits of each root are right: the work is repeated with twice the digits until they agree.
     """
     n = len(p) - 1
-    start = _start(p)
+    start, unit = _start(p)
     size = int(np.ceil(np.log2(max(abs(start).max(), 1e-300)))) + 2
     small = abs(start)[start != 0]
     spread = size - int(np.floor(np.log2(small.min()))) if small.size else 0
+    size, start = size + unit, np.ldexp(1.0, -size) * start
     scale = Fraction(2) ** size
     whole = primitive([c * scale ** (n - k) for k, c in enumerate(p)])  # for u = x / 2^size, |u| < 1
-    roots = [(int(z.real * 2.0**60), int(z.imag * 2.0**60)) for z in np.ldexp(1.0, -size) * start]
-    held, digits = 60, bits + spread + 40
+    held, digits = 60 + spread, bits + spread + 40
+    roots = [(_fixed(z.real, held), _fixed(z.imag, held)) for z in start]
     before: list[Gaussian] = []
     while True:
-        nudge = digits - 50  # points that meet must part
         roots = [
-            (_shift(x, digits - held) + (3 * i + 1 << nudge), _shift(y, digits - held) + (2 * i * i + 1 << nudge))
-            for i, (x, y) in enumerate(roots)
+            _parted(_shift(x, digits - held), _shift(y, digits - held), i, digits) for i, (x, y) in enumerate(roots)
         ]
         before = [(_shift(x, digits - held), _shift(y, digits - held)) for x, y in before]
         roots = sorted(_weierstrass(whole, roots, digits), key=lambda z: abs(z[1]))
@@ -200,21 +243,42 @@ def enclose(p: Poly, bits: int, real: int) -> tuple[list[Gaussian], int]:
         before, held, digits = roots, digits, 2 * digits
 
 
+def _parted(x: int, y: int, i: int, digits: int) -> Gaussian:
+    """The i-th point moved a little, by its own measure: points that meet must part."""
+    size = abs(x) + abs(y) or 1 << digits
+    return x + ((3 * i + 1) * size >> 50), y + ((2 * i * i + 1) * size >> 50)
+
+
+def _fixed(x: float, digits: int) -> int:
+    return int(Fraction(x) * 2**digits)
+
+
 def _gap(z: Gaussian, points: list[Gaussian]) -> int:
     return min(abs(z[0] - x) + abs(z[1] - y) for x, y in points)
 
 
-def _start(p: Poly) -> np.ndarray[tuple[int], np.dtype[np.complex128]]:
-    """Double approximations, whatever the size of the numbers."""
+def _start(p: Poly) -> tuple[np.ndarray[tuple[int], np.dtype[np.complex128]], int]:
+    """(double approximations over 2^k, k), whatever the size of the numbers.
+
+    Where k = 0 will not do, it is the least for which no coefficient of f(2^k u) is much larger than the first, to
+    within a factor of 2 (Fujiwara's bound).
+    """
     whole = primitive(p)
-    over = max(abs(c) for c in whole).bit_length() - 1000
-    row = np.array([float(Fraction(c, 2**over) if over > 0 else c) for c in whole])
-    if row[0] == 0 or len(row) == 1:
-        raise OverflowError("coefficients of such different sizes do not fit floating-point numbers")
-    n, zeros = len(row) - 1, int(np.flatnonzero(row)[-1])
-    kept = row[: zeros + 1][None]
-    found = batch_roots(kept, zeros)[0] if zeros in (2, 3, 4) else aberth(kept)[0]
-    return np.concatenate([found, np.zeros(n - zeros)])
+    bits = [abs(c).bit_length() for c in whole]
+    bound = max((-((bits[0] - b) // j) for j, b in enumerate(bits) if j and b), default=0)
+    for k, top in ((0, max(max(bits) - 1000, 0)), (bound, bits[0])):
+        row = np.array([float(Fraction(c) / Fraction(2) ** (top + k * j)) for j, c in enumerate(whole)])
+        if any(c and not v for c, v in zip(whole, row, strict=True)):
+            continue
+        zeros = int(np.flatnonzero(row)[-1])
+        kept = row[: zeros + 1][None]
+        roots = batch_roots(kept, zeros)[0] if zeros in (2, 3, 4) else aberth(kept)[0]
+        if np.isfinite(roots).all() and roots.all():
+            return np.concatenate([roots, np.zeros(len(row) - 1 - zeros)]), k
+    raise DataError(
+        "coefficients of such different sizes do not fit floating-point numbers.",
+        remedy="Write the unknown in another unit, so that its powers have coefficients of like size.",
+    )
 
 
 def _shift(x: int, by: int) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.algebra.rational import is_exact
+from kexue.algebra.closed import as_doubles
+from kexue.algebra.rational import as_floats, as_numbers, is_exact
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,7 +40,7 @@ def symmetric_coordinates(roots: Any) -> Array:
         >>> symmetric_coordinates([5.0, 1.0]).tolist()
         [(3+0j), (2+0j)]
     """
-    x = np.asarray(roots, dtype=np.complex128)
+    x = _wide(roots).astype(np.complex128)
     n = x.shape[-1] if x.ndim else 0
     if n not in (2, 3, 4):
         raise ValueError(f"coordinates are for 2, 3 or 4 roots, got {n}")
@@ -58,25 +59,47 @@ def elementary_symmetric(roots: Any) -> Any:
         roots: (..., n) numbers; whole numbers and Fractions give an exact list.
 
     Returns:
-        (..., n) array of the roots' dtype, or a list of exact numbers.
+        (..., n) array of the roots' dtype (float32 for half precision), computed in double precision, or a list of
+        exact numbers.
 
     Example:
         >>> elementary_symmetric([1, 2, 3])
         [6, 11, 6]
     """
-    if isinstance(roots, Sequence) and is_exact(roots):
+    if not hasattr(roots, "dtype"):
+        roots = list(roots)
+        if is_exact(map(_plain, roots)):
+            roots = [_plain(x) for x in roots]
+    if isinstance(roots, list) and is_exact(roots):
         exact: list[Any] = [0] * len(roots)
         for count, x in enumerate(roots):
             for k in range(count, -1, -1):
                 exact[k] += x * (exact[k - 1] if k else 1)
         return exact
-    x = np.asarray(roots)
-    x = x if x.dtype.kind in "fc" else x.astype(np.float64)
+    x = _wide(roots)
+    if not x.ndim:
+        raise ValueError(f"expected (..., n) roots, got {roots!r}")
     e = np.zeros_like(x)
     for count in range(x.shape[-1]):
         for k in range(count, -1, -1):
             e[..., k] += x[..., count] * (e[..., k - 1] if k else 1)
-    return e
+    given = getattr(roots, "dtype", x.dtype)
+    return e.astype(np.result_type(given, np.float32)) if given.kind in "fc" else e
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.integer) else value
+
+
+def _wide(roots: Any) -> Array:
+    """Numbers as an array in double precision or better; TypeError: no numbers, ValueError: not finite."""
+    x = np.asarray(roots if hasattr(roots, "dtype") else list(roots))
+    if x.dtype.kind not in "biufcO":
+        raise TypeError(f"roots must be numbers, got {roots!r}")
+    x = x if x.dtype.type in (np.float64, np.complex128, np.longdouble, np.clongdouble) else as_doubles(x)
+    if not np.isfinite(x).all():
+        raise ValueError(f"roots must be finite, got {roots!r}")
+    return x
 
 
 def power_sums(coefficients: Iterable[Any], m: int) -> Any:
@@ -92,7 +115,7 @@ def power_sums(coefficients: Iterable[Any], m: int) -> Any:
         (m,) array, or a list of Fractions.
 
     Raises:
-        ValueError: the leading coefficient is 0, or m < 0.
+        ValueError: the leading coefficient is 0, one not finite, or m < 0. TypeError: no numbers.
 
     Example:
         >>> [int(p) for p in power_sums([1, -6, 11, -6], 3)]  # 1 + 2 + 3, 1 + 4 + 9, 1 + 8 + 27
@@ -100,13 +123,13 @@ def power_sums(coefficients: Iterable[Any], m: int) -> Any:
     """
     from fractions import Fraction
 
-    c = list(coefficients)
+    c = as_numbers(coefficients)
     if not c or c[0] == 0:
         raise ValueError("the leading coefficient must not be 0")
     if m < 0:
         raise ValueError(f"m must be 0 or more, got {m}")
     exact = is_exact(c)
-    monic = [Fraction(int(v) if isinstance(v, np.integer) else v) for v in c] if exact else c
+    monic = [Fraction(v) for v in c] if exact else as_floats(c)
     a = [v / monic[0] for v in monic]  # a_k = (-1)^k e_k
     p: list[Any] = []
     for k in range(1, m + 1):
@@ -148,6 +171,8 @@ def express_symmetric(polynomial: Any, variables: Sequence[Any]) -> Any:
         rest = sympy.Poly(polynomial, *symbols)
     except sympy.PolynomialError:
         raise ValueError(f"{polynomial} is no polynomial in {', '.join(map(str, symbols))}") from None
+    if rest.as_expr().has(sympy.nan, sympy.zoo, sympy.oo):
+        raise ValueError(f"{polynomial} has a coefficient that is not finite")
     n = len(symbols)
     for i in range(n - 1):
         swapped = {symbols[i]: symbols[i + 1], symbols[i + 1]: symbols[i]}
@@ -193,6 +218,8 @@ def _read(text: str, symbols: list[Any]) -> Any:
         if isinstance(node, ast.Name) and node.id in names:
             return names[node.id]
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+            if abs(node.value) == float("inf"):
+                raise ValueError(f"a number in {text!r} is beyond the range of floats: write it as a power")
             return sympy.Integer(node.value) if isinstance(node.value, int) else sympy.Rational(str(node.value))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             return -build(node.operand) if isinstance(node.op, ast.USub) else build(node.operand)

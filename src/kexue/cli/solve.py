@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cmath
 import math
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ import typer
 
 from kexue._optional import import_optional
 from kexue.cli._verb import Output, verb
+from kexue.errors import DataError
 
 if TYPE_CHECKING:
     from kexue.algebra import RootSet
@@ -46,6 +49,7 @@ def solve(
     from kexue import algebra
     from kexue.algebra.steps import polynomial_text
 
+    sys.set_int_max_str_digits(0)  # what was typed bounds the numbers; Python's own limit is for strangers' text
     coefficients = algebra.parse_polynomial(polynomial)
     roots = algebra.solve(coefficients, digits=digits, steps=steps or latex)
     if figure is not None:
@@ -123,6 +127,9 @@ def _value(z: Any, digits: int | None) -> str:
 def _draw(roots: RootSet, title: str, path: Path) -> None:
     """Roots as dots, joined to their mean, which is the coordinate y1."""
     from kexue._figures import save_picture
+
+    if not all(map(cmath.isfinite, roots.values)):
+        raise DataError("roots beyond the range of floats cannot be drawn.", remedy="Leave out --figure.")
 
     def draw(figure: Any) -> None:
         figure.set_size_inches(6.5, 6)
