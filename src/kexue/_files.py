@@ -93,6 +93,22 @@ def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], 
         os.close(handle)
 
 
+@contextmanager
+def temporary_folder(parent: str | os.PathLike[str], name: str) -> Iterator[Path]:
+    """Yield an empty folder in `parent`, for its owner only, under a name nobody can foretell; it goes at the end.
+
+    Folders of the same `name` whose processes were killed are removed.
+    """
+    target = Path(parent, name)
+    _sweep(target)
+    folder, handle = _claim(target, lambda path: _make_folder(path, 0o700))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
 def displaced(path: str | os.PathLike[str]) -> Path:
     """Where `replacing_folder` keeps the old folder for the moment between its two renames."""
     target = Path(os.path.realpath(path))
@@ -106,6 +122,24 @@ def synchronise(path: str | os.PathLike[str]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def explain(error: OSError) -> tuple[str, str]:
+    """What an error of the system says about a file, and what to do about it."""
+    if is_disk_full(error):
+        return "no room on the disk.", "Make room, then run the same again."
+    known = {
+        errno.ENOENT: ("no such file or folder.", "Check the spelling; a relative name starts at the current folder."),
+        errno.EISDIR: ("a folder, where a file is expected.", "Name a file in it."),
+        errno.ENOTDIR: ("a part of this name is a file, not a folder.", "Check the spelling of the folders in it."),
+        errno.EACCES: ("permission denied.", "Check who owns it and its permissions (ls -l)."),
+        errno.EPERM: ("permission denied.", "Check who owns it and its permissions (ls -l)."),
+        errno.EROFS: ("the file system is read-only.", "Name a place that can be written to."),
+        errno.ENAMETOOLONG: ("the name is too long.", "Choose a shorter name."),
+        errno.ELOOP: ("the symbolic links lead in a circle.", "Give the name of the file itself."),
+    }
+    said = f"cannot be read or written: {error.strerror or error}."
+    return known.get(error.errno or 0, (said, "Check the disk, and that nothing else uses the file."))
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -127,8 +161,8 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _make_folder(path: Path) -> int:
-    path.mkdir()
+def _make_folder(path: Path, mode: int = 0o777) -> int:
+    path.mkdir(mode)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from kexue._files import explain
 from kexue.errors import DataError
 
 
@@ -16,14 +17,48 @@ def decode(data: bytes, path: str | os.PathLike[str]) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        raise DataError(
-            f"byte 0x{data[error.start]:02x} is not UTF-8.",
-            path=path,
-            line=before.count(b"\n") + 1,
-            column=error.start - before.rfind(b"\n"),
-            remedy="Save the file as UTF-8.",
-        ) from None
+        data = error.object  # without the mark
+        start = data.rfind(b"\n", 0, error.start) + 1
+        number = data.count(b"\n", 0, start) + 1
+        raise not_utf8(data[start:].partition(b"\n")[0], error.start - start, path, line=number) from None
+
+
+def not_utf8(
+    raw: bytes,
+    start: int,
+    path: str | os.PathLike[str],
+    *,
+    line: int,
+    column: str | None = None,
+    replaceable: bool = False,
+) -> DataError:
+    """The error that names byte `start` of a line, the encoding it looks like, and the command that converts it."""
+    encoding = _likely_encoding(raw, line)
+    looks = f"; the file may be {encoding}" if encoding else ""
+    remedy = f"Save it as UTF-8: iconv -f {encoding or 'ITS-ENCODING'} -t UTF-8 OLD > NEW"
+    if replaceable and encoding != "UTF-16":
+        remedy += ". Or pass errors='replace' (--encoding-errors replace), which puts U+FFFD"
+    message = f"byte 0x{raw[start]:02x} is not UTF-8{looks}."
+    return DataError(message, path=path, line=line, column=column or start + 1, remedy=f"{remedy}.")
+
+
+def is_utf16(raw: bytes) -> bool:
+    """Whether a file begins with the byte order mark of UTF-16 (or of UTF-32, little-endian)."""
+    return raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+
+
+def _likely_encoding(raw: bytes, line: int) -> str | None:
+    """UTF-16 by its mark; GB18030 where a line reads as Chinese, two high bytes a character."""
+    if line == 1 and is_utf16(raw):
+        return "UTF-16"
+    try:
+        text = raw.decode("gb18030")
+    except UnicodeDecodeError:
+        return None
+    high = sum(byte >= 0x80 for byte in raw)
+    wide = [char for char in text if char > "\x7f"]
+    chinese = sum("\u4e00" <= char <= "\u9fff" for char in wide)
+    return "GB18030" if 2 * chinese > len(wide) and 2 * high > 3 * len(wide) else None
 
 
 def split_lines(text: str) -> list[str]:
@@ -42,15 +77,39 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """The lines of a UTF-8 file (`-` is stdin), without their ends.
 
     Raises:
-        DataError: a byte is not UTF-8, or lines end with CR alone.
+        DataError: it cannot be read, a byte is not UTF-8, or lines end with CR alone.
     """
-    data = sys.stdin.buffer.read() if os.fspath(path) == "-" else Path(path).read_bytes()
+    data = standard_input().read() if os.fspath(path) == "-" else read_bytes(path)
     text = decode(data, path)
-    if "\r" in text and "\n" not in text and text.rstrip("\r").count("\r"):
-        raise DataError(
-            "lines end with CR alone, expected LF or CRLF.", path=path, remedy="Save the file with Unix line ends."
-        )
+    if "\n" not in text:
+        refuse_lone_cr(text, path)
     return split_lines(text)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A file's bytes; a `DataError` with a remedy when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        message, remedy = explain(error)
+        raise DataError(message, path=path, remedy=remedy) from error
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input; a `DataError` when it is closed."""
+    if sys.stdin is None:
+        raise DataError("standard input is closed.", path="-", remedy="Pipe something in, or name a file.")
+    return sys.stdin.buffer
+
+
+def refuse_lone_cr(line: str, path: str | os.PathLike[str]) -> None:
+    """Refuse a file of one line that has CR where other lines would begin."""
+    if line.rstrip("\r").count("\r"):
+        raise DataError(
+            "lines end with CR alone, expected LF or CRLF.",
+            path=path,
+            remedy="Save the file with Unix line ends: tr '\\r' '\\n' < OLD > NEW.",
+        )
 
 
 def parse_json(data: str | bytes, path: str | os.PathLike[str], *, line: int | None = None) -> Any:
@@ -66,6 +125,10 @@ def parse_json(data: str | bytes, path: str | os.PathLike[str], *, line: int | N
         raise DataError(f"not JSON: {error.msg}.", path=path, line=place, column=error.colno) from None
     except RecursionError:
         raise DataError("JSON nested too deeply.", path=path, line=line) from None
+    except ValueError as error:  # a number of thousands of digits
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"not JSON that can be read: {error}.", path=path, line=line) from None
 
 
 def visible(text: str) -> str:

@@ -109,9 +109,9 @@ def test_a_first_line_that_is_neither_header_nor_data(tmp_path):
         ("p.jsonl", "[1, 2]\n", "expected an object"),
         ("p.jsonl", '{"text_a": \n', "not JSON"),
         ("p.jsonl", '{"text_a": 3, "text_b": "b", "label": 1}\n', "expected a text, got 3"),
-        ("p.csv", 'a,"b,1\n', "not readable as csv"),
+        ("p.csv", 'a,"b,1\n', "malformed"),
         ("p.parquet", "x", "unknown format '.parquet'"),
-        ("p.tsv", b"a\tb\t1\n\xff\xfe\tb\t0\n", "invalid UTF-8"),
+        ("p.tsv", b"a\tb\t1\n\xff\xfe\tb\t0\n", "not UTF-8"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):
@@ -124,10 +124,10 @@ def test_bad_files(tmp_path, name, content, message):
 def test_damaged_gzip(tmp_path):
     path = write(tmp_path / "p.tsv.gz", LINES * 100)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="damaged gzip"):
+    with pytest.raises(DataError, match="damaged"):
         load_pairs(path)
     path.write_bytes(b"plain text")
-    with pytest.raises(DataError, match="damaged gzip"):
+    with pytest.raises(DataError, match="damaged"):
         load_pairs(path)
 
 
@@ -135,7 +135,7 @@ def test_damaged_gzip(tmp_path):
 def test_invalid_utf8_can_be_replaced_and_is_counted(tmp_path, name):
     content = b"a\tb\t1\ncaf\xe9\tb\t0\n".replace(b"\t", b"\t" if name == "p.tsv" else b",")
     path = write(tmp_path / name, content)
-    with pytest.raises(DataError, match='errors="replace"') as caught:
+    with pytest.raises(DataError, match="errors='replace'") as caught:
         load_pairs(path)
     assert caught.value.line == 2
     data = load_pairs(path, errors="replace")

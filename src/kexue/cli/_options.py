@@ -28,6 +28,7 @@ EncodingErrors = Annotated[
     Literal["strict", "replace"],
     typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: put U+FFFD and count."),
 ]
+MaxBytes = Annotated[str, typer.Option("--max-bytes", help="Longest line, row or document that is read, such as 64M.")]
 Model = Annotated[str, typer.Option("--model", help="Encoder: a folder, a hub id, or auto.", envvar="KEXUE_MODEL")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
@@ -43,6 +44,13 @@ def load_encoder(model: str, device: str, dtype: str, batch_tokens: int, **optio
     from kexue.text import Encoder
 
     return Encoder(model, device=device, dtype=dtype, batch_tokens=batch_tokens, **options)
+
+
+def parse_size(size: str) -> int:
+    """``"16M"`` as bytes."""
+    from kexue.corpus.shuffle.job import parse_size
+
+    return parse_size(size, "--max-bytes")
 
 
 def index_name(index: str) -> str:

@@ -16,9 +16,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from kexue._files import explain
 from kexue._progress import Progress
 from kexue._text import visible
-from kexue.errors import KexueError
+from kexue.errors import DataError, KexueError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -74,6 +75,16 @@ class Output:
         if not self.quiet:
             print(visible(text), file=sys.stderr, flush=True)
 
+    def confirm(self, question: str, option: str) -> None:
+        """Ask on stderr and leave unless the answer is yes; `option` says yes beforehand, where nobody can be asked."""
+        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline() if sys.stdin is not None else ""
+        if not answer:
+            raise typer.BadParameter(f"nobody answered; add {option} to do it unasked")
+        if answer.strip().lower() not in ("y", "yes"):
+            self.remark("nothing was done")
+            raise typer.Exit(EXIT_FAILED)
+
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
         """A bar with rate and time left on stderr; silent with `--quiet` and when stderr is no terminal."""
@@ -128,7 +139,12 @@ def verb(
         def command(*, json_output: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
             _set_up_logging(quiet=quiet, verbose=verbose)
             seed = 0 if own_seed else arguments.pop("seed")
-            function(Output(json_output, seed, quiet), **arguments)
+            try:
+                function(Output(json_output, seed, quiet), **arguments)
+            except EOFError as error:  # the command line's machinery would take it for Ctrl-C
+                raise DataError(
+                    f"a file ends too early ({error}).", remedy="Fetch or write it again: it is empty or cut short."
+                ) from error
 
         hints = get_type_hints(function, include_extras=True)
         own = list(inspect.signature(function).parameters.values())[1:]
@@ -150,9 +166,10 @@ def verb(
 
 def failure(error: BaseException) -> dict[str, Any]:
     """An exception as the JSON object that `--json` prints for it."""
-    entry: dict[str, Any] = {"type": type(error).__name__, "message": _message(error), "remedy": None}
-    if isinstance(error, KexueError):
-        entry["remedy"] = error.remedy
+    message, remedy = _told(error)
+    entry: dict[str, Any] = {"type": type(error).__name__, "message": message, "remedy": remedy}
+    if isinstance(error, OSError) and not isinstance(error, KexueError) and error.filename is not None:
+        entry["path"] = str(error.filename)
     for place in ("path", "line", "column"):
         value = getattr(error, place, None)
         if value is not None:
@@ -160,21 +177,27 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"error": entry}
 
 
-def _message(error: BaseException) -> str:
+def _told(error: BaseException) -> tuple[str, str | None]:
+    """What went wrong, and what to do about it."""
     if isinstance(error, KexueError):
-        return error.message
+        return error.message, error.remedy
     if isinstance(error, KeyError) and error.args:
-        return str(error.args[0])  # str() of a KeyError would add quotes
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+        return str(error.args[0]), None  # str() of a KeyError would add quotes
+    if isinstance(error, OSError) and error.errno is not None:
+        message, remedy = explain(error)
+        return f"{error.filename}: {message}" if error.filename is not None else message, remedy
+    if isinstance(error, MemoryError):
+        return "not enough memory.", "Give it more, or take less at a time: smaller files, --batch-tokens, --memory."
+    context = getattr(error, "ctx", None)  # of wrong usage
+    return str(error) or type(error).__name__, f"See {context.command_path} --help." if context else None
 
 
 def print_failure(error: BaseException) -> None:
     """Say what failed, where and what to do, on stderr."""
-    print(visible(f"kexue: {_message(error)}"), file=sys.stderr)
-    if isinstance(error, KexueError) and error.remedy:
-        print(visible(f"       {error.remedy}"), file=sys.stderr)
+    message, remedy = _told(error)
+    print(visible(f"kexue: {message}"), file=sys.stderr)
+    if remedy:
+        print(visible(f"       {remedy}"), file=sys.stderr)
 
 
 def _set_up_logging(*, quiet: bool, verbose: bool) -> None:

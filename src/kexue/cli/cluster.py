@@ -44,6 +44,7 @@ def embed(
     metadata: opt.MetadataColumns = None,
     file_format: opt.Format = "auto",
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
@@ -64,6 +65,7 @@ def embed(
             metadata=opt.split_columns(metadata),
             format=file_format,
             errors=encoding_errors,
+            max_bytes=opt.parse_size(max_bytes),
             progress=progress,
         )
     _warn(out, report)
@@ -100,6 +102,7 @@ def index(
     approx: Annotated[str, typer.Option(help="auto, exact or approx search in memory.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
@@ -122,6 +125,7 @@ def index(
             format=file_format,
             approx=approx,
             errors=encoding_errors,
+            max_bytes=opt.parse_size(max_bytes),
             resume=resume,
             overwrite=overwrite,
             progress=progress,

@@ -41,6 +41,7 @@ def evaluate(
     bootstrap: Annotated[int, typer.Option(help="Resamples behind the 95 % intervals.", min=0)] = 1000,
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
@@ -52,7 +53,7 @@ def evaluate(
     from kexue.similarity import evaluate_pairs, load_pairs
 
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
-    sets = [load_pairs(name, split, errors=encoding_errors) for name in pairs]
+    sets = [load_pairs(name, split, errors=encoding_errors, max_bytes=opt.parse_size(max_bytes)) for name in pairs]
     for dataset in sets:
         if dataset.skipped:
             out.remark(f"{dataset.name}: {dataset.skipped} lines without three fields were skipped")

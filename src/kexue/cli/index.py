@@ -42,6 +42,7 @@ def build(
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted build.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -63,6 +64,7 @@ def build(
             format=file_format,
             approx=approx,
             errors=encoding_errors,
+            max_bytes=opt.parse_size(max_bytes),
             resume=resume,
             overwrite=overwrite,
             progress=progress,
@@ -90,6 +92,7 @@ def add(
     metadata: opt.MetadataColumns = None,
     file_format: opt.Format = "auto",
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
 ) -> None:
     """Add documents, or replace those whose id is already there; all inputs are checked before the first is added."""
     from kexue.search import Index, add_files
@@ -104,6 +107,7 @@ def add(
             metadata=opt.split_columns(metadata),
             format=file_format,
             errors=encoding_errors,
+            max_bytes=opt.parse_size(max_bytes),
             progress=progress,
         )
         documents = len(opened)
@@ -133,16 +137,17 @@ def delete(
     out: Output,
     index: opt.IndexPath,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Id to delete; repeat it.")] = None,
-    ids_file: Annotated[Path | None, typer.Option(help="File with one id a line.")] = None,
+    ids_file: Annotated[Path | None, typer.Option(help="File with one id a line; - for stdin.")] = None,
     filters: opt.Filters = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting by filter.")] = False,
 ) -> None:
     """Delete documents by id or by filter."""
+    from kexue._text import read_lines
     from kexue.search import Index, parse_filter
 
     wanted = list(ids or [])
     if ids_file is not None:
-        wanted += [line for line in ids_file.read_text(encoding="utf-8").splitlines() if line]
+        wanted += [line for line in read_lines(ids_file) if line]
     if bool(wanted) == bool(filters):
         raise typer.BadParameter("say which documents: either --id / --ids-file, or --filter")
     with Index.open(index) as opened:
@@ -150,7 +155,7 @@ def delete(
             missing: list[str] = []
             condition = parse_filter(filters)
             if not yes and not out.json:
-                typer.confirm(f"Delete every document of {index} where {' and '.join(filters)}?", abort=True, err=True)
+                out.confirm(f"Delete every document of {index} where {' and '.join(filters)}?", "--yes")
             deleted = opened.delete(filter=condition)
         else:
             found = {document.id for document in opened.get(wanted)}
@@ -238,13 +243,16 @@ def calibrate(
         Literal["isotonic", "platt"], typer.Option(help="isotonic: any rising curve; platt: for few labels.")
     ] = "isotonic",
     precision: Annotated[float, typer.Option(help="Precision that the threshold shall keep.")] = 0.9,
+    encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
 ) -> None:
     """Learn what a score means here: its percentile among random pairs and, from judged pairs, a probability."""
     from kexue.search import Index
     from kexue.similarity import load_pairs
 
     start = time.perf_counter()
-    judged = load_pairs(pairs) if pairs is not None else None
+    size = opt.parse_size(max_bytes)
+    judged = load_pairs(pairs, errors=encoding_errors, max_bytes=size) if pairs is not None else None
     texts = None if judged is None else list(zip(judged.texts_a, judged.texts_b, strict=True))
     with Index.open(index) as opened:
         labels = None if judged is None else [int(label) for label in judged.labels]

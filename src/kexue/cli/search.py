@@ -56,7 +56,7 @@ def search(
     candidates: Annotated[
         int | None, typer.Option(help="Candidates that are reranked, or that approximate search scores.", min=1)
     ] = None,
-    queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query a line.")] = None,
+    queries_file: Annotated[Path | None, typer.Option("--queries", help="File of lines, each a query, or -.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Where the index's own encoder is now, if it has moved.")
     ] = None,
@@ -135,6 +135,8 @@ def _reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: st
 
 
 def _queries(given: list[str], file: Path | None) -> list[str]:
+    from kexue._text import read_lines
+
     texts = [text for text in given if text != "-"]
     if "-" in given:
         texts += read_lines("-")

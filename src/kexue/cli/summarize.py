@@ -35,6 +35,7 @@ def summarize(
     budget: Annotated[int | None, typer.Option(help="Most words in all; a Chinese character counts as one.")] = None,
     text: opt.TextColumn = None,
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -44,7 +45,8 @@ def summarize(
     from kexue.corpus import read_records
     from kexue.similarity import GeodesicSummarizer
 
-    sentences = [record.text for record in read_records(inputs, text=text, errors=encoding_errors)]
+    records = read_records(inputs, text=text, errors=encoding_errors, max_bytes=opt.parse_size(max_bytes))
+    sentences = [record.text for record in records]
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("encoding") as progress:
         summary = GeodesicSummarizer(k, topic=topic or "mean", redundancy=redundancy, budget=budget).summarize(

@@ -13,7 +13,6 @@ import typer
 
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
-from kexue.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,29 +38,34 @@ _OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
 )
 def fit(
     out: Output,
-    inputs: Annotated[list[str], typer.Argument(help="Text files, or one .npy file of vectors (n, d).")],
+    inputs: Annotated[list[str], typer.Argument(help="Text files, or .npy files of vectors (n, d).")],
     target: _OutFile,
     beta: _Beta = 1.0,
     gamma: _Gamma = 1.0,
     dims: opt.Dims = None,
     text: opt.TextColumn = None,
     encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
     """Learn a whitening from vectors, or from texts that are encoded first, in flat memory."""
+    from kexue.corpus.vectors import read_vectors
     from kexue.similarity import Whitening
 
     start = time.perf_counter()
     whitening = Whitening(dims, beta=beta, gamma=gamma)
     chunks: Iterable[np.ndarray[Any, Any]]
-    if inputs[0].endswith(".npy"):
-        chunks = _rows(load_vectors(Path(inputs[0])))
+    files = [name for name in inputs if name.endswith(".npy")]
+    if files and len(files) < len(inputs):
+        raise typer.BadParameter("give files of vectors (.npy) or files of texts, not both")
+    if files:
+        chunks = itertools.chain.from_iterable([_rows(read_vectors(name)) for name in files])
     else:
         encoder = opt.load_encoder(model, device, dtype, batch_tokens)
-        chunks = _encoded(encoder, inputs, text, encoding_errors)
+        chunks = _encoded(encoder, inputs, text, encoding_errors, max_bytes)
     with out.progress("fitting") as progress:
         done = 0
         for chunk in chunks:
@@ -98,10 +102,11 @@ def apply(
     import numpy as np
 
     from kexue._files import replacing
+    from kexue.corpus.vectors import read_vectors
     from kexue.similarity import Whitening
 
     start = time.perf_counter()
-    loaded, source = Whitening.load(whitening), load_vectors(vectors)
+    loaded, source = Whitening.load(whitening), read_vectors(vectors)
     shape = (len(source), loaded.kernel_.shape[1])
     with out.progress("transforming") as progress, replacing(target) as temporary, temporary.open("wb") as stream:
         header = {"descr": source.dtype.str, "fortran_order": False, "shape": shape}
@@ -131,6 +136,8 @@ def tune(
     split: Annotated[str | None, typer.Option(help="Which part of a named set.")] = None,
     cv: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
     text: opt.TextColumn = None,
+    encoding_errors: opt.EncodingErrors = "strict",
+    max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -141,12 +148,12 @@ def tune(
 
     from kexue.similarity import load_pairs, tune_whitening
 
-    data = load_pairs(pairs, split)
+    data = load_pairs(pairs, split, errors=encoding_errors, max_bytes=opt.parse_size(max_bytes))
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("encoding") as progress:
         both = encoder.encode([*data.texts_a, *data.texts_b], progress=progress)
     a, b = both[: len(data.texts_a)], both[len(data.texts_a) :]
-    fitted_on = np.concatenate(list(_encoded(encoder, fit_on, text, "strict"))) if fit_on else both
+    fitted_on = np.concatenate(list(_encoded(encoder, fit_on, text, encoding_errors, max_bytes))) if fit_on else both
     tuned = tune_whitening(fitted_on, (a, b), data.labels, cv=cv, generator=out.seed)
     tuned.whitening.save(target)
     table = [dataclasses.asdict(row) if dataclasses.is_dataclass(row) else dict(row) for row in tuned.table]
@@ -208,29 +215,17 @@ def export(
     )
 
 
-def load_vectors(path: Path) -> np.ndarray[Any, Any]:
-    """A .npy file of vectors (n, d), mapped into memory."""
-    import numpy as np
-
-    try:
-        vectors: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise DataError(
-            f"no numpy array ({error}).", path=path, remedy="Give a .npy file of shape (n, d), as numpy.save writes."
-        ) from error
-    if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise DataError(f"expected floats of shape (n, d), got {vectors.dtype} of shape {vectors.shape}.", path=path)
-    return vectors
-
-
 def _rows(vectors: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
     for start in range(0, len(vectors), _CHUNK):
         yield vectors[start : start + _CHUNK]
 
 
-def _encoded(encoder: Encoder, inputs: list[str], text: str | None, errors: str) -> Iterator[np.ndarray[Any, Any]]:
+def _encoded(
+    encoder: Encoder, inputs: list[str], text: str | None, errors: str, max_bytes: str
+) -> Iterator[np.ndarray[Any, Any]]:
     from kexue.corpus import read_records
 
-    texts = (record.text for record in read_records(inputs, text=text, errors=errors))
+    records = read_records(inputs, text=text, errors=errors, max_bytes=opt.parse_size(max_bytes))
+    texts = (record.text for record in records)
     while chunk := list(itertools.islice(texts, _CHUNK)):
         yield encoder.encode(chunk)

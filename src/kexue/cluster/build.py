@@ -20,7 +20,7 @@ from kexue.cluster.embed import embed
 from kexue.cluster.pool import Session
 from kexue.cluster.shards import list_shards, read_facts, read_shard
 from kexue.cluster.statistics import merged
-from kexue.corpus.streams import STDIN
+from kexue.corpus.streams import MAX_BYTES, STDIN
 from kexue.errors import DataError
 from kexue.search.build import BuildReport, Inputs
 from kexue.search.hubs import Dehub, centring, check_dehub
@@ -55,6 +55,7 @@ def build_index(
     format: str = "auto",
     approx: str = "auto",
     errors: str = "strict",
+    max_bytes: int = MAX_BYTES,
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -86,6 +87,7 @@ def build_index(
     sources = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     sources = [_kept(folder) if source == STDIN else source for source in sources]
     reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
+    reading["max_bytes"] = max_bytes
     with Session(ray) as session:
         done = embed(
             session, sources, folder, encoder=encoder, shards=shards, resume=resume, progress=progress, **reading

@@ -28,6 +28,7 @@ from kexue.cluster.shards import (
     write_shard,
 )
 from kexue.corpus import read_records
+from kexue.corpus.streams import MAX_BYTES
 from kexue.errors import DataError
 from kexue.search.build import Inputs
 from kexue.search.documents import same_json
@@ -71,6 +72,7 @@ def embed_files(
     metadata: Sequence[str] = (),
     format: str = "auto",
     errors: str = "strict",
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> EmbedReport:
     """Encode files of texts into a folder of Parquet files, one a shard: id, text, metadata (JSON), vector.
@@ -80,7 +82,7 @@ def embed_files(
     only the shards whose file is missing, or was made of other texts or by another encoder.
 
     Args:
-        inputs: files, folders or ``"-"``; with `text`, `id`, `metadata`, `format` and `errors` as in
+        inputs: files, folders or ``"-"``; with `text`, `id`, `metadata`, `format`, `errors` and `max_bytes` as in
             `kexue.search.build_index`.
         out: the folder.
         encoder: a folder or hub id, ``"auto"``, or an object. A `kexue.text.Encoder` is opened again by each worker,
@@ -111,6 +113,7 @@ def embed_files(
             metadata=metadata,
             format=format,
             errors=errors,
+            max_bytes=max_bytes,
         )
 
 

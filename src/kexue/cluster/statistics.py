@@ -14,7 +14,7 @@ import numpy as np
 
 from kexue.cluster.pool import Job, Pool, Session
 from kexue.cluster.shards import list_shards, read_shard
-from kexue.errors import DataError
+from kexue.corpus.vectors import read_vectors
 from kexue.similarity import Moments, merge_moments, moments
 
 _ROWS = 16_384  # of a part, where the input has no shards of its own
@@ -57,12 +57,7 @@ def _parts(vectors: str | os.PathLike[str] | Any) -> tuple[int, Iterator[Job]]:
         if Path(vectors).is_dir():
             paths = list_shards(vectors)
             return len(paths), ((number, read_shard(path)[1]) for number, path in enumerate(paths))
-        try:
-            vectors = np.load(vectors, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                "it is neither a folder of shards nor a .npy file.", remedy="Make one of them.", path=vectors
-            ) from error
+        vectors = read_vectors(vectors, kinds="fiu")
     matrix = np.asanyarray(vectors)
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
         raise ValueError(f"vectors must be a matrix (n, d) of numbers, got shape {matrix.shape} of {matrix.dtype}.")

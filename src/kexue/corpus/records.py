@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import errno
 import math
 import os
 import re
@@ -11,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from kexue.corpus.rows import parquet_columns, read_csv, read_jsonl, read_parquet
-from kexue.corpus.streams import STDIN, Decoder, lines, split_suffix
+from kexue._files import explain
+from kexue.corpus.rows import parquet_columns, read_csv, read_jsonl, read_parquet, shown
+from kexue.corpus.streams import MAX_BYTES, STDIN, Decoder, lines, split_suffix, without_end
 from kexue.errors import DataError
 
 TEXT_COLUMNS = ("text", "sentence", "question", "content", "title", "document", "body")
@@ -93,7 +95,11 @@ class Records(Iterator[Record]):
                 found = True
                 yield record
             if not found:
-                raise DataError("it holds no text: it is empty, or has only a header or blank lines.", path=source.path)
+                raise DataError(
+                    "it holds no text: it is empty, or has only a header or blank lines.",
+                    path=source.path,
+                    remedy="Fill it, or leave it out.",
+                )
 
 
 class _Source(NamedTuple):
@@ -109,6 +115,7 @@ def read_records(
     metadata: Sequence[str] = (),
     format: str = "auto",
     errors: str = "strict",
+    max_bytes: int = MAX_BYTES,
 ) -> Records:
     """Read texts from files and folders, one record at a time, never a whole file.
 
@@ -123,7 +130,9 @@ def read_records(
     ======== ================================= ==========================================================
 
     Files may be compressed (.gz .bz2 .xz .zst .lz4) and ``"-"`` is standard input. Text is UTF-8, with or without a
-    byte order mark. In CSV and TSV a metadata field is read by `parse_scalar`, and an empty one is left out.
+    byte order mark. Lines end with LF or CRLF and nothing else; a file of one line with CR in it is refused, but for a
+    document of a folder. In CSV and TSV a metadata field is read by `parse_scalar`, and an empty one is left out;
+    where the header does not have the separator of its format but ``,``, ``;``, a tab or ``|``, that is the separator.
 
     Args:
         paths: a file, a folder, ``"-"``, or several of these.
@@ -133,7 +142,10 @@ def read_records(
         metadata: columns to keep beside the text. A JSON object may lack some of them, a table may not.
         format: ``"auto"`` goes by the ending (standard input: txt; a folder: the endings above). With ``"txt"`` a
             folder gives every file that is not hidden.
-        errors: ``"strict"`` refuses malformed UTF-8, NUL and half surrogates; ``"replace"`` puts U+FFFD and counts.
+        errors: ``"strict"`` refuses malformed UTF-8, NUL and half surrogates in texts, ids and metadata;
+            ``"replace"`` puts U+FFFD and counts.
+        max_bytes: a line, row, document or value of a table that is longer is refused: a small compressed file may
+            hold one of any size.
 
     Returns:
         An iterator of `Record(id, text, metadata, path, line)`; its `replaced` and `blank` count what was put right
@@ -142,7 +154,7 @@ def read_records(
     Raises:
         DataError: a path that is not there (at once); what cannot be read, when the stream comes to it: it names the
             path, the line, the column and the way out.
-        ValueError: an unknown `format` or `errors`.
+        ValueError: an unknown `format` or `errors`, or a `max_bytes` below 1.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "faq.csv")
@@ -157,17 +169,20 @@ def read_records(
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}")
     if isinstance(metadata, str):
         raise TypeError(f"metadata must be a sequence of column names, got the string {metadata!r}")
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be at least 1, got {max_bytes!r}")
     columns = _Columns(text, id, tuple(metadata))
     several = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     sources = [source for path in several for source in _sources(os.fspath(path), columns, format)]
     if not sources:
         raise DataError("no input was given.", remedy="Name at least one file or folder, or '-' for standard input.")
-    return Records(sources, Decoder(errors))
+    return Records(sources, Decoder(errors, max_bytes))
 
 
 def _sources(path: str, columns: _Columns, format: str) -> Iterator[_Source]:
     if path != STDIN and not os.path.exists(path):
-        raise DataError("no such file or folder.", path=path)
+        message, remedy = explain(FileNotFoundError(errno.ENOENT, ""))
+        raise DataError(message, path=path, remedy=remedy)
     if path != STDIN and os.path.isdir(path):
         columns.refuse(path, "a folder of text files")
         yield _Source(path, _folder(_documents(path, format)))
@@ -195,7 +210,7 @@ def _sources(path: str, columns: _Columns, format: str) -> Iterator[_Source]:
 
 def _text_lines(path: str, decoder: Decoder) -> Iterator[Record]:
     for line, content in lines(path, decoder):
-        yield Record(None, content.rstrip("\r\n"), {}, path, line)
+        yield Record(None, without_end(content), {}, path, line)
 
 
 def _documents(folder: str, format: str) -> list[tuple[str, str]]:
@@ -220,7 +235,7 @@ def _documents(folder: str, format: str) -> list[tuple[str, str]]:
         there = f" It holds {', '.join(sorted(others)[:8])} files." if others else " It is empty."
         raise DataError(
             f"the folder has no text files ({' '.join(DOCUMENT_SUFFIXES)}).{there}",
-            remedy="Name the files themselves, or pass format='txt' to read every file as text." if others else None,
+            remedy="Name the files themselves, or pass format='txt' to read every file as text.",
             path=folder,
         )
     return sorted(found)
@@ -229,7 +244,7 @@ def _documents(folder: str, format: str) -> list[tuple[str, str]]:
 def _folder(documents: Sequence[tuple[str, str]]) -> Callable[[str, Decoder], Iterator[Record]]:
     def read(_: str, decoder: Decoder) -> Iterator[Record]:
         for name, path in documents:
-            yield Record(name, "".join(content for _, content in lines(path, decoder)), {}, path, 1)
+            yield Record(name, "".join(content for _, content in lines(path, decoder, whole=True)), {}, path, 1)
 
     return read
 
@@ -265,7 +280,11 @@ class _Columns:
             if missing:
                 missing.difference_update(row)
                 fields.update(dict.fromkeys(list(row)[:50]))
-            kept = {name: row[name] for name in self.metadata if name in row}
+            kept = {
+                name: decoder.clean_json(row[name], path=path, line=line, column=name)
+                for name in self.metadata
+                if name in row
+            }
             yield self._record(row, text, kept, decoder, path, line)
         if missing and fields:
             raise _no_column(sorted(missing)[0], "metadata", list(fields), path)
@@ -273,12 +292,12 @@ class _Columns:
     def read_parquet(self, path: str, decoder: Decoder) -> Iterator[Record]:
         text = self._text_column(parquet_columns(path), path)
         wanted = dict.fromkeys([text, *([self.id] if self.id else []), *self.metadata])
-        for line, row in read_parquet(path, list(wanted)):
+        for line, row in read_parquet(path, list(wanted), decoder):
             strings = {
-                name: decoder.decode(value, path=path, line=line) if isinstance(value, bytes) else value
+                name: decoder.decode(value, path=path, line=line, column=name) if isinstance(value, bytes) else value
                 for name, value in row.items()
             }
-            kept = {name: _json_value(strings[name], name, path, line) for name in self.metadata}
+            kept = {name: _json_value(strings[name], name, decoder, path, line) for name in self.metadata}
             yield self._record(strings, text, kept, decoder, path, line)
 
     def _text_column(self, names: list[str], path: str, *, line: int | None = None, settled: str | None = None) -> str:
@@ -299,7 +318,7 @@ class _Columns:
             if name in lower:
                 return lower[name]
         raise DataError(
-            f"which column holds the text? There are: {', '.join(names) or 'none'}.",
+            f"which column holds the text? There are: {shown(names)}.",
             remedy="Name it with text= (--text).",
             path=path,
             line=line,
@@ -322,15 +341,14 @@ class _Columns:
                 column=column,
             )
         text = decoder.clean(text, path=path, line=line, column=column)
-        return Record(
-            None if self.id is None else self._identifier(row[self.id], path, line), text, metadata, path, line
-        )
+        name = None if self.id is None else self._identifier(row[self.id], decoder, path, line)
+        return Record(name, text, metadata, path, line)
 
-    def _identifier(self, value: Any, path: str, line: int) -> str:
+    def _identifier(self, value: Any, decoder: Decoder, path: str, line: int) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if isinstance(value, str) and value.strip():
-            return value
+            return decoder.clean(value, path=path, line=line, column=self.id)
         raise DataError(
             f"the id must be a string or a whole number, got {value!r:.40}.", path=path, line=line, column=self.id
         )
@@ -338,7 +356,7 @@ class _Columns:
 
 def _no_column(name: str, role: str, names: list[str], path: str, line: int | None = None) -> DataError:
     return DataError(
-        f"there is no column {name!r}. There are: {', '.join(names) or 'none'}.",
+        f"there is no column {name!r}. There are: {shown(names)}.",
         remedy=f"Name one of them with {role}= (--{role}).",
         path=path,
         line=line,
@@ -346,7 +364,7 @@ def _no_column(name: str, role: str, names: list[str], path: str, line: int | No
     )
 
 
-def _json_value(value: Any, column: str, path: str, line: int) -> Any:
+def _json_value(value: Any, column: str, decoder: Decoder, path: str, line: int) -> Any:
     """A Parquet value as JSON can hold it: dates in ISO form, decimals as numbers, not-a-number as null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -356,10 +374,12 @@ def _json_value(value: Any, column: str, path: str, line: int) -> Any:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        return decoder.decode(value, path=path, line=line, column=column)
     if isinstance(value, list):
-        return [_json_value(item, column, path, line) for item in value]
+        return [_json_value(item, column, decoder, path, line) for item in value]
     if isinstance(value, dict):
-        return {key: _json_value(item, column, path, line) for key, item in value.items()}
+        return {key: _json_value(item, column, decoder, path, line) for key, item in value.items()}
     raise DataError(
         f"metadata cannot hold a {type(value).__name__}.",
         remedy="Leave the column out.",

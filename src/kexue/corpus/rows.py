@@ -4,54 +4,94 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NoReturn
 
+from kexue._files import explain
 from kexue._optional import import_optional
 from kexue.corpus.streams import STDIN, Decoder, lines, split_suffix
 from kexue.errors import DataError
 
 Row = tuple[int, dict[str, Any]]
-_FIELD_LIMIT = 1 << 30  # the csv module's default, 128 KiB, is smaller than documents people have
-_BATCH = 1024
+_BATCH = 1024  # rows of Parquet at a time
+_BATCH_BYTES = 64 << 20  # of their strings at a time
 
 
 def read_csv(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
     """Rows of a CSV or TSV file whose first row names the columns; quoted fields may hold line breaks."""
-    if csv.field_size_limit() < _FIELD_LIMIT:
-        csv.field_size_limit(_FIELD_LIMIT)
-    source = (text for _, text in lines(path, decoder))
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    start = 1
+    for line, fields in csv_rows(path, decoder, delimiter):
+        if header is None:
+            header = fields
+            for name, times in Counter(header).items():
+                if name and times > 1:
+                    raise DataError(f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name)
+            continue
+        if len(fields) != len(header):
+            raise DataError(
+                f"the row has {len(fields)} fields, the header {len(header)} ({shown(header)}).",
+                remedy="Put a field that holds the separator, a quote or a line break between double quotes.",
+                path=path,
+                line=line,
+            )
+        yield line, dict(zip(header, fields, strict=True))
+
+
+def csv_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, fields) of each row that is not blank.
+
+    Where the first line does not hold `delimiter` outside quotes, but a comma, semicolon, tab or bar, that separates
+    the fields of this file: spreadsheets of many countries write semicolons.
+    """
+    if csv.field_size_limit() < decoder.max_bytes:  # its default, 128 KiB, is smaller than documents people have
+        csv.field_size_limit(decoder.max_bytes)
+    begin, size = 1, 0
+
+    def counted() -> Iterator[str]:
+        nonlocal size
+        for _, text in lines(path, decoder):
+            size += len(text)
+            decoder.check_length(size, path=path, line=begin, what='the row that begins here (is a " missing?)')
+            yield text
+
+    source = counted()
+    head = list(_until_text(source))
+    reader = csv.reader(chain(head, source), delimiter=_separator(head, delimiter), strict=True)
     try:
         for fields in reader:
-            line, start = start, reader.line_num + 1
-            if not fields or fields == [""]:
-                continue
-            if header is None:
-                header = fields
-                for name in header:
-                    if name and header.count(name) > 1:
-                        raise DataError(
-                            f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name
-                        )
-                continue
-            if len(fields) != len(header):
-                raise DataError(
-                    f"the row has {len(fields)} fields, the header {len(header)} ({', '.join(header)}).",
-                    remedy="Put a field that holds the separator, a quote or a line break between double quotes.",
-                    path=path,
-                    line=line,
-                )
-            yield line, dict(zip(header, fields, strict=True))
+            if fields and fields != [""]:
+                yield begin, fields
+            begin, size = reader.line_num + 1, 0
     except csv.Error as error:
         raise DataError(
             f"the row that begins here is malformed: {error}.",
             remedy='A field that begins with " must end with " and write an inner " as "".',
             path=path,
-            line=start,
+            line=begin,
         ) from error
+
+
+def _until_text(source: Iterator[str]) -> Iterator[str]:
+    """The lines up to the first that is not blank."""
+    for line in source:
+        yield line
+        if line.strip():
+            return
+
+
+def _separator(head: list[str], expected: str) -> str:
+    """What separates the fields of the first line."""
+    bare = re.sub(r'"[^"]*("|$)', "", head[-1]) if head else ""
+    return next((mark for mark in (expected, *",;\t|") if mark in bare), expected)
+
+
+def shown(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message, however many there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def read_jsonl(path: str, decoder: Decoder) -> Iterator[Row]:
@@ -60,7 +100,7 @@ def read_jsonl(path: str, decoder: Decoder) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            value = json.loads(text.rstrip(), parse_constant=_refuse_constant)
+            value = json.loads(text.rstrip(" \t\r\n"), parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"not JSON: {error.msg}.", remedy=_ONE_PER_LINE, path=path, line=line, column=error.colno
@@ -84,21 +124,39 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def read_parquet(path: str, columns: Sequence[str] | None) -> Iterator[Row]:
-    """Rows of a Parquet file, `columns` only; the line is the row's number from 1."""
+def read_parquet(path: str, columns: Sequence[str] | None, decoder: Decoder) -> Iterator[Row]:
+    """Rows of a Parquet file, `columns` only, strings as bytes; the line is the row's number from 1."""
     file = _parquet(path)
     try:
         line = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
-            for row in _binary_strings(batch).to_pylist():
-                line += 1
-                yield line, row
-    except (OSError, ValueError, NotImplementedError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"cannot be read as Parquet: {error}.", path=path) from error
+            table = _binary_strings(batch)
+            longest = [_longest(column) for column in table.columns]
+            for name, size in zip(table.column_names, longest, strict=True):
+                decoder.check_length(size, path=path, line=None, what=f"a value of the column {name!r}")
+            step = max(1, min(_BATCH, _BATCH_BYTES // max(1, sum(longest))))
+            for start in range(0, len(table), step):
+                for row in table.slice(start, step).to_pylist():
+                    line += 1
+                    yield line, row
+    except DataError:
+        raise
+    except (OSError, ValueError, NotImplementedError, MemoryError) as error:
+        said = str(error) or "not enough memory"
+        raise DataError(f"cannot be read as Parquet: {said}.", path=path, remedy=_FETCH) from error
     finally:
         file.close()
+
+
+_FETCH = "Fetch or write the file again."
+
+
+def _longest(column: Any) -> int:
+    """The length of the longest string of a column of strings, also below a dictionary; 0 for others."""
+    pyarrow, compute = import_optional("pyarrow"), import_optional("pyarrow.compute")
+    parts = [part.dictionary if pyarrow.types.is_dictionary(part.type) else part for part in column.chunks]
+    strings = [part for part in parts if pyarrow.types.is_large_binary(part.type) or pyarrow.types.is_binary(part.type)]
+    return max((compute.max(compute.binary_length(part)).as_py() or 0 for part in strings), default=0)
 
 
 def parquet_columns(path: str) -> list[str]:
@@ -122,19 +180,35 @@ def _parquet(path: str) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"cannot be read as Parquet: {error}.", path=path) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            message, remedy = explain(error)
+            raise DataError(message, path=path, remedy=remedy) from error
+        raise DataError(f"cannot be read as Parquet: {error}.", path=path, remedy=_FETCH) from error
 
 
 def _binary_strings(batch: Any) -> Any:
     """Strings as bytes, so that malformed UTF-8 meets the same decoder as everywhere else."""
     pyarrow = import_optional("pyarrow")
+    columns = [column.cast(_binary(column.type)) for column in batch.columns]
+    return pyarrow.table(columns, names=batch.schema.names)
+
+
+def _binary(kind: Any) -> Any:
+    """A type with bytes where it has strings, at any depth; a dictionary stays one outside, where it saves memory."""
+    pyarrow = import_optional("pyarrow")
     types = pyarrow.types
-
-    def raw(column: Any) -> Any:
-        if types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if types.is_string(column.type) or types.is_large_string(column.type):
-            column = column.cast(pyarrow.large_binary())
-        return column
-
-    return pyarrow.table([raw(column) for column in batch.columns], names=batch.schema.names)
+    if types.is_string(kind) or types.is_large_string(kind):
+        return pyarrow.large_binary()
+    if types.is_dictionary(kind):
+        return pyarrow.dictionary(kind.index_type, _binary(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_binary(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pyarrow.map_(_binary(kind.key_type), _binary(kind.item_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_binary(kind.value_type))
+    if types.is_fixed_size_list(kind):
+        return pyarrow.list_(_binary(kind.value_type), kind.list_size)
+    if types.is_list(kind):
+        return pyarrow.list_(_binary(kind.value_type))
+    return kind

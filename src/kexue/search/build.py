@@ -16,6 +16,7 @@ import numpy as np
 
 from kexue._progress import Progress
 from kexue.corpus import read_records
+from kexue.corpus.streams import MAX_BYTES
 from kexue.errors import IndexFormatError, SpaceMismatchError
 from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbour_scores, with_offsets
 from kexue.search.index import APPROX, BATCH, AddReport, Index
@@ -68,6 +69,7 @@ def build_index(
     format: str = "auto",
     approx: str = "auto",
     errors: str = "strict",
+    max_bytes: int = MAX_BYTES,
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -79,9 +81,9 @@ def build_index(
     then. Texts already in a partial index of the same encoder are not encoded again, whatever else has changed.
 
     Args:
-        inputs: files, folders or ``"-"``, see `kexue.corpus.read_records`; so are `text`, `id`, `metadata`, `format`
-            and `errors`. Without `id` a document is named by a hash of its text, and a text that comes twice counts
-            once.
+        inputs: files, folders or ``"-"``, see `kexue.corpus.read_records`; so are `text`, `id`, `metadata`, `format`,
+            `errors` and `max_bytes`. Without `id` a document is named by a hash of its text, and a text that comes
+            twice counts once.
         out: the index file to make.
         encoder: a folder or hub id, ``"auto"``, or an object with ``encode(texts) -> (n, dim)``.
         whitening: None, a fitted one, or one that is not fitted and will be, on all the vectors.
@@ -113,7 +115,8 @@ def build_index(
         raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
     check_dehub(dehub)
     whitening = centring(dehub, whitening)
-    records = read_records(inputs, text=text, id=id, metadata=metadata, format=format, errors=errors)
+    reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
+    records = read_records(inputs, **reading, max_bytes=max_bytes)
     with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         spool.fill(records)
@@ -163,6 +166,7 @@ def add_files(
     metadata: Sequence[str] = (),
     format: str = "auto",
     errors: str = "strict",
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> AddReport:
     """Add the texts of files to an index; all of them are read and checked before the first is added.
@@ -172,8 +176,9 @@ def add_files(
     Raises:
         DataError: input that cannot be read, or an id twice in it; the index is as it was.
     """
+    reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
     with closing(Spool()) as spool:
-        spool.fill(read_records(inputs, text=text, id=id, metadata=metadata, format=format, errors=errors))
+        spool.fill(read_records(inputs, **reading, max_bytes=max_bytes))
         done, _ = _add_all(index, spool, progress)
         return replace(done, skipped=done.skipped + spool.doubles)
 

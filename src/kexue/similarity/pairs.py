@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import math
 import os
-import sys
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from kexue._text import parse_json
+from kexue.corpus.rows import csv_rows
+from kexue.corpus.streams import MAX_BYTES, Decoder, lines, split_suffix, without_end
 from kexue.errors import DataError
 from kexue.similarity._arrays import Array
 
@@ -35,7 +33,7 @@ class PairDataset:
         texts_b: n texts, the partners.
         labels: (n,), float64: 0/1 or a grade; larger = more alike.
         skipped: lines left out because they do not have the right number of fields.
-        replaced: lines in which invalid UTF-8 was replaced (errors="replace").
+        replaced: rows in which malformed characters were replaced (errors="replace").
     """
 
     name: str
@@ -56,18 +54,22 @@ def load_pairs(
     *,
     columns: Sequence[str] | None = None,
     errors: Literal["strict", "replace"] = "strict",
+    max_bytes: int = MAX_BYTES,
 ) -> PairDataset:
     """Read labelled pairs from a file, or a named set from the folder in `KEXUE_DATA`.
 
-    A file is ``.tsv`` (split on tabs, no quoting), ``.csv`` or ``.jsonl``, also with ``.gz``. A line holds text,
-    text, number. A header is recognised by its names (text_a, text_b, label; sentence1, sentence2, label or score),
-    by a third field such as "label" or "score", or by `columns`; otherwise line 1 is data.
+    A file is ``.tsv`` (split on tabs, no quoting), ``.csv`` or ``.jsonl``, also compressed (.gz .bz2 .xz .zst .lz4).
+    A line holds text, text, number; lines and separators are those of `kexue.corpus.read_records`. A header is
+    recognised by its names (text_a, text_b, label; sentence1, sentence2, label or score), by a third field such as
+    "label" or "score", or by `columns`; otherwise line 1 is data.
 
     Args:
         name_or_path: a file, a folder of splits, or the name of a set: a folder below ``KEXUE_DATA/pairs_*``.
         split: file of a set, such as ``"train"``. None takes "test", else "valid", else the only one.
         columns: names of (text, text, label) where they differ.
-        errors: ``"strict"`` stops at invalid UTF-8, ``"replace"`` puts U+FFFD and counts the lines in `.replaced`.
+        errors: ``"strict"`` stops at invalid UTF-8, NUL and half surrogates, ``"replace"`` puts U+FFFD and counts the
+            rows in `.replaced`.
+        max_bytes: a longer line is refused.
 
     Returns:
         PairDataset. Lines with a wrong number of fields are left out and counted in `.skipped`; blank ones are not.
@@ -88,7 +90,7 @@ def load_pairs(
     if columns is not None and (isinstance(columns, str) or len(columns) != 3):
         raise ValueError(f"columns must name three columns (text, text, label), got {columns!r}.")
     path, name, chosen = _locate(name_or_path, split)
-    reader = _Reader(path, None if columns is None else tuple(columns), errors)
+    reader = _Reader(path, None if columns is None else tuple(columns), Decoder(errors, max_bytes))
     texts_a, texts_b, labels = [], [], []
     for a, b, label in reader.triples():
         texts_a.append(a)
@@ -187,12 +189,12 @@ def _named(name: str) -> Path:
 
 
 def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    return name.removesuffix(Path(name).suffix)
+    ending, packing = split_suffix(path.name)
+    return path.name[: len(path.name) - len(ending + packing)]
 
 
 def _format(path: Path) -> str | None:
-    return _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+    return _FORMATS.get(split_suffix(path.name)[0])
 
 
 # ---- what ----------------------------------------------------------------------------------------------------------
@@ -201,8 +203,8 @@ def _format(path: Path) -> str | None:
 class _Reader:
     """One pass over a file, counting what was skipped and replaced."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...] | None, errors: str) -> None:
-        self.path, self.columns, self.errors = path, columns, errors
+    def __init__(self, path: Path, columns: tuple[str, ...] | None, decoder: Decoder) -> None:
+        self.path, self.columns, self.decoder = path, columns, decoder
         self.skipped = self.replaced = 0
         self.place: tuple[int, ...] = (0, 1, 2)  # where text, text and label stand
         self.names: tuple[str, ...] = ("text_a", "text_b", "label")
@@ -214,13 +216,21 @@ class _Reader:
             raise DataError(
                 f"unknown format {self.path.suffix!r}.",
                 path=self.path,
-                remedy="Known are .tsv, .txt (tabs), .csv and .jsonl, each also with .gz.",
+                remedy="Known are .tsv, .txt (tabs), .csv and .jsonl, each also compressed, as .gz.",
             )
-        if kind == "jsonl":
-            yield from self._json()
-            return
+        before = 0
+        for triple in self._json() if kind == "jsonl" else self._table(kind):
+            self.replaced += self.decoder.replaced > before
+            before = self.decoder.replaced
+            if triple is None:
+                self.skipped += 1
+            else:
+                yield triple
+
+    def _table(self, kind: str) -> Iterator[tuple[str, str, float] | None]:
         first = True
-        for line, fields in self._tabs() if kind == "tsv" else self._commas():
+        rows = self._tabs() if kind == "tsv" else csv_rows(str(self.path), self.decoder, ",")
+        for line, fields in rows:
             if first and self._header(fields):
                 first = False
                 continue
@@ -228,69 +238,32 @@ class _Reader:
                 a, b, label = (fields[i] for i in self.place)
                 yield a, b, self._number(label, line, first)
             else:
-                self.skipped += 1
+                yield None
             first = False
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        opener: Callable[..., Any] = gzip.open if self.path.suffix == ".gz" else open
-        try:
-            with opener(self.path, "rb") as file:
-                for number, raw in enumerate(file, 1):
-                    data = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                    try:
-                        text = data.decode("utf-8")
-                    except UnicodeDecodeError as error:
-                        if self.errors == "strict":
-                            raise DataError(
-                                f"invalid UTF-8 ({error.reason}) at byte {error.start + 1} of the line.",
-                                path=self.path,
-                                line=number,
-                                remedy='Convert the file, or read it with errors="replace".',
-                            ) from error
-                        text = data.decode("utf-8", "replace")
-                        self.replaced += 1
-                    yield number, text
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"damaged gzip file ({error}).", path=self.path) from error
-
     def _tabs(self) -> Iterator[tuple[int, list[str]]]:
-        for number, text in self._lines():
-            stripped = text.rstrip("\r\n")
-            if stripped:
-                yield number, stripped.split("\t")
+        for number, text in lines(str(self.path), self.decoder):
+            if line := without_end(text):
+                yield number, line.split("\t")
 
-    def _commas(self) -> Iterator[tuple[int, list[str]]]:
-        limit = csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's 128 kB
-        try:
-            rows = csv.reader((text for _, text in self._lines()), strict=True)
-            for fields in rows:
-                if fields:
-                    yield rows.line_num, fields
-        except csv.Error as error:
-            raise DataError(f"not readable as csv ({error}).", path=self.path, line=rows.line_num) from error
-        finally:
-            csv.field_size_limit(limit)
-
-    def _json(self) -> Iterator[tuple[str, str, float]]:
-        for number, text in self._lines():
+    def _json(self) -> Iterator[tuple[str, str, float] | None]:
+        for number, text in lines(str(self.path), self.decoder):
             if not text.strip():
                 continue
-            try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(f"not JSON ({error.msg}).", path=self.path, line=number, column=error.colno) from error
+            record = parse_json(text, self.path, line=number)
             if not isinstance(record, dict):
                 raise DataError(f"expected an object, got {text.strip()[:40]!r}.", path=self.path, line=number)
             names = next((known for known in self._candidates() if set(known) <= set(record)), None)
             if names is None:
-                self.skipped += 1
+                yield None
                 continue
             self.names = names
-            a, b, label = (record[name] for name in names)
-            for column, value in zip(names, (a, b), strict=False):
+            *pair, label = (record[name] for name in names)
+            for i, (column, value) in enumerate(zip(names, pair, strict=False)):
                 if not isinstance(value, str):
-                    raise DataError(f"expected a text, got {value!r}.", path=self.path, line=number, column=column)
-            yield a, b, self._number(label, number, False)
+                    raise DataError(f"expected a text, got {value!r:.40}.", path=self.path, line=number, column=column)
+                pair[i] = self.decoder.clean(value, path=str(self.path), line=number, column=column)
+            yield pair[0], pair[1], self._number(label, number, False)
 
     def _candidates(self) -> Sequence[tuple[str, ...]]:
         return _KNOWN if self.columns is None else (self.columns,)
@@ -321,7 +294,7 @@ class _Reader:
         if not math.isfinite(value):
             hint = "If line 1 is a header, name its columns: columns=(text, text, label)." if first else ""
             raise DataError(
-                f"the label must be a number, got {label!r}.",
+                f"the label must be a number, got {label!r:.40}.",
                 path=self.path,
                 line=line,
                 column=self.names[2],
