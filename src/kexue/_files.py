@@ -39,7 +39,9 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
     try:
         if mode is not None:
             os.fchmod(handle, mode)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         yield temporary
+        temporary.chmod(mode)  # some writers put a file of their own there
         synchronise(temporary)
         temporary.replace(target)
         synchronise(target.parent)
@@ -53,7 +55,8 @@ def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], 
     """Yield a temporary folder beside `path`; on a clean exit it takes the place of `path`.
 
     A kill between the two renames leaves the old folder at `displaced(path)`. A symbolic link stays: the folder it
-    points to is replaced.
+    points to is replaced. The permissions are those of the folder that is replaced, else what the umask leaves;
+    files get what of them makes sense for a file, whatever the writers of some formats think.
 
     Args:
         path: the folder to write.
@@ -77,10 +80,16 @@ def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], 
     _sweep(target)
     temporary, handle = _claim(target, _make_folder)
     try:
+        if target.exists():
+            os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
         yield temporary
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         for folder, _, files in os.walk(temporary):
-            for name in [*files, "."]:
-                synchronise(Path(folder, name))
+            for file in (Path(folder, name) for name in files):
+                if not file.is_symlink():
+                    file.chmod(mode & 0o666)
+                synchronise(file)
+            synchronise(folder)
         old = displaced(target)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)

@@ -77,7 +77,7 @@ class Output:
 
     def confirm(self, question: str, option: str) -> None:
         """Ask on stderr and leave unless the answer is yes; `option` says yes beforehand, where nobody can be asked."""
-        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+        print(visible(f"{question} [y/N]: "), end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline() if sys.stdin is not None else ""
         if not answer:
             raise typer.BadParameter(f"nobody answered; add {option} to do it unasked")

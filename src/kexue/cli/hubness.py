@@ -62,12 +62,15 @@ def hubness(
 def _measured(
     source: Path, k: int, top: int, seed: int
 ) -> tuple[HubnessReport, np.ndarray[Any, Any], list[dict[str, Any]], int]:
-    from kexue.corpus.vectors import read_vectors
+    import numpy as np
+
+    from kexue.corpus.vectors import read_vectors, vector_chunks
     from kexue.search import Index
     from kexue.similarity import hubness_report, k_occurrence
 
     if source.suffix == ".npy":
-        counts = k_occurrence(read_vectors(source), k, metric="cosine", generator=seed)
+        vectors = np.concatenate(list(vector_chunks(read_vectors(source), source)))
+        counts = k_occurrence(vectors, k, metric="cosine", generator=seed)
         report = hubness_report(counts, k, top=top)
         return report, counts, [{"id": str(row), "count": count, "text": ""} for row, count in report.top], len(counts)
     with Index.open(source, readonly=True) as index:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Fit, apply, tune and export a whitening.", no_args_is_help=True)
 
-_CHUNK = 8192  # rows of a vectors file, or texts, handled at a time
 _Beta = Annotated[float, typer.Option(help="How much of the mean is taken off: 0 none, 1 all.")]
 _Gamma = Annotated[float, typer.Option(help="How isotropic the result gets: 0 a rotation, 1 full whitening.")]
 _Whitening = Annotated[Path, typer.Argument(help="A file from `kexue whiten fit` or `tune`.", metavar="W")]
@@ -52,7 +51,7 @@ def fit(
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
     """Learn a whitening from vectors, or from texts that are encoded first, in flat memory."""
-    from kexue.corpus.vectors import read_vectors
+    from kexue.corpus.vectors import read_vectors, vector_chunks
     from kexue.similarity import Whitening
 
     start = time.perf_counter()
@@ -62,7 +61,7 @@ def fit(
     if files and len(files) < len(inputs):
         raise typer.BadParameter("give files of vectors (.npy) or files of texts, not both")
     if files:
-        chunks = itertools.chain.from_iterable([_rows(read_vectors(name)) for name in files])
+        chunks = itertools.chain.from_iterable([vector_chunks(read_vectors(name), name) for name in files])
     else:
         encoder = opt.load_encoder(model, device, dtype, batch_tokens)
         chunks = _encoded(encoder, inputs, text, encoding_errors, max_bytes)
@@ -102,7 +101,7 @@ def apply(
     import numpy as np
 
     from kexue._files import replacing
-    from kexue.corpus.vectors import read_vectors
+    from kexue.corpus.vectors import CHUNK, read_vectors, vector_chunks
     from kexue.similarity import Whitening
 
     start = time.perf_counter()
@@ -111,9 +110,9 @@ def apply(
     with out.progress("transforming") as progress, replacing(target) as temporary, temporary.open("wb") as stream:
         header = {"descr": source.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
-        for position, chunk in enumerate(_rows(source)):
+        for position, chunk in enumerate(vector_chunks(source, vectors)):
             stream.write(np.ascontiguousarray(loaded.transform(chunk), dtype=source.dtype).tobytes())
-            progress(min(len(source), (position + 1) * _CHUNK), len(source))
+            progress(min(len(source), (position + 1) * CHUNK), len(source))
     record = {"out": str(target), "n": shape[0], "k": shape[1], "seconds": time.perf_counter() - start}
     out.emit(record, lambda: f"{shape[0]:,} vectors of {shape[1]} dimensions in {target}")
 
@@ -199,7 +198,7 @@ def export(
     expected = loaded.transform(Encoder(str(folder), dtype="float32").encode(probes))
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     received = Encoder(str(target), dtype="float32").encode(probes)
-    stages = [stage["path"] or "." for stage in json.loads((target / "modules.json").read_text(encoding="utf-8"))]
+    stages = [stage["path"] or "." for stage in json.loads((target / "modules.json").read_bytes())]
     record = {
         "folder": str(target),
         "stages": stages,
@@ -215,17 +214,13 @@ def export(
     )
 
 
-def _rows(vectors: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
-    for start in range(0, len(vectors), _CHUNK):
-        yield vectors[start : start + _CHUNK]
-
-
 def _encoded(
     encoder: Encoder, inputs: list[str], text: str | None, errors: str, max_bytes: str
 ) -> Iterator[np.ndarray[Any, Any]]:
     from kexue.corpus import read_records
+    from kexue.corpus.vectors import CHUNK
 
     records = read_records(inputs, text=text, errors=errors, max_bytes=opt.parse_size(max_bytes))
     texts = (record.text for record in records)
-    while chunk := list(itertools.islice(texts, _CHUNK)):
+    while chunk := list(itertools.islice(texts, CHUNK)):
         yield encoder.encode(chunk)

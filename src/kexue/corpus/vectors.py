@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tokenize
-import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from kexue._files import explain
 from kexue.errors import DataError
 
+CHUNK = 8192
 _SAVE = "Give a .npy file of floats of shape (n, d), as numpy.save writes."
 
 
@@ -26,20 +27,43 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
         DataError: it cannot be read, is empty, cut short or an archive, or holds anything but numbers of shape (n, d).
     """
     try:
-        vectors: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except EOFError as error:
-        raise DataError("the file is empty.", path=path, remedy=_SAVE) from error
+        with open(path, "rb") as file:
+            head = file.read(6)
+        if not head.startswith(b"\x93NUMPY"):
+            what = "an archive of several arrays" if head.startswith(b"PK") else "no array" if head else "an empty file"
+            raise DataError(f"{what}, not one array of numbers.", path=path, remedy=_SAVE)
+        with np.errstate(over="ignore"):  # of a made-up shape
+            vectors: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         message, remedy = explain(error)
         raise DataError(message, path=path, remedy=remedy) from error
-    except (ValueError, TypeError, SyntaxError, OverflowError, tokenize.TokenError, zipfile.BadZipFile) as error:
-        raise DataError(f"no array of vectors that can be read: {error}.", path=path, remedy=_SAVE) from error
-    if not isinstance(vectors, np.ndarray):  # .npz
-        names = ", ".join(vectors.files[:5])
-        vectors.close()
-        raise DataError(f"an archive of several arrays ({names}), not one array.", path=path, remedy=_SAVE)
+    except DataError:
+        raise
+    except (ValueError, TypeError, SyntaxError, OverflowError, EOFError, tokenize.TokenError) as error:
+        raise DataError(f"no array of numbers that can be read: {error}.", path=path, remedy=_SAVE) from error
     if vectors.ndim != 2 or vectors.dtype.kind not in kinds:
         raise DataError(
             f"expected floats of shape (n, d), got {vectors.dtype} of shape {vectors.shape}.", path=path, remedy=_SAVE
         )
+    if not len(vectors):
+        raise DataError("no vectors: it has no rows.", path=path, remedy="Leave it out.")
     return vectors
+
+
+def vector_chunks(vectors: np.ndarray[Any, Any], path: str | os.PathLike[str]) -> Iterator[np.ndarray[Any, Any]]:
+    """The rows of `read_vectors`, 8,192 at a time.
+
+    Raises:
+        DataError: a number that is not finite; its row in the file and its column are named, both from 0.
+    """
+    for start in range(0, len(vectors), CHUNK):
+        chunk = vectors[start : start + CHUNK]
+        bad = np.argwhere(~np.isfinite(chunk))
+        if len(bad):
+            row, column = map(int, bad[0])
+            raise DataError(
+                f"row {start + row} holds {chunk[row, column]} in column {column}, both from 0.",
+                path=path,
+                remedy="Save it without such rows: x[np.isfinite(x).all(axis=1)].",
+            )
+        yield chunk

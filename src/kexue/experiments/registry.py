@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import kexue
+from kexue.errors import DataError
 from kexue.experiments.report import Report
 from kexue.methods import get_method, list_methods
 
@@ -130,7 +131,7 @@ def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
         return None
     folder = Path(named)
     if not folder.is_dir():
-        raise FileNotFoundError(f"the data folder {str(folder)!r} does not exist; unset KEXUE_DATA or correct it")
+        raise DataError("no such data folder.", path=folder, remedy="Unset KEXUE_DATA, or correct it.")
     return folder
 
 

@@ -158,4 +158,4 @@ def _check(tables: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         if (table in tables or table == "projector") and name not in tables.get(table, {})
     ]
     if missing:
-        raise DataError(f"{' and '.join(missing)} is missing.", path=path)
+        raise DataError(f"{' and '.join(missing)} is missing.", path=path, remedy="Write it in the file.")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize, save_file
 
-from kexue._files import replacing
+from kexue._files import explain, replacing, replacing_folder
+from kexue._text import parse_json
 from kexue.errors import DataError, SpaceMismatchError
 from kexue.similarity._kernel import Spectrum
 from kexue.similarity._moments import Moments
@@ -25,6 +25,7 @@ W = TypeVar("W", bound="Whitening")
 
 _FORMAT = "kexue.whitening"
 _VERSION = 1
+_WRITE = "Write one with Whitening.save or `kexue whiten fit`."
 _TYPES = "sentence_transformers.models."  # the spelling every reader of such folders knows
 
 
@@ -50,13 +51,18 @@ def save(whitening: Whitening, path: str | os.PathLike[str]) -> None:
 def load(cls: type[W], path: str | os.PathLike[str]) -> W:
     """Read what `save` wrote into a fitted `cls`."""
     try:
+        open(path, "rb").close()  # what is wrong is told better than by safetensors
+    except OSError as error:
+        message, remedy = explain(error)
+        raise DataError(message, path=path, remedy=remedy) from error
+    try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != _FORMAT:
                 raise DataError(
                     f"no whitening: the file's format is {header.get('format', 'not stated')!r}.",
                     path=path,
-                    remedy="Expected a file written by Whitening.save or `kexue whiten fit`.",
+                    remedy=_WRITE,
                 )
             if int(header["version"]) > _VERSION:
                 raise DataError(
@@ -65,12 +71,12 @@ def load(cls: type[W], path: str | os.PathLike[str]) -> W:
                     remedy="Upgrade kexue.",
                 )
             tensors = {name: file.get_tensor(name) for name in ("mean", "scatter", "eigenvalues", "eigenvectors")}
-            new = cls(**json.loads(header["params"]))
-            new.moments_ = Moments(json.loads(header["n"]), tensors["mean"], tensors["scatter"])
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError("no such file.", path=path, remedy="Write one with Whitening.save.") from error
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError(f"damaged or not a whitening file ({error}).", path=path) from error
+            new = cls(**parse_json(header["params"], path))
+            new.moments_ = Moments(parse_json(header["n"], path), tensors["mean"], tensors["scatter"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"damaged or not a whitening file ({error}).", path=path, remedy=_WRITE) from error
     spectrum = Spectrum(tensors["eigenvalues"], tensors["eigenvectors"])
     new._spectrum = ((new.moments_, new.beta, new.ddof), spectrum)
     return new
@@ -99,10 +105,8 @@ def export_dense(whitening: Whitening, model_folder: str | os.PathLike[str], out
     ends_normalized = bool(stages) and _kind(stages[-1]) == "Normalize"
     added = ["Dense"] + (["Normalize"] if ends_normalized or whitening.normalize else [])
     index = max((int(stage["idx"]) for stage in stages), default=-1)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    with replacing_folder(target, foreign=os.listdir) as temporary:
+        _copy(source, temporary)
         for kind in added:
             index += 1
             folder = f"{index}_{kind}"
@@ -111,13 +115,16 @@ def export_dense(whitening: Whitening, model_folder: str | os.PathLike[str], out
             if kind == "Dense":
                 _write_dense(whitening, temporary / folder, d, k)
         (temporary / "modules.json").write_text(json.dumps(stages, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return [str(stage["type"]) for stage in stages]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The files of a folder, links followed, with the permissions that new files get here."""
+    for root, _, names in os.walk(source, followlinks=True):
+        folder = target / Path(root).relative_to(source)
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            shutil.copyfile(Path(root, name), folder / name)
 
 
 def _write_dense(whitening: Whitening, folder: Path, d: int, k: int) -> None:
@@ -132,20 +139,22 @@ def _write_dense(whitening: Whitening, folder: Path, d: int, k: int) -> None:
         "linear.weight": np.ascontiguousarray(whitening.kernel_.T, dtype=np.float32),
         "linear.bias": whitening.bias_.astype(np.float32),
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(serialize(weights, metadata={"format": "pt"}))
 
 
 def _stages(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
     try:
-        stages = json.loads(path.read_text(encoding="utf-8"))
+        stages = parse_json(path.read_bytes(), path)
         return sorted(({**stage} for stage in stages), key=lambda stage: int(stage["idx"]))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             "no sentence-transformers folder.", path=path, remedy="Give a folder that holds modules.json."
         ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"not a list of stages ({error}).", path=path) from error
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"not a list of stages ({error}).", path=path, remedy="Fetch the model again.") from error
 
 
 def _kind(stage: dict[str, Any]) -> str:
@@ -158,7 +167,7 @@ def _dimension(folder: Path, stages: list[dict[str, Any]]) -> int | None:
         path = folder / str(stage.get("path", "")) / "config.json"
         if _kind(stage) not in ("Dense", "Pooling") or not path.is_file():
             continue
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes(), path)
         if "out_features" in config:
             return int(config["out_features"])
         width = config.get("embedding_dimension", config.get("word_embedding_dimension"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from kexue._files import explain
 from kexue.corpus.shuffle.digest import PAD
 from kexue.corpus.shuffle.keys import ALGORITHMS, check_seed
 from kexue.corpus.shuffle.source import HEAD, Format, codec_of, find
@@ -158,7 +160,8 @@ def make_job(
         raise ValueError("standard input can be given only once.")
     for name in names:
         if name != STDIN and not os.path.exists(name):
-            raise DataError("no such file.", path=name)
+            message, remedy = explain(FileNotFoundError(errno.ENOENT, ""))
+            raise DataError(message, path=name, remedy=remedy)
         if name != STDIN and os.path.isdir(name):
             raise DataError("it is a folder.", remedy="Name its files, for example with *.txt.", path=name)
     form = Format(separator[0], lines_per_record, header, strip_bom)

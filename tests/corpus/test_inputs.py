@@ -1,0 +1,517 @@
+"""What every reader of files shares: where lines end, what separates fields, which bytes are text, how much is read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kexue._files import explain
+from kexue._text import read_lines
+from kexue.corpus import read_records
+from kexue.corpus.vectors import read_vectors, vector_chunks
+from kexue.errors import DataError
+from kexue.similarity import load_pairs
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+# ---- lines -----------------------------------------------------------------------------------------------------------
+
+
+def of_records(path: Path) -> list[str]:
+    return [record.text for record in read_records(path)]
+
+
+def of_pairs(path: Path) -> list[str]:
+    return load_pairs(path).texts_a
+
+
+def json_rows(texts: list[str], end: str, **more: object) -> str:
+    return "".join(json.dumps({"text": text, **more}, ensure_ascii=False) + end for text in texts)
+
+
+def pair_rows(texts: list[str], end: str) -> str:
+    rows = [{"text_a": text, "text_b": "b", "label": 1} for text in texts]
+    return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
+
+
+# of each reader of lines: ending, how texts are written with a given end of line, how they are read
+READERS: dict[str, tuple[str, Callable[[list[str], str], str], Callable[[Path], list[str]]]] = {
+    "txt": (".txt", lambda texts, end: "".join(text + end for text in texts), of_records),
+    "csv": (".csv", lambda texts, end: "".join(text + end for text in ["text", *texts]), of_records),
+    "tsv": (".tsv", lambda texts, end: "".join(f"{text}\tb{end}" for text in ["text", *texts]), of_records),
+    "jsonl": (".jsonl", json_rows, of_records),
+    "pairs tsv": (".tsv", lambda texts, end: "".join(f"{text}\tb\t1{end}" for text in texts), of_pairs),
+    "pairs csv": (".csv", lambda texts, end: "".join(f"{text},b,1{end}" for text in texts), of_pairs),
+    "pairs jsonl": (".jsonl", pair_rows, of_pairs),
+    "side file": (".txt", lambda texts, end: "".join(text + end for text in texts), read_lines),
+}
+# what str.splitlines takes for the end of a line, and what str.strip eats
+ODD = ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\u3000", "\xa0", "\ufeff"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("kind", READERS)
+def test_lines_end_with_lf_or_crlf_and_nothing_else(tmp_path, kind, end):
+    ending, write, read = READERS[kind]
+    texts = [text for odd in ODD for text in (f"a{odd}b", f"{odd}a{odd}")] + ["last"]
+    path = tmp_path / f"a{ending}"
+    for mark in ("", "\ufeff"):
+        path.write_bytes((mark + write(texts, end)).encode())
+        assert read(path) == texts
+        path.write_bytes((mark + write(texts, end).removesuffix(end)).encode())
+        assert read(path) == texts, "the last line may lack its end"
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_lines_that_end_with_cr_alone_are_refused(tmp_path, kind):
+    ending, write, read = READERS[kind]
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(write(["one", "two", "three"], "\r").encode())
+    with pytest.raises(DataError, match="CR alone") as caught:
+        read(path)
+    assert "tr " in str(caught.value.remedy)
+
+
+def test_the_documents_of_a_folder_keep_their_cr(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\rtwo\r")
+    assert of_records(tmp_path) == ["one\rtwo\r"]
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("odd", ["\u2028", "\x85"])
+def test_a_wrong_byte_is_named_with_the_line_it_is_in(tmp_path, kind, odd):
+    ending, write, read = READERS[kind]
+    path = tmp_path / f"a{ending}"
+    content = ("\ufeff" + write([f"a{odd}b", "xyz", "last"], "\n")).encode()
+    path.write_bytes(content.replace(b"xyz", b"x\xffz"))
+    line = content[: content.index(b"xyz")].count(b"\n") + 1
+    column = content.index(b"xyz") - content.rfind(b"\n", 0, content.index(b"xyz")) + 1
+    with pytest.raises(DataError, match="0xff is not UTF-8") as caught:
+        read(path)
+    assert (caught.value.path, caught.value.line, caught.value.column) == (str(path), line, column)
+
+
+def test_the_column_of_a_wrong_byte_does_not_count_the_mark(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfab\xff")
+    with pytest.raises(DataError) as caught:
+        read_lines(tmp_path / "a")
+    assert (caught.value.line, caught.value.column) == (1, 3)
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("utf-16", "UTF-16"), ("utf-16-le-bom", "UTF-16"), ("gb18030", "GB18030"), ("gbk", "GB18030")],
+)
+def test_other_encodings_are_named_with_the_command_that_converts_them(tmp_path, kind, encoding, name):
+    ending, write, read = READERS[kind]
+    text = write(["怎么办理退货和退款", "naive"], "\r\n")
+    data = b"\xff\xfe" + text.encode("utf-16-le") if encoding.endswith("bom") else text.encode(encoding)
+    (tmp_path / f"a{ending}").write_bytes(data)
+    with pytest.raises(DataError, match=f"may be {name}") as caught:
+        read(tmp_path / f"a{ending}")
+    assert f"iconv -f {name} -t UTF-8" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("text", ["café au lait", "Müller, Straße 5", "señor año"])
+def test_latin_text_is_not_taken_for_chinese(tmp_path, text):
+    (tmp_path / "a.txt").write_bytes((text + "\n").encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8") as caught:
+        of_records(tmp_path / "a.txt")
+    assert "GB18030" not in str(caught.value)
+
+
+def test_utf16_is_refused_even_where_wrong_bytes_may_be_replaced(tmp_path):
+    (tmp_path / "a.txt").write_bytes("every second byte is NUL\n".encode("utf-16"))
+    with pytest.raises(DataError, match="UTF-16"):
+        list(read_records(tmp_path / "a.txt", errors="replace"))
+
+
+# ---- separators ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_the_header_says_what_separates_the_fields(tmp_path, mark, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_text(f'text{mark}lang\nhello{mark}en\n"a{mark} b"{mark}fr\n')
+    records = list(read_records(path, metadata=["lang"]))
+    assert [(r.text, r.metadata, r.line) for r in records] == [
+        ("hello", {"lang": "en"}, 2),
+        (f"a{mark} b", {"lang": "fr"}, 3),
+    ]
+
+
+def test_a_separator_in_the_texts_or_in_a_quoted_name_separates_nothing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\none; two\nthree; four\n")
+    assert of_records(path) == ["one; two", "three; four"]
+    path.write_text('"text; all of it"\none; two\n')
+    assert of_records(path) == ["one; two"]
+    path.write_text("\n\ntext;lang\none, two;en\n")
+    assert [(r.text, r.line) for r in read_records(path)] == [("one, two", 4)]
+
+
+def test_pairs_separated_by_semicolons(tmp_path):
+    (tmp_path / "p.csv").write_text("text_a;text_b;label\na, b;c;1\nd;e;0\n")
+    data = load_pairs(tmp_path / "p.csv")
+    assert (data.texts_a, data.labels.tolist(), data.skipped) == (["a, b", "d"], [1.0, 0.0], 0)
+
+
+def test_a_hundred_thousand_columns_are_read_in_time_that_grows_with_them(tmp_path, monkeypatch):
+    """As a count: every comparison of two names is one, and there are fewer than 40 a column."""
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    from kexue.corpus import records, rows
+
+    n = 5000
+    names = [Name(f"c{i}") for i in range(n)]
+    monkeypatch.setattr(rows, "csv_rows", lambda *_: iter([(1, names), (2, ["x"] * n)]))
+    assert next(records.read_records(__file__, text="c7", format="csv")).text == "x"
+    assert compared < 40 * n
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n")
+    with pytest.raises(DataError) as caught:
+        next(read_records(tmp_path / "a.csv", text="absent"))
+    assert len(str(caught.value)) < 1000
+    assert "4,980 more" in str(caught.value)
+
+
+# ---- length ----------------------------------------------------------------------------------------------------------
+
+
+def compress(data: bytes, ending: str) -> bytes:
+    if ending in (".zst", ".lz4"):
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, {".zst": "zstd", ".lz4": "lz4"}[ending]) as out:
+            out.write(data)
+        return sink.getvalue().to_pybytes()
+    return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lambda data: lzma.compress(data, preset=0)}[
+        ending
+    ](data)
+
+
+LONG = {
+    ".txt": b"short\n" + b"x" * 3_000_000 + b"\n",
+    ".jsonl": b'{"text": "short"}\n{"text": "' + b"x" * 3_000_000 + b'"}\n',
+    ".csv": b"text\nshort\n" + b"x" * 3_000_000 + b"\n",
+    ".tsv": b'text\tb\nshort\tb\n"' + b"x\n" * 1_500_000 + b'"\tb\n',
+}
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".bz2", ".xz", ".zst", ".lz4"])
+@pytest.mark.parametrize("kind", LONG)
+def test_a_line_or_row_longer_than_allowed_is_refused_before_it_is_in_memory(tmp_path, kind, packing):
+    path = tmp_path / f"a{kind}{packing}"
+    path.write_bytes(compress(LONG[kind], packing))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="longer than 100,000 bytes") as caught:
+        list(read_records(path, max_bytes=100_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_500_000, "half of the line"
+    assert caught.value.line == {".txt": 2, ".jsonl": 2, ".csv": 3, ".tsv": 3}[kind]
+    assert "--max-bytes" in str(caught.value.remedy)
+    assert max(len(r.text) for r in read_records(path, max_bytes=4_000_000)) >= 1_500_000
+
+
+def test_the_limit_is_on_what_is_one_text_and_is_exact(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"1234567\n" * 100)
+    assert len(of_records(tmp_path / "a.txt")) == 100
+    assert len(list(read_records(tmp_path / "a.txt", max_bytes=8))) == 100
+    with pytest.raises(DataError):
+        list(read_records(tmp_path / "a.txt", max_bytes=7))
+    assert len(list(read_records(tmp_path, max_bytes=800))) == 1, "a file of a folder is one text"
+    with pytest.raises(DataError, match="the document is longer"):
+        list(read_records(tmp_path, max_bytes=799))
+    (tmp_path / "b.csv").write_bytes(b'text\n"a\nb"\n' + b"c\n" * 50)
+    assert len(list(read_records(tmp_path / "b.csv", max_bytes=6))) == 51
+    with pytest.raises(DataError, match="the row that begins here"):
+        list(read_records(tmp_path / "b.csv", max_bytes=5))
+    (tmp_path / "p.tsv").write_bytes(b"abc\tb\t1\n")
+    with pytest.raises(DataError, match="longer than 5"):
+        load_pairs(tmp_path / "p.tsv", max_bytes=5)
+    with pytest.raises(ValueError, match="max_bytes"):
+        read_records(tmp_path / "a.txt", max_bytes=0)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_value_of_parquet_longer_than_allowed_is_refused(tmp_path, dictionary):
+    path = tmp_path / "a.parquet"
+    column = pa.array(["short", "x" * 200_000])
+    pq.write_table(pa.table({"text": column.dictionary_encode() if dictionary else column}), path)
+    with pytest.raises(DataError, match="column 'text' is longer than 100,000 bytes"):
+        list(read_records(path, max_bytes=100_000))
+    assert len(list(read_records(path))) == 2
+
+
+def test_many_long_values_of_a_dictionary_are_not_in_memory_at_once(tmp_path):
+    """A few kilobytes of Parquet that hold a thousand texts of a megabyte."""
+    path = tmp_path / "a.parquet"
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * 1_000_000]))
+    pq.write_table(pa.table({"text": column}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    assert sum(len(record.text) for record in read_records(path)) == 1_000_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000_000
+
+
+# ---- repairs ---------------------------------------------------------------------------------------------------------
+
+HALF = '{"text": "t", "id": "i", "m": "v", "deep": [{"k": ["v"]}]}'
+
+
+@pytest.mark.parametrize("place", ['"t"', '"i"', '"v"', '"k"'])
+@pytest.mark.parametrize("bad", ["\\ud83d", "\\u0000"])
+def test_replace_reaches_texts_ids_and_metadata_at_any_depth(tmp_path, place, bad):
+    path = tmp_path / "a.jsonl"
+    path.write_text(HALF.replace(place, f'"{place[1]}{bad}"') + "\n")
+    options = {"id": "id", "metadata": ["m", "deep"]}
+    with pytest.raises(DataError, match="NUL" if "0000" in bad else "half a surrogate") as caught:
+        list(read_records(path, **options))
+    assert (caught.value.path, caught.value.line) == (str(path), 1)
+    assert caught.value.column in ("text", "id", "m", "deep")
+    records = read_records(path, errors="replace", **options)
+    [record] = records
+    expected = json.loads(HALF.replace(place, f'"{place[1]}\ufffd"'))
+    assert (record.id, record.text) == (expected["id"], expected["text"])
+    assert record.metadata == {"m": expected["m"], "deep": expected["deep"]}
+    assert records.replaced == HALF.count(place)
+
+
+def test_two_keys_that_a_repair_would_make_one_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "t", "m": {"\\ud800": 1, "\\udfff": 2}}\n')
+    with pytest.raises(DataError, match="two keys are the same"):
+        list(read_records(tmp_path / "a.jsonl", metadata=["m"], errors="replace"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.list_(pa.string()),
+        pa.large_list(pa.large_string()),
+        pa.struct([("a", pa.list_(pa.string()))]),
+    ],
+    ids=str,
+)
+def test_wrong_bytes_in_parquet_meet_the_same_rule_at_any_depth(tmp_path, kind):
+    raw = pa.array([b"ok", b"a\xff"], pa.binary())
+    strings = raw.view(pa.string())
+    if pa.types.is_large_string(kind):
+        strings = raw.cast(pa.large_binary()).view(pa.large_string())
+    column = {
+        "dictionary": lambda: pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), strings),
+        "list": lambda: pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), strings),
+        "large_list": lambda: pa.LargeListArray.from_arrays(
+            pa.array([0, 1, 2], pa.int64()), raw.cast(pa.large_binary()).view(pa.large_string())
+        ),
+        "struct": lambda: pa.StructArray.from_arrays(
+            [pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), strings)], ["a"]
+        ),
+    }.get(str(kind).partition("<")[0], lambda: strings)()
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"], "m": column}), path)
+    with pytest.raises(DataError, match="0xff") as caught:
+        list(read_records(path, metadata=["m"]))
+    assert (caught.value.line, caught.value.column) == (2, "m")
+    records = read_records(path, metadata=["m"], errors="replace")
+    assert "a\ufffd" in json.dumps([r.metadata for r in records], ensure_ascii=False)
+    assert records.replaced == 1
+
+
+@pytest.mark.parametrize("bad", ["\\ud83d", "\\u0000"])
+def test_pairs_are_repaired_or_refused_alike(tmp_path, bad):
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"text_a": "a{bad}", "text_b": "b", "label": 1}}\n')
+    with pytest.raises(DataError, match=r"NUL|surrogate") as caught:
+        load_pairs(path)
+    assert (caught.value.line, caught.value.column) == (1, "text_a")
+    data = load_pairs(path, errors="replace")
+    assert (data.texts_a, data.replaced) == (["a\ufffd"], 1)
+
+
+@pytest.mark.parametrize("value", ["1e999", "[" * 100_000 + "]" * 100_000, "9" * 5000])
+def test_json_that_no_index_can_hold_is_refused_with_its_line(tmp_path, value):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a", "m": 1}}\n{{"text": "b", "m": {value}}}\n')
+    with pytest.raises(DataError) as caught:
+        list(read_records(tmp_path / "a.jsonl", metadata=["m"]))
+    assert caught.value.line == 2
+    (tmp_path / "p.jsonl").write_text(f'{{"text_a": "b", "text_b": "c", "label": {value}}}\n')
+    with pytest.raises(DataError) as caught:
+        load_pairs(tmp_path / "p.jsonl")
+    assert caught.value.line == 1
+
+
+@pytest.mark.parametrize("depth", [300, 5000])
+def test_deep_metadata_are_kept_or_refused(tmp_path, depth):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a", "m": {"[" * depth}{"]" * depth}}}\n')
+    if depth == 300:
+        assert json.dumps(next(read_records(tmp_path / "a.jsonl", metadata=["m"])).metadata)
+        return
+    with pytest.raises(DataError, match=r"nested too deeply|maximum recursion"):
+        list(read_records(tmp_path / "a.jsonl", metadata=["m"]))
+
+
+@pytest.mark.parametrize(
+    ("format", "value", "read"),
+    [
+        ("jsonl", "1", "1"),
+        ("jsonl", '"1"', "1"),
+        ("jsonl", '" 1"', " 1"),
+        ("jsonl", "1.0", None),
+        ("jsonl", "true", None),
+        ("jsonl", "null", None),
+        ("jsonl", '"\\u3000"', None),
+        ("csv", "1", "1"),
+        ("csv", " 1", " 1"),
+        ("csv", "1.0", "1.0"),
+        ("csv", "", None),
+    ],
+)
+def test_an_id_is_a_string_or_a_whole_number_as_it_is_written(tmp_path, format, value, read):
+    path = tmp_path / f"a.{format}"
+    path.write_text(f'{{"text": "t", "id": {value}}}\n' if format == "jsonl" else f"text,id\nt,{value}\n")
+    if read is None:
+        with pytest.raises(DataError, match="the id must be"):
+            list(read_records(path, id="id"))
+    else:
+        assert next(read_records(path, id="id")).id == read
+
+
+# ---- files that cannot be read ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [*{reader for _, _, reader in READERS.values()}, read_vectors])
+@pytest.mark.parametrize("state", ["missing", "folder"])
+def test_a_file_that_cannot_be_read_is_named_with_a_remedy(tmp_path, monkeypatch, read, state):
+    monkeypatch.delenv("KEXUE_DATA", raising=False)
+    path = tmp_path / "a.tsv"
+    if state == "folder":
+        path.mkdir()
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert "a.tsv" in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("number", range(1, 134))
+def test_every_error_of_the_system_has_a_remedy(number):
+    message, remedy = explain(OSError(number, os.strerror(number)))
+    assert message.endswith(".")
+    assert remedy.endswith(".")
+
+
+def test_closed_standard_input_is_an_error_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    for read in (of_records, read_lines):
+        with pytest.raises(DataError, match="standard input is closed") as caught:
+            read("-")  # type: ignore[operator]
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst", ".lz4"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_damaged_compressed_files_are_data_errors(tmp_path, packing, kind, damage):
+    if (packing, damage) == (".zst", "flipped"):
+        damage = "cut"  # Arrow writes zstd without a checksum: what was flipped cannot always be told
+    draw = np.random.default_rng(0)
+    rows = [
+        f'{{"text": "{draw.integers(10**9)}"}}' if kind == ".jsonl" else str(draw.integers(10**9)) for _ in range(5000)
+    ]
+    data = compress("\n".join(["text", *rows] if kind == ".csv" else rows).encode(), packing)
+    middle = len(data) // 2
+    data = {"cut": data[:-9], "flipped": data[:middle] + bytes(60) + data[middle + 60 :], "other": b"plain"}[damage]
+    (tmp_path / f"a{kind}{packing}").write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        of_records(tmp_path / f"a{kind}{packing}")
+    assert caught.value.remedy
+
+
+def npy(array: np.ndarray, **options: object) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def npz() -> bytes:
+    out = io.BytesIO()
+    np.savez(out, a=np.zeros((2, 2)), b=np.ones(3))
+    return out.getvalue()
+
+
+MATRIX = npy(np.arange(12.0).reshape(3, 4))
+VECTOR_FILES = {
+    "empty": (b"", "empty"),
+    "cut in the header": (MATRIX[:20], "can be read"),
+    "cut in the numbers": (MATRIX[:-8], "can be read"),
+    "text": (b"1 2 3\n", "no array"),
+    "archive": (npz(), "archive of several arrays"),
+    "damaged archive": (b"PK\x03\x04" + bytes(30), "archive"),
+    "objects": (npy(np.array([{}], object), allow_pickle=True), "can be read"),
+    "whole numbers": (npy(np.zeros((2, 2), int)), "int64"),
+    "complex": (npy(np.zeros((2, 2), complex)), "complex"),
+    "strings": (npy(np.array([["a"]])), "<U1"),
+    "one vector": (npy(np.zeros(5)), r"\(5,\)"),
+    "a cube": (npy(np.zeros((2, 2, 2))), r"\(2, 2, 2\)"),
+    "no rows": (npy(np.zeros((0, 3))), "no rows"),
+    "a number": (npy(np.array(1.0)), r"\(\)"),
+    "huge": (MATRIX.replace(b"(3, 4), }", b"(3000000000, 4000000000), }", 1), "can be read"),
+    "odd header": (MATRIX.replace(b"{'descr'", b"{'descr(", 1), "can be read"),
+}
+
+
+@pytest.mark.parametrize("case", VECTOR_FILES)
+def test_vector_files_that_are_none_are_data_errors(tmp_path, case):
+    content, words = VECTOR_FILES[case]
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        read_vectors(tmp_path / "v.npy")
+    assert caught.value.path == str(tmp_path / "v.npy")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_vector_files_of_any_layout_are_read(tmp_path, dtype, order):
+    values = np.array(np.arange(12).reshape(3, 4), dtype=dtype, order=order)
+    np.save(tmp_path / "v.npy", values)
+    assert np.array_equal(read_vectors(tmp_path / "v.npy"), values)
+    assert np.array_equal(np.concatenate(list(vector_chunks(read_vectors(tmp_path / "v.npy"), "v.npy"))), values)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 9999])
+def test_a_number_that_is_not_finite_is_named_with_its_row_in_the_file(tmp_path, bad, row):
+    values = np.zeros((10_000, 3))
+    values[row, 2] = bad
+    np.save(tmp_path / "v.npy", values)
+    with pytest.raises(DataError, match=rf"row {row} holds {bad} in column 2") as caught:
+        list(vector_chunks(read_vectors(tmp_path / "v.npy"), tmp_path / "v.npy"))
+    assert caught.value.path == str(tmp_path / "v.npy")
