@@ -135,8 +135,6 @@ def _reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: st
 
 
 def _queries(given: list[str], file: Path | None) -> list[str]:
-    from kexue._text import read_lines
-
     texts = [text for text in given if text != "-"]
     if "-" in given:
         texts += read_lines("-")
