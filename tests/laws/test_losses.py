@@ -181,7 +181,9 @@ EXAMPLES = {
         False,
     ),
     "seq2seq_loss": Example(
-        lambda x, y: losses.seq2seq_loss(torch.stack([x, x], 1), y := torch.stack([y, y], 1), y > -9),
+        lambda x, y: losses.seq2seq_loss(
+            torch.stack([x, x], 1), y := torch.stack([y, y], 1), torch.ones_like(y, dtype=torch.int64)
+        ),
         SCORES,
         CLASSES,
     ),

@@ -1,6 +1,8 @@
 """Spectral norms against full singular value decompositions and dense matrices of convolutions; penalties; bounds."""
 
+import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -226,6 +228,91 @@ def test_a_normalised_network_saves_loads_and_is_restored():
     assert "0.weight" in net.state_dict()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_no_norm(dtype):
+    weight, big = randn(16, 16, dtype=torch.float32), torch.full((512, 512), 200.0)
+    kernel = randn(3, 2, 3, 3, dtype=torch.float32)
+    image = {"mode": "operator", "input_shape": (2, 6, 6), "padding": 1}
+    layer, net = seeded(lambda: nn.Linear(16, 16, bias=False)).float(), network().float()
+    expected = [spectral_norm_value(weight, generator=0).sigma, spectral_norm_value(kernel, generator=0, **image).sigma]
+    penalty = spectral_penalty(copy.deepcopy(net), 1.0)
+    apply_spectral_normalization(layer, n_iter=50)
+    with torch.autocast("cpu", dtype=dtype):
+        values = [
+            spectral_norm_value(weight, generator=0).sigma,
+            spectral_norm_value(kernel, generator=0, **image).sigma,
+        ]
+        assert number(spectral_norm_value(big, generator=0).sigma) == pytest.approx(512 * 200, rel=1e-5)
+        assert spectral_penalty(net, 1.0) == penalty
+        for _ in range(20):
+            layer(randn(2, 16, dtype=torch.float32))
+    assert values == expected
+    assert number(largest(layer.weight)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
+def test_norms_of_weights_of_any_size(scale):
+    weight = randn(5, 4, dtype=torch.float32)
+    value = spectral_norm_value(scale * weight, n_iter=100, generator=0).sigma
+    assert number(value) == pytest.approx(scale * number(largest(weight)), rel=1e-5)
+
+
+def test_the_first_call_may_be_made_in_inference_mode():
+    net, normalised = network(), apply_spectral_normalization(network())
+    x = randn(4, 6)
+    with torch.inference_mode():
+        spectral_penalty(net, 0.1)
+        gradient_penalty(net, x, randn(4, 6, seed=1), generator=0)
+        assert empirical_lipschitz(net, x, generator=0) > 0
+        normalised(x)
+    (spectral_penalty(net, 0.1) + normalised(x).mean()).backward()
+    assert all(p.grad.isfinite().all() for p in (net[0].weight, *normalised.parameters()))
+    with torch.no_grad():
+        assert not gradient_penalty(net, x, randn(4, 6, seed=1), generator=0).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_vectors_are_kept_in_full_precision_and_go_on_moving(dtype):
+    """Singular values 1 and .999: in half precision u would stand still long before it is along the first."""
+    weight = torch.diag(torch.tensor([1.0, 0.996])).to(dtype)
+    layer = nn.Linear(2, 2, bias=False)
+    apply_spectral_normalization(layer).to(dtype)
+    with torch.no_grad():
+        layer.parametrizations.weight.original.copy_(weight)
+    u = layer.parametrizations.weight[0].u
+    assert u.dtype == torch.float32
+    u.copy_(torch.tensor([0.6, 0.8]))
+    plain = nn.Linear(2, 2, bias=False).to(dtype)
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+    for _ in range(2000):
+        layer.weight  # noqa: B018 - one round each
+        spectral_penalty(plain, 1.0)
+    assert layer.parametrizations.weight[0].u[0].abs() > 0.999
+    plain = plain.to(torch.bfloat16)
+    assert number(spectral_penalty(plain, 1.0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_weight_loaded_without_its_vectors_gets_new_ones():
+    """As when a checkpoint of other code has the weights alone: the old u belongs to other weights."""
+    net, other = apply_spectral_normalization(network()), apply_spectral_normalization(seeded(network, 9))
+    weights = {name: value for name, value in other.state_dict().items() if not name.endswith(".u")}
+    net.load_state_dict(weights, strict=False)
+    for layer, right in zip(net.eval()[::2], other.eval()[::2], strict=True):
+        torch.testing.assert_close(layer.weight, right.weight)
+    before = net[0].parametrizations.weight[0].u.clone()
+    net.load_state_dict({"0.bias": torch.zeros(5)}, strict=False)
+    assert torch.equal(net[0].parametrizations.weight[0].u, before)
+
+
+def test_a_weight_of_zeros_has_a_bounded_gradient():
+    layer = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(layer.weight)
+    apply_spectral_normalization(layer)
+    layer(torch.ones(1, 3)).sum().backward()
+    assert layer.parametrizations.weight.original.grad.norm() < 10
+
+
 def convolutional():
     return seeded(
         lambda: nn.Sequential(
@@ -285,22 +372,106 @@ def test_the_bound_multiplies_layers_and_lets_modules_speak():
     assert lipschitz_upper_bound(net, (3,)) == pytest.approx(2 * expected, rel=1e-4)
 
 
-def test_slopes_of_activations_are_bounds_and_tight():
-    x = torch.linspace(-8, 8, 400_001, dtype=torch.float64, requires_grad=True)
-    activations = (nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Softplus(), nn.ELU(2.0))
-    for activation in activations:
-        steepest = number(torch.autograd.grad(activation(x).sum(), x)[0].abs().max())
-        bound = lipschitz_upper_bound(activation, (1,))
-        assert steepest <= bound * (1 + 1e-9)
-        assert bound < steepest * 1.001
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.3, 2.0), nn.Tanh(), nn.Softsign(), nn.LogSigmoid(),
+     nn.Sigmoid(), nn.Hardsigmoid(), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.SELU(),
+     nn.Softplus(), nn.Softplus(7.0, 25.0), nn.ELU(2.0), nn.ELU(0.3), nn.ELU(-3.0), nn.CELU(0.5),
+     nn.LeakyReLU(0.2), nn.LeakyReLU(3.0), nn.LeakyReLU(-3.0), nn.PReLU(init=-2.5), nn.PReLU(init=0.1)],
+    ids=str,
+)  # fmt: skip
+def test_slopes_of_activations_are_bounds_and_tight(activation):
+    x = torch.linspace(-9, 9, 400_001, dtype=torch.float64, requires_grad=True)
+    steepest = number(torch.autograd.grad(activation.double()(x).sum(), x)[0].abs().max())
+    bound = lipschitz_upper_bound(activation, (1,))
+    assert steepest <= bound * (1 + 1e-9)
+    assert bound < steepest * 1.001
+
+
+def conv(make, *options, **more):
+    return lambda: make(2, 4, *options, **more)
+
+
+LAYERS = {
+    "linear": (partial(nn.Linear, 5, 3), (5,)),
+    "linear on rows": (partial(nn.Linear, 5, 3), (2, 5)),
+    **{
+        f"conv1d {options}": (conv(nn.Conv1d, 3, **options), (2, 7))
+        for options in ({}, {"padding": 2}, {"padding": "same"}, {"stride": 2}, {"dilation": 2, "padding": 3},
+                        {"groups": 2}, {"stride": 3, "dilation": 3, "padding": 4, "groups": 2})
+    },
+    "conv2d": (conv(nn.Conv2d, (2, 3), stride=(1, 2), padding=(1, 0), dilation=(2, 1)), (2, 4, 5)),
+    "conv3d": (conv(nn.Conv3d, 2, padding=1), (2, 2, 2, 3)),
+    **{
+        f"{make.__name__} {options}": (lambda make=make, options=options: make(**options), (2, 9))
+        for make in (nn.MaxPool1d, nn.AvgPool1d)
+        for options in ({"kernel_size": 2}, {"kernel_size": 2, "stride": 3}, {"kernel_size": 4, "ceil_mode": True},
+                        {"kernel_size": 3, "padding": 1}, {"kernel_size": 4, "padding": 2, "ceil_mode": True})
+    },
+    "average without padding": (lambda: nn.AvgPool1d(4, padding=2, count_include_pad=False), (2, 9)),
+    "average over one": (lambda: nn.AvgPool2d(2, divisor_override=1), (1, 4, 4)),
+    "average over a negative number": (lambda: nn.AvgPool2d((2, 3), divisor_override=-2), (1, 4, 6)),
+    "average in three axes": (lambda: nn.AvgPool3d(2, divisor_override=3, ceil_mode=True), (1, 3, 2, 2)),
+    "dilated maximum": (lambda: nn.MaxPool1d(2, stride=3, dilation=2), (2, 9)),
+    "batch norm": (lambda: nn.BatchNorm1d(4).eval(), (4, 3)),
+    "batch norm without weights": (lambda: nn.BatchNorm2d(2, affine=False).eval(), (2, 2, 2)),
+    "dropout": (lambda: nn.Dropout(0.75), (12,)),
+    "dropout of channels": (lambda: nn.Dropout2d(0.5), (4, 2, 2)),
+    "flatten": (nn.Flatten, (2, 3)),
+    "unflatten": (lambda: nn.Unflatten(1, (2, 3)), (6,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_pair_of_inputs_exceeds_the_bound(make, shape, seed):
+    """Against the exact norms of Jacobians at random points, in every layer and option that has a bound."""
+    layer = seeded(make, seed)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        layer.running_var.copy_(randn(*layer.running_var.shape, seed=seed) ** 2)
+    bound = lipschitz_upper_bound(layer, shape)
+
+    def f(x):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of dropout
+            return layer(x[None]).flatten()
+
+    steepest = 0.0
+    for point in range(30):
+        x = 3 * randn(*shape, seed=100 * seed + point)
+        jacobian = torch.autograd.functional.jacobian(f, x).reshape(-1, x.numel())
+        far = x + 10 ** (point % 5 - 3) * randn(*shape, seed=point)
+        steepest = max(steepest, number(largest(jacobian)), number((f(far) - f(x)).norm() / (far - x).norm()))
+    assert steepest <= bound * (1 + 1e-6)
+    assert bound <= 4 * steepest
+
+
+class Doubled(nn.ReLU):
+    def forward(self, x):
+        return 2 * x
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.LayerNorm(4), nn.BatchNorm1d(4), nn.MaxPool1d(3, stride=1), nn.Conv1d(4, 4, 3, padding_mode="reflect")]
-)
+    "layer",
+    [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False).eval(),
+     nn.MaxPool1d(3, stride=1), nn.MaxPool1d(2, stride=2, dilation=2), nn.MaxPool1d(2, return_indices=True),
+     nn.AvgPool1d(3, stride=2), nn.Conv1d(4, 4, 3, padding_mode="reflect"), nn.Conv1d(4, 4, 3, padding_mode="circular"),
+     nn.Conv1d(4, 4, 3, padding_mode="replicate"), nn.Conv1d(4, 4, 2, padding="same"), nn.ConvTranspose1d(4, 4, 3),
+     nn.Softplus(threshold=1.0), nn.Softplus(-1.0), nn.CELU(-1.0), nn.Threshold(0.0, 5.0), nn.Hardshrink(), nn.GLU(1),
+     nn.Upsample(scale_factor=2), nn.ConstantPad1d(1, 3.0), nn.Embedding(3, 4), nn.Bilinear(2, 2, 2),
+     nn.MultiheadAttention(4, 2), nn.AlphaDropout(), Doubled()],
+    ids=str,
+)  # fmt: skip
 def test_no_bound_is_invented(layer):
     with pytest.raises(NotSupported):
         lipschitz_upper_bound(layer, (4, 8))
+
+
+def test_a_bound_draws_no_random_number():
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2))
+    before = torch.get_rng_state()
+    lipschitz_upper_bound(net, (3,))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_lower_and_upper_bound_meet_on_a_linear_map_and_enclose_a_network():

@@ -16,6 +16,7 @@ Difference: the article starts the iteration from ones, which can be orthogonal 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional, grad
 from torch.nn.utils import parametrize
 
+from kexue._tensors import SHORTEST, direction_and_length, without_autocast
 from kexue.errors import NotSupported
 from kexue.nn._random import as_generator
 
@@ -136,24 +138,32 @@ def spectral_norm_value(
 
 
 def _power(weight: Tensor, layer: _Map, u: Tensor, n_iter: int) -> SpectralNorm:
-    """`n_iter` rounds from `u`; none: only v is found."""
-    with torch.no_grad():
-        v = _unit(layer.transpose(weight, u), 0.0)
-        for turn in range(n_iter):
-            v = _unit(layer.transpose(weight, u), 0.0) if turn else v
-            u = _unit(layer.apply(weight, v), u)  # a weight of zeros keeps the old direction
-    return SpectralNorm((u * layer.apply(weight, v)).sum(), u, v)
+    """`n_iter` rounds from `u`; none: only v is found. Never in half precision; u and v may be kept for training."""
+    with without_autocast(weight):
+        with recordable(), torch.no_grad():
+            v = _unit(layer.transpose(weight, u), 0.0)
+            for turn in range(n_iter):
+                v = _unit(layer.transpose(weight, u), 0.0) if turn else v
+                u = _unit(layer.apply(weight, v), u)  # a weight of zeros keeps the old direction
+        return SpectralNorm((u * layer.apply(weight, v)).sum(), u, v)
+
+
+def recordable() -> AbstractContextManager[Any]:
+    """Inference mode left, where it is on: what is made in it could take no part in training afterwards."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return nullcontext()
+    return torch.inference_mode(False)
 
 
 def _unit(x: Tensor, otherwise: Tensor | float) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x)
-    unit: Tensor = torch.where(norm > 0, x / norm.clamp(min=torch.finfo(x.dtype).tiny), otherwise)
-    return unit
+    unit, norm = direction_and_length(x.flatten())
+    return torch.where(norm > 0, unit, otherwise if isinstance(otherwise, float) else otherwise.flatten()).view_as(x)
 
 
 def _random_start(shape: Sequence[int], like: Tensor, generator: torch.Generator | int | None) -> Tensor:
     made = as_generator(generator, like.device)
-    return _unit(torch.randn(tuple(shape), generator=made, dtype=like.dtype, device=like.device), 0.0)
+    with recordable():
+        return _unit(torch.randn(tuple(shape), generator=made, dtype=like.dtype, device=like.device), 0.0)
 
 
 def at_least_float32(weight: Tensor) -> Tensor:
@@ -164,8 +174,8 @@ def at_least_float32(weight: Tensor) -> Tensor:
 def spectral_penalty(module: nn.Module, coef: float, *, filter: Filter | None = None, n_iter: int = 1) -> Tensor:
     """Spectral regularisation, coef * sum of sigma(W)^2 over the weights: add it to the loss.
 
-    Kernels count in the "reshape" sense. The vectors u stay with the module, as buffers outside its state_dict, so that
-    one round a step follows the slowly moving weights; the first call does some more.
+    Kernels count in the "reshape" sense. The vectors u stay with the module, in float32 or wider and outside its
+    state_dict, so that one round a step follows the slowly moving weights; the first call does some more.
 
     Args:
         coef: >= 0. n_iter: rounds a call, >= 1.
@@ -180,12 +190,12 @@ def spectral_penalty(module: nn.Module, coef: float, *, filter: Filter | None = 
     layer = _Matrix()
     for owner, name, parameter in _weights(module, coef, filter):
         weight, key = at_least_float32(parameter), f"_spectral_u_{name}"
-        if not hasattr(owner, key):
+        kept: Tensor | None = owner.__dict__.get(key)
+        if kept is None or kept.shape != layer.start(weight):
             start = _random_start(layer.start(weight), weight, 0)
-            owner.register_buffer(key, _power(weight.detach(), layer, start, _WARM_UP).u, persistent=False)
-        kept: Tensor = getattr(owner, key)
+            kept = _power(weight.detach(), layer, start, _WARM_UP).u
         norm = _power(weight, layer, kept.to(weight), n_iter)
-        kept.copy_(norm.u)
+        owner.__dict__[key] = norm.u
         square = norm.sigma.square()
         total = square if total is None else total + square
     return coef * _some(total)
@@ -226,9 +236,20 @@ class _SpectralNormalization(nn.Module):
     def __init__(self, weight: Tensor, layer: _Map, n_iter: int, coef: float) -> None:
         super().__init__()
         self.layer, self.n_iter, self.coef = layer, n_iter, coef
+        self.register_buffer("u", self._warmed_up(weight))
+        self.register_load_state_dict_pre_hook(_warm_up_what_is_loaded)  # type: ignore[no-untyped-call]
+
+    def _warmed_up(self, weight: Tensor) -> Tensor:
         weight = at_least_float32(weight.detach())
-        start = _random_start(layer.start(weight), weight, 0)  # the same on every rank
-        self.register_buffer("u", _power(weight, layer, start, _WARM_UP).u)
+        start = _random_start(self.layer.start(weight), weight, 0)  # the same on every rank
+        return _power(weight, self.layer, start, _WARM_UP).u
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _SpectralNormalization:
+        kept = self.u
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.u.is_floating_point() and self.u.dtype.itemsize < 4:  # in half precision it would stand still
+            self.u = kept.to(self.u.device)
+        return self
 
     def forward(self, weight: Tensor) -> Tensor:
         wide = at_least_float32(weight)
@@ -236,7 +257,16 @@ class _SpectralNormalization(nn.Module):
         norm = _power(wide, self.layer, self.u.to(wide, copy=True), self.n_iter if self.training else 0)
         if self.training:
             self.u.copy_(norm.u)
-        return (self.coef * wide / norm.sigma.clamp(min=1e-12)).to(weight.dtype)
+        # A weight of zeros is left as it is: its gradient stays bounded, and it can leave zero.
+        return (self.coef * wide / torch.where(norm.sigma > SHORTEST, norm.sigma, 1.0)).to(weight.dtype)
+
+
+def _warm_up_what_is_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A weight that is loaded without its vector u gets one: the old one belongs to another weight."""
+    weight = state.get(f"{prefix.removesuffix('.').rpartition('.')[0]}.original")
+    if f"{prefix}u" not in state and isinstance(weight, Tensor) and not weight.is_meta:
+        with torch.no_grad():
+            module.u.copy_(module._warmed_up(weight))
 
 
 def apply_spectral_normalization(
@@ -382,8 +412,10 @@ def gradient_penalty(
         dtype=real.dtype,
         device=real.device,
     )
-    x = torch.lerp(fake.detach(), real.detach(), mix).requires_grad_()
-    [gradient] = torch.autograd.grad(f(x).sum(), x, create_graph=True)
+    learns = torch.is_grad_enabled()
+    with recordable(), torch.enable_grad():
+        x = torch.lerp(fake.detach(), real.detach(), mix).requires_grad_()
+        [gradient] = torch.autograd.grad(f(x).sum(), x, create_graph=learns)
     axes = range(1, real.ndim) if norm_dims is None else [norm_dims] if isinstance(norm_dims, int) else norm_dims
     norm = torch.sqrt(at_least_float32(gradient).square().sum(tuple(axes)) + 1e-12)  # finite gradient at zero
     excess = norm - center

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from kexue.errors import NotSupported
 from kexue.nn._random import as_generator
-from kexue.nn.lipschitz import CONVOLUTIONS, Convolution, at_least_float32, convolution_map
+from kexue.nn.lipschitz import CONVOLUTIONS, Convolution, at_least_float32, convolution_map, recordable
 
 _SLOPE: dict[type[nn.Module], float] = {
-    nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.ReLU: 1.0, nn.ReLU6: 1.0, nn.Tanh: 1.0,
-    nn.Softplus: 1.0, nn.Hardtanh: 1.0, nn.Softsign: 1.0, nn.Sigmoid: 0.25, nn.GELU: 1.1290, nn.SiLU: 1.0999,
+    nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.ReLU: 1.0, nn.Hardtanh: 1.0, nn.ReLU6: 1.0, nn.Tanh: 1.0,
+    nn.Softsign: 1.0, nn.LogSigmoid: 1.0, nn.Sigmoid: 0.25, nn.Hardsigmoid: 0.16667, nn.Hardswish: 1.5,
+    nn.GELU: 1.1290, nn.SiLU: 1.0999, nn.Mish: 1.0885, nn.SELU: 1.7581,
 }  # fmt: skip
+_SMOOTH = 20.0  # of Softplus: from this threshold on, the step it makes there is below 3e-9
 
 
 def lipschitz_upper_bound(module: nn.Module, input_shape: Sequence[int]) -> float:
@@ -36,12 +38,13 @@ def lipschitz_upper_bound(module: nn.Module, input_shape: Sequence[int]) -> floa
     x + f(x), for example, returns ``1 + lipschitz_upper_bound(self.f, input_shape)``.
 
     Args:
-        module: Sequential of Linear, Conv1d/2d/3d, BatchNorm, Dropout, the usual activations, Flatten, and average or
-            maximum pooling whose windows do not overlap.
+        module: Sequential of Linear, Conv1d/2d/3d with zero padding, BatchNorm in eval mode, Dropout, the usual
+            activations, Flatten, and average or maximum pooling whose windows do not overlap.
         input_shape: of one input, no batch.
 
     Raises:
-        NotSupported: a layer without a finite or known constant (layer normalisation, attention, batch statistics).
+        NotSupported: a layer without a finite or known constant (layer normalisation, attention, batch statistics), or
+            a subclass with a `forward` of its own.
     """
     with torch.no_grad():
         return _bound(module, tuple(input_shape))[0]
@@ -49,45 +52,89 @@ def lipschitz_upper_bound(module: nn.Module, input_shape: Sequence[int]) -> floa
 
 def _bound(module: nn.Module, shape: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
     """The constant, and the shape that comes out."""
-    if isinstance(module, nn.Sequential):
+    if _is(module, nn.Sequential):
         product = 1.0
-        for layer in module:
+        for layer in module.children():
             factor, shape = _bound(layer, shape)
             product *= factor
         return product, shape
     factor = _layer_bound(module, shape)
-    like = next(iter([*module.parameters(), torch.zeros(())]))
+    if _is(module, *_DROPOUTS):
+        return factor, shape  # without drawing a random number
+    floats = (x for x in (*module.parameters(), *module.buffers()) if x.is_floating_point())
+    like = next(floats, torch.zeros(()))
     return factor, tuple(module(like.new_zeros((1, *shape))).shape[1:])
+
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
+
+def _is(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether the module computes what one of these classes does, and not what a subclass put in its place."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def _layer_bound(module: Any, shape: tuple[int, ...]) -> float:
     own = getattr(module, "lipschitz_upper_bound", None)
     if own is not None:
         return float(own(shape))
-    for kind, slope in _SLOPE.items():
-        if isinstance(module, kind):
-            return slope
-    if isinstance(module, nn.Linear):
-        return float(torch.linalg.matrix_norm(module.weight.double(), 2))
-    if isinstance(module, CONVOLUTIONS):
-        return _fourier_bound(at_least_float32(module.weight), convolution_map(module, shape))
-    if isinstance(module, (nn.LeakyReLU, nn.ELU)):
-        return max(1.0, abs(module.negative_slope if isinstance(module, nn.LeakyReLU) else module.alpha))
-    if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
-        return 1 / (1 - module.p) if module.training and module.p < 1 else 1.0
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and not module.training:
-        if module.running_var is not None:
-            scale = torch.ones_like(module.running_var) if module.weight is None else module.weight
-            return float((scale.abs() / (module.running_var + module.eps).sqrt()).max())
-    elif isinstance(module, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)):
-        dimensions = len(shape) - 1
-        window, stride = (_each(value, dimensions) for value in (module.kernel_size, module.stride))
-        if all(s >= k for s, k in zip(stride, window, strict=True)):
-            return 1.0
-    raise NotSupported(
-        f"no Lipschitz constant is known for {module}.",
-        remedy="Give its class a method lipschitz_upper_bound(input_shape); batch normalisation needs eval().",
-    )
+    bound = next((slope for kind, slope in _SLOPE.items() if _is(module, kind)), None)
+    if bound is not None:
+        return bound
+    if _is(module, nn.Linear):
+        bound = float(torch.linalg.matrix_norm(module.weight.double(), 2))
+    elif _is(module, *CONVOLUTIONS):
+        bound = _fourier_bound(at_least_float32(module.weight), convolution_map(module, shape))
+    elif _is(module, *_DROPOUTS):
+        bound = 1 / (1 - module.p) if module.training and module.p < 1 else 1.0
+    elif _is(module, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        bound = _batch_norm_bound(module)
+    elif _is(module, *_MAX_POOLS, *_AVERAGE_POOLS):
+        bound = _pool_bound(module, len(shape) - 1)
+    else:
+        bound = _activation_bound(module)
+    if bound is None:
+        raise NotSupported(
+            f"no Lipschitz constant is known for {module}.",
+            remedy="Give its class a method lipschitz_upper_bound(input_shape); batch normalisation needs eval().",
+        )
+    return bound
+
+
+def _activation_bound(module: Any) -> float | None:
+    """The steepest slope of an activation with parameters, None where there is none."""
+    if _is(module, nn.LeakyReLU):
+        return max(1.0, abs(float(module.negative_slope)))
+    if _is(module, nn.ELU):
+        return max(1.0, abs(float(module.alpha)))
+    if _is(module, nn.CELU) and module.alpha > 0:
+        return 1.0
+    if _is(module, nn.PReLU):
+        return max(1.0, float(module.weight.abs().max()))
+    if _is(module, nn.Softplus) and module.beta > 0 and module.threshold >= _SMOOTH:
+        return 1.0
+    return None
+
+
+def _batch_norm_bound(module: Any) -> float | None:
+    if module.training or module.running_var is None:
+        return None
+    variance = module.running_var.double() + module.eps
+    scale = torch.ones_like(variance) if module.weight is None else module.weight.double().abs()
+    return float((scale / variance.sqrt()).max())
+
+
+def _pool_bound(module: Any, dimensions: int) -> float | None:
+    """Of pooling that reads no number twice; an average of n numbers divided by d has sqrt(n) / d."""
+    window, stride = (_each(value, dimensions) for value in (module.kernel_size, module.stride))
+    dilation = _each(getattr(module, "dilation", 1), dimensions)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, window, strict=True)]
+    if getattr(module, "return_indices", False) or any(s < r for s, r in zip(stride, reach, strict=True)):
+        return None
+    divisor = getattr(module, "divisor_override", None)
+    return math.sqrt(math.prod(window)) / abs(divisor) if divisor else 1.0
 
 
 def _each(value: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
@@ -130,6 +177,11 @@ def empirical_lipschitz(
     if n < 1 or not eps > 0 or len(x) == 0:
         raise ValueError(f"expected n >= 1, eps > 0 and rows in x, got {n=}, {eps=}, {len(x)} rows")
     generator = as_generator(generator, x.device)
+    with recordable():
+        return _steepest(f, x, n, eps, generator)
+
+
+def _steepest(f: Callable[[Tensor], Tensor], x: Tensor, n: int, eps: float, generator: torch.Generator) -> float:
     rows = x.detach()[torch.randint(len(x), (n,), generator=generator, device=x.device)]
     step = torch.randn(rows.shape, generator=generator, dtype=rows.dtype, device=rows.device)
     best = 0.0
