@@ -14,6 +14,8 @@ from kexue.cli._verb import Output, verb
 
 app = typer.Typer(help="Build an index from files, change it, look at it.", no_args_is_help=True)
 
+FEW_PAIRS = 1000  # random pairs below which percentiles are rough
+
 _BUILD = (
     "kexue index build faq.jsonl --text question --out faq.kx",
     "kexue index build notes/ --out notes.kx --whiten pca --dims 128 --dehub csls",
@@ -238,7 +240,9 @@ def calibrate(
     pairs: Annotated[
         str | None, typer.Option(help="Judged pairs: lines of two texts and 0 or 1; or a set in KEXUE_DATA.")
     ] = None,
-    sample: Annotated[int, typer.Option(help="Random pairs of documents behind the percentiles.", min=1)] = 100_000,
+    sample: Annotated[
+        int, typer.Option(help="Random pairs of documents behind the percentiles; at most all there are.", min=1)
+    ] = 100_000,
     method: Annotated[
         Literal["isotonic", "platt"], typer.Option(help="isotonic: any rising curve; platt: for few labels.")
     ] = "isotonic",
@@ -255,12 +259,14 @@ def calibrate(
     judged = load_pairs(pairs, errors=encoding_errors, max_bytes=size) if pairs is not None else None
     texts = None if judged is None else list(zip(judged.texts_a, judged.texts_b, strict=True))
     with Index.open(index) as opened:
-        labels = None if judged is None else [int(label) for label in judged.labels]
+        labels = None if judged is None else judged.labels.tolist()
         calibrator = opened.calibrate(pairs=texts, labels=labels, n=sample, method=method, generator=out.seed)
         threshold = None if judged is None else calibrator.threshold(precision)
+    assert calibrator.null_ is not None
+    drawn = len(calibrator.null_)
     record = {
         "index": index,
-        "null_pairs": sample,
+        "null_pairs": drawn,
         "labelled_pairs": 0 if texts is None else len(texts),
         "method": method,
         "threshold": None if threshold is None else threshold._asdict(),
@@ -269,12 +275,18 @@ def calibrate(
 
     def text() -> str:
         assert calibrator.null_ is not None
-        median, high = (float(calibrator.null_[int(q * (sample - 1))]) for q in (0.5, 0.99))
-        lines = [f"random pairs of {index}: median score {median:.3f}, one in a hundred above {high:.3f}"]
+        median, high = (float(calibrator.null_[int(q * (drawn - 1))]) for q in (0.5, 0.99))
+        lines = [
+            f"{drawn:,} random pairs of {index}: median score {median:.3f}, one in a hundred above {high:.3f}; "
+            f"no percentile can be above {100 * drawn / (drawn + 1):.{max(2, len(str(drawn)) - 1)}f}"
+        ]
+        if drawn < FEW_PAIRS:
+            lines.append("So few pairs make rough percentiles: add documents before relying on them.")
         if threshold is not None:
             lines.append(
                 f"a score of {threshold.value:.3f} or more is right {threshold.precision:.0%} of the time "
-                f"[{threshold.low:.0%}, {threshold.high:.0%}] and finds {threshold.recall:.0%} of what belongs together"
+                f"[{threshold.low:.0%}, {threshold.high:.0%}] and finds {threshold.recall:.0%} of what belongs together, "
+                f"on {record['labelled_pairs']:,} judged pairs"
             )
         return "\n".join(lines)
 

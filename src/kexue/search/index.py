@@ -53,7 +53,6 @@ from kexue.similarity import (
     Whitening,
     hubness_report,
     k_occurrence,
-    random_pair_scores,
 )
 
 BATCH = 512  # documents encoded, and made durable, at a time
@@ -613,7 +612,8 @@ class Index:
         Args:
             pairs: texts (a, b) that were judged; with them hits carry a probability too.
             labels: one for each pair, 1 where they belong together, 0 where not; both must occur.
-            n: random pairs of documents behind the percentiles.
+            n: random pairs of documents behind the percentiles; every pair once where there are no more. No percentile
+                is above 100 n/(n + 1).
             method: see `kexue.similarity.ScoreCalibrator`.
             generator: draws the random pairs; int or numpy Generator.
 

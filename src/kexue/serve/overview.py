@@ -14,7 +14,7 @@ from kexue.serve import examples
 from kexue.serve.state import Served
 from kexue.serve.wire import Here, Route, Warnings, reply, shortened
 from kexue.similarity import Whitening, known_item
-from kexue.similarity.calibration import wilson
+from kexue.similarity.calibration import share_limits
 
 router = APIRouter(tags=["kexue"], route_class=Route)
 _MAP = 2000
@@ -97,8 +97,8 @@ async def whitenings(name: str, service: Here, warnings: Warnings) -> Response:
 
     The metric needs no labels: the first half of a document asks for its second half. Texts of fewer than eight words
     cannot be cut; `rows` is empty when there are not enough others. The whitenings are fitted on the texts that they
-    are tried on. `low` and `high` hold the score of more texts of the same kind with 95 % (Wilson's interval, which is
-    wide enough for any score between 0 and 1); `chance` is the score of answers in random order.
+    are tried on. `low` and `high` hold the score of more texts of the same kind with 95 % (Clopper and Pearson's
+    interval, which is wide enough for any score between 0 and 1); `chance` is the score of answers in random order.
     """
     served = service.served(name)
     content = await service.cached(served, ("whitening",), lambda: _whitenings(served))
@@ -134,7 +134,7 @@ def _measured(
     ranks = 1 + (scores > own[:, None]).sum(axis=1)
     score = known_item(ranks, k=_RANKS)["mrr"]
     # Numbers in [0, 1] vary no more than zeros and ones of the same mean: their interval is wide enough for any.
-    low, high = wilson(np.array([score * len(ranks)]), np.array([len(ranks)]))
+    low, high = share_limits(np.array([score * len(ranks)]), np.array([len(ranks)]))
     return {
         "beta": beta,
         "gamma": gamma,

@@ -2,18 +2,23 @@
 
 Without labels. Scores of random pairs of a corpus are draws of "two texts that have nothing to do with one another".
 The percentile of a score is the share of them that lies below; by construction it is uniform on random pairs, whatever
-the encoder, so 99.9 means the same in every index.
+the encoder, so 99.9 means the same in every index. n pairs tell nothing beyond one in n + 1: no percentile is higher
+than 100 n/(n + 1), none lower than 100/(n + 1).
 
 With labels. Isotonic regression (pool adjacent violators) or Platt's logistic curve turns a score into P(label = 1).
+The interval of either asks for one thing only, that P does not fall as the score rises: then the share of ones among
+the pairs just below a score cannot be expected above P, nor that among the pairs just above below it. Clopper and
+Pearson's limits of these two shares bound P, whatever the shape of the curve.
 
 Sources: Platt 1999, "Probabilistic outputs for support vector machines" (smoothed targets, section 2.2); Zadrozny and
-Elkan 2002 (isotonic); Wilson 1927 (interval of a share).
+Elkan 2002 (isotonic); Clopper and Pearson 1934 (limits of a share).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -21,16 +26,17 @@ from scipy import optimize, special
 
 from kexue._files import replacing
 from kexue.errors import DataError, InfeasibleError, NotFittedError
-from kexue.similarity._arrays import Array, as_matrix, host
+from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, unit_rows
+from kexue.similarity._ranks import average_ranks
 
-_Z = float(special.ndtri(0.975))  # intervals are 95 %
+_TAIL = 0.025  # on either side: intervals are 95 %
 _FORMAT = "kexue-calibration-1"
 _ARRAYS = ("null", "scores", "labels")
 _CHUNK = 65_536
 
 
 class Probability(NamedTuple):
-    """P(label = 1) with a 95 % interval; each an array shaped as the scores."""
+    """P(label = 1) with an interval that holds it 95 % of the time or more; each an array shaped as the scores."""
 
     value: Array
     low: Array
@@ -38,9 +44,10 @@ class Probability(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """The lowest score from which on the wanted precision is kept.
+    """The score from which on the wanted precision is kept.
 
-    `precision` and `recall` are those on the labelled pairs at `value`; `low` and `high` bound the precision at 95 %.
+    `precision` and `recall` are those on the labelled pairs at `value`; `low` and `high` bound the precision on other
+    pairs at 95 %, by Clopper and Pearson, whose caution outweighs that the threshold was chosen on the same pairs.
     """
 
     value: float
@@ -64,8 +71,8 @@ class ScoreCalibrator:
     Example:
         >>> import numpy as np
         >>> calibrator = ScoreCalibrator().fit(np.linspace(-1, 1, 201))
-        >>> calibrator.percentile([-2.0, 0.0, 2.0]).tolist()
-        [0.0, 50.0, 100.0]
+        >>> calibrator.percentile([-2.0, 0.0, 2.0]).round(2).tolist()
+        [0.5, 50.0, 99.5]
     """
 
     def __init__(self, method: Literal["isotonic", "platt"] = "isotonic") -> None:
@@ -84,23 +91,28 @@ class ScoreCalibrator:
         return self
 
     def percentile(self, scores: Any) -> Array:
-        """100 times the share of random pairs with a lower score, ties counted half; in [0, 100], shaped as `scores`.
+        """100 times the share of random pairs with a lower score, ties counted half; shaped as `scores`.
+
+        In [100/(n + 1), 100 n/(n + 1)] for n random pairs: a score above all of them is above one more draw that often.
 
         Raises:
-            NotFittedError: before `fit`.
+            NotFittedError: before `fit`. ValueError: a NaN.
         """
         null = _fitted(self.null_, "fit(null_scores)")
-        wanted = np.asarray(scores, dtype=np.float64)
+        wanted, n = _numbers(scores), len(null)
         below, upto = np.searchsorted(null, wanted, "left"), np.searchsorted(null, wanted, "right")
-        return np.asarray(50.0 * (below + upto) / len(null))
+        return np.asarray(np.clip(50.0 * (below + upto) / n, 100.0 / (n + 1), 100.0 * n / (n + 1)))
 
     # What the labels say
 
     def fit_labels(self, scores: Any, labels: Any) -> Self:
         """Take in labelled pairs: scores (m,) and labels (m,), 0 or 1, both of them present.
 
+        Warns where ones do not score higher than zeros on the whole, though not by so much that it cannot be chance.
+
         Raises:
-            ValueError: lengths that differ, NaN, or labels of one kind only or other than 0 and 1.
+            ValueError: lengths that differ, NaN, labels of one kind only or other than 0 and 1, or ones that score
+                lower than zeros beyond chance: labels the wrong way round, or distances for scores.
         """
         found, marks = _finite(scores, "scores"), _finite(labels, "labels")
         if found.shape != marks.shape:
@@ -108,32 +120,49 @@ class ScoreCalibrator:
         kinds = set(np.unique(marks).tolist())
         if kinds != {0.0, 1.0}:
             raise ValueError(f"labels must be 0 and 1 with both present, got the values {sorted(kinds)[:5]}")
+        self._check_direction(found, marks)
         order = np.argsort(found, kind="stable")
         self.scores_, self.labels_ = found[order], marks[order]
         return self
 
-    def probability(self, scores: Any) -> Probability:
-        """P(label = 1 | score), rising with the score, and its 95 % interval.
+    def _check_direction(self, scores: Array, labels: Array) -> None:
+        """Mann and Whitney's test of ones against zeros."""
+        ones, zeros = labels.sum(), (1 - labels).sum()
+        above = (average_ranks(scores)[labels == 1].sum() - ones * (ones + 1) / 2) / (ones * zeros)  # P(one > zero)
+        error = np.sqrt((ones + zeros + 1) / (12 * ones * zeros))
+        if above < 0.5 - 2 * error:
+            raise ValueError(
+                f"pairs labelled 1 score higher than pairs labelled 0 only {above:.0%} of the time. Exchange the labels "
+                "if they are the wrong way round, or pass similarities instead of distances."
+            )
+        if above < 0.5 and self.method == "platt":
+            warnings.warn(
+                f"pairs labelled 1 score higher than pairs labelled 0 only {above:.0%} of the time, so the curve is "
+                "flat: these pairs do not tell what a score means.",
+                stacklevel=3,
+            )
 
-        Isotonic: the value is the share of ones in the block that holds the score, its interval Wilson's for the block,
-        made rising; between blocks it is linear. Platt: 1/(1 + exp(-(a s + b))) on smoothed targets; the interval comes
-        from the curvature of the likelihood.
+    def probability(self, scores: Any) -> Probability:
+        """P(label = 1 | score), never falling with the score, and its 95 % interval.
+
+        Isotonic: the value is the share of ones in the block that holds the score; between two blocks, where no score
+        was seen, it is linear. Platt: 1/(1 + exp(-(a s + b))), a >= 0, on smoothed targets. The interval is the same
+        for both: see the module's first lines. It holds for each score by itself, for a P that does not fall.
 
         Raises:
-            NotFittedError: before `fit_labels`.
+            NotFittedError: before `fit_labels`. ValueError: a NaN.
         """
         known = _fitted(self.scores_, "fit_labels(scores, labels)")
         labels = _fitted(self.labels_, "fit_labels(scores, labels)")
-        wanted = np.asarray(scores, dtype=np.float64)
-        if self.method == "platt":
-            return _platt(known, labels, wanted)
-        centres, ones, total = _blocks(known, labels)
-        low, high = wilson(ones, total)
-        curves = (ones / total, np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1])
-        return Probability(*(np.asarray(np.interp(wanted, centres, curve)) for curve in curves))
+        wanted = _numbers(scores)
+        value = _platt(known, labels, wanted) if self.method == "platt" else _isotonic(known, labels, wanted)
+        low, high = _rising_limits(known, labels, wanted)
+        return Probability(value, np.minimum(low, value), np.maximum(high, value))
 
     def threshold(self, precision: float = 0.9) -> Threshold:
-        """The lowest score t such that labelled pairs with a score of at least t keep `precision`.
+        """The score t from which on labelled pairs keep `precision`, with the largest recall there is.
+
+        Of the scores with that recall the highest, which is the most precise.
 
         Args:
             precision: in (0, 1], the wanted share of ones among the pairs at or above the threshold.
@@ -159,8 +188,8 @@ class ScoreCalibrator:
                 f"{scores[first[best]]:.4g}.",
                 remedy="Ask for less, or label more pairs.",
             )
-        at = int(reached[0])
-        low, high = wilson(ones[at : at + 1], taken[at : at + 1])
+        at = int(np.flatnonzero(ones == ones[reached[0]])[-1])
+        low, high = share_limits(ones[at : at + 1], taken[at : at + 1])
         recall = float(ones[at] / labels.sum())
         return Threshold(float(scores[first[at]]), float(share[at]), float(low[0]), float(high[0]), recall)
 
@@ -229,32 +258,61 @@ def random_pair_scores(embeddings: Any, n: int = 100_000, *, generator: Any = 0)
         size = min(_CHUNK, n - start)
         i = rng.integers(matrix.shape[0], size=size)
         j = (i + rng.integers(1, matrix.shape[0], size=size)) % matrix.shape[0]  # any other row, all equally likely
-        a, b = (host(matrix[rows]).astype(np.float64) for rows in (i, j))
-        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        dots = np.einsum("ij,ij->i", a, b)
-        scores[start : start + size] = np.divide(dots, lengths, out=np.zeros(size), where=lengths > 0)
-    return np.clip(_finite(scores, "embeddings' cosines"), -1.0, 1.0)
+        a, b = (unit_rows(finite_rows(matrix[rows], "embeddings drawn")) for rows in (i, j))
+        scores[start : start + size] = np.einsum("ij,ij->i", a, b)
+    return np.clip(scores, -1.0, 1.0)
 
 
-def wilson(ones: Array, total: Array) -> tuple[Array, Array]:
-    """Wilson's 95 % interval for shares ``ones / total``."""
-    share = ones / total
-    centre = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
-    half = _Z * np.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2)) / (1 + _Z**2 / total)
-    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+def null_scores(embeddings: Any, n: int, *, generator: Any = 0) -> Array:
+    """Cosines of `n` random pairs; of every pair once where there are no more: drawn twice it would count for two."""
+    matrix = as_matrix(embeddings, "embeddings")
+    m = int(matrix.shape[0])
+    if m < 2 or m * (m - 1) // 2 > n:
+        return random_pair_scores(matrix, n, generator=generator)
+    unit = unit_rows(finite_rows(matrix, "embeddings"))
+    return np.clip((unit @ unit.T)[np.triu_indices(m, 1)], -1.0, 1.0)
 
 
-def _blocks(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Mean score, ones and size of the blocks of the isotonic fit; equal scores share a block."""
+def share_limits(ones: Array, total: Array, tail: float = _TAIL) -> tuple[Array, Array]:
+    """Clopper and Pearson's limits of shares ``ones / total``: each is passed with a chance of `tail` at most."""
+    low = special.betaincinv(np.maximum(ones, 1), total - ones + 1, tail)
+    high = special.betaincinv(ones + 1, np.maximum(total - ones, 1), 1 - tail)
+    return np.where(ones > 0, low, 0.0), np.where(ones < total, high, 1.0)
+
+
+def _rising_limits(scores: Array, labels: Array, wanted: Array) -> tuple[Array, Array]:
+    """Limits of a rising P at each wanted score, from the m^(2/3) pairs next below and next above it.
+
+    Which pairs these are does not hang on their labels, so the limits of their shares hold. Made rising outwards, which
+    only widens them.
+    """
+    m = len(scores)
+    reach = max(10, round(m ** (2 / 3)))
+    ones = np.concatenate([[0.0], np.cumsum(labels)])
+    values = np.unique(scores)
+    stop = np.searchsorted(scores, values, "right")  # pairs up to each value; whole runs of equal scores
+    start = np.searchsorted(scores, scores[np.maximum(stop - reach, 0)], "left")
+    low = share_limits(ones[stop] - ones[start], stop - start)[0]
+    start = np.searchsorted(scores, values, "left")
+    stop = np.searchsorted(scores, scores[np.minimum(start + reach, m) - 1], "right")
+    high = share_limits(ones[stop] - ones[start], stop - start)[1]
+    low, high = np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
+    # At a score that was not seen: what the next seen below, and the next above, bound.
+    below, above = np.searchsorted(values, wanted, "right"), np.searchsorted(values, wanted, "left")
+    return np.concatenate([[0.0], low])[below], np.concatenate([high, [1.0]])[above]
+
+
+def _isotonic(scores: Array, labels: Array, wanted: Array) -> Array:
+    """The isotonic fit: the share of ones within a block, linear between blocks; equal scores share a block."""
     values, place, sizes = np.unique(scores, return_inverse=True, return_counts=True)
     ones = np.bincount(place, weights=labels)
     fit = optimize.isotonic_regression(ones / sizes, weights=sizes.astype(np.float64))
-    starts = fit.blocks[:-1]
-    total = np.add.reduceat(sizes, starts).astype(np.float64)
-    return np.add.reduceat(values * sizes, starts) / total, np.add.reduceat(ones, starts), total
+    starts, ends = fit.blocks[:-1], fit.blocks[1:] - 1
+    share = np.add.reduceat(ones, starts) / np.add.reduceat(sizes, starts)
+    return np.asarray(np.interp(wanted, values[np.column_stack([starts, ends]).ravel()], np.repeat(share, 2)))
 
 
-def _platt(known: Array, labels: Array, wanted: Array) -> Probability:
+def _platt(known: Array, labels: Array, wanted: Array) -> Array:
     positives, negatives = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     centre, scale = known.mean(), known.std() or 1.0
@@ -265,12 +323,16 @@ def _platt(known: Array, labels: Array, wanted: Array) -> Probability:
         return float((np.logaddexp(0, z) - targets * z).sum()), x.T @ (special.expit(z) - targets)
 
     w = optimize.minimize(loss, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-8}).x
-    p = special.expit(x @ w)
-    covariance = np.linalg.pinv(x.T @ (x * (p * (1 - p))[:, None]))
-    at = np.stack([(wanted - centre) / scale, np.ones_like(wanted)], axis=-1)
-    z = at @ w
-    spread = _Z * np.sqrt(np.einsum("...i,ij,...j->...", at, covariance, at))
-    return Probability(*(np.asarray(special.expit(v)) for v in (z, z - spread, z + spread)))
+    if w[0] < 0:  # `fit_labels` has said so
+        w = np.array([0.0, special.logit(targets.mean())])
+    return np.asarray(special.expit(np.clip((wanted - centre) / scale, -1e9, 1e9) * w[0] + w[1]))
+
+
+def _numbers(scores: Any) -> Array:
+    wanted = np.asarray(host(scores), dtype=np.float64)
+    if np.isnan(wanted).any():
+        raise ValueError(f"scores hold NaN at position {int(np.isnan(wanted).ravel().argmax())}; each must be a number")
+    return wanted
 
 
 def _finite(values: Any, name: str) -> Array:
