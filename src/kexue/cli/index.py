@@ -284,9 +284,9 @@ def calibrate(
             lines.append("So few pairs make rough percentiles: add documents before relying on them.")
         if threshold is not None:
             lines.append(
-                f"a score of {threshold.value:.3f} or more is right {threshold.precision:.0%} of the time "
-                f"[{threshold.low:.0%}, {threshold.high:.0%}] and finds {threshold.recall:.0%} of what belongs together, "
-                f"on {record['labelled_pairs']:,} judged pairs"
+                f"on {record['labelled_pairs']:,} judged pairs a score of {threshold.value:.3f} or more is right "
+                f"{threshold.precision:.0%} of the time [{threshold.low:.0%}, {threshold.high:.0%}] and finds "
+                f"{threshold.recall:.0%} of what belongs together"
             )
         return "\n".join(lines)
 

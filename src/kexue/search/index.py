@@ -54,6 +54,7 @@ from kexue.similarity import (
     hubness_report,
     k_occurrence,
 )
+from kexue.similarity.calibration import null_scores
 
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
@@ -627,7 +628,7 @@ class Index:
         self._need(2, "random pairs")
         random = np.random.default_rng(generator)
         _, vectors = self.sample(SAMPLE, generator=random)
-        calibrator = ScoreCalibrator(method).fit(random_pair_scores(vectors, n, generator=random))
+        calibrator = ScoreCalibrator(method).fit(null_scores(vectors, n, generator=random))
         if judged is not None and given is not None:
             sides = [self.space.project(self._encode([pair[i] for pair in judged], ())) for i in (0, 1)]
             calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), given)

@@ -132,8 +132,8 @@ class ScoreCalibrator:
         error = np.sqrt((ones + zeros + 1) / (12 * ones * zeros))
         if above < 0.5 - 2 * error:
             raise ValueError(
-                f"pairs labelled 1 score higher than pairs labelled 0 only {above:.0%} of the time. Exchange the labels "
-                "if they are the wrong way round, or pass similarities instead of distances."
+                f"pairs labelled 1 score higher than pairs labelled 0 only {above:.0%} of the time. Exchange the "
+                "labels if they are the wrong way round, or pass similarities instead of distances."
             )
         if above < 0.5 and self.method == "platt":
             warnings.warn(
@@ -270,7 +270,7 @@ def null_scores(embeddings: Any, n: int, *, generator: Any = 0) -> Array:
     if m < 2 or m * (m - 1) // 2 > n:
         return random_pair_scores(matrix, n, generator=generator)
     unit = unit_rows(finite_rows(matrix, "embeddings"))
-    return np.clip((unit @ unit.T)[np.triu_indices(m, 1)], -1.0, 1.0)
+    return np.asarray(np.clip((unit @ unit.T)[np.triu_indices(m, 1)], -1.0, 1.0))
 
 
 def share_limits(ones: Array, total: Array, tail: float = _TAIL) -> tuple[Array, Array]:
