@@ -3,14 +3,16 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kexue-installed
+OLDEST := $(VENV)-oldest
 
-.PHONY: help setup demo test lint types docs check bench serve tables clean
+.PHONY: help setup demo test oldest lint types docs check bench serve tables clean
 
 help:
 	@echo "make setup   create $(VENV) with every extra"
 	@echo "make demo    build an index of the standard library's docstrings, measure it, ask it"
 	@echo "make test    run the tests"
-	@echo "make check   lint, types, tests, docs and the demo: what CI runs"
+	@echo "make oldest  run the tests with the oldest dependencies that pyproject.toml allows"
+	@echo "make check   lint, types, tests, docs, the demo and the oldest dependencies: what CI runs"
 	@echo "make bench   time kexue beside its peers in one run"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make serve   serve the demo's index, with its page, on http://127.0.0.1:8000"
@@ -30,6 +32,16 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
+# torch stays as installed: its oldest wheels bring gigabytes of accelerator libraries. Warnings of old packages about newer
+# Python are theirs.
+oldest: $(STAMP)
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > $(OLDEST)/torch.txt
+	UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct \
+	    --override $(OLDEST)/torch.txt -e ".[oldest]"
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup -p no:cacheprovider -m "not slow" \
+	    -o filterwarnings=default tests --ignore tests/browser --ignore tests/experiments --ignore tests/test_docs.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +53,7 @@ docs: $(STAMP)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-check: lint types test docs demo
+check: lint types test docs demo oldest
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
@@ -56,4 +68,4 @@ tables: $(STAMP)
 	$(BIN)/python docs/tables.py
 
 clean:
-	rm -rf $(VENV) docs/_build demo-out .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) docs/_build demo-out .mypy_cache .pytest_cache .ruff_cache
