@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 
 from .conftest import HOSTILE, TEXTS
@@ -217,12 +218,47 @@ def test_the_map_marks_hits(visit, server) -> None:
     page.get_by_label("Mark what a query finds").fill(QUERY)
     here.settle()
     assert pixels(page) > 20 * 20
-    assert page.get_by_role("status").inner_text() == f"20 of 20 hits are among the {len(TEXTS) + 4} documents drawn"
+    assert page.get_by_role("status").inner_text() == f"{len(TEXTS) + 4} documents. 20 of 20 hits are marked."
     hits = [
         hit["document"]["text"]
         for hit in server.ask("v1/search", {"query": QUERY, "index": "faq", "top_k": 20})["results"]
     ]
     assert sorted(texts(page, ".hit-point a")) == sorted(hits)
+
+
+def test_hits_that_a_sample_misses_are_drawn_too(visit, server) -> None:
+    found = server.ask("v1/search", {"query": QUERY, "index": "faq", "top_k": 20})["results"]
+    sample = server.ask("v1/indexes/faq/map?sample=500")
+    drawn, others = sample["points"][:7], [hit["id"] for hit in found]
+    placed = {point["id"]: point for point in sample["points"]}
+    here = visit()
+    page = here.page
+    asked: list[str] = []
+
+    def answer(route) -> None:
+        if "&id=" not in route.request.url:
+            return route.fulfill(json={**sample, "points": drawn})
+        asked.append(route.request.url)
+        return route.continue_()
+
+    page.route("**/v1/indexes/faq/map?*", answer)
+    here.go("map", index="faq", q=QUERY)
+    known = {point["id"] for point in drawn}
+    outside = [one for one in others if one not in known]
+    said = page.get_by_role("status").inner_text()
+    assert said.startswith(f"7 of {len(TEXTS) + 4} documents, drawn at random.")
+    assert f"20 of 20 hits are marked; {len(outside)} of them had not been drawn" in said
+    assert sorted(texts(page, ".hit-point a")) == sorted(hit["document"]["text"] for hit in found)
+    [url] = asked
+    assert all(f"id={one}" in url for one in outside)
+    # The same plane: what is placed by id stands where the sample has it.
+    again = server.ask("v1/indexes/faq/map?" + "&".join(["sample=500", *(f"id={one}" for one in others)]))
+    assert [(point["id"], point["x"], point["y"]) for point in again["points"]] == [
+        (one, pytest.approx(placed[one]["x"], abs=1e-4), pytest.approx(placed[one]["y"], abs=1e-4)) for one in others
+    ]
+    page.get_by_label("Mark what a query finds").fill("")
+    here.settle()
+    assert in_view(page) == 7
 
 
 def test_the_map_zooms_and_pans_and_its_address_follows(visit) -> None:
@@ -371,6 +407,53 @@ def test_the_nearest_measured_row_stands_for_what_was_not_measured(visit) -> Non
     assert "MRR\n0.064" in facts.inner_text()
 
 
+def whitening_rows(scores: list[float], n: int) -> list[dict[str, object]]:
+    from kexue.similarity.calibration import wilson
+
+    rows = []
+    for k, score in zip((16, 32, 64, 128), scores, strict=True):
+        low, high = (float(end[0]) for end in wilson(np.array([score * n]), np.array([n])))
+        row = {"beta": 0, "gamma": 0, "k": k, "score": score, "low": low, "high": high}
+        rows.append({**row, "metric": "MRR", "memory_bytes": k})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("scores", "n", "signal"),
+    [([0.02, 0.03, 0.02, 0.01], 60, False), ([0.02, 0.03, 0.02, 0.2], 60, True), ([0.02] * 4, 5000, True)],
+)
+def test_where_chance_does_as_well_no_curve_is_drawn(visit, scores, n, signal) -> None:
+    chance = sum(1 / rank for rank in range(1, 11)) / n
+    answer = {"rows": whitening_rows(scores, n), "texts": n, "sample": n, "documents": 9000, "chance": chance}
+    here = visit()
+    page = here.page
+    page.route("**/v1/indexes/faq/whitening", lambda route: route.fulfill(json=answer))
+    here.go("whitening", index="faq", dims=16)
+    words = page.inner_text("main")
+    assert ("There is no signal here" in words) is not signal
+    assert page.locator("svg .curve").count() == (2 if signal else 0)
+    assert page.locator("svg .band").count() == signal
+    low, high = answer["rows"][0]["low"], answer["rows"][0]["high"]
+    assert f"{scores[0]:.3f} ({low:.3f} to {high:.3f})" in page.locator(".meaning").inner_text()
+    assert f"Measured on {n:,} texts of this index’s 9,000 documents" in words
+
+
+def test_a_difference_within_the_doubt_is_called_so(visit, server) -> None:
+    dims = server.ask("v1/indexes/faq")["dims"]
+    rows = [{**row, "k": dims} if row["k"] == 128 else row for row in whitening_rows([0.5, 0.1, 0.5, 0.51], 100)]
+    here = visit()
+    page = here.page
+    page.route(
+        "**/v1/indexes/faq/whitening",
+        lambda route: route.fulfill(json={"rows": rows, "texts": 100, "documents": 100, "chance": 0.03}),
+    )
+    for k, doubt in ((16, True), (32, False)):
+        rows[1]["k"], rows[0]["k"] = (33, 16) if k == 16 else (32, 15)
+        here.go("compare", index="faq")
+        here.go("whitening", index="faq", dims=rows[0]["k"] if k == 16 else 33)
+        assert ("(within the doubt)" in page.locator(".meaning").inner_text()) is doubt
+
+
 def test_without_measurements_the_command_is_named(visit) -> None:
     page = visit("whitening", index="few").page
     assert "kexue whiten tune" in page.inner_text("main pre")
@@ -402,6 +485,75 @@ def test_hubness_agrees_with_the_server(visit, server) -> None:
     page.go_back()
     here.settle()
     assert worst.count() == 4
+
+
+def test_a_sample_and_few_documents_are_called_so(visit, server) -> None:
+    said = server.ask("v1/hubness?index=faq&k=5&top=4")
+    here = visit("hubness", index="faq", k=5, top=4)
+    page = here.page
+    few = f"With {said['n']} documents these numbers are rough."
+    assert few in page.inner_text("main")
+    assert "drawn at random from" not in page.inner_text("main")
+    more = {**said, "n": 20_000, "documents": 150_000}
+    page.route("**/v1/hubness?*", lambda route: route.fulfill(json=more))
+    here.go("hubness", index="faq", k=6, top=4)
+    assert "Counted among 20,000 documents drawn at random from 150,000" in page.inner_text("main")
+    assert "these numbers are rough" not in page.inner_text("main")
+
+
+# Long words, and long texts
+
+
+@pytest.mark.parametrize("zh", [False, True])
+def test_a_long_word_is_explained_at_once_and_cut(visit, zh) -> None:
+    word = "A" * 20_000
+    here = visit(zh=zh)
+    page = here.page
+    label = "A" * 40 + "... (20,000 letters)"
+    reason = {"distance": 0.5, "kind": "wrd", "pairs": []}
+    reason["pairs"] = [
+        {"source": "refund", "target": name, "mass": 0.5, "cost": 0.5, "contribution": 0.25}
+        for name in ("refund", label)
+    ]
+    hit = {"id": "x" * 5000, "index": "faq", "score": 0.5, "percentile": None}
+    hit["document"] = {"text": f"refund {word}", "metadata": {"y" * 5000: "z" * 5000}}
+    page.route("**/v1/search", lambda route: route.fulfill(json={"results": [hit], "timings": {"total": 0.1}}))
+    page.route(
+        "**/v1/compare",
+        lambda route: route.fulfill(
+            json={"explanation": reason, "warnings": ["1 text was cut: at most 256 tokens are read."]}
+        ),
+    )
+    here.go("search", index="faq", q="refund")
+    page.locator(".ask-why").click()
+    page.wait_for_selector(".why svg", timeout=10_000)
+    assert page.locator(".why svg .move").count() == 2
+    assert max(map(len, page.locator(".why svg text").all_text_contents())) < 90
+    assert "256" in page.locator(".why .note").last.inner_text()
+    assert len(page.inner_text("body")) < 8000
+    assert "(20007)" in page.locator(".hit .text").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1180
+
+
+@pytest.mark.parametrize("words", [["A" * 20_000], ["A" * 20_000] * 28], ids=["one", "many"])
+def test_the_picture_bounds_words_whatever_the_server_sends(visit, words) -> None:
+    here = visit("compare", index="faq")
+    pairs = [
+        {"source": f"{n}{one}", "target": one, "mass": 1 / len(words), "cost": 0.5, "contribution": 0.5 / len(words)}
+        for n, one in enumerate(words)
+    ]
+    reason = {"distance": 0.5, "kind": "wrd", "pairs": pairs}
+    drawn = here.page.evaluate(
+        """async (reason) => {
+            const { alignment } = await import("./web/alignment.js");
+            const figure = alignment(reason, "a", "b");
+            document.querySelector("main").replaceChildren(figure);
+            await new Promise((done) => setTimeout(done, 300));
+            return figure.querySelectorAll("svg .move").length;
+        }""",
+        reason,
+    )
+    assert drawn == len(words)
 
 
 # Keys, errors, hostile texts

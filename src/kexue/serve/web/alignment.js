@@ -7,9 +7,10 @@ const MOST = 28; // words of a side in the picture; the table has all
 const SHADES = 6;
 const LINE = 26; // pixels from word to word in a column
 const WIDEST = 620; // pixels of two columns
+const LETTERS = 80; // of a word that are looked at: the server cuts longer ones
 
-/** The picture and the table of an explanation {distance, kind, pairs} of texts `a` and `b`. */
-export function alignment({ distance, kind, pairs }, a, b) {
+/** The picture and the table of an explanation {distance, kind, pairs} of texts `a` and `b`, and what it leaves out. */
+export function alignment({ distance, kind, pairs }, a, b, warnings = []) {
   const moves = merged(pairs);
   const total = moves.reduce((sum, { contribution }) => sum + contribution, 0);
   const name = kind.toUpperCase();
@@ -45,6 +46,7 @@ export function alignment({ distance, kind, pairs }, a, b) {
     ),
     responsive((width) => picture(moves, a, b, width, kind, caption), { class: "picture" }),
     legend(),
+    cutNote(warnings),
     fold(
       t("asTable"),
       el(
@@ -96,8 +98,15 @@ function side(moves, end, text) {
     .map(([, word]) => word);
 }
 
-/** Where a word stands by itself in a text, not inside a longer one. */
-function place(text, word) {
+/** That a text was longer than the model reads, in the words of the page; null where none was. */
+export function cutNote(warnings) {
+  const most = (warnings ?? []).map((one) => /cut: at most (\d+) tokens/.exec(one)?.[1]).find((found) => found);
+  return most ? el("p", { class: "note" }, t("textsCut", { most })) : null;
+}
+
+/** Where a word stands by itself in a text, not inside a longer one; a word that the server cut, by its beginning. */
+function place(text, label) {
+  const word = /^(.+)\.\.\. \([\d,]+ letters\)$/s.exec(label)?.[1] ?? label;
   const letter = (character) => character !== undefined && /[\p{L}\p{N}]/u.test(character) && character < "\u2e80";
   for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + 1)) {
     const inside = (letter(text[at - 1]) && letter(word[0])) || (letter(text[at + word.length]) && letter(word.at(-1)));
@@ -191,9 +200,9 @@ function acrossPlaces(widths, width) {
 }
 
 function cut(word, room, pen) {
-  const letters = [...word];
+  const letters = [...word.slice(0, LETTERS)];
   while (letters.length > 1 && pen.measureText(letters.join("")).width > room) letters.pop();
-  return letters.length < [...word].length ? `${letters.slice(0, -1).join("")}…` : word;
+  return letters.join("").length < word.length ? `${letters.slice(0, -1).join("")}…` : word;
 }
 
 function legend() {

@@ -43,13 +43,15 @@ function frame(width, height, label, { x, y, xTicks, yTicks, xFormat, yFormat, x
 /**
  * Curves over a logarithmic x axis.
  *
- * series: [{points: [[x, y], ...], kind}]; marks: [{x, y, kind, words}], where kind is a class for the style sheet.
+ * series: [{points: [[x, y], ...], kind}]; marks: [{x, y, kind, words}], where kind is a class for the style sheet;
+ * band: [[x, low, high], ...], between which the truth may lie; level: {y, words}, a line across.
  */
-export function curves({ width, height = 260, label, series, marks, xLabel, yLabel, xFormat, yFormat, zero = false }) {
+export function curves({ width, height = 260, label, series, marks, band = [], level = null, zero = false, ...axes }) {
+  const { xLabel, yLabel, xFormat, yFormat } = axes;
   const points = series.flatMap((one) => one.points);
   const xs = [...new Set(points.map(([x]) => x))].sort((one, other) => one - other);
   const [left, right] = [Math.log(xs[0]), Math.log(xs.at(-1))];
-  const ys = points.map(([, y]) => y);
+  const ys = [...points.map(([, y]) => y), ...band.flatMap(([, low, high]) => [low, high]), ...(level ? [level.y] : [])];
   const spread = Math.max(...ys) - Math.min(...ys) || Math.abs(ys[0]) || 1;
   const low = zero ? 0 : Math.min(...ys) - 0.08 * spread;
   const high = Math.max(...ys) + 0.12 * spread;
@@ -66,6 +68,18 @@ export function curves({ width, height = 260, label, series, marks, xLabel, yLab
     xLabel,
     yLabel,
   });
+  if (band.length) {
+    const across = [...band].sort((one, other) => one[0] - other[0]);
+    const edge = [...across.map(([a, , high]) => [a, high]), ...across.reverse().map(([a, low]) => [a, low])];
+    drawn.append(svg("polygon", { class: "band", points: edge.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));
+  }
+  if (level) {
+    const [left, right] = [MARGIN.left, width - MARGIN.right];
+    drawn.append(
+      svg("line", { class: "middle", x1: left, x2: right, y1: y(level.y), y2: y(level.y) }),
+      svg("text", { class: "says", x: left + 6, y: y(level.y) - 5 }, level.words),
+    );
+  }
   for (const { points: curve, kind } of series) {
     const sorted = [...curve].sort((one, other) => one[0] - other[0]);
     drawn.append(

@@ -69,7 +69,7 @@ export function mount(root, { set }) {
     );
   }
 
-  function draw({ cosine, distance, percentile, kind: used, explanation }) {
+  function draw({ cosine, distance, percentile, kind: used, explanation, warnings }) {
     const entry = (name, words, wide) =>
       el("div", { class: wide ? "wide" : null }, el("dt", {}, name), el("dd", {}, words));
     const name = (used ?? "wrd").toUpperCase();
@@ -85,7 +85,7 @@ export function mount(root, { set }) {
     if (typeof percentile !== "number")
       status.append(el("p", { class: "note" }, t("noPercentile", { index: state.index })));
     answer.replaceChildren(
-      explanation ? alignment(explanation, state.a, state.b) : el("p", { class: "note" }, t("noExplanation")),
+      explanation ? alignment(explanation, state.a, state.b, warnings) : el("p", { class: "note" }, t("noExplanation")),
     );
   }
 

@@ -75,6 +75,9 @@ export function table(caption, heads, rows, { numeric = [], wide = [], foot = nu
   );
 }
 
+/** The beginning of a text that is longer than `most` characters, with what is left out. */
+export const bounded = (text, most) => (text.length <= most ? text : `${text.slice(0, most)}… (${text.length})`);
+
 /** Something hidden until it is opened. */
 export const fold = (summary, ...content) => el("details", {}, el("summary", {}, summary), ...content);
 

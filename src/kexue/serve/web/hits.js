@@ -2,8 +2,11 @@
 
 import { alignment } from "./alignment.js";
 import { Latest, ask, problem } from "./api.js";
-import { el } from "./dom.js";
+import { bounded, el } from "./dom.js";
 import { number, t } from "./i18n.js";
+
+const LONGEST = 4000; // characters of a text on the page
+const SHORT = 160; // of an id or a value
 
 /** A list entry for `hit` and the means to open it. */
 export function hitView(hit, { query, index, rerank, toggle, narrow }) {
@@ -16,7 +19,7 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
     t("why"),
   );
   const chip = ([name, value]) => {
-    const words = t("pair", { name, value: String(value) });
+    const words = t("pair", { name: bounded(name, SHORT), value: bounded(String(value), SHORT) });
     return el(
       "li",
       {},
@@ -35,12 +38,12 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
   const node = el(
     "li",
     { class: "hit", tabindex: "-1" },
-    el("p", { class: "text" }, text),
+    el("p", { class: "text" }, bounded(text, LONGEST)),
     el("dl", { class: "meaning" }, ...meaning(hit, rerank)),
     el(
       "div",
       { class: "foot" },
-      el("code", { class: "id", title: t("id") }, hit.id),
+      el("code", { class: "id", title: t("id") }, bounded(hit.id, SHORT)),
       el("ul", { class: "chips" }, metadata.map(chip)),
       button,
     ),
@@ -64,9 +67,9 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
     const body = { texts: [query, text], explain: true, index, kind: rerank || "wrd" };
     latest.run(
       (signal) => ask("v1/compare", { body, signal }),
-      ({ explanation }) =>
+      ({ explanation, warnings }) =>
         why.replaceChildren(
-          explanation ? alignment(explanation, query, text) : el("p", { class: "note" }, t("noExplanation")),
+          explanation ? alignment(explanation, query, text, warnings) : el("p", { class: "note" }, t("noExplanation")),
         ),
       (error) => why.replaceChildren(problem(error, explain)),
     );

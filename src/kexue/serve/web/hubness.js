@@ -2,10 +2,11 @@
 
 import { Latest, ask, problem } from "./api.js";
 import { bars } from "./chart.js";
-import { el, field, fold, responsive, table } from "./dom.js";
+import { bounded, el, field, fold, responsive, table } from "./dom.js";
 import { number, t } from "./i18n.js";
 
 const BARS = 60;
+const FEW = 200; // documents; fewer say little
 
 export function mount(root, { set }) {
   let state = {};
@@ -71,6 +72,11 @@ export function mount(root, { set }) {
       t("hubAnti", { share: percent(report.antihub_occurrence, 1), k: report.k }),
       t("hubMax", { max: number(report.max), k: report.k }),
     ];
+    const documents = report.documents ?? report.n;
+    const doubts = [
+      report.n < documents ? t("hubSample", { n: report.n, all: number(documents) }) : null,
+      report.n < FEW ? t("hubFew", { n: report.n }) : null,
+    ];
     const measures = [
       [t("skewness"), number(report.k_skewness, 3), t("skewnessNote")],
       [t("robinhood"), number(report.robinhood, 3), t("robinhoodNote")],
@@ -88,6 +94,7 @@ export function mount(root, { set }) {
         { class: "reading" },
         reading.map((words) => el("li", {}, words)),
       ),
+      ...doubts.filter((words) => words).map((words) => el("p", { class: "note doubt" }, words)),
       degree === "slight" ? "" : el("p", { class: "note" }, t("hubRemedy")),
       el("h2", {}, t("histogram")),
       data.length
@@ -132,7 +139,7 @@ export function mount(root, { set }) {
         table(
           t("worstCaption", { k: report.k, n: report.top.length }),
           [t("timesFound"), t("text"), t("id")],
-          report.top.map(({ id, count, text }) => [number(count), text, id]),
+          report.top.map(({ id, count, text }) => [number(count), text, bounded(id, 160)]),
           { numeric: [0], wide: [1, 2] },
         ),
       ),

@@ -88,6 +88,7 @@ const en = {
   probability: "Relevant",
   probabilityWords: "{value} % likely ({low} to {high} %)",
   noExplanation: "There are no words to match here.",
+  textsCut: "Only the first {most} tokens of each text are read; a longer one was cut, and the rest is not in these numbers.",
 
   distanceIs:
     "{name} distance {distance}: the words of one text are carried to those of the other at the least total of weight × cost.",
@@ -123,8 +124,12 @@ const en = {
   mapLabel: "Map of the documents",
   mapKeys:
     "Drag or use the arrow keys to move; the wheel or + and − to zoom; 0 shows everything. The same documents are listed below.",
-  mapPoints: ["{n} document", "{n} documents"],
-  mapHits: "{n} of {all} hits are among the {points} documents drawn",
+  mapPoints: ["{n} document.", "{n} documents."],
+  mapSample: ["{n} of {all} documents, drawn at random.", "{n} of {all} documents, drawn at random."],
+  mapHits: "{n} of {all} hits are marked.",
+  mapHitsOutside: "{n} of {all} hits are marked; {outside} of them had not been drawn.",
+  mapShare:
+    "The two directions of the plane hold {share} % of the variance of the vectors; what tells documents apart in the rest is not to be seen.",
   inView: ["{n} document in view", "{n} documents in view; the first {shown}:"],
   hit: "hit",
   zoomIn: "Zoom in",
@@ -133,7 +138,18 @@ const en = {
 
   measuring: "Measuring whitenings on your documents; the first time takes a while…",
   noRows:
-    "Nothing has been measured: that takes at least fifty documents long enough to be cut in halves. With judged pairs of your own, measure with:",
+    "Nothing has been measured: that takes at least fifty documents long enough to be cut in halves, and {n} are. With judged pairs of your own, measure with:",
+  noSignal: [
+    "There is no signal here: on {n} text no setting finds the second half more often than chance would, within the doubt of so few. So no curve is drawn; the numbers are in the table.",
+    "There is no signal here: on {n} texts no setting finds the second half more often than chance would, within the doubt of so few. So no curve is drawn; the numbers are in the table.",
+  ],
+  measuredOn: [
+    "Measured on {n} text of this index’s {all} documents, on which the whitenings were fitted, too; the 95 % interval holds what more texts of the same kind would show.",
+    "Measured on {n} texts of this index’s {all} documents, on which the whitenings were fitted, too; the 95 % interval holds what more texts of the same kind would show.",
+  ],
+  interval: "{value} ({low} to {high})",
+  notTold: " (within the doubt)",
+  chance: "by chance",
   slider_beta: "β: mean removed",
   slider_gamma: "γ: directions evened out",
   slider_k: "k: dimensions kept",
@@ -152,7 +168,7 @@ const en = {
   dimensions: "dimensions k",
   scoreCurve: "Quality against the number of dimensions",
   memoryCurve: "Memory against the number of dimensions",
-  curveNote: "In colour, the chosen β and γ; in grey, the others.",
+  curveNote: "In colour, the chosen β and γ with the 95 % interval of their quality; in grey, the others.",
   rowsCaption: ["{n} setting measured by {metric}", "{n} settings measured by {metric}"],
   whitenHow: "With judged pairs of your own, the settings can be chosen by what you call alike:",
 
@@ -164,6 +180,11 @@ const en = {
   hubTop: "The fifth of the documents found most often takes {share} % of all places; 20 % would be even.",
   hubAnti: "{share} % of the documents are never among the {k} nearest of another.",
   hubMax: "The worst hub is found {max} times; the mean is {k}.",
+  hubSample: [
+    "Counted among {n} document, a sample of {all}.",
+    "Counted among {n} documents drawn at random from {all}: neighbours in the whole index are nearer, and its counts differ.",
+  ],
+  hubFew: ["With {n} document these numbers say little.", "With {n} documents these numbers are rough."],
   hubRemedy:
     "To correct it, choose “on (CSLS)” under Hub correction when you search, or build the index with --dehub csls.",
   histogram: "How often documents are found",
@@ -282,6 +303,7 @@ const zh = {
   probability: "相关",
   probabilityWords: "可能性 {value}%（{low}% 至 {high}%）",
   noExplanation: "这里没有可以对应的词。",
+  textsCut: "每段文字只读前 {most} 个词元；更长的被截断，其余部分不在这些数字里。",
 
   distanceIs: "{name} 距离 {distance}：把一段文字的词搬到另一段的词上，使权重 × 代价的总和最小。",
   bestMove: "最相合：“{source}”→“{target}”。",
@@ -312,8 +334,11 @@ const zh = {
   drawn: "最多画几点",
   mapLabel: "文档地图",
   mapKeys: "拖动或用方向键移动；滚轮或 +、− 缩放；0 显示全部。同样的文档列在下面。",
-  mapPoints: "{n} 篇文档",
-  mapHits: "{all} 条结果中有 {n} 条在画出的 {points} 篇文档里",
+  mapPoints: "{n} 篇文档。",
+  mapSample: "随机抽取 {all} 篇文档中的 {n} 篇。",
+  mapHits: "{all} 条结果标出了 {n} 条。",
+  mapHitsOutside: "{all} 条结果标出了 {n} 条，其中 {outside} 条不在抽样之内。",
+  mapShare: "平面的两个方向占向量方差的 {share}%；文档在其余方向上的差别这里看不到。",
   inView: "视野内 {n} 篇文档，先列 {shown} 篇：",
   hit: "命中",
   zoomIn: "放大",
@@ -321,7 +346,12 @@ const zh = {
   zoomAll: "显示全部",
 
   measuring: "正在您的文档上测量各种白化，第一次需要一些时间……",
-  noRows: "还没有测量：至少要有五十篇长得能切成两半的文档。若有自己标注的句对，可以这样测量：",
+  noRows: "还没有测量：至少要有五十篇长得能切成两半的文档，这里有 {n} 篇。若有自己标注的句对，可以这样测量：",
+  noSignal: "看不出信号：在 {n} 篇文字上，考虑到数量太少带来的不确定，没有哪组参数比碰运气更常找到后半篇。因此不画曲线，数字在表格里。",
+  measuredOn: "在本索引 {all} 篇文档中的 {n} 篇上测量，白化也在这些文字上拟合；95% 区间是更多同类文字会得到的范围。",
+  interval: "{value}（{low} 至 {high}）",
+  notTold: "（在误差之内）",
+  chance: "碰运气",
   slider_beta: "β：去掉均值",
   slider_gamma: "γ：拉平各方向",
   slider_k: "k：保留维数",
@@ -340,7 +370,7 @@ const zh = {
   dimensions: "维数 k",
   scoreCurve: "质量随维数的变化",
   memoryCurve: "内存随维数的变化",
-  curveNote: "彩色为选中的 β 和 γ，灰色为其余。",
+  curveNote: "彩色为选中的 β 和 γ 及其质量的 95% 区间，灰色为其余。",
   rowsCaption: "测量了 {n} 组参数，指标：{metric}",
   whitenHow: "若有自己标注的句对，可以按您心目中的相似来选参数：",
 
@@ -352,6 +382,8 @@ const zh = {
   hubTop: "最常被找到的五分之一文档占了全部位置的 {share}%；平均分配应是 20%。",
   hubAnti: "有 {share}% 的文档从未进入别的文档的前 {k} 近邻。",
   hubMax: "最严重的枢纽被找到 {max} 次，平均是 {k} 次。",
+  hubSample: "在从 {all} 篇中随机抽取的 {n} 篇文档里统计：整个索引里的近邻更近，次数会不同。",
+  hubFew: "只有 {n} 篇文档，这些数字很粗略。",
   hubRemedy: "要校正它，搜索时在“枢纽校正”里选“开（CSLS）”，或建索引时加上 --dehub csls。",
   histogram: "文档被找到的次数",
   histogramLabel: "直方图：{n} 篇文档各有多少次进入别的文档的前 {k} 近邻，从 0 到 {max} 次",

@@ -8,6 +8,7 @@ import { address } from "./router.js";
 const SAMPLES = [500, 2000, 5000, 20000];
 const HITS = 20;
 const LISTED = 30;
+const LONGEST_ID = 300; // characters: the ids of hits go into an address
 const REACH = 14; // pixels within which a point is meant
 const STEP = 1.4; // one step of zoom
 
@@ -15,11 +16,13 @@ export function mount(root, { set }) {
   let state = {};
   let loaded = null;
   let asked = null;
-  let points = [];
+  let sampled = []; // the documents drawn, and how many there are
+  let documents = 0;
+  let points = []; // those, and the hits that are not among them
   let hits = new Set();
   let pointed = null; // the point under the pointer or in the list
   let view = null; // {x, y, zoom}: the point of the plane in the middle, and pixels per unit relative to the whole
-  const latest = { points: new Latest(), hits: new Latest() };
+  const latest = { points: new Latest(), hits: new Latest(), others: new Latest() };
 
   const box = el("input", { type: "search", autocomplete: "off", spellcheck: "false", placeholder: t("mapHint") });
   const sample = select(
@@ -36,6 +39,7 @@ export function mount(root, { set }) {
   });
   const tip = el("p", { class: "tip", hidden: true, "aria-hidden": "true" });
   const list = el("ul", { class: "points" });
+  const share = el("p", { class: "note" });
   const listed = el("h2", {});
   const zooms = [
     ["−", "zoomOut", () => zoom(1 / STEP)],
@@ -64,6 +68,7 @@ export function mount(root, { set }) {
     trouble,
     el("div", { class: "plane" }, canvas, tip, tools),
     el("p", { class: "note", id: "map-keys" }, t("mapKeys")),
+    share,
     listed,
     list,
   );
@@ -108,19 +113,46 @@ export function mount(root, { set }) {
     if (points.length) refresh();
   }
 
+  const plane = (signal, ids = []) => {
+    const query = new URLSearchParams([["sample", state.sample || "2000"], ...ids.map((id) => ["id", id])]);
+    return ask(`v1/indexes/${encodeURIComponent(state.index)}/map?${query}`, { signal });
+  };
+
   function load() {
-    points = [];
+    sampled = points = [];
+    share.textContent = "";
     status.textContent = t("working");
-    const query = new URLSearchParams({ sample: state.sample || "2000" });
     latest.points.run(
-      (signal) => ask(`v1/indexes/${encodeURIComponent(state.index)}/map?${query}`, { signal }),
+      plane,
       (answer) => {
         trouble.replaceChildren();
-        points = answer.points;
+        sampled = points = answer.points;
+        documents = answer.documents ?? sampled.length;
+        share.textContent =
+          answer.explained === undefined ? "" : t("mapShare", { share: number(100 * answer.explained, 0) });
+        placeHits();
+      },
+      failed(load),
+    );
+  }
+
+  /** Hits that were not drawn have their places, too. */
+  function placeHits() {
+    const there = new Set(sampled.map(({ id }) => id));
+    const others = [...hits].filter((id) => !there.has(id) && id.length <= LONGEST_ID);
+    latest.others.abort();
+    points = sampled;
+    report();
+    refresh();
+    if (!sampled.length || !others.length) return;
+    latest.others.run(
+      (signal) => plane(signal, others),
+      (answer) => {
+        points = [...sampled, ...answer.points];
         report();
         refresh();
       },
-      failed(load),
+      failed(placeHits),
     );
   }
 
@@ -128,8 +160,7 @@ export function mount(root, { set }) {
     soon.cancel();
     if (!state.q?.trim()) {
       hits = new Set();
-      report();
-      return refresh();
+      return placeHits();
     }
     const body = { query: state.q, index: state.index, top_k: HITS };
     latest.hits.run(
@@ -137,8 +168,7 @@ export function mount(root, { set }) {
       ({ results }) => {
         trouble.replaceChildren();
         hits = new Set(results.map(({ id }) => id));
-        report();
-        refresh();
+        placeHits();
       },
       failed(search),
     );
@@ -152,9 +182,13 @@ export function mount(root, { set }) {
   function report() {
     if (!points.length) return;
     const seen = points.filter(({ id }) => hits.has(id)).length;
-    status.textContent = hits.size
-      ? t("mapHits", { n: seen, all: hits.size, points: number(points.length) })
-      : t("mapPoints", { n: points.length });
+    const drawn =
+      sampled.length < documents
+        ? t("mapSample", { n: sampled.length, all: number(documents) })
+        : t("mapPoints", { n: documents });
+    const outside = points.length - sampled.length;
+    const marked = hits.size ? t(outside ? "mapHitsOutside" : "mapHits", { n: seen, all: hits.size, outside }) : "";
+    status.textContent = [drawn, marked].filter((words) => words).join(" ");
   }
 
   // The plane on the canvas

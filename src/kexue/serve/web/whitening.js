@@ -13,6 +13,7 @@ export function mount(root, { set }) {
   let loaded = null; // index whose rows are on the page
   let rows = [];
   let own = null; // the row of the index itself
+  let measure = {}; // of what, and what chance alone would reach
   let sliders = {};
   const latest = new Latest();
   const status = el("p", { class: "status", role: "status" });
@@ -36,11 +37,12 @@ export function mount(root, { set }) {
       ([measured, info]) => {
         status.textContent = "";
         rows = measured.rows;
+        measure = measured;
         own = rowOf(info);
         if (rows.length) draw();
         else
           answer.replaceChildren(
-            el("p", {}, t("noRows")),
+            el("p", {}, t("noRows", { n: measured.texts ?? 0 })),
             el("pre", {}, el("code", {}, "kexue whiten tune PAIRS --out W")),
           );
       },
@@ -92,14 +94,14 @@ export function mount(root, { set }) {
       input.setAttribute("aria-valuetext", number(row[name]));
     }
     const facts = [
-      [metricWords(row.metric), number(row.score, 3)],
+      [metricWords(row.metric), withInterval(row)],
       [t("memory"), bytes(row.memory_bytes)],
     ];
     if (own && own !== row) {
       facts.push([
         t("againstOwn"),
         t("againstOwnWords", {
-          score: signed(row.score - own.score),
+          score: `${signed(row.score - own.score)}${apart(row, own) ? "" : t("notTold")}`,
           memory: number((100 * row.memory_bytes) / own.memory_bytes, 0),
         }),
       ]);
@@ -121,6 +123,7 @@ export function mount(root, { set }) {
       { x: row.k, y: row[quantity], kind: "now", words: row === own ? t("thisIndex") : "" },
     ];
     const common = { xLabel: t("dimensions"), xFormat: (value) => number(value) };
+    if (!signal()) return; // nothing that curves could show
     sliders.charts.replaceChildren(
       responsive((width) =>
         curves({
@@ -130,7 +133,9 @@ export function mount(root, { set }) {
           yLabel: t("score"),
           yFormat: (value) => number(Number(value.toPrecision(3))),
           series: series("score"),
+          band: rows.filter((one) => family(one) && "low" in one).map((one) => [one.k, one.low, one.high]),
           marks: marks("score"),
+          level: "chance" in measure ? { y: measure.chance, words: t("chance") } : null,
         }),
       ),
       responsive((width) =>
@@ -147,6 +152,9 @@ export function mount(root, { set }) {
       ),
     );
   }
+
+  /** Whether any setting finds more than chance does, beyond the doubt of its interval. */
+  const signal = () => !("chance" in measure) || rows.some((row) => row.low > measure.chance);
 
   function build() {
     const slider = (name) => {
@@ -183,7 +191,7 @@ export function mount(root, { set }) {
       number(row.beta),
       number(row.gamma),
       number(row.k),
-      number(row.score, 3),
+      withInterval(row),
       bytes(row.memory_bytes),
       row === own ? t("thisIndex") : "",
     ]);
@@ -191,8 +199,11 @@ export function mount(root, { set }) {
     answer.replaceChildren(
       sliders.box,
       el("div", { role: "status" }, sliders.facts, sliders.own),
-      sliders.charts,
-      el("p", { class: "note" }, t("curveNote")),
+      signal() ? sliders.charts : el("p", { class: "note doubt" }, t("noSignal", { n: measure.texts })),
+      signal() ? el("p", { class: "note" }, t("curveNote")) : "",
+      "texts" in measure
+        ? el("p", { class: "note" }, t("measuredOn", { n: measure.texts, all: number(measure.documents) }))
+        : "",
       fold(
         t("asTable"),
         el(
@@ -224,4 +235,9 @@ export function mount(root, { set }) {
 
 // The server names its metric in English.
 const metricWords = (metric) => (metric.startsWith("MRR@10 of finding a text") ? t("metricHalves") : metric);
+const withInterval = (row) =>
+  "low" in row
+    ? t("interval", { value: number(row.score, 3), low: number(row.low, 3), high: number(row.high, 3) })
+    : number(row.score, 3);
+const apart = (one, other) => !("low" in one) || one.low > other.high || other.low > one.high;
 const signed = (value) => `${value < 0 ? "−" : "+"}${number(Math.abs(value), 3)}`;
