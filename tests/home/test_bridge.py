@@ -252,6 +252,34 @@ def test_a_missing_adapter_is_a_reason_and_not_a_crash(virtually):
     virtually(scene)
 
 
+@pytest.mark.parametrize(
+    "error", [OSError("no"), ValueError("no"), RuntimeError("no"), UnicodeError("no"), TypeError("no")]
+)
+@pytest.mark.parametrize("where", ["wake", "plug on", "plug off"])
+def test_whatever_a_way_to_switch_on_raises_the_bridge_goes_on(where, error, virtually):
+    async def scene(clock):
+        device, log = Projector(clock), []
+
+        async def fails():
+            log.append(clock())
+            raise error
+
+        device.wake = fails if where == "wake" else device.wake
+        plug = PlugCycle(fails if where == "plug on" else log.clear, fails if where == "plug off" else log.clear)
+        bridge = Bridge(
+            None, device, wake=device if where == "wake" else None, plug=None if where == "wake" else plug, clock=clock
+        )
+        outcome = await bridge.handle("on")
+        assert outcome.state is BridgeState.OFF
+        assert outcome.reason == ("waking failed: no" if where == "wake" else "the plug failed: no")
+        if where == "plug on" and not isinstance(error, TypeError):
+            assert len(log) == 3
+        device.on = True
+        assert (await bridge.handle("off")).state is BridgeState.OFF
+
+    virtually(scene)
+
+
 # --- order, repeats, limits ------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,8 @@ from kexue.home import (
     PlugCycle,
     XgimiUdp,
     bemfa,
+    network,
+    plug,
 )
 
 UID = "0123456789abcdef0123456789abcdef"
@@ -107,11 +109,109 @@ def test_the_probe_follows_the_projector():
     play(scene)
 
 
-@pytest.mark.parametrize("host", ["8.8.8.8", "224.0.0.1", "255.255.255.255", "0.0.0.0", "2001:4860:4860::8888",
-                                  "::ffff:8.8.8.8", "::ffff:224.0.0.1", "100.64.1.1", "", "a b"])  # fmt: skip
-def test_only_addresses_at_home(host):
-    with pytest.raises(ValueError, match="address"):
-        XgimiUdp(host)
+FOREIGN = {
+    "public": ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8",
+               "172.15.255.255", "172.32.0.1", "11.0.0.1", "192.167.9.9"],
+    "shared by providers": ["100.64.1.1", "::ffff:100.64.1.1"],
+    "documentation and benchmarks": ["192.0.2.1", "198.51.100.7", "203.0.113.9", "198.18.0.1", "2001:db8::1"],
+    "Teredo": ["2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2"],
+    "6to4": ["2002:808:808::1", "2002:c0a8:101::1", "2002:7f00:1::"],
+    "NAT64": ["64:ff9b::8.8.8.8", "64:ff9b::192.168.1.1", "64:ff9b:1::127.0.0.1"],
+    "compatible": ["::8.8.8.8", "::192.168.1.1"],
+    "site local": ["fec0::1"],
+    "multicast": ["224.0.0.1", "239.255.255.250", "ff02::1", "ff05::c%eth0", "::ffff:224.0.0.1"],
+    "unspecified": ["0.0.0.0", "0.0.0.1", "::", "::ffff:0.0.0.0"],
+    "link-local and metadata": ["169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254"],
+    "reserved and broadcast": ["240.0.0.1", "255.255.255.255"],
+    "other ways to write a number": ["2130706433", "134744072", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "1.2.3",
+                                     "192.168.1.0x32", "192.168.001.050", "192.168.1.256", "8.8.8.8.",
+                                     "1.2.3.4.5", "0x", "１２７.0.0.1"],
+    "no name": ["", " ", "a b", "a..b", ".a", "-a", "a-", "a" * 64 + ".lan", "a.lan\0", "a/b",
+                "a@b", "a:b", "a.lan\r\n", "." * 9,
+                ".".join(["abcdefgh"] * 40)],
+}  # fmt: skip
+ADDRESS_ARGUMENTS = {
+    "XgimiUdp": XgimiUdp,
+    "HttpHook": lambda host: HttpHook(f"http://[{host}]/" if ":" in host else f"http://{host}/"),
+}
+
+
+@pytest.mark.parametrize("argument", ADDRESS_ARGUMENTS)
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_only_addresses_at_home(kind, argument):
+    for host in FOREIGN[kind]:
+        if argument == "HttpHook" and ("%" in host or kind == "no name"):
+            continue  # another grammar
+        with pytest.raises(ValueError, match=r"address|host"):
+            ADDRESS_ARGUMENTS[argument](host)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FOREIGN if kind not in ("other ways to write a number", "no name")])
+def test_a_name_that_leads_to_such_an_address_is_refused_when_it_is_resolved(kind, monkeypatch):
+    async def scene():
+        answers = [address for address in FOREIGN[kind] for _ in range(2)]
+
+        async def lookup(host, port, **_):
+            return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (answers.pop(), port))]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+        while answers:
+            with pytest.raises(ConnectionError, match=r"projector\.lan: .* address"):
+                await XgimiUdp("projector.lan").send("ok")
+            with pytest.raises(ConnectionError, match=r"plug\.lan: .* address"):
+                await HttpHook("http://plug.lan/on")()
+
+    play(scene)
+
+
+def _names(host):
+    return {
+        "send": lambda: XgimiUdp(host).send("ok"),
+        "probe": lambda: _when_called(XgimiUdp(host).is_on),
+        "hook": lambda: HttpHook(f"http://{host}/on?password=hidden")(),
+        "tcp cloud": lambda: _connect(BemfaTcp(UID, TOPIC, host=host)),
+    }
+
+
+async def _when_called(function):
+    return await function()
+
+
+async def _connect(cloud):
+    async with cloud.session():
+        pass
+
+
+@pytest.mark.parametrize("what", _names(""))
+@pytest.mark.parametrize(
+    "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"), None]
+)
+def test_a_name_that_leads_nowhere_is_told_in_words(what, error, monkeypatch):
+    async def scene():
+        async def lookup(*_, **__):
+            if error is not None:
+                raise error
+            return []
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+        said = r"nowhere\.lan leads to no address .*; check it|getaddrinfo\(.* returned empty"
+        with pytest.raises(OSError, match=said) as caught:
+            await _names("nowhere.lan")[what]()
+        assert "hidden" not in str(caught.value)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("make", [lambda host: BemfaTcp(UID, TOPIC, host=host),
+                                  lambda host: BemfaMqtt(UID, TOPIC, host=host),
+                                  lambda host: LocalMqtt(host, "home/projector")])  # fmt: skip
+def test_hosts_of_services_may_be_anywhere_but_must_be_hosts(make):
+    pytest.importorskip("aiomqtt")
+    for host in ("broker.lan", "8.8.8.8", "192.168.1.2", "localhost"):
+        assert make(host).host == host
+    for host in (" ", "a..b", "a" * 64, "0x7f000001", "224.0.0.1", "a\0b"):
+        with pytest.raises(ValueError, match="address"):
+            make(host)
 
 
 def test_addresses_at_home_and_the_permission():
@@ -385,8 +485,86 @@ def test_the_plug_starts_the_projector_where_nothing_else_can():
     play(scene)
 
 
-@pytest.mark.parametrize("url", ["https://192.168.1.9/", "http:///x", "DELETE http://192.168.1.9/", "http://8.8.8.8/",
+ANSWERS = {
+    "a line without end": (b"A" * 200_000, "more than 4096 bytes"),
+    "headers without end": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000, None),
+    "nothing": (b"", "answered nothing"),
+    "a newline": (b"\n", "no HTTP"),
+    "an error": (b"HTTP/1.0 503 Busy\r\n\r\n", "answered 503"),
+    "another protocol": (b"SSH-2.0-OpenSSH_9 2000\r\n", "no HTTP"),
+    "a long number": (b"HTTP/1.1 2000 OK\r\n\r\n", "no HTTP"),
+    "no text": (bytes(range(256)), "no HTTP"),
+    "a head cut off": (b"HTTP/1.1 20", "no HTTP"),
+    "an old device": (b"HTTP/1.0 204 No Content\n", None),
+}
+
+
+@asynccontextmanager
+async def answering(answer, *, hold=False):
+    """A device that answers every request with these bytes; the ports it was asked on."""
+    asked, held = [], asyncio.Event()
+
+    async def serve(reader, writer):
+        asked.append((await reader.readline()).split()[1].decode())
+        with suppress(OSError):
+            writer.write(answer)
+            await writer.drain()
+            if hold:
+                await held.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], asked
+        held.set()
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_whatever_a_plug_answers_it_is_a_success_or_an_error_of_the_network(kind):
+    answer, said = ANSWERS[kind]
+
+    async def scene():
+        async with answering(answer) as (port, _):
+            hook = HttpHook(f"http://127.0.0.1:{port}/on?password=hidden")
+            if said is None:
+                return await hook()
+            with pytest.raises(ConnectionError, match=said) as caught:
+                await hook()
+            assert "hidden" not in str(caught.value)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2"])
+def test_a_plug_that_never_ends_its_answer_is_given_up(answer, monkeypatch):
+    monkeypatch.setattr(network, "_TIMEOUT", 0.05)
+
+    async def scene():
+        async with answering(answer, hold=True) as (port, _):
+            with pytest.raises(TimeoutError):
+                await HttpHook(f"http://127.0.0.1:{port}/on")()
+
+    play(scene)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ANSWERS if ANSWERS[kind][1]])
+def test_no_answer_of_a_plug_ends_the_bridge_or_leaves_the_power_off_untried(kind, monkeypatch):
+    real = plug.AsyncRetry
+    monkeypatch.setattr(plug, "AsyncRetry", lambda *tries, **options: real(*tries, **options | {"delay": 0}))
+
+    async def scene():
+        async with FakeProjector() as projector, answering(ANSWERS[kind][0]) as (port, asked):
+            hooks = [HttpHook(f"http://127.0.0.1:{port}/{which}") for which in ("on", "off")]
+            outcome = await Bridge(None, device_of(projector), plug=PlugCycle(*hooks, seconds=0.01)).handle("on")
+            assert outcome.reason.startswith("the plug failed: ")
+            assert asked == ["/off", "/on", "/on", "/on"]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@192.168.1.9/", "http://192.168.1.9:0/", "http://192.168.1.9:99999/",
+                                 "https://192.168.1.9/", "http:///x", "DELETE http://192.168.1.9/", "http://8.8.8.8/",
                                  "file:///etc/passwd", "http://192.168.1.9/a\r\nHost: b"])  # fmt: skip
 def test_hooks_that_are_refused(url):
-    with pytest.raises(ValueError, match=r"address|http"):
+    with pytest.raises(ValueError, match=r"address|http|[Pp]ort"):
         HttpHook(url)

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, suppress
 
 from kexue.home.cloud import Message
 from kexue.home.mqtt import MqttCloud
+from kexue.home.network import check_host, unresolved
 from kexue.home.secret import Secret
 
 _LOG = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class BemfaTcp:
         self.topic, self.version = topic, version
         self.host = host or ("tcp-cn-03.bemfa.com" if version == 2 else "bemfa.com")
         self.port = port or (8342 if version == 2 else 8344)
+        check_host(self.host, allow_public=True)
         self.retry_cap = _RETRY_CAP
 
     def __repr__(self) -> str:
@@ -97,7 +99,10 @@ class BemfaTcp:
     async def session(self) -> AsyncIterator[_TcpSession]:
         """Connect and subscribe; OSError when the service cannot be reached."""
         async with asyncio.timeout(_CONNECT_TIMEOUT):
-            reader, writer = await asyncio.open_connection(self.host, self.port, limit=_MAX_LINE)
+            try:
+                reader, writer = await asyncio.open_connection(self.host, self.port, limit=_MAX_LINE)
+            except (socket.gaierror, UnicodeError) as error:
+                raise unresolved(self.host, error) from None
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # a dead link is noticed when heartbeats stay unacknowledged for this
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * _HEARTBEAT))

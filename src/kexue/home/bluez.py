@@ -11,6 +11,7 @@ from kexue.home.wake import APPEARANCE, COMPANY, NAME, SERVICE
 
 _PATH = "/fm/kexue/wake"
 _BURSTS, _SECONDS = 10, 1.0
+_PATIENCE = 10.0  # seconds for BlueZ to answer a call
 
 
 def properties(payload: bytes) -> dict[str, Any]:
@@ -63,7 +64,8 @@ async def advertise(
             signature=signature,
             body=body,
         )
-        reply = await bus.call(message)
+        async with asyncio.timeout(_PATIENCE):
+            reply = await bus.call(message)
         if reply is None or reply.message_type == dbus.MessageType.ERROR:
             raise ConnectionError(f"BlueZ refused {member} on {manager}: {getattr(reply, 'error_name', 'no answer')}")
 

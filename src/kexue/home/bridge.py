@@ -245,8 +245,8 @@ class Bridge:
                 if await self._comes_on():
                     return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
                 reason = f"still off {self._on_timeout:g} s after waking"
-            except OSError as error:
-                reason = f"waking failed: {error}"
+            except Exception as error:  # of whatever was plugged in: it must not end the bridge
+                reason = _failed("waking", error)
         if self._plug is not None:
             cooling = since + _COOLING - self._clock()
             if went == "off" and cooling > 0:
@@ -264,8 +264,8 @@ class Bridge:
                 if await self._comes_on():
                     return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
                 reason = f"still off {self._on_timeout:g} s after the plug"
-            except OSError as error:
-                reason = f"the plug failed: {error}"
+            except Exception as error:
+                reason = _failed("the plug", error)
         return Outcome(action, await self.measure(), reason)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
@@ -371,6 +371,12 @@ class Bridge:
         if self.state in (BridgeState.ON, BridgeState.OFF):
             self._reported = (self.state.value, self._clock())
             await session.report(self.state.value)
+
+
+def _failed(what: str, error: Exception) -> str:
+    if not isinstance(error, OSError):
+        _LOG.warning("%s failed", what, exc_info=error)
+    return f"{what} failed: {error or type(error).__name__}"
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> str:

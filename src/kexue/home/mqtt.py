@@ -12,7 +12,7 @@ from typing import Any
 
 from kexue._optional import import_optional
 from kexue.home.cloud import Message
-from kexue.home.network import is_loopback
+from kexue.home.network import check_host, is_loopback
 from kexue.home.secret import Secret
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class MqttCloud:
     ) -> None:
         if not re.fullmatch(r"[^#+\s\0]{1,128}", topic):
             raise ValueError(f"expected a topic without wildcards and spaces, got {topic!r}")
+        check_host(host, allow_public=True)
         if not 0 < port < 65536:
             raise ValueError(f"port must be between 1 and 65535, got {port}")
         self.host, self.port, self.topic, self.tls = host, port, topic, tls

@@ -31,12 +31,12 @@ class PlugCycle:
         self.seconds = seconds
 
     async def cycle(self) -> None:
-        """Off, wait, on. OSError when the plug does not answer."""
+        """Off, wait, on. OSError when the plug does not answer; what else `on` and `off` raise."""
         try:
             await _call(self._off)
             await asyncio.sleep(self.seconds)
         finally:
-            async for attempt in AsyncRetry(3, delay=1.0, exceptions=OSError, reraise=True):
+            async for attempt in AsyncRetry(3, delay=1.0, reraise=True):
                 async with attempt:
                     await _call(self._on)
 
