@@ -166,15 +166,15 @@ def test_a_name_that_leads_to_such_an_address_is_refused_when_it_is_resolved(kin
 
 def _names(host):
     return {
-        "send": lambda: XgimiUdp(host).send("ok"),
+        "send": lambda: _when_called(XgimiUdp(host).send, "ok"),
         "probe": lambda: _when_called(XgimiUdp(host).is_on),
         "hook": lambda: HttpHook(f"http://{host}/on?password=hidden")(),
-        "tcp cloud": lambda: _connect(BemfaTcp(UID, TOPIC, host=host)),
+        "tcp cloud": lambda: _when_called(_connect, BemfaTcp(UID, TOPIC, host=host)),
     }
 
 
-async def _when_called(function):
-    return await function()
+async def _when_called(function, *arguments):
+    return await function(*arguments)
 
 
 async def _connect(cloud):
