@@ -164,25 +164,20 @@ def test_a_name_that_leads_to_such_an_address_is_refused_when_it_is_resolved(kin
     play(scene)
 
 
-def _names(host):
-    return {
-        "send": lambda: _when_called(XgimiUdp(host).send, "ok"),
-        "probe": lambda: _when_called(XgimiUdp(host).is_on),
-        "hook": lambda: HttpHook(f"http://{host}/on?password=hidden")(),
-        "tcp cloud": lambda: _when_called(_connect, BemfaTcp(UID, TOPIC, host=host)),
-    }
-
-
-async def _when_called(function, *arguments):
-    return await function(*arguments)
-
-
 async def _connect(cloud):
     async with cloud.session():
         pass
 
 
-@pytest.mark.parametrize("what", _names(""))
+CALLS = {
+    "send": lambda host: XgimiUdp(host).send("ok"),
+    "probe": lambda host: XgimiUdp(host).is_on(),
+    "hook": lambda host: HttpHook(f"http://{host}/on?password=hidden")(),
+    "tcp cloud": lambda host: _connect(BemfaTcp(UID, TOPIC, host=host)),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
 @pytest.mark.parametrize(
     "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"), None]
 )
@@ -196,7 +191,7 @@ def test_a_name_that_leads_nowhere_is_told_in_words(what, error, monkeypatch):
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
         said = r"nowhere\.lan leads to no address .*; check it|getaddrinfo\(.* returned empty"
         with pytest.raises(OSError, match=said) as caught:
-            await _names("nowhere.lan")[what]()
+            await CALLS[what]("nowhere.lan")
         assert "hidden" not in str(caught.value)
 
     play(scene)
