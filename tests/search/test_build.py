@@ -313,3 +313,65 @@ def test_a_build_is_quick_to_open(tmp_path: Path, source: Path, encoder: Any) ->
     with Index.open(tmp_path / "a.kx", encoder=encoder) as index:
         index._store._build = None  # type: ignore[attr-defined]
         assert len(index.search("refund", 5)[0]) == 5, "the snapshot is all it needs"
+
+
+# Columns
+
+
+def table(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    path.write_text("\n".join(",".join(row) for row in [("nr", "question", "lang", "year"), *rows]) + "\n")
+    return path
+
+
+COLUMNS = {"text": "question", "id": "nr", "metadata": ["lang", "year"]}
+
+
+@pytest.mark.parametrize("whitening", [None, Whitening(beta=1.0, gamma=0.0)], ids=["as they come", "finished"])
+def test_documents_that_are_replaced_keep_ids_and_metadata(
+    tmp_path: Path, whitening: Whitening | None, gram_encoder: Any
+) -> None:
+    rows = [(str(i), f"question {i}", "en", str(2000 + i)) for i in range(30)]
+    build_index(
+        table(tmp_path / "a.csv", rows), tmp_path / "a.kx", encoder=gram_encoder(), whitening=whitening, **COLUMNS
+    )
+    changed = [("3", "another question", "de", "1999"), ("40", "a new one", "fr", "2020")]
+    with Index.open(tmp_path / "a.kx", encoder=gram_encoder()) as index:
+        assert add_files(index, table(tmp_path / "b.csv", changed)) == AddReport(1, 1, 0)
+        assert [d.metadata for d in index.get(["3", "40"])] == [
+            {"lang": "de", "year": 1999},
+            {"lang": "fr", "year": 2020},
+        ]
+        (tmp_path / "lines.txt").write_text("a line\n")
+        with pytest.raises(DataError, match=r"built with .*id: nr"):
+            add_files(index, tmp_path / "lines.txt")
+        assert len(index) == 31
+        with pytest.warns(UserWarning, match="lose year"):
+            add_files(index, table(tmp_path / "c.csv", changed[:1]), metadata=["lang"])
+        assert index.get("3")[0].metadata == {"lang": "de"}
+        with pytest.warns(UserWarning, match="lose lang, year"):
+            assert add_files(index, tmp_path / "lines.txt", text="", id="", metadata=()).added == 1
+
+
+def test_an_index_that_was_not_built_from_columns_takes_what_it_is_told(make_index: Any, tmp_path: Path) -> None:
+    index: Index = make_index()
+    add_files(index, table(tmp_path / "a.csv", [("1", "one", "en", "2000")]), id="nr", metadata=["lang"])
+    assert index.get("1")[0] == ("1", "one", {"lang": "en"})
+
+
+@pytest.mark.parametrize("n", [1500])
+def test_offsets_stand_beside_their_own_documents_over_several_batches(
+    tmp_path: Path, n: int, gram_encoder: Any
+) -> None:
+    """More documents than a store hands out at a time: r of each is that of brute force."""
+    (tmp_path / "t.txt").write_text("\n".join(f"text number {i} {i * 7919 % 1000}" for i in range(n)))
+    build_index(tmp_path / "t.txt", tmp_path / "t.kx", encoder=gram_encoder(), dehub="csls", approx="exact")
+    with Index.open(tmp_path / "t.kx", encoder=gram_encoder()) as index:
+        rows = [row for some in index._store.iterate() for row in some]
+    stored = np.stack([row.vector for row in rows]).astype(np.float64)
+    raw = gram_encoder().encode([row.text for row in rows]).astype(np.float64)
+    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    local = -np.sort(-cosines, axis=1)[:, :50].mean(axis=1)
+    assert np.abs(stored[:, -1] + local / 2).max() < 1e-5
+    assert np.abs(stored[:, :-1] - unit).max() < 1e-5

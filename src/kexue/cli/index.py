@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kexue.cli import _options as opt
-from kexue.cli._verb import Output, verb
+from kexue.cli._verb import EXIT_FAILED, Output, verb
 
 app = typer.Typer(help="Build an index from files, change it, look at it.", no_args_is_help=True)
 
@@ -96,7 +96,10 @@ def add(
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
 ) -> None:
-    """Add documents, or replace those whose id is already there; all inputs are checked before the first is added."""
+    """Add documents, or replace those whose id is already there; all inputs are checked before the first is added.
+
+    Columns that are not named are those the index was built with; --id '' and --metadata '' say that there are none.
+    """
     from kexue.search import Index, add_files
 
     start = time.perf_counter()
@@ -106,7 +109,7 @@ def add(
             inputs,
             text=text,
             id=id_column,
-            metadata=opt.split_columns(metadata),
+            metadata=None if metadata is None else opt.split_columns(metadata),
             format=file_format,
             errors=encoding_errors,
             max_bytes=opt.parse_size(max_bytes),
@@ -206,6 +209,57 @@ def compact(out: Output, index: opt.IndexPath) -> None:
         "seconds": time.perf_counter() - start,
     }
     out.emit(record, lambda: f"{report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB, {index}")
+
+
+@verb(app, "check", examples=("kexue index check faq.kx", "kexue index check faq.kx --json"))
+def check(out: Output, index: opt.IndexPath) -> None:
+    """Look for damage: structure, the checksum of every row, whitening, calibration; exit 1 when there is any."""
+    from kexue.search import check_index
+
+    with out.progress("checking") as progress:
+        report = check_index(index, progress=progress)
+    out.emit(dataclasses.asdict(report), lambda: _checked(report))
+    if not report.ok:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _checked(report: Any) -> str:
+    if report.ok:
+        return f"{report.documents:,} documents in {report.index}, all as they were written"
+    lines = [f"{report.index} is damaged:", *(f"  {problem}" for problem in report.problems)]
+    return "\n".join([*lines, f"Next: kexue index restore BACKUP --out {report.index} --overwrite, or build it again"])
+
+
+@verb(app, "backup", examples=("kexue index backup faq.kx --out faq-monday.kx",))
+def backup(
+    out: Output,
+    index: opt.IndexPath,
+    target: Annotated[Path, typer.Option("--out", help="File to write; an index itself.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older backup that is there.")] = False,
+) -> None:
+    """Copy an index to one file while it is in use: the state of one moment, checked, whole or not at all."""
+    from kexue.search import backup_index
+
+    with out.progress("copying") as progress:
+        report = backup_index(index, target, overwrite=overwrite, progress=progress)
+    out.emit(dataclasses.asdict(report), lambda: f"{report.documents:,} documents of {index} are in {report.out}")
+
+
+@verb(app, "restore", examples=("kexue index restore faq-monday.kx --out faq.kx --overwrite",))
+def restore(
+    out: Output,
+    source: Annotated[Path, typer.Argument(help="What kexue index backup wrote.", metavar="BACKUP")],
+    target: Annotated[Path, typer.Option("--out", help="Where the index was.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an index that is there; its last changes are lost.")
+    ] = False,
+) -> None:
+    """Put a backup back as an index: checked first; the log and the snapshot of what was there go."""
+    from kexue.search import restore_index
+
+    with out.progress("copying") as progress:
+        report = restore_index(source, target, overwrite=overwrite, progress=progress)
+    out.emit(dataclasses.asdict(report), lambda: f"{report.documents:,} documents of {source} are in {report.out}")
 
 
 @verb(

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.search.backup import (
+        CheckReport as CheckReport,
+        CopyReport as CopyReport,
+        backup_index as backup_index,
+        check_index as check_index,
+        restore_index as restore_index,
+    )
     from kexue.search.build import BuildReport as BuildReport, add_files as add_files, build_index as build_index
     from kexue.search.capacity import Capacity as Capacity, plan_capacity as plan_capacity
     from kexue.search.copying import copy_index as copy_index
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "backup": ("CheckReport", "CopyReport", "backup_index", "check_index", "restore_index"),
         "build": ("BuildReport", "add_files", "build_index"),
         "capacity": ("Capacity", "plan_capacity"),
         "copying": ("copy_index",),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import stat
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from kexue._progress import Progress
 from kexue.corpus import read_records
 from kexue.corpus.streams import MAX_BYTES
-from kexue.errors import IndexFormatError, SpaceMismatchError
+from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
 from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbour_scores, with_offsets
 from kexue.search.index import APPROX, BATCH, AddReport, Index
 from kexue.search.meaning import stack
@@ -25,6 +27,7 @@ from kexue.search.nearest import Vectors
 from kexue.search.space import Model, Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, local_path
+from kexue.search.store.base import Value
 from kexue.search.store.database import check_file, make_way
 from kexue.search.store.identity import clear_orphans, remove_companions
 from kexue.similarity import Whitening
@@ -128,12 +131,15 @@ def build_index(
         space = Space(Model(), whitening if ready else None, raw=not ready, dehub=dehub if ready else None)
         partial = Path(f"{target}.partial")
         finished = partial if ready else Path(f"{target}.partial-finished")
-        with _partial(partial, encoder, space, approx=approx, resume=resume) as index:
+        columns = json.dumps({"text": text, "id": id, "metadata": list(metadata)})
+        more: dict[str, Value] = {"approx": approx, "columns": columns}
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None  # a private index stays private
+        with _partial(partial, encoder, space, more=more, resume=resume, mode=mode) as index:
             done, truncated = _add_all(index, spool, progress)
             if _drop_others(index, spool) + done.updated and ready:
                 index.compact()
             if not ready:
-                _finish(finished, index, whitening, dehub)
+                _finish(finished, index, whitening, dehub, more=more, mode=mode)
         with Index.open(finished) as index:
             _embedded(index).save_snapshot()
             info = index.info()
@@ -163,7 +169,7 @@ def add_files(
     *,
     text: str | None = None,
     id: str | None = None,
-    metadata: Sequence[str] = (),
+    metadata: Sequence[str] | None = None,
     format: str = "auto",
     errors: str = "strict",
     max_bytes: int = MAX_BYTES,
@@ -171,14 +177,39 @@ def add_files(
 ) -> AddReport:
     """Add the texts of files to an index; all of them are read and checked before the first is added.
 
-    The arguments are those of `build_index`. A document whose id is there is replaced; an unchanged one is skipped.
+    A document whose id is there is replaced; an unchanged one is skipped.
+
+    Args:
+        index, inputs, format, errors, max_bytes, progress: as in `build_index`.
+        text, id, metadata: columns, as in `build_index`. None: those the index was built with, if any; so documents
+            that are replaced keep the id and the metadata they had. ``""`` and ``()`` say that there are none.
 
     Raises:
-        DataError: input that cannot be read, or an id twice in it; the index is as it was.
+        DataError: input that cannot be read or has other columns, or an id twice in it; the index is as it was.
     """
-    reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
+    built = json.loads(str(index._store.metadata().get("columns", "{}")))
+    there = list(built.get("metadata", []))
+    if metadata is not None and (lost := [name for name in there if name not in metadata]):
+        warnings.warn(
+            f"the index was built with the metadata {', '.join(there)}; documents replaced now lose {', '.join(lost)}.",
+            stacklevel=2,
+        )
+    columns: dict[str, Any] = {
+        "text": (built.get("text") if text is None else text) or None,
+        "id": (built.get("id") if id is None else id) or None,
+        "metadata": there if metadata is None else metadata,
+    }
     with closing(Spool()) as spool:
-        spool.fill(read_records(inputs, **reading, max_bytes=max_bytes))
+        try:
+            spool.fill(read_records(inputs, **columns, format=format, errors=errors, max_bytes=max_bytes))
+        except DataError as error:
+            if columns != {"text": text, "id": id, "metadata": metadata} and any(columns.values()):
+                said = "; ".join(f"{name}: {value}" for name, value in columns.items() if value)
+                error.remedy = (
+                    f"{error.remedy or ''} Columns that are not named are those the index was built with ({said}); "
+                    "id='' (--id '') says that there is none."
+                ).strip()
+            raise
         done, _ = _add_all(index, spool, progress)
         return replace(done, skipped=done.skipped + spool.doubles)
 
@@ -201,13 +232,15 @@ def _check_target(target: Path, overwrite: bool) -> None:
             raise IndexExistsError(
                 f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
             )
-        check_file(target)
+        check_file(target, to_replace=True)
     else:
         clear_orphans(target, overwrite=overwrite)
 
 
 @contextmanager
-def _partial(path: Path, encoder: SupportsEncode, space: Space, *, approx: str, resume: bool) -> Iterator[Index]:
+def _partial(
+    path: Path, encoder: SupportsEncode, space: Space, *, more: Mapping[str, Value], resume: bool, mode: int | None
+) -> Iterator[Index]:
     """The index under construction: what an earlier run has left when it fits, else a new one."""
     index, reason = None, None
     if path.exists():
@@ -225,8 +258,8 @@ def _partial(path: Path, encoder: SupportsEncode, space: Space, *, approx: str, 
         _discard(path)
     if index is None:
         _discard(path)
-        index = Index._create(path, space, encoder, approx=approx)
-    index._store.upsert([], metadata={"approx": approx})
+        index = Index._create(path, space, encoder, approx=str(more["approx"]), mode=mode)
+    index._store.upsert([], metadata=more)
     try:
         yield index
     finally:
@@ -253,10 +286,18 @@ def _drop_others(index: Index, spool: Spool) -> int:
     return index._store.delete(gone)
 
 
-def _finish(path: Path, index: Index, whitening: Whitening | None, dehub: Dehub | None) -> None:
+def _finish(
+    path: Path,
+    index: Index,
+    whitening: Whitening | None,
+    dehub: Dehub | None,
+    *,
+    more: Mapping[str, Value],
+    mode: int | None,
+) -> None:
     """Write a second index with the raw vectors of `index` as they are to be: whitened, with their neighbourhoods."""
     store = index._store
-    approx = str(store.metadata()["approx"])
+    approx = str(more["approx"])
     if whitening is not None and not is_fitted(whitening):
         whitening = Whitening(**whitening.get_params())
         for rows in store.iterate():
@@ -267,7 +308,7 @@ def _finish(path: Path, index: Index, whitening: Whitening | None, dehub: Dehub 
         unit = np.concatenate([space.project(stack(rows)) for rows in store.iterate()])
         local = local_means(neighbour_scores(unit, approx=approx))
     _discard(path)
-    new = Index._create(path, space, None, approx=approx)
+    new = Index._create(path, space, None, approx=approx, mode=mode, more=more)
     try:
         done = 0
         for rows in store.iterate():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from kexue._progress import Progress
 from kexue.search.index import Index
-from kexue.search.store import create_store, open_store
+from kexue.search.store import create_store, is_remote, open_store
 from kexue.search.store.base import IndexExistsError, Value
 
 _OWN = ("epoch", "created", "updated")  # what every store keeps for itself
@@ -45,7 +46,8 @@ def copy_index(
     old = open_store(source, readonly=True)
     try:
         metadata: dict[str, Value] = {name: value for name, value in old.metadata().items() if name not in _OWN}
-        new = create_store(target, metadata, overwrite=overwrite)
+        mode = None if is_remote(source) else stat.S_IMODE(os.stat(source).st_mode)
+        new = create_store(target, metadata, overwrite=overwrite, mode=mode)
         try:
             total, done = old.count(), 0
             for rows in old.iterate(batch_size=_BATCH):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -55,6 +55,9 @@ from kexue.similarity import (
     k_occurrence,
 )
 from kexue.similarity.calibration import null_scores
+
+if TYPE_CHECKING:
+    from kexue.search.backup import CheckReport, CopyReport
 
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
@@ -205,9 +208,11 @@ class Index:
         *,
         approx: str,
         overwrite: bool = False,
+        mode: int | None = None,
+        more: Mapping[str, Value] | None = None,
     ) -> Self:
-        metadata = {**space.dump(), "approx": approx, "kexue_version": kexue.__version__}
-        return cls(create_store(path, metadata, overwrite=overwrite), fspath(path), encoder)
+        metadata = {**space.dump(), "approx": approx, "kexue_version": kexue.__version__, **(more or {})}
+        return cls(create_store(path, metadata, overwrite=overwrite, mode=mode), fspath(path), encoder)
 
     @classmethod
     def open(
@@ -672,6 +677,22 @@ class Index:
             kept = {name: getattr(report, name) for name in ("n", "k", "k_skewness")}
             self._store.upsert([], metadata={"hubness": json.dumps(kept)})
         return report
+
+    # Keeping it
+
+    def check(self, *, progress: Progress | None = None) -> CheckReport:
+        """Look at everything in the file for damage; see `kexue.search.check_index`."""
+        from kexue.search.backup import check_index
+
+        return check_index(self._path, progress=progress)
+
+    def backup(
+        self, out: str | PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> CopyReport:
+        """Copy the index to one file as it is at this moment; see `kexue.search.backup_index`."""
+        from kexue.search.backup import backup_index
+
+        return backup_index(self._path, out, overwrite=overwrite, progress=progress)
 
     def _need(self, least: int, what: str) -> None:
         if len(self) < least:

@@ -56,7 +56,7 @@ def open_store(uri: str | os.PathLike[str], *, readonly: bool = False) -> Store:
         IndexFormatError: nothing there, or not an index; the message says which and what to do.
         MissingDependencyError: an address of Milvus, and pymilvus is not installed.
     """
-    if _in_milvus(uri):
+    if is_remote(uri):
         return MilvusStore.open(os.fspath(uri), readonly=readonly)
     return EmbeddedStore.open(local_path(uri), readonly=readonly)
 
@@ -71,7 +71,7 @@ def create_store(
     Raises:
         IndexExistsError: something is there. NotSupported, MissingDependencyError: see `open_store`.
     """
-    if _in_milvus(uri):
+    if is_remote(uri):
         return MilvusStore.create(os.fspath(uri), metadata, overwrite=overwrite)
     return EmbeddedStore.create(local_path(uri), metadata, overwrite=overwrite, mode=mode)
 
@@ -79,7 +79,7 @@ def create_store(
 def local_path(uri: str | os.PathLike[str]) -> str:
     """The path `uri` is, or NotSupported when it is the address of a server."""
     path = os.fspath(uri)
-    if _in_milvus(path):
+    if is_remote(path):
         raise NotSupported(
             "an index is built in a file, not in Milvus.",
             remedy="Build it in a file, then copy it there (kexue index copy).",
@@ -91,5 +91,6 @@ def local_path(uri: str | os.PathLike[str]) -> str:
     return path
 
 
-def _in_milvus(uri: str | os.PathLike[str]) -> bool:
+def is_remote(uri: str | os.PathLike[str]) -> bool:
+    """Whether this is an address of Milvus, not a path."""
     return os.fspath(uri).startswith(("milvus://", "milvus+https://"))

@@ -8,14 +8,17 @@ import os
 import secrets
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from kexue._files import is_disk_full, replacing
+from kexue._progress import Progress
 from kexue.errors import DiskFullError, IndexFormatError, KexueError
 from kexue.search.store.base import IndexBusyError, IndexMissingError, IndexReadOnlyError, Value
+from kexue.search.store.checking import find_problems
 from kexue.search.store.identity import (
     PAGE,
     STATE_PAGE,
@@ -25,7 +28,7 @@ from kexue.search.store.identity import (
     reading,
     remove_companions,
 )
-from kexue.search.store.tables import Damage, State, write_metadata, write_state
+from kexue.search.store.tables import Damage, State, read_state, write_metadata, write_state
 
 APPLICATION_ID = int.from_bytes(b"kexu", "big")
 FORMAT_VERSION = 2
@@ -152,8 +155,11 @@ def _check_schema(connection: sqlite3.Connection) -> None:
         raise Damage("its first table is not where it was put")
 
 
-def check_file(path: Path) -> None:
-    """Refuse, from the first bytes, what is no index of ours: nothing, a folder, another file, another format."""
+def check_file(path: Path, *, to_replace: bool = False) -> None:
+    """Refuse, from the first bytes, what is no index of ours: nothing, a folder, another file, another format.
+
+    `to_replace`: an index of another format, or a damaged one, may be replaced; anything else may not.
+    """
     if path.is_dir():
         raise IndexFormatError(f"{path} is a folder, not an index.", remedy="Name the index file.")
     try:
@@ -166,6 +172,8 @@ def check_file(path: Path) -> None:
         raise IndexFormatError(f"{path} is not a kexue index, or its beginning is damaged.", remedy=_REBUILD)
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise IndexFormatError(f"{path} is a SQLite database, but not a kexue index.", remedy="Name an index file.")
+    if to_replace:
+        return
     version = int.from_bytes(header[60:64], "big")
     if version != FORMAT_VERSION:
         newer = version > FORMAT_VERSION
@@ -211,6 +219,55 @@ def make_way(path: Path, *, overwrite: bool) -> None:
     remove_companions(real)
 
 
+def check(path: Path, *, progress: Progress | None = None) -> tuple[int, list[str]]:
+    """How many documents a store says it holds, and what is wrong with it."""
+    real = Path(os.path.realpath(path))
+    check_companions(real)
+    with sqlite_errors(path):
+        opened = connect(real, readonly=True, timeout=30.0)
+        try:
+            opened.connection.execute("BEGIN")
+            problems = find_problems(opened.connection, progress)
+            return (0 if problems else read_state(opened.connection).n), problems
+        finally:
+            opened.close()
+
+
+def copy(source: Path, target: Path, *, overwrite: bool, progress: Progress | None = None) -> int:
+    """Copy a store while others write to it, by SQLite's own backup: one state of it, checked, whole or not at all.
+
+    The copy is one file with the permissions of `source`, for its owner alone where those say so. Returns how many
+    documents it holds.
+
+    Raises:
+        IndexFormatError: the source is damaged. IndexBusyError: an index at `target` is in use.
+    """
+    real = Path(os.path.realpath(source))
+    check_companions(real)
+    opened = connect(real, readonly=True, timeout=30.0)
+    try:
+        opened.connection.execute("BEGIN")
+        n = read_state(opened.connection).n  # from here on this one state is seen
+        with replacing(target, mode=stat.S_IMODE(os.stat(real).st_mode)) as temporary:
+            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = MEMORY")  # no file beside one that a kill leaves behind
+                opened.connection.backup(
+                    connection,
+                    pages=1024,
+                    progress=None if progress is None else lambda _, left, total: progress(total - left, total),
+                )
+            with temporary.open("r+b") as file:
+                file.seek(18)  # the versions of writing and reading: 1 needs no log, so that the file stands alone
+                file.write(b"\1\1")
+            with contextlib.closing(_connect(temporary, "mode=ro&immutable=1", True, 0)) as connection:
+                if problems := find_problems(connection):
+                    raise Damage(f"{len(problems)} problems, first: {problems[0]}")
+            make_way(target, overwrite=overwrite)
+    finally:
+        opened.close()
+    return n
+
+
 def now() -> str:
     """The time in UTC, as ISO 8601 writes it, to the microsecond: no two writes share it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
@@ -232,6 +289,14 @@ def _code(error: BaseException) -> int:
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that the file is not what was written."""
+    torn = isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode")
+    # a broken constraint: what is written was checked, so an index of the file is at odds with its table
+    broken = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
+    return torn or isinstance(error, Damage) or _code(error) in broken
+
+
 def explain(error: Exception, path: Path, *, needed: int = 0, waited: float = 0.0) -> KexueError | None:
     """In our words what SQLite, or the system below it, ran into; None where its own words must do."""
     code = _code(error)
@@ -250,17 +315,7 @@ def explain(error: Exception, path: Path, *, needed: int = 0, waited: float = 0.
         )
     if code == sqlite3.SQLITE_READONLY:
         return IndexReadOnlyError(f"{path} cannot be written: {error}.", remedy="Check its rights and its disk.")
-    torn = isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode")
-    if (
-        torn
-        or isinstance(error, Damage)
-        or code
-        in (
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-            sqlite3.SQLITE_CONSTRAINT,  # what is written was checked: an index of the file is at odds with its table
-        )
-    ):
+    if is_damage(error):
         return IndexFormatError(f"{path} is damaged: {error}.", remedy=_REBUILD)
     if isinstance(error, sqlite3.OperationalError | sqlite3.DataError) and code in (0, sqlite3.SQLITE_ERROR, 18):
         return KexueError(f"{path}: SQLite cannot take this request: {error}.", remedy="Ask for less at a time.")

@@ -43,6 +43,7 @@ from kexue.search.store.tables import State, Tally
 
 _LOG = logging.getLogger("kexue.search")
 _FILTERS_KEPT = 8
+_IDS_VERIFIED = 100_000  # documents: a tenth of a second
 _SNAPSHOT_DRIFT = 0.1  # of the documents; beyond, closing writes a new snapshot
 
 
@@ -76,6 +77,7 @@ class EmbeddedStore:
         self._engine_version: tuple[int, int] | None = None
         self._snapshot_stale = False
         self._verified = -1  # documents up to this key have been compared with their checksums
+        self._ids_verified = False
         self._filters: dict[tuple[str, ...], Keys] = {}
         self._filters_version: tuple[int, int] | None = None
 
@@ -100,7 +102,7 @@ class EmbeddedStore:
                 raise IndexExistsError(
                     f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
                 )
-            database.check_file(target)
+            database.check_file(target, to_replace=True)
         with database.sqlite_errors(target):
             database.create(target, metadata, overwrite=overwrite, mode=mode)
         return cls.open(target)
@@ -168,7 +170,11 @@ class EmbeddedStore:
                 keys = self._matching(connection, filter)
                 where = f"key IN {tables.IDS}"
                 ids = [row.id for row in tables.rows(connection, where, (json.dumps(keys.tolist()),), False)]
-            return tables.remove(connection, state, list(dict.fromkeys(ids or ())))
+            wanted = list(dict.fromkeys(ids or ()))
+            gone = tables.remove(connection, state, wanted)
+            if gone < len(wanted):
+                self._verify_ids(connection)
+            return gone
 
     def compact(self) -> CompactReport:
         """Rewrite the file without the room of removed documents, and write a fresh snapshot."""
@@ -230,6 +236,8 @@ class EmbeddedStore:
             found = {
                 row.id: row for row in tables.rows(connection, f"id IN {tables.IDS}", (json.dumps(list(ids)),), vectors)
             }
+            if len(found) < len(set(ids)):
+                self._verify_ids(connection)
         return [found[one] for one in ids if one in found]
 
     def count(self, *, filter: Filter | None = None) -> int:
@@ -389,6 +397,12 @@ class EmbeddedStore:
             tally.check(state.n, state.documents, "documents")
         self._verified = tables.last_key(connection, "documents")
 
+    def _verify_ids(self, connection: sqlite3.Connection) -> None:
+        """Make sure, once, that an id that is not found is not there; of larger files `check` tells."""
+        if not self._ids_verified and self._now(connection).n <= _IDS_VERIFIED:
+            tables.verify_ids(connection)
+        self._ids_verified = True
+
     def _matching(self, connection: sqlite3.Connection, filter: Filter) -> Keys:
         """Keys of the documents that match; the answers to recent filters are kept until something changes."""
         version = self._version
@@ -443,23 +457,24 @@ class EmbeddedStore:
 
     def _look(self, connection: sqlite3.Connection) -> None:
         """Note the version of the transaction that has begun; it is another one after every commit, whoever's."""
-        self._version = connection.execute("PRAGMA data_version").fetchone()[0], self._writes
-        if self._watch.check() and not self._opened.frozen:
-            self._check_history(connection)
+        written = self._watch.check() and not self._opened.frozen
+        try:
+            self._version = connection.execute("PRAGMA data_version").fetchone()[0], self._writes
+            if written:
+                self._check_history(connection)
+        except BaseException as error:
+            if written:
+                self._watch.forget()  # so that the next look is as close
+                if database.is_damage(error) or isinstance(error, IndexFormatError):
+                    raise self._watch.replaced(f"holds something else ({error})") from error
+            raise
 
     def _check_history(self, connection: sqlite3.Connection) -> None:
         """Refuse a file that something else than SQLite has written to, such as a copy in its place."""
-        assert self._handle is not None
-        try:
-            database.check_companions(self.file)
-            here, state = self._watch.change(), tables.read_state(connection)
-            if here is not None and not has_log(self.file) and here.own.decode() != state.change:
-                raise self._watch.replaced("holds another index, or another state of it")
-        except IndexFormatError as error:
-            raise self._watch.replaced(f"holds something else ({error.message})") from error
-        except BaseException:
-            self._watch.forget()
-            raise
+        database.check_companions(self.file)
+        here, state = self._watch.change(), tables.read_state(connection)
+        if here is None or (not has_log(self.file) and here.own.decode() != state.change):
+            raise tables.Damage("not the state that is known here")
 
     def _refresh(self) -> None:
         """Open a file anew that was read as it stood, when it has changed since."""
@@ -534,6 +549,8 @@ class _View(_Guard):
             connection.execute("BEGIN")
             self._store._look(connection)
         except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             super().__exit__(type(error), error, error.__traceback__)
             raise
         return connection

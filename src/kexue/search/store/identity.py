@@ -113,8 +113,12 @@ class Watch:
         self._stamp = (-1, -1)
 
     def change(self) -> Change | None:
-        """The change the file itself is at."""
-        return file_change(self._descriptor)
+        """The change the file itself is at; read again where another process is just writing it."""
+        for _ in range(_TRIES):
+            if (change := file_change(self._descriptor)) is not None:
+                return change
+            time.sleep(0.002)
+        return None
 
     def replaced(self, how: str) -> IndexReplacedError:
         """The error that says so."""

@@ -23,7 +23,7 @@ from kexue.search.store.base import Found, Row, Value
 BLOCK = 4_096  # vectors read at a time
 IDS = "(SELECT value FROM json_each(?))"
 _MASK = 0xFFFF_FFFF
-_DOCUMENT = "documents.key, documents.checksum, CAST(id AS BLOB), CAST(text AS BLOB), CAST(metadata AS BLOB)"
+DOCUMENT = "documents.key, documents.checksum, CAST(id AS BLOB), CAST(text AS BLOB), CAST(metadata AS BLOB)"
 _VECTOR = "vectors.checksum, vector"
 _decode = json.JSONDecoder().raw_decode
 
@@ -106,6 +106,11 @@ class Tally:
         self.n = 0
         self.checksums = 0
 
+    def add(self, checksum: int) -> None:
+        """One row more."""
+        self.n += 1
+        self.checksums += checksum if isinstance(checksum, int) else 0
+
     def check(self, n: int, checksums: int, what: str) -> None:
         """Refuse another number, or another sum, than the state says."""
         if (self.n, self.checksums) != (n, checksums):
@@ -123,7 +128,7 @@ def read_metadata(connection: sqlite3.Connection, state: State) -> dict[str, Val
     for key, kind, value, checksum in connection.execute(f"SELECT {columns} FROM meta"):
         if checksum != _metadata_checksum(key, kind, value):
             raise Damage(f"what it records as {key.decode(errors='replace')!r:.60} is not what was written")
-        tally.n, tally.checksums = tally.n + 1, tally.checksums + checksum
+        tally.add(checksum)
         found[key.decode()] = value if kind == "blob" else value.decode()
     tally.check(state.entries, state.metadata, "entries of metadata")
     return found
@@ -213,25 +218,38 @@ def rows(
     connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool, tally: Tally | None = None
 ) -> list[Row]:
     """The documents that `where` selects, oldest first, with their vectors if wanted."""
-    columns, tables = _DOCUMENT, "documents"
+    columns, tables = DOCUMENT, "documents"
     if vectors:
-        columns, tables = f"{_DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
+        columns, tables = f"{DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
     statement = f"SELECT {columns} FROM {tables} WHERE {where} ORDER BY documents.key"
     found = []
     for key, checksum, id, text, metadata, *vector in connection.execute(statement, parameters):
-        _check_document(key, checksum, id, text, metadata)
-        found.append(Row(id.decode(), text.decode(), _load(key, metadata), _vector(key, *vector) if vectors else None))
+        check_document(key, checksum, id, text, metadata)
+        found.append(
+            Row(id.decode(), text.decode(), _load(key, metadata), check_vector(key, *vector) if vectors else None)
+        )
         if tally is not None:
-            tally.n, tally.checksums = tally.n + 1, tally.checksums + checksum
+            tally.add(checksum)
     return found
 
 
 def verify_documents(connection: sqlite3.Connection, after: int, tally: Tally) -> None:
     """Compare documents with their checksums, from the key behind `after` on."""
-    statement = f"SELECT {_DOCUMENT} FROM documents WHERE key > ? ORDER BY key"
+    statement = f"SELECT {DOCUMENT} FROM documents WHERE key > ? ORDER BY key"
     for key, checksum, id, text, metadata in connection.execute(statement, (after,)):
-        _check_document(key, checksum, id, text, metadata)
-        tally.n, tally.checksums = tally.n + 1, tally.checksums + checksum
+        check_document(key, checksum, id, text, metadata)
+        tally.add(checksum)
+
+
+def verify_ids(connection: sqlite3.Connection) -> None:
+    """Compare the index of ids with the documents: one it has lost would count as new."""
+    lost = scalar(
+        connection,
+        "SELECT count(*) FROM documents AS one NOT INDEXED WHERE NOT EXISTS (SELECT 1 FROM documents AS other "
+        "INDEXED BY sqlite_autoindex_documents_1 WHERE other.id = one.id AND other.key = one.key)",
+    )
+    if lost:
+        raise Damage(f"{lost} of its documents cannot be looked up by their ids")
 
 
 def blocks(
@@ -243,12 +261,12 @@ def blocks(
         width = len(block[0][2]) if type(block[0][2]) is bytes else 0
         for key, checksum, vector in block:
             if type(vector) is not bytes or crc32(vector, key & _MASK) != checksum or len(vector) != width or width % 4:
-                raise Damage(f"the vector with key {key}{_name(connection, key)} is not what was written")
+                raise Damage(f"the vector with key {key}{name(connection, key)} is not what was written")
         keys = np.array([key for key, _, _ in block], np.int64)
         vectors = np.frombuffer(b"".join([vector for _, _, vector in block]), "<f4").reshape(len(block), -1)
         if not math.isfinite(vectors.sum()) and not (finite := np.isfinite(vectors).all(axis=1)).all():
             key = int(keys[finite.argmin()])
-            raise Damage(f"the vector with key {key}{_name(connection, key)} holds NaN or infinity")
+            raise Damage(f"the vector with key {key}{name(connection, key)} holds NaN or infinity")
         if tally is not None:
             tally.n += len(block)
             tally.checksums += sum([checksum for _, checksum, _ in block])
@@ -275,20 +293,20 @@ def scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys
 
 def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Found]]:
     """The documents of a search's keys, with their scores, and with their vectors if wanted."""
-    columns, tables = _DOCUMENT, "documents"
+    columns, tables = DOCUMENT, "documents"
     if vectors:
-        columns, tables = f"{_DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
+        columns, tables = f"{DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
     statement = f"SELECT {columns} FROM {tables} WHERE documents.key IN {IDS}"
     documents = {row[0]: row for row in connection.execute(statement, (str(keys.ravel().tolist()),))}
     for row in documents.values():
-        _check_document(*row[:5])
+        check_document(*row[:5])
     hits = []
     for best, places in zip(scores.tolist(), keys.tolist(), strict=True):
         if missing := [key for key in places if key not in documents]:
             raise Damage(f"the document with key {missing[0]} is gone")
         hits.append(
             [
-                Found(id.decode(), text.decode(), _load(key, data), at, _vector(key, *vector) if vectors else None)
+                Found(id.decode(), text.decode(), _load(key, data), at, check_vector(key, *vector) if vectors else None)
                 for (key, _, id, text, data, *vector), at in zip([documents[at] for at in places], best, strict=True)
             ]
         )
@@ -302,7 +320,7 @@ def _blob(row: Row) -> bytes:
     return np.ascontiguousarray(row.vector, "<f4").tobytes()
 
 
-def _check_document(key: int, checksum: int, id: bytes, text: bytes, metadata: bytes) -> None:
+def check_document(key: int, checksum: int, id: bytes, text: bytes, metadata: bytes) -> None:
     """Refuse a row that is not what was written."""
     if not type(id) is type(text) is type(metadata) is bytes or checksum != document_checksum(key, id, text, metadata):
         name = id.decode(errors="replace") if isinstance(id, bytes) else "?"
@@ -319,13 +337,14 @@ def _load(key: int, metadata: bytes) -> dict[str, Any]:
     return loaded
 
 
-def _vector(key: int, checksum: int, vector: bytes) -> Vectors:
+def check_vector(key: int, checksum: int, vector: bytes) -> Vectors:
+    """The vector of a row, refused when it is not what was written."""
     if type(vector) is not bytes or len(vector) % 4 or checksum != vector_checksum(key, vector):
         raise Damage(f"the vector with key {key} is not what was written")
     return np.frombuffer(vector, "<f4")
 
 
-def _name(connection: sqlite3.Connection, key: int) -> str:
+def name(connection: sqlite3.Connection, key: int) -> str:
     """The id of a document for a message, where it can be told."""
     found = connection.execute("SELECT CAST(id AS BLOB) FROM documents WHERE key = ?", (key,)).fetchone()
     return f" (id {found[0].decode(errors='replace')!r:.80})" if found and isinstance(found[0], bytes) else ""
