@@ -91,7 +91,7 @@ def listen() -> Iterator[Callable[..., SimpleNamespace]]:
             time.sleep(0.05)
         else:
             raise RuntimeError("the server did not become ready")
-        return SimpleNamespace(url=url, app=app, port=port)
+        return SimpleNamespace(url=url, app=app, port=port, server=server)
 
     yield start
     for server, thread in running:

@@ -50,23 +50,140 @@ def test_tei_routes_answer_401_in_their_own_shape(guarded) -> None:
     assert set(guarded.post("/embed", json={"inputs": "a"}).json()) == {"error", "error_type"}
 
 
-def test_keys_come_from_environment_and_file(monkeypatch, tmp_path) -> None:
-    file = tmp_path / "keys"
-    file.write_text("# comment\nread:r2\nwrite:w2\n\n")
-    file.chmod(0o600)
-    monkeypatch.setenv("KEXUE_API_KEY", "w1")
-    monkeypatch.setenv("KEXUE_API_KEY_READ", "r1")
-    monkeypatch.setenv("KEXUE_API_KEY_FILE", str(file))
-    assert keys_from_environment() == {"w1": "write", "r1": "read", "r2": "read", "w2": "write"}
-    file.chmod(0o644)
-    with pytest.raises(DataError, match="others can read"):
+SOURCES = ("KEXUE_API_KEY", "KEXUE_API_KEY_READ", "KEXUE_API_KEY_FILE")
+
+
+@pytest.fixture
+def source(monkeypatch, tmp_path):
+    """Set a key, as it is written, in one of the places where keys are looked for."""
+    for name in SOURCES:
+        monkeypatch.delenv(name, raising=False)
+
+    def put(name: str, text: str, *, scope: str = "write", mode: int = 0o600) -> str:
+        if name != "KEXUE_API_KEY_FILE":
+            monkeypatch.setenv(name, text)
+            return name
+        file = tmp_path / "keys"
+        file.unlink(missing_ok=True)
+        file.write_bytes(f"{scope}:{text}".encode())
+        file.chmod(mode)
+        monkeypatch.setenv(name, str(file))
+        return str(file)
+
+    return put
+
+
+def test_keys_come_from_environment_and_file(source) -> None:
+    source("KEXUE_API_KEY", "w1")
+    source("KEXUE_API_KEY_READ", "r1")
+    file = source("KEXUE_API_KEY_FILE", "r2\n# comment\n  # another\n\nwrite:w2\n\n", scope="read")
+    wanted = {"w1": "write", "r1": "read", "r2": "read", "w2": "write"}
+    assert keys_from_environment() == keys_from_environment(file) == wanted
+    assert Settings(models=["x"]).keys == wanted
+    assert "w1" not in repr(Settings(models=["x"]))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", " ", "\t\n", "\n\n"])
+@pytest.mark.parametrize("beginning", ["", " "])
+def test_what_stands_around_a_key_is_no_part_of_it(source, indexes, name, beginning, ending) -> None:
+    source(name, f"{beginning}secret:with=signs/+{ending}")
+    [key] = keys_from_environment()
+    assert key == "secret:with=signs/+"
+    with TestClient(create_app(Settings(indexes=indexes))) as client:
+        assert client.get("/v1/indexes", headers=bearer(key)).status_code == 200
+        assert client.get("/v1/indexes", headers=bearer("")).status_code == 401
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("text", ["", " ", "\n", "\r\n", "\t", "\u00a0", "\u3000\n"])
+def test_a_source_without_a_key_opens_nothing(source, name, text) -> None:
+    source(name, text)
+    with pytest.raises(DataError, match=r"key .*(empty|holds what a header cannot)") as caught:
+        Settings(models=["x"])
+    assert caught.value.path is not None
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("text", ["\u043a\u043b\u044e\u0447", "a\x01b", "a\x7f", "caf\xe9"])
+def test_keys_that_no_header_holds_are_refused(source, name, text) -> None:
+    source(name, text)
+    with pytest.raises(DataError, match="printable ASCII") as caught:
         keys_from_environment()
-    file.chmod(0o600)
-    file.write_text("admin:secret-value\n")
-    with pytest.raises(DataError, match="line 1") as caught:
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", " ", "a ", "\n", "caf\xe9", "a\tb"])
+def test_settings_take_no_such_key_either(key) -> None:
+    with pytest.raises(ValueError, match="API key"):
+        Settings(models=["x"], api_keys={key: "write"})
+
+
+FILES = {
+    "nothing": b"",
+    "a mark only": b"\xef\xbb\xbf",
+    "line ends": b"\n\r\n\n",
+    "comments": b"# write:a\n  # keys will follow\n",
+    "no scope": b"secret-value\n",
+    "no key": b"write:\n",
+    "a blank key": b"read: \t\n",
+    "another scope": b"admin:secret-value\n",
+    "a scope in capitals": b"WRITE:secret-value\n",
+    "old line ends": b"write:secret-value\rread:secret-other\r",
+    "UTF-16": "write:secret-value\n".encode("utf-16"),
+    "Latin-1": b"write:caf\xe9\n",
+    "one key for two things": b"read:secret-value\nwrite:secret-value\n",
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_files_of_keys_that_are_none(source, tmp_path, content) -> None:
+    path = source("KEXUE_API_KEY_FILE", "x")
+    (tmp_path / "keys").write_bytes(content)
+    for read in (keys_from_environment, lambda: keys_from_environment(path), lambda: Settings(models=["x"])):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert caught.value.path == path
+        assert "secret" not in str(caught.value)
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfwrite:k\n", b"write:k\r\n", b"write:k", b"\n\nwrite: k \r\n#\n"])
+def test_files_of_keys_as_editors_write_them(source, tmp_path, content) -> None:
+    source("KEXUE_API_KEY_FILE", "x")
+    (tmp_path / "keys").write_bytes(content)
+    assert keys_from_environment() == {"k": "write"}
+
+
+def test_an_empty_name_of_a_file_and_a_file_that_is_not_there(monkeypatch, source, tmp_path) -> None:
+    monkeypatch.setenv("KEXUE_API_KEY_FILE", "")
+    with pytest.raises(DataError, match="set and empty"):
+        Settings(models=["x"])
+    monkeypatch.setenv("KEXUE_API_KEY_FILE", str(tmp_path / "nosuch"))
+    with pytest.raises(FileNotFoundError):
+        Settings(models=["x"])
+
+
+def test_one_key_in_two_places_for_two_things_is_refused(source) -> None:
+    source("KEXUE_API_KEY", "same")
+    source("KEXUE_API_KEY_READ", "same\n")
+    with pytest.raises(DataError, match="twice"):
         keys_from_environment()
-    assert "secret-value" not in str(caught.value)
-    assert "secret" not in repr(Settings(models=["x"], api_keys={"secret": "read"}))
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700, 0o440, 0o444, 0o404])
+def test_files_of_keys_nobody_else_can_change(source, mode) -> None:
+    """0440 is how systemd shows the access list of a credential; 0444 and 0440 are how containers mount secrets."""
+    source("KEXUE_API_KEY_FILE", "k", mode=mode)
+    assert keys_from_environment() == {"k": "write"}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o610, 0o601, 0o620, 0o602, 0o660, 0o666, 0o422, 0o464, 0o777])
+def test_files_of_keys_others_may_change_or_need_not_read(source, mode) -> None:
+    path = source("KEXUE_API_KEY_FILE", "secret-value", mode=mode)
+    with pytest.raises(DataError, match=f"mode {mode:04o}") as caught:
+        keys_from_environment()
+    assert (caught.value.path, "chmod 600" in str(caught.value)) == (path, True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])

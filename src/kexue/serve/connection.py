@@ -22,8 +22,9 @@ _REFUSAL = "HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: 0\r\nretry-after
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, closed when a request is not sent, or an answer not taken, in time.
 
-    A head is bounded while it comes, too, since the parser keeps all of it; bodies are the `Door`'s business. A
-    request whose reading the server itself holds back, as it has not answered the one before, is not late.
+    What the parser keeps for itself is bounded while it comes: heads, and the headers that may follow a body in
+    chunks, which nobody reads. Bodies are the `Door`'s business. A request whose reading the server itself holds
+    back, as it has not answered the one before, is not late.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -31,7 +32,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._begin = self._last = self.loop.time()
         self._in_head, self._unfinished = True, True
-        self._head = self._body = self._unread = 0
+        self._kept = self._body = self._unread = 0
         self._unread_since = self._begin
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
         if len(self.connections) > MAX_CONNECTIONS:
@@ -47,14 +48,14 @@ class Connection(HttpToolsProtocol):
         if not self._unfinished:
             self._begin_request()
         self._last = self.loop.time()
-        self._head += len(data) if self._in_head else 0
+        self._kept += len(data)
         super().data_received(data)
-        if self._in_head and self._head > 2 * MAX_HEAD and not self.transport.is_closing():
+        if self._unfinished and self._kept > 2 * MAX_HEAD and not self.transport.is_closing():
             self._turn_away("431 Request Header Fields Too Large")
 
     def _begin_request(self) -> None:
         self._begin, self._in_head, self._unfinished = self.loop.time(), True, True
-        self._head = self._body = 0
+        self._kept = self._body = 0
 
     # What the parser calls
 
@@ -64,9 +65,14 @@ class Connection(HttpToolsProtocol):
         if not self._unfinished:
             self._begin_request()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header of the head; what follows a body is dropped."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is there; an address that names its host speaks for it, as RFC 9112 has it."""
-        self._in_head, self._head = False, 0
+        self._in_head, self._kept = False, 0
         named = httptools.parse_url(self.url)
         if named.host:
             port = b"" if named.port is None else b":%d" % named.port
@@ -77,6 +83,7 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body is there."""
         self._body += len(body)
+        self._kept = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -113,6 +120,6 @@ class Connection(HttpToolsProtocol):
             cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        if status is not None:
+        if status is not None and (self._in_head or not cycle.response_complete):
             self.transport.write(_REFUSAL.format(status).encode())
         self.transport.close()
