@@ -12,7 +12,7 @@ from kexue.search import Index, build_index
 from kexue.search.hubs import NEIGHBOURS, count_neighbours, local_means, neighbour_scores, with_offsets
 from kexue.similarity import HubnessReducer, Whitening
 
-N, DIM = 150, 12
+N, DIM = 150, 12  # more than r looks at
 
 
 @pytest.fixture
@@ -75,6 +75,9 @@ def test_none_is_the_plain_index_and_a_plain_index_corrects_its_candidates(make_
     ours, late = csls.search(queries, k=7), plain.search(queries, k=7, dehub="csls", candidates=N)
     assert [names(hits) for hits in late] == [names(hits) for hits in ours] != [names(hits) for hits in expected]
     np.testing.assert_allclose([hit.score for hit in late[0]], [hit.score for hit in ours[0]], atol=1e-6)
+    scores, _ = explicit(vectors, queries)  # each of them corrected by its 50 nearest, itself left out
+    for row, hits in enumerate(plain.search(queries, k=N, dehub="csls")):
+        assert names(hits) == [str(i) for i in np.argsort(-scores[row], kind="stable")]
 
 
 def test_hubness_falls_and_is_counted_in_the_order_of_the_index(make_index, texts) -> None:
@@ -93,11 +96,46 @@ def test_hubness_falls_and_is_counted_in_the_order_of_the_index(make_index, text
     }
 
 
-def test_duplicates_make_no_hubs() -> None:
-    stored = with_offsets(np.tile(np.float32([1.0, 0.0]), (200, 1)), np.ones(200, np.float32))
-    counts = count_neighbours(stored, 5, np.random.default_rng(0))
-    assert counts.sum() == 1000
-    assert counts.max() < 20  # 5 expected; by order of rows the first five of all would be found by everyone
+def copies(generator: np.random.Generator, groups: list[int], dim: int) -> np.ndarray:
+    """Unit vectors, each so many times, in any order."""
+    rows = generator.standard_normal((len(groups), dim)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows[generator.permutation(np.repeat(np.arange(len(groups)), groups))]
+
+
+@pytest.mark.parametrize(
+    ("groups", "dim", "k"), [([200], 16, 10), ([200], 2, 5), ([60, 60, 60], 8, 7), ([1] * 40 + [80], 5, 9)]
+)
+def test_equal_rows_count_alike_wherever_they_stand(groups: list[int], dim: int, k: int) -> None:
+    """Over 200 lots the mean count of equal rows is one number: a place among them is worth nothing."""
+    unit = copies(np.random.default_rng(4), groups, dim)
+    local = local_means(neighbour_scores(unit))
+    stored = with_offsets(unit, local)
+    _, which = np.unique(stored, axis=0, return_inverse=True)
+    assert len(np.unique(which)) == len(groups), "equal rows have one r, to the bit"
+    generator = np.random.default_rng(5)
+    counts = np.stack([count_neighbours(stored, k, generator) for _ in range(200)])
+    assert (counts.sum(axis=1) == k * len(unit)).all()
+    for group in range(len(groups)):
+        mean = counts[:, which.ravel() == group].mean(axis=0)
+        # Each count is a sum of lots with variance below k n / size: five standard errors of 200 draws.
+        bound = 5 * np.sqrt(k * len(unit) / len(mean) / 200)
+        assert np.abs(mean - mean.mean()).max() < bound
+    if len(groups) == 1:
+        assert np.abs(counts.mean(axis=0) - k).max() < 5 * np.sqrt(k / 200)
+
+
+def test_equal_documents_have_one_r_however_they_come_in(make_index) -> None:
+    unit = copies(np.random.default_rng(6), [30, 40, 50], 24)
+    index = make_index(encoder=None, dehub="csls")
+    index.add([f"first {i}" for i in range(60)], vectors=unit[:60])
+    index.add([f"then {i}" for i in range(60)], vectors=unit[60:])
+    for again in (False, True):
+        if again:
+            index.compact()
+        stored = np.stack([row.vector for rows in index._store.iterate() for row in rows])
+        for part in (stored[:60], stored[60:]) if not again else (stored,):
+            assert len(np.unique(part, axis=0)) == 3
 
 
 def test_neighbourhoods_of_documents_added_later(make_index, vectors, queries, texts) -> None:

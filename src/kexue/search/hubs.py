@@ -9,19 +9,21 @@ for vectors in memory.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
 
 from kexue.errors import NotSupported
 from kexue.search.engine import build_engine
-from kexue.search.nearest import Keys, Scores, Vectors, top_k
+from kexue.search.nearest import Keys, Scores, Vectors
 from kexue.similarity import Whitening
+from kexue.similarity._neighbours import smallest
 
 Dehub = Literal["csls", "center"]
-NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/how-to/scores.md has the figures)
+NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/howto/scores.md has the figures)
 _BLOCK = 512  # queries at a time
-_LOT = np.float32(1e-6)  # scores that differ by less are equal, up to rounding of float32
+_TIE = 1e-6  # scores that differ by no more are equal, up to rounding of float32
 
 
 def check_dehub(dehub: str | None) -> None:
@@ -73,24 +75,43 @@ def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, approx: str = "exact
     """Cosines (n, min(k, n - 1)) of each vector with its nearest others; NaN where an inverted file found fewer."""
     n = len(unit)
     k = min(k, n - 1)
-    keys = np.arange(n)
-    found = np.empty((n, k), np.float32)
+    firsts, which = distinct(unit)
+    found = np.empty((len(firsts), k), np.float32)
     if k < 1:
-        return found
+        return found[which]
     engine = build_engine(
-        [(keys, unit)],
+        [(np.arange(n), unit)],
         lambda size: unit[np.random.default_rng(0).permutation(n)[:size]],
         n=n,
         dims=unit.shape[1],
         approx=approx,
     )
-    for start in range(0, n, _BLOCK):
-        part = slice(start, start + _BLOCK)
-        scores, places = engine.search(unit[part], k + 1)
-        own = places == keys[part, None]
+    for start in range(0, len(firsts), _BLOCK):
+        some = firsts[start : start + _BLOCK]
+        scores, places = engine.search(unit[some], k + 1)
+        own = places == some[:, None]
         own[~own.any(axis=1), -1] = True  # a duplicate stands in its place
-        found[part] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
-    return found
+        found[start : start + _BLOCK] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
+    return found[which]
+
+
+def distinct(rows: Vectors) -> tuple[Keys, Keys]:
+    """Where each different row of (n, d) stands first, and (n,) which of these each row is.
+
+    Equal rows are compared once: rounding, which differs from place to place in a product, must not part them.
+
+    >>> distinct(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
+    (array([0, 1]), array([0, 1, 0]))
+    """
+    seen: dict[bytes, int] = {}
+    which = np.empty(len(rows), np.int64)
+    firsts: list[int] = []
+    for at, row in enumerate(rows + rows.dtype.type(0)):  # -0 becomes 0
+        name = blake2b(row.tobytes(), digest_size=16).digest()
+        which[at] = seen.setdefault(name, len(seen))
+        if len(seen) > len(firsts):
+            firsts.append(at)
+    return np.array(firsts, np.int64), which
 
 
 def local_means(*scores: Scores) -> Scores:
@@ -106,9 +127,9 @@ def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) ->
     n = len(stored)
     counts = np.zeros(n, np.int64)
     queries = as_query(stored[:, :-1], 1.0)
+    firsts, which = distinct(stored)
     for start in range(0, n, _BLOCK):
-        scores = queries[start : start + _BLOCK] @ stored.T
-        scores += _LOT * generator.random(scores.shape, np.float32)
-        scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
-        counts += np.bincount(top_k(scores, k)[1].ravel(), minlength=n)
+        distances = -(queries[start : start + _BLOCK] @ stored[firsts].T)[:, which]
+        distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = np.inf
+        counts += np.bincount(smallest(distances, k, generator, tie=_TIE).ravel(), minlength=n)
     return counts

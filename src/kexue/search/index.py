@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from kexue.search.hubs import (
     check_dehub,
     check_search,
     count_neighbours,
+    distinct,
     local_means,
     neighbour_scores,
     with_offsets,
@@ -59,6 +60,7 @@ from kexue.similarity.calibration import null_scores
 if TYPE_CHECKING:
     from kexue.search.backup import CheckReport, CopyReport
 
+T = TypeVar("T")
 BATCH = 512  # documents encoded, and made durable, at a time
 APPROX = ("auto", "exact", "approx")
 _SAME = 1e-6  # numbers of unit vectors that differ by less are the same, up to rounding of float32
@@ -374,11 +376,12 @@ class Index:
         scores = [neighbour_scores(unit)]
         if len(self):
             replaced = set(ids)
-            found = self._store.search(as_query(unit, 0.0), NEIGHBOURS)
-            there = np.full((len(unit), max(map(len, found))), np.nan, np.float32)
+            firsts, which = distinct(unit)
+            found = self._store.search(as_query(unit[firsts], 0.0), NEIGHBOURS)
+            there = np.full((len(firsts), max(map(len, found))), np.nan, np.float32)
             for row, some in zip(there, found, strict=True):
                 row[: len(some)] = [np.nan if one.id in replaced else one.score for one in some]
-            scores.append(there)
+            scores.append(there[which])
         return local_means(*scores)
 
     def _drift_with(self, space: Space, raw: Vectors) -> dict[str, Value]:
@@ -648,7 +651,9 @@ class Index:
         if not isinstance(blob, bytes):
             return None
         if self._calibrator is None or self._calibrator[0] is not blob:
-            self._calibrator = blob, from_file_bytes(blob, ScoreCalibrator.load)
+            given = blob
+            load = self._recorded("calibration", lambda: from_file_bytes(given, ScoreCalibrator.load))
+            self._calibrator = blob, load
         return self._calibrator[1]
 
     def k_occurrence(self, k: int = 10, *, generator: Any = 0) -> tuple[np.ndarray[Any, Any], list[str]]:
@@ -737,8 +742,19 @@ class Index:
         metadata = self._store.metadata()
         key = (metadata.get("space"), metadata["model"])
         if self._space is None or self._space_key != key:
-            self._space, self._space_key = Space.load(metadata), key
+            self._space, self._space_key = self._recorded("model or its whitening", lambda: Space.load(metadata)), key
         return self._space
+
+    def _recorded(self, what: str, load: Callable[[], T]) -> T:
+        """What the index records about itself; IndexFormatError where that makes no sense."""
+        try:
+            return load()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise IndexFormatError(
+                f"{self._path} is damaged: what it records as its {what} cannot be read "
+                f"({type(error).__name__}: {error}).",
+                remedy="Restore it from a backup (kexue index restore), or build it again (kexue index build).",
+            ) from error
 
     def load_encoder(
         self, model: SupportsEncode | str | None = None, *, device: str = "auto", dtype: str = "auto"

@@ -217,8 +217,13 @@ def file_bytes(save: Callable[[Path], None]) -> bytes:
 
 
 def from_file_bytes(blob: bytes, load: Callable[[Path], T]) -> T:
-    """What `load(path)` makes of a file with these bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "saved")
-        path.write_bytes(blob)
-        return load(path)
+    """What `load(path)` makes of a file with these bytes; in memory where the system can, for a disk may be full."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "saved")
+            path.write_bytes(blob)
+            return load(path)
+    with open(os.memfd_create("kexue"), "wb") as file:
+        file.write(blob)
+        file.flush()
+        return load(Path(f"/proc/self/fd/{file.fileno()}"))
