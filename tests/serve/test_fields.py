@@ -446,6 +446,9 @@ def test_every_refusal_of_a_tei_route_has_tei_s_shape(client, tmp_path, encoder,
     method = "get" if body is None else "post"
     send = lambda client, **more: client.request(method.upper(), path, **({"json": body} if body else {}), **more)  # noqa: E731
     check_tei(client.request("PUT", path), 405)
+    check_tei(send(client, headers={"host": "elsewhere.example"}), 421)
+    check_tei(send(client, headers={"origin": "http://elsewhere.example"}), 403)
+    check_tei(send(client, headers={"x-odd": "a" * 70_000}), 431)
     if body is not None:
         check_tei(client.post(path, json={}), 400)
         check_tei(client.post(path, json=[]), 400)
