@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, StackDataset
 
 from kexue.errors import CheckpointError, DataError
-from kexue.nn import CachedStates, LadderBlock, LadderSideNetwork
+from kexue.nn import CachedStates, LadderBlock, LadderSideNetwork, Transformer, TransformerConfig
 
 
 def normal(*shape, seed=0):
@@ -159,6 +159,124 @@ def test_a_block_attends_to_what_the_mask_keeps_and_to_nothing_later():
         torch.testing.assert_close(causal(changed, *arguments)[:, :5], causal(x, *arguments)[:, :5])
         assert not torch.allclose(causal(changed, *arguments)[:, 5:], causal(x, *arguments)[:, 5:])
     torch.testing.assert_close(causal(x, torch.ones_like(mask)), causal(x))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, both):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.GRU(8, 4 if both else 8, batch_first=True, bidirectional=both) for _ in range(2))
+
+    def forward(self, x, attention_mask=None):
+        for layer in self.layers:
+            x = layer(x)[0]
+        return x
+
+
+class Masked(nn.Module):
+    """A Transformer of ours, which sees what the mask says."""
+
+    def __init__(self, causal):
+        super().__init__()
+        self.net = Transformer(TransformerConfig(30, hidden_size=8, num_layers=2, num_heads=2))
+        self.causal, self.layers = causal, self.net.blocks
+
+    def forward(self, tokens, mask=None):
+        seen = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool)
+        seen = (seen.tril() if self.causal else seen)[None]
+        return self.net(tokens, mask=seen if mask is None else seen & mask[:, None])
+
+
+def hugging_face(name):
+    tf = pytest.importorskip("transformers")
+    small = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    short = {"n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
+    config = {
+        "gpt2": lambda: tf.GPT2Config(vocab_size=30, n_embd=8, **short),
+        "llama": lambda: tf.LlamaConfig(vocab_size=30, **small),
+        "bloom": lambda: tf.BloomConfig(vocab_size=30, hidden_size=8, **short),
+        "bert": lambda: tf.BertConfig(vocab_size=30, **small),
+        "bert as decoder": lambda: tf.BertConfig(vocab_size=30, **small, is_decoder=True),
+    }[name]()
+    return tf.AutoModel.from_config(config)
+
+
+BACKBONES = {
+    **{name: (lambda name=name: hugging_face(name), name != "bert")
+       for name in ("gpt2", "llama", "bloom", "bert", "bert as decoder")},
+    "recurrent": (lambda: Recurrent(False), True),
+    "recurrent both ways": (lambda: Recurrent(True), False),
+    "ours": (lambda: Masked(True), True),
+    "ours both ways": (lambda: Masked(False), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "causal"), BACKBONES.values(), ids=BACKBONES)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_ladder_beside_a_causal_backbone_sees_no_later_token(make, causal, training):
+    """Outputs at past places stay as they are when later tokens change; beside a bidirectional one they do not."""
+    torch.manual_seed(0)
+    side = LadderSideNetwork(make(), taps=[0, 1, 2], width=8, frozen_eval=not training).train(training)
+    recurrent = isinstance(side.backbone, Recurrent)
+    ids = torch.randint(3, 30, (3, 7), generator=torch.Generator().manual_seed(1))
+    other = ids.clone()
+    other[:, 4:] = torch.randint(3, 30, (3, 3), generator=torch.Generator().manual_seed(2))
+    one, two = (normal(30, 8)[x] if recurrent else x for x in (ids, other))
+    side(one)
+    side.eval()
+    assert torch.allclose(side(one)[:, :4], side(two)[:, :4], atol=1e-5) == causal
+    assert [block.causal for block in side.blocks] == [causal] * 2
+    if recurrent:
+        return
+    kept = torch.arange(7) > torch.tensor([[1], [-1], [0]])  # padding on the left
+    keyword = "mask" if isinstance(side.backbone, Masked) else "attention_mask"
+    first, second = (side(x, **{keyword: kept}) for x in (one, two))
+    assert first.isfinite().all()
+    assert torch.allclose(first[:, 2:4], second[:, 2:4], atol=1e-5) == causal
+
+
+def test_the_direction_is_said_or_found_before_states_alone_are_read():
+    backbone = Recurrent(False)
+    x = normal(2, 5, 8)
+    side = LadderSideNetwork(backbone, taps=[0, 1, 2], width=8)
+    with pytest.raises(ValueError, match="causal=True or causal=False"):
+        side(states=tuple(normal(2, 5, 8) for _ in range(3)))
+    assert side(x[:, :1]).shape == (2, 1, 8)  # one token tells nothing
+    states = side.states(x)
+    assert all(block.causal for block in side.blocks)
+    torch.testing.assert_close(side(states=states), side(x))
+    said = LadderSideNetwork(backbone, taps=[0, 1, 2], width=8, causal=False)
+    assert said(states=states).shape == (2, 5, 8)
+    assert not any(block.causal for block in said.blocks)
+    with pytest.raises(ValueError, match="block_factory"):
+        LadderSideNetwork(backbone, taps=[0, 1], width=8, causal=True, block_factory=Rung)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_query_without_keys_attends_to_nothing(causal):
+    """Its attention is 0, whatever the others hold, and nothing becomes NaN."""
+    block = LadderBlock(8, num_heads=2, causal=causal)
+    s = normal(2, 5, 8).requires_grad_()
+    mask = torch.tensor([[False, False, True, True, True], [False] * 5])
+    out = block(s, mask)
+    lone = s.detach() + block.out.bias
+    lone = lone + block.feed(block.norm_feed(lone))
+    nothing = ~(mask[:, None] & (torch.ones(5, 5, dtype=torch.bool).tril() if causal else True)).any(-1)
+    nothing = nothing.expand(2, 5)
+    assert nothing.sum() == (7 if causal else 5)
+    torch.testing.assert_close(out[nothing], lone[nothing])
+    out.sum().backward()
+    assert s.grad.isfinite().all()
+    torch.testing.assert_close(out[:1, 2:], block(s[:1, 2:]))  # padding changes nothing of the rest
+
+
+def test_masks_of_other_shapes_are_refused():
+    block, s = LadderBlock(8, num_heads=2), normal(2, 5, 8)
+    with pytest.raises(ValueError, match=r"\(2, 5\).*got \(2, 4\)"):
+        block(s, torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(TypeError, match="int64"):
+        block(s, torch.ones(2, 5, dtype=torch.int64))
+    keys = torch.tensor([[True, True, False, True, True], [True] * 5])
+    torch.testing.assert_close(block(s, keys), block(s, keys[:, None].expand(2, 5, 5)))
 
 
 def test_hugging_face_models():

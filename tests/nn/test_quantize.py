@@ -318,3 +318,106 @@ def test_mistakes_are_named():
         nearest_code(torch.ones(2, 3), torch.ones(7, 4))
     with pytest.raises(ValueError, match="one shape"):
         rotate_to(torch.ones(2, 3), torch.ones(3))
+
+
+def turning(z, q):
+    """The matrix by which `rotate_to` passes gradients on, transposed: G."""
+    return torch.func.jacrev(lambda x: rotate_to(x, q))(z).double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [1, 2, 3, 17, 64])
+@pytest.mark.parametrize("scale", [1e-30, 0.3, 1e30])
+def test_the_rotation_takes_z_to_q_at_every_angle_and_scale(dtype, d, scale):
+    """G z = q and G'G = s^2 I, also where z and q are opposite or equal but for rounding, or nearly so."""
+    generator = torch.Generator().manual_seed(d)
+    eps = torch.finfo(dtype).eps
+    for turn in range(5):
+        z, aside = torch.randn(2, d, generator=generator, dtype=torch.float64)
+        for sign in (-1, 1):
+            for bend in (0.0, eps, 10 * eps, 1e-5, 1e-3, 1.0):
+                start = z.to(dtype)
+                goal = scale * (0.1 + turn) * (sign * start.double() + bend * aside).to(dtype)
+                G = turning(start, goal)
+                size = goal.double().norm() / start.double().norm()
+                wide = start.double(), goal.double()
+                assert (G @ wide[0] - wide[1]).norm() <= 40 * eps * wide[1].norm()
+                assert (G.T @ G / size**2 - torch.eye(d)).abs().max() <= 40 * eps
+
+
+def test_the_rotation_of_half_precision():
+    z = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for goal in (-0.3 * z, -z, z, 2 * z):
+        for row, q in zip(z, goal, strict=True):
+            assert (turning(row, q) @ row.double() - q.double()).norm() < 0.02 * q.double().norm()
+
+
+def test_the_default_loss_is_the_codebooks_and_a_quarter_of_the_encoders():
+    q = VectorQuantizer(3, 4)
+    z = torch.randn(6, 3, requires_grad=True)
+    out = q(z)
+    assert out.codebook_loss == out.commitment_loss
+    torch.testing.assert_close(out.loss, 1.25 * out.codebook_loss)
+    out.loss.backward()
+    codes = q.codes.detach()[out.indices]
+    torch.testing.assert_close(z.grad, 0.25 * 2 * (z.detach() - codes) / z.numel())
+    chosen = torch.zeros(4, 3).index_add(0, out.indices, 2 * (codes - z.detach()) / z.numel())
+    torch.testing.assert_close(q.codes.grad, chosen)
+
+
+SPREAD = torch.tensor([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0]])
+
+
+def is_clustered(q):
+    return sorted(q.codes.detach()[:, 0].round().tolist()) == [10, 20, 30]
+
+
+def test_loading_forgets_k_means_only_where_codes_are_loaded():
+    def fresh():
+        return VectorQuantizer(2, 3, init="kmeans")
+
+    trained, untrained = fresh(), fresh()
+    trained(SPREAD)
+    state = trained.state_dict()
+    for made in (fresh(), VectorQuantizer(2, 3)):  # with codes: they stay
+        made.load_state_dict(state)
+        made(SPREAD + 50)
+        assert is_clustered(made)
+    older = fresh()
+    older.load_state_dict({"codes": state["codes"]})  # as it was saved before the flag was part of it
+    older(SPREAD + 50)
+    assert is_clustered(older)
+    for partial in (untrained.state_dict(), {}, {"started": torch.tensor(True)}):  # without, or with random ones
+        made = fresh()
+        made.load_state_dict(partial, strict=False)
+        made(SPREAD)
+        assert is_clustered(made)
+        assert made.state_dict()["started"]
+    assert "started" not in VectorQuantizer(2, 3).state_dict()
+
+
+def test_autocast_and_the_default_dtype_change_no_code():
+    torch.manual_seed(0)
+    q, z = VectorQuantizer(4, 8, parametrization="linear"), torch.randn(5, 4)
+    torch.nn.init.normal_(q.map.weight)
+    expected = q(z)
+    for default in (torch.float64, torch.bfloat16, torch.float16):
+        torch.set_default_dtype(default)
+        try:
+            out, born = q(z), VectorQuantizer(4, 8)(z)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(torch.equal(a, b) for a, b in zip(out, expected, strict=True))
+        assert born.loss.isfinite()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = q(z)
+        assert torch.equal(q.decode(out.indices), out.quantized)
+    assert all(torch.equal(a, b) for a, b in zip(out, expected, strict=True))
+
+
+def test_the_nearest_code_by_cosine_of_short_and_long_codes():
+    codes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    z = torch.tensor([[1.0, 0.1], [0.1, 1.0], [-1.0, 0.3]])
+    for size in (1e-30, 1e-13, 1e30):
+        scaled = codes * torch.tensor([[size], [1.0], [1 / size]])
+        assert nearest_code(z, scaled, distance="cosine").tolist() == [0, 1, 2]

@@ -253,3 +253,23 @@ def test_autocast_changes_nothing():
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(("noise", "tolerance"), [("normal", 1e-9), ("logistic", 1e-9), ("cauchy", 2e-3)])
+def test_without_normalisation_the_quadrature_is_near_the_probabilities(noise, tolerance):
+    """For two classes against the law of the difference of two noises, and for more by their sum."""
+    gap = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    p = perturb_max(torch.stack([gap, torch.zeros_like(gap)], -1), noise, normalize=False)[:, 0]
+    grow = gap.expm1()
+    exact = {
+        "normal": torch.special.ndtr(gap / 2**0.5),
+        "logistic": torch.where(gap == 0, 0.5, (gap.exp() * (grow - gap)) / torch.where(gap == 0, 1.0, grow**2)),
+        "cauchy": 0.5 + (gap / 2).atan() / torch.pi,
+    }[noise]
+    torch.testing.assert_close(p, exact, rtol=0, atol=tolerance)
+    scores = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    raw = perturb_max(scores, noise, normalize=False)
+    torch.testing.assert_close(raw.sum(-1), torch.ones(40, dtype=torch.float64), rtol=0, atol=5 * tolerance)
+    torch.testing.assert_close(raw / raw.sum(-1, keepdim=True), perturb_max(scores, noise))
+    if noise == "cauchy":
+        assert (raw.sum(-1) != 1).any()

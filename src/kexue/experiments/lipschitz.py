@@ -63,15 +63,16 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     }
     claims += [
         Claim.check(
-            "Normalisation bounds the critic by 1 everywhere; the gradient penalty acts between samples only.",
-            figures["normalised_critic_bound"].value < 1.05,
-            rule="largest Lipschitz bound of the normalised critics below 1.05 after training",
+            "Normalisation bounds the critic everywhere, near 1 (one round a step lags behind the weights); the "
+            "gradient penalty acts between samples only.",
+            figures["normalised_critic_bound"].value < 1.1,
+            rule="largest Lipschitz bound of the normalised critics below 1.1 after training; the others' are shown",
             figures=[f"{kind}_critic_bound" for kind in _CRITICS],
         ),
         Claim.check(
-            "A critic step with gradient penalty costs about twice one with spectral normalisation.",
-            1.5 < figures["penalty_step_over_normalised_step"].value < 3,
-            rule="ratio of median times of a step between 1.5 and 3, critic 2-512-512-512-1, batch 256",
+            "A critic step with gradient penalty costs more than one with spectral normalisation (times: below).",
+            figures["penalty_step_over_normalised_step"].value > 1,
+            rule="ratio of median times of a step above 1, critic 2-512-512-512-1, batch 256",
             figures=["penalty_step_over_normalised_step", "normalised_step", "penalty_step"],
         ),
         Claim.check(
@@ -90,7 +91,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         for kind in _COEFFICIENTS if runs else ():
             found = np.array([found.mean(axis=0) for (name, _), found in runs.items() if name == kind])
             errors.plot(100 * found[:, 1], 100 * found[:, 2], "o-", label=kind if kind != "none" else "no penalty")
-            for (clean, attacked), bound in zip(100 * found[:, 1:], found[:, 0], strict=True):
+            for (clean, attacked), bound in zip(100 * found[:, 1:3], found[:, 0], strict=True):
                 errors.annotate(f"  {bound:.0f}", (clean, attacked), fontsize=8)
         errors.set_title("Digits; numbers: Lipschitz bound")
         errors.set_xlabel("clean error (%)")
@@ -151,7 +152,7 @@ def _norms() -> tuple[dict[str, Figure], list[Claim]]:
 
 
 def _digits(seeds: range, epochs: int) -> dict[tuple[str, float], Array]:
-    """For each penalty and coefficient one row a seed: the network's bound, its clean error, its error under attack."""
+    """For each penalty and coefficient one row a seed: the network's bound, then clean and attacked error, twice."""
     return {
         (kind, coef): np.array([_digit_run(seed, epochs, kind, coef) for seed in seeds])
         for kind, coefs in _COEFFICIENTS.items()
@@ -186,16 +187,22 @@ def _digit_run(seed: int, epochs: int, kind: str, coef: float) -> list[float]:
     [gradient] = torch.autograd.grad(cross_entropy(net(pixels), y_test), pixels)
     with torch.no_grad():
         attacked = (X_test + _JUDGED * gradient.sign()).clamp(0, 1)
-        errors = [float((net(x).argmax(-1) != y_test).double().mean()) for x in (X_test, attacked)]
+        wrong = [(net(x).argmax(-1) != y_test).double() for x in (X_test, attacked)]
+    half = len(y_test) // 2  # the first half judges, the second chooses the coefficient
+    errors = [float(each[rows].mean()) for rows in (slice(half), slice(half, None)) for each in wrong]
     return [lipschitz_upper_bound(net, (64,)), *errors]
 
 
 def _digit_claims(runs: dict[tuple[str, float], Array], figures: dict[str, Figure]) -> list[Claim]:
-    """Each penalty is judged at the coefficient that withstands attacks best among those with a good clean error."""
-    limit = runs["none", 0.0][:, 1].mean() + _ALLOWED
+    """Each penalty at the coefficient that withstands attacks best among those with a good clean error.
+
+    It is chosen on one half of the images outside training, and judged on the other.
+    """
+    allowed = runs["none", 0.0][:, 3].mean() + _ALLOWED
+    chosen: dict[str, Array] = {}
     for kind, coefs in _COEFFICIENTS.items():
-        fair = [coef for coef in coefs if runs[kind, coef][:, 1].mean() <= limit] or [coefs[0]]
-        best = runs[kind, min(fair, key=lambda coef: float(runs[kind, coef][:, 2].mean()))]
+        fair = [coef for coef in coefs if runs[kind, coef][:, 3].mean() <= allowed] or [coefs[0]]
+        chosen[kind] = best = runs[kind, min(fair, key=lambda coef: float(runs[kind, coef][:, 4].mean()))]
         for column, what in enumerate(("bound", "clean_error", "attacked_error")):
             values = best[:, column]
             figures[f"{kind}_{what}"] = Figure(
@@ -205,10 +212,14 @@ def _digit_claims(runs: dict[tuple[str, float], Array], figures: dict[str, Figur
         {kind: figures[f"{kind}_{what}"].value for kind in _COEFFICIENTS}
         for what in ("bound", "clean_error", "attacked_error")
     )
+    gain = chosen["frobenius"][:, 2] - chosen["spectral"][:, 2]
+    figures["spectral_gain_over_frobenius"] = Figure(
+        float(gain.mean()), low=float(gain.min()), high=float(gain.max()), n=len(gain), unit="of the images, attacked"
+    )
     return [
         Claim.check(
             "Spectral regularisation lowers the error under attack without harming the clean one.",
-            attacked["spectral"] < attacked["none"] - 0.05 and clean["spectral"] <= limit,
+            attacked["spectral"] < attacked["none"] - 0.05 and clean["spectral"] <= clean["none"] + _ALLOWED,
             rule=f"error under attacks of {_JUDGED} lower by 5 points, clean error at most 1 point higher",
             figures=[f"{kind}_{what}" for what in ("clean_error", "attacked_error") for kind in ("none", "spectral")],
         ),
@@ -219,10 +230,16 @@ def _digit_claims(runs: dict[tuple[str, float], Array], figures: dict[str, Figur
             figures=["none_bound", "spectral_bound"],
         ),
         Claim.check(
-            "It does so better than weight decay, which penalises the larger Frobenius norm.",
-            attacked["spectral"] < attacked["frobenius"] - 0.01,
-            rule="error under attack lower by 1 point, each at its best of three coefficients",
-            figures=["frobenius_clean_error", "frobenius_attacked_error", "spectral_attacked_error"],
+            "It withstands attacks better than weight decay, which penalises the larger Frobenius norm.",
+            bool(gain.min() > 0.01),
+            rule="error under attack lower by 1 point for every seed, each at the coefficient, of three, best on "
+            "images that do not judge",
+            figures=[
+                "frobenius_clean_error",
+                "frobenius_attacked_error",
+                "spectral_attacked_error",
+                "spectral_gain_over_frobenius",
+            ],
         ),
     ]
 

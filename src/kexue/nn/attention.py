@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue._tensors import is_transformed, may_read, spread_mask
 from kexue.nn.position import check_buckets, look_up, relative_buckets, relative_offsets
 
 Normalize = Literal["softmax", "l2", "none", "relu2"]
@@ -49,12 +50,12 @@ class ToeplitzGate(nn.Module):
         if buckets is not None:
             check_buckets(buckets, max_length)
         self.max_length, self.clip, self.buckets = max_length, clip, buckets
-        self.table = nn.Parameter(torch.full((num_heads, buckets or 2 * max_length - 1), init))
+        self.table = nn.Parameter(torch.full((num_heads, buckets or 2 * max_length - 1), float(init)))
 
     def forward(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """The factors between positions (Lq,) and (Lk,)."""
         offset, far = relative_offsets(q_positions, k_positions), self.max_length - 1
-        if not self.clip and not torch.compiler.is_compiling() and bool((offset.abs() > far).any()):
+        if not self.clip and may_read(offset) and bool((offset.abs() > far).any()):
             raise ValueError(f"offset {int(offset.abs().max())} is beyond max_length - 1 = {far}; use clip=True")
         if self.buckets is not None:
             return look_up(self.table, relative_buckets(offset, self.buckets, self.max_length))
@@ -77,9 +78,11 @@ def attention_weights(scores: Tensor, *, normalize: Normalize = "softmax", mask:
     """
     if normalize not in {"softmax", "l2", "none", "relu2"}:
         raise ValueError(f"normalize must be 'softmax', 'l2', 'none' or 'relu2', got {normalize!r}")
+    if not scores.is_floating_point():
+        raise TypeError(f"scores must be floats, got {scores.dtype}")
     dtype = scores.dtype
     scores = scores.float() if dtype in {torch.float16, torch.bfloat16} else scores
-    keep = scores != -torch.inf if mask is None else (scores != -torch.inf) & _boolean(mask)
+    keep = scores != -torch.inf if mask is None else (scores != -torch.inf) & spread_mask(mask, scores.shape)
     if normalize == "none":
         weights = scores.masked_fill(~keep, -torch.inf).exp()
     elif normalize == "relu2":
@@ -92,6 +95,7 @@ def attention_weights(scores: Tensor, *, normalize: Normalize = "softmax", mask:
         if normalize == "softmax":
             weights = scores.softmax(-1)
         else:
+            scores = scores - scores.detach().amax(-1, keepdim=True)  # or large scores would round away their sum
             weights = (scores - (2 * scores).logsumexp(-1, keepdim=True) / 2).exp()
     return weights.masked_fill(~keep, 0.0).to(dtype)
 
@@ -111,8 +115,8 @@ def urpe_attention(
 
     Args:
         q: (B, H, Lq, D); k, v: (B, H, Lk, D).
-        gate: factors broadcastable to (B, H, Lq, Lk), of any sign, or a `ToeplitzGate`, whose queries are then taken
-            to be the last Lq of the Lk places. None is plain attention.
+        gate: factors broadcastable to (B, H, Lq, Lk), of any sign, or a `ToeplitzGate` of H heads (or one for all),
+            whose queries are then taken to be the last Lq of the Lk places. None is plain attention.
         bias: broadcastable to (B, H, Lq, Lk), added to the scores.
         mask: bool, broadcastable likewise, True = may attend. A query without keys gives zeros.
         dropout_p: of the weights, after the gate; applied whenever it is above 0, so pass 0 in evaluation.
@@ -131,19 +135,23 @@ def urpe_attention(
         )
     if fused not in {True, False, "auto"}:
         raise ValueError(f"fused must be True, False or 'auto', got {fused!r}")
-    keep = None if mask is None else _boolean(mask)
-    if gate is None and fused is not False:
-        return functional.scaled_dot_product_attention(q, k, v, _additive(bias, keep, q.dtype), dropout_p)
+    whole = torch.Size((*q.shape[:-1], k.shape[-2]))
     if isinstance(gate, ToeplitzGate):
         lq, lk = q.shape[-2], k.shape[-2]
         gate = gate.forward(torch.arange(lk - lq, lk, device=q.device), torch.arange(lk, device=q.device))
+    _check_fits("gate", gate, whole)
+    _check_fits("bias", bias, whole)
+    if mask is not None:
+        spread_mask(mask, whole)  # that it fits; the compact one is used
+    if gate is None and fused is not False:
+        return _plain(q, k, v, bias, mask, dropout_p)
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias))
     plain = learns or dropout_p > 0
     if fused is True and plain:
         raise ValueError("fused=True has neither gradient nor dropout; use fused='auto'")
-    if gate is None or fused is False or plain or torch.compiler.is_compiling():
-        return _whole(q, k, v, gate, bias, keep, dropout_p)
-    return _in_blocks(q, k, v, gate, bias, keep)
+    if gate is None or fused is False or plain or is_transformed() or not may_read(q):
+        return _whole(q, k, v, gate, bias, mask, dropout_p)
+    return _in_blocks(q, k, v, gate, bias, mask)
 
 
 def _whole(
@@ -181,6 +189,24 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | Non
     return out if alone is None else out.masked_fill_(alone, 0.0)
 
 
+def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None, dropout_p: float) -> Tensor:
+    """Attention without a gate, by PyTorch's own. A query without keys is shown all of them, and its row made zero."""
+    added = _additive(bias, keep, q.dtype)
+    if added is None:
+        return functional.scaled_dot_product_attention(q, k, v, None, dropout_p)
+    alone = ~(added if added.dtype == torch.bool else added != -torch.inf).any(-1, keepdim=True)
+    added = added | alone if added.dtype == torch.bool else added.masked_fill(alone, 0.0)
+    return functional.scaled_dot_product_attention(q, k, v, added, dropout_p).masked_fill(alone, 0.0)
+
+
+def _check_fits(name: str, x: Tensor | None, shape: torch.Size) -> None:
+    """ValueError unless x broadcasts to (B, H, Lq, Lk)."""
+    if x is not None and (
+        x.dim() > len(shape) or any(n not in (1, m) for n, m in zip(reversed(x.shape), reversed(shape), strict=False))
+    ):
+        raise ValueError(f"{name} must broadcast to (B, H, Lq, Lk) = {tuple(shape)}, got {tuple(x.shape)}")
+
+
 def _additive(bias: Tensor | None, keep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """What scaled_dot_product_attention takes: a bias with -inf where masked, the bool mask alone, or nothing."""
     if bias is None or keep is None:
@@ -199,10 +225,4 @@ def unilm_mask(segment_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         raise ValueError(f"segment_ids must be integers (B, T), got {segment_ids.dtype} {tuple(segment_ids.shape)}")
     place = segment_ids.cumsum(-1)
     allowed = place[:, None, :] <= place[:, :, None]
-    return allowed if mask is None else allowed & _boolean(mask)[:, None, :]
-
-
-def _boolean(mask: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, True = may attend, got {mask.dtype}; use mask.bool()")
-    return mask
+    return allowed if mask is None else allowed & spread_mask(mask, segment_ids.shape)[:, None, :]

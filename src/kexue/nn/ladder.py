@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.data import Dataset
 
 from kexue._files import replacing
 from kexue.errors import CheckpointError, DataError
+from kexue.nn.attention import urpe_attention
 
 _FORMAT = 1
 _MASK = "mask"
@@ -55,14 +57,25 @@ class LadderBlock(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, s: Tensor, mask: Tensor | None = None) -> Tensor:
-        """States (B, T, width); mask (B, T) bool, True = may be attended to. A row without any attends to nothing."""
+        """States (B, T, width); mask bool, True = may be attended to, (B, T) or for every query (B, T, T).
+
+        A query without any key, like padding on the left of a causal rung, attends to nothing.
+        """
         q, k, v = self.qkv(self.norm_attention(s)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        allowed = None if mask is None else mask[:, None, None, :]
-        if allowed is not None:
+        if mask is None:
+            mixed = scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        else:
+            length = s.shape[1]
+            if mask.dtype != torch.bool:
+                raise TypeError(f"mask must be bool, True = may be attended to, got {mask.dtype}; use mask.bool()")
+            if mask.shape not in {(len(s), length), (len(s), length, length)}:
+                raise ValueError(
+                    f"mask must be {(len(s), length)} or {(len(s), length, length)}, got {tuple(mask.shape)}"
+                )
+            allowed = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
             if self.causal:
-                allowed = allowed & torch.ones(s.shape[1], s.shape[1], dtype=torch.bool, device=s.device).tril()
-            allowed = allowed | ~allowed.any(-1, keepdim=True)  # softmax over nothing is NaN; masked out below
-        mixed = functional.scaled_dot_product_attention(q, k, v, allowed, is_causal=self.causal and mask is None)
+                allowed = allowed & torch.ones(length, length, dtype=torch.bool, device=s.device).tril()
+            mixed = urpe_attention(q, k, v, mask=allowed)
         s = s + self.out(mixed.transpose(1, 2).flatten(2))
         fed: Tensor = s + self.feed(self.norm_feed(s))
         return fed
@@ -86,8 +99,11 @@ class LadderSideNetwork(nn.Module):
             after the last layer is not in them: name its module to have it.
         width: of the side network, say an eighth of the backbone's.
         block_factory: makes a rung from the width. It is called with states (..., width), and with a bool mask (B, T)
-            as second argument when there is one. None: `LadderBlock`, which looks both ways; for a left-to-right
-            backbone give ``lambda width: LadderBlock(width, causal=True)``, or later tokens leak.
+            as second argument when there is one. None: `LadderBlock`. Beside a left-to-right backbone a rung of your
+            own must not look ahead either.
+        causal: whether a `LadderBlock` sees earlier tokens only; a bidirectional rung beside a left-to-right backbone
+            would leak later ones. None finds out: from the attention of the tapped layers where it says so, or else by
+            changing a token of the first batch and looking whether the states before it change.
         mode: ``"gated"`` or ``"additive"``, see above.
         gate_temperature: T > 0; small ones saturate fast.
         upsample: bring the last state back to the width of the last tap with a bias-free map, ready for the backbone's
@@ -116,6 +132,7 @@ class LadderSideNetwork(nn.Module):
         taps: Sequence[str | int],
         width: int,
         block_factory: Callable[[int], nn.Module] | None = None,
+        causal: bool | None = None,
         mode: Literal["gated", "additive"] = "gated",
         gate_temperature: float = 0.1,
         upsample: bool = True,
@@ -138,7 +155,12 @@ class LadderSideNetwork(nn.Module):
         self.down = nn.ModuleList(
             nn.LazyLinear(width, bias=False) if size is None else nn.Linear(int(size), width, bias=False) for _ in taps
         )
-        make = block_factory or LadderBlock
+        if block_factory is not None and causal is not None:
+            raise ValueError(f"causal={causal} is for the rungs made here: let block_factory see to its own")
+        if block_factory is None and causal is None and _is_known_causal(backbone, self._places):
+            causal = True
+        self._open = block_factory is None and causal is None  # whether the direction is still to be found
+        make = block_factory or partial(LadderBlock, causal=bool(causal))
         self.blocks = nn.ModuleList(make(width) for _ in taps[1:])
         self.gates = nn.Parameter(torch.zeros(len(taps) - 1)) if mode == "gated" else None
         self.up: nn.Module | None = None
@@ -159,6 +181,34 @@ class LadderSideNetwork(nn.Module):
 
     def states(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """Run the backbone on its own arguments, without gradients, and return the tapped states."""
+        taken = self._run(args, kwargs)
+        if self._open:
+            self._find_direction(taken, args, kwargs)
+        return taken
+
+    def _find_direction(self, taken: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make the rungs causal if the states before a token do not depend on it; a batch without two says nothing."""
+        changed = _change_a_token(args, kwargs)
+        if changed is None:
+            return
+        args_after, kwargs_after, earlier, length = changed
+        if self.backbone.training:  # dropout would look like a dependence
+            self.backbone.eval()
+            try:
+                taken, after = self._run(args, kwargs), self._run(args_after, kwargs_after)
+            finally:
+                self.backbone.train()
+        else:
+            after = self._run(args_after, kwargs_after)
+        states = [(a, b) for a, b in zip(taken, after, strict=True) if a.dim() > 2 and a.shape[1] == length]
+        pairs = [(a[0, earlier], b[0, earlier]) for a, b in states]
+        causal = bool(pairs) and all(bool((a - b).abs().max() <= 1e-5 * a.abs().max()) for a, b in pairs)
+        for block in self.blocks:
+            if isinstance(block, LadderBlock):
+                block.causal = causal
+        self._open = False
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
         taken: dict[int, Tensor] = {}
         handles = []
         for number, (name, before) in enumerate(self._places):
@@ -185,7 +235,7 @@ class LadderSideNetwork(nn.Module):
 
         Args:
             args, kwargs: what the backbone takes. A keyword `attention_mask` or `mask` of shape (B, T), nonzero = keep,
-                goes to the rungs too.
+                goes to the rungs too; one for every query, bool of (B, T, T) or (B, 1, T, T), to a `LadderBlock`.
             states: instead of these, a batch of a `CachedStates`, or the tuple that `states` returns. A mask may stand
                 under ``"mask"``.
 
@@ -193,6 +243,11 @@ class LadderSideNetwork(nn.Module):
             ValueError: both or neither, taps that are missing or that the backbone never ran.
         """
         mask = _mask_of(kwargs)
+        if states is not None and self._open:
+            raise ValueError(
+                "states alone do not tell whether the backbone sees later tokens: say causal=True or causal=False, or "
+                "run one batch of two tokens or more through it first"
+            )
         if states is None:
             return self._climb(self.states(*args, **kwargs), mask)
         if args or any(name not in ("attention_mask", _MASK) for name in kwargs):
@@ -208,6 +263,8 @@ class LadderSideNetwork(nn.Module):
         return self._climb(states, mask)
 
     def _climb(self, states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        if mask is not None and mask.dim() > 2 and not all(isinstance(block, LadderBlock) for block in self.blocks):
+            mask = None  # other rungs are promised (B, T)
         rest = () if mask is None else (mask,)
         read = [down(_fitting(h, down)) for down, h in zip(self.down, states, strict=True)]
         s: Tensor = read[0]
@@ -387,7 +444,52 @@ def _tensor(value: Any) -> Tensor:
 
 def _mask_of(kwargs: Mapping[str, Any]) -> Tensor | None:
     mask = kwargs.get("attention_mask", kwargs.get(_MASK))
-    return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    return mask.bool() if mask.ndim == 2 or (mask.ndim == 3 and mask.dtype == torch.bool) else None
+
+
+def _is_known_causal(backbone: nn.Module, places: Sequence[tuple[str, bool]]) -> bool:
+    """Whether the backbone, or an attention in a tapped layer, says of itself that it looks back only."""
+    if getattr(getattr(backbone, "config", None), "is_decoder", False):
+        return True
+    tapped = [part for name, _ in places for part in backbone.get_submodule(name).modules()]
+    return any(getattr(part, "is_causal", False) is True for part in tapped)
+
+
+def _change_a_token(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[int], int] | None:
+    """The arguments with the last kept token of the first sample changed, the kept places before, and the length.
+
+    The first tensor (B, T) of integers or (B, T, d) of floats is taken to be the tokens; None where it is too short.
+    """
+    named: dict[int | str, Any] = {
+        **dict(enumerate(args)),
+        **{name: x for name, x in kwargs.items() if "mask" not in name},
+    }
+    tokens = [
+        (name, x) for name, x in named.items()
+        if isinstance(x, Tensor) and x.dim() == (3 if x.is_floating_point() else 2) and x.shape[1] > 1 and len(x)
+    ]  # fmt: skip
+    if not tokens:
+        return None
+    name, x = tokens[0]
+    mask = _mask_of(kwargs)
+    kept = torch.ones(x.shape[1], dtype=torch.bool) if mask is None or mask.dim() > 2 else mask[0].cpu()
+    places = kept.nonzero().flatten().tolist()
+    if len(places) < 2:
+        return None
+    place, x = places[-1], x.clone()
+    if x.is_floating_point():
+        x[0, place] += torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype, device=x.device)
+    else:
+        x[0, place] = torch.where(x[0, place] > 0, x[0, place] - 1, 1)
+    if isinstance(name, int):
+        return (*args[:name], x, *args[name + 1 :]), kwargs, places[:-1], x.shape[1]
+    return args, {**kwargs, name: x}, places[:-1], x.shape[1]
 
 
 def _fitting(h: Tensor, down: nn.Module) -> Tensor:

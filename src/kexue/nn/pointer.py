@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import without_autocast
 from kexue.nn.position import rotary_angles, rotate
 
 
@@ -66,9 +67,9 @@ class GlobalPointer(nn.Module):
         wide = both.to(torch.promote_types(both.dtype, torch.float32))
         q, k = wide.unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4).unbind(0)  # (B, types or 1, T, D)
         if self.rotary:
-            turn = rotary_angles(torch.arange(length, device=hidden.device), self.head_dim)
+            turn = rotary_angles(torch.arange(length, device=hidden.device), self.head_dim, dtype=wide.dtype)
             q, k = rotate(q, turn), rotate(k, turn)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden):
             scores: Tensor = q @ k.transpose(-1, -2) / math.sqrt(self.head_dim)  # (B, types or 1, T, T)
         if self.ends is not None:
             start, end = self.ends(both).to(scores.dtype).transpose(1, 2).chunk(2, 1)  # (B, types, T) each

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import may_read
+
 
 def apply_rotary(
     q: Tensor, k: Tensor, positions: Tensor | None = None, *, base: float = 10000.0
@@ -37,22 +39,28 @@ def apply_rotary(
         positions = torch.arange(q.shape[-2], device=q.device)
     elif positions.shape[-1] != q.shape[-2]:
         raise ValueError(f"positions must end in the length {q.shape[-2]}, got {tuple(positions.shape)}")
-    turn = rotary_angles(positions, q.shape[-1], base)
+    turn = rotary_angles(positions, q.shape[-1], base, dtype=torch.promote_types(q.dtype, k.dtype))
     return rotate(q, turn), rotate(k, turn)
 
 
-def rotary_angles(positions: Tensor, dim: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position * base^(-2i/dim), for `rotate`: (T, dim/2), or (B, 1, T, dim/2) for (B, T)."""
+def rotary_angles(
+    positions: Tensor, dim: int, base: float = 10000.0, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position * base^(-2i/dim), for `rotate`: (T, dim/2), or (B, 1, T, dim/2) for (B, T).
+
+    In float32, or in float64 for what is to turn numbers of that `dtype`.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
     angles = _angles(positions, dim, base)
     if positions.dim() == 2:
         angles = angles.unsqueeze(1)
-    return angles.cos().float(), angles.sin().float()
+    return angles.cos().to(wide), angles.sin().to(wide)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the pairs (2i, 2i+1) of x (B, H, T, D) by angles from `rotary_angles`."""
     cos, sin = turn
-    a, b = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    a, b = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
 
 
@@ -68,19 +76,24 @@ def _angles(positions: Tensor, dim: int, base: float) -> Tensor:
 class SinusoidalPositions(nn.Module):
     """Fixed waves: entry 2i is sin(position * 10000^(-2i/dim)), entry 2i+1 the cosine.
 
-    ``forward(positions)`` maps (..., T) to (..., T, dim) in float32. Source: Vaswani et al. 2017, arXiv:1706.03762.
+    ``forward(positions)`` maps (..., T) to (..., T, dim), in the dtype the module is in, float32 for half precision.
+    Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
+
+    dtype_of: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
             raise ValueError(f"dim must be even and at least 2, got {dim}")
         self.dim = dim
+        self.register_buffer("dtype_of", torch.zeros(()), persistent=False)  # moves with .double() and the like
 
     def forward(self, positions: Tensor) -> Tensor:
         """The waves at `positions`."""
         angles = _angles(positions, self.dim, 10000.0)
-        return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2).float()
+        wide = torch.promote_types(self.dtype_of.dtype, torch.float32)
+        return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2).to(wide)
 
 
 class LearnedPositions(nn.Module):
@@ -94,7 +107,7 @@ class LearnedPositions(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """The vectors at `positions`; ValueError for one beyond the table."""
         last = self.table.num_embeddings - 1
-        if not torch.compiler.is_compiling() and positions.numel() and int(positions.max()) > last:
+        if positions.numel() and may_read(positions) and int(positions.max()) > last:
             raise ValueError(f"position {int(positions.max())} is beyond max_length - 1 = {last}")
         vectors: Tensor = self.table(positions)
         return vectors

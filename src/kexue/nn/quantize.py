@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue._tensors import direction_and_length, may_read, without_autocast
+
 Distance = Literal["l2", "cosine"]
 Gradient = Literal["straight_through", "rotation", "none"]
 Parametrization = Literal["plain", "linear", "diagonal"]
@@ -74,12 +76,12 @@ def nearest_code(z: Tensor, codebook: Tensor, *, distance: Distance = "l2") -> T
         raise ValueError(f"distance must be 'l2' or 'cosine', got {distance!r}")
     if codebook.ndim != 2 or len(codebook) < 1 or z.ndim < 1 or z.shape[-1] != codebook.shape[1]:
         raise ValueError(f"expected z (..., d) and codebook (K, d), got {tuple(z.shape)} and {tuple(codebook.shape)}")
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z):
         rows, codes = _full(z).reshape(-1, z.shape[-1]), _full(codebook)
         dtype = torch.promote_types(rows.dtype, codes.dtype)
         rows, codes = rows.to(dtype), codes.to(dtype)
         if distance == "cosine":
-            codes, bias = functional.normalize(codes, dim=1), codes.new_zeros(len(codes))
+            codes, bias = direction_and_length(codes)[0], codes.new_zeros(len(codes))
         else:  # ||z - e||^2 / 2 = ||e||^2 / 2 - z'e + a term of z alone; about the mean code, where little cancels
             centre = codes.mean(0)
             rows, codes = rows - centre, codes - centre
@@ -99,9 +101,10 @@ def rotate_to(z: Tensor, q: Tensor) -> Tensor:
     """The value q, exactly, with the gradient of the scaled rotation that takes z there; q receives none.
 
     z_q = sg[G] z + sg[q - G z],  G = (||q|| / ||z||) H_w H_u,  H_v = I - 2 v v',
-    with u along z and w along z/||z|| + q/||q||, so that G z = q and the gradient is G'g. No matrix is formed: two dot
-    products a row. Where z or q is 0 there is no rotation, and the row is `straight_through`; where they are opposite,
-    G is a reflection. The scale passes on to the gradient: codes much shorter than z all but silence what comes after.
+    with u along z and w along z/||z|| + q/||q||, so that G z = q to rounding, whatever the angle, and the gradient is
+    G'g. No matrix is formed: two dot products a row. Where z or q is 0 there is no rotation, and the row is
+    `straight_through`; where they are opposite up to rounding, G is a reflection. The scale passes on to the gradient:
+    codes much shorter than z all but silence what comes after.
 
     Source: kexue.fm/archives/10489.
 
@@ -114,14 +117,20 @@ def rotate_to(z: Tensor, q: Tensor) -> Tensor:
     _check_pair(z, q)
     row = _full(z)
     start, goal = row.detach(), _full(q).detach().to(row.dtype)
-    length, wanted = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (start, goal))
+    (u, length), (v, wanted) = direction_and_length(start), direction_and_length(goal)
     movable = (length > 0) & (wanted > 0)
-    length, wanted = length.masked_fill(~movable, 1.0), wanted.masked_fill(~movable, 1.0)
-    u = start / length
-    w = functional.normalize(u + goal / wanted, dim=-1)
+    # Two unit vectors have u + v across v - u. Where they are nearly opposite u + v is small, and rounding is taken out
+    # of it along v - u; where it is nothing but rounding there is no second reflection.
+    across = v - u
+    w = u + v
+    w = w - across * ((across * w).sum(-1, keepdim=True) / across.square().sum(-1, keepdim=True).clamp(min=1.0))
+    size = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
+    rounding = 8 * torch.finfo(w.dtype).eps
+    w = torch.where(size > rounding, w / size.clamp(min=rounding), 0.0)
     turned = row - 2 * u * (u * row).sum(-1, keepdim=True)
     turned = turned - 2 * w * (w * turned).sum(-1, keepdim=True)
-    turned = torch.where(movable, wanted / length * turned, row).to(z.dtype)
+    scale = wanted / length.masked_fill(~movable, 1.0)
+    turned = torch.where(movable, scale * turned, row).to(z.dtype)
     return straight_through(turned, q)
 
 
@@ -156,6 +165,8 @@ class VectorQuantizer(nn.Module):
             beta.
         distance: ``"l2"``, or ``"cosine"``, which only changes which code is chosen: losses stay squared distances.
         init: q normal with deviation d^-1/2, or ``"kmeans"``: the first batch in training is clustered (`start_from`).
+            Whether that was done is part of the state, as a buffer ``started``: a quantiser that loads no codes, or
+            such as had seen no batch, still clusters.
         channel_first: z is (B, dim, ...) instead of (..., dim).
 
     Raises:
@@ -203,8 +214,10 @@ class VectorQuantizer(nn.Module):
         self.dim, self.num_codes, self.gradient, self.distance = dim, num_codes, gradient, distance
         self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
         self.channel_first = channel_first
-        self._started = init == "normal"
-        self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
+        self._started = init == "normal"  # the buffer's twin, which is read without waiting for a device
+        if init == "kmeans":
+            self.register_buffer("started", torch.tensor(False))
+        self.register_load_state_dict_pre_hook(_notice_codes)  # type: ignore[no-untyped-call]
 
         codes = torch.randn(num_codes, dim) * dim**-0.5
         if train_codebook or (train_codebook is None and parametrization == "plain"):
@@ -233,11 +246,12 @@ class VectorQuantizer(nn.Module):
         """The codes of `indices` (...,): (..., d), or (B, d, ...) with `channel_first`; -1 gives zeros."""
         if indices.dtype != torch.int64:
             raise TypeError(f"indices must be int64, got {indices.dtype}")
-        if not torch.compiler.is_compiling() and bool(((indices < -1) | (indices >= self.num_codes)).any()):
+        if may_read(indices) and bool(((indices < -1) | (indices >= self.num_codes)).any()):
             raise ValueError(
                 f"indices must lie in [0, {self.num_codes}) or be -1, got {int(indices.min())} to {int(indices.max())}"
             )
-        codes = functional.embedding(indices.clamp(min=0), self.codebook)
+        with without_autocast(indices):
+            codes = functional.embedding(indices.clamp(min=0), self.codebook)
         codes = codes.masked_fill((indices < 0).unsqueeze(-1), 0.0)
         return codes.movedim(-1, 1) if self.channel_first else codes
 
@@ -251,13 +265,13 @@ class VectorQuantizer(nn.Module):
 
         Raises:
             ValueError: shapes that do not fit. TypeError: z not floats, mask not bool.
-            RuntimeError: a first batch for k-means while torch.compile traces.
+            RuntimeError: a first batch for k-means whose numbers cannot be read: under torch.compile, vmap, on meta.
         """
         rows = z.movedim(1, -1) if self.channel_first and z.ndim > 1 else z
         self._check(z, rows, mask)
         if self.training and not self._started:
             self.start_from(z, mask=mask)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             rows = _full(rows)
             if mask is not None:
                 rows = rows.masked_fill(~mask.unsqueeze(-1), 0.0)
@@ -294,10 +308,12 @@ class VectorQuantizer(nn.Module):
 
         Raises:
             ValueError: fewer rows than codes, or the map is a module of one's own.
-            RuntimeError: while torch.compile traces.
+            RuntimeError: the rows cannot be read: under torch.compile, vmap, on the meta device.
         """
-        if torch.compiler.is_compiling():
-            raise RuntimeError("k-means needs a first batch in eager mode: call start_from(z) before torch.compile")
+        if not may_read(z):
+            raise RuntimeError(
+                "k-means needs a first batch in eager mode: call start_from(z) before torch.compile, vmap or the like"
+            )
         if not isinstance(self.map, (nn.Identity, nn.Linear, _Diagonal)):
             raise ValueError("k-means cannot see through a module of your own")
         rows = _full(z.movedim(1, -1) if self.channel_first else z)
@@ -315,6 +331,8 @@ class VectorQuantizer(nn.Module):
         self.codes.copy_(centres)
         self._reset_map()
         self._started = True
+        if "started" in self._buffers:
+            self.get_buffer("started").fill_(True)
 
     @torch.no_grad()
     def fold_(self) -> VectorQuantizer:
@@ -338,7 +356,7 @@ class VectorQuantizer(nn.Module):
     def _statistics(self, indices: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         flat = indices.reshape(-1)
         ones = torch.ones_like(flat, dtype=torch.float32) if mask is None else mask.reshape(-1).float()
-        counts = torch.zeros(self.num_codes, device=flat.device).index_add_(0, flat, ones)
+        counts = torch.zeros(self.num_codes, dtype=torch.float32, device=flat.device).index_add(0, flat, ones)
         share = counts / counts.sum().clamp(min=1)
         return torch.special.entr(share).sum().exp(), (counts > 0).float().mean()
 
@@ -367,9 +385,16 @@ class _Diagonal(nn.Module):
         return x * self.weight
 
 
-def _loaded(module: nn.Module, _: object) -> None:
-    """Codes that were loaded are not clustered anew."""
-    module._started = True  # type: ignore[assignment]
+def _notice_codes(module: VectorQuantizer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Codes that are loaded are not clustered anew, unless the state says that they had seen no batch either."""
+    key = f"{prefix}started"
+    if f"{prefix}codes" in state:
+        said = state.get(key)
+        module._started = said is None or said.is_meta or bool(said)
+        if "started" in module._buffers and said is None:
+            state[key] = torch.tensor(True)  # a state of before there was such a buffer
+    if "started" not in module._buffers or f"{prefix}codes" not in state:
+        state.pop(key, None)
 
 
 def _full(x: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ class Transformer(nn.Module):
         x = functional.dropout(x, self.config.dropout, self.training)
         turn = None
         if self.config.position == "rotary":
-            turn = rotary_angles(positions, self.config.hidden_size // self.config.num_heads)
+            turn = rotary_angles(positions, self.config.hidden_size // self.config.num_heads, dtype=x.dtype)
         added = allowed if self.bias is None else self._t5_bias(positions, past, allowed, x.dtype)
 
         states, kept = [x], []
