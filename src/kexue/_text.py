@@ -112,23 +112,32 @@ def refuse_lone_cr(line: str, path: str | os.PathLike[str]) -> None:
         )
 
 
-def parse_json(data: str | bytes, path: str | os.PathLike[str], *, line: int | None = None) -> Any:
-    """A JSON value of a user's file.
+def parse_json(
+    data: str | bytes, path: str | os.PathLike[str], *, line: int | None = None, kind: type | None = None
+) -> Any:
+    """A JSON value of a user's file; `kind` is dict or list where it must be one.
 
     Raises:
-        DataError: it is not JSON, not UTF-8, or nested too deeply.
+        DataError: it is not JSON, not UTF-8, nested too deeply, or of another kind.
     """
     try:
-        return json.loads(decode(data, path) if isinstance(data, bytes) else data)
+        value = json.loads(decode(data, path) if isinstance(data, bytes) else data)
     except json.JSONDecodeError as error:
         place = error.lineno if line is None else line
-        raise DataError(f"not JSON: {error.msg}.", path=path, line=place, column=error.colno) from None
+        raise DataError(f"not JSON: {error.msg}.", path=path, line=place, column=error.colno, remedy=_CORRECT) from None
     except RecursionError:
-        raise DataError("JSON nested too deeply.", path=path, line=line) from None
+        raise DataError("JSON nested too deeply.", path=path, line=line, remedy=_CORRECT) from None
     except ValueError as error:  # a number of thousands of digits
         if isinstance(error, DataError):
             raise
-        raise DataError(f"not JSON that can be read: {error}.", path=path, line=line) from None
+        raise DataError(f"not JSON that can be read: {error}.", path=path, line=line, remedy=_CORRECT) from None
+    if kind is not None and not isinstance(value, kind):
+        wanted = "an array" if kind is list else "an object"
+        raise DataError(f"expected {wanted}, got {value!r:.40}.", path=path, line=line, remedy=_CORRECT)
+    return value
+
+
+_CORRECT = "Correct the file, or fetch it again."
 
 
 def visible(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -280,3 +281,35 @@ def test_what_is_written_obeys_the_umask_and_keeps_its_mode(run, folder, tiny_mo
     assert modes == {0o777 & ~umask}
     modes = {stat.S_IMODE(path.stat().st_mode) for path in exported.rglob("*") if path.is_file()}
     assert modes == {0o666 & ~umask}
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+CONFIGS = [
+    "config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "tokenizer_config.json",
+    "1_Pooling/config.json",
+]
+
+
+@pytest.mark.parametrize("content", [DEEP, "{", b'{"a": "\xff"}', "5", "null", "[5]"], ids=lambda c: str(c)[:8])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_folder_with_json_that_makes_no_sense_is_an_error_with_a_remedy(
+    run, tiny_model, tmp_path, name, content
+):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    for command in (
+        ("index", "build", "faq.jsonl", "--id", "id", "--out", tmp_path / "o.kx", "--model", model),
+        ("whiten", "export", "w.safetensors", model, "--out", tmp_path / "exported"),
+    ):
+        code, out, err = run(*command, "--json")
+        assert "Traceback" not in err
+        error = json.loads(out)["error"]
+        assert code == 1
+        assert name in error["message"]
+        assert error["remedy"]
+        assert not (tmp_path / "o.kx").exists()

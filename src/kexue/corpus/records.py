@@ -280,11 +280,10 @@ class _Columns:
             if missing:
                 missing.difference_update(row)
                 fields.update(dict.fromkeys(list(row)[:50]))
-            kept = {
-                name: decoder.clean_json(row[name], path=path, line=line, column=name)
-                for name in self.metadata
-                if name in row
-            }
+            kept = {}
+            for name in self.metadata:
+                if name in row:
+                    kept[name] = decoder.clean_json(row[name], path=path, line=line, column=name)
             yield self._record(row, text, kept, decoder, path, line)
         if missing and fields:
             raise _no_column(sorted(missing)[0], "metadata", list(fields), path)

@@ -129,6 +129,10 @@ class Decoder:
 
     def clean_json(self, value: Any, *, path: str, line: int, column: str) -> Any:
         """A JSON value, with `clean` applied to every string and key in it."""
+        if value is None or isinstance(value, int):
+            return value
+        if isinstance(value, str):
+            return self.clean(value, path=path, line=line, column=column)
 
         def clean(value: Any) -> Any:
             if isinstance(value, str):

@@ -28,6 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.data import Dataset
 
 from kexue._files import replacing
+from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError
 from kexue.nn.attention import urpe_attention
 
@@ -346,14 +347,14 @@ class CachedStates(Dataset[dict[str, Tensor]]):
         self.path = Path(path)
         index = self.path / "index.json"
         try:
-            record = json.loads(index.read_text(encoding="utf-8"))
+            record = parse_json(index.read_bytes(), index, kind=dict)
             if record["format"] != _FORMAT:
                 raise DataError(f"a cache of format {record['format']}, expected {_FORMAT}.", path=index)
             self.taps: tuple[str, ...] = tuple(record["taps"])
             self._rows: list[int] = [int(count) for count in record["rows"]]
         except FileNotFoundError as error:
             raise DataError("no cache of states here, or its making was interrupted.", path=index) from error
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"not an index of cached states ({error!r}).", path=index) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from kexue._text import parse_json
 from kexue.search import (
     CosineReranker,
     CrossEncoderReranker,
@@ -337,5 +337,5 @@ def is_cross_encoder(place: str) -> bool:
     config = find_model(place) / "config.json"
     if not config.is_file():
         return False
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    names = parse_json(config.read_bytes(), config, kind=dict).get("architectures") or []
     return any(str(name).endswith("ForSequenceClassification") for name in names)

@@ -145,7 +145,7 @@ def _write_dense(whitening: Whitening, folder: Path, d: int, k: int) -> None:
 def _stages(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
     try:
-        stages = parse_json(path.read_bytes(), path)
+        stages = parse_json(path.read_bytes(), path, kind=list)
         return sorted(({**stage} for stage in stages), key=lambda stage: int(stage["idx"]))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
@@ -167,7 +167,7 @@ def _dimension(folder: Path, stages: list[dict[str, Any]]) -> int | None:
         path = folder / str(stage.get("path", "")) / "config.json"
         if _kind(stage) not in ("Dense", "Pooling") or not path.is_file():
             continue
-        config = parse_json(path.read_bytes(), path)
+        config = parse_json(path.read_bytes(), path, kind=dict)
         if "out_features" in config:
             return int(config["out_features"])
         width = config.get("embedding_dimension", config.get("word_embedding_dimension"))

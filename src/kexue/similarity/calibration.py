@@ -25,6 +25,7 @@ import numpy as np
 from scipy import optimize, special
 
 from kexue._files import replacing
+from kexue._text import parse_json
 from kexue.errors import DataError, InfeasibleError, NotFittedError
 from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, unit_rows
 from kexue.similarity._ranks import average_ranks
@@ -217,14 +218,16 @@ class ScoreCalibrator:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
-                    raise DataError("this is no saved calibration.", path=path)
-                made = cls(**json.loads(metadata["parameters"]))
+                    raise DataError("this is no saved calibration.", path=path, remedy="Write one with save.")
+                made = cls(**parse_json(metadata["parameters"], path))
                 stored = set(file.keys())
                 for name in _ARRAYS:
                     if name in stored:
                         setattr(made, f"{name}_", file.get_tensor(name))
-        except SafetensorError as error:
-            raise DataError(f"this is no saved calibration ({error}).", path=path) from error
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise DataError(
+                f"this is no saved calibration ({error}).", path=path, remedy="Write one with save."
+            ) from error
         return made
 
 

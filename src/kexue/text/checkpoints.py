@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kexue.errors import CheckpointError
+from kexue._text import parse_json
+from kexue.errors import CheckpointError, DataError
 from kexue.text.models import file_sha256, json_sha256
 from kexue.text.tokenizer import tokenizer_identity
 
@@ -83,7 +84,12 @@ def read_stack(folder: Path) -> Stack:
         return Stack(folder, "last-avg", "mean", (), None, False, prompts, sentence.get("default_prompt_name"))
     kinds: list[str] = []
     paths: list[Path] = []
-    for module in _read(folder / "modules.json"):
+    for module in _read(folder / "modules.json", kind=list):
+        if not isinstance(module, dict) or not {"type", "path"} <= set(module):
+            raise CheckpointError(
+                f"{folder / 'modules.json'}: expected stages with type and path, got {module!r:.40}.",
+                remedy="Fetch the folder again.",
+            )
         library, _, kind = str(module["type"]).rpartition(".")
         if library.partition(".")[0] != "sentence_transformers" or kind not in _KNOWN:
             raise CheckpointError(
@@ -94,7 +100,8 @@ def read_stack(folder: Path) -> Stack:
         paths.append(folder / module["path"])
     if kinds[:1] != ["Transformer"] or kinds[1:2] not in ([], ["Pooling"]) or set(kinds[2:]) - {"Dense", "Normalize"}:
         raise CheckpointError(
-            f"{folder / 'modules.json'}: expected Transformer, Pooling, Dense or Normalize in order, got {kinds}."
+            f"{folder / 'modules.json'}: expected Transformer, Pooling, Dense or Normalize in order, got {kinds}.",
+            remedy="Use a model of this form.",
         )
     transformer = paths[0]
     settings = _read(transformer / "sentence_bert_config.json", default={})
@@ -114,15 +121,16 @@ def read_stack(folder: Path) -> Stack:
     )
 
 
-def _read(path: Path, default: Any = None) -> Any:
+def _read(path: Path, default: Any = None, kind: type = dict) -> Any:
     if default is not None and not path.is_file():
         return default
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), path, kind=kind)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.", remedy="Copy the whole model folder.") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+    except (DataError, OSError) as error:
+        said = error.message if isinstance(error, DataError) else error
+        raise CheckpointError(f"{path} cannot be read as JSON: {said}", remedy="Fetch the folder again.") from error
 
 
 def _read_pooling(folder: Path) -> tuple[str | None, str]:

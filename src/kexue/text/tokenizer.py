@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._optional import import_optional
+from kexue._text import parse_json
 from kexue.errors import CheckpointError, MissingDependencyError
 from kexue.text.models import file_sha256, json_sha256
 
@@ -174,7 +175,7 @@ def tokenizer_identity(folder: Path) -> list[Any]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config: dict[str, Any] = parse_json(path.read_bytes(), path, kind=dict) if path.is_file() else {}
     return config
 
 
