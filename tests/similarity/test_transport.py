@@ -9,6 +9,9 @@ from kexue.similarity import (
     emd,
     explain,
     product_upper_bound,
+    relaxed_wmd,
+    relaxed_wrd,
+    wcd,
     word_movers_distance,
     word_rotators_distance,
     word_rotators_similarity,
@@ -191,6 +194,52 @@ def test_what_both_distances_do_not_see(distance):
     assert distance(np.concatenate([x, x]), y) == pytest.approx(base, abs=TIGHT)
     assert distance(x @ turn(4), y @ turn(4)) == pytest.approx(base, abs=TIGHT)
     assert distance(x, x[::-1]) == pytest.approx(0, abs=TIGHT)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-100, 1e100, 1e160, 1e300])
+@pytest.mark.parametrize("distance", [word_movers_distance, word_rotators_distance, wcd, relaxed_wmd, relaxed_wrd])
+def test_distances_grow_with_the_vectors_at_every_scale(distance, size):
+    x, y = bag(30), bag(31, m=4)
+    grows = distance in (word_movers_distance, wcd, relaxed_wmd)
+    assert distance(x * size, y * size) == pytest.approx(distance(x, y) * (size if grows else 1), rel=1e-12)
+    if grows:
+        assert distance(np.full((1, 4), 1e307), np.full((1, 4), -1e307)) == pytest.approx(4e307)
+
+
+def test_distances_out_of_float64_are_named():
+    for distance in (word_movers_distance, relaxed_wmd):
+        with pytest.raises(ValueError, match="leave float64"):
+            distance(np.full((1, 4), 1.7e308), np.full((1, 4), -1.7e308))
+
+
+def test_large_masses_are_no_infinity():
+    p, q, cost = problem(32)
+    for size in (1e-300, 1e200, 1e300):
+        assert emd(p * size, q * size, cost) == pytest.approx(emd(p, q, cost) * size, rel=1e-12)
+        assert product_upper_bound(p * size, q * size, cost) == pytest.approx(product_upper_bound(p, q, cost) * size)
+
+
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+def test_uneven_masses_against_even_ones_are_no_assignment(solver):
+    # As many tokens on either side, equal masses on one only: an assignment would move 1/3 each.
+    p, q = np.array([0.6, 0.3, 0.1]), np.full(3, 1 / 3)
+    cost = np.abs(np.subtract.outer([0.0, 1.0, 2.0], [0.0, 1.0, 2.0]))
+    for one, other in ((p, q), (q, p)):
+        # On a line: the area between the distribution functions, |0.6 - 1/3| + |0.9 - 2/3|.
+        assert emd(one, other, cost, solver=solver) == pytest.approx(0.5, abs=1e-12)
+        assert emd(one, other, cost, solver=solver, return_plan=True).distance == pytest.approx(0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize("call", [word_movers_distance, word_rotators_distance, wcd, relaxed_wmd, relaxed_wrd])
+def test_sequences_may_come_once(call):
+    x, y = bag(33), bag(34)
+    assert call(iter(x), map(list, y)) == call(x, y)
+    plan = {"return_plan": True} if call in (word_movers_distance, word_rotators_distance) else {}
+    if plan:
+        np.testing.assert_array_equal(call(iter(x), iter(y), **plan).plan, call(x, y, **plan).plan)
+    assert explain(iter(x), iter(y), iter("abcdef"), map(str, range(6))) == explain(
+        x, y, list("abcdef"), list("012345")
+    )
 
 
 def test_what_only_one_of_them_sees():

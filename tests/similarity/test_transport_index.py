@@ -42,6 +42,52 @@ def test_equals_brute_force(kind, d, dtype, spread):
                 assert sum(hits.stats[:3]) == 140
 
 
+SIZES = [1e-200, 1e-150, 1e-44, 1e-22, 1e-8, 1e8, 1e20, 1e40, 1e150, 1e200]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [6, 96])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("relative", [1.0, 1e-30, 1e30])  # of the query to the documents
+def test_equals_brute_force_at_every_scale(kind, d, size, relative):
+    documents = [document * size for document in corpus(60, d)]
+    index = TransportIndex(kind).add(documents[:55])
+    for query in documents[55:]:
+        asked = query * relative
+        hits = index.search(asked, 4)
+        ids, distances = brute(kind, documents[:55], asked, 4)
+        assert hits.stats.exact
+        assert hits.distances.tolist() == distances.tolist()
+        if kind == "wrd" or relative == 1:
+            assert hits.ids == ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_of_every_size_in_one_index(kind):
+    documents = [document * 10.0 ** (40 * (i % 9) - 160) for i, document in enumerate(corpus(90))]
+    documents += [np.vstack([document, document[:1] * 1e-44]) for document in corpus(20, seed=1)]  # a faint token
+    index = TransportIndex(kind)
+    for start in range(0, 110, 11):  # parts larger than what the table was fitted on
+        index.add(documents[start : start + 11])
+        index.search(documents[0], 1)
+    for query in documents[::7]:
+        hits = index.search(query, 5)
+        ids, distances = brute(kind, documents, query, 5)
+        assert hits.distances.tolist() == distances.tolist()
+        assert hits.ids == ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_usual_scales_prune_alike(kind):
+    documents = corpus(200)
+    solved = set()
+    for size in (1.0, 2.0**70, 2.0**-70, 2.0**300):
+        index = TransportIndex(kind).add([document * size for document in documents[:190]])
+        solved.add(sum(index.search(query * size, 5).stats.n_exact for query in documents[190:]))
+    assert max(solved) < 10 * 190 / 2
+    assert max(solved) - min(solved) <= 0.05 * max(solved)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cut_vectors_change_nothing_but_the_work(kind):
     """Many coordinates, few of them long: the index cuts, and stays exact."""

@@ -108,6 +108,25 @@ def unit_rows(x: Array) -> Array:
     return rows
 
 
+def lengths(x: Array) -> Array:
+    """Lengths (..., ) of float64 vectors (..., d), d >= 1; scaled first where squares would over- or underflow."""
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("...i,...i->...", x, x)
+    found = np.sqrt(squares)
+    odd = ~((squares > 1e-280) & (squares < 1e280))
+    if odd.any():
+        some = x[odd]
+        exponent = np.frexp(np.abs(some).max(axis=-1))[1]
+        found[odd] = np.ldexp(np.linalg.norm(np.ldexp(some, -exponent[:, None]), axis=-1), exponent)
+    return np.asarray(found)
+
+
+def exponent_of(x: Array) -> int:
+    """0 where the largest magnitude is moderate; otherwise the power of two just above it, to divide by."""
+    largest = np.abs(x).max(initial=0.0)
+    return 0 if largest == 0 or 2.0**-20 < largest < 2.0**20 else int(np.frexp(np.float64(largest))[1])
+
+
 def mean_row(rows: Array) -> Array:
     """Mean (d,) of float64 rows, good to rounding of the mean itself: the mean of what the first pass left is added."""
     exponent = int(np.frexp(np.abs(rows).max(initial=0.0))[1])

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.similarity._arrays import Array, finite_rows, unit_rows
+from kexue.similarity._arrays import Array, finite_rows, lengths, unit_rows
 
 Backend = Literal["exact", "approx"]
 _EPS = float(np.finfo(np.float64).eps)
@@ -143,23 +143,10 @@ def _error(rows: Array, blur: float) -> tuple[Array, Array]:
 
 def _closest(points: _Rows, asked: _Rows, row: int, candidates: Array, k: int, generator: np.random.Generator) -> Array:
     """The k of the candidates nearest to a query, from differences; ties by lot."""
-    distances = _lengths(points.values[candidates] - asked.values[row])
+    distances = lengths(points.values[candidates] - asked.values[row])
     last = float(np.partition(distances, k - 1)[k - 1])
     tie = (points.values.shape[1] + 4) * _EPS * last + points.blur + asked.blur
     return np.asarray(candidates[_draw(distances, last, k, tie, generator)])
-
-
-def _lengths(differences: Array) -> Array:
-    """Lengths along the last axis; scaled first where squares would over- or underflow."""
-    with np.errstate(over="ignore", under="ignore"):
-        squares = np.einsum("...i,...i->...", differences, differences)
-    lengths = np.sqrt(squares)
-    odd = ~((squares > 1e-280) & (squares < 1e280))
-    if odd.any():
-        some = differences[odd]
-        _, exponent = np.frexp(np.abs(some).max(axis=-1))
-        lengths[odd] = np.ldexp(np.linalg.norm(np.ldexp(some, -exponent[:, None]), axis=-1), exponent)
-    return np.asarray(lengths)
 
 
 def _approximate(points: _Rows, asked: _Rows, k: int, own: bool, chunk: int, generator: np.random.Generator) -> Array:
@@ -210,6 +197,6 @@ def _ordered(points: Array, asked: Array, chosen: Array) -> tuple[Array, Array]:
     step = max(1, (1 << 22) // max(1, chosen.shape[1] * points.shape[1]))
     for start in range(0, len(asked), step):
         part = slice(start, start + step)
-        distances[part] = _lengths(points[chosen[part]] - asked[part, None, :])
+        distances[part] = lengths(points[chosen[part]] - asked[part, None, :])
     order = np.argsort(distances, axis=1, kind="stable")
     return np.take_along_axis(chosen, order, axis=1), np.take_along_axis(distances, order, axis=1)

@@ -6,16 +6,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host, raise_non_finite
+from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, raise_non_finite, reread
 
 OnEmpty = Literal["inf", "raise"]
 
 
 def read_sequence(x: Any, name: str) -> Array:
     """`x` as a finite numpy matrix (m, d), m >= 0, in its own dtype; an empty list is a sequence of 0 tokens."""
+    x = reread(x)
     if not hasattr(x, "ndim") and not len(x):
         return np.empty((0, 0))
     matrix = host(as_matrix(x, name))
+    if matrix.dtype.itemsize > 8:  # longdouble, whose largest numbers float64 cannot hold
+        return finite_rows(matrix, name)
     raise_non_finite(matrix, name)
     return matrix
 
@@ -46,7 +49,7 @@ def read_weights(weights: Any, length: int, name: str) -> Array:
 
 def read_masses(masses: Any, name: str) -> Array:
     """`masses` as a float64 vector, finite and >= 0."""
-    values = host(masses.detach() if hasattr(masses, "detach") else np.asarray(masses)).astype(np.float64)
+    values = host(masses).astype(np.float64)
     if values.ndim != 1:
         raise ValueError(f"{name} must be a vector of masses, got shape {values.shape}")
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))

@@ -6,7 +6,9 @@ too large. Rows may therefore be cut: with an orthonormal basis, P the leading c
 
     u.v <= Pu.Pv + r(u) r(v)        (Cauchy-Schwarz)
 
-and one coordinate beside the leading ones keeps the bound. Rounding in float32 is added to s as slack.
+and one coordinate beside the leading ones keeps the bound. Rounding in float32 is added to s as slack. Tokens far from
+1 in size are brought there by a power of two first: each sequence by its own for WRD, which sees no scale, all by one
+for WMD.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from kexue.similarity._arrays import Array
+from kexue.similarity._arrays import Array, exponent_of, lengths, unit_rows
 
 _ENERGY = 0.85  # share of squared length that the leading coordinates keep
 _FIT_TOKENS = 50_000  # tokens the basis is fitted on
 _SHORT = 64  # vectors of so few coordinates are not cut
 _PRODUCTS = 1 << 18  # products a block: they stay in the cache between the matrix product and its reduction
 _EPS = float(np.finfo(np.float32).eps)
+_FAR = 2.0**40  # in units of the table: squares of larger numbers leave float32
+_FAINT = 1e-15  # lengths beside their sequence's longest, whose products float32 may lose
 
 
 class TokenTable:
@@ -38,29 +42,32 @@ class TokenTable:
         self.starts = np.zeros(1, np.int64)
         self._table = np.empty((0, 0), np.float32)  # (N, r + 1 or more) rows
         self._length = np.empty(0)  # (N,)
+        self._exponent = 0  # of the unit that the table counts in
         self._fitted = 0  # tokens there were when the basis was fitted
 
     def extend(self, sequences: list[Array]) -> None:
         """Append documents; the basis is fitted anew whenever the tokens have doubled."""
+        if self.kind == "wrd":
+            sequences = [_moderate(sequence) for sequence in sequences]
         before = len(self.raw)
         self.raw = np.concatenate([*([self.raw] if before else []), *sequences])
         ends = self.starts[-1] + np.cumsum([len(s) for s in sequences])
         self.starts = np.concatenate([self.starts, ends])
-        if len(self.raw) >= 2 * self._fitted:
+        if len(self.raw) >= 2 * self._fitted or np.abs(self._scaled(self.raw[before:])).max() > _FAR:
             before, self._fitted = 0, len(self.raw)
             self._fit()
         blocks = [slice(s, s + (1 << 14)) for s in range(before, len(self.raw), 1 << 14)]
         rows = [self._rows(self.raw[block]) for block in blocks]
-        lengths = [np.linalg.norm(self.raw[block].astype(np.float64), axis=1) for block in blocks]
+        sizes = [lengths(self._scaled(self.raw[block])) for block in blocks]
         self._table = np.concatenate([*([self._table] if before else []), *rows])
-        self._length = np.concatenate([*([self._length] if before else []), *lengths])
+        self._length = np.concatenate([*([self._length] if before else []), *sizes])
         self._largest = float(self._length.max()) if self.kind == "wmd" else 1.0
 
         first, counts = self.starts[:-1], np.diff(self.starts)
         masses = self._length if self.kind == "wrd" else np.ones(len(self.raw))
         totals = np.add.reduceat(masses, first)
         self._weights = masses / np.repeat(totals, counts)
-        sums = [self.raw[a:b].sum(axis=0, dtype=np.float64) for a, b in pairwise(self.starts)]
+        sums = [self._scaled(self.raw[a:b]).sum(axis=0) for a, b in pairwise(self.starts)]
         self._centroids = (np.array(sums) / totals[:, None] - self._centre).astype(np.float32)
         self._centroid_squares = np.einsum("ij,ij->i", self._centroids, self._centroids)
 
@@ -68,7 +75,8 @@ class TokenTable:
         """Centre and leading coordinates; no cut where it would save little."""
         d = self.raw.shape[1]
         self._basis: Array | None = None
-        self._centre = self.raw.mean(axis=0, dtype=np.float64) if self.kind == "wmd" else np.zeros(d)
+        self._exponent = exponent_of(self.raw) if self.kind == "wmd" else 0
+        self._centre = self._scaled(self.raw).mean(axis=0) if self.kind == "wmd" else np.zeros(d)
         V = self._vectors(self.raw[:: max(1, len(self.raw) // _FIT_TOKENS)])
         energy, basis = np.linalg.eigh(V.T @ V)
         share = np.cumsum(energy[::-1]) / max(float(energy.sum()), 1e-300)
@@ -83,8 +91,12 @@ class TokenTable:
 
     def _vectors(self, X: Array) -> Array:
         """Float64 vectors that costs are made of: directions for WRD, differences to the centre for WMD."""
+        return self._scaled(X) - self._centre if self.kind == "wmd" else unit_rows(X)
+
+    def _scaled(self, X: Array) -> Array:
+        """Float64, in units of the table."""
         X = X.astype(np.float64)
-        return X - self._centre if self.kind == "wmd" else X / np.linalg.norm(X, axis=1, keepdims=True)
+        return np.asarray(np.ldexp(X, -self._exponent)) if self._exponent else X
 
     def _rows(self, X: Array, *, query: bool = False) -> Array:
         """Rows whose products with those of a query are s or more, up to slack."""
@@ -101,17 +113,22 @@ class TokenTable:
 
     def _products(self, query: Array, tokens: slice | Array) -> Array:
         """(m, tokens) values s from whole vectors, up to slack."""
-        raw, length = self.raw[tokens].astype(np.float32, copy=False), self._length[tokens]
-        X = query.astype(np.float64)
-        squares = np.einsum("ij,ij->i", X, X)[:, None]
+        raw, length = self.raw[tokens], self._length[tokens]
+        raw = (self._scaled(raw) if self._exponent else raw).astype(np.float32, copy=False)
         if self.kind == "wrd":
-            return np.asarray((X / np.sqrt(squares)).astype(np.float32) @ raw.T) / length.astype(np.float32)
+            products: Array = (
+                unit_rows(query).astype(np.float32) @ raw.T / np.maximum(length, _FAINT).astype(np.float32)
+            )
+            products[:, length < _FAINT] = 1.0  # never too small
+            return products
+        X = self._scaled(query)
+        squares = np.einsum("ij,ij->i", X, X)[:, None]
         products = X.astype(np.float32) @ raw.T - (length**2 / 2).astype(np.float32)
         return np.asarray(products - (squares / 2).astype(np.float32))
 
     def _slack(self, query: Array, width: int) -> float:
         """What float32 may have lost in a product of rows of that width."""
-        largest = max(self._largest, float(np.linalg.norm(query, axis=1).max())) if self.kind == "wmd" else 1.0
+        largest = max(self._largest, float(lengths(self._scaled(query)).max())) if self.kind == "wmd" else 1.0
         reach = largest + float(np.linalg.norm(self._centre))
         return float((width + 16) * _EPS * 2.0 * reach**2)
 
@@ -120,20 +137,28 @@ class TokenTable:
             return np.asarray(np.maximum(1.0 - slack - products, 0.0))
         return np.asarray(np.sqrt(np.maximum(-2.0 * (products + slack), 0.0)))
 
+    def _beyond(self, query: Array) -> bool:
+        """Whether a query's squares leave float32: then no bound is drawn, and every document is solved."""
+        return self.kind == "wmd" and float(np.abs(self._scaled(query)).max()) > _FAR
+
     def centroid_bounds(self, query: Array) -> Array:
         """(n,) 1/2 |c - c'|^2 for WRD, |c - c'| for WMD."""
+        if self._beyond(query):
+            return np.zeros(len(self.starts) - 1)
         c = (self.weights_of(query) @ self._vectors(query)).astype(np.float32)
         half = (self._centroid_squares + c @ c) / 2 - self._centroids @ c - self._slack(query, len(c))
         half = np.maximum(half, 0.0).astype(np.float64)
-        return np.asarray(half if self.kind == "wrd" else np.sqrt(2 * half))
+        return np.asarray(half if self.kind == "wrd" else np.ldexp(np.sqrt(2 * half), self._exponent))
 
     def weights_of(self, query: Array) -> Array:
         """(m,) the masses of a query's tokens."""
-        masses = np.linalg.norm(query.astype(np.float64), axis=1) if self.kind == "wrd" else np.ones(len(query))
+        masses = lengths(_moderate(query).astype(np.float64)) if self.kind == "wrd" else np.ones(len(query))
         return np.asarray(masses / masses.sum())
 
     def relaxed_bounds(self, query: Array, documents: Array, *, full: bool = False) -> Array:
         """(len(documents),) relaxed distances, from cut rows unless `full`; `documents` in rising order."""
+        if self._beyond(query):
+            return np.zeros(len(documents))
         asked, weights = self._rows(query, query=True), self.weights_of(query)
         slack = self._slack(query, query.shape[1])
         bounds = np.empty(len(documents))
@@ -149,7 +174,7 @@ class TokenTable:
             theirs = np.add.reduceat(self._cost(products.max(axis=0), slack) * self._weights[tokens], first)
             ours = weights @ self._cost(np.maximum.reduceat(products, first, axis=1), slack)
             bounds[part] = np.maximum(theirs, ours)
-        return bounds
+        return np.asarray(np.ldexp(bounds, self._exponent)) if self._exponent else bounds
 
     def _blocks(self, documents: Array, tokens: int) -> Iterator[slice]:
         """Consecutive parts of `documents` of about that many tokens."""
@@ -160,3 +185,9 @@ class TokenTable:
             end = max(begin + 1, int(np.searchsorted(ends, done + tokens, side="right")))
             yield slice(begin, end)
             begin = end
+
+
+def _moderate(sequence: Array) -> Array:
+    """The sequence, times a power of two where its numbers are very large or very small."""
+    exponent = exponent_of(sequence)
+    return np.asarray(np.ldexp(sequence.astype(np.float64), -exponent)) if exponent else sequence

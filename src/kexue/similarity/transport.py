@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host, raise_non_finite
+from kexue.similarity._arrays import Array, as_matrix, exponent_of, host, raise_non_finite, reread
 from kexue.similarity._emd import SOLVERS, Solver, TransportPlan, transport_cost, transport_plan
 from kexue.similarity._sequences import (
     OnEmpty,
@@ -99,7 +99,7 @@ def product_upper_bound(p: Any, q: Any, cost: Any) -> float:
         0.5
     """
     p, q, D = _problem(p, q, cost)
-    return float(p @ D @ q / p.sum())
+    return float(p / p.sum() @ D @ q)
 
 
 def word_movers_distance(
@@ -141,6 +141,7 @@ def word_movers_distance(
         >>> word_movers_distance([[0.0, 0.0], [3.0, 4.0]], [[3.0, 4.0], [0.0, 0.0]])
         0.0
     """
+    x, y = reread(x), reread(y)
     problem = wmd_problem(x, y, weights_x, weights_y, metric, scale, on_empty)
     return _solve(problem, x, y, return_plan, solver)
 
@@ -172,6 +173,7 @@ def word_rotators_distance(
         >>> word_rotators_distance([[1.0, 0.0]], [[5.0, 0.0], [0.0, 0.0], [0.0, 5.0]])
         0.5
     """
+    x, y = reread(x), reread(y)
     problem = wrd_problem(x, y, on_empty)
     return _solve(problem, x, y, return_plan, solver)
 
@@ -211,6 +213,7 @@ def explain(
     check_option(kind, "kind", ("wrd", "wmd"))
     if top is not None and (isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1):
         raise ValueError(f"top must be a number of pairs >= 1 or None, got {top!r}")
+    x, y, tokens_x, tokens_y = (reread(given) for given in (x, y, tokens_x, tokens_y))
     for names, vectors, which in ((tokens_x, x, "x"), (tokens_y, y, "y")):
         if isinstance(names, str) or len(names) != len(vectors):
             got = "one string" if isinstance(names, str) else f"{len(names)} names"
@@ -252,7 +255,13 @@ def wmd_problem(
     p, q = read_weights(weights_x, len(X), "weights_x"), read_weights(weights_y, len(Y), "weights_y")
     if not (len(X) and len(Y)):
         return empty_distance(X, Y, on_empty, "WMD")
-    cost = cdist(X, Y)  # from differences: |x|^2 - 2 x.y + |y|^2 would lose the small ones
+    # From differences: |x|^2 - 2 x.y + |y|^2 would lose the small ones. Scaled, so that squares stay in float64.
+    exponent = exponent_of(np.concatenate([X, Y]))
+    near, far = (np.ldexp(Z, -exponent) if exponent else Z for Z in (X, Y))
+    with np.errstate(over="ignore"):
+        cost: Array = np.ldexp(cdist(near, far), exponent)
+    if not np.isfinite(cost).all():
+        raise ValueError("distances between tokens of x and y leave float64; divide both by a constant")
     if scale == "rms":
         cost /= np.sqrt(X.shape[1])
     return p, q * (p.sum() / q.sum()), cost, np.arange(len(X)), np.arange(len(Y))

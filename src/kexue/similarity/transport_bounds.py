@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue.similarity._arrays import Array
+from kexue.similarity._arrays import Array, lengths
 from kexue.similarity._sequences import (
     OnEmpty,
     check_option,
@@ -50,7 +50,7 @@ def wcd(
     p, q = read_weights(weights_x, len(X), "weights_x"), read_weights(weights_y, len(Y), "weights_y")
     if not (len(X) and len(Y)):
         return empty_distance(X, Y, on_empty, "WCD")
-    distance = float(np.linalg.norm(p @ X - q @ Y))
+    distance = float(lengths((p @ X - q @ Y)[None])[0])
     return distance / np.sqrt(X.shape[1]) if scale == "rms" else distance
 
 
