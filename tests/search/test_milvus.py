@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sqlite3
@@ -331,10 +332,29 @@ def test_what_exists_is_not_overwritten_by_accident(store: MilvusStore, uri: str
 
 
 def test_a_newer_format_says_upgrade(store: MilvusStore, uri: str) -> None:
-    row = {"name": "head", "value": json.dumps({"format": 2}), "vector": [0.0, 0.0]}
+    row = {"name": "head", "value": json.dumps({"format": 3}) + " 0", "vector": [0.0, 0.0]}
     store._connection.write(store.address.collection, [row])
-    with pytest.raises(IndexFormatError, match=r"format 2.*Upgrade"):
+    with pytest.raises(IndexFormatError, match=r"format 3.*Upgrade"):
         open_store(uri)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "before", "deep", "empty"])
+def test_a_head_that_is_not_what_was_written_is_damage(store: MilvusStore, uri: str, harm: str) -> None:
+    store.upsert([Row("a", "text", {}, vector(1))])
+    raw = store._heads.fetch().raw
+    bad = {
+        "flipped": raw.replace('"next": 2', '"next": 3'),
+        "cut": raw[:-20],
+        "before": json.dumps({"format": 1, "next": 1, "documents": None, "dims": None, "values": {}}),
+        "deep": "[" * 20_000,
+        "empty": "{}",
+    }[harm]
+    store._connection.write(store.address.collection, [{"name": "head", "value": bad, "vector": [0.0, 0.0]}])
+    with pytest.raises(IndexFormatError, match=r"head of .* is damaged"):
+        open_store(uri)
+    create_store(uri, {"note": "new"}, overwrite=True).close()
+    with contextlib.closing(open_store(uri)) as new:
+        assert new.metadata()["note"] == "new"
 
 
 def test_a_file_that_is_not_there_is_not_made_by_opening_it(folder: Path) -> None:

@@ -144,8 +144,9 @@ def build_index(
             _embedded(index).save_snapshot()
             info = index.info()
         _put_in_place(finished, target, overwrite=overwrite)
-        if finished != partial:
-            _discard(partial)
+        for left in (partial, Path(f"{target}.partial-finished")):  # of this run, or of one that was killed
+            if left != finished:
+                _discard(left)
     return BuildReport(
         index=str(Path(out)),
         documents=info.documents,

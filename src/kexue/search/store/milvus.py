@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kexue.errors import DataError, KexueError, SpaceMismatchError
+from kexue.errors import DataError, IndexFormatError, KexueError, SpaceMismatchError
 from kexue.search.nearest import Vectors, nearest
 from kexue.search.store.base import (
     CompactReport,
@@ -84,7 +84,7 @@ class MilvusStore:
         try:
             old = None
             if store._connection.call("has_collection", store.address.collection):
-                old = store._heads.old()
+                old = store._heads.old(to_replace=overwrite)
                 if old is not None and not overwrite:
                     raise IndexExistsError(
                         f"{uri} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
@@ -424,7 +424,13 @@ def _entity(row: Row, key: int) -> dict[str, Any]:
 
 
 def _document(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    return row["id"], row["text"], json.loads(row["metadata"])
+    try:
+        return row["id"], row["text"], json.loads(row["metadata"])
+    except (ValueError, RecursionError):
+        raise IndexFormatError(
+            f"the metadata of document {row['id']!r:.80} in Milvus are not what was written.",
+            remedy="Add it again, or copy the index there again (kexue index copy).",
+        ) from None
 
 
 def _vector(row: Mapping[str, Any]) -> list[Vectors]:

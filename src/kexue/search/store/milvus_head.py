@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
 from kexue.search.store.base import IndexMissingError, Value
 from kexue.search.store.database import now
 from kexue.search.store.milvus_connection import LONGEST, Connection, batches, named
 
-_FORMAT = 1
+_FORMAT = 2
 _PIECE = LONGEST // 4 * 3  # bytes that base64 makes as long
 _INLINE = 1_024  # characters of a value kept in the head itself
 _HEAD = 'name in ["head"]'
@@ -51,14 +52,22 @@ class Heads:
         """The collection that holds it."""
         self._connection.make(self._name, {"name": 512, "value": LONGEST}, 2, documents=False)
 
-    def old(self) -> Head | None:
-        """The head of what is there; None when its making was cut off before it had one."""
+    def old(self, *, to_replace: bool = False) -> Head | None:
+        """The head of what is there; None when its making was cut off before it had one.
+
+        `to_replace`: a head that cannot be read is an empty one.
+        """
         fields = self._connection.call("describe_collection", self._name)["fields"]
         if {field["name"] for field in fields} != {"name", "value", "vector"}:
             raise IndexFormatError(
                 f"{self._uri} is a collection of Milvus, but not a kexue index.", remedy="Name another one."
             )
-        return self.look()
+        try:
+            return self.look()
+        except IndexFormatError:
+            if not to_replace:
+                raise
+            return Head("")
 
     def fetch(self) -> Head:
         """The head as it is now."""
@@ -74,17 +83,32 @@ class Heads:
         raw = found[0]["value"] if found else None
         if raw is None or (self.seen is not None and self.seen.raw == raw):
             return None if raw is None else self.seen
-        record = json.loads(raw)
-        if record["format"] > _FORMAT:
-            raise IndexFormatError(
-                f"{self._uri} has format {record['format']}; this version of kexue reads up to {_FORMAT}.",
-                remedy="Upgrade kexue: pip install -U kexue.",
-            )
+        record = self._parse(raw)
         head = Head(raw, record["next"], record["documents"], record["dims"], record["values"])
         if head.documents is not None:
             self._connection.load(head.documents)
         self.seen = head
         return head
+
+    def _parse(self, raw: str) -> dict[str, Any]:
+        """What a head says, once it is what was written."""
+        body, _, checksum = raw.rpartition(" ")
+        try:
+            record: dict[str, Any] = json.loads(body or raw)
+            version = int(record["format"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            version = 0
+        if version > _FORMAT:
+            raise IndexFormatError(
+                f"{self._uri} has format {version}; this version of kexue reads format {_FORMAT}.",
+                remedy="Upgrade kexue: pip install -U kexue.",
+            )
+        if version != _FORMAT or checksum != f"{crc32(body.encode()):08x}":
+            raise IndexFormatError(
+                f"the head of {self._uri} is damaged, or of a format of before {_FORMAT}.",
+                remedy="Copy the index there again (kexue index copy FILE ADDRESS --overwrite).",
+            )
+        return record
 
     def write(self, old: Head, values: Mapping[str, Value], after: Head) -> str:
         """Put the pieces of large values, then a head like `after` with these values; then drop what it left behind."""
@@ -100,7 +124,8 @@ class Heads:
             for at in range(count):
                 pieces[f"{digest}-{at}"] = base64.b64encode(data[at * _PIECE : (at + 1) * _PIECE]).decode()
         record = {"format": _FORMAT, "next": after.next, "documents": after.documents, "dims": after.dims}
-        raw = json.dumps({**record, "values": kept}, ensure_ascii=False)
+        body = json.dumps({**record, "values": kept}, ensure_ascii=False)
+        raw = f"{body} {crc32(body.encode()):08x}"
         if len(raw.encode()) > LONGEST:
             raise DataError(f"metadata of {self._uri} have too many keys for Milvus.", remedy="Keep fewer.")
         rows = [{"name": name, "value": value, "vector": [0.0, 0.0]} for name, value in pieces.items()]
