@@ -164,7 +164,8 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
             handle = create(temporary)
         except FileExistsError:
             continue
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # not every network file system has locks, or those of folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:  # 0: swept by another writer before the lock was taken
             return temporary, handle
         os.close(handle)

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from scipy.stats import beta
 from starlette.testclient import TestClient
 
 from kexue.search import Index
@@ -79,9 +80,9 @@ def test_quality_comes_with_its_interval_and_the_level_of_chance(long_texts) -> 
     assert (n, found["sample"], found["documents"]) == (104, 104, 104)
     for row in found["rows"]:
         assert 0 <= row["low"] < row["score"] < row["high"] <= 1
-        for end in ("low", "high"):  # where Wilson's interval ends: (mean - m)^2 = z^2 m (1 - m) / n
-            m = row[end]
-            assert (row["score"] - m) ** 2 == pytest.approx(1.96**2 * m * (1 - m) / n, rel=1e-3)
+        found_ones = row["score"] * n  # as many ones among n: no numbers in [0, 1] of this mean vary more
+        assert beta.cdf(row["low"], max(found_ones, 1), n - found_ones + 1) == pytest.approx(0.025, rel=1e-6)
+        assert beta.sf(row["high"], found_ones + 1, n - found_ones) == pytest.approx(0.025, rel=1e-6)
     ranks = np.concatenate([np.random.default_rng(seed).permutation(n) + 1 for seed in range(500)])
     assert found["chance"] == pytest.approx(known_item(ranks, k=10)["mrr"], rel=1e-9)  # each rank 500 times
 

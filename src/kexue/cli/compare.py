@@ -75,7 +75,7 @@ def compare(
     }
 
     def text() -> str:
-        rank = "" if percentile is None else f", percentile {percentile_words(percentile, drawn)}"
+        rank = "" if percentile is None else f", percentile {percentile_words(percentile)}"
         rank += "" if percentile is None else f" among {drawn:,} random pairs of {index}"
         lines = [f"cosine {cosine:.3f}{rank}; {kind.upper()} similarity {scores[0]:.3f}"]
         return "\n".join([*lines, explanation_lines(reason)] if explain and reason is not None else lines)

@@ -42,10 +42,13 @@ def _shown(report: DemoReport) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    rows = Table("vectors", "dims", "MRR@10", "recall@10", "memory", "one search", box=None, pad_edge=False)
+    heads = ("vectors", "dims", "MRR@10 (95 %)", "recall@10", "memory", "one search (quartiles)")
+    rows = Table(*heads, box=None, pad_edge=False)
     for row in report.rows:
-        memory, time = f"{row.memory_bytes / 1e6:.1f} MB", f"{row.latency_ms:.2f} ms"
-        rows.add_row(row.setting, str(row.dims), f"{row.mrr:.3f}", f"{row.recall:.3f}", memory, time)
+        memory = f"{row.memory_bytes / 1e6:.1f} MB"
+        time = f"{row.latency_ms:.2f} ms ({row.latency_low_ms:.2f}-{row.latency_high_ms:.2f})"
+        mrr = f"{row.mrr:.3f} ({row.mrr_low:.3f}-{row.mrr_high:.3f})"
+        rows.add_row(row.setting, str(row.dims), mrr, f"{row.recall:.3f}", memory, time)
     answers = []
     for answer in report.answers:
         answers.append(f"\n{answer['question']}")
@@ -57,4 +60,5 @@ def _shown(report: DemoReport) -> Any:
         f'        kexue search {report.index} "your question"\n'
         "        kexue index build your-texts.csv --text COLUMN --out yours.kx"
     )
-    return Group(head, "", rows, *answers, tail)
+    told = f"one search: median of {report.rows[0].timed}, in turns, encoding not counted"
+    return Group(head, "", rows, told, *answers, tail)

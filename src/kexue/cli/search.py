@@ -93,8 +93,6 @@ def search(
             pairs = zip(texts, answers, strict=True)
             answers = [rank_again(reranker, text, hits, k, explainer=explainer) for text, hits in pairs]
         reranked = time.perf_counter()
-        calibrator = opened.calibrator
-        drawn = 0 if calibrator is None or calibrator.null_ is None else len(calibrator.null_)
     timings = {"encode": encoded - start, "search": searched - encoded, "rerank": reranked - searched}
     timings["total"] = time.perf_counter() - start
     tokens = encoder.count_tokens(texts)
@@ -120,7 +118,7 @@ def search(
             "timings": {name: seconds / len(texts) for name, seconds in timings.items()},
         }
         title = query if len(texts) > 1 else None
-        out.emit(record, partial(_answer, hits, title, drawn))
+        out.emit(record, partial(_answer, hits, title))
     if any(cut) and not out.json:
         out.remark(f"kexue: warning: {sum(cut)} of the queries cut: at most {encoder.max_length} tokens are read")
     out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * timings['total']:.0f} ms")
@@ -162,18 +160,10 @@ def explanation_lines(explanation: Explanation, most: int = 12) -> str:
     return "\n".join([*lines, f"    {explanation.kind.upper()} distance {explanation.distance:.3f}{rest}"])
 
 
-def percentile_words(percentile: float, drawn: int) -> str:
-    """A percentile among `drawn` random pairs, never rounded up.
-
-    Above all of them it is more than 100 - 300 / drawn with 95 % confidence, and no pairs can tell that it is 100.
-    """
-    if percentile >= 100:
-        return f"> {_down(max(0.0, 100 - 300 / max(1, drawn)))}"
-    return _down(percentile)
-
-
-def _down(percentile: float) -> str:
-    digits = 2 if percentile < 99 else min(4, math.ceil(-math.log10(100 - percentile) - 1e-6) + 1)
+def percentile_words(percentile: float) -> str:
+    """A percentile with the digits that its distance from 100 needs, never rounded up to it."""
+    left = max(100 - percentile, 1e-3)
+    digits = max(2, min(4, math.ceil(-math.log10(left) - 1e-6) + 1))
     scale = 10**digits
     return f"{math.floor(percentile * scale + 1e-6) / scale:.{digits}f}"
 
@@ -182,7 +172,7 @@ def _probability_words(probability: Any) -> str:
     return f"{probability.value:.2f} ({probability.low:.2f}-{probability.high:.2f})"
 
 
-def _answer(hits: list[Any], title: str | None, drawn: int) -> Any:
+def _answer(hits: list[Any], title: str | None) -> Any:
     from rich.console import Group
 
     reasons = [
@@ -190,11 +180,11 @@ def _answer(hits: list[Any], title: str | None, drawn: int) -> Any:
         for hit in hits
         if hit.explanation is not None
     ]
-    table = _table(hits, title, drawn)
+    table = _table(hits, title)
     return Group(table, "", *reasons) if reasons else table
 
 
-def _table(hits: list[Any], title: str | None, drawn: int) -> Table | str:
+def _table(hits: list[Any], title: str | None) -> Table | str:
     from rich.markup import escape
     from rich.table import Table
 
@@ -203,7 +193,7 @@ def _table(hits: list[Any], title: str | None, drawn: int) -> Table | str:
     table = Table(title=escape(visible(title)) if title else None, title_justify="left", box=None, pad_edge=False)
     shown = [("score", [f"{hit.score:.3f}" for hit in hits])]
     if hits[0].percentile is not None:
-        shown.append(("percentile", [percentile_words(hit.percentile, drawn) for hit in hits]))
+        shown.append(("percentile", [percentile_words(hit.percentile) for hit in hits]))
     if hits[0].probability is not None:
         shown.append(("probability", [_probability_words(hit.probability) for hit in hits]))
     for name, _ in shown:

@@ -32,6 +32,7 @@ from kexue.corpus.shuffle.run import peak_rss
 from kexue.corpus.shuffle.scatter import split, take
 from kexue.corpus.shuffle.sink import Names, Sink
 from kexue.corpus.shuffle.source import HEAD, Format, Place, Reader, codec_of
+from kexue.corpus.shuffle.state import own_folder
 from kexue.errors import DataError
 
 _PIECE = 32 << 20  # bytes of input that a worker has at a time; it takes some six times as much
@@ -98,10 +99,32 @@ def shuffle_files(
         raise ValueError(f"the output must be a file or a folder, got {job.output}.")
     check_output(job, [Names(job).final(0), *Names(job).stale(0)])
     pieces = [piece for path in map(os.path.abspath, job.inputs) for piece in _cut(path, job.form.separator)]
-    folder = _folder(job, pieces)
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place, name = _place(job, pieces)
+    lock = own_folder(place)
+    try:
+        return _shuffled(job, pieces, place, name, ray, resume, progress, began)
+    finally:
+        os.close(lock)
+
+
+def _shuffled(
+    job: Job,
+    pieces: list[_Piece],
+    place: Path,
+    name: str,
+    ray: str,
+    resume: bool,
+    progress: Progress | None,
+    began: float,
+) -> ClusterShuffleReport:
+    """The work, in the folder `name` of `place`; other folders there are of other shuffles to this output."""
+    for other in place.iterdir():
+        if other.is_dir() and (other.name != name or not resume):
+            shutil.rmtree(other, ignore_errors=True)
+    folder = place / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    assert job.seed is not None
+    seed = job.seed
     buckets = max(1, math.ceil(sum(piece.stop - piece.start for piece in pieces) / _BUCKET))
     work = _Work(str(folder), seed, job.form.separator, buckets)
     steps = _Steps(progress, 2 * len(pieces) + buckets)
@@ -115,16 +138,13 @@ def shuffle_files(
     digest = Digest()
     for one in maps:
         digest.merge(one["digest"])
-    sink = Sink(job, int(firsts[-1]), b"")
+    Names(job, folder).drop_partial()
+    sink = Sink(job, int(firsts[-1]), b"", folder=folder)
     for number in range(buckets):
         for values, offsets in _sorted_rows(folder, number):
             sink.write(values, offsets)
-    files, names = sink.close(), Names(job)
-    for number in range(files):
-        names.partial(number).replace(names.final(number))
-    for path in names.stale(files):
-        path.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+    outputs = Names(job, folder).publish(sink.close())
+    shutil.rmtree(place, ignore_errors=True)
     return ClusterShuffleReport(
         records=int(firsts[-1]),
         bytes=sum(one["bytes"] for one in maps),
@@ -134,7 +154,7 @@ def shuffle_files(
         peak_rss=peak_rss(),
         digest=str(digest),
         seed=seed,
-        outputs=[str(names.final(number)) for number in range(files)],
+        outputs=outputs,
         resumed=steps.found > 0,
         shards=len(pieces),
         retried=steps.retried,
@@ -284,12 +304,12 @@ def _cut(path: str, separator: int) -> Iterator[_Piece]:
             start = stop
 
 
-def _folder(job: Job, pieces: list[_Piece]) -> Path:
-    """Its name holds what the result, and the pieces, depend on."""
+def _place(job: Job, pieces: list[_Piece]) -> tuple[Path, str]:
+    """The folder of this output's temporary files, and the name of one in it: what the result and the pieces need."""
     what = json.dumps([job.identity(), job.fingerprints(), len(pieces), _BUCKET])
-    output = Path(job.output).absolute()
+    output = Path(os.path.realpath(job.output))
     parent = output if output.is_dir() else output.parent
-    return parent / f".kexue-shuffle-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    return parent / job.folder(None).name, hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def _sorted_rows(folder: Path, bucket: int) -> Iterator[tuple[Array, Array]]:

@@ -42,9 +42,12 @@ an object's name, or a sentence of its docstring that was <em>not</em> indexed; 
 <h2>Quality, memory and time</h2>
 $picture
 <table>
-<tr><th>vectors</th><th>dimensions</th><th>MRR@10</th><th>recall@10</th><th>memory</th><th>one search</th></tr>
+<tr><th>vectors</th><th>dimensions</th><th>MRR@10 (95 %)</th><th>recall@10</th><th>memory</th>
+<th>one search (quartiles)</th></tr>
 $rows
 </table>
+<p>The interval of MRR is that of other queries of the same kind; rows whose intervals overlap are not told apart by it
+alone. The time of one search, without encoding, is the median of $timed in turns.</p>
 <p>No label was used to fit anything. <em>pca</em> turns the vectors onto their principal axes and keeps the strongest;
 <em>whiten</em> also makes the kept axes equally long. The marked row is the index that was kept: the setting that is
 safe to choose before anything is measured. On your own texts <code>kexue whiten tune</code> chooses on labelled
@@ -75,6 +78,7 @@ def write_page(report: DemoReport, *, queries: int, kept: tuple[str, int]) -> No
     page = _PAGE.substitute(
         documents=f"{report.documents:,}",
         queries=f"{queries:,}",
+        timed=str(report.rows[0].timed),
         picture=_picture(report.rows),
         rows=rows,
         answers=answers,
@@ -88,10 +92,10 @@ def _row(row: DemoRow, *, marked: bool) -> str:
     cells = (
         row.setting,
         row.dims,
-        f"{row.mrr:.3f}",
+        f"{row.mrr:.3f} ({row.mrr_low:.3f}-{row.mrr_high:.3f})",
         f"{row.recall:.3f}",
         f"{row.memory_bytes / 1e6:.1f} MB",
-        f"{row.latency_ms:.2f} ms",
+        f"{row.latency_ms:.2f} ms ({row.latency_low_ms:.2f}-{row.latency_high_ms:.2f})",
     )
     return f"<tr{' class=kept' if marked else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 

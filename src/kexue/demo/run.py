@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
 from kexue.search import Hit, Index
 from kexue.similarity import Whitening, known_item
+from kexue.similarity.calibration import share_limits
 
 if TYPE_CHECKING:
     from kexue._progress import Progress
@@ -35,18 +36,28 @@ QUESTIONS = (
 )
 _QUERIES = 1000
 _TIMED = 200
+_UNCOUNTED = 5
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One way to shorten the vectors: quality of known-item search, memory of the vectors, time of one search."""
+    """One way to shorten the vectors: quality of known-item search, memory of the vectors, time of one search.
+
+    `mrr_low` and `mrr_high` are the ends of its 95 % interval (Clopper and Pearson's).
+    `latency_ms` is the median of `timed` searches, half of which lie between `latency_low_ms` and `latency_high_ms`.
+    """
 
     setting: str
     dims: int
     mrr: float
+    mrr_low: float
+    mrr_high: float
     recall: float
     memory_bytes: int
     latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    timed: int
 
 
 @dataclass(frozen=True)
@@ -93,11 +104,16 @@ def run_demo(
     sizes = [size for size in SIZES if size <= min(vectors.shape)]
     settings: list[tuple[str, int, Whitening | None]] = [("raw", vectors.shape[1], None)]
     settings += [(name, size, Whitening.preset(name, size)) for name in ("pca", "whiten") for size in sizes]
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="kexue-demo-") as scratch:
-        for number, (name, dims, whitening) in enumerate(settings):
-            with _index(Path(scratch) / f"{number}.kx", encoder, entries, vectors, whitening) as index:
-                rows.append(_measure(name, dims, index, query_vectors, wanted))
+    with tempfile.TemporaryDirectory(prefix="kexue-demo-") as scratch, ExitStack() as stack:
+        indexes = [
+            stack.enter_context(_index(Path(scratch) / f"{number}.kx", encoder, entries, vectors, whitening))
+            for number, (_, _, whitening) in enumerate(settings)
+        ]
+        times = search_times(indexes, query_vectors[:_TIMED])
+        rows = [
+            _measure(name, dims, index, query_vectors, wanted, spent)
+            for (name, dims, _), index, spent in zip(settings, indexes, times, strict=True)
+        ]
     kept = Whitening.preset(KEPT[0], min(KEPT[1], *vectors.shape))
     path = folder / "stdlib.kx"
     with _index(path, encoder, entries, vectors, kept) as index:
@@ -136,19 +152,52 @@ def _index(
     return index
 
 
-def _measure(name: str, dims: int, index: Index, queries: np.ndarray[Any, Any], wanted: Sequence[str]) -> DemoRow:
+def search_times(indexes: Sequence[Index], queries: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Seconds (indexes, queries) of single searches: the indexes take turns, after a few that are not counted.
+
+    The first search of an index reads its vectors, and a machine is now and then busy: taken one after the other, one
+    index would pay for both.
+    """
+    times = np.empty((len(indexes), len(queries)))
+    for index in indexes:
+        for query in queries[:_UNCOUNTED]:
+            index.search(query[None], k=10)
+    for column, query in enumerate(queries):
+        for row, index in enumerate(indexes):
+            start = time.perf_counter()
+            index.search(query[None], k=10)
+            times[row, column] = time.perf_counter() - start
+    return times
+
+
+def _measure(
+    name: str,
+    dims: int,
+    index: Index,
+    queries: np.ndarray[Any, Any],
+    wanted: Sequence[str],
+    times: np.ndarray[Any, Any],
+) -> DemoRow:
     ranks = []
     for hits, answer in zip(index.search(queries, k=10), wanted, strict=True):
         found = [hit.id for hit in hits]
         ranks.append(found.index(answer) + 1 if answer in found else np.inf)
-    times = []
-    for query in queries[:_TIMED]:
-        start = time.perf_counter()
-        index.search(query[None], k=10)
-        times.append(time.perf_counter() - start)
     quality = known_item(np.array(ranks), k=10)
-    memory = 4 * dims * len(index)
-    return DemoRow(name, dims, quality["mrr"], quality["recall"], memory, 1000 * statistics.median(times))
+    low, high = share_limits(np.array([quality["mrr"] * len(ranks)]), np.array([len(ranks)]))
+    first, median, third = 1000 * np.quantile(times, [0.25, 0.5, 0.75])
+    return DemoRow(
+        setting=name,
+        dims=dims,
+        mrr=quality["mrr"],
+        mrr_low=float(low[0]),
+        mrr_high=float(high[0]),
+        recall=quality["recall"],
+        memory_bytes=4 * dims * len(index),
+        latency_ms=float(median),
+        latency_low_ms=float(first),
+        latency_high_ms=float(third),
+        timed=len(times),
+    )
 
 
 def _ask(index: Index, encoder: Encoder) -> list[list[Hit]]:

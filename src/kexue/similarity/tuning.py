@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host
+from kexue.similarity._arrays import Array, as_matrix, host, reread
 from kexue.similarity._kernel import Spectrum, numerical_rank, spectrum
 from kexue.similarity._moments import Moments, moments
 from kexue.similarity._ranks import bootstrap_spearman, interval
@@ -46,7 +46,7 @@ class Tuned:
     """What `tune_whitening` chose.
 
     Attributes:
-        whitening: fitted, with the setting that is best on all pairs.
+        whitening: fitted, with the setting that is best on all pairs, or the safe one where pairs cannot choose.
         table: every setting tried, best first, and the raw vectors; its scores have seen the choice.
         score: held-out score of the procedure (nan without labels): on pairs that did not take part in the choice.
         low: 95 % interval of the held-out score, by bootstrap of the held-out pairs.
@@ -82,6 +82,11 @@ def tune_whitening(
     mean over folds, so it belongs to the procedure, not to a setting picked after the fact. The statistics use no
     labels and are taken from X once: one eigenproblem for each beta, gamma and k for nothing.
 
+    Pairs that are too easy, or too few, do not tell settings apart: where the best of all settings is not better than
+    the worst beyond noise, or the fewest dimensions do as well as the raw vectors, nothing can be chosen by them. Then
+    the safe setting is taken (beta and gamma nearest to 0, the fewest dimensions that keep 90 % of the mean square
+    length), and `advice` says so.
+
     Source: kexue.fm/archives/9079.
 
     Args:
@@ -113,7 +118,7 @@ def tune_whitening(
         >>> tuned.whitening.gamma, tuned.score > tuned.raw
         (1.0, True)
     """
-    x = as_matrix(X)
+    x, pairs = as_matrix(X), reread(pairs)
     d = int(x.shape[1])
     grid = (_candidates(betas, "betas"), _candidates(gammas, "gammas"), _dimensions(ks, d))
     found = moments(x)
@@ -130,17 +135,20 @@ def tune_whitening(
         settings.append(setting)
         cosines.append(cosine)
     scores = np.array([score_of(cosine, target) for cosine in cosines])
-    choice = _best(settings, scores)
-
     folds = _stratified(target, cv, random)
+    choice = _best(settings, scores)
+    doubt = _doubt(metric, settings, scores, cosines, target, choice, random)
+    choice = _safe(settings) if doubt else choice
+
     held, raw, chosen = [], [], []
     for fold in range(cv):
-        out = folds == fold
-        picked = _best(settings, np.array([score_of(cosine[~out], target[~out]) for cosine in cosines]))
+        out, picked = folds == fold, choice
+        if not doubt:
+            picked = _best(settings, np.array([score_of(cosine[~out], target[~out]) for cosine in cosines]))
         chosen.append((cosines[picked][out], target[out]))
         held.append(score_of(*chosen[-1]))
         raw.append(score_of(cosines[0][out], target[out]))
-    samples = _mean(np.array([_resampled(metric, c, t, random) for c, t in chosen]))
+    samples = _mean(np.array([_resampled(metric, [c], t, random)[0] for c, t in chosen]))
     low, high = interval(samples)
 
     table = [
@@ -150,7 +158,7 @@ def tune_whitening(
     beta, gamma, k, _kept, _name = settings[choice]
     whitening = Whitening(k, beta=beta, gamma=gamma).merge(found)
     result, baseline = float(_mean(np.array(held))), float(_mean(np.array(raw)))
-    advice = _advice(table[choice], d, len(target), result, low, high, baseline)
+    advice = _advice(table[choice], d, len(target), result, low, high, baseline, doubt)
     table.sort(key=lambda row: (-row.score, row.k))
     return Tuned(whitening, table, result, low, high, baseline, advice)
 
@@ -204,6 +212,43 @@ def _best(settings: list[_Setting], scores: Array) -> int:
     return min(order[1:])[-1]
 
 
+def _safe(settings: list[_Setting]) -> int:
+    """Index of the gentlest setting tried, with the fewest dimensions that keep 90 % of the mean square length."""
+    gentlest = min((abs(gamma), abs(beta)) for beta, gamma, *_ in settings[1:])
+    order = [
+        ((kept < _KEEP, k if kept >= _KEEP else -k), index)
+        for index, (beta, gamma, k, kept, _name) in enumerate(settings)
+        if index and (abs(gamma), abs(beta)) == gentlest
+    ]
+    return min(order)[1]
+
+
+def _doubt(
+    metric: str | Metric,
+    settings: list[_Setting],
+    scores: Array,
+    cosines: list[Array],
+    labels: Array,
+    choice: int,
+    random: np.random.Generator,
+) -> str:
+    """Why the pairs cannot make the choice, in words; "" where they can; by resamples of the pairs."""
+    worst = int(np.nanargmin(scores))
+    best, least, raw = _resampled(metric, [cosines[i] for i in (choice, worst, 0)], labels, random)
+
+    def alike(a: Array, b: Array) -> bool:
+        low, high = interval(a - b)
+        return not (low > 0 or high < 0)
+
+    span = f"{scores[worst]:.3f} to {scores[choice]:.3f} over all settings, raw vectors {scores[0]:.3f}"
+    if alike(best, least):
+        return f"These pairs do not tell the settings apart ({span})"
+    ks, d = sorted({k for _beta, _gamma, k, *_ in settings[1:]}), settings[0][2]
+    if settings[choice][2] == ks[0] < d and alike(best, raw):
+        return f"These pairs do not show what shortening costs: {ks[0]} of {d} dimensions do as well as all ({span})"
+    return ""
+
+
 # ---- the labels ----------------------------------------------------------------------------------------------------
 
 
@@ -217,13 +262,12 @@ def _stratified(labels: Array, cv: int, random: np.random.Generator) -> Array:
     return folds
 
 
-def _resampled(metric: str | Metric, cosines: Array, labels: Array, random: np.random.Generator) -> Array:
-    """(times,) scores over resamples of the pairs."""
+def _resampled(metric: str | Metric, cosines: list[Array], labels: Array, random: np.random.Generator) -> Array:
+    """(len(cosines), times) scores over resamples of the pairs, the same for all."""
     if not callable(metric):
-        samples: Array = bootstrap_spearman([cosines], labels, _BOOTSTRAP, random)[0]
-        return samples
+        return bootstrap_spearman(cosines, labels, _BOOTSTRAP, random)
     drawn = random.integers(0, len(labels), size=(_BOOTSTRAP, len(labels)))
-    return np.array([metric(cosines[rows], labels[rows]) for rows in drawn])
+    return np.array([[metric(cosine[rows], labels[rows]) for rows in drawn] for cosine in cosines])
 
 
 def _mean(values: Array) -> Array:
@@ -265,9 +309,14 @@ def _without_labels(found: Moments, ks: list[int]) -> Tuned:
     )
 
 
-def _advice(row: TunedRow, d: int, m: int, score: float, low: float, high: float, raw: float) -> str:
+def _advice(row: TunedRow, d: int, m: int, score: float, low: float, high: float, raw: float, doubt: str) -> str:
     setting = f"beta={row.beta:g}, gamma={row.gamma:g}, k={row.k} of {d}"
     held = f"held out {score:.3f} (95 % {low:.3f} to {high:.3f}, {m} pairs), raw vectors {raw:.3f}"
+    if doubt:
+        return (
+            f"{doubt}, so this is the safe setting: {setting}, which keeps {row.kept:.1%} of the mean square length; "
+            f"{held}. Harder or graded pairs, or more of them, would tell."
+        )
     if raw > high:
         return f"Leave the vectors as they are: the best setting, {setting}, is worse than raw: {held}."
     if raw >= low:

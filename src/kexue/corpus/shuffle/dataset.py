@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kexue._files import replacing
+from kexue._files import replacing, temporary_folder
 from kexue._optional import import_optional
 from kexue.corpus.shuffle.job import parse_size
 from kexue.corpus.shuffle.keys import Range, permutation_keys, tie_keys
@@ -53,12 +51,9 @@ def shuffle_dataset(dataset: Any, out: str | os.PathLike[str], *, seed: int = 0,
     folder.mkdir(parents=True, exist_ok=True)
     permutation_keys(seed, 0, 0)  # refuses what is no seed before work begins
     parts = min(_MOST, max(1, math.ceil(4 * size / limit)))
-    work = Path(tempfile.mkdtemp(prefix=".kexue-shuffle-", dir=folder))
-    try:
+    with temporary_folder(folder, "kexue-shuffle") as work:
         _scatter(batches, schema, work, seed, Range(0, 1 << 64, parts))
         _write(folder, schema, (_sorted(path, seed) for path in (work / f"{i}" for i in range(parts))))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder
 
 

@@ -162,7 +162,8 @@ class Gather:
                 self._unsynced += loaded.bucket.bytes
                 if self._work.durable or self._unsynced > _SYNC:  # not all of it at the very end
                     self._unsynced = 0
-                    fdatasync(loaded.handle)
+                    with self._sink.name_errors():
+                        fdatasync(loaded.handle)
             finally:
                 os.close(loaded.handle)
         with self._work.lock:

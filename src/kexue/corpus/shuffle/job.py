@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import math
 import os
 import re
@@ -94,12 +93,13 @@ class Job:
         return [[one.st_size, one.st_mtime_ns, one.st_ino] for one in found]
 
     def folder(self, tmp: str | os.PathLike[str] | None) -> Path:
-        """Where temporary files go: beside the output unless told otherwise."""
+        """Where temporary files go: beside the output unless told otherwise. One output has one folder, so that two
+        shuffles cannot write it at once, and what an interrupted one has left is in sight of the next.
+        """
+        output = self.output if self.output == STDIN else os.path.realpath(self.output)
         if tmp is None:
-            target = Path(self.output)
-            tmp = tempfile.gettempdir() if is_stream(self.output) else _existing(target.absolute().parent)
-        name = hashlib.sha256(json.dumps(self.identity()).encode()).hexdigest()[:16]
-        return Path(tmp) / f".kexue-shuffle-{name}"
+            tmp = tempfile.gettempdir() if is_stream(self.output) else _existing(Path(output).parent)
+        return Path(tmp) / f".kexue-shuffle-{hashlib.sha256(output.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -234,31 +234,34 @@ def check_disk(job: Job, plan: ShufflePlan, folder: Path) -> None:
     if plan.bytes is None or plan.disk_tmp is None:
         return
     needs: dict[int, int] = {}
-    places: dict[int, Path] = {}
+    places: dict[int, tuple[Path, str]] = {}
     tmp, out = _existing(folder), None if is_stream(job.output) else _existing(Path(job.output).absolute())
     grown = plan.disk_out or 0
     if out is not None and grown:
         same = plan.disk_tmp and tmp.stat().st_dev == out.stat().st_dev
         device = out.stat().st_dev
         needs[device] = grown if not same else max(0, grown - plan.disk_tmp) + plan.disk_tmp // plan.buckets
-        places[device] = out
+        places[device] = out, "output"
     if plan.disk_tmp:
         device = tmp.stat().st_dev
         needs[device] = needs.get(device, 0) + plan.disk_tmp
-        places[device] = tmp
+        places[device] = tmp, "temporary files"
     for device, needed in needs.items():
-        free = shutil.disk_usage(places[device]).free
+        place, what = places[device]
+        free = shutil.disk_usage(place).free
         if free < needed:
-            raise disk_full(places[device], needed, free)
+            raise disk_full(place, needed, free, what)
 
 
-def disk_full(place: Path, needed: int, free: int) -> DiskFullError:
-    """The error that says how much is missing."""
+def disk_full(place: Path | str, needed: int, free: int, what: str) -> DiskFullError:
+    """The error that says how much is missing for `what`, the output or temporary files, and where."""
+    other = "choose another output" if what == "output" else "choose another folder for them with tmp (--tmp)"
     return DiskFullError(
-        f"{place}: no room: about {needed:,} bytes are needed, {free:,} are free, {max(0, needed - free):,} missing.",
+        f"{place}: no room for {what}: about {needed:,} bytes are needed, {free:,} are free, "
+        f"{max(0, needed - free):,} missing.",
         needed=needed,
         free=free,
-        remedy="Make room, or choose another folder for temporary files with tmp (--tmp); then run the same again.",
+        remedy=f"Make room, then run the same again; or {other}.",
     )
 
 

@@ -6,7 +6,6 @@ sorts by random keys, bucket by bucket, which is.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import secrets
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kexue._files import synchronise
+from kexue._files import is_disk_full
 from kexue._optional import import_optional
 from kexue._progress import Progress
 from kexue.corpus.shuffle.digest import Digest
@@ -44,6 +43,7 @@ from kexue.corpus.shuffle.sink import Names, Sink
 from kexue.corpus.shuffle.source import Format
 from kexue.corpus.shuffle.state import Bucket, State, Workplace
 from kexue.corpus.shuffle.verify import digest_of
+from kexue.corpus.streams import STDIN
 from kexue.errors import DataError, DiskFullError, KexueError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -284,13 +284,14 @@ class _Run:
     ) -> None:
         self._job, self._budget = job, budget
         self._resumable = job.resumable and plan.passes > 1
-        self._names = None if is_stream(job.output) else Names(job)
-        folder = job.folder(tmp)
-        self._work = Workplace(folder, job)
+        self._work = Workplace(job.folder(tmp), job)
+        self._names = None if is_stream(job.output) else Names(job, self._work.folder)
         self._sink: Sink | None = None
         self._gone = False
         state = self._work.load() if resume and self._resumable else None
         if state is not None and seed is not None and state.seed != seed:
+            state = None
+        if state is not None and self._names is not None and not self._names.intact(state):
             state = None
         self.resumed = state is not None
         if state is None:
@@ -300,9 +301,11 @@ class _Run:
             if plan.passes == 1:
                 state.buckets[0].frames = []
         self._work.tidy(state if self.resumed else None)
+        if not self.resumed and self._names is not None:
+            self._names.drop_partial()
         if not self.resumed and plan.passes > 1:
             try:
-                check_disk(job, plan, folder)
+                check_disk(job, plan, self._work.folder)
             except DiskFullError:
                 self._remove()
                 raise
@@ -371,16 +374,9 @@ class _Run:
         if self._names is None:
             self._remove()
             return [self._job.output]
-        finals = [self._names.final(number) for number in range(self._state.files)]
-        for number, final in enumerate(finals):
-            partial = self._names.partial(number)
-            if partial.exists():
-                partial.replace(final)
-        for path in self._names.stale(len(finals)):
-            path.unlink()
-        synchronise(finals[0].parent)
+        outputs = self._names.publish(self._state.files)
         self._remove()
-        return [str(final) for final in finals]
+        return outputs
 
     def leave(self, error: BaseException) -> None:
         """After an error: keep what can be gone on with, and nothing else."""
@@ -411,8 +407,13 @@ class _Run:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_disk_full(error):
                 raise
             left = sum(bucket.bytes for bucket in self._state.buckets) or self._state.bytes
-            place = self._work.folder.parent
-            raise disk_full(place, left, shutil.disk_usage(place).free) from error
+            if error.filename == STDIN:
+                raise disk_full("standard output", left, shutil.disk_usage(1).free, "output") from error
+            folder = self._work.folder
+            place = Path(error.filename or folder).absolute().parent
+            inside = error.filename is None or place == folder.absolute()
+            what, place = ("temporary files", folder.parent) if inside else ("output", place)
+            raise disk_full(place, left, shutil.disk_usage(place).free, what) from error

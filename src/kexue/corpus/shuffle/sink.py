@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import lzma
 import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kexue._files import synchronise
 from kexue._optional import import_optional
 from kexue.corpus.shuffle.job import Job, is_stream
 from kexue.corpus.streams import STDIN, split_suffix
+
+if TYPE_CHECKING:
+    from kexue.corpus.shuffle.state import State
 
 Array = np.ndarray[Any, Any]
 
@@ -45,9 +52,14 @@ class Names:
 
     One file: its own name, or ``part-00000`` with the inputs' ending in a folder. Shards: ``part-00000.txt`` in a
     folder; ``name-00000.txt`` for an output called ``name.txt``.
+
+    Args:
+        job: whose output it is.
+        folder: of its temporary files, one a process: unfinished files are named after it, so that they are its own.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, folder: Path | None = None) -> None:
+        self._tag = hashlib.sha256(os.fsencode(folder or "")).hexdigest()[:8]
         path = Path(job.output)
         self._single: Path | None = None
         ending, packing = split_suffix(path.name)
@@ -67,9 +79,37 @@ class Names:
         return self._single or self._folder / f"{self._stem}-{number:05}{self._end}"
 
     def partial(self, number: int) -> Path:
-        """Its name until all is there."""
-        final = self.final(number)
-        return final.with_name(f".{final.name}.partial")
+        """Its name until all is there, beside the file that a link points to."""
+        target = Path(os.path.realpath(self.final(number)))
+        return target.with_name(f".{target.name}.{self._tag}.partial")
+
+    def intact(self, state: State) -> bool:
+        """Whether the files are there that `state` speaks of: unfinished ones, in the end under their own names."""
+        if state.phase == "publish":
+            return all(self.partial(i).exists() or self.final(i).exists() for i in range(state.files))
+        if state.sink is None:
+            return True
+        paths = [self.partial(i) for i in range(state.sink["number"] + 1)]
+        return all(path.is_file() for path in paths) and paths[-1].stat().st_size >= state.sink["size"]
+
+    def drop_partial(self) -> None:
+        """Remove unfinished files that an earlier process with this folder has left."""
+        with suppress(FileNotFoundError):
+            for path in self.partial(0).parent.glob(f".*.{self._tag}.partial"):
+                path.unlink(missing_ok=True)
+
+    def publish(self, files: int) -> list[str]:
+        """Give so many files their names; those of an earlier run beyond them go."""
+        finals = [self.final(number) for number in range(files)]
+        for number, final in enumerate(finals):
+            partial = self.partial(number)
+            if partial.exists():
+                partial.replace(os.path.realpath(final))
+                synchronise(partial.parent)
+        for path in self.stale(files):
+            path.unlink()
+        synchronise(finals[0].parent)
+        return [str(final) for final in finals]
 
     def stale(self, count: int) -> list[Path]:
         """Shards of an earlier run beyond those of this one."""
@@ -96,7 +136,7 @@ class Sink:
     ) -> None:
         self._job, self._records, self._header, self._folder = job, records, header, folder
         self._stream = is_stream(job.output)
-        self._names = None if self._stream else Names(job)
+        self._names = None if self._stream else Names(job, folder)
         self._compress = None if self._names is None else self._names.compress
         if self._stream and job.output == STDIN:
             self._compress = None
@@ -188,23 +228,36 @@ class Sink:
         if self._number >= 0:
             self._end_file()
         self._number, self._rows, self._bytes, self._size = self._number + 1, 0, 0, 0
-        self._open(os.O_TRUNC)
+        self._open(new=True)
         self._put(np.frombuffer(self._header, np.uint8))
 
-    def _open(self, flags: int) -> None:
+    def _open(self, *, new: bool) -> None:
         if self._names is None:
             self._fd = _STDOUT if self._job.output == STDIN else os.open(self._job.output, os.O_WRONLY)
             return
-        partial = self._names.partial(self._number)
+        partial, final = self._names.partial(self._number), self._names.final(self._number)
         partial.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(partial, os.O_WRONLY | os.O_CREAT | flags, 0o666)
+        if not new:
+            self._fd = os.open(partial, os.O_WRONLY | os.O_NOFOLLOW)
+            return
+        partial.unlink(missing_ok=True)
+        mode = stat.S_IMODE(final.stat().st_mode) if final.exists() else None
+        self._fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        if mode is not None:
+            os.fchmod(self._fd, mode)
+
+    def name_errors(self) -> AbstractContextManager[None]:
+        """Errors of the system that name no file get the name of the output."""
+        place = self._job.output if self._names is None else str(self._names.partial(max(self._number, 0)))
+        return _named(place)
 
     def _end_file(self) -> None:
         if self._compress is not None and (self._pending or self._size == 0):
             self._out(self._compress(bytes(self._pending)))
             self._pending.clear()
         if not self._stream:
-            os.fsync(self._fd)
+            with self.name_errors():
+                os.fsync(self._fd)
         if self._fd > 2:
             os.close(self._fd)
         self._fd = -1
@@ -219,7 +272,11 @@ class Sink:
             del self._pending[:_BLOCK]
 
     def _out(self, data: bytes | memoryview) -> None:
-        write_all(self._fd, data)
+        try:
+            write_all(self._fd, data)
+        except OSError:
+            with self.name_errors():
+                raise
         self._size += len(data)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -228,9 +285,18 @@ class Sink:
         if state["pending"] and self._folder is not None:
             self._turn = int(state["pending"][-1])
             self._pending += (self._folder / state["pending"]).read_bytes()
-        self._open(0)
+        self._open(new=False)
         os.ftruncate(self._fd, self._size)
         os.lseek(self._fd, self._size, os.SEEK_SET)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or place
+        raise
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

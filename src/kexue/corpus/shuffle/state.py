@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import threading
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kexue._files import synchronise
-from kexue.corpus.shuffle.job import Job
+from kexue._files import synchronise, temporary_folder
+from kexue.corpus.shuffle.job import Job, is_stream
 from kexue.corpus.shuffle.keys import SPACE
 from kexue.errors import DataError
 
@@ -63,24 +65,24 @@ class Workplace:
     """The folder of temporary files of one job: its lock, its manifest, and the way to be rid of it.
 
     Args:
-        folder: created with mode 0700.
+        folder: for its owner only. Where the output is a stream there is nothing to go on with, and one beside it, of
+            a name that nobody can foretell, is taken instead.
         job: whose state it holds.
+
+    Raises:
+        DataError: the folder is in use, a link, or not this user's alone.
     """
 
     def __init__(self, folder: Path, job: Job) -> None:
-        self.folder, self._job = folder, job
+        self._job = job
         self.lock = threading.RLock()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.is_symlink():
-            raise DataError("it is a link.", remedy="Remove it.", path=folder)
-        self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock_file)
-            raise DataError(
-                "another process is doing this very shuffle.", remedy="Wait for it, or stop it.", path=folder
-            ) from error
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._opened = ExitStack()
+        if is_stream(job.output):
+            self.folder = self._opened.enter_context(temporary_folder(folder.parent, "kexue-shuffle"))
+        else:
+            self.folder = folder
+            self._opened.callback(os.close, own_folder(folder))
         self._marked = time.monotonic()
 
     def load(self) -> State | None:
@@ -135,12 +137,12 @@ class Workplace:
 
     def leave(self) -> None:
         """Let go of the folder, and keep it."""
-        os.close(self._lock_file)
+        self._opened.close()
 
     def remove(self) -> None:
         """Delete the folder; links in it are not followed."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock_file)
+        self._opened.close()
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -160,6 +162,44 @@ class Workplace:
         if sync:
             synchronise(self.folder)
 
+
+def own_folder(path: Path) -> int:
+    """A folder of this user alone, made if need be: the open, locked file in it that keeps other processes out.
+
+    Raises:
+        DataError: it is in use, a link or a file, another user's, or others may write to it.
+    """
+    while True:
+        with suppress(FileExistsError):
+            path.mkdir(0o700)
+        try:
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            raise DataError("a link or a file, where a folder is expected.", path=path, remedy=_AWAY) from error
+        try:
+            status = os.fstat(folder)
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise DataError("a folder of another user, or one that others can write to.", path=path, remedy=_AWAY)
+            handle = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        finally:
+            os.close(folder)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise DataError(
+                "another process is writing this output.", remedy="Wait for it, or stop it.", path=path
+            ) from error
+        except OSError:  # a file system without locks
+            return handle
+        if os.fstat(handle).st_nlink:  # 0: its owner has just removed the folder
+            return handle
+        os.close(handle)
+
+
+_AWAY = "Remove it, or choose another folder for temporary files with tmp (--tmp)."
 
 fdatasync = getattr(os, "fdatasync", os.fsync)  # the bytes of a file to the disk
 

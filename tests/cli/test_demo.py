@@ -1,0 +1,47 @@
+"""Times and qualities of the demo: of many searches in turns, with what they leave open."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kexue.demo import run
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Searched:
+    """An index that takes a known time: more for its first searches, and more while the machine is busy."""
+
+    def __init__(self, clock: Clock, log: list[Any], name: str, seconds: float) -> None:
+        self.clock, self.log, self.name, self.seconds, self.searches = clock, log, name, seconds, 0
+
+    def search(self, query: np.ndarray[Any, Any], k: int) -> None:
+        assert query.shape == (1, 3)
+        self.searches += 1
+        self.log.append(self.name)
+        busy = 10.0 if 40 < len(self.log) <= 60 else 1.0
+        self.clock.now += self.seconds * busy + (100.0 if self.searches == 1 else 0.0)
+
+
+def test_indexes_take_turns_and_first_searches_are_not_counted(monkeypatch) -> None:
+    clock, log = Clock(), []
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    indexes = [Searched(clock, log, name, seconds) for name, seconds in (("a", 1.0), ("b", 2.0))]
+    times = run.search_times(indexes, np.zeros((50, 3)))
+    assert times.shape == (2, 50)
+    assert times.max() < 100  # the first searches
+    counted = log[-100:]
+    assert counted == ["a", "b"] * 50
+    np.testing.assert_allclose(times[1], 2 * times[0])  # who was busy was so for both
+    assert np.median(times, axis=1).tolist() == pytest.approx([1.0, 2.0])
