@@ -1,18 +1,64 @@
+# ruff: noqa: E501 - lines of Chinese
 """Write the tables that come from the catalogue and the recorded results; `--check` only tells whether they are fresh.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what is between is replaced.
 """
 
+import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
-from kexue.experiments import Report
+from kexue.experiments import Figure, Report
+from kexue.experiments.registry import fill_effect, summary
 from kexue.methods import METHODS, Method
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-FILES = [ROOT / "README.md", ROOT / "README.zh-CN.md", DOCS / "methods" / "index.md", DOCS / "results" / "index.md"]
+FILES = [
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    DOCS / "methods" / "index.md",
+    DOCS / "results" / "index.md",
+    *(DOCS / m.page for m in METHODS if m.status == "working"),
+]
+RECORDED = ROOT / "src" / "kexue" / "experiments" / "recorded.json"
+_EFFECT_ZH = {
+    "whitening": "Spearman:人造数据 {made_up_raw} → {made_up_whitened}; 手写数字 {digits_raw} → {digits_whitened}; "
+    "MiniLM 在 STS-B 上 {MiniLM_stsb_en_raw} → {MiniLM_stsb_en_whitened}",
+    "whitening-hyperparameters": "手写数字保留四分之一维度的 Spearman {digits_raw} → {digits_beta0_gamma0_k16}; "
+    "MiniLM 在 STS-B 上调参 {stsb_en_test_raw} → {stsb_en_test_tuned}",
+    "wmd-wrd": "STS-B 上 WRD 比 WMD 高 {stsb_en_WRD_over_WMD}; 比均值向量的余弦高 {stsb_en_WRD_over_cosine_of_means}; "
+    "需精确求解 {search_solved}",
+    "geodesic": "较远文档的 Spearman {docstrings_spearman_straight} → {docstrings_spearman_geodesic},提升 {docstrings_gain},很小; "
+    "卷曲曲面上 {swiss_roll_spearman_straight} → {swiss_roll_spearman_geodesic}",
+    "hubness": "10-近邻出现次数的偏度:3 维 {skewness_gaussian_3}; 100 维 {skewness_gaussian_100}; 最热门五分之一的占比 {top20_share}",
+    "rotation": "float32 下 b 接近 -a 时的正交误差:照原式 {article_form_error_float32}; 归一化后 {normalised_form_error_float32}",
+    "am-softmax": "手写数字 mAP {map_digits_0} → {map_digits_0.35}; 未见过的类别 {map_unseen_0} → {map_unseen_0.35}",
+    "flatnce": "批大小 3 的 mAP {map_cross_entropy_3} → {map_flat_3}; 批大小 64 {map_cross_entropy_64} → {map_flat_64}",
+    "zlpr": "6 轮后的 micro-F1 {f1_early_bce} → {f1_early_zlpr}; 训练结束后比最优权重高 {f1_late_zlpr_minus_bce_best_weight}",
+    "nmway": "各数字的平均召回 {accuracy_cross_entropy} → {accuracy_pairwise}; "
+    "一类占 90% 时 {balanced_accuracy_common_cross_entropy} → {balanced_accuracy_common_pairwise}",
+    "tailr": "30% 错误标签下的准确率 {accuracy_noise_0.3_gamma_0} → {accuracy_noise_0.3_gamma_0.5}; "
+    "干净标签下的校准误差 {ece_noise_0_gamma_0} → {ece_noise_0_gamma_0.1}",
+    "perturb-max": "积分与频率的最大差 {gumbel_frequency_gap}; 正态噪声与 softmax 的准确率之差 {accuracy_difference}",
+    "urpe": "位置判断正确的比例:没有 Toeplitz 因子 {accuracy_bias}; 有 {accuracy_urpe}",
+    "lst": "反向传播需保留 {saved_share_ladder}; 手写数字准确率:全量 {digits_accuracy_full},梯子 {digits_accuracy_ladder}; "
+    "TNEWS:全量 {tnews_accuracy_full},梯子 {tnews_accuracy_ladder}",
+    "derived-optim": "与参照优化器的差最多 {gap_lamb}; 不按样本数加权则差 {gap_mean_of_means}",
+    "lookahead-lazy": "带噪二次函数的损失 {noisy_loss_sgd} → {noisy_loss_lookahead_slow}; 惰性更新带来的准确率变化 {gain_masked}",
+    "adafactor": "BERT-base 的状态 {state_bert_base_adam} → {state_bert_base_adafactor}; 验证损失 {poems_loss_adam} → {poems_loss_adafactor}",
+    "adax": "准确率相对 Adam 的变化 {digits_gain}",
+    "lipschitz": "受攻击时的错误率 {none_attacked_error} → {spectral_attacked_error}(无攻击 {none_clean_error} → {spectral_clean_error}); "
+    "比权重衰减低 {spectral_gain_over_frobenius}; 判别器的上界 {normalised_critic_bound}",
+    "simvq": "聚类向量上用到的编码 {clusters_usage_plain} → {clusters_usage_linear}; "
+    "旋转技巧下数字的误差 {digits_mse_plain_straight_through} → {digits_mse_plain_rotation}",
+    "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
+    "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
+    "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",
+    "projector-bridge": "丢包 30% 时关机成功 {off_with_repeats}; 名单之外的动作 {actions_outside_the_list}",
+}  # the English ones stand with the experiments
 _VERDICT_ZH = {"reproduced": "复现", "partly": "部分复现", "not reproduced": "未复现"}
 
 
@@ -24,27 +70,31 @@ def results() -> dict[str, Report]:
 def methods_table(prefix: str, *, chinese: bool = False) -> str:
     """One row an article; `prefix` leads from the file to the docs folder."""
     recorded = results()
-    head = ["方法", "文章", "入口", "结论"] if chinese else ["method", "article", "entry points", "claim"]
+    head = (
+        ["方法", "文章", "入口", "结论", "效果大小"] if chinese else ["method", "article", "import", "verdict", "size"]
+    )
     rows = []
     for m in METHODS:
         working = m.status == "working"
         name = f"[`{m.slug}`]({prefix}{m.page})" if working else f"`{m.slug}`"
         numbers = ", ".join(f"[{n}](https://kexue.fm/archives/{n})" for n in (m.archive, *m.also))
-        rows.append(
-            [name, f"{m.title_zh if chinese else m.title} ({numbers})", _entries(m), _claim(m, recorded, chinese)]
-        )
+        title = m.title_zh if chinese else m.title
+        rows.append([name, f"{title} ({numbers})", _entries(m), *_verdict(recorded.get(m.slug), chinese)])
     return _markdown(head, rows)
 
 
 def _entries(m: Method) -> str:
-    return ", ".join(f"`{entry.partition(':')[2]}`" for entry in m.objects)
+    return ", ".join(f"`{entry.replace(':', '.')}`" for entry in m.objects)
 
 
-def _claim(m: Method, recorded: dict[str, Report], chinese: bool) -> str:
-    if m.slug in recorded:
-        verdict = recorded[m.slug].verdict
-        return _VERDICT_ZH[verdict] if chinese else verdict
-    return "计划中" if chinese else "planned"
+def _verdict(report: Report | None, chinese: bool) -> tuple[str, str]:
+    """(the verdict, with the number of claims behind it; how large the effect is)."""
+    if report is None:
+        return "计划中" if chinese else "planned", ""
+    right, claims = sum(c.verdict == "reproduced" for c in report.claims), len(report.claims)
+    if chinese:
+        return f"{_VERDICT_ZH[report.verdict]} ({right}/{claims})", fill_effect(_EFFECT_ZH[report.slug], report)
+    return f"{report.verdict} ({right} of {claims})", report.effect
 
 
 def results_table() -> str:
@@ -52,9 +102,19 @@ def results_table() -> str:
     rows = []
     for slug, report in results().items():
         for claim in report.claims:
-            figures = "; ".join(f"{name} = {report.figures[name].value:.4g}" for name in claim.figures)
+            figures = "; ".join(f"{name} = {_figure(report.figures[name])}" for name in claim.figures)
             rows.append([f"[{slug}]({slug}/figure.png)", claim.text, claim.verdict, figures])
     return _markdown(["experiment", "claim", "verdict", "figures"], rows)
+
+
+def _recorded(report: Report) -> str:
+    """The line on a page that says how it went."""
+    verdict, effect = _verdict(report, chinese=False)
+    return f"Recorded on {report.date}: **{verdict} claims**. Size of the effect: {effect}."
+
+
+def _figure(figure: Figure) -> str:
+    return f"{figure}{'' if figure.n is None else f' (n = {figure.n:,})'}"
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -70,19 +130,26 @@ def filled(path: Path) -> str:
         "methods-docs": lambda: methods_table("../"),
         "results": results_table,
     }
+    tables |= {f"recorded-{slug}": partial(_recorded, report) for slug, report in results().items()}
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 
 
+def summaries() -> str:
+    """What `kexue reproduce --list` shows, as the JSON file that travels with the package."""
+    return json.dumps({slug: summary(r) for slug, r in results().items()}, ensure_ascii=False, indent=1) + "\n"
+
+
 def main() -> int:
     """Renew the tables, or with `--check` name the stale files and return 1."""
-    stale = [path for path in FILES if filled(path) != path.read_text(encoding="utf-8")]
+    fresh = {path: filled(path) for path in FILES} | {RECORDED: summaries()}
+    stale = [path for path, text in fresh.items() if not path.is_file() or text != path.read_text(encoding="utf-8")]
     for path in stale:
         if "--check" in sys.argv:
             print(f"{path.relative_to(ROOT)}: stale; run `make tables`")
         else:
-            path.write_text(filled(path), encoding="utf-8")
+            path.write_text(fresh[path], encoding="utf-8")
     return int(bool(stale) and "--check" in sys.argv)
 
 

@@ -27,6 +27,26 @@ def test_an_unknown_slug_names_its_neighbours():
         get_method("whitning")
 
 
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.slug)
+def test_an_article_is_found_by_slug_number_and_address(method):
+    for number in (method.archive, *method.also):
+        for name in (
+            number,
+            str(number),
+            f"https://kexue.fm/archives/{number}",
+            f"http://www.kexue.fm/archives/{number}/comment",
+        ):
+            assert get_method(name) is method
+    assert get_method(method.slug.upper()) is method
+    assert get_method(method.slug.replace("-", "_")) is method
+
+
+@pytest.mark.parametrize("name", ["8454x", "kexue.fm/archives/", "99999", "", "https://example.org/archives/8453"])
+def test_what_is_no_article_is_a_key_error_in_words(name):
+    with pytest.raises(KeyError, match="did you mean"):
+        get_method(name)
+
+
 @pytest.mark.parametrize("method", list_methods(status="working"), ids=lambda m: m.slug)
 def test_a_working_article_has_code_experiment_page_and_record(method):
     for entry in method.objects:

@@ -22,7 +22,11 @@ _LAZY = {"Encoder": "kexue.text", "Index": "kexue.search", "Whitening": "kexue.s
 def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'kexue' has no attribute {name!r}")
+    import sys
+
+    from kexue._lazy import missing_name
+
+    raise missing_name(__name__, name, sys._getframe(1))
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,16 +182,31 @@ METHODS: tuple[Method, ...] = (
 )
 # fmt: on
 
-_BY_SLUG = {method.slug: method for method in METHODS}
+_BY_NAME = {method.slug: method for method in METHODS} | {
+    str(number): method for method in METHODS for number in (method.archive, *method.also)
+}
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:kexue\.fm|spaces\.ac\.cn)/archives/([0-9]+)(?:[/?#].*)?", re.IGNORECASE
+)
 
 
-def get_method(slug: str) -> Method:
-    """The record of one article; KeyError names the nearest slugs."""
+def get_method(name: str | int) -> Method:
+    """The record of one article, by its slug, the number of its archive (of any it draws on), or its address.
+
+    Raises:
+        KeyError: there is none; the message has the nearest slugs and numbers.
+
+    >>> get_method(8453).slug, get_method("https://kexue.fm/archives/9064").slug
+    ('rotation', 'zlpr')
+    """
+    text = str(name).strip()
+    address = _ADDRESS.fullmatch(text)
+    key = (address[1] if address else text).lower().replace("_", "-")
     try:
-        return _BY_SLUG[slug]
+        return _BY_NAME[key]
     except KeyError:
-        near = difflib.get_close_matches(slug, _BY_SLUG, n=3) or list(_BY_SLUG)
-        raise KeyError(f"no article {slug!r}; did you mean {', '.join(near)}?") from None
+        near = difflib.get_close_matches(key, _BY_NAME, n=3) or [method.slug for method in METHODS]
+        raise KeyError(f"no article {text!r}; did you mean {', '.join(near)}?") from None
 
 
 def list_methods(*, status: Status | None = None) -> list[Method]:

@@ -1,6 +1,7 @@
 """The command line through its own door: exit codes, JSON, messages."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -415,10 +416,53 @@ def test_reproduce_list_shows_all_articles(run):
     _, out, _ = run("reproduce", "--list", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert len(rows) == 39
-    assert set(rows[0]) == {"slug", "title", "archive", "status", "verdict"}
+    assert set(rows[0]) == {"slug", "title", "archive", "also", "status", "verdict", "reproduced", "claims", "effect",
+                            "seconds", "date"}  # fmt: skip
+    working = [row for row in rows if row["status"] == "working"]
+    assert all(row["verdict"] and row["claims"] and row["seconds"] > 0 and row["effect"] for row in working)
+    assert all(row["verdict"] is None for row in rows if row["status"] == "planned")
+    _, text, _ = run("reproduce", "--list")
+    assert re.search(r"rotation .* 8453 +reproduced +5 of 5 +\d+", text)
     code, _, err = run("reproduce", "whitning")
     assert code == 1
     assert "whitening" in err
+
+
+def test_reproduce_list_prefers_the_reports_of_a_folder(run, tmp_path):
+    assert run("reproduce", "8453", "--budget", "smoke", "--out", str(tmp_path))[0] == 0
+    path = tmp_path / "rotation" / "report.json"
+    record = json.loads(path.read_text())
+    record["claims"] = record["claims"][:2]
+    path.write_text(json.dumps(record))
+    _, out, _ = run("reproduce", "--list", "--json", "--out", str(tmp_path))
+    rows = {row["slug"]: row for row in map(json.loads, out.splitlines())}
+    assert (rows["rotation"]["claims"], rows["retry"]["claims"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rotation",
+        "8453",
+        "https://kexue.fm/archives/8453",
+        "kexue.fm/archives/8453#x",
+        "ROTATION",
+        "https://spaces.ac.cn/archives/8453/",
+    ],
+)
+def test_reproduce_takes_names_numbers_and_addresses(run, name, tmp_path):
+    code, out, err = run("reproduce", name, "--budget", "smoke", "--out", str(tmp_path), "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["slug"] == "rotation"
+    assert report["effect"].startswith("largest error of orthogonality")
+    assert (tmp_path / "rotation" / "report.json").is_file()
+
+
+def test_reproduce_says_how_large_the_effect_is(run, tmp_path):
+    _, out, _ = run("reproduce", "retry", "--budget", "smoke", "--out", str(tmp_path))
+    assert "size of the effect: calls saved by three tries at 30 % failures 0.9" in out
+    assert "n = 2,000" in out
 
 
 def test_doctor(run, tiny_model):

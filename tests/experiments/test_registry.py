@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +76,50 @@ def test_run_experiment_fills_in_what_the_experiment_need_not_know(tmp_path, mon
     assert (done.slug, done.archive, done.claim, done.seeds) == ("zlpr", 7359, "it works", (7,))
     assert done.command == "kexue reproduce zlpr --seed 7 --budget smoke"
     assert Report.load(tmp_path / "out") == done
+
+
+RECORDED = sorted((Path(__file__).parents[2] / "docs" / "results").glob("*/report.json"))
+TIMES = {"s", "ms", "us", "microseconds", "seconds", "milliseconds", "minutes"}
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.name)
+def test_no_verdict_hangs_on_the_speed_of_a_machine(path):
+    recorded = Report.load(path)
+    for claim in recorded.claims:
+        for name in claim.figures:
+            unit = recorded.figures[name].unit
+            assert not TIMES & set(unit.split()), (claim.text, name)
+            assert not any(word in name for word in ("time", "speed", "latency", "seconds")), (claim.text, name)
+        assert not re.search(r"\b(fast|faster|slower|within \d+ m?s|seconds|median time)\b", claim.rule), claim.rule
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.name)
+def test_the_size_of_the_effect_stands_beside_the_verdict(path):
+    recorded = Report.load(path)
+    entry = registry.get_experiment(recorded.slug)
+    assert recorded.effect == registry.fill_effect(entry.effect, recorded) != ""
+    names = registry._NAMES.findall(entry.effect)
+    assert names
+    assert all(str(recorded.figures[name]) in recorded.effect for name in names)
+
+
+def test_a_figure_reads_with_its_unit_and_interval():
+    assert str(Figure(8.0039, unit="KiB")) == "8.004 KiB"
+    assert str(Figure(0.02265, low=0.00886, high=0.0377)) == "0.02265 [0.00886, 0.0377]"
+
+
+def test_an_effect_leaves_out_what_could_not_be_measured():
+    one = report("reproduced")
+    assert registry.fill_effect("x went {x}; y went {y}; and {x}", one) == "x went 1.5 [1, 2]; and 1.5 [1, 2]"
+    assert Report.load  # a report of before has no effect
+
+
+def test_a_report_without_an_effect_is_read(tmp_path):
+    report("reproduced", slug="zlpr").save(tmp_path)
+    record = json.loads((tmp_path / "report.json").read_text())
+    del record["effect"]
+    (tmp_path / "report.json").write_text(json.dumps(record))
+    assert Report.load(tmp_path).effect == ""
 
 
 def test_a_planned_article_has_no_experiment(monkeypatch):

@@ -136,7 +136,7 @@ def add(
 @verb(
     app,
     "delete",
-    examples=("kexue index delete faq.kx --id 17 --id 18", "kexue index delete faq.kx --filter year<2020 --yes"),
+    examples=("kexue index delete faq.kx --id 17 --id 18", "kexue index delete faq.kx --filter 'year<2020' --yes"),
 )
 def delete(
     out: Output,

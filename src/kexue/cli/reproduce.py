@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "kexue reproduce --list",
     "kexue reproduce whitening --seed 0",
+    "kexue reproduce 8453",
     "kexue reproduce --all --budget smoke --out results --resume",
 )
 
@@ -28,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 def reproduce(
     out: Output,
-    slugs: Annotated[list[str] | None, typer.Argument(help="Articles, as `--list` names them.")] = None,
+    slugs: Annotated[
+        list[str] | None, typer.Argument(help="Articles: names or numbers as `--list` shows them, or addresses.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every article that has an experiment.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="Show the catalogue and leave.")] = False,
     budget: Annotated[str, typer.Option(help="smoke (seconds), small (minutes) or full.")] = "small",
@@ -52,8 +55,7 @@ def reproduce(
         raise typer.BadParameter("name an article, or give --all; `kexue reproduce --list` shows them")
     if budget not in BUDGETS:
         raise typer.BadParameter(f"--budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
-    for slug in wanted:
-        get_method(slug)  # an unknown name fails before anything runs
+    wanted = list(dict.fromkeys(get_method(name).slug for name in wanted))  # an unknown name fails before anything runs
     broken = 0
     for slug in wanted:
         report = _kept(folder / slug, budget, out.seed) if resume else None
@@ -80,31 +82,38 @@ def _kept(folder: Path, budget: str, seed: int) -> Report | None:
 
 
 def _list(out: Output, folder: Path) -> None:
+    """The catalogue with the verdicts of reports in `folder`, else of those recorded with this version."""
     from rich.table import Table
 
-    from kexue.experiments import Report
+    from kexue.experiments.registry import recorded, summary
+    from kexue.experiments.report import Report
     from kexue.methods import METHODS
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    known = recorded()
     for method in METHODS:
-        kept = folder / method.slug
-        verdict = Report.load(kept).verdict if (kept / "report.json").is_file() else None
+        own = folder / method.slug
+        found = summary(Report.load(own)) if (own / "report.json").is_file() else known.get(method.slug, {})
         rows.append(
             {
                 "slug": method.slug,
                 "title": method.title,
                 "archive": method.archive,
+                "also": list(method.also),
                 "status": method.status,
-                "verdict": verdict,
+                **{key: found.get(key) for key in ("verdict", "reproduced", "claims", "effect", "seconds", "date")},
             }
         )
     if out.json:
         for row in rows:
             out.emit(row, str)
         return
-    table = Table("slug", "title", "archive", "status", "verdict", box=None, pad_edge=False)
+    table = Table("slug", "title", "archive", "verdict", "claims", "seconds", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(str(value) if value is not None else "" for value in row.values()))
+        claims = "" if row["claims"] is None else f"{row['reproduced']} of {row['claims']}"
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
+        numbers = ", ".join(map(str, [row["archive"], *row["also"]]))
+        table.add_row(row["slug"], row["title"], numbers, row["verdict"] or row["status"], claims, seconds)
     out.emit({}, lambda: table)
 
 
@@ -114,10 +123,11 @@ def _shown(report: Report, folder: Path) -> Any:
         lines.append(f"  [{claim.verdict}] {claim.text}")
         for name in claim.figures:
             figure = report.figures[name]
-            interval = f" [{figure.low:.4g}, {figure.high:.4g}]" if figure.low is not None else ""
+            number = f", n = {figure.n:,}" if figure.n is not None else ""
             expected = f" (expected {figure.expected:.4g}, {figure.source})" if figure.expected is not None else ""
-            lines.append(f"      {name} = {figure.value:.4g}{figure.unit and ' ' + figure.unit}{interval}{expected}")
+            lines.append(f"      {name} = {figure}{number}{expected}")
     lines += [f"  note: {note}" for note in report.notes]
+    lines += [f"  size of the effect: {report.effect}"] if report.effect else []
     lines.append(
         f"  verdict: {report.verdict} ({report.seconds:.0f} s, seed {report.seed}); files in {folder / report.slug}"
     )

@@ -49,6 +49,10 @@ HARD: tuple[Sequence[float], ...] = (
 @experiment(
     "algebra-symmetry",
     claim="Coordinates in which permutations act simply solve equations up to degree four, also in floating point.",
+    effect=(
+        "largest backward error {backward_error_ours_degree_4}; "
+        "worst root of the hard cases {hard_cases_worst_numpy} to {hard_cases_worst_ours}"
+    ),
     minutes=1,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
@@ -102,12 +106,6 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             exact == 1,
             rule="all of the random products of powers of linear factors",
             figures=["multiple_roots_exact"],
-        ),
-        Claim.check(
-            "A batch of cubics is solved at least 20 times as fast as by a loop over numpy.roots.",
-            speed[3] >= 20,
-            rule="ratio of times per equation at least 20",
-            figures=["speed_cubic"],
         ),
     ]
     notes = ["the article treats two roots; three and four continue its idea"]

@@ -41,6 +41,7 @@ shuffle_files(source, target, seed=1, memory=memory, workers=int(workers) or Non
 @experiment(
     "bigshuffle",
     claim="Files larger than memory can be shuffled in little memory; two rounds through blocks come close to it.",
+    effect=("a file of {file} within {peak_memory}; wrong after a kill {wrong_after_a_kill}"),
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
@@ -126,13 +127,9 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         figures["seconds_shuf"] = Figure(seconds["GNU shuf"], unit="s", n=rounds)
         figures["peak_memory_shuf"] = Figure(peaks["GNU shuf"] / 1e6, unit="MB")
         figures["time_of_shuf"] = Figure(ratio, unit="times", n=rounds)
-        claims.append(
-            Claim.check(
-                "It costs at most three times the time of shuf, which holds the whole file in memory.",
-                ratio <= 3,
-                rule="ratio of medians, the two taking turns",
-                figures=["seconds", "seconds_shuf", "time_of_shuf", "peak_memory_shuf"],
-            )
+        notes.append(
+            f"it took {ratio:.2f} times the time of shuf, which holds the whole file in memory (medians of runs in "
+            "turns): a figure of this machine, which decides nothing"
         )
     else:
         notes.append("the comparison with GNU shuf is left out: it is not installed")

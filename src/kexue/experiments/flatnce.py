@@ -34,6 +34,9 @@ _WAYS = {  # name: label in the picture
 @experiment(
     "flatnce",
     claim="Small batches suffer from rounding in the cross-entropy, and FlatNCE, free of it, does better there.",
+    effect=(
+        "mAP at batch 3 {map_cross_entropy_3} to {map_flat_3}; at batch 64 {map_cross_entropy_64} to {map_flat_64}"
+    ),
     minutes=3,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

@@ -24,6 +24,11 @@ _ROOTS = 40  # topics: packages with enough docstrings
     "geodesic",
     claim="Shortest paths over nearest neighbours measure far distances better than the straight line.",
     data=("reviews_zh", "vectors_zh"),
+    effect=(
+        "Spearman on far docstrings {docstrings_spearman_straight} to {docstrings_spearman_geodesic}, "
+        "a gain of {docstrings_gain}: small; "
+        "on a rolled-up sheet {swiss_roll_spearman_straight} to {swiss_roll_spearman_geodesic}"
+    ),
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

@@ -32,6 +32,10 @@ _PUBLISHED = {1: -0.14, 3: -0.45, 10: 0.91, 30: 3.23, 100: 5.00, 300: 6.12}  # m
 @experiment(
     "hubness",
     claim="In high dimension few points are among the nearest of very many others; most are of none.",
+    effect=(
+        "skewness of the 10-occurrence {skewness_gaussian_3} at d = 3, {skewness_gaussian_100} at d = 100; "
+        "share of the top fifth {top20_share}"
+    ),
     minutes=3,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

@@ -25,6 +25,10 @@ _NODES = (4, 8, 16, 32, 64, 128, 256)
 @experiment(
     "perturb-max",
     claim="P[argmax(scores + noise) = i] is a sound distribution for any noise, and softmax for Gumbel noise.",
+    effect=(
+        "largest gap between integral and frequencies {gumbel_frequency_gap}; "
+        "accuracy with normal noise against softmax {accuracy_difference}"
+    ),
     minutes=0.5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

@@ -51,6 +51,10 @@ _EAGER: dict[str, Any] = {"debounce": 0.0, "opposite_delay": 0.0, "rate_limit": 
     "projector-bridge",
     claim="A speaker can switch a projector it does not know: off by infrared and a USB keyboard, on by a plug; and "
     "over the network with nothing but a small program.",
+    effect=(
+        "commands off that end with off at 30 % loss {off_with_repeats}; "
+        "actions outside the list {actions_outside_the_list}"
+    ),
     minutes=0.7,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
@@ -61,7 +65,10 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 async def _measure(budget: Budget, seed: int) -> Report:
     scale = {"smoke": 1, "small": 20, "full": 100}[budget]
     blind = ir_plan().simulate(["power", "on", "volumeup", "off", "on", "on"])
-    notes = ["Network figures are of loopback: a home network adds its own delay and its own losses."]
+    notes = [
+        "Network figures are of loopback: a home network adds its own delay and its own losses. Times are of this "
+        "machine and decide nothing."
+    ]
 
     latency = {"Bemfa, TCP": await _latency_bemfa(3 * scale)}
     outages = _OUTAGES[:2] if budget == "smoke" else _OUTAGES
@@ -78,7 +85,8 @@ async def _measure(budget: Budget, seed: int) -> Report:
     trials = 200 * scale
     heard = {sends: await _heard(sends, trials, seed + sends) for sends in _SENDS}
     off = await _off(10 * scale, seed)
-    slowest = max(seconds for times in back.values() for seconds in times)
+    resumed = [seconds for times in back.values() for seconds in times]
+    asked, answered = 3 * scale * len(latency), len(to_report)
     payloads = 5_000 * scale
     outside, commands = await _fuzz(payloads, seed)
     evening = await rehearse(loss=_LOSS, seed=seed + 1)
@@ -93,7 +101,10 @@ async def _measure(budget: Budget, seed: int) -> Report:
         "command_to_report_p99": Figure(1e3 * float(np.quantile(to_report, 0.99)), unit="ms", n=len(to_report)),
         "heard_of_three": Figure(heard[3], n=trials, expected=three, source="computed"),
         "off_with_repeats": Figure(off, n=10 * scale),
-        "slowest_reconnection": Figure(slowest, unit="s", n=sum(map(len, back.values()))),
+        "commands": Figure(asked, unit="commands"),
+        "commands_reported": Figure(answered, unit="commands", expected=asked, source="computed"),
+        "outages_survived": Figure(len(resumed), unit="outages", expected=len(back) * len(outages), source="computed"),
+        "slowest_reconnection": Figure(max(resumed), unit="s", n=len(resumed)),
         "payloads": Figure(float(payloads)),
         "payloads_that_are_commands": Figure(float(commands), n=payloads),
         "actions_outside_the_list": Figure(float(outside), n=payloads, expected=0, source="computed"),
@@ -107,11 +118,10 @@ async def _measure(budget: Budget, seed: int) -> Report:
             figures=["started_by_keyboard", "power_cut_while_on"],
         ),
         Claim.check(
-            "The bridge turns a command into the first datagram within 50 ms, and on into a report of the measured "
-            "state within 100 ms, beyond what the projector takes.",
-            float(np.quantile(to_datagram, 0.99)) <= 0.05 and float(np.quantile(to_report, 0.99)) <= 0.1,
-            rule="99th percentiles over loopback, the projector itself taking no time",
-            figures=["command_to_datagram_median", "command_to_datagram_p99", "command_to_report_p99"],
+            "Every command becomes a datagram, and then a report of the state that was measured.",
+            answered == asked,
+            rule="commands off and on, one at a time over loopback: as many datagrams and reports as commands",
+            figures=["commands", "commands_reported"],
         ),
         Claim.check(
             "With 30 % of the datagrams lost, one of three gets through in 97.3 % of the cases, and a bridge that "
@@ -121,11 +131,11 @@ async def _measure(budget: Budget, seed: int) -> Report:
             figures=["heard_of_three", "off_with_repeats"],
         ),
         Claim.check(
-            "After a restart of the service the bridge takes commands again within 5 seconds.",
-            slowest <= 5,
-            rule="from the service listening again to a command carried out, after outages of "
-            f"{', '.join(f'{outage:g}' for outage in outages)} s",
-            figures=["slowest_reconnection"],
+            "After a restart of the service the bridge takes commands again.",
+            len(resumed) == len(back) * len(outages),
+            rule="a command is carried out after each outage of "
+            f"{', '.join(f'{outage:g}' for outage in outages)} s; a bridge that does not come back ends the run",
+            figures=["outages_survived"],
         ),
         Claim.check(
             f"Of {payloads:,} payloads made to slip through, none causes an action outside the allow-list.",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib
+import importlib.resources
+import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import kexue
 from kexue.errors import DataError
@@ -40,24 +43,29 @@ class Experiment:
     run: Run
     data: tuple[str, ...]
     minutes: float
+    effect: str = ""
 
 
+_NAMES = re.compile(r"\{([^{}]+)\}")
 _REGISTRY: dict[str, Experiment] = {}
 
 
-def experiment(slug: str, *, claim: str, data: tuple[str, ...] = (), minutes: float) -> Callable[[Run], Run]:
+def experiment(
+    slug: str, *, claim: str, effect: str = "", data: tuple[str, ...] = (), minutes: float
+) -> Callable[[Run], Run]:
     """Register the decorated `run(budget, seed, data) -> Report` under `slug`.
 
     Args:
         slug: a slug of `kexue.methods`; the experiment lives in the module named after it, `-` turned into `_`.
         claim: the article's claim in one sentence.
+        effect: how large what is found is, in parts separated by ``"; "``, with names of figures in braces.
         data: names of the optional data sets it uses when they are there.
         minutes: how long the budget ``"small"`` takes on two cores.
     """
     get_method(slug)
 
     def register(run: Run) -> Run:
-        _REGISTRY[slug] = Experiment(slug, claim, run, data, minutes)
+        _REGISTRY[slug] = Experiment(slug, claim, run, data, minutes, effect)
         return run
 
     return register
@@ -75,7 +83,7 @@ def get_experiment(slug: str) -> Experiment:
         working = ", ".join(m.slug for m in list_methods(status="working"))
         raise KeyError(f"{slug!r} is planned: no experiment yet. Working ones: {working}")
     importlib.import_module(f"kexue.experiments.{method.experiment.replace('-', '_')}")
-    return _REGISTRY[slug]
+    return _REGISTRY[method.slug]
 
 
 def run_experiment(
@@ -89,7 +97,7 @@ def run_experiment(
     """Run one experiment and return its report, saved into `out` when a folder is given.
 
     Args:
-        slug: which article.
+        slug: which article: its slug, archive number or address.
         budget: ``"smoke"`` (seconds), ``"small"`` (minutes, the recorded one) or ``"full"``.
         seed: everything random derives from it.
         data: folder with the optional data sets; None reads the environment variable KEXUE_DATA.
@@ -102,6 +110,7 @@ def run_experiment(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {BUDGETS}, got {budget!r}")
     method, entry = get_method(slug), get_experiment(slug)
+    slug = method.slug
     start = time.perf_counter()
     result = entry.run(budget, seed, data_folder(data))
     report = dataclasses.replace(
@@ -111,6 +120,7 @@ def run_experiment(
         title_zh=method.title_zh,
         archive=method.archive,
         claim=entry.claim,
+        effect=fill_effect(entry.effect, result),
         seed=seed,
         seeds=result.seeds or (seed,),
         budget=budget,
@@ -122,6 +132,32 @@ def run_experiment(
     )
     _ = report.verdict  # raises when no claim was left to test
     return report.save(out) if out is not None else report
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """What a list says of a report: verdict, claims, size of the effect, seconds, date."""
+    right = sum(claim.verdict == "reproduced" for claim in report.claims)
+    return {
+        "verdict": report.verdict,
+        "reproduced": right,
+        "claims": len(report.claims),
+        "effect": report.effect,
+        "seconds": report.seconds,
+        "date": report.date,
+    }
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """`summary` of the reports that were recorded with this version, by slug."""
+    text = importlib.resources.files("kexue.experiments").joinpath("recorded.json").read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = json.loads(text)
+    return found
+
+
+def fill_effect(effect: str, report: Report) -> str:
+    """A text with the report's figures for their names, without the parts whose figures it lacks for want of data."""
+    parts = [part for part in effect.split("; ") if all(n in report.figures for n in _NAMES.findall(part))]
+    return "; ".join(_NAMES.sub(lambda name: str(report.figures[name[1]]), part) for part in parts)
 
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:

@@ -34,6 +34,11 @@ class Figure:
     expected: float | None = None
     source: str | None = None
 
+    def __str__(self) -> str:
+        """The number with its unit and interval, such as ``0.0227 [0.00886, 0.0377]`` or ``8.004 KiB``."""
+        interval = f" [{self.low:.3g}, {self.high:.3g}]" if self.low is not None and self.high is not None else ""
+        return f"{self.value:.4g}{self.unit and ' '}{self.unit}{interval}"
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -54,6 +59,8 @@ class Claim:
 class Report:
     """Everything that `report.json` holds (fields in `docs/reference`), plus `draw` for its picture.
 
+    `effect` says how large what was found is, in one phrase with units and intervals: a verdict alone hides that.
+
     An experiment fills `claims`, `figures`, `seeds`, `data`, `notes` and `draw`; `run_experiment` adds the rest.
     `draw(figure)` paints on an empty matplotlib figure and is not saved.
     """
@@ -69,6 +76,7 @@ class Report:
     title_zh: str = ""
     archive: int = 0
     claim: str = ""
+    effect: str = ""
     seed: int = 0
     budget: str = "small"
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +120,7 @@ class Report:
             "archive": self.archive,
             "claim": self.claim,
             "verdict": self.verdict,
+            "effect": self.effect,
             "claims": claims,
             "figures": figures,
             "seed": self.seed,
@@ -150,7 +159,7 @@ class Report:
         try:
             record = json.loads(source.read_text(encoding="utf-8"))
             known = {f.name for f in dataclasses.fields(cls)} - {"draw"}
-            values = {name: record[name] for name in known}
+            values = {name: record[name] for name in known - {"effect"}} | {"effect": record.get("effect", "")}
             values["claims"] = tuple(
                 Claim(**(claim | {"figures": tuple(claim["figures"])})) for claim in record["claims"]
             )

@@ -37,6 +37,7 @@ _TRIES = 6
 @experiment(
     "retry",
     claim="A loop that yields a context manager retries a block in place, without moving it into a function.",
+    effect="calls saved by three tries at 30 % failures {saved_by_three_tries}",
     minutes=0.1,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

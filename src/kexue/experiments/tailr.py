@@ -26,6 +26,10 @@ _GRID = np.linspace(-16, 20, 361)
 @experiment(
     "tailr",
     claim="Weighing each target by the model's own probability curbs the over-confidence of cross-entropy.",
+    effect=(
+        "accuracy with 30 % wrong labels {accuracy_noise_0.3_gamma_0} to {accuracy_noise_0.3_gamma_0.5}; "
+        "calibration error on clean ones {ece_noise_0_gamma_0} to {ece_noise_0_gamma_0.1}"
+    ),
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

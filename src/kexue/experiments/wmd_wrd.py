@@ -47,6 +47,11 @@ _RELATED = 0.3  # a rank correlation that deserves the sign "about equal" betwee
     claim="Weights from lengths and costs from angles (WRD) compare sentences better than equal weights and Euclidean "
     "costs (WMD), and its lower bound is cheap.",
     data=(*ENGLISH, *CHINESE, "tencent_char_200d"),
+    effect=(
+        "WRD over WMD on STS-B {stsb_en_WRD_over_WMD}; "
+        "WRD over the cosine of means {stsb_en_WRD_over_cosine_of_means}; "
+        "solved {search_solved}"
+    ),
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

@@ -24,6 +24,10 @@ _WAYS = ("BCE", "BCE, best threshold", "BCE, best weight", "ZLPR")
 @experiment(
     "zlpr",
     claim="One loss for several labels does as well as weighted binary cross-entropy, with nothing to tune.",
+    effect=(
+        "micro-F1 after 6 epochs {f1_early_bce} to {f1_early_zlpr}; "
+        "after training over the best weight {f1_late_zlpr_minus_bce_best_weight}"
+    ),
     minutes=1.5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
