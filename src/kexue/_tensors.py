@@ -52,6 +52,13 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
+def recordable() -> AbstractContextManager[object]:
+    """Inference mode left, where it is on: what is made in it could take no part in training afterwards."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return nullcontext()
+    return torch.inference_mode(False)
+
+
 def unit(x: Tensor, dim: int = -1) -> Tensor:
     """x / |x| along `dim`; a vector of length 1e-12 or less has no direction, and gives 0 with gradient 0."""
     there = torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True) > SHORTEST

@@ -245,3 +245,67 @@ def test_bad_input_is_named():
         unilm_mask(torch.zeros(3))
     with pytest.raises(ValueError, match="at least 1"):
         ToeplitzGate(0, 4)
+
+
+@pytest.mark.parametrize(("normalize", "expected"), [("softmax", 0.5), ("l2", 0.5**0.5)])
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e30])
+def test_equal_large_scores_weigh_the_same(normalize, expected, size):
+    for scores in (torch.tensor([[size, size]]), torch.tensor([[-size, -size]])):
+        weights = attention_weights(scores, normalize=normalize)
+        assert_close(weights, torch.full((1, 2), expected), rtol=1e-6, atol=0)
+    gap = torch.tensor([[1e6, 1e6 - 2.0, -torch.inf]])
+    weights = attention_weights(gap, normalize=normalize)
+    small = attention_weights(torch.tensor([[0.0, -2.0, -torch.inf]]), normalize=normalize)
+    assert_close(weights, small, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("fused", [True, False, "auto"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gate": ToeplitzGate(3, 4)}, "gate must broadcast"),
+        ({"gate": torch.ones(5, 1, 1)}, "gate must broadcast"),
+        ({"gate": torch.ones(2, 2, 2, 4, 4)}, "gate must broadcast"),
+        ({"bias": torch.zeros(3, 4, 4)}, "bias must broadcast"),
+        ({"bias": torch.zeros(4, 5)}, "bias must broadcast"),
+        ({"mask": torch.ones(3, 1, 1, 4, dtype=torch.bool)}, "mask must broadcast"),
+        ({"mask": torch.ones(4, 3, dtype=torch.bool)}, "mask must broadcast"),
+        ({"mask": torch.ones(2, 1, 2, 4, 4, dtype=torch.bool)}, "mask must broadcast"),
+    ],
+)
+def test_what_does_not_fit_the_heads_and_places_is_refused(options, words, fused):
+    x = torch.ones(2, 2, 4, 8)
+    with torch.no_grad(), pytest.raises(ValueError, match=words):
+        urpe_attention(x, x, x, fused=fused, **options)
+    if "mask" in options:
+        with pytest.raises(ValueError, match=words):
+            attention_weights(x @ x.transpose(-1, -2), mask=options["mask"])
+        with pytest.raises(TypeError, match="int64"):
+            urpe_attention(x, x, x, fused=fused, mask=torch.ones(4, 4, dtype=torch.int64))
+    one_head = x[:, :1]
+    with pytest.raises(ValueError, match="gate must broadcast"):  # and not a result of more heads than there are
+        urpe_attention(one_head, one_head, one_head, gate=ToeplitzGate(4, 4), fused=fused is True and "auto")
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("masked_by", ["mask", "bias", "both"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_query_without_keys_gives_zeros(gated, masked_by, dtype):
+    q, k, v = (draw(2, 2, 4, 8, seed=i).to(dtype).requires_grad_() for i in range(3))
+    keep = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    keep[0, 0, 1] = keep[1, 0, :, 0] = False
+    bias = (
+        torch.zeros(4, 4, dtype=dtype)
+        if masked_by == "mask"
+        else torch.zeros(keep.shape, dtype=dtype).masked_fill(~keep, -torch.inf)
+    )
+    mask = None if masked_by == "bias" else keep
+    gate = ToeplitzGate(2, 4).to(dtype) if gated else None
+    out = urpe_attention(q, k, v, gate=gate, bias=bias, mask=mask)
+    assert (out[0, :, 1] == 0).all()
+    others = out[1].detach()
+    assert others.abs().min() > 0
+    out.float().square().sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+    with torch.no_grad():
+        assert_close(urpe_attention(q, k, v, gate=gate, bias=bias, mask=mask), out.detach())

@@ -102,3 +102,25 @@ def test_bad_input_is_named():
         SinusoidalPositions(5)
     with pytest.raises(ValueError, match="num_buckets=2"):
         T5Bias(2, num_buckets=2)
+
+
+def test_rotary_and_sinusoidal_positions_in_float64():
+    """Against sines and cosines of forty digits: the angles, not only the products, are in float64."""
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(40):
+        places, dim = [0, 1, 7, 511, 4096], 6
+        angles = [[p * mpmath.mpf(10000) ** (-mpmath.mpf(2 * i) / dim) for i in range(dim // 2)] for p in places]
+        cos = torch.tensor([[float(mpmath.cos(a)) for a in row] for row in angles], dtype=torch.float64)
+        sin = torch.tensor([[float(mpmath.sin(a)) for a in row] for row in angles], dtype=torch.float64)
+    x = torch.randn(1, 2, 5, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = x[..., ::2], x[..., 1::2]
+    right = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    torch.testing.assert_close(apply_rotary(x, x, torch.tensor(places))[0], right, rtol=0, atol=5e-12)
+    torch.testing.assert_close(
+        apply_rotary(x[..., :3, :], x[..., :3, :], torch.tensor(places[:3]))[1], right[..., :3, :], rtol=0, atol=1e-14
+    )
+    waves = SinusoidalPositions(dim).double()(torch.tensor(places))
+    torch.testing.assert_close(waves, torch.stack((sin, cos), -1).flatten(-2), rtol=0, atol=5e-12)
+    assert SinusoidalPositions(dim)(torch.tensor(places)).dtype == torch.float32
+    assert SinusoidalPositions(dim).bfloat16()(torch.tensor(places)).dtype == torch.float32
+    assert apply_rotary(x[:0], x[:0], torch.tensor(places))[0].shape == (0, 2, 5, dim)

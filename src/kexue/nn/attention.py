@@ -143,7 +143,7 @@ def urpe_attention(
     _check_fits("bias", bias, whole)
     if mask is not None:
         spread_mask(mask, whole)  # that it fits; the compact one is used
-    if gate is None and fused is not False:
+    if gate is None and fused is not False and not is_transformed():
         return _plain(q, k, v, bias, mask, dropout_p)
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias))
     plain = learns or dropout_p > 0
@@ -152,6 +152,21 @@ def urpe_attention(
     if gate is None or fused is False or plain or is_transformed() or not may_read(q):
         return _whole(q, k, v, gate, bias, mask, dropout_p)
     return _in_blocks(q, k, v, gate, bias, mask)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, *, dropout_p: float = 0.0, is_causal: bool = False
+) -> Tensor:
+    """PyTorch's attention; operation by operation where a transform of torch.func would find no rule for that.
+
+    `added` is what the original takes, a bool mask or a bias; `is_causal` goes without one.
+    """
+    if not is_transformed():
+        return functional.scaled_dot_product_attention(q, k, v, added, dropout_p, is_causal)
+    if is_causal:
+        added = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    is_mask = added is not None and added.dtype == torch.bool
+    return _whole(q, k, v, None, None if is_mask else added, added if is_mask else None, dropout_p)
 
 
 def _whole(

@@ -39,7 +39,7 @@ class DilatedGatedConv1d(nn.Module):
         x = _keep(x, mask)
         g, h = self.conv(x.transpose(1, 2)).transpose(1, 2).chunk(2, -1)
         gate = functional.dropout(g, self.dropout, self.training).sigmoid()
-        return _keep(torch.lerp(h, x, gate), mask)
+        return _keep(torch.lerp(h.to(x.dtype), x, gate.to(x.dtype)), mask)  # autocast makes h and gate narrow
 
 
 class DGCNN(nn.Module):

@@ -24,13 +24,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.data import Dataset
 
 from kexue._files import replacing
+from kexue._tensors import recordable
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError
-from kexue.nn.attention import urpe_attention
+from kexue.nn.attention import attend, urpe_attention
 
 _FORMAT = 1
 _MASK = "mask"
@@ -64,7 +64,7 @@ class LadderBlock(nn.Module):
         """
         q, k, v = self.qkv(self.norm_attention(s)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if mask is None:
-            mixed = scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            mixed = attend(q, k, v, None, is_causal=self.causal)
         else:
             length = s.shape[1]
             if mask.dtype != torch.bool:
@@ -267,6 +267,8 @@ class LadderSideNetwork(nn.Module):
         if mask is not None and mask.dim() > 2 and not all(isinstance(block, LadderBlock) for block in self.blocks):
             mask = None  # other rungs are promised (B, T)
         rest = () if mask is None else (mask,)
+        for down, h in zip(self.down, states, strict=True):
+            _settle(down, h)
         read = [down(_fitting(h, down)) for down, h in zip(self.down, states, strict=True)]
         s: Tensor = read[0]
         for number, (block, h) in enumerate(zip(self.blocks, read[1:], strict=True)):
@@ -277,6 +279,7 @@ class LadderSideNetwork(nn.Module):
                 s = block(gate * s + (1 - gate) * h, *rest)
         if isinstance(self.up, _LazyUp):
             self.up.settle(states[-1].shape[-1])
+            _settle(self.up, s)
         return s if self.up is None else self.up(s)
 
     def side_state_dict(self) -> dict[str, Tensor]:
@@ -493,8 +496,17 @@ def _change_a_token(
     return args, {**kwargs, name: x}, places[:-1], x.shape[1]
 
 
+def _settle(layer: nn.Module, x: Tensor) -> None:
+    """Make the weights of a lazy layer, as parameters that can be trained also when that happens in inference mode."""
+    if isinstance(layer, nn.LazyLinear) and layer.has_uninitialized_params():
+        with recordable():
+            layer.initialize_parameters(x)
+
+
 def _fitting(h: Tensor, down: nn.Module) -> Tensor:
     """A backbone in half precision feeds a ladder in its own dtype; under autocast that is seen to."""
     weight = down.weight
     assert isinstance(weight, Tensor)
-    return h if torch.is_autocast_enabled(h.device.type) else h.to(weight.dtype)
+    kind = h.device.type
+    narrow = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return h if narrow else h.to(weight.dtype)

@@ -16,7 +16,6 @@ Difference: the article starts the iteration from ones, which can be orthogonal 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional, grad
 from torch.nn.utils import parametrize
 
-from kexue._tensors import SHORTEST, direction_and_length, without_autocast
+from kexue._tensors import SHORTEST, direction_and_length, recordable, without_autocast
 from kexue.errors import NotSupported
 from kexue.nn._random import as_generator
 
@@ -141,18 +140,12 @@ def _power(weight: Tensor, layer: _Map, u: Tensor, n_iter: int) -> SpectralNorm:
     """`n_iter` rounds from `u`; none: only v is found. Never in half precision; u and v may be kept for training."""
     with without_autocast(weight):
         with recordable(), torch.no_grad():
-            v = _unit(layer.transpose(weight, u), 0.0)
+            fixed, u = weight.detach(), u.detach()  # which forward-mode derivatives respect, unlike no_grad
+            v = _unit(layer.transpose(fixed, u), 0.0)
             for turn in range(n_iter):
-                v = _unit(layer.transpose(weight, u), 0.0) if turn else v
-                u = _unit(layer.apply(weight, v), u)  # a weight of zeros keeps the old direction
+                v = _unit(layer.transpose(fixed, u), 0.0) if turn else v
+                u = _unit(layer.apply(fixed, v), u)  # a weight of zeros keeps the old direction
         return SpectralNorm((u * layer.apply(weight, v)).sum(), u, v)
-
-
-def recordable() -> AbstractContextManager[Any]:
-    """Inference mode left, where it is on: what is made in it could take no part in training afterwards."""
-    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-        return nullcontext()
-    return torch.inference_mode(False)
 
 
 def _unit(x: Tensor, otherwise: Tensor | float) -> Tensor:

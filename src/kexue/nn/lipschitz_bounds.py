@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import recordable
 from kexue.errors import NotSupported
 from kexue.nn._random import as_generator
-from kexue.nn.lipschitz import CONVOLUTIONS, Convolution, at_least_float32, convolution_map, recordable
+from kexue.nn.lipschitz import CONVOLUTIONS, Convolution, at_least_float32, convolution_map
 
 _SLOPE: dict[type[nn.Module], float] = {
     nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.ReLU: 1.0, nn.Hardtanh: 1.0, nn.ReLU6: 1.0, nn.Tanh: 1.0,

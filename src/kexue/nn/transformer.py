@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kexue.nn._affine import Affine
+from kexue.nn.attention import attend
 from kexue.nn.position import LearnedPositions, SinusoidalPositions, T5Bias, rotary_angles, rotate
 
 Cache = tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, H, T, D) of every layer
@@ -205,7 +206,7 @@ class Block(nn.Module):
             q, k = rotate(q, turn), rotate(k, turn)
         if past is not None:
             k, v = torch.cat((past[0], k), -2), torch.cat((past[1], v), -2)
-        mixed = functional.scaled_dot_product_attention(q, k, v, added, self.dropout if self.training else 0.0)
+        mixed = attend(q, k, v, added, dropout_p=self.dropout if self.training else 0.0)
         return self._drop(self.out(mixed.transpose(1, 2).flatten(-2))), (k, v)
 
     def _feed(self, x: Tensor) -> Tensor:
