@@ -515,3 +515,14 @@ def test_help_has_examples_and_is_quick():
 
 def test_version():
     assert kexue("--version").stdout.startswith("kexue 0.")
+
+
+@pytest.mark.parametrize("error", [OverflowError("too large"), ZeroDivisionError("by zero"), FloatingPointError("x")])
+def test_arithmetic_that_fails_is_told_without_a_traceback(run, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("kexue.algebra.solve", fails)
+    code, _, err = run("solve", "x")
+    assert code == 1
+    assert err.strip() == f"kexue: {error}"

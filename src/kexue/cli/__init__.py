@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         return 0
-    except (KexueError, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+    except (KexueError, OSError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
         if as_json:
             print(_verb.json_line(_verb.failure(error)))
         else:

@@ -153,10 +153,9 @@ async def _measure(budget: Budget, seed: int) -> Report:
             for column, (style, what) in enumerate((("-", "first datagram"), ("--", "report of on"))):
                 ordered = 1e3 * np.sort([pair[column] for pair in pairs])
                 times.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), style, label=f"{name}: {what}")
-        times.axvline(50, color="0.6", linewidth=1)
         times.set_xscale("log")
         times.set_xlim(0.4, 500)
-        times.set_xlabel("milliseconds after the command (line: 50)")
+        times.set_xlabel("milliseconds after the command")
         times.set_ylabel("share of commands")
         times.legend(fontsize=7, loc="lower right")
         share = figure.add_subplot(grid[1, 1])
