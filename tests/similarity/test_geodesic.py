@@ -247,3 +247,99 @@ def test_summary_bad_input():
         GeodesicSummarizer(2, topic="camera").summarize(SENTENCES, encode)
     with pytest.raises(ValueError, match="3 numbers"):
         GeodesicSummarizer(2, topic=np.ones(2)).summarize(SENTENCES, encode)
+
+
+# --- edges -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("build", [knn_graph, geodesic_distances, lambda X: GeodesicIndex().fit(X)])
+def test_a_graph_of_one_point_is_refused_in_words(build, n):
+    with pytest.raises(ValueError, match=f"needs two points or more, got {n}"):
+        build(np.ones((n, 3)))
+    with pytest.raises(ValueError, match="needs two points or more"):
+        knn_graph(np.zeros((n, max(n, 1)))[:, :1], 1, metric="precomputed" if n else "euclidean")
+
+
+@pytest.mark.parametrize("metric", ["chord", "angle", "euclidean"])
+@pytest.mark.parametrize("scale", [1e-200, 1e-150, 1e150, 1e200])
+def test_edges_grow_with_the_points_at_every_scale(metric, scale):
+    X = np.random.default_rng(20).normal(size=(40, 3))
+    one, other = (knn_graph(rows, 4, metric=metric).toarray() for rows in (X, X * scale))
+    np.testing.assert_allclose(other, one * (scale if metric == "euclidean" else 1), rtol=1e-9)
+    index = GeodesicIndex(4, metric=metric).fit(X * scale)
+    assert np.isfinite(index.distances(X[:3] * scale)).all()
+
+
+def test_one_far_point_joins_no_strangers():
+    X = np.array([[0.0], [1.0], [3.0], [4.5], [1e7]])
+    expected = np.zeros((5, 5))
+    for i, j in ((0, 1), (2, 3), (3, 4)):
+        expected[i, j] = expected[j, i] = abs(X[i, 0] - X[j, 0])
+    expected[1, 2] = expected[2, 1] = 0.0  # 1 is nearer to 0 than to 3
+    np.testing.assert_array_equal(knn_graph(X, 1, metric="euclidean").toarray(), expected)
+
+
+def test_ties_of_a_matrix_of_distances_are_drawn():
+    # All points as near to one another: by order of columns the first two would have every edge.
+    distances = 1.0 - np.eye(60)
+    degree = np.diff(knn_graph(distances, 2, metric="precomputed").indptr)
+    assert degree.max() < 15  # 4 expected; a Poisson count passes 14 once in a hundred thousand
+    assert degree[:2].max() < 15
+
+
+@pytest.mark.parametrize(("name", "value"), [("radius", np.nan), ("radius", -1.0), ("limit", np.nan), ("limit", -1.0)])
+def test_lengths_that_are_none_are_named(name, value):
+    X = np.random.default_rng(21).normal(size=(9, 2))
+    with pytest.raises(ValueError, match=name):
+        knn_graph(X, 2, radius=value) if name == "radius" else geodesic_distances(X, k=2, limit=value)
+
+
+def test_points_that_are_none_and_rows_that_come_once():
+    X = np.random.default_rng(22).normal(size=(9, 2))
+    index = GeodesicIndex(3, metric="euclidean", on_disconnected="bridge").fit(iter(X))
+    np.testing.assert_array_equal(
+        index.graph_.toarray(), GeodesicIndex(3, metric="euclidean", on_disconnected="bridge").fit(X).graph_.toarray()
+    )
+    np.testing.assert_array_equal(
+        geodesic_distances(map(list, X), iter([0, 1]), k=3, on_disconnected="bridge"),
+        geodesic_distances(X, [0, 1], k=3, on_disconnected="bridge"),
+    )
+    assert index.distances(np.empty((0, 2))).shape == (0, 9)
+    for target in (-1, 9):
+        with pytest.raises(ValueError, match="numbered 0 to 8"):
+            index.chains(X[:1], [target])
+
+
+# --- summaries -------------------------------------------------------------------------------------------------------
+
+SIX = ["red dog", "red cat", "blue cat", "blue sky", "grey sky", "grey rain"]
+
+
+def words_as_vectors(texts):
+    words = sorted({word for text in SIX for word in text.split()})
+    return [[1.0 + text.split().count(word) for word in words] for text in texts]
+
+
+def test_six_sentences_are_enough_for_the_default_number_of_neighbours():
+    summary = GeodesicSummarizer(redundancy=1.0).summarize(iter(SIX), words_as_vectors)
+    assert sorted(summary.indices) == list(range(6))
+    assert summary.n_unreachable == 0
+    # k is 5: all sentences are joined to one another, the topic to all but the farthest, which is one step further on.
+    vectors = np.array(words_as_vectors(SIX))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    topic = unit.mean(axis=0) / np.linalg.norm(unit.mean(axis=0))
+    straight = np.linalg.norm(unit - topic, axis=1)
+    far = int(summary.indices[-1])
+    straight[far] = min(straight[i] + np.linalg.norm(unit[i] - unit[far]) for i in range(6) if i != far)
+    np.testing.assert_allclose(summary.distances, np.sort(straight), rtol=1e-12)
+
+
+def test_sentences_that_cancel_have_no_mean_to_stand_near():
+    opposite = {"up": [0.1, 0.7], "down": [-0.1, -0.7], "left": [-0.3, 0.2], "right": [0.3, -0.2]}
+    with pytest.raises(ValueError, match="no direction"):
+        GeodesicSummarizer(2).summarize(list(opposite), lambda texts: [opposite[text] for text in texts])
+    with pytest.raises(ValueError, match="zero"):
+        GeodesicSummarizer(2, topic=[0.0, 0.0]).summarize(["up", "left"], lambda texts: [opposite[t] for t in texts])
+    with pytest.raises(TypeError, match="list of texts"):
+        GeodesicSummarizer().summarize("up down", lambda texts: [opposite[text] for text in texts])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host, like, unit_rows
+from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, like, unit_rows
 from kexue.similarity._ranks import average_ranks, bootstrap_spearman, interval
 from kexue.similarity.pairs import PairDataset, pair_datasets
 from kexue.similarity.whitening import Whitening
@@ -92,7 +92,7 @@ def pair_cosine(u: Any, v: Any) -> Any:
         (n,), in [-1, 1]; kind and dtype of u.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or a value is not finite.
 
     Example:
         >>> pair_cosine([[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]).round(3).tolist()
@@ -101,7 +101,7 @@ def pair_cosine(u: Any, v: Any) -> Any:
     x, y = as_matrix(u, "u"), as_matrix(v, "v")
     if tuple(x.shape) != tuple(y.shape):
         raise ValueError(f"u and v must have the same shape (n, d), got {tuple(x.shape)} and {tuple(y.shape)}.")
-    p, q = unit_rows(host(x)), unit_rows(host(y))
+    p, q = unit_rows(finite_rows(x, "u")), unit_rows(finite_rows(y, "v"))
     return like(np.clip(np.einsum("ij,ij->i", p, q), -1.0, 1.0), x)
 
 
@@ -241,7 +241,7 @@ def _encoded(encoder: Any, data: PairDataset) -> tuple[Any, Array, Array, Array]
     if vectors.shape[0] != len(place):
         raise ValueError(f"the encoder returned {vectors.shape[0]} vectors for {len(place)} texts.")
     n = len(data)
-    return host(vectors), np.bincount(rows, minlength=len(place)), rows[:n], rows[n:]
+    return finite_rows(vectors, "the encoder's output"), np.bincount(rows, minlength=len(place)), rows[:n], rows[n:]
 
 
 def _mapped(whitening: Post, vectors: Array, counts: Array) -> tuple[Array, str]:
@@ -257,7 +257,7 @@ def _named_posts(post: Post | Sequence[Post] | Mapping[str, Post]) -> dict[str, 
     if isinstance(post, Mapping):
         named = dict(post)
     else:
-        several = list(post) if isinstance(post, Sequence) else [post]
+        several = list(post) if isinstance(post, Sequence | Iterator) else [post]
         named = {_post_name(each): each for each in several}
         if len(named) < len(several):
             raise ValueError("post holds the same setting twice; give a dict with a name for each.")
@@ -321,13 +321,13 @@ def retrieval_metrics(embeddings: Any, labels: Any, *, ks: Sequence[int] = (1, 5
         >>> retrieval_metrics([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]], [0, 0, 1, 1], ks=(1,))
         {'map': 1.0, 'recall_at_1': 1.0}
     """
-    x = unit_rows(host(as_matrix(embeddings, "embeddings")))
+    x, ks = unit_rows(finite_rows(embeddings, "embeddings")), tuple(ks)
     classes = np.unique(host(labels), return_inverse=True)[1]
     n = len(x)
     if classes.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), one for each row of embeddings, got {classes.shape}.")
     if any(k < 1 for k in ks):
-        raise ValueError(f"ks must be >= 1, got {tuple(ks)}.")
+        raise ValueError(f"ks must be >= 1, got {ks}.")
     queries = np.flatnonzero(np.bincount(classes)[classes] > 1)
     if not len(queries):
         raise ValueError("no label occurs twice, so there is nothing to retrieve.")
@@ -379,7 +379,7 @@ def known_item(ranks: Any, *, k: int = 10) -> dict[str, float]:
 
 
 def _vector(x: Any, name: str) -> Array:
-    values = np.asarray(host(x.detach() if hasattr(x, "detach") else x), dtype=np.float64)
+    values = np.asarray(host(x), dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {values.shape}.")
     if np.isnan(values).any():

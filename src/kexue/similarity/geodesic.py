@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
 from kexue.errors import InfeasibleError, NotFittedError
-from kexue.similarity._arrays import Array, finite_rows, host, unit_rows
+from kexue.similarity._arrays import Array, finite_rows, host, reread, unit_rows
 from kexue.similarity._neighbours import Backend, nearest, smallest
 
 Metric = Literal["chord", "angle", "euclidean", "precomputed"]
@@ -136,6 +136,7 @@ def geodesic_distances(
         3.141
     """
     _one_of("on_disconnected", on_disconnected, ("inf", "bridge", "raise"))
+    graph_or_embeddings = reread(graph_or_embeddings)
     if hasattr(graph_or_embeddings, "tocsr"):
         graph = graph_or_embeddings.tocsr()
         if on_disconnected == "bridge":
@@ -185,6 +186,7 @@ class GeodesicIndex:
 
     def fit(self, X: Any) -> Self:
         """Take in the corpus, (n, d) with n > k."""
+        X = reread(X)
         self.graph_ = knn_graph(X, self.k, metric=self.metric, symmetrize=self.symmetrize)
         self._corpus = _points(X, self.metric)
         if self.on_disconnected == "bridge":
