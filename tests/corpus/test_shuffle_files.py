@@ -142,10 +142,14 @@ def test_temporary_folders_are_for_their_owner_alone(source, tmp_path, tmp, smal
 
 
 def test_pipelines_do_not_meet(tmp_path, tmp, small, source):
-    def again(done, total):
-        shuffle_files(source, "/dev/null", memory="1M", workers=1)
+    meanwhile = []
 
-    shuffle_files(source, "/dev/null", memory="1M", workers=1, progress=again)
+    def again(done, total):
+        if not meanwhile:
+            meanwhile.append(shuffle_files(source, "/dev/null", memory="1M"))
+
+    shuffle_files(source, "/dev/null", memory="1M", progress=again)
+    assert meanwhile[0].records == len(LINES)
     assert not list(tmp.iterdir())
 
 
@@ -320,6 +324,15 @@ def test_a_full_disk_behind_standard_output_is_named(source, tmp_path, tmp):
     assert done.returncode == 1
     assert b"standard output: no room for output" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_closed_standard_streams_are_errors_with_a_remedy(source, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        shuffle_files("-", source.parent / "out")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(DataError, match="standard output is closed"):
+        shuffle_files(source, "-")
 
 
 # ---- killed ----------------------------------------------------------------------------------------------------------

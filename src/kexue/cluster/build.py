@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import numpy as np
 
 from kexue import search
 from kexue._progress import Progress
+from kexue._text import standard_input
 from kexue.cluster.embed import embed
 from kexue.cluster.pool import Session
 from kexue.cluster.shards import list_shards, read_facts, read_shard
@@ -176,5 +176,5 @@ def _kept(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _STDIN_COPY
     with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+        shutil.copyfileobj(standard_input(), file)
     return path

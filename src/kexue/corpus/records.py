@@ -372,7 +372,9 @@ def _json_value(value: Any, column: str, decoder: Decoder, path: str, line: int)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        if value == value.to_integral_value():
+            return int(value)
+        return float(value) if decimal.Decimal(repr(float(value))) == value else str(value)  # as `parse_scalar` has it
     if isinstance(value, bytes):
         return decoder.decode(value, path=path, line=line, column=column)
     if isinstance(value, list):

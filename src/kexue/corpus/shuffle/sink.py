@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from kexue._files import synchronise
 from kexue._optional import import_optional
 from kexue.corpus.shuffle.job import Job, is_stream
 from kexue.corpus.streams import STDIN, split_suffix
+from kexue.errors import DataError
 
 if TYPE_CHECKING:
     from kexue.corpus.shuffle.state import State
@@ -233,6 +235,8 @@ class Sink:
 
     def _open(self, *, new: bool) -> None:
         if self._names is None:
+            if self._job.output == STDIN and sys.stdout is None:  # its number may be that of another file by now
+                raise DataError("standard output is closed.", path=STDIN, remedy="Name a file with -o.")
             self._fd = _STDOUT if self._job.output == STDIN else os.open(self._job.output, os.O_WRONLY)
             return
         partial, final = self._names.partial(self._number), self._names.final(self._number)

@@ -7,7 +7,6 @@ import gzip
 import io
 import lzma
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 import numpy as np
 
 from kexue._optional import import_optional
+from kexue._text import standard_input
 from kexue.corpus.shuffle.digest import PAD, Digest, finish, hash_records, hash_words
 from kexue.corpus.streams import STDIN
 from kexue.errors import DataError
@@ -89,7 +89,7 @@ def codec_of(head: bytes) -> str | None:
 @contextmanager
 def open_stream(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
     """A file, or standard input for ``"-"``, decompressed by what it begins with; and the name of its compression."""
-    raw: Any = sys.stdin.buffer if path == STDIN else open(path, "rb", buffering=0)  # noqa: SIM115 - closed below
+    raw: Any = standard_input() if path == STDIN else open(path, "rb", buffering=0)  # noqa: SIM115 - closed below
     stream: Any = raw
     try:
         if path == STDIN:
