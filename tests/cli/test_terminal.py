@@ -64,6 +64,11 @@ VERBS = [
     ("index", "info", "i.kx"),
     ("index", "delete", "i.kx", "--id", f"nosuch{HOSTILE}"),
     ("search", f"nosuch{HOSTILE}.kx", "a dog"),
+    ("search", "i.kx", "a dog", f"--nosuch{HOSTILE}"),
+    ("search", "i.kx", "a dog", "-k", f"nosuch{HOSTILE}"),
+    ("search", "i.kx", "a dog", "--rerank", f"nosuch{HOSTILE}"),
+    ("search", "i.kx", "a dog", "--filter", f"no{HOSTILE}condition"),
+    (f"nosuch{HOSTILE}", "i.kx"),
     ("summarize", f"nosuch{HOSTILE}.txt"),
     ("index", "build", "t.txt", "--text", f"nosuch{HOSTILE}", "--out", "o.kx"),
 ]

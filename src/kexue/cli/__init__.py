@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import kexue
+from kexue._text import visible
 from kexue.cli import (
     _verb,
     cluster,
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_json:
             print(_verb.json_line(_verb.failure(error)))
         else:
+            error.message = visible(str(error.message))
             error.show()
         return _verb.EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):

@@ -61,6 +61,8 @@ def compare(
                 drawn = 0 if opened.calibrator.null_ is None else len(opened.calibrator.null_)
     scores, reasons = TransportReranker(encoder, kind).rerank(a, [b])
     reason = reasons[0]
+    if encoder.tokenize([a, b]).truncated:
+        out.remark(f"kexue: warning: a text was cut: at most {encoder.max_length} tokens are read")
     if figure is not None and reason is not None:
         _draw(reason, figure)
     record = {

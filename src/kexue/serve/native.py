@@ -121,6 +121,8 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
         explainer = (lambda: TransportReranker(served.model.encoder)) if body.explain else None
         hits = await service.work(rank_again, reranker, body.query, hits, top_k, explainer=explainer)
     reranked = time.perf_counter()
+    if body.explain:  # of what was cut only the beginning is explained
+        warnings += await service.work(_cut, [hit.text for hit in hits], served.model.encoder)
     results = [_hit(hit, served) for hit in hits]
     seconds = {"encode": encoded - start, "search": searched - encoded, "rerank": reranked - searched}
     seconds["total"] = time.perf_counter() - start
@@ -274,7 +276,11 @@ def _compare(body: CompareRequest, served: Served | None, encoder: Any) -> tuple
         "explanation": explanation_record(reason) if body.explain and reason is not None else None,
         "figure": None,
     }
-    return content, cut_warnings(encoder.tokenize(body.texts).truncated, encoder.max_length)
+    return content, _cut(body.texts, encoder)
+
+
+def _cut(texts: list[str], encoder: Any) -> list[str]:
+    return cut_warnings(encoder.tokenize(texts).truncated, encoder.max_length)
 
 
 @router.get("/v1/hubness", responses=examples.HUBNESS)

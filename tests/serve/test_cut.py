@@ -1,0 +1,68 @@
+"""What is longer than the model reads is said to be cut, in every answer that rests on it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from starlette.testclient import TestClient
+
+from kexue.search import Index
+from kexue.serve import Settings, create_app
+
+LONG = "the dog runs " * 300
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, encoder):
+    path = tmp_path_factory.mktemp("cut") / "long.kx"
+    with Index.create(path, encoder) as index:
+        index.add(["a cat sleeps", LONG, f"{LONG} and a cat"])
+    with TestClient(create_app(Settings(indexes=[path], api_keys={})), raise_server_exceptions=False) as client:
+        yield client
+
+
+DOCUMENTS = "/v1/indexes/long/documents"
+ASKED = [
+    ("/v1/embeddings", {"input": ["a", LONG]}, 1),
+    ("/embed", {"inputs": [LONG, "a", LONG]}, 2),
+    ("/similarity", {"inputs": {"source_sentence": "a", "sentences": [LONG]}}, 1),
+    ("/v1/rerank", {"query": "a", "documents": [LONG, "b"]}, 1),
+    ("/v1/rerank", {"query": "a", "documents": [LONG, "b"], "model": "cosine"}, 1),
+    ("/v1/rerank", {"query": "a", "documents": [LONG, "b"], "max_tokens_per_doc": 3}, 0),
+    ("/rerank", {"query": LONG, "texts": ["b"]}, 1),
+    ("/v1/search", {"query": LONG}, 1),
+    ("/v1/search", {"query": "a cat"}, 0),
+    ("/v1/search", {"query": "a cat", "explain": True}, 2),
+    ("/v1/compare", {"texts": ["a", LONG]}, 1),
+    (DOCUMENTS, {"documents": [{"text": LONG}]}, 1),
+    (DOCUMENTS, {"documents": [{"text": "a dog"}]}, 0),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "cut"), ASKED, ids=[f"{path} {n}" for n, (path, _, _) in enumerate(ASKED)])
+def test_cut_texts_are_counted(client, encoder, path, body, cut) -> None:
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    told = json.loads(answer.headers.get("x-kexue-warnings", "[]"))
+    expected = f"{cut} {'text was' if cut == 1 else 'texts were'} cut: at most {encoder.max_length} tokens are read."
+    assert told == ([expected] if cut else [])
+    if isinstance(answer.json(), dict):
+        assert answer.json().get("warnings", []) == told
+
+
+def test_the_command_line_says_so_too(client, tiny_model, monkeypatch, capsys, tmp_path, encoder) -> None:
+    from kexue.cli import main
+
+    monkeypatch.setenv("KEXUE_MODEL", str(tiny_model))
+    with Index.create(tmp_path / "i.kx", encoder) as index:
+        index.add(["a cat sleeps"])
+    for arguments in (["compare", "a cat", LONG], ["search", str(tmp_path / "i.kx"), LONG, "a cat"]):
+        assert main(arguments) == 0
+        assert f"at most {encoder.max_length} tokens are read" in capsys.readouterr().err
+    assert main(["search", str(tmp_path / "i.kx"), LONG, "a cat", "--json"]) == 0
+    first, second = (json.loads(line)["warnings"] for line in capsys.readouterr().out.splitlines())
+    assert [len(first), len(second)] == [1, 0]
