@@ -51,7 +51,12 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], list[str]]) -> Iterator[Path]:
+def replacing_folder(
+    path: str | os.PathLike[str],
+    *,
+    foreign: Callable[[Path], list[str]],
+    older: str | os.PathLike[str] | None = None,
+) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on a clean exit it takes the place of `path`.
 
     A kill between the two renames leaves the old folder at `displaced(path)`. A symbolic link stays: the folder it
@@ -61,22 +66,16 @@ def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], 
     Args:
         path: the folder to write.
         foreign: names in an existing folder that its caller did not write; while there are any, nothing is replaced.
+        older: where the folder that is replaced is kept, in the place of what is there; None: nowhere.
 
     Raises:
-        DataError: `path` is not a folder, or holds something foreign.
+        DataError: `path` or `older` is not a folder, or holds something foreign.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        if not target.is_dir():
-            raise DataError("there, but not a folder.", path=path, remedy="Give the name of a folder.")
-        if names := foreign(target):
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise DataError(
-                f"this folder would be replaced, but holds {', '.join(sorted(names)[:3])}{more}, not written by kexue.",
-                path=path,
-                remedy="Give the name of a new folder, or move these files away.",
-            )
+    for folder in (path, older):
+        if folder is not None:
+            refuse_foreign(folder, foreign)
     _sweep(target)
     temporary, handle = _claim(target, _make_folder)
     try:
@@ -90,13 +89,14 @@ def replacing_folder(path: str | os.PathLike[str], *, foreign: Callable[[Path], 
                     file.chmod(mode & 0o666)
                 synchronise(file)
             synchronise(folder)
-        old = displaced(target)
+        old = displaced(target) if older is None else Path(older)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
         temporary.rename(target)
         synchronise(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        if older is None:
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
@@ -116,6 +116,22 @@ def temporary_folder(parent: str | os.PathLike[str], name: str) -> Iterator[Path
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+def refuse_foreign(path: str | os.PathLike[str], foreign: Callable[[Path], list[str]]) -> None:
+    """Raise a DataError where `path` is there and is not a folder, or holds names that `foreign` returns."""
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise DataError("there, but not a folder.", path=path, remedy="Give the name of a folder.")
+    if names := foreign(target):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise DataError(
+            f"this folder would be replaced, but holds {', '.join(sorted(names)[:3])}{more}, not written by kexue.",
+            path=path,
+            remedy="Give the name of a new folder, or move these files away.",
+        )
 
 
 def displaced(path: str | os.PathLike[str]) -> Path:

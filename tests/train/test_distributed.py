@@ -29,6 +29,7 @@ def runs(tmp_path_factory):
         {"out": "ddp", "model": "classifier", "distributed": "ddp", **common},
         {"out": "plain", "model": "plain", "distributed": "ddp", "batch_size": 4, **common},
         {"out": "chunks", "model": "chunks", "distributed": "ddp", "batch_size": 4, **common},
+        {"out": "branches", "model": "branches", "distributed": "ddp", "batch_size": 4, "weight": "tokens", **common},
         {"out": "fsdp2", "model": "classifier", "distributed": "fsdp2", **common},
         {"out": "sharded", "model": "plain", "distributed": "fsdp2", "batch_size": 4, **common},
         {"out": "ddp-killed", "model": "classifier", "distributed": "ddp", "die": [0, 1, 7], **common},
@@ -60,17 +61,25 @@ def test_the_log_of_a_kill_is_that_of_none(runs):
     assert (runs / "ddp-killed" / "log.jsonl").read_text() == (runs / "ddp" / "log.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("out", "model"), [("plain", "plain"), ("sharded", "plain"), ("chunks", "chunks")])
+@pytest.mark.parametrize(
+    ("out", "model"), [("plain", "plain"), ("sharded", "plain"), ("chunks", "chunks"), ("branches", "branches")]
+)
 def test_two_processes_are_like_twice_the_batches_in_one(runs, tmp_path, out, model):
     """Without dropout and statistics, 2 batches in each of 2 processes give the mean gradient of 4 batches in one."""
     torch.manual_seed(1)
-    single = make_run(tmp_path, model=MODELS[model](), accumulate=4, monitor=None)
+    weight = "tokens" if model == "branches" else None
+    single = make_run(tmp_path, model=MODELS[model](), accumulate=4, monitor=None, weight=weight)
     single.fit(loader(4, drop_last=True))
     together = load_checkpoint(runs / out / "last")
     alone = load_checkpoint(tmp_path / "last")
     for part in ("model", "ema"):
         torch.testing.assert_close(dict(together[part]), dict(alone[part]), rtol=1e-5, atol=1e-6)
     assert together.step == alone.step
+    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (runs / out, tmp_path)]
+    records = [[json.loads(line) for line in log if '"kind": "train"' in line] for log in logs]
+    for one, other in zip(*records, strict=True):  # means over both processes
+        assert one.pop("kind") == other.pop("kind")
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
 def test_a_run_of_two_is_not_continued_by_one(runs):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kexue.train.config import (
         LossOutput as LossOutput,
         NonFiniteLossError as NonFiniteLossError,
+        RunBusyError as RunBusyError,
         TrainConfig as TrainConfig,
         TrainResult as TrainResult,
     )
@@ -28,7 +29,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
-        "config": ("LossOutput", "NonFiniteLossError", "TrainConfig", "TrainResult"),
+        "config": ("LossOutput", "NonFiniteLossError", "RunBusyError", "TrainConfig", "TrainResult"),
         "gradcache": ("GradCache",),
         "loop": ("Trainer", "reporting"),
     },

@@ -21,16 +21,20 @@ class NonFiniteLossError(KexueError, FloatingPointError):
     """The loss, a gradient or a weight became infinite or NaN; nothing was saved after the last good checkpoint."""
 
 
+class RunBusyError(KexueError):
+    """Another trainer holds the lock of the run's folder."""
+
+
 class LossOutput(NamedTuple):
     """What `training_step` returns.
 
     Attributes:
         loss: scalar; its gradient trains the model.
-        parts: named scalars for the log, such as the terms of the loss. Their gradient is not used.
+        parts: named numbers for the log, such as the terms of the loss. Their gradient is not used.
     """
 
     loss: Tensor
-    parts: Mapping[str, Tensor] = {}
+    parts: Mapping[str, Tensor | float] = {}
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,15 @@ class TrainConfig:
     """Settings of a run. A step is one update by every optimizer, from `accumulate` batches.
 
     Args:
-        out: folder of the run; it will hold `last` and `best` (checkpoints), `log.jsonl` and `tensorboard`.
+        out: folder of the run; it will hold `last`, `previous` (the one before, should a byte of `last` be lost) and
+            `best` (checkpoints), `log.jsonl` and `tensorboard`. One trainer at a time holds its lock.
         steps, epochs: where to stop; at least one, the first that is reached.
         precision: of matrix products and convolutions, by autocast; weights stay as they are. ``"auto"`` is bf16 on
             a GPU that has it, fp16 (with a GradScaler) on one that has not, else fp32.
         accumulate: batches per step, >= 1; the gradient is that of the mean of their losses. The last step of an
             epoch takes what is left.
+        weight: name of the part that says how much a loss is a mean over, such as its tokens, where batches differ in
+            it: those of a step, in all processes, then count by it, and it is not logged. None: they count alike.
         clip: largest norm of each optimizer's gradient, > 0.
         ema: decay of a moving average of the weights, in (0, 1); it is what `evaluate` sees, and part of checkpoints.
         eval_every: steps between evaluations; None = at the end of each epoch. The last step is always evaluated.
@@ -54,8 +61,11 @@ class TrainConfig:
         seed: everything random derives from it: the order of the data, dropout, the step's generator.
         device: ``"auto"`` (`KEXUE_DEVICE`, else cuda, mps, cpu) or torch's name of one.
         distributed: ``"ddp"`` copies the model to every process that torchrun started, ``"fsdp2"`` shards it.
-        limit: stop after this many steps whatever `steps` and `epochs` say: a smoke run. It can be resumed without.
-        resume: go on from the checkpoint in `out`; False removes what is there.
+        limit: stop after this many steps whatever `steps` and `epochs` say: a smoke run. Resumed without, it is the
+            run that it would have been; so an evaluation at its end that is not due is logged, and counts for nothing.
+        resume: go on from the checkpoint in `out`; False removes what an earlier run has left there.
+        save_frozen: whether checkpoints hold the weights that take no gradient. False: the model must bring the same
+            ones along when it is resumed.
         log: any of ``"jsonl"`` and ``"tensorboard"``.
 
     Raises:
@@ -67,6 +77,7 @@ class TrainConfig:
     epochs: int | None = None
     precision: Precision = "auto"
     accumulate: int = 1
+    weight: str | None = None
     clip: float | None = None
     ema: float | None = None
     eval_every: int | None = None
@@ -79,6 +90,7 @@ class TrainConfig:
     distributed: Distributed = "none"
     limit: int | None = None
     resume: bool = True
+    save_frozen: bool = True
     log: tuple[str, ...] = LOGS
 
     def __post_init__(self) -> None:
@@ -116,7 +128,7 @@ class TrainResult:
         metric, value: `monitor` and its best value; without one, ``"loss"`` and that of the last step.
         seconds: spent in this call.
         checkpoint: the best checkpoint, or without `monitor` the last.
-        interrupted: True when SIGTERM or SIGINT ended the run; call again to go on.
+        interrupted: True when SIGTERM, SIGINT or SIGHUP ended the run; call again to go on.
     """
 
     run: str

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kexue.train._random import generator_of, isolated
+from kexue.train._signals import Patient
 
 
 def epoch_batches(
@@ -26,7 +27,7 @@ def epoch_batches(
     Args:
         loader: a `DataLoader`, whose sampler is asked for indices alone (those before `start` are not loaded); or any
             iterable that gives the same batches in each pass, of which those before `start` are read and dropped.
-            `set_epoch(epoch)` is called on the loader, its batch sampler and its sampler where they have it.
+            `set_epoch(epoch)` is called on the loader, its data set, batch sampler and sampler where they have it.
         seed, epoch: decide the order where a sampler takes a generator.
         start: batches of this process that were taken already.
         rank, world: number of this process, and of processes.
@@ -36,11 +37,15 @@ def epoch_batches(
     """
     samplers: list[Any] = [getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)]
     samplers.append(getattr(samplers[0], "sampler", None))
-    for part in (loader, *samplers):
-        if isinstance(part, DistributedSampler):
-            raise ValueError("the loader has a DistributedSampler; give a plain one: Trainer shares out the batches")
+    for part in (loader, getattr(loader, "dataset", None), *samplers):
+        if getattr(part, "num_replicas", 1) > 1:
+            raise ValueError(
+                f"the loader's {type(part).__name__} shares out the data among {part.num_replicas} processes; give a "
+                "plain one: Trainer shares out the batches"
+            )
         getattr(part, "set_epoch", id)(epoch)
-        if part is not loader and isinstance(getattr(part, "generator", 0), (torch.Generator, type(None))):
+    for part in samplers:
+        if isinstance(getattr(part, "generator", 0), (torch.Generator, type(None))):
             part.generator = generator_of(seed, epoch)
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
         indices = loader.batch_sampler or loader.sampler
@@ -100,7 +105,7 @@ def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     def guarded(number: int) -> AbstractContextManager[None]:
         return nullcontext() if fixed else isolated(seed, epoch, number)
 
-    with guarded(0):
+    with guarded(0), _patient_workers(loader):
         batches = iter(loader)
     number = 0
     while True:
@@ -110,6 +115,20 @@ def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
             return
         yield batch
         number += 1
+
+
+@contextmanager
+def _patient_workers(loader: Iterable[Any]) -> Iterator[None]:
+    """Workers that are started in the meantime leave the first signal to end to this process."""
+    if not isinstance(loader, DataLoader):
+        yield
+        return
+    given = loader.worker_init_fn
+    loader.worker_init_fn = Patient(given)
+    try:
+        yield
+    finally:
+        loader.worker_init_fn = given
 
 
 class _Batches(Dataset[Any]):
@@ -142,7 +161,7 @@ def _load(loader: DataLoader[Any], places: Iterator[Any], seed: int, epoch: int)
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=loader.worker_init_fn,
+            worker_init_fn=Patient(loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             prefetch_factor=loader.prefetch_factor,
             generator=generator_of(seed, epoch),

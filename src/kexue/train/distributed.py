@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from kexue._devices import choose_device
+from kexue.optim._wrapper import layers
 from kexue.train.checkpoint import map_tensors
 from kexue.train.config import Distributed, LossOutput
 
@@ -40,16 +41,15 @@ class Processes:
         model.to(self.device)
         if self.kind == "ddp":
             ids = [self.device] if self.device.type == "cuda" else None
-            # Several optimizers take turns, so a step reaches only some of the weights.
-            return DistributedDataParallel(_Step(model), device_ids=ids, find_unused_parameters=len(optimizers) > 1)
+            # A step may leave weights unused, as when several optimizers take turns, or a branch was not taken.
+            return DistributedDataParallel(_Step(model), device_ids=ids, find_unused_parameters=True)
         if self.kind == "fsdp2" and not isinstance(model, FSDPModule):
             name_of = {id(parameter): name for name, parameter in model.named_parameters()}
             fully_shard(model, mesh=init_device_mesh(self.device.type, (self.world,)))
             register_fsdp_forward_method(model, "training_step")
             sharded = dict(model.named_parameters())
             for optimizer in optimizers:  # they were built on the whole weights
-                for given in optimizer.param_groups:
-                    given["params"] = [sharded[name_of[id(parameter)]] for parameter in given["params"]]
+                _replace_parameters(optimizer, lambda parameter: sharded[name_of[id(parameter)]])
         return _Step(model)
 
     @contextmanager
@@ -143,10 +143,26 @@ class _Step(nn.Module):
         self.model = model
 
     def forward(self, batch: Any, **options: Any) -> LossOutput:
-        loss, parts = self.model.training_step(batch, **options)
+        output = self.model.training_step(batch, **options)
+        if not isinstance(output, tuple) or not isinstance(output[0], Tensor) or output[0].numel() != 1:
+            got = tuple(output[0].shape) if isinstance(output, tuple) and isinstance(output[0], Tensor) else output
+            raise TypeError(f"training_step must return a LossOutput with a tensor of one number as loss, got {got!r}")
+        loss, parts = LossOutput(*output)
+        parts = {name: _read_part(name, part, loss.device) for name, part in parts.items()}
         if loss.is_leaf and dist.is_initialized():  # `GradCache` has been backward already, unseen by the wrapper
             loss = _Touch.apply(loss, *(p for p in self.model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
-        return LossOutput(loss, {name: part.detach() for name, part in parts.items()})
+        return LossOutput(loss, parts)
+
+
+def _read_part(name: str, value: Any, device: torch.device) -> Tensor:
+    """A number for the log, in float32 and without graph; the mean of several."""
+    try:
+        read = torch.as_tensor(value, device=device).detach()
+        if not read.is_complex():
+            return read.float().mean()
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(f"part {name!r} of training_step must be a real number or a tensor of such, got {value!r}")
 
 
 class _Touch(torch.autograd.Function):
@@ -161,6 +177,20 @@ class _Touch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *(torch.zeros_like(weight) for weight in ctx.saved_tensors))
+
+
+def _replace_parameters(optimizer: Optimizer, replace: Callable[[Tensor], Tensor]) -> None:
+    """Let an optimizer train other parameters in the places of its own, with the state that it has."""
+    for given in optimizer.param_groups:
+        for index, parameter in enumerate(given["params"]):
+            new = given["params"][index] = replace(parameter)
+            if state := optimizer.state.pop(parameter, None):
+                optimizer.state[new] = {
+                    name: shard_like(value, new) if isinstance(value, Tensor) else value
+                    for name, value in state.items()
+                }
+    for layer in layers(optimizer):
+        layer.follow()
 
 
 def full_state(tree: Any) -> Any:

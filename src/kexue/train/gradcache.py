@@ -61,11 +61,13 @@ class GradCache:
         """Add the gradient of the loss to the parameters' `.grad`; there is no backward pass left to do.
 
         The loss that is returned may still be handed to `.backward()`, which then adds nothing, so that a
-        `training_step` can return it as it is.
+        `training_step` can return it as it is. Where gradients are off (`torch.no_grad`) the loss alone is computed. A
+        tower without trainable parameters, or which the loss does not use, is encoded once.
 
         Args:
             inputs: n rows as a tensor, a dict of tensors or a list of samples; or a list or tuple of tensors or dicts,
-                one per tower.
+                one per tower, or where `encode` is a sequence anything for each of its members. None, numbers and
+                strings in a dict go to every chunk as they are.
             generator: one that `encode` draws from, so that both passes draw the same. The global generators of torch
                 are taken care of.
 
@@ -82,35 +84,55 @@ class GradCache:
             >>> encoder.weight.grad.shape
             torch.Size([2, 3])
         """
-        towers = list(inputs) if _has_towers(inputs) else [inputs]
+        several = isinstance(self.encode, Sequence) and isinstance(inputs, (list, tuple)) and len(self.encode) > 1
+        towers = list(inputs) if several or _has_towers(inputs) else [inputs]
         encoders = list(self.encode) if isinstance(self.encode, Sequence) else [self.encode] * len(towers)
         if len(encoders) != len(towers):
             raise ValueError(f"{len(encoders)} encoders for {len(towers)} towers of inputs")
+        training = torch.is_grad_enabled()
         passes, leaves = [], []
         for encode, tower in zip(encoders, towers, strict=True):
-            found = []
-            with torch.no_grad():
-                for chunk in self._chunks(tower):
-                    states = _states(generator)
-                    found.append(encode(chunk))
-                    passes.append((encode, chunk, states))
-                    if len(found[-1]) != _rows(chunk):
-                        raise ValueError(f"encode returned {len(found[-1])} rows for {_rows(chunk)}")
-            leaves.append(torch.cat(found).requires_grad_())
+            embeddings, chunks = self._encode(encode, tower, generator)
+            leaves.append(embeddings.requires_grad_(training))
+            passes.append((encode, chunks))
         torch.clear_autocast_cache()  # the weights that autocast cast in the first pass carry no graph
-        result = self.loss(*leaves)
-        loss, parts = result if isinstance(result, LossOutput) else (result, {})
+        loss, parts = self._loss(leaves)
+        if not training:
+            return LossOutput(loss.detach(), parts)
         with torch.autocast(loss.device.type, enabled=False):
             torch.autograd.backward(loss, torch.full_like(loss, _weight.get()))
         after = _states(generator)
-        gradients = [part for leaf in leaves for part in torch.split(_gradient(leaf), self.chunk_size)]
-        for (encode, chunk, states), gradient in zip(passes, gradients, strict=True):
-            _restore(states, generator)
-            embeddings = encode(chunk)
-            with torch.autocast(loss.device.type, enabled=False):
-                torch.autograd.backward(embeddings, gradient)
+        for (encode, chunks), leaf in zip(passes, leaves, strict=True):
+            gradients = () if leaf.grad is None else torch.split(leaf.grad, self.chunk_size)
+            for (chunk, states), gradient in zip(chunks, gradients, strict=False):
+                _restore(states, generator)
+                embeddings = encode(chunk)
+                if not embeddings.requires_grad:
+                    break  # a frozen tower
+                with torch.autocast(loss.device.type, enabled=False):
+                    torch.autograd.backward(embeddings, gradient)
         _restore(after, generator)
-        return LossOutput(loss.detach().requires_grad_(), {name: part.detach() for name, part in parts.items()})
+        return LossOutput(loss.detach().requires_grad_(), parts)
+
+    @torch.no_grad()
+    def _encode(
+        self, encode: Callable[[Any], Tensor], tower: Any, generator: torch.Generator | None
+    ) -> tuple[Tensor, list[tuple[Any, Any]]]:
+        """The embeddings of a tower, and its chunks with the states of the generators before each."""
+        rows, chunks = [], []
+        for chunk in self._chunks(tower):
+            chunks.append((chunk, _states(generator)))
+            rows.append(encode(chunk))
+            if not isinstance(rows[-1], Tensor):
+                raise TypeError(f"encode must return a tensor, got {type(rows[-1]).__name__}")
+            if len(rows[-1]) != _rows(chunk):
+                raise ValueError(f"encode returned {len(rows[-1])} rows for {_rows(chunk)}")
+        return torch.cat(rows), chunks
+
+    def _loss(self, leaves: list[Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        result = self.loss(*leaves)
+        loss, parts = (result.loss, result.parts) if isinstance(result, LossOutput) else (result, {})
+        return loss, {name: part.detach() if isinstance(part, Tensor) else part for name, part in parts.items()}
 
     def _chunks(self, tower: Any) -> Iterator[Any]:
         rows = _rows(tower)
@@ -125,18 +147,21 @@ def _has_towers(inputs: Any) -> bool:
 
 
 def _rows(tower: Any) -> int:
-    sizes = {len(value) for value in tower.values()} if isinstance(tower, Mapping) else {len(tower)}
+    sizes = {len(value) for value in tower.values() if _is_cut(value)} if isinstance(tower, Mapping) else {len(tower)}
     if len(sizes) != 1:
         raise ValueError(f"the tensors of a tower differ in rows: {sorted(sizes)}")
     return sizes.pop()
 
 
 def _cut(tower: Any, rows: slice) -> Any:
-    return {name: value[rows] for name, value in tower.items()} if isinstance(tower, Mapping) else tower[rows]
+    if not isinstance(tower, Mapping):
+        return tower[rows]
+    return {name: value[rows] if _is_cut(value) else value for name, value in tower.items()}
 
 
-def _gradient(leaf: Tensor) -> Tensor:
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+def _is_cut(value: Any) -> bool:
+    """Whether a value of a tower has one entry a row."""
+    return hasattr(value, "__len__") and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
 
 
 def _states(generator: torch.Generator | None) -> tuple[Tensor, list[Tensor], Tensor | None]:

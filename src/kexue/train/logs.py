@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,24 +14,26 @@ from typing import Any, Self, TextIO
 
 from kexue._files import replacing
 from kexue._optional import import_optional
-from kexue.errors import MissingDependencyError
+from kexue._text import parse_json
+from kexue.errors import DataError, MissingDependencyError
 from kexue.train.config import LOGS
 
+EVENTS = ".kexue"  # end of the names of our files for TensorBoard
 _LOG = logging.getLogger(__name__)
 
 
 class RunLog:
     """Write records ``{"kind": "train" | "eval", "step": ..., name: number}`` to the logs that were asked for.
 
-    Lines after `step` are dropped first: they come from steps that were lost with an interrupted run and are now
-    taken again.
+    A number that is infinite or NaN is null in JSON. Lines after `step`, and evaluations after `evaluated`, are dropped
+    first: they come from steps that were lost with an interrupted run and are now taken again.
 
     Raises:
         MissingDependencyError: tensorboard was asked for by name and is not installed. With the default logs it is left
             out, with a warning.
     """
 
-    def __init__(self, folder: Path, kinds: Sequence[str], *, step: int) -> None:
+    def __init__(self, folder: Path, kinds: Sequence[str], *, step: int, evaluated: int) -> None:
         self._lines: TextIO | None = None
         self._writer: Any = None
         if "tensorboard" in kinds:
@@ -39,9 +41,7 @@ class RunLog:
                 files = import_optional("tensorboard.summary.writer.event_file_writer", extra="train")
                 self._events = import_optional("tensorboard.compat.proto.event_pb2", extra="train")
                 self._summaries = import_optional("tensorboard.compat.proto.summary_pb2", extra="train")
-                if step == 0:
-                    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-                self._writer = files.EventFileWriter(str(folder / "tensorboard"))
+                self._writer = files.EventFileWriter(str(folder / "tensorboard"), filename_suffix=EVENTS)
                 start = self._events.SessionLog(status=self._events.SessionLog.START)
                 self._add_event(step + 1, session_log=start)  # what was drawn from this step on is void
             except MissingDependencyError:
@@ -50,14 +50,15 @@ class RunLog:
                 _LOG.warning("tensorboard is not installed: log.jsonl alone is written")
         if "jsonl" in kinds:
             path = folder / "log.jsonl"
-            _cut(path, step)
+            _cut(path, step, evaluated)
             self._lines = path.open("a", encoding="utf-8")
 
-    def write(self, kind: str, step: int, record: Mapping[str, Any]) -> None:
-        """Add a record; it is on disk after the next `flush`."""
+    def write(self, kind: str, step: int, record: Mapping[str, Any], *, drawn: bool = True) -> None:
+        """Add a record, unless it is not to be drawn also to the curves; it is on disk after the next `flush`."""
         if self._lines is not None:
-            self._lines.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
-        if self._writer is not None:
+            numbers = {name: value if math.isfinite(value) else None for name, value in record.items()}
+            self._lines.write(json.dumps({"kind": kind, "step": step, **numbers}, allow_nan=False) + "\n")
+        if self._writer is not None and drawn:
             make = self._summaries.Summary
             values = [make.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in record.items()]
             self._add_event(step, summary=make(value=values))
@@ -84,12 +85,41 @@ class RunLog:
             self._writer.close()
 
 
-def _cut(path: str | os.PathLike[str], step: int) -> None:
-    """Keep the whole lines of a log up to `step`."""
+def _cut(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
+    """Keep the whole lines of a log up to `step`, those of evaluations up to `evaluated`."""
     if not Path(path).exists():
         return
     with replacing(path) as temporary, Path(path).open("rb") as old, temporary.open("wb") as new:
-        for line in old:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+        for number, line in enumerate(old, start=1):
+            if not line.endswith(b"\n"):
                 break
-            new.write(line)
+            record = parse_json(line, path, line=number)
+            if not _is_record(record):
+                raise DataError("no record of a training run.", path=path, line=number)
+            if record["step"] > step:
+                break
+            if record["kind"] != "eval" or record["step"] <= evaluated:
+                new.write(line)
+
+
+def refuse_foreign_log(path: Path) -> None:
+    """Raise a DataError where a log is there whose first line is none of ours."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise DataError("there, but not a file.", path=path, remedy="Choose another folder for the run.")
+    with path.open("rb") as lines:
+        line = lines.readline()
+    begun = b'{"kind"'
+    try:  # a kill may have cut it short
+        ours = _is_record(parse_json(line, path)) if line.endswith(b"\n") else line[: len(begun)] == begun[: len(line)]
+    except DataError:
+        ours = False
+    if not ours:
+        raise DataError(
+            "its first line is no record of a training run.", path=path, remedy="Choose another folder for the run."
+        )
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= {"kind", "step"} and isinstance(value["step"], int)

@@ -1,0 +1,54 @@
+"""One trainer a folder: a lock that its process holds, and that dies with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kexue.errors import DataError
+from kexue.train.config import RunBusyError
+
+LOCK = ".lock"
+_held: set[Path] = set()  # by this process: locks of files are between processes
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, which is made where it is not there.
+
+    The lock belongs to the process, not to those it starts, and ends with it; the file stays.
+
+    Raises:
+        RunBusyError: another trainer holds it.
+        DataError: `folder` is no folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise DataError("there, but not a folder.", path=folder, remedy="Choose another folder for the run.") from None
+    path = folder.resolve() / LOCK
+    busy = RunBusyError(
+        f"another trainer is at work in {folder} and holds its lock.", remedy="Wait for it, or choose another folder."
+    )
+    if path in _held:
+        raise busy
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise busy from None
+        except OSError:  # a file system without locks
+            pass
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.discard(path)
+            with suppress(OSError):
+                fcntl.lockf(handle, fcntl.LOCK_UN)
+    finally:
+        os.close(handle)
