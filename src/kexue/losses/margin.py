@@ -69,7 +69,8 @@ def am_softmax_loss(
         raise ValueError(f"a margin between cosines lies in [0, 2], got {margin}")
     labels, own = _classes(cosines, labels, ignore_index)
     cosines = checked_cosines(cosines)
-    return _cross_entropy(scale * torch.where(own, cosines - margin, cosines), labels, ignore_index, reduction)
+    moved = torch.sub(cosines, own.to(cosines.dtype), alpha=margin)
+    return _cross_entropy(scale * moved, labels, ignore_index, reduction)
 
 
 def arcface_loss(
@@ -132,7 +133,8 @@ def margin_loss(
     distances = full_precision(distances, "distances")
     if distances.numel() and may_read(distances) and float(distances.detach().min()) < 0:
         raise ValueError(f"distances must be >= 0 (small = near), got {float(distances.detach().min())}")
-    return _cross_entropy(-scale * torch.where(own, distances + margin, distances), labels, ignore_index, reduction)
+    moved = torch.add(distances, own.to(distances.dtype), alpha=margin)
+    return _cross_entropy(-scale * moved, labels, ignore_index, reduction)
 
 
 def _cross_entropy(scores: Tensor, labels: Tensor, ignore_index: int, reduction: Reduction) -> Tensor:

@@ -115,7 +115,9 @@ def sparse_zlpr_loss(
     h = _threshold(threshold, scores)
     if mask is not None:
         scores = scores.masked_fill(~spread_mask(mask, scores.shape), -torch.inf)
-    present = (scores.detach() != -torch.inf).any(-1)
+    present = (
+        scores.detach().amax(-1) != -torch.inf if classes else scores.new_zeros(scores.shape[:-1], dtype=torch.bool)
+    )
     sums: Any = _SparseSums.recorded if is_transformed() else _SparseSums.apply
     negative, positive = sums(scores, h, index)
     return reduce(negative + positive, present, reduction)
