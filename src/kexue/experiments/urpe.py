@@ -48,11 +48,12 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     import_optional("torch", extra="train")
     n, steps, seeds = {"smoke": (4, 100, 1), "small": (32, 1000, 3), "full": (128, 4000, 5)}[budget]
     figures: dict[str, Figure] = {}
-    worst, longest = {}, {}
+    worst, longest, off_chance = {}, {}, {}
     for kind in _LABELS:
         results = [_probe(kind, n, steps, s) for s in range(seed, seed + seeds)]
         accuracies, losses = [result.accuracy for result, _ in results], [result.loss for result, _ in results]
-        worst[kind], longest[kind] = (max if kind in _BLIND else min)(accuracies), max(r.steps for r, _ in results)
+        worst[kind], longest[kind] = min(accuracies), max(r.steps for r, _ in results)
+        off_chance[kind] = max(abs(loss - math.log(n)) for loss in losses)
         chance = kind in _BLIND
         source = "computed" if kind in {"none", "causal"} else "article"
         accuracy, loss = sum(accuracies) / seeds, sum(losses) / seeds
@@ -68,13 +69,13 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         if kind not in _BLIND:
             figures[f"steps_{kind}"] = Figure(longest[kind], unit="until every place was right, at most", n=seeds)
     small = (
-        f"after {steps} steps, every seed: loss within 0.01 of ln {n}, at most 2 of {n} places right (equal scores "
-        "differ by rounding)"
+        f"after {steps} steps, every seed: loss within 0.01 of ln {n}, that of equal scores (which of them is the "
+        "largest, and so the share of places right, is left to rounding)"
     )
     full = f"every place right within {steps} steps, every seed"
 
     def blind(text: str, kinds: list[str]) -> Claim:
-        stuck = all(worst[kind] <= 2 / n and abs(figures[f"loss_{kind}"].value - math.log(n)) < 0.01 for kind in kinds)
+        stuck = all(off_chance[kind] < 0.01 for kind in kinds)
         names = [f"{figure}_{kind}" for kind in kinds for figure in ("accuracy", "loss")]
         return Claim.check(text, stuck, rule=small, figures=names)
 
