@@ -138,3 +138,12 @@ def test_bad_input(change, message):
     good = {"p": torch.tensor([0.5, 0.5]), "q": torch.tensor([0.5, 0.5]), "cost": torch.tensor([[0.0, 1], [1, 0]])}
     with pytest.raises(ValueError, match=message):
         sinkhorn(**(good | change))
+
+
+def test_kinds_of_numpy_are_read_and_meta_is_refused():
+    p, q, cost = np.array([0.25, 0.75]), np.array([0.5, 0.5]), np.array([[0.0, 1.0], [2.0, 0.0]])
+    expected = float(sinkhorn(p.tolist(), q.tolist(), torch.tensor(cost)).distance)
+    for convert in (lambda x: x.astype(np.longdouble), lambda x: x[::-1].copy()[::-1], np.asfortranarray):
+        assert float(sinkhorn(*map(convert, (p, q, cost))).distance) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="q is on the meta device"):
+        sinkhorn(p, torch.ones(2, device="meta"), cost)

@@ -123,8 +123,8 @@ def lengths(x: Array) -> Array:
 
 def exponent_of(x: Array) -> int:
     """0 where the largest magnitude is moderate; otherwise the power of two just above it, to divide by."""
-    largest = np.abs(x).max(initial=0.0)
-    return 0 if largest == 0 or 2.0**-20 < largest < 2.0**20 else int(np.frexp(np.float64(largest))[1])
+    largest = float(np.abs(x).max(initial=0.0))
+    return 0 if largest == 0 or 2.0**-20 < largest < 2.0**20 else int(np.frexp(largest)[1])
 
 
 def mean_row(rows: Array) -> Array:

@@ -52,6 +52,8 @@ def nearest(
     if asked.values.shape[1] != d:
         raise ValueError(f"queries have {asked.values.shape[1]} dimensions, embeddings {d}")
     most = n - 1 if queries is None else n
+    if most < 1:
+        raise ValueError(f"neighbours need {1 if queries is not None else 2} vectors or more, got {n}")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= most:
         raise ValueError(f"k must be between 1 and {most} for {n} vectors, got {k!r}")
     if backend not in ("exact", "approx"):

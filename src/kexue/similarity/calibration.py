@@ -261,7 +261,7 @@ def random_pair_scores(embeddings: Any, n: int = 100_000, *, generator: Any = 0)
         size = min(_CHUNK, n - start)
         i = rng.integers(matrix.shape[0], size=size)
         j = (i + rng.integers(1, matrix.shape[0], size=size)) % matrix.shape[0]  # any other row, all equally likely
-        a, b = (unit_rows(finite_rows(matrix[rows], "embeddings drawn")) for rows in (i, j))
+        a, b = (unit_rows(finite_rows(matrix[rows], "embeddings")) for rows in (i, j))
         scores[start : start + size] = np.einsum("ij,ij->i", a, b)
     return np.clip(scores, -1.0, 1.0)
 

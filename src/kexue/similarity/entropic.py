@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from kexue._optional import import_optional
+from kexue.similarity._arrays import raise_no_values, reread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +79,7 @@ def sinkhorn(
     Cost: O(B m n) time an iteration; memory O(B m n), times the iterations where gradients are asked for.
     """
     torch = import_optional("torch")
-    p, q, D = (_floating(torch.as_tensor(value)) for value in (p, q, cost))
+    p, q, D = (_floating(value, name) for value, name in ((p, "p"), (q, "q"), (cost, "cost")))
     dtype = torch.promote_types(torch.promote_types(p.dtype, q.dtype), D.dtype)
     p, q, D = (value.to(device=D.device, dtype=dtype) for value in (p, q, D))
     if D.ndim < 2 or p.shape[-1:] != D.shape[-2:-1] or q.shape[-1:] != D.shape[-1:]:
@@ -115,8 +118,15 @@ def sinkhorn(
     return SinkhornResult((plan * D).sum((-2, -1)), plan, done, converged)
 
 
-def _floating(x: Any) -> Any:
-    """Half precision becomes float32, whole numbers the default dtype."""
+def _floating(x: Any, name: str) -> Any:
+    """A tensor; half precision becomes float32, whole numbers the default dtype."""
+    torch = import_optional("torch")
+    if not isinstance(x, torch.Tensor):
+        x = np.asarray(reread(x)) if not isinstance(x, list | tuple) else x
+        if isinstance(x, np.ndarray):  # what torch does not read: longdouble, negative strides
+            x = np.ascontiguousarray(x, dtype=np.float64 if x.dtype.itemsize > 8 else x.dtype)
+        x = torch.as_tensor(x)
+    raise_no_values(x, name)
     if not x.dtype.is_floating_point:
         return x.to(import_optional("torch").get_default_dtype())
     return x.float() if x.element_size() < 4 else x

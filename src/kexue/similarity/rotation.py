@@ -178,7 +178,11 @@ def _as_float64(x: Any, name: str) -> Any:
     x = x if hasattr(x, "dtype") else np.asarray(x)
     if "complex" in str(x.dtype):
         raise ValueError(f"{name} must hold real numbers, got {x.dtype}")
-    return np.asarray(x, dtype=np.float64) if _namespace(x) is np else x.double()
+    with np.errstate(over="ignore"):  # of a longdouble: infinity, which has no direction
+        x = np.asarray(x, dtype=np.float64) if _namespace(x) is np else x.double()
+    if not bool(_namespace(x).isfinite(x).all()):
+        raise ValueError(f"{name} must be finite, got a vector with NaN or infinity, which has no direction")
+    return x
 
 
 def _epsilon(x: Any) -> float:

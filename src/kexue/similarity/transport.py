@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, exponent_of, host, raise_non_finite, reread
+from kexue.similarity._arrays import Array, as_matrix, exponent_of, finite_rows, reread
 from kexue.similarity._emd import SOLVERS, Solver, TransportPlan, transport_cost, transport_plan
 from kexue.similarity._sequences import (
     OnEmpty,
@@ -296,11 +296,10 @@ def _solve(problem: Problem | float, x: Any, y: Any, return_plan: bool, solver: 
 def _problem(p: Any, q: Any, cost: Any) -> tuple[Array, Array, Array]:
     p, q = read_masses(p, "p"), read_masses(q, "q")
     matrix = as_matrix(cost, "cost")
-    raise_non_finite(matrix, "cost")
     if tuple(matrix.shape) != (len(p), len(q)):
         raise ValueError(f"cost must be ({len(p)}, {len(q)}) for masses p and q, got shape {tuple(matrix.shape)}")
     here, there = positive_sum(p, "p"), positive_sum(q, "q")
     if abs(here - there) > _MASS_TOLERANCE * max(here, there):
         raise ValueError(f"p and q must have one sum, got {here} and {there}. Normalise both: p / p.sum().")
     q = q * (here / there)
-    return p, q, host(matrix).astype(np.float64)
+    return p, q, finite_rows(matrix, "cost")

@@ -17,7 +17,17 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import NotFittedError, NotSupported
-from kexue.similarity._arrays import Array, as_matrix, host, like, raise_non_finite, reread, unit_rows, working_dtype
+from kexue.similarity._arrays import (
+    Array,
+    as_matrix,
+    finite_rows,
+    host,
+    like,
+    raise_non_finite,
+    reread,
+    unit_rows,
+    working_dtype,
+)
 from kexue.similarity._kernel import Kernel, check_parameters, solve, spectrum
 from kexue.similarity._moments import Moments, merge_moments, moments
 from kexue.similarity._threads import map_blocks
@@ -298,9 +308,7 @@ class Whitening:
             scale[: kernel.rank] = (kernel.eigenvalues[: kernel.rank] + self.eps) ** (self.gamma / 2)
         back = self.components_ * scale[:, None]
         shift = self.beta * self.moments_.mean
-        result = host(y).astype(np.float64, copy=False) @ back + shift
-        raise_non_finite(result, "what Y comes from")
-        return like(result, y)
+        return like(finite_rows(y, "Y") @ back + shift, y)
 
     # ---- what was learnt -----------------------------------------------------------------------------------------
 
