@@ -159,3 +159,12 @@ _VISIBLE = {
     **{code: f"\\u{code:04x}" for code in [0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]},
     **{code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)},
 }
+
+
+def same_json(a: Any, b: Any) -> bool:
+    """Whether two values are one value of JSON: 1, 1.0 and true are three, the order of keys is none.
+
+    >>> same_json({"a": 1, "b": 2}, {"b": 2, "a": 1}), same_json(1, True), same_json([1], [1.0])
+    (True, False, False)
+    """
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)

@@ -21,7 +21,7 @@ from kexue import search
 from kexue.cli import main
 from kexue.cluster import build_index, embed as embed_module, embed_files, encode_table, list_shards, whitening_moments
 from kexue.cluster.pool import Session
-from kexue.cluster.shards import layout, read_shard
+from kexue.cluster.shards import layout, read_shard, shard_path, write_shard
 from kexue.cluster.statistics import _tree
 from kexue.errors import DataError, RetryError, SpaceMismatchError
 from kexue.similarity import Whitening, moments
@@ -464,3 +464,24 @@ def test_the_command_line(ray, tmp_path, tiny_model, monkeypatch, capsys):
 
     assert main(["cluster", "index", "absent.txt", "--out", "new.kx", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "DataError"
+
+
+def test_a_flipped_bit_in_the_rows_of_a_shard_is_told(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((200, 8)).astype(np.float32)
+
+    class Drawn:
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return vectors[: len(texts)]
+
+    table = pa.table({"text": [f"text {i}" for i in range(200)]})
+    path = shard_path(tmp_path, 0, 1)
+    write_shard(path, encode_table(table, Drawn()))
+    texts, found = read_shard(path)
+    assert (len(texts), found.tobytes()) == (200, vectors.tobytes())
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for place in generator.integers(footer // 2, footer - 100, 40).tolist():
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(DataError, match="damaged"):
+            read_shard(path)

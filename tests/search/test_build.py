@@ -341,15 +341,19 @@ def test_documents_that_are_replaced_keep_ids_and_metadata(
             {"lang": "de", "year": 1999},
             {"lang": "fr", "year": 2020},
         ]
-        (tmp_path / "lines.txt").write_text("a line\n")
+        narrow = tmp_path / "narrow.csv"
+        narrow.write_text("question,lang\none,en\n")
         with pytest.raises(DataError, match=r"built with .*id: nr"):
-            add_files(index, tmp_path / "lines.txt")
+            add_files(index, narrow)
         assert len(index) == 31
+        with pytest.warns(UserWarning, match="lose lang, year"):
+            assert add_files(index, narrow, id="", metadata=()).added == 1
         with pytest.warns(UserWarning, match="lose year"):
             add_files(index, table(tmp_path / "c.csv", changed[:1]), metadata=["lang"])
         assert index.get("3")[0].metadata == {"lang": "de"}
-        with pytest.warns(UserWarning, match="lose lang, year"):
-            assert add_files(index, tmp_path / "lines.txt", text="", id="", metadata=()).added == 1
+        (tmp_path / "lines.txt").write_text("a line\n")  # has no columns, and replaces nothing
+        assert add_files(index, tmp_path / "lines.txt") == AddReport(1, 0, 0)
+        assert add_files(index, tmp_path / "lines.txt") == AddReport(0, 0, 1)
 
 
 def test_an_index_that_was_not_built_from_columns_takes_what_it_is_told(make_index: Any, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kexue._text import same_json
 from kexue.errors import DataError, IndexFormatError, KexueError, SpaceMismatchError
 from kexue.search import Index, copy_index
-from kexue.search.documents import DEPTH, same_json
+from kexue.search.documents import DEPTH
 from kexue.search.engine import InvertedEngine
 from kexue.search.filters import MOST, conditions, plain_filter, to_sql
 from kexue.search.space import Model

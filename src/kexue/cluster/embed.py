@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue._progress import Progress
+from kexue._text import same_json
 from kexue.cluster.pool import Job, Pool, Session
 from kexue.cluster.shards import (
     Facts,
@@ -31,7 +32,6 @@ from kexue.corpus import read_records
 from kexue.corpus.streams import MAX_BYTES
 from kexue.errors import DataError
 from kexue.search.build import Inputs
-from kexue.search.documents import same_json
 from kexue.search.space import Model, SupportsEncode
 from kexue.search.spool import Spool
 

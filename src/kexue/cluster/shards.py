@@ -149,7 +149,7 @@ def write_shard(path: Path, table: Any) -> None:
     """Write a shard's file, whole or not at all."""
     parquet = import_optional("pyarrow.parquet", extra="cluster")
     with replacing(path) as temporary:
-        parquet.write_table(table, temporary, compression="zstd", use_dictionary=False)
+        parquet.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
 def read_facts(path: Path) -> Facts | None:
@@ -158,14 +158,20 @@ def read_facts(path: Path) -> Facts | None:
     parquet = import_optional("pyarrow.parquet", extra="cluster")
     try:
         return facts_of(parquet.read_schema(path).empty_table())
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError):
+    except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def read_shard(path: Path) -> tuple[list[str], Vectors]:
-    """Texts and vectors (n, dim) of a shard."""
+    """Texts and vectors (n, dim) of a shard, compared with its checksums."""
+    pa = import_optional("pyarrow", extra="cluster")
     parquet = import_optional("pyarrow.parquet", extra="cluster")
-    table = parquet.read_table(path, columns=["text", "vector"])
+    try:
+        table = parquet.read_table(path, columns=["text", "vector"], page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"it is damaged: {error}.", remedy="Delete it and run the same command again.", path=path
+        ) from error
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
     return table.column("text").to_pylist(), flat.reshape(table.num_rows, -1)
 

@@ -32,6 +32,8 @@ from kexue.search.store.database import check_file, make_way
 from kexue.search.store.identity import clear_orphans, remove_companions
 from kexue.similarity import Whitening
 
+_TABLES = ("csv", "tsv", "jsonl", "parquet")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet", ".pq")
 Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
@@ -183,12 +185,16 @@ def add_files(
     Args:
         index, inputs, format, errors, max_bytes, progress: as in `build_index`.
         text, id, metadata: columns, as in `build_index`. None: those the index was built with, if any; so documents
-            that are replaced keep the id and the metadata they had. ``""`` and ``()`` say that there are none.
+            that are replaced keep the id and the metadata they had. ``""`` and ``()`` say that there are none. Files of
+            plain text have none; their documents are named by their text, and replace no others.
 
     Raises:
         DataError: input that cannot be read or has other columns, or an id twice in it; the index is as it was.
     """
-    built = json.loads(str(index._store.metadata().get("columns", "{}")))
+    inputs = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    built = {}
+    if format in _TABLES or (format == "auto" and any(map(_is_table, inputs))):
+        built = json.loads(str(index._store.metadata().get("columns", "{}")))
     there = list(built.get("metadata", []))
     if metadata is not None and (lost := [name for name in there if name not in metadata]):
         warnings.warn(
@@ -213,6 +219,11 @@ def add_files(
             raise
         done, _ = _add_all(index, spool, progress)
         return replace(done, skipped=done.skipped + spool.doubles)
+
+
+def _is_table(path: str | os.PathLike[str]) -> bool:
+    """Whether the name is that of a file with columns."""
+    return not set(_TABLE_SUFFIXES).isdisjoint(Path(path).suffixes) and not os.path.isdir(path)
 
 
 def _add_all(index: Index, spool: Spool, progress: Progress | None) -> tuple[AddReport, int]:

@@ -117,15 +117,6 @@ def check_metadata(metadata: Mapping[str, Any] | None, where: str) -> dict[str, 
     return kept
 
 
-def same_json(a: Any, b: Any) -> bool:
-    """Whether two values are one value of JSON: 1, 1.0 and true are three, the order of keys is none.
-
-    >>> same_json({"a": 1, "b": 2}, {"b": 2, "a": 1}), same_json(1, True), same_json([1], [1.0])
-    (True, False, False)
-    """
-    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

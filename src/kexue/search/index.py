@@ -15,8 +15,9 @@ import numpy as np
 
 import kexue
 from kexue._progress import Progress
+from kexue._text import same_json
 from kexue.errors import DataError, IndexFormatError, ModelNotFoundError, SpaceMismatchError
-from kexue.search.documents import check_documents, check_id, check_text, same_json
+from kexue.search.documents import check_documents, check_id, check_text
 from kexue.search.filters import plain_filter
 from kexue.search.hubs import (
     NEIGHBOURS,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from kexue._progress import Progress
+from kexue._text import same_json
 from kexue.errors import DiskFullError
 from kexue.text.tokenizer import checked_texts
 
@@ -110,9 +111,9 @@ class _Journal:
         self._file.seek(0)
         lines = self._file.readlines()
         found = _parse(lines[0]) if lines else None
-        if found != settings:
+        if not same_json(found, settings):
             if found is not None:
-                changed = ", ".join(key for key in settings if found.get(key) != settings[key])
+                changed = ", ".join(key for key in settings if not same_json(found.get(key), settings[key]))
                 _LOG.warning("%s: written with another %s; encoding from the start.", path, changed)
             self._file.truncate(0)
             self._start = self._write(settings)
@@ -165,7 +166,7 @@ class _Journal:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
