@@ -85,3 +85,13 @@ def test_two_processes_are_like_twice_the_batches_in_one(runs, tmp_path, out, mo
 def test_a_run_of_two_is_not_continued_by_one(runs):
     with pytest.raises(CheckpointError, match="processes was 2, now 1"):
         make_run(runs / "ddp").fit(loader(drop_last=True), evaluate=accuracy)
+
+
+@pytest.mark.slow
+def test_what_an_optimizer_knew_of_its_parameters_holds_for_their_shards():
+    done = subprocess.run(
+        [sys.executable, str(HERE / "shards.py")], check=True, capture_output=True, text=True, timeout=300
+    )
+    gaps = json.loads(done.stdout.splitlines()[-1])
+    assert len(gaps) == 5
+    assert max(gaps.values()) < 1e-6, gaps
