@@ -217,6 +217,16 @@ def test_commas_within_texts_are_no_values(shared, method, path) -> None:
     assert shared.request(method, path.format(name="plain"), json=body).status_code == 200
 
 
+@pytest.mark.parametrize("filter", [{"n": {"in": list(range(21_000))}}, {"n": [{"in": list(range(11_000))}] * 2}])
+def test_filters_of_very_many_values_are_refused(shared, filter) -> None:
+    for method, path in (("POST", "/v1/search"), ("DELETE", "/v1/indexes/plain/documents")):
+        body = {"filter": filter, **({"query": "dog"} if method == "POST" else {})}
+        answer = shared.request(method, path, json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (413, "filter")
+    few = {"n": {"in": list(range(20_000))}}
+    assert shared.post("/v1/search", json={"query": "dog", "filter": few}).status_code == 200
+
+
 def test_large_requests_at_once_are_put_off(shared, monkeypatch) -> None:
     """The budget is of all requests together; one alone may take what a body may take."""
     import asyncio

@@ -28,13 +28,17 @@ def refusals(*statuses: int, openai: bool = True, tei: bool = False) -> Response
     said = {
         400: ("Empty or malformed.", "query is empty."),
         401: ("No valid key.", "A valid API key is needed: Authorization: Bearer KEY."),
-        403: ("The key may not do this.", "This key may read, not write."),
+        403: ("The key, the page or the server may not do this.", "This key may read, not write."),
         404: ("No model or index of this name.", "no index 'fag'; there are: faq."),
         413: ("Too large.", "The request is larger than 33,554,432 bytes."),
+        414: ("The address is too long.", "The address of the request has 70,000 bytes, at most 61,440 are taken."),
+        421: ("Another host was meant.", "This server is not evil.example; --allow-host would let it answer to it."),
         422: ("Cannot be tokenised.", "query is no valid Unicode: it holds half a surrogate pair."),
         424: ("The model or index failed.", "the model failed on this input: RuntimeError."),
         429: ("Busy; see Retry-After.", "The server is busy; try again later."),
-        503: ("Not ready.", "The server is not ready."),
+        431: ("Headers too large.", "The request has 120 headers of 8,000 bytes, at most 100 of 61,440 are taken."),
+        500: ("The index is damaged.", "faq is damaged: the vector with key 2 (id '2') is not what was written."),
+        503: ("Not ready, or the index was replaced.", "The server is not ready."),
         507: ("No room on the disk.", "The disk of the server is full; nothing was written."),
     }
     found: Responses = {}

@@ -98,9 +98,7 @@ class Door:
         if host is None and (hosts or scope.get("http_version") != "1.0"):
             return ApiError(400, "A request names one host: Host: NAME or NAME:PORT.")
         if not self.keys and host is not None and not self.names.holds(host[0], scope):
-            return ApiError(
-                421, f"This server is not {host[0]}. Where it should answer to the name, start it with --allow-host."
-            )
+            return ApiError(421, f"This server is not {host[0]}; --allow-host would let it answer to that name.")
         site = other_site(scope, self.cors) if not self.keys or self._writes(scope) else None
         if site is not None:
             return ApiError(403, f"This server takes no requests from {site}; --cors ORIGIN would let them in.")

@@ -192,6 +192,8 @@ def _root(field: str) -> str:
 
 def check_filter(filter: Mapping[str, Any] | None) -> None:
     """Refuse a filter that is not legal, has too many conditions, or names a field and asks nothing of it."""
+    if (values := _leaves(filter)) > 10 * MAX_INPUTS:
+        raise ApiError(413, f"filter holds {values:,} values, at most {10 * MAX_INPUTS:,} are taken.", param="filter")
     try:
         found = conditions(filter or {})
     except (ValueError, OverflowError) as error:
@@ -200,6 +202,13 @@ def check_filter(filter: Mapping[str, Any] | None) -> None:
         raise ApiError(400, f"the filter on {idle!r} is an empty list, which everything passes.", param="filter")
     if len(found) > _MAX_CONDITIONS:
         raise ApiError(400, f"filter has {len(found)} conditions, at most {_MAX_CONDITIONS}.", param="filter")
+
+
+def _leaves(part: Any) -> int:
+    """How many plain values a JSON value holds."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    return sum(map(_leaves, part)) if isinstance(part, list) else 1
 
 
 def check_metadata(metadata: dict[str, Any] | None, place: str) -> dict[str, Any] | None:
