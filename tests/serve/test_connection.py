@@ -73,7 +73,7 @@ def test_half_a_request_is_given_up(hurried, half) -> None:
     assert answers.count(b"HTTP/1.1 404") == half.count(b"/nosuch")
 
 
-@pytest.mark.parametrize("half", [HALVES["headers"], HALVES["no body"]])
+@pytest.mark.parametrize("half", [HALVES["headers"], HEAD + b"Content-Length: 999999\r\n\r\n"])
 def test_a_byte_now_and_then_does_not_help(hurried, monkeypatch, half) -> None:
     monkeypatch.setattr(connection, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(connection, "BODY_RATE", 10**9)

@@ -287,6 +287,12 @@ def test_where_keys_are_set_pages_of_others_may_not_write_either(keyed) -> None:
     assert keyed.post("/v1/search", json={"query": "dog"}, headers=headers).status_code == 200
 
 
+def test_an_origin_beside_one_that_is_let_in_is_not(tmp_path_factory, encoder) -> None:
+    with TestClient(_app(tmp_path_factory, encoder, cors=["https://good.example"])) as client:
+        headers = [("Origin", "https://good.example"), ("Origin", "https://evil.example")]
+        assert client.post(DOCUMENTS, json=NEW, headers=headers).status_code == 403
+
+
 @pytest.mark.parametrize("cors", [["https://good.example"], ["*"]])
 def test_pages_that_are_let_in_may(tmp_path_factory, encoder, cors) -> None:
     with TestClient(_app(tmp_path_factory, encoder, cors=cors)) as client:
