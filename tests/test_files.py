@@ -31,6 +31,19 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path, mode):
     assert (path.read_text(), mode_of(path)) == ("new", mode)
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o755])
+def test_a_replaced_folder_keeps_its_permissions_and_its_files_have_them(tmp_path, mode):
+    path = tmp_path / "folder"
+    path.mkdir()
+    path.chmod(mode)
+    with replacing_folder(path, foreign=os.listdir) as temporary:
+        (temporary / "a").write_text("x")
+        (temporary / "a").chmod(0o600)  # as some writers have it
+        (temporary / "link").symlink_to("a")
+    assert mode_of(path) == mode
+    assert mode_of(path / "a") == mode & 0o666
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_a_new_file_or_folder_obeys_the_umask(tmp_path, umask):
     before = os.umask(umask)

@@ -167,13 +167,16 @@ def test_two_shuffles_to_one_output_do_not_mix(source, tmp_path, small, second):
 
 def test_two_shuffles_to_one_output_with_folders_of_their_own_do_not_mix(source, tmp_path, small):
     """Where no lock is shared, each has its own unfinished file; the last one whole stands."""
-    done_once = []
+    begun = []
 
     def again(done, total):
-        if not done_once:
-            done_once.append(shuffle_files(source, tmp_path / "out", seed=2, tmp=tmp_path / "other", memory="1M"))
+        if not begun and done > 0.7 * total:  # when the first has begun to write
+            begun.append(True)
+            shuffle_files(source, tmp_path / "out", seed=2, tmp=tmp_path / "other", memory="1M")
+            assert (tmp_path / "out").read_bytes() == expected(2)
 
-    shuffle_files(source, tmp_path / "out", seed=1, memory="1M", progress=again, verify=False)
+    shuffle_files(source, tmp_path / "out", seed=1, memory="1M", workers=1, progress=again, verify=False)
+    assert begun
     assert (tmp_path / "out").read_bytes() == expected(1)
 
 
@@ -262,14 +265,21 @@ def test_a_new_output_obeys_the_umask(source, tmp_path, umask):
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_link_stays_and_what_it_points_to_is_replaced(source, tmp_path, kind, dangling):
+def test_a_link_stays_and_what_it_points_to_is_replaced(source, tmp_path, small, kind, dangling):
     name, options = OUTPUTS[kind]
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "real"
     if not dangling:
         target.write_bytes(b"old")
     (tmp_path / name).symlink_to(target)
-    shuffle_files(source, tmp_path / ("out.txt" if options else name), seed=1, **options)
+    beside = set()
+
+    def look(done, total):
+        beside.update(path.name[:6] for path in target.parent.glob(".real.*.partial"))
+
+    output = tmp_path / ("out.txt" if options else name)
+    shuffle_files(source, output, seed=1, memory="1M", workers=1, progress=look, **options)
+    assert beside == {".real."}, "on the disk of the file itself"
     assert (tmp_path / name).is_symlink()
     assert target.read_bytes() != b"old"
     if kind == "one file":
