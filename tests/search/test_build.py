@@ -348,6 +348,10 @@ def test_documents_that_are_replaced_keep_ids_and_metadata(
         assert len(index) == 31
         with pytest.warns(UserWarning, match="lose lang, year"):
             assert add_files(index, narrow, id="", metadata=()).added == 1
+        narrow.write_text("nr,question,lang\n5,five,en\n")
+        with pytest.warns(UserWarning, match="lose year"):
+            assert add_files(index, narrow).updated == 1
+        assert index.get("5")[0] == ("5", "five", {"lang": "en"})
         with pytest.warns(UserWarning, match="lose year"):
             add_files(index, table(tmp_path / "c.csv", changed[:1]), metadata=["lang"])
         assert index.get("3")[0].metadata == {"lang": "de"}

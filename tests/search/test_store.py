@@ -283,6 +283,9 @@ def test_the_format_without_checksums_says_build_again(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(IndexFormatError, match=r"format 1.*kexue index build"):
         open_store(path)
+    store = EmbeddedStore.create(path, {}, overwrite=True)  # the remedy works
+    assert store.count() == 0
+    store.close()
 
 
 def test_a_file_cut_short_is_refused_at_once(tmp_path: Path) -> None:

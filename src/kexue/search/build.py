@@ -9,7 +9,7 @@ import stat
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ import numpy as np
 
 from kexue._progress import Progress
 from kexue.corpus import read_records
-from kexue.corpus.streams import MAX_BYTES
+from kexue.corpus.streams import MAX_BYTES, STDIN
 from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
 from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbour_scores, with_offsets
 from kexue.search.index import APPROX, BATCH, AddReport, Index
@@ -185,8 +185,8 @@ def add_files(
     Args:
         index, inputs, format, errors, max_bytes, progress: as in `build_index`.
         text, id, metadata: columns, as in `build_index`. None: those the index was built with, if any; so documents
-            that are replaced keep the id and the metadata they had. ``""`` and ``()`` say that there are none. Files of
-            plain text have none; their documents are named by their text, and replace no others.
+            that are replaced keep their id; a warning says which metadata they lose, where the input lacks some. ``""``
+            and ``()`` say that there are none. Files of plain text have none; their documents are named by their text.
 
     Raises:
         DataError: input that cannot be read or has other columns, or an id twice in it; the index is as it was.
@@ -196,27 +196,34 @@ def add_files(
     if format in _TABLES or (format == "auto" and any(map(_is_table, inputs))):
         built = json.loads(str(index._store.metadata().get("columns", "{}")))
     there = list(built.get("metadata", []))
-    if metadata is not None and (lost := [name for name in there if name not in metadata]):
-        warnings.warn(
-            f"the index was built with the metadata {', '.join(there)}; documents replaced now lose {', '.join(lost)}.",
-            stacklevel=2,
-        )
     columns: dict[str, Any] = {
         "text": (built.get("text") if text is None else text) or None,
         "id": (built.get("id") if id is None else id) or None,
-        "metadata": there if metadata is None else metadata,
+        "metadata": list(there if metadata is None else metadata),
     }
-    with closing(Spool()) as spool:
-        try:
-            spool.fill(read_records(inputs, **columns, format=format, errors=errors, max_bytes=max_bytes))
-        except DataError as error:
-            if columns != {"text": text, "id": id, "metadata": metadata} and any(columns.values()):
-                said = "; ".join(f"{name}: {value}" for name, value in columns.items() if value)
-                error.remedy = (
-                    f"{error.remedy or ''} Columns that are not named are those the index was built with ({said}); "
-                    "id='' (--id '') says that there is none."
-                ).strip()
-            raise
+    with ExitStack() as stack:
+        while True:
+            spool = stack.enter_context(closing(Spool()))
+            try:
+                spool.fill(read_records(inputs, **columns, format=format, errors=errors, max_bytes=max_bytes))
+                break
+            except DataError as error:
+                if metadata is None and error.column in columns["metadata"] and STDIN not in inputs:
+                    columns["metadata"].remove(error.column)  # nobody asked for it here
+                    continue
+                if columns != {"text": text, "id": id, "metadata": metadata} and any(columns.values()):
+                    said = "; ".join(f"{name}: {value}" for name, value in columns.items() if value)
+                    error.remedy = (
+                        f"{error.remedy or ''} Columns that are not named are those the index was built with ({said}); "
+                        "id='' (--id '') says that there is none."
+                    ).strip()
+                raise
+        if lost := [name for name in there if name not in columns["metadata"]]:
+            warnings.warn(
+                f"the index was built with the metadata {', '.join(there)}; documents replaced now lose "
+                f"{', '.join(lost)}.",
+                stacklevel=2,
+            )
         done, _ = _add_all(index, spool, progress)
         return replace(done, skipped=done.skipped + spool.doubles)
 
