@@ -466,6 +466,14 @@ def test_every_scale_is_whitened_or_refused_by_name(scale, gamma):
             Whitening(gamma=gamma).fit(X * scale)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1.0, 1e8, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normalized_rows_have_length_1_at_every_scale(scale, dtype):
+    X = (np.random.default_rng(12).normal(size=(50, 3)) * scale).astype(dtype)
+    y = Whitening(gamma=0.0, normalize=True).fit_transform(X)
+    np.testing.assert_allclose(np.linalg.norm(y, axis=1), 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-40, 1e-35, 1e35])
 def test_single_precision_at_its_ends_is_computed_in_double(scale):
     X = (np.random.default_rng(5).normal(size=(200, 3)) * scale).astype(np.float32)

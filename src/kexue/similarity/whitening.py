@@ -252,7 +252,7 @@ class Whitening:
             dtype = np.dtype(np.float64)
         weights = kernel.kernel.astype(dtype)
         shift = (self.beta * self.moments_.mean).astype(dtype)
-        noise = 8 * float(np.finfo(dtype).eps) * float(np.linalg.norm(shift))
+        noise = 8 * float(np.finfo(dtype).eps) * float(np.abs(shift).max())
         out = np.empty((x.shape[0], k), dtype=dtype)
 
         def block(start: int) -> bool:
@@ -265,8 +265,13 @@ class Whitening:
                     np.matmul(shifted, weights, out=result)
                     finite = finite and bool(np.isfinite(result.sum()))
                 if self.normalize:
-                    result[np.linalg.norm(shifted, axis=1) <= noise] = 0.0  # the mean itself has no direction
-                    result[:] = unit_rows(result)
+                    result[np.abs(shifted).max(axis=1) <= noise] = 0.0  # the mean itself has no direction
+                    with np.errstate(over="ignore"):
+                        length = np.linalg.norm(result, axis=1, keepdims=True)
+                    plain = (length > 1e-15) & (length < 1e15)
+                    np.divide(result, length, out=result, where=plain)
+                    if not plain.all():  # squares may have left the dtype
+                        result[~plain[:, 0]] = unit_rows(result[~plain[:, 0]])
             return finite
 
         blocks = range(0, x.shape[0], _BLOCK_ROWS)
