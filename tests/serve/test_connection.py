@@ -198,6 +198,7 @@ def test_usual_clients_notice_nothing(hurried) -> None:
     with httpx.Client(base_url=hurried.url) as client:
         for _ in range(3):
             assert client.post("/v1/embeddings", json={"input": ["the dog eats"] * 100}).status_code == 200
+        assert client.post("/v1/embeddings", json={"input": "the dog eats " * 100_000}).status_code == 200
     with connect(hurried) as client:
         client.sendall(WHOLE * 4 + WHOLE.replace(b"Host", b"Connection: close\r\nHost"))
         assert read_all(client).count(b"HTTP/1.1 200") == 5
