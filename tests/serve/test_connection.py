@@ -119,6 +119,7 @@ def test_an_answer_nobody_reads_is_given_up(hurried) -> None:
     client.connect(("127.0.0.1", hurried.port))
     try:
         client.sendall(request * 12)  # answers of some megabytes, more than the system keeps
+        assert client.recv(1) == b"H"
         state = hurried.server.server_state
         for _ in range(600):
             if not any(
