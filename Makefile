@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.kexue-installed
 OLDEST := $(VENV)-oldest
 
-.PHONY: help setup demo test oldest lint types docs check bench serve tables clean
+.PHONY: help setup demo test test-all oldest lint types docs check bench serve tables clean
 
 help:
 	@echo "make setup   create $(VENV) with every extra"
 	@echo "make demo    build an index of the standard library's docstrings, measure it, ask it"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests, without those marked slow"
 	@echo "make oldest  run the tests with the oldest dependencies that pyproject.toml allows"
-	@echo "make check   lint, types, tests, docs, the demo and the oldest dependencies: what CI runs"
+	@echo "make check   lint, types, all tests, docs, the demo and the oldest dependencies: what CI runs"
 	@echo "make bench   time kexue beside its peers in one run"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make serve   serve the demo's index, with its page, on http://127.0.0.1:8000"
@@ -30,7 +30,10 @@ demo: $(STAMP)
 	$(BIN)/kexue demo
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+test-all: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --durations 40 --durations-min 5
 
 # torch stays as installed: its oldest wheels bring gigabytes of accelerator libraries. Warnings of old packages about newer
 # Python are theirs.
@@ -53,7 +56,7 @@ docs: $(STAMP)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-check: lint types test docs demo oldest
+check: lint types test-all docs demo oldest
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -182,7 +182,7 @@ def test_queries_are_the_lines_of_a_file(run, monkeypatch, door):
 
 RECORDS = {
     "index build": "index build half.jsonl --text text --out half.kx --overwrite",
-    "index add": "index add faq.kx half.jsonl --text text",
+    "index add": "index add faq.kx half.jsonl --text text --id=",
     "summarize": "summarize half.jsonl --text text -k 2",
     "whiten fit": "whiten fit half.jsonl --text text --dims 2 --out o.safetensors",
     "whiten tune --fit": "whiten tune p.tsv --fit half.jsonl --text text --out o.safetensors",
@@ -198,7 +198,7 @@ def test_every_verb_that_reads_texts_can_repair_and_bound_them(run, folder, verb
     rows = [{"text": f"{word}\ud83d {i}"} for i, word in enumerate(words)]
     Path("half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = [
-        {"text_a": f"{word}\ud83d {i}", "text_b": words[i // 2 % 10], "label": i % 2}
+        {"text_a": f"{word}\ud83d {i}", "text_b": word if i % 2 else words[i // 2 % 10], "label": i % 2}
         for i, word in enumerate(words * 3)
     ]
     Path("half-pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))

@@ -542,7 +542,9 @@ def test_a_normalised_layer_compiles_as_one_graph(mode):
     layer = apply_spectral_normalization(nn.Conv2d(1, 2, 3), mode=mode, input_shape=(1, 5, 5))
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     x = torch.ones(1, 1, 5, 5)
-    before = layer.parametrizations.weight[0].u.clone()
+    u = layer.parametrizations.weight[0].u
+    u.copy_(torch.randn(u.shape, generator=torch.Generator().manual_seed(0)))  # far from where it would stand still
+    before = u.clone()
     compiled(x).sum().backward()
     assert not torch.equal(layer.parametrizations.weight[0].u, before)
     layer.eval()

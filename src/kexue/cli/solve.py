@@ -5,6 +5,8 @@ from __future__ import annotations
 import cmath
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,10 +48,25 @@ def solve(
     ] = None,
 ) -> None:
     """Solve a polynomial equation through the symmetry of its roots: exactly up to degree four, numerically beyond."""
+    with _integers_of_any_length():
+        _answer(out, polynomial, steps, latex, digits, figure)
+
+
+@contextmanager
+def _integers_of_any_length() -> Iterator[None]:
+    """Lift Python's limit on the digits of an integer: what was typed bounds the numbers."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def _answer(out: Output, polynomial: str, steps: bool, latex: bool, digits: int | None, figure: Path | None) -> None:
     from kexue import algebra
     from kexue.algebra.steps import polynomial_text
 
-    sys.set_int_max_str_digits(0)  # what was typed bounds the numbers; Python's own limit is for strangers' text
     coefficients = algebra.parse_polynomial(polynomial)
     roots = algebra.solve(coefficients, digits=digits, steps=steps or latex)
     if figure is not None:
