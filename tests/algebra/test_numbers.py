@@ -276,3 +276,32 @@ def test_the_limit_on_long_numbers_does_not_stop_the_command_line():
     code = "from kexue.cli import main; raise SystemExit(main(['solve', 'x^20 = 10^250 + 7', '--json', '-q']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("exact", [None, True])
+@pytest.mark.parametrize(
+    "coefficients",
+    [
+        [1e-320, 1, 1e-320],  # a root at -1e320
+        [1e-320, 1, 2, 3, 1e-320],
+        [1e-308, 5e-324, 1e308, 1e154, 1e200, -1, 1e154],
+        [1e-154, 1e154, 5e-324, 1e-308, 1e-308, 1e-320, 1],
+        [1, -3 * 10**308, 45 * 10**615],  # 1.5e308 (1 + i) and its conjugate: each part fits, their modulus does not
+    ],
+    ids=str,
+)
+def test_numbers_of_any_size_end_in_roots_or_in_words(coefficients, exact):
+    try:
+        values = solve(coefficients, exact=exact).values
+    except DataError as error:
+        values, said = np.zeros(0), str(error)
+        if not ("range of floats" in said or "another unit" in said):
+            raise
+    assert np.isfinite(values).all()
+
+
+def test_roots_whose_modulus_overflows_are_there_for_digits():
+    with mpmath.workdps(30):
+        truth = 15 * mpmath.mpf(10) ** 307
+        for root, sign in zip(solve([1, -3 * 10**308, 45 * 10**615], digits=20), (-1, 1), strict=True):
+            assert abs(root.value - mpmath.mpc(truth, sign * truth)) < mpmath.mpf(10) ** -19 * truth

@@ -66,6 +66,8 @@ VERBS = {
     "index delete --ids-file": "index delete faq.kx --ids-file FILE.txt",
     "index info": "index info FILE.kx",
     "index compact": "index compact FILE.kx",
+    "index backup": "index backup FILE.kx --out backup.kx",
+    "index restore": "index restore FILE.kx --out restored.kx",
     "index copy": "index copy FILE.kx copy.kx",
     "index calibrate": "index calibrate FILE.kx",
     "index calibrate --pairs": "index calibrate faq.kx --pairs FILE.tsv",
@@ -74,6 +76,7 @@ VERBS = {
     "search --model": "search faq.kx query --model FILE",
     "search --cross-encoder": "search faq.kx query --rerank cross --cross-encoder FILE",
     "serve": "serve FILE.kx --port 1",
+    "serve --api-key-file": "serve faq.kx --api-key-file FILE.keys",
     "compare": "compare a b --index FILE.kx",
     "evaluate": "evaluate FILE.tsv",
     "evaluate packed": "evaluate FILE.jsonl.gz",
@@ -126,7 +129,7 @@ def test_a_file_that_is_none_is_named_with_a_remedy(run, folder, verb, state, mo
     elif state == "empty":
         path.touch()
     code, out, err = run(*VERBS[verb].replace(word, path.name).split(), "--json")
-    error = json.loads(out.splitlines()[-1])["error"]
+    error = json.loads(out)["error"]  # and nothing else
     assert code in (1, 2)
     assert error["message"]
     assert error["remedy"], error

@@ -322,3 +322,10 @@ def test_malformed_parquet_strings_meet_the_same_rule(tmp_path: Path) -> None:
     records = read_records(path, errors="replace")
     assert next(records) == Record(None, "ab\ufffd", {}, str(path), 1)
     assert records.replaced == 1
+
+
+def test_a_parquet_file_with_two_text_columns_of_one_name_is_refused(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "t.pq")
+    with pytest.raises(DataError, match="two columns are called 'text'"):
+        list(read_records(tmp_path / "t.pq"))

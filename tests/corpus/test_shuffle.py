@@ -440,6 +440,15 @@ def test_a_sample_is_the_beginning_of_the_whole_order(tmp_path, small, memory, s
     assert report.digest == multiset_digest(tmp_path / "out")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("sample", [8192, 8193, 19_999, 20_000, 10**6])
+def test_a_sample_of_more_records_than_are_moved_at_a_time(tmp_path, sample, workers):
+    lines = split(text(20_000))
+    (tmp_path / "in").write_bytes(b"".join(lines))
+    shuffle_files(tmp_path / "in", tmp_path / "out", seed=8, memory="64M", sample=sample, workers=workers)
+    assert (tmp_path / "out").read_bytes() == b"".join(split(expected(lines, 8))[:sample])
+
+
 def test_a_sample_of_giants_and_of_records_of_several_lines(tmp_path, small):
     lines = [b"%d" % (i % 10) * (50_000 if i % 3 else 5) + b"\n" for i in range(60)]
     (tmp_path / "in").write_bytes(b"".join(lines))

@@ -225,6 +225,63 @@ def test_a_log_of_another_file_is_refused_and_kept(tmp_path: Path, how: str) -> 
     assert check_index(copy).ok
 
 
+def log_of_two_changes(tmp_path: Path) -> tuple[Path, list[int]]:
+    """A killed writer's index whose log holds two changes, and the bytes at which their frames begin and end."""
+    path, folder = make(tmp_path / "x.kx"), tmp_path / "killed"
+    folder.mkdir()
+    ends = []
+    with Index.open(path) as index:
+        for change in ("first", "second"):
+            index.add([change], ids=[change], vectors=VECTORS[-1:])
+            ends.append(os.path.getsize(f"{path}-wal"))
+        for ending in ("", "-wal"):
+            shutil.copyfile(f"{path}{ending}", folder / f"{path.name}{ending}")
+    return folder / path.name, ends
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+@pytest.mark.parametrize("place", ["magic", "salt", "sum", "frame's number", "frame's salt", "frame's sum", "page"])
+def test_a_flipped_bit_in_what_a_log_was_sure_of_is_told(tmp_path: Path, place: str, readonly: bool) -> None:
+    copy, ends = log_of_two_changes(tmp_path)
+    log = Path(f"{copy}-wal")
+    data = bytearray(log.read_bytes())
+    frame = 24 + identity.PAGE
+    at = {"magic": 3, "salt": 17, "sum": 25, "frame's number": 35, "frame's salt": 41, "frame's sum": 49}
+    where = at.get(place, ends[0] - frame + 5000)
+    data[where] ^= 4
+    log.write_bytes(data)
+    with pytest.raises(IndexFormatError, match=r"-wal is damaged at byte [\d,]+: changes after it"):
+        Index.open(copy, readonly=readonly)
+    assert not check_index(copy).ok
+    assert log.read_bytes() == data, "nothing was deleted"
+
+
+def test_a_change_that_a_power_cut_tore_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy, ends = log_of_two_changes(tmp_path)
+    log = Path(f"{copy}-wal")
+    data = log.read_bytes()[: ends[1]]
+    log.write_bytes(data[:-5000])  # as far as it got
+    with Index.open(copy, readonly=True) as index:
+        assert [d.id for d in index.get(["first", "second"])] == ["first"]
+    assert not caplog.records
+    log.write_bytes(data[: ends[1] - 9000] + bytes(4000) + data[ends[1] - 5000 :])  # blocks reach a disk in any order
+    with Index.open(copy) as index:
+        assert [d.id for d in index.get(["first", "second"])] == ["first"]
+    assert "its last change is not whole" in caplog.text
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_checksum_of_a_log_is_sqlites(order: str) -> None:
+    draw = np.random.default_rng(3)
+    for size in (8, 24, identity.PAGE):
+        data, (a, b) = draw.bytes(size), (0x12345678, 0xFEDCBA98)
+        sums = (a, b)
+        for x, y in np.frombuffer(data, f"{order}u4").reshape(-1, 2).tolist():
+            a = (a + x + b) % 2**32
+            b = (b + y + a) % 2**32
+        assert identity._log_sums(data, sums, order) == (a, b)
+
+
 def test_a_new_index_never_meets_the_log_of_one_that_is_gone(tmp_path: Path, gram_encoder: Any) -> None:
     copy = abandoned(make(tmp_path / "x.kx"), tmp_path / "killed")
     copy.unlink()

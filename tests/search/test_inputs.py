@@ -54,6 +54,7 @@ SAME: dict[str, tuple[Callable[[], Any], Any]] = {
     "int64": (lambda: {"n": np.int64(3)}, {"n": 3}),
     "uint8": (lambda: {"n": {"ge": np.uint8(4)}}, {"n": {"ge": 4}}),
     "float32": (lambda: {"half": np.float32(1.5)}, {"half": 1.5}),
+    "long double": (lambda: {"half": np.longdouble(1.5)}, {"half": 1.5}),
     "float64": (lambda: {"half": {"lt": np.float64(1.5)}}, {"half": {"lt": 1.5}}),
     "bool": (lambda: {"even": np.bool_(True)}, {"even": True}),
     "exists": (lambda: {"n": {"exists": np.bool_(True)}}, {"n": {"exists": True}}),
@@ -271,8 +272,9 @@ def test_the_order_of_keys_is_no_change() -> None:
 
 def test_metadata_of_numpy_become_those_of_json(index: Index) -> None:
     given = {"i": np.int64(3), "f": np.float32(0.5), "b": np.bool_(False), "a": np.arange(3), "s": np.str_("x")}
+    given["l"] = np.longdouble(0.5)
     index.add(["new"], ids=["new"], metadata=[given], vectors=QUERY)
-    assert index.get("new")[0].metadata == {"i": 3, "f": 0.5, "b": False, "a": [0, 1, 2], "s": "x"}
+    assert index.get("new")[0].metadata == {"i": 3, "f": 0.5, "b": False, "a": [0, 1, 2], "s": "x", "l": 0.5}
     for wrong in ({"x": np.complex64(1)}, {"x": decimal.Decimal(1)}, {"x": np.float32("nan")}, {"x": {1}}):
         with pytest.raises(DataError, match="position 0"):
             index.add(["t"], metadata=[wrong], vectors=QUERY)

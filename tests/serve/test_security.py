@@ -217,6 +217,19 @@ def test_browsers_are_told_what_is_allowed(client) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "origin", ["https://good.example/", "good.example", "https://good.example/page", "HTTPS://good.example", "", "null"]
+)
+def test_an_origin_no_browser_sends_is_refused(origin) -> None:
+    with pytest.raises(ValueError, match="cors wants origins such as"):
+        Settings(indexes=["x.kx"], cors=[origin])
+
+
+@pytest.mark.parametrize("origin", ["*", "https://good.example", "http://localhost:3000", "http://[::1]:8080"])
+def test_an_origin_as_browsers_write_it_is_taken(origin) -> None:
+    assert Settings(indexes=["x.kx"], cors=[origin]).cors == [origin]
+
+
 def test_cors_only_where_it_is_wanted(indexes) -> None:
     settings = Settings(indexes=indexes, api_keys=KEYS, cors=["https://good.example"])
     with TestClient(create_app(settings)) as client:

@@ -218,22 +218,29 @@ def nature(coefficients: Iterable[Any] | str) -> str:
 def _numeric(c: list[Any]) -> RootSet:
     row = np.trim_zeros(np.array(c), "f")
     n = len(row) - 1
-    if n in (2, 3, 4):
-        values = batch_roots(row, n)
-    else:
-        kept = np.trim_zeros(row, "b")
-        m = len(kept) - 1
-        found = aberth(kept[None])[0] if m > 1 else -kept[1:] / kept[:1]
-        values = _in_order(np.concatenate([found, np.zeros(n - m)]).astype(np.complex128) + 0.0)
+    with np.errstate(all="ignore"):
+        if n in (2, 3, 4):
+            values = batch_roots(row, n)
+        else:
+            kept = np.trim_zeros(row, "b")
+            m = len(kept) - 1
+            found = aberth(kept[None])[0] if m > 1 else -kept[1:] / kept[:1]
+            values = _in_order(np.concatenate([found, np.zeros(n - m)]).astype(np.complex128) + 0.0)
+        fit = np.isfinite(abs(values)).all()
+    if not fit:
+        raise _beyond(c)
     count = Counter(complex(v) for v in values)
     numbers_ = [(Fraction(float(v.real)), Fraction(float(v.imag))) for v in row]
     roots = [Root(z, m, *_errors(numbers_, z, m), None) for z, m in count.items()]
     if max((r.backward_error for r in roots), default=0.0) > _LOST:
-        raise DataError(
-            f"some roots of {c} are beyond the range of floats (1e-324 to 1e308).",
-            remedy="Give exact=True and digits=20.",
-        )
+        raise _beyond(c)
     return RootSet([v.item() for v in row], roots, None, ())
+
+
+def _beyond(c: list[Any]) -> DataError:
+    return DataError(
+        f"some roots of {c} are beyond the range of floats (1e-324 to 1e308).", remedy="Give exact=True and digits=20."
+    )
 
 
 def _exact(p: Poly, digits: int | None, exact: bool) -> RootSet:
@@ -276,6 +283,7 @@ def _on_its_scale(re: Fraction, im: Fraction, digits: int | None) -> tuple[compl
     """(a root over 2^k, k): k is 0 when floats hold both parts; when they do not, digits must be asked for."""
     try:
         z = complex(float(re), float(im))
+        abs(z)  # may overflow where neither part does
         if (z.real != 0 or re == 0) and (z.imag != 0 or im == 0):
             return z, 0
     except OverflowError:

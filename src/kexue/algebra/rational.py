@@ -272,8 +272,10 @@ def _start(p: Poly) -> tuple[np.ndarray[tuple[int], np.dtype[np.complex128]], in
             continue
         zeros = int(np.flatnonzero(row)[-1])
         kept = row[: zeros + 1][None]
-        roots = batch_roots(kept, zeros)[0] if zeros in (2, 3, 4) else aberth(kept)[0]
-        if np.isfinite(roots).all() and roots.all():
+        with np.errstate(all="ignore"):
+            roots = batch_roots(kept, zeros)[0] if zeros in (2, 3, 4) else aberth(kept)[0]
+            fit = np.isfinite(abs(roots)).all() and roots.all()
+        if fit:
             return np.concatenate([roots, np.zeros(len(row) - 1 - zeros)]), k
     raise DataError(
         "coefficients of such different sizes do not fit floating-point numbers.",

@@ -86,5 +86,4 @@ def serve(
         "models": list(settings.models),
         "auth": bool(settings.keys),
     }
-    out.emit(record, lambda: f"{record['url']} - Ctrl-C stops")
-    run(settings)
+    run(settings, started=lambda: out.emit(record, lambda: f"{record['url']} - Ctrl-C stops"))

@@ -289,7 +289,10 @@ class _Columns:
             raise _no_column(sorted(missing)[0], "metadata", list(fields), path)
 
     def read_parquet(self, path: str, decoder: Decoder) -> Iterator[Record]:
-        text = self._text_column(parquet_columns(path), path)
+        names = parquet_columns(path)
+        text = self._text_column(names, path)
+        if names.count(text) > 1:
+            raise DataError(f"two columns are called {text!r}.", remedy="Rename one.", path=path, column=text)
         wanted = dict.fromkeys([text, *([self.id] if self.id else []), *self.metadata])
         for line, row in read_parquet(path, list(wanted), decoder):
             strings = {

@@ -119,7 +119,7 @@ def check_metadata(metadata: Mapping[str, Any] | None, where: str) -> dict[str, 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
+        return float(value) if isinstance(value, np.longdouble) else value.tolist()
     raise TypeError(f"{type(value).__name__} is no value of JSON: {value!r:.60}")
 
 

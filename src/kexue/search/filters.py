@@ -78,6 +78,8 @@ def plain_filter(filter: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Numbers and arrays of numpy as those of Python."""
+    if isinstance(value, np.longdouble):  # `tolist` leaves it as it is
+        return float(value)
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
             for name, served in service.indexes.items():
                 metrics.vectors.labels(name).set(len(served.index))
             app.state.service = service
+            app.state.started()
             yield
 
     app = FastAPI(
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.state.failure = None
+    app.state.started = lambda: None
     errors.install(app)
     for dialect in (openai, rerank, native, overview):
         app.include_router(dialect.router, responses=examples.refusals())
@@ -102,8 +104,12 @@ def serving_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, started: Callable[[], object] | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C; requests under way are finished first, for up to half a minute.
+
+    Args:
+        settings: what to serve, and where.
+        started: called when every index and model is loaded.
 
     Raises:
         Exception: what kept a model or index from being loaded.
@@ -111,6 +117,7 @@ def run(settings: Settings) -> None:
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, "64")
     app = create_app(settings)
+    app.state.started = started or app.state.started
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
     try:
         with _stopping_is_no_failure():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from kexue.serve.target import is_loopback, parse_host
 
 Scope = Literal["read", "write"]
 MAX_BODY = 32 * 2**20
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")  # as browsers write it
 _PRIVATE = "Run chmod 600 on it (0400, 0440 and 0444 do as well)."
 
 
@@ -80,6 +82,9 @@ class Settings:
                 raise ValueError(f"an API key {wrong}")
             if scope not in ("read", "write"):
                 raise ValueError(f"the scope of a key must be 'read' or 'write', got {scope!r}")
+        for origin in self.cors:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f'cors wants origins such as "https://example.com:8443", or "*"; got {origin!r}')
         for host in self.allow_hosts:
             if parse_host(f"[{host}]" if ":" in host else host) is None:
                 raise ValueError(f"allow_hosts wants names without scheme and port, got {host!r}")

@@ -200,7 +200,7 @@ class Writer:
         bucket = self._buckets[number]
         size = sum(len(piece) for piece in frame.data)
         if bucket.frames is not None:
-            bucket.frames.append(frame._replace(data=[piece.copy() for piece in frame.data]))
+            bucket.frames.append(frame._replace(data=[np.concatenate(frame.data)]))  # a copy, in one piece
             written = 0
         else:
             head = HEAD.pack(MAGIC, len(frame.keys), frame.first, frame.total, size)

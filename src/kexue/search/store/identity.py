@@ -10,6 +10,8 @@ over a file whose log stayed, are both told apart by this.
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 import re
 import struct
@@ -17,7 +19,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from kexue.errors import IndexFormatError
 from kexue.search.store.base import IndexExistsError, IndexReplacedError
@@ -27,6 +32,7 @@ STATE_PAGE = 2
 _LINE = re.compile(rb"kexue-state ([0-9a-f]{16}) ([0-9a-f]{16}) ")
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 _LOG_MAGIC = (0x377F0682, 0x377F0683)
+_LOG = logging.getLogger(__name__)
 _TRIES = 20  # a living writer may move from file to log between two looks
 
 
@@ -132,7 +138,7 @@ class Watch:
 
 
 def check_log(path: Path, descriptor: int) -> None:
-    """Refuse a log that is of another history than the file.
+    """Refuse a log that is of another history than the file, or that lost what was written after its damage.
 
     Raises:
         IndexFormatError: it is; neither is touched.
@@ -140,9 +146,21 @@ def check_log(path: Path, descriptor: int) -> None:
     log = Path(f"{path}-wal")
     for _ in range(_TRIES):
         here, changes = file_change(descriptor), log_changes(log)
-        if not changes or here is None or here.own in {changes[0].before, *(change.own for change in changes)}:
+        belongs = not changes or here is None or here.own in {changes[0].before, *(change.own for change in changes)}
+        broken = find_damage(log)
+        if belongs and (broken is None or not broken.sure):
+            if broken is not None:
+                _LOG.warning("%s: its last change is not whole, and is left out.", log)
             return
         time.sleep(0.002)
+    if broken is not None and broken.sure:
+        raise IndexFormatError(
+            f"{log} is damaged at byte {broken.at:,}: changes after it are there, but cannot be played back.",
+            remedy=(
+                f"Restore the index from a backup (kexue index restore); to go on without those changes, "
+                f"delete {log.name} and {path.name}-shm."
+            ),
+        )
     raise IndexFormatError(
         f"{log} does not belong to {path}: it holds changes of another index, or of another state of this one.",
         remedy=(
@@ -179,6 +197,67 @@ def log_changes(log: Path) -> list[Change]:
     except OSError:
         return []
     return changes
+
+
+class Damage(NamedTuple):
+    """Where a log breaks; `sure` when a later change began: its writer had made sure of the one before."""
+
+    at: int
+    sure: bool
+
+
+def find_damage(log: Path) -> Damage | None:
+    """Where the checksums of a log break before a change that was written to its end.
+
+    SQLite stops there without a word. That is right for a change that a power cut tore, the last one; what comes
+    before the last was on the disk when the last began.
+    """
+    try:
+        with log.open("rb") as file:
+            return _damage(file)
+    except OSError:
+        return None
+
+
+def _damage(file: BinaryIO) -> Damage | None:
+    header, frame = file.read(_LOG_HEADER), file.read(_FRAME_HEADER)
+    if len(header) < _LOG_HEADER or len(frame) < _FRAME_HEADER:
+        return None
+    order = "<" if header[3] & 1 == 0 else ">"
+    sums = _log_sums(header[:24], (0, 0), order)
+    whole = struct.unpack(">2I", header[24:]) == sums
+    salts = header[16:24] if whole else frame[8:16]
+    at, broken, committed = _LOG_HEADER, None if whole else 0, False
+    while len(frame) == _FRAME_HEADER and len(page := file.read(PAGE)) == PAGE:
+        if broken is None:
+            sums = _log_sums(page, _log_sums(frame[:8], sums, order), order)
+            if frame[8:16] != salts or struct.unpack(">2I", frame[16:]) != sums:
+                broken = at
+        if broken is not None and frame[8:16] == salts:
+            if committed:
+                return Damage(broken, sure=True)
+            committed = frame[4:8] != bytes(4)
+        at += _FRAME_HEADER + PAGE
+        frame = file.read(_FRAME_HEADER)
+    return Damage(broken, sure=False) if broken is not None and committed else None
+
+
+def _log_sums(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]:
+    """SQLite's checksum a += x + b, b += y + a over pairs of words, with Fibonacci's numbers as weights."""
+    words, f, (a, b) = np.frombuffer(data, f"{order}u4").astype(np.uint32)[::-1], _weights(), sums
+    n = len(words)
+    first = int((words * f[:n]).sum(dtype=np.uint64)) + a * int(f[n - 1]) + b * int(f[n])
+    second = int((words * f[1 : n + 1]).sum(dtype=np.uint64)) + a * int(f[n]) + b * int(f[n + 1])
+    return first % 2**32, second % 2**32
+
+
+@functools.cache
+def _weights() -> npt.NDArray[np.uint32]:
+    """Fibonacci's numbers modulo 2^32, from F(0), as many as a page has words and two more."""
+    numbers = [0, 1]
+    for _ in range(PAGE // 4 + 1):
+        numbers.append((numbers[-1] + numbers[-2]) % 2**32)
+    return np.array(numbers, np.uint32)
 
 
 def has_log(path: Path) -> bool:
