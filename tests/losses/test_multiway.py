@@ -175,6 +175,7 @@ def test_the_module_is_the_function(scores):
         (lambda s, t: nmway_loss(s, t.bool()), TypeError, "bool"),
         (lambda s, t: nmway_loss(s.long(), t), TypeError, "integer class numbers|floats"),
         (lambda s, t: nmway_loss(s, s), ValueError, "sum to 1"),
+        (lambda s, t: nmway_loss(s, s * torch.nan), ValueError, "sum to 1"),
         (
             lambda s, t: nmway_loss(s[0, :1, :2], torch.tensor([[-0.5, 1.5]])),
             ValueError,

@@ -137,8 +137,8 @@ def test_a_weight_of_zeros():
     assert torch.allclose(layer.weight, torch.eye(3, 2))
 
 
-def network():
-    return seeded(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)))
+def network(seed=0):
+    return seeded(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)), seed)
 
 
 def test_penalties_are_sums_of_squared_norms():
@@ -218,7 +218,7 @@ def test_two_forwards_before_one_backward():
 def test_a_normalised_network_saves_loads_and_is_restored():
     net = apply_spectral_normalization(network())
     net(randn(2, 6))
-    copy = apply_spectral_normalization(seeded(network, 9))
+    copy = apply_spectral_normalization(network(9))
     copy.load_state_dict(net.state_dict())
     x = randn(3, 6, seed=2)
     assert torch.equal(net.eval()(x), copy.eval()(x))
@@ -295,11 +295,14 @@ def test_vectors_are_kept_in_full_precision_and_go_on_moving(dtype):
 
 def test_a_weight_loaded_without_its_vectors_gets_new_ones():
     """As when a checkpoint of other code has the weights alone: the old u belongs to other weights."""
-    net, other = apply_spectral_normalization(network()), apply_spectral_normalization(seeded(network, 9))
+    net, other = apply_spectral_normalization(network(0)), apply_spectral_normalization(network(9))
+    assert not torch.equal(net[0].weight, other[0].weight)
     weights = {name: value for name, value in other.state_dict().items() if not name.endswith(".u")}
-    net.load_state_dict(weights, strict=False)
-    for layer, right in zip(net.eval()[::2], other.eval()[::2], strict=True):
-        torch.testing.assert_close(layer.weight, right.weight)
+    copied, meta = copy.deepcopy(net), apply_spectral_normalization(network(0).to("meta"))
+    for made in (net, copied, meta):
+        made.load_state_dict(weights, strict=False, assign=made is meta)
+        for layer, right in zip(made.eval()[::2], other.eval()[::2], strict=True):
+            torch.testing.assert_close(layer.weight, right.weight)
     before = net[0].parametrizations.weight[0].u.clone()
     net.load_state_dict({"0.bias": torch.zeros(5)}, strict=False)
     assert torch.equal(net[0].parametrizations.weight[0].u, before)
@@ -580,6 +583,7 @@ def test_a_normalised_layer_compiles_as_one_graph(mode):
         ),
         (lambda: remove_spectral_normalization(nn.Linear(2, 2)), ValueError, "no layer"),
         (lambda: gradient_penalty(lambda x: x.sum(), torch.ones(2, 3), torch.ones(3, 3)), ValueError, "share a shape"),
+        (lambda: spectral_norm_value(torch.ones(0, 3)), ValueError, "must have entries"),
         (lambda: clip_weights_(nn.Linear(1, 1), 0.0), ValueError, "got 0.0"),
         (lambda: empirical_lipschitz(lambda x: x, torch.ones(2, 2), n=0), ValueError, "n=0"),
     ],
@@ -587,3 +591,20 @@ def test_a_normalised_layer_compiles_as_one_graph(mode):
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("norm_dims", [None, -1])
+def test_a_penalty_of_no_samples_is_zero_with_a_graph(norm_dims):
+    w = torch.ones(3, requires_grad=True)
+    penalty = gradient_penalty(lambda x: x @ w, torch.ones(0, 3), torch.zeros(0, 3), norm_dims=norm_dims)
+    penalty.backward()
+    assert number(penalty) == 0
+    assert not w.grad.any()
+
+
+def test_layers_are_normalised_on_the_meta_device():
+    with torch.device("meta"):
+        net = apply_spectral_normalization(nn.Sequential(nn.Linear(5, 4), nn.Conv1d(4, 3, 2)))
+    assert net[0](torch.ones(2, 5, device="meta")).shape == (2, 4)
+    assert spectral_norm_value(torch.ones(3, 4, device="meta")).sigma.is_meta
+    assert gradient_penalty(lambda x: x.sum(1), *[torch.ones(2, 3, device="meta")] * 2).is_meta

@@ -101,3 +101,17 @@ def test_bad_input_is_named():
         GlobalPointer(4, 0)
     with pytest.raises(ValueError, match="length, length"):
         decode_spans(torch.zeros(1, 2, 3))
+
+
+@pytest.mark.parametrize("efficient", [False, True])
+def test_padding_that_is_no_number_spoils_no_gradient(efficient):
+    """A query without keys leaves NaN in the padding of some encoders."""
+    layer = GlobalPointer(8, 2, head_dim=4, efficient=efficient).double()
+    hidden = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(5) < torch.tensor([[5], [3]])
+    hidden[1, 3:] = torch.nan
+    hidden.requires_grad_()
+    scores = layer(hidden, mask)
+    torch.testing.assert_close(scores[1, :, :3, :3], layer(hidden[1:, :3])[0])
+    scores.masked_fill(scores == -torch.inf, 0.0).sum().backward()
+    assert all(p.grad.isfinite().all() for p in (hidden, *layer.parameters()))

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -421,3 +422,28 @@ def test_the_nearest_code_by_cosine_of_short_and_long_codes():
     for size in (1e-30, 1e-13, 1e30):
         scaled = codes * torch.tensor([[size], [1.0], [1 / size]])
         assert nearest_code(z, scaled, distance="cosine").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1.0, 1e20, 1e37])
+@pytest.mark.parametrize("far", [None, 1e6])
+def test_the_nearest_code_is_so_at_every_scale_and_beside_a_far_code(dtype, size, far):
+    """Squares of such numbers leave float32, and a mean drawn away by one code cancels the others."""
+    z, codes = normal(60, 4, dtype=dtype), normal(9, 4, seed=1, dtype=dtype)
+    if far is not None:
+        codes[4] = far
+    size *= 1.0 if far is None else 1e-7
+    z, codes = z * size, codes * size
+    expected = (z.double()[:, None] / size - codes.double() / size).norm(dim=-1).argmin(1)
+    assert torch.equal(nearest_code(z, codes), expected)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_kmeans_refuses_rows_that_are_no_numbers(bad):
+    quantizer, z = VectorQuantizer(4, 3, init="kmeans"), normal(20, 4, dtype=torch.float32)
+    z[7, 2] = bad
+    with pytest.raises(ValueError, match="finite rows"):
+        quantizer(z)
+    mask = torch.arange(20) != 7
+    assert quantizer(z, mask=mask).loss.isfinite()
+    assert quantizer.codes.isfinite().all()

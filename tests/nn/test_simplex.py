@@ -273,3 +273,9 @@ def test_without_normalisation_the_quadrature_is_near_the_probabilities(noise, t
     torch.testing.assert_close(raw / raw.sum(-1, keepdim=True), perturb_max(scores, noise))
     if noise == "cauchy":
         assert (raw.sum(-1) != 1).any()
+
+
+def test_samples_on_the_meta_device_have_their_shape():
+    law = PerturbMax(torch.zeros(2, 3, device="meta"), "normal")
+    assert law.sample((4,)).shape == (4, 2)
+    assert law.rsample((4,)).shape == (4, 2, 3)

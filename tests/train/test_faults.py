@@ -418,6 +418,13 @@ def test_a_step_that_returns_something_else_is_refused(tmp_path, output):
         run_of(tmp_path, model).fit(rows())
 
 
+def test_a_loss_without_a_graph_is_refused(tmp_path):
+    model = Line()
+    model.training_step = lambda batch, **_: LossOutput(torch.tensor(1.0))
+    with pytest.raises(ValueError, match="without a graph"):
+        run_of(tmp_path, model).fit(rows())
+
+
 def test_evaluate_must_return_numbers_by_name(tmp_path):
     with pytest.raises(TypeError, match=r"numbers by name, got 0\.5"):
         run_of(tmp_path).fit(rows(), evaluate=lambda _: 0.5)

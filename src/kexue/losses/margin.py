@@ -67,7 +67,7 @@ def am_softmax_loss(
     _check_scale(scale)
     if not 0 <= margin <= 2:
         raise ValueError(f"a margin between cosines lies in [0, 2], got {margin}")
-    labels, own = _classes(cosines, labels, ignore_index)
+    cosines, labels, own = _classes(cosines, labels, ignore_index)
     cosines = checked_cosines(cosines)
     moved = torch.sub(cosines, own.to(cosines.dtype), alpha=margin)
     return _cross_entropy(scale * moved, labels, ignore_index, reduction)
@@ -96,7 +96,7 @@ def arcface_loss(
     _check_scale(scale)
     if not 0 <= margin < math.pi:
         raise ValueError(f"a margin between angles lies in [0, pi), got {margin}")
-    labels, own = _classes(cosines, labels, ignore_index)
+    cosines, labels, own = _classes(cosines, labels, ignore_index)
     cosines = checked_cosines(cosines)
     # the slope of the sine is infinite at the poles: it is held there
     sine = (1 - cosines.square()).clamp(min=torch.finfo(cosines.dtype).eps).sqrt()
@@ -129,7 +129,7 @@ def margin_loss(
     _check_scale(scale)
     if not margin >= 0:
         raise ValueError(f"a margin between distances is >= 0, got {margin}")
-    labels, own = _classes(distances, labels, ignore_index, "distances")
+    distances, labels, own = _classes(distances, labels, ignore_index, "distances")
     distances = full_precision(distances, "distances")
     if distances.numel() and may_read(distances) and float(distances.detach().min()) < 0:
         raise ValueError(f"distances must be >= 0 (small = near), got {float(distances.detach().min())}")
@@ -143,13 +143,16 @@ def _cross_entropy(scores: Tensor, labels: Tensor, ignore_index: int, reduction:
     return reduce(cross_entropy(scores, labels, kept), kept, reduction)
 
 
-def _classes(scores: Tensor, labels: Tensor, ignore_index: int, name: str = "cosines") -> tuple[Tensor, Tensor]:
-    """Check shapes and labels; the labels as int64, and (B, C) bool, True at each row's class."""
+def _classes(scores: Tensor, labels: Tensor, ignore_index: int, name: str = "cosines") -> tuple[Tensor, Tensor, Tensor]:
+    """Check shapes and labels; the scores, 0 in ignored rows, labels as int64, and (B, C) bool, True at their class."""
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(f"expected {name} (B, C) and labels (B,), got {tuple(scores.shape)} and {tuple(labels.shape)}")
     labels = class_numbers(labels)
     check_range(labels, scores.shape[1], ignore_index)
-    return labels, is_class(labels, scores.shape[1])
+    kept = labels != ignore_index
+    if not (may_read(kept) and bool(kept.all())):  # a row that is ignored may hold anything
+        scores = scores.masked_fill(~kept.unsqueeze(1), 0.0)
+    return scores, labels, is_class(labels, scores.shape[1])
 
 
 def _check_scale(scale: float) -> None:

@@ -70,11 +70,11 @@ def nmway_loss(
         _check_soft(scores, labels)
         t = labels.detach().to(scores.dtype)
         present = t > 0
+        scores, low = _without_dropped(scores, low, present.any(-1))
         terms = _gaps_of_all(scores, low, form) + t.masked_fill(~present, 1.0).log()
     else:
         labels, taken = _check_hard(scores, labels, ignore_index)
-        if not (may_read(taken) and bool(taken.all())):  # a task that is dropped may hold anything
-            scores, low = (s.masked_fill(~taken.unsqueeze(-1), 0.0) for s in (scores, low))
+        scores, low = _without_dropped(scores, low, taken)
         present = is_class(labels, scores.shape[-1])
         terms = _gaps_of_true(scores, low, labels, present, form).unsqueeze(-1).expand_as(scores)
         present = present & taken.unsqueeze(-1)
@@ -105,6 +105,13 @@ class NMWayLoss(nn.Module):
         return f"form={self.form!r}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
 
 
+def _without_dropped(scores: Tensor, low: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with zeros for the tasks that are dropped, which may hold anything."""
+    if may_read(taken) and bool(taken.all()):
+        return scores, low
+    return scores.masked_fill(~taken.unsqueeze(-1), 0.0), low.masked_fill(~taken.unsqueeze(-1), 0.0)
+
+
 def _gaps_of_true(scores: Tensor, low: Tensor, labels: Tensor, true: Tensor, form: Form) -> Tensor:
     """How far the others are above the true score: (..., n)."""
     own = low.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
@@ -131,7 +138,7 @@ def _check_soft(scores: Tensor, labels: Tensor) -> None:
         raise ValueError(f"float labels must be {tuple(scores.shape)} like scores, got {tuple(labels.shape)}")
     if may_read(labels):
         sums = labels.float().sum(-1)
-        wrong = ((sums - 1).abs() > 1e-2) & (sums != 0) | (labels < 0).any(-1)  # halves sum to 1 within 1e-2
+        wrong = ~((sums - 1).abs() <= 1e-2) & (sums != 0) | (labels < 0).any(-1)  # halves sum to 1 within 1e-2
         if bool(wrong.any()):
             raise ValueError(f"each row of labels must be >= 0 and sum to 1, or to 0; got {labels[wrong][0].tolist()}")
 

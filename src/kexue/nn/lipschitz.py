@@ -118,6 +118,8 @@ def spectral_norm_value(
         raise ValueError(f'mode must be "reshape" or "operator", got {mode!r}')
     if weight.ndim < 1 or not weight.is_floating_point():
         raise TypeError(f"weight must be a tensor of floats with an axis, got {tuple(weight.shape)} of {weight.dtype}")
+    if weight.numel() == 0:
+        raise ValueError(f"weight must have entries, got {tuple(weight.shape)}")
     if n_iter < 1:
         raise ValueError(f"n_iter must be >= 1, got {n_iter}")
     layer: _Map = _Matrix()
@@ -154,7 +156,7 @@ def _unit(x: Tensor, otherwise: Tensor | float) -> Tensor:
 
 
 def _random_start(shape: Sequence[int], like: Tensor, generator: torch.Generator | int | None) -> Tensor:
-    made = as_generator(generator, like.device)
+    made = None if like.is_meta else as_generator(generator, like.device)
     with recordable():
         return _unit(torch.randn(tuple(shape), generator=made, dtype=like.dtype, device=like.device), 0.0)
 
@@ -230,7 +232,6 @@ class _SpectralNormalization(nn.Module):
         super().__init__()
         self.layer, self.n_iter, self.coef = layer, n_iter, coef
         self.register_buffer("u", self._warmed_up(weight))
-        self.register_load_state_dict_pre_hook(_warm_up_what_is_loaded)  # type: ignore[no-untyped-call]
 
     def _warmed_up(self, weight: Tensor) -> Tensor:
         weight = at_least_float32(weight.detach())
@@ -254,12 +255,17 @@ class _SpectralNormalization(nn.Module):
         return (self.coef * wide / torch.where(norm.sigma > SHORTEST, norm.sigma, 1.0)).to(weight.dtype)
 
 
-def _warm_up_what_is_loaded(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A weight that is loaded without its vector u gets one: the old one belongs to another weight."""
-    weight = state.get(f"{prefix.removesuffix('.').rpartition('.')[0]}.original")
-    if f"{prefix}u" not in state and isinstance(weight, Tensor) and not weight.is_meta:
-        with torch.no_grad():
-            module.u.copy_(module._warmed_up(weight))
+def _warm_up_what_is_loaded(stages: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A weight that is loaded without its vector u gets one: the old one belongs to another weight.
+
+    A hook of what holds the weight and its stages, for a stage is shown no more of the state than its own part.
+    """
+    weight = state.get(f"{prefix}original")
+    if not isinstance(weight, Tensor) or weight.shape != stages.original.shape:
+        return
+    for number, stage in enumerate(stages):
+        if isinstance(stage, _SpectralNormalization) and f"{prefix}{number}.u" not in state:
+            state[f"{prefix}{number}.u"] = stage._warmed_up(weight)
 
 
 def apply_spectral_normalization(
@@ -304,6 +310,8 @@ def apply_spectral_normalization(
         parametrize.register_parametrization(
             layer, "weight", _SpectralNormalization(layer.weight, maps[layer], n_iter, coef)
         )
+        stages: Any = layer.parametrizations
+        stages["weight"].register_load_state_dict_pre_hook(_warm_up_what_is_loaded)
     return module
 
 
@@ -390,7 +398,7 @@ def gradient_penalty(
         norm_dims: axes of the norm; None takes all but the first.
 
     Returns:
-        scalar that backpropagates into `f`, float32 for half precision.
+        scalar that backpropagates into `f`, float32 for half precision; 0 for a batch without samples.
 
     Raises:
         ValueError: shapes that differ.
@@ -401,7 +409,7 @@ def gradient_penalty(
         )
     mix = torch.rand(
         (len(real),) + (1,) * (real.ndim - 1),
-        generator=as_generator(generator, real.device),
+        generator=None if real.is_meta else as_generator(generator, real.device),
         dtype=real.dtype,
         device=real.device,
     )
@@ -412,7 +420,7 @@ def gradient_penalty(
     axes = range(1, real.ndim) if norm_dims is None else [norm_dims] if isinstance(norm_dims, int) else norm_dims
     norm = torch.sqrt(at_least_float32(gradient).square().sum(tuple(axes)) + 1e-12)  # finite gradient at zero
     excess = norm - center
-    return ((excess.relu() if one_sided else excess) ** 2).mean()
+    return ((excess.relu() if one_sided else excess) ** 2).sum() / max(norm.numel(), 1)
 
 
 def clip_weights_(module: nn.Module, bound: float) -> nn.Module:

@@ -63,6 +63,8 @@ class GlobalPointer(nn.Module):
         length = hidden.shape[1]
         if mask is not None and (mask.dtype != torch.bool or mask.shape != hidden.shape[:2]):
             raise ValueError(f"mask must be bool {tuple(hidden.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+        if mask is not None:
+            hidden = hidden.masked_fill(~mask[..., None], 0.0)  # padding may hold anything, in gradients too
         both = self.qk(hidden)  # (B, T, types * 2 * D), or (B, T, 2 * D)
         wide = both.to(torch.promote_types(both.dtype, torch.float32))
         q, k = wide.unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4).unbind(0)  # (B, types or 1, T, D)

@@ -27,6 +27,7 @@ Parametrization = Literal["plain", "linear", "diagonal"]
 _CELLS = {"cpu": 2**19}  # scores at a time: what stays in the cache of a core
 _CELLS_ELSEWHERE = 2**27
 _KMEANS_ROUNDS = 10
+_SAMPLE = 16  # codes behind the median that is subtracted
 
 
 class VQOutput(NamedTuple):
@@ -82,10 +83,14 @@ def nearest_code(z: Tensor, codebook: Tensor, *, distance: Distance = "l2") -> T
         rows, codes = rows.to(dtype), codes.to(dtype)
         if distance == "cosine":
             codes, bias = direction_and_length(codes)[0], codes.new_zeros(len(codes))
-        else:  # ||z - e||^2 / 2 = ||e||^2 / 2 - z'e + a term of z alone; about the mean code, where little cancels
-            centre = codes.mean(0)
+        else:  # ||z - e||^2 / 2 = ||e||^2 / 2 - z'e + a term of z alone; about a middle code, where little cancels
+            some = codes[:: max(1, len(codes) // _SAMPLE)].sort(0).values
+            centre = some[len(some) // 2]  # the median, which no far code draws away as it does the mean
             rows, codes = rows - centre, codes - centre
+            scale = _scale(codes)
+            codes = codes / scale  # ||e||^2 / 2 - z'e, divided by scale^2
             bias = codes.square().sum(1) / 2
+            codes = codes / scale
         size = max(1, _CELLS.get(z.device.type, _CELLS_ELSEWHERE) // len(codes))
         parts = [torch.addmm(bias, part, codes.T, alpha=-1).argmin(1) for part in torch.split(rows, size)]
     return torch.cat(parts).reshape(z.shape[:-1])
@@ -307,7 +312,7 @@ class VectorQuantizer(nn.Module):
             z, mask: as in `forward`; at least K rows must be kept.
 
         Raises:
-            ValueError: fewer rows than codes, or the map is a module of one's own.
+            ValueError: fewer rows than codes, NaN or infinity, or the map is a module of one's own.
             RuntimeError: the rows cannot be read: under torch.compile, vmap, on the meta device.
         """
         if not may_read(z):
@@ -318,6 +323,8 @@ class VectorQuantizer(nn.Module):
             raise ValueError("k-means cannot see through a module of your own")
         rows = _full(z.movedim(1, -1) if self.channel_first else z)
         rows = rows.reshape(-1, self.dim) if mask is None else rows[mask]
+        if not bool(rows.isfinite().all()):
+            raise ValueError("k-means takes finite rows, got NaN or infinity, which would stay in the codes")
         if len(rows) < self.num_codes:
             raise ValueError(
                 f"k-means wants at least num_codes = {self.num_codes} rows, got {len(rows)}: call start_from with more"
@@ -401,6 +408,13 @@ def _full(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"expected a tensor of floats, got {x.dtype}")
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
+
+
+def _scale(codes: Tensor) -> Tensor:
+    """What to divide by so that squares neither over- nor underflow: exactly 1 unless codes are very large or small."""
+    limits = torch.finfo(codes.dtype)
+    size: Tensor = torch.linalg.vector_norm(codes, torch.inf).clamp(min=limits.tiny)
+    return size / size.clamp(limits.max**-0.4, limits.max**0.4)
 
 
 def _check_pair(z: Tensor, q: Tensor) -> None:

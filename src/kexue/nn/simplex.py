@@ -251,7 +251,8 @@ class PerturbMax(torch.distributions.Distribution):
     def _perturbed(self, shape: Any, generator: torch.Generator | int | None) -> Tensor:
         """(*shape, ..., n): scores / temperature + noise, drawn in float64 for the sake of the tails."""
         size, device = (*shape, *self.scores.shape), self.scores.device
-        t = torch.rand(size, generator=as_generator(generator, device), dtype=torch.float64, device=device)
+        made = None if device.type == "meta" else as_generator(generator, device)
+        t = torch.rand(size, generator=made, dtype=torch.float64, device=device)
         drawn = _law(self.noise).icdf(t.clamp(min=1e-300))
         return self.scores / self.temperature + drawn.to(torch.promote_types(self.scores.dtype, torch.float32))
 

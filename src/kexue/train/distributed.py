@@ -148,6 +148,8 @@ class _Step(nn.Module):
             got = tuple(output[0].shape) if isinstance(output, tuple) and isinstance(output[0], Tensor) else output
             raise TypeError(f"training_step must return a LossOutput with a tensor of one number as loss, got {got!r}")
         loss, parts = LossOutput(*output)
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError("training_step returned a loss without a graph: no trainable parameter took part in it")
         parts = {name: _read_part(name, part, loss.device) for name, part in parts.items()}
         if loss.is_leaf and dist.is_initialized():  # `GradCache` has been backward already, unseen by the wrapper
             loss = _Touch.apply(loss, *(p for p in self.model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
