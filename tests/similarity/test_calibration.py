@@ -317,3 +317,17 @@ def test_bad_input_is_named():
         random_pair_scores(np.ones((1, 3)))
     with pytest.raises(ValueError, match="isotonic"):
         ScoreCalibrator("beta")
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+@pytest.mark.parametrize("exponent", [-1000, -520, 520, 1000])
+def test_the_unit_of_the_scores_does_not_matter(method, exponent):
+    """Their squares may leave float64."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=200)
+    labels = (rng.random(200) < 1 / (1 + np.exp(-2 * scores))).astype(int)
+    wanted = np.array([-np.inf, -1.0, 0.1, 2.0, np.inf])
+    expected = ScoreCalibrator(method).fit_labels(scores, labels).probability(wanted)
+    scaled = ScoreCalibrator(method).fit_labels(np.ldexp(scores, exponent), labels)
+    for got, right in zip(scaled.probability(np.ldexp(wanted, exponent)), expected, strict=True):
+        np.testing.assert_array_equal(got, right)

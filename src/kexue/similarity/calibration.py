@@ -318,6 +318,9 @@ def _isotonic(scores: Array, labels: Array, wanted: Array) -> Array:
 def _platt(known: Array, labels: Array, wanted: Array) -> Array:
     positives, negatives = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    exponent = np.frexp(np.abs(known).max())[1]  # squares of very large or small scores leave float64
+    with np.errstate(over="ignore"):
+        known, wanted = np.ldexp(known, -exponent), np.ldexp(wanted, -exponent)
     centre, scale = known.mean(), known.std() or 1.0
     x = np.column_stack([(known - centre) / scale, np.ones_like(known)])
 
