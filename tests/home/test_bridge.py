@@ -503,3 +503,10 @@ def test_a_transition_outlives_the_session(virtually):
     assert device.on
     assert [action for action, _ in heard] == ["wake"]
     assert "on" in [state for _, state in service.reports]
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionError("answered 500"), ValueError()])
+def test_a_failure_without_words_is_told_by_its_kind(error):
+    from kexue.home.bridge import _failed
+
+    assert _failed("the plug", error) == f"the plug failed: {error.args[0] if error.args else type(error).__name__}"

@@ -376,7 +376,7 @@ class Bridge:
 def _failed(what: str, error: Exception) -> str:
     if not isinstance(error, OSError):
         _LOG.warning("%s failed", what, exc_info=error)
-    return f"{what} failed: {error or type(error).__name__}"
+    return f"{what} failed: {str(error) or type(error).__name__}"
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> str:

@@ -158,6 +158,8 @@ def install(app: FastAPI) -> None:
             404: f"there is nothing at {path}; /openapi.json describes what there is.",
             405: f"{request.method} is not for {path}; /openapi.json describes what is.",
         }.get(error.status_code, str(error.detail))
+        if error.detail == "There was an error parsing the body":  # FastAPI's, for what `json` refuses without a place
+            message = "the body is no JSON in UTF-8, or holds a whole number of thousands of digits."
         found = response(request, ApiError(error.status_code, message))
         found.headers.update(error.headers or {})
         return found
