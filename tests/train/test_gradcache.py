@@ -152,3 +152,20 @@ def test_mistakes():
         GradCache(lambda x: encoder(x)[:1], pair_contrastive_loss, chunk_size=2).step(rows(4))
     with pytest.raises(ValueError, match="differ in rows"):
         GradCache(encoder, pair_contrastive_loss, chunk_size=2).step({"a": rows(4), "b": rows(5)})
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("chunk_size", [3, 10])
+def test_inputs_that_need_a_gradient_get_it(as_dict, chunk_size):
+    encoder, x = tower().requires_grad_(False), rows(10).requires_grad_()
+    encoder(x).square().mean().backward()
+    expected, x.grad = x.grad, None
+    encode = (lambda batch: encoder(batch["x"])) if as_dict else encoder
+    cache = GradCache(encode, lambda z: z.square().mean(), chunk_size=chunk_size)
+    cache.step({"x": x} if as_dict else x)
+    torch.testing.assert_close(x.grad, expected)
+    made = 2 * x
+    with pytest.raises(ValueError, match="inputs carry a graph"):
+        cache.step({"x": made} if as_dict else made)
+    with torch.no_grad():
+        cache.step({"x": made} if as_dict else made)

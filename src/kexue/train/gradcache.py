@@ -75,7 +75,8 @@ class GradCache:
             The loss of the whole batch, and its parts.
 
         Raises:
-            ValueError: no rows, towers of different number, or an encoder that returns another number of rows.
+            ValueError: no rows, towers of different number, an encoder that returns another number of rows, or inputs
+                that were computed from what needs a gradient; leaves that need one get it.
 
         Example:
             >>> encoder = torch.nn.Linear(3, 2)
@@ -92,7 +93,7 @@ class GradCache:
         training = torch.is_grad_enabled()
         passes, leaves = [], []
         for encode, tower in zip(encoders, towers, strict=True):
-            embeddings, chunks = self._encode(encode, tower, generator)
+            embeddings, chunks = self._encode(encode, [*self._chunks(tower)], generator)
             leaves.append(embeddings.requires_grad_(training))
             passes.append((encode, chunks))
         torch.clear_autocast_cache()  # the weights that autocast cast in the first pass carry no graph
@@ -116,11 +117,11 @@ class GradCache:
 
     @torch.no_grad()
     def _encode(
-        self, encode: Callable[[Any], Tensor], tower: Any, generator: torch.Generator | None
+        self, encode: Callable[[Any], Tensor], cut: list[Any], generator: torch.Generator | None
     ) -> tuple[Tensor, list[tuple[Any, Any]]]:
-        """The embeddings of a tower, and its chunks with the states of the generators before each."""
+        """The embeddings of the chunks of a tower, and these with the states of the generators before each."""
         rows, chunks = [], []
-        for chunk in self._chunks(tower):
+        for chunk in cut:
             chunks.append((chunk, _states(generator)))
             rows.append(encode(chunk))
             if not isinstance(rows[-1], Tensor):
@@ -138,6 +139,11 @@ class GradCache:
         rows = _rows(tower)
         if rows < 1:
             raise ValueError("the batch has no rows")
+        values = tower.values() if isinstance(tower, Mapping) else [tower]
+        if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.grad_fn is not None for x in values):
+            raise ValueError(
+                "inputs carry a graph, which no chunk could go through alone: let encode make it, or detach"
+            )
         for start in range(0, rows, self.chunk_size):
             yield _cut(tower, slice(start, start + self.chunk_size))
 
