@@ -608,3 +608,12 @@ def test_layers_are_normalised_on_the_meta_device():
     assert net[0](torch.ones(2, 5, device="meta")).shape == (2, 4)
     assert spectral_norm_value(torch.ones(3, 4, device="meta")).sigma.is_meta
     assert gradient_penalty(lambda x: x.sum(1), *[torch.ones(2, 3, device="meta")] * 2).is_meta
+
+
+@pytest.mark.parametrize("normalise", [apply_spectral_normalization, nn.utils.parametrizations.spectral_norm])
+def test_a_bound_leaves_the_vectors_of_normalised_layers_alone(normalise):
+    layer = normalise(seeded(lambda: nn.Linear(6, 4))).train()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert lipschitz_upper_bound(layer, (6,)) == pytest.approx(1, abs=0.2)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert all(part.training for part in layer.modules())

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from kexue._tensors import recordable
 from kexue.errors import NotSupported
@@ -47,8 +48,16 @@ def lipschitz_upper_bound(module: nn.Module, input_shape: Sequence[int]) -> floa
         NotSupported: a layer without a finite or known constant (layer normalisation, attention, batch statistics), or
             a subclass with a `forward` of its own.
     """
-    with torch.no_grad():
-        return _bound(module, tuple(input_shape))[0]
+    lists = [part for part in module.modules() if isinstance(part, parametrize.ParametrizationList)]
+    moving = {stage for part in lists for stage in part.modules() if stage.training}
+    try:
+        for stage in moving:  # spectral normalisation takes a step whenever a weight is read in training
+            stage.training = False
+        with torch.no_grad():
+            return _bound(module, tuple(input_shape))[0]
+    finally:
+        for stage in moving:
+            stage.training = True
 
 
 def _bound(module: nn.Module, shape: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
