@@ -50,3 +50,9 @@ def test_the_discriminant_of_a_batch():
         assert torch.autograd.gradcheck(discriminant, c)
         exact = [discriminant(row.tolist()) for row in c]
         assert np.allclose(discriminant(c).detach().numpy(), exact)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (3, 2, 4)])
+def test_shapes_without_numbers_are_those_with_numbers(shape):
+    coefficients = torch.ones(shape, dtype=torch.float64)
+    assert solve_cubic(coefficients.to("meta")).shape == solve_cubic(coefficients).shape

@@ -25,6 +25,14 @@ def test_search_is_that_of_the_index(client, indexes, encoder) -> None:
     assert set(found["timings"]) == {"encode", "search", "rerank", "total"}
 
 
+def test_a_filter_has_a_hundred_conditions_at_most(client) -> None:
+    def ask(n: int) -> int:
+        body = {"query": "the dog runs", "index": "plain", "filter": {"n": [{"ne": -1 - i} for i in range(n)]}}
+        return client.post("/v1/search", json=body).status_code
+
+    assert (ask(100), ask(101)) == (200, 400)
+
+
 def test_search_by_vector_filter_dehub_and_rerank(client, encoder, indexes) -> None:
     vector = encoder.encode(["the dog runs"])[0].tolist()
     body = {"vector": vector, "index": "plain", "filter": {"size": "old", "n": {"ge": 80}}}

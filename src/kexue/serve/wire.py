@@ -18,7 +18,7 @@ from kexue.serve.errors import ApiError
 from kexue.serve.state import Embedded, Model, Service, Timing
 
 MAX_INPUTS = 2048  # texts of one request
-_MAX_CONDITIONS = 100  # of a filter; SQL gives up at some hundreds
+_MAX_CONDITIONS = 100  # of a filter: each is looked up in every document
 _MOST_NAMED = 8  # unknown fields; a body may hold a million
 _LONGEST_NAME = 60
 
