@@ -474,6 +474,7 @@ def test_doctor(run, tiny_model):
     assert record["data_folder"] is None
 
 
+@pytest.mark.slow
 def test_demo(run, tmp_path):
     code, out, err = run("demo", "--limit", 300, "--out", "d", "--json")
     assert code == 0, err

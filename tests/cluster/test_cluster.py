@@ -61,6 +61,7 @@ def out(done, tmp_path):
 # ---- embedding -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shards_hold_what_one_process_makes_of_the_input(ray, done, documents, encoder):
     folder, report, seen = done
     texts = [one["text"] for one in documents]
@@ -135,6 +136,7 @@ def test_an_encoder_that_loses_texts_is_told_on():
 # ---- restarts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_restart_redoes_what_is_missing_and_gives_the_same_bytes(ray, done, out, source, encoder):
     first = list_shards(out)[0]
     (out / "part-00001-of-00003.parquet").unlink()
@@ -216,6 +218,7 @@ with Session("local") as session:
 """
 
 
+@pytest.mark.slow
 def test_a_driver_killed_midway_leaves_whole_shards_to_go_on_from(ray, tmp_path):
     class Slow:  # in another process the same, but for the delay
         model_id = "slow"
@@ -267,6 +270,7 @@ print(ray.is_initialized())
 """
 
 
+@pytest.mark.slow
 def test_a_local_ray_leaves_nothing_behind():
     done = subprocess.run([sys.executable, "-c", _LOCAL], capture_output=True, text=True, check=True)
     folder, address, n, inside, after = done.stdout.split()
@@ -433,6 +437,7 @@ def test_what_an_encoder_raises_comes_out(ray, source, tmp_path):
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line(ray, tmp_path, tiny_model, monkeypatch, capsys):
     monkeypatch.setenv("KEXUE_MODEL", str(tiny_model))
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@ import pytest
 from kexue.experiments import run_experiment
 
 
+@pytest.mark.slow
 def test_the_claims_of_bigshuffle(tmp_path):
     pytest.importorskip("pyarrow")
     report = run_experiment("bigshuffle", budget="smoke", out=tmp_path)

@@ -1,6 +1,9 @@
+import pytest
+
 from kexue.experiments import run_experiment
 
 
+@pytest.mark.slow
 def test_the_claims_of_the_bridge(tmp_path):
     report = run_experiment("projector-bridge", budget="smoke", out=tmp_path)
     verdicts = [claim.verdict for claim in report.claims]

@@ -1,6 +1,9 @@
+import pytest
+
 from kexue.experiments import Report, run_experiment
 
 
+@pytest.mark.slow
 def test_simvq_holds_where_training_plays_no_part(tmp_path, monkeypatch):
     report = run_experiment("simvq", budget="smoke", out=tmp_path)
     figures = report.figures

@@ -360,6 +360,7 @@ def test_numbers_out_of_range_are_named(make, options, name):
 # several processes
 
 
+@pytest.mark.slow
 def test_shards_step_as_the_whole_and_resume_from_a_distributed_checkpoint(two_ranks):
     gaps = two_ranks("_shards.py")
     assert len(gaps) == 9

@@ -47,6 +47,7 @@ def train(params, optimizer, steps, start=0):
 # checkpoints
 
 
+@pytest.mark.slow
 def test_a_new_process_goes_on_bitwise_from_every_step(tmp_path):
     saved, ends = {}, {}
     for case in _cases.CASES:
@@ -245,6 +246,7 @@ def test_a_failing_inner_step_leaves_the_groups_as_they_were():
 # several processes
 
 
+@pytest.mark.slow
 def test_ddp_and_shards_step_as_one_process_and_resume(two_ranks):
     gaps = two_ranks("_wrapper_shards.py")
     assert len(gaps) == 24

@@ -95,12 +95,14 @@ def embed(url: str, count: int, answers: list[Any]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kill_9(faults, tiny_model, tmp_path) -> None:
     found = faults.run(3, str(tiny_model), tmp_path, seed=2)
     assert found.failures == []
     assert found.calls > 0, "the client got to work between the kills"
 
 
+@pytest.mark.slow
 def test_sigterm_lets_requests_under_way_finish(faults, encoder, texts, tmp_path) -> None:
     path = make(tmp_path, encoder, texts)
     answers: list[Any] = []

@@ -294,6 +294,7 @@ def test_evaluate_refuses():
         evaluate_pairs(encoder, data, bootstrap=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.model
 def test_minilm_on_sts_b():

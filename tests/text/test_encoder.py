@@ -608,6 +608,7 @@ def test_loading_is_silent(tiny_model: Path, capfd: pytest.CaptureFixture[str]) 
 # -- the default model -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.data
 def test_minilm_on_stsb_equals_the_peer(data_folder: Path, score: Callable[[np.ndarray, np.ndarray], float]) -> None:

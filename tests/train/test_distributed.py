@@ -48,6 +48,7 @@ def runs(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("out", "again"), [("ddp", "ddp-killed"), ("fsdp2", "fsdp2-halted")])
 def test_stopped_they_go_on(runs, out, again):
     whole, resumed = (load_checkpoint(runs / name / "last") for name in (out, again))
@@ -57,6 +58,7 @@ def test_stopped_they_go_on(runs, out, again):
         torch.testing.assert_close(dict(resumed[part]), dict(whole[part]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_log_of_a_kill_is_that_of_none(runs):
     assert (runs / "ddp-killed" / "log.jsonl").read_text() == (runs / "ddp" / "log.jsonl").read_text()
 

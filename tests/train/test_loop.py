@@ -254,6 +254,7 @@ def test_stopped_anywhere_it_goes_on_to_the_bit(tmp_path, options):
         assert lines(out) == lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_goes_on_to_the_bit(tmp_path, uninterrupted):
     """SIGKILL from outside, whenever it hits; how often depends on the machine, the outcome must not."""
     whole, expected = uninterrupted
