@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from kexue._optional import import_optional
 from kexue.experiments._digits import digits_split
+from kexue.experiments._training import build_mlp, fit, seeded, share_right, shuffled_rows
 
 Make = Callable[[Any], Any]  # parameters -> optimizer
 
@@ -18,22 +18,21 @@ def digits_accuracies(make: Make, seed: int, epochs: int) -> list[float]:
     """Test accuracy after each epoch of a network 64-256-256-10 on 1,200 digits, batches of 64, rate falling to 0."""
     torch = import_optional("torch", extra="train")
     X, y, X_test, y_test = (torch.from_numpy(part) for part in digits_split(seed))
-    torch.manual_seed(seed)
-    widths = (64, 256, 256, 10)
-    layers = [part for pair in pairwise(widths) for part in (torch.nn.Linear(*pair), torch.nn.ReLU())]
-    network = torch.nn.Sequential(*layers[:-1])
+    with seeded(seed):
+        network = build_mlp(64, 256, 256, 10)
+        batches = shuffled_rows(len(X), 64, epochs)
+    an_epoch = len(batches) // epochs
     optimizer = make(network.parameters())
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / epochs)
-    accuracies = []
-    for _ in range(epochs):
-        for rows in torch.randperm(len(X)).split(64):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(X[rows]), y[rows]).backward()
-            optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            accuracies.append(float((network(X_test).argmax(1) == y_test).double().mean()))
-    return accuracies
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step // an_epoch / epochs)
+    return fit(
+        network,
+        lambda rows: torch.nn.functional.cross_entropy(network(X[rows]), y[rows]),
+        batches,
+        optimizer,
+        scheduler=schedule,
+        evaluate=lambda: share_right(network, X_test, y_test),
+        every=an_epoch,
+    ).evaluations
 
 
 def best_digits(make: Callable[[float], Make], rates: Sequence[float], seeds: Sequence[int], epochs: int) -> Any:

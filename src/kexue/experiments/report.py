@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from kexue._figures import save_picture
 from kexue._files import replacing
@@ -34,6 +36,12 @@ class Figure:
     expected: float | None = None
     source: str | None = None
 
+    @classmethod
+    def over_runs(cls, values: Iterable[float], unit: str = "", **fields: Any) -> Figure:
+        """Mean over runs, with the smallest and the largest value as the interval and the number of runs as `n`."""
+        runs = np.asarray(list(values), dtype=np.float64)
+        return cls(float(runs.mean()), unit, float(runs.min()), float(runs.max()), len(runs), **fields)
+
     def __str__(self) -> str:
         """The number with its unit and interval, such as ``0.0227 [0.00886, 0.0377]`` or ``8.004 KiB``."""
         interval = f" [{self.low:.3g}, {self.high:.3g}]" if self.low is not None and self.high is not None else ""
@@ -53,6 +61,13 @@ class Claim:
     def check(cls, text: str, holds: bool, *, rule: str, figures: Sequence[str] = ()) -> Claim:
         """A claim decided by one comparison."""
         return cls(text, "reproduced" if holds else "not reproduced", rule, tuple(figures))
+
+    @classmethod
+    def check_parts(cls, text: str, parts: Iterable[bool], *, rule: str, figures: Sequence[str] = ()) -> Claim:
+        """A claim decided by several comparisons: reproduced when all of them hold, partly when some do."""
+        holds = list(parts)
+        verdict: Verdict = "reproduced" if all(holds) else "partly" if any(holds) else "not reproduced"
+        return cls(text, verdict, rule, tuple(figures))
 
 
 @dataclass(frozen=True)
