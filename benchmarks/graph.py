@@ -25,7 +25,7 @@ import numpy as np
 
 from _shared import take_turns, write_record
 from kexue.similarity import knn_graph, load_pairs
-from kexue.similarity._neighbours import nearest
+from kexue.similarity.neighbours.knn import nearest
 
 GOAL_SECONDS, GOAL_RECALL = 60.0, 0.95
 K, SAMPLE = 10, 1_000

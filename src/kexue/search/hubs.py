@@ -18,7 +18,7 @@ from kexue.errors import NotSupported
 from kexue.search.engine import build_engine
 from kexue.search.nearest import Keys, Scores, Vectors
 from kexue.similarity import Whitening
-from kexue.similarity._neighbours import smallest
+from kexue.similarity.neighbours.knn import smallest
 
 Dehub = Literal["csls", "center"]
 NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/howto/scores.md has the figures)

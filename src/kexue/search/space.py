@@ -15,12 +15,12 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from kexue._arrays import host
 from kexue.errors import SpaceMismatchError
 from kexue.search.hubs import Dehub
 from kexue.search.nearest import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
-from kexue.similarity._arrays import host
 
 T = TypeVar("T")
 

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
-    from kexue.similarity._emd import TransportPlan as TransportPlan
-    from kexue.similarity._kernel import Kernel as Kernel, whitening_kernel as whitening_kernel
-    from kexue.similarity._moments import Moments as Moments, merge_moments as merge_moments, moments as moments
     from kexue.similarity.calibration import (
         Probability as Probability,
         ScoreCalibrator as ScoreCalibrator,
         Threshold as Threshold,
         random_pair_scores as random_pair_scores,
     )
-    from kexue.similarity.entropic import SinkhornResult as SinkhornResult, sinkhorn as sinkhorn
     from kexue.similarity.evaluation import (
         Evaluation as Evaluation,
         EvaluationRow as EvaluationRow,
@@ -31,12 +27,12 @@ if TYPE_CHECKING:
         spearman as spearman,
         spearman_ceiling as spearman_ceiling,
     )
-    from kexue.similarity.geodesic import (
+    from kexue.similarity.neighbours.geodesic import (
         GeodesicIndex as GeodesicIndex,
         geodesic_distances as geodesic_distances,
         knn_graph as knn_graph,
     )
-    from kexue.similarity.hubness import (
+    from kexue.similarity.neighbours.hubness import (
         HubnessReducer as HubnessReducer,
         HubnessReport as HubnessReport,
         HubSample as HubSample,
@@ -45,14 +41,20 @@ if TYPE_CHECKING:
         hubness_report as hubness_report,
         k_occurrence as k_occurrence,
     )
+    from kexue.similarity.neighbours.summary import GeodesicSummarizer as GeodesicSummarizer, Summary as Summary
     from kexue.similarity.pairs import PairDataset as PairDataset, load_pairs as load_pairs
     from kexue.similarity.rotation import (
         RotationOperator as RotationOperator,
         align_mean as align_mean,
         rotation_between as rotation_between,
     )
-    from kexue.similarity.summary import GeodesicSummarizer as GeodesicSummarizer, Summary as Summary
-    from kexue.similarity.transport import (
+    from kexue.similarity.transport.bounds import (
+        relaxed_wmd as relaxed_wmd,
+        relaxed_wrd as relaxed_wrd,
+        wcd as wcd,
+        wrd_centroid_bound as wrd_centroid_bound,
+    )
+    from kexue.similarity.transport.distances import (
         ExplainedPair as ExplainedPair,
         Explanation as Explanation,
         emd as emd,
@@ -62,28 +64,30 @@ if TYPE_CHECKING:
         word_rotators_distance as word_rotators_distance,
         word_rotators_similarity as word_rotators_similarity,
     )
-    from kexue.similarity.transport_bounds import (
-        relaxed_wmd as relaxed_wmd,
-        relaxed_wrd as relaxed_wrd,
-        wcd as wcd,
-        wrd_centroid_bound as wrd_centroid_bound,
-    )
-    from kexue.similarity.transport_index import (
+    from kexue.similarity.transport.entropic import SinkhornResult as SinkhornResult, sinkhorn as sinkhorn
+    from kexue.similarity.transport.index import (
         TransportHits as TransportHits,
         TransportIndex as TransportIndex,
         TransportStats as TransportStats,
     )
-    from kexue.similarity.tuning import Tuned as Tuned, TunedRow as TunedRow, tune_whitening as tune_whitening
-    from kexue.similarity.whitening import Whitening as Whitening, whiten as whiten
+    from kexue.similarity.transport.solvers import TransportPlan as TransportPlan
+    from kexue.similarity.whitening.estimator import Whitening as Whitening, whiten as whiten
+    from kexue.similarity.whitening.kernel import Kernel as Kernel, whitening_kernel as whitening_kernel
+    from kexue.similarity.whitening.statistics import (
+        Moments as Moments,
+        merge_moments as merge_moments,
+        moments as moments,
+    )
+    from kexue.similarity.whitening.tuning import Tuned as Tuned, TunedRow as TunedRow, tune_whitening as tune_whitening
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "_emd": ("TransportPlan",),
-        "_kernel": ("Kernel", "whitening_kernel"),
-        "_moments": ("Moments", "merge_moments", "moments"),
+        "transport.solvers": ("TransportPlan",),
+        "whitening.kernel": ("Kernel", "whitening_kernel"),
+        "whitening.statistics": ("Moments", "merge_moments", "moments"),
         "calibration": ("Probability", "ScoreCalibrator", "Threshold", "random_pair_scores"),
-        "entropic": ("SinkhornResult", "sinkhorn"),
+        "transport.entropic": ("SinkhornResult", "sinkhorn"),
         "evaluation": (
             "Evaluation",
             "EvaluationRow",
@@ -95,8 +99,8 @@ __getattr__, __dir__, __all__ = attach(
             "spearman",
             "spearman_ceiling",
         ),
-        "geodesic": ("GeodesicIndex", "geodesic_distances", "knn_graph"),
-        "hubness": (
+        "neighbours.geodesic": ("GeodesicIndex", "geodesic_distances", "knn_graph"),
+        "neighbours.hubness": (
             "HubSample",
             "HubSampler",
             "HubnessReducer",
@@ -107,8 +111,8 @@ __getattr__, __dir__, __all__ = attach(
         ),
         "pairs": ("PairDataset", "load_pairs"),
         "rotation": ("RotationOperator", "align_mean", "rotation_between"),
-        "summary": ("GeodesicSummarizer", "Summary"),
-        "transport": (
+        "neighbours.summary": ("GeodesicSummarizer", "Summary"),
+        "transport.distances": (
             "ExplainedPair",
             "Explanation",
             "emd",
@@ -118,9 +122,9 @@ __getattr__, __dir__, __all__ = attach(
             "word_rotators_distance",
             "word_rotators_similarity",
         ),
-        "transport_bounds": ("relaxed_wmd", "relaxed_wrd", "wcd", "wrd_centroid_bound"),
-        "transport_index": ("TransportHits", "TransportIndex", "TransportStats"),
-        "tuning": ("Tuned", "TunedRow", "tune_whitening"),
-        "whitening": ("Whitening", "whiten"),
+        "transport.bounds": ("relaxed_wmd", "relaxed_wrd", "wcd", "wrd_centroid_bound"),
+        "transport.index": ("TransportHits", "TransportIndex", "TransportStats"),
+        "whitening.tuning": ("Tuned", "TunedRow", "tune_whitening"),
+        "whitening.estimator": ("Whitening", "whiten"),
     },
 )

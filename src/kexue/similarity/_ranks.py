@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kexue.similarity._arrays import Array
+from kexue._arrays import Array
 
 _BATCH_VALUES = 1 << 20  # counts held at a time, over all resamples of a batch
 

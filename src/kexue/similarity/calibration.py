@@ -24,11 +24,12 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from scipy import optimize, special
 
+from kexue._arrays import Array, as_matrix, finite_rows, host
 from kexue._files import replacing
 from kexue._text import parse_json
 from kexue.errors import DataError, InfeasibleError, NotFittedError
-from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, unit_rows
 from kexue.similarity._ranks import average_ranks
+from kexue.similarity._vectors import unit_rows
 
 _TAIL = 0.025  # on either side: intervals are 95 %
 _FORMAT = "kexue-calibration-1"

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, like, unit_rows
+from kexue._arrays import Array, as_matrix, finite_rows, host, like
 from kexue.similarity._ranks import average_ranks, bootstrap_spearman, interval
+from kexue.similarity._vectors import unit_rows
 from kexue.similarity.pairs import PairDataset, pair_datasets
-from kexue.similarity.whitening import Whitening
+from kexue.similarity.whitening.estimator import Whitening
 
 Post = Whitening | None
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue._text import parse_json
 from kexue.corpus.rows import csv_rows
 from kexue.corpus.streams import MAX_BYTES, Decoder, lines, split_suffix, without_end
 from kexue.errors import DataError
-from kexue.similarity._arrays import Array
 
 _KNOWN = (("text_a", "text_b", "label"), ("sentence1", "sentence2", "label"), ("sentence1", "sentence2", "score"))
 _LABEL_NAMES = {"label", "labels", "score", "similarity", "gold"}

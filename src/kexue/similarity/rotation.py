@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue.similarity._arrays import RESIDUE, raise_no_values
+from kexue._arrays import raise_no_values
+from kexue.similarity._vectors import RESIDUE
 
 Kind = Literal["rotation", "householder", "symmetric"]
 _KINDS = ("rotation", "householder", "symmetric")

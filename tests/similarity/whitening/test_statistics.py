@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from kexue.errors import DataError
-from kexue.similarity import _moments, _threads, merge_moments, moments
+from kexue.similarity import merge_moments, moments
+from kexue.similarity.whitening import statistics, threads
 
 # Sums of n float64 terms of size s err by about n * 1e-16 * s; 1e-12 relative leaves a thousandfold margin at n = 1000.
 TIGHT = 1e-12
@@ -50,7 +51,7 @@ def test_a_large_mean_does_not_cancel():
 @pytest.mark.parametrize("order", ["first far", "last far"])
 def test_rows_in_the_worst_order_keep_their_digits(order):
     # A block whose sample of first rows says "no shift needed" and whose other rows lie far away, and the reverse.
-    x = np.random.default_rng(2).normal(size=(_moments._BLOCK_ROWS, 4))
+    x = np.random.default_rng(2).normal(size=(statistics._BLOCK_ROWS, 4))
     far = slice(None, 256) if order == "first far" else slice(256, None)
     x[far] += 1e6
     assert_same(moments(x), oracle(x))
@@ -80,14 +81,14 @@ def test_merge_is_commutative_and_leaves_its_arguments():
 def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch):
     x = np.random.default_rng(3).normal(size=(5 * 8192 + 17, 5)) + 2
     alone = moments(x)
-    monkeypatch.setattr(_threads, "_blas_threads", lambda controller: 3)
+    monkeypatch.setattr(threads, "_blas_threads", lambda controller: 3)
     together = moments(x)
     assert (alone.scatter == together.scatter).all()
     assert (alone.mean == together.mean).all()
 
 
 def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
-    monkeypatch.setattr(_threads, "_blas_threads", lambda controller: 2)
+    monkeypatch.setattr(threads, "_blas_threads", lambda controller: 2)
 
     def work(start):
         if start == 3:
@@ -95,8 +96,8 @@ def test_an_error_in_a_thread_reaches_the_caller(monkeypatch):
         return start
 
     with pytest.raises(ZeroDivisionError):
-        list(_threads.map_blocks(work, range(6)))
-    assert list(_threads.map_blocks(lambda i: i * i, range(9))) == [i * i for i in range(9)]
+        list(threads.map_blocks(work, range(6)))
+    assert list(threads.map_blocks(lambda i: i * i, range(9))) == [i * i for i in range(9)]
 
 
 def test_a_weight_of_two_is_a_row_twice():

@@ -15,22 +15,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from kexue._arrays import Array, as_matrix, finite_rows, host, like, raise_non_finite, reread, working_dtype
 from kexue._optional import import_optional
 from kexue.errors import NotFittedError, NotSupported
-from kexue.similarity._arrays import (
-    Array,
-    as_matrix,
-    finite_rows,
-    host,
-    like,
-    raise_non_finite,
-    reread,
-    unit_rows,
-    working_dtype,
-)
-from kexue.similarity._kernel import Kernel, check_parameters, solve, spectrum
-from kexue.similarity._moments import Moments, merge_moments, moments
-from kexue.similarity._threads import map_blocks
+from kexue.similarity._vectors import unit_rows
+from kexue.similarity.whitening.kernel import Kernel, check_parameters, solve, spectrum
+from kexue.similarity.whitening.statistics import Moments, merge_moments, moments
+from kexue.similarity.whitening.threads import map_blocks
 
 _PRESETS = {"identity": (0.0, 0.0), "rotate": (0.0, 0.0), "pca": (1.0, 0.0), "whiten": (1.0, 1.0)}
 _OUTPUTS = ("default", "pandas", "polars")
@@ -374,7 +365,7 @@ class Whitening:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write moments, spectrum and parameters to one safetensors file; `load` gives back the same map to the bit."""
-        from kexue.similarity._whitening_files import save
+        from kexue.similarity.whitening.files import save
 
         self._solve()
         save(self, path)
@@ -386,7 +377,7 @@ class Whitening:
         Raises:
             DataError: the file is missing, damaged, or holds something else; the path is named.
         """
-        from kexue.similarity._whitening_files import load
+        from kexue.similarity.whitening.files import load
 
         return load(cls, path)
 
@@ -423,7 +414,7 @@ class Whitening:
             DataError: no sentence-transformers folder, or `out` is taken.
             SpaceMismatchError: the folder emits vectors of another dimension.
         """
-        from kexue.similarity._whitening_files import export_dense
+        from kexue.similarity.whitening.files import export_dense
 
         return export_dense(self, model_folder, out)
 

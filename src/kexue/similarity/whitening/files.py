@@ -15,11 +15,11 @@ from safetensors.numpy import save as serialize, save_file
 from kexue._files import explain, replacing, replacing_folder
 from kexue._text import parse_json
 from kexue.errors import DataError, SpaceMismatchError
-from kexue.similarity._kernel import Spectrum
-from kexue.similarity._moments import Moments
+from kexue.similarity.whitening.kernel import Spectrum
+from kexue.similarity.whitening.statistics import Moments
 
 if TYPE_CHECKING:
-    from kexue.similarity.whitening import Whitening
+    from kexue.similarity.whitening.estimator import Whitening
 
 W = TypeVar("W", bound="Whitening")
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host, raise_non_finite
-from kexue.similarity._threads import map_blocks
+from kexue._arrays import Array, as_matrix, host, raise_non_finite
+from kexue.similarity.whitening.threads import map_blocks
 
 _BLOCK_ROWS = 8_192  # at most: rows with a provisional mean of their own, one task of a thread
 _CHUNK_ROWS = 2_048  # rows copied at a time, where they must be

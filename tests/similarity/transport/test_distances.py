@@ -146,26 +146,26 @@ def test_what_is_no_problem_is_refused(p, q, cost, message):
 def test_solver_names(monkeypatch):
     with pytest.raises(ValueError, match="solver must be one of"):
         emd([1.0], [1.0], [[1.0]], solver="simplex")
-    from kexue.similarity import _emd
+    from kexue.similarity.transport import solvers
 
     def absent(name, **_):
         raise MissingDependencyError("ot", "transport")
 
     p, q, cost = problem(2)
     expected = emd(p, q, cost, solver="highs")
-    _emd._pot.cache_clear()
-    monkeypatch.setattr(_emd, "import_optional", absent)
+    solvers._pot.cache_clear()
+    monkeypatch.setattr(solvers, "import_optional", absent)
     assert emd(p, q, cost) == expected  # "auto" falls back
     with pytest.raises(MissingDependencyError, match=r"kexue\[transport\]"):
         emd(p, q, cost, solver="pot")
-    _emd._pot.cache_clear()
+    solvers._pot.cache_clear()
 
 
 @needs_pot
 def test_pot_s_public_solver_serves_when_the_private_one_changed(monkeypatch):
     import ot.lp.emd_wrap
 
-    from kexue.similarity import _emd
+    from kexue.similarity.transport import solvers
 
     def changed(*arguments):
         raise TypeError("another signature")
@@ -174,9 +174,9 @@ def test_pot_s_public_solver_serves_when_the_private_one_changed(monkeypatch):
     before = emd(p, q, cost, return_plan=True, solver="pot")
     with monkeypatch.context() as patch:
         patch.setattr(ot.lp.emd_wrap, "emd_c", changed)
-        _emd._pot.cache_clear()
+        solvers._pot.cache_clear()
         after = emd(p, q, cost, return_plan=True, solver="pot")
-    _emd._pot.cache_clear()
+    solvers._pot.cache_clear()
     np.testing.assert_allclose(after.plan, before.plan, atol=TIGHT)
     assert p @ after.dual_p + q @ after.dual_q == pytest.approx(before.distance, abs=TIGHT)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, host, reread
-from kexue.similarity._kernel import Spectrum, numerical_rank, spectrum
-from kexue.similarity._moments import Moments, moments
+from kexue._arrays import Array, as_matrix, host, reread
 from kexue.similarity._ranks import bootstrap_spearman, interval
 from kexue.similarity.evaluation import pair_cosine, spearman
-from kexue.similarity.whitening import Whitening
+from kexue.similarity.whitening.estimator import Whitening
+from kexue.similarity.whitening.kernel import Spectrum, numerical_rank, spectrum
+from kexue.similarity.whitening.statistics import Moments, moments
 
 Metric = Callable[[Array, Array], float]
 

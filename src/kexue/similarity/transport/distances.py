@@ -8,7 +8,7 @@ per unit:
     WMD   p_i = 1/m,  q_j = 1/n,                      D_ij = |x_i - y_j|
     WRD   p_i = |x_i| / sum |x|,  q_j likewise,       D_ij = 1 - cos(x_i, y_j)
 
-See also: `kexue.similarity.transport_bounds` for what is cheaper to compute and never above these.
+See also: `kexue.similarity.transport.bounds` for what is cheaper to compute and never above these.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, exponent_of, finite_rows, reread
-from kexue.similarity._emd import SOLVERS, Solver, TransportPlan, transport_cost, transport_plan
-from kexue.similarity._sequences import (
+from kexue._arrays import Array, as_matrix, finite_rows, reread
+from kexue.similarity._vectors import exponent_of
+from kexue.similarity.transport.sequences import (
     OnEmpty,
     check_option,
     directions,
@@ -30,6 +30,7 @@ from kexue.similarity._sequences import (
     read_pair,
     read_weights,
 )
+from kexue.similarity.transport.solvers import SOLVERS, Solver, TransportPlan, transport_cost, transport_plan
 
 Kind = Literal["wrd", "wmd"]
 Scale = Literal["rms"] | None

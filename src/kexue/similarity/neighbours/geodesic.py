@@ -17,9 +17,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, dijkstra
 
+from kexue._arrays import Array, finite_rows, host, reread
 from kexue.errors import InfeasibleError, NotFittedError
-from kexue.similarity._arrays import Array, finite_rows, host, reread, unit_rows
-from kexue.similarity._neighbours import Backend, nearest, smallest
+from kexue.similarity._vectors import unit_rows
+from kexue.similarity.neighbours.knn import Backend, nearest, smallest
 
 Metric = Literal["chord", "angle", "euclidean", "precomputed"]
 Symmetrize = Literal["union", "mutual"]

@@ -4,8 +4,14 @@ from scipy import special, stats
 from scipy.spatial.distance import cdist
 
 from kexue.errors import InfeasibleError, NotFittedError, NotSupported
-from kexue.similarity._neighbours import nearest, smallest
-from kexue.similarity.hubness import HubnessReducer, HubSampler, ball_to_cube_ratio, hubness_report, k_occurrence
+from kexue.similarity.neighbours.hubness import (
+    HubnessReducer,
+    HubSampler,
+    ball_to_cube_ratio,
+    hubness_report,
+    k_occurrence,
+)
+from kexue.similarity.neighbours.knn import nearest, smallest
 
 METHODS = ("csls", "center", "nicdm", "local_scaling", "mutual_proximity")
 

@@ -65,7 +65,7 @@ def test_a_failed_save_leaves_the_old_file(X, tmp_path, monkeypatch):
     path = tmp_path / "w"
     Whitening(3).fit(X).save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("kexue.similarity._whitening_files.save_file", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("kexue.similarity.whitening.files.save_file", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Whitening(4).fit(X).save(path)
     assert path.read_bytes() == before

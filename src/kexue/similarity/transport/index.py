@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.similarity._arrays import Array
-from kexue.similarity._emd import SOLVERS, Solver, transport_cost
-from kexue.similarity._sequences import check_option, directions, read_sequence
-from kexue.similarity._token_table import TokenTable
-from kexue.similarity.transport import Kind, wmd_problem, wrd_problem
+from kexue._arrays import Array
+from kexue.similarity.transport.distances import Kind, wmd_problem, wrd_problem
+from kexue.similarity.transport.sequences import check_option, directions, read_sequence
+from kexue.similarity.transport.solvers import SOLVERS, Solver, transport_cost
+from kexue.similarity.transport.token_table import TokenTable
 
 _FIRST_BLOCK = 64  # documents whose relaxed distance is computed before the first of them is solved
 

@@ -8,8 +8,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from kexue.errors import InfeasibleError, NotFittedError
-from kexue.similarity.geodesic import GeodesicIndex, geodesic_distances, knn_graph
-from kexue.similarity.summary import GeodesicSummarizer
+from kexue.similarity.neighbours.geodesic import GeodesicIndex, geodesic_distances, knn_graph
+from kexue.similarity.neighbours.summary import GeodesicSummarizer
 
 
 def unit(x):

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, lengths
-from kexue.similarity._sequences import (
+from kexue._arrays import Array
+from kexue.similarity._vectors import lengths
+from kexue.similarity.transport.distances import Scale, wmd_problem, wrd_problem
+from kexue.similarity.transport.sequences import (
     OnEmpty,
     check_option,
     directions,
@@ -24,7 +26,6 @@ from kexue.similarity._sequences import (
     read_pair,
     read_weights,
 )
-from kexue.similarity.transport import Scale, wmd_problem, wrd_problem
 
 
 def wcd(

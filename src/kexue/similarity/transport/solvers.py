@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue._optional import import_optional
 from kexue.errors import KexueError, MissingDependencyError
-from kexue.similarity._arrays import Array
 
 Solver = Literal["auto", "highs", "pot"]
 SOLVERS = ("auto", "highs", "pot")

@@ -18,7 +18,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, exponent_of, lengths, unit_rows
+from kexue._arrays import Array
+from kexue.similarity._vectors import exponent_of, lengths, unit_rows
 
 _ENERGY = 0.85  # share of squared length that the leading coordinates keep
 _FIT_TOKENS = 50_000  # tokens the basis is fitted on

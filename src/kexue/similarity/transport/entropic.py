@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from kexue._arrays import raise_no_values, reread
 from kexue._optional import import_optional
-from kexue.similarity._arrays import raise_no_values, reread
 
 if TYPE_CHECKING:
     from torch import Tensor

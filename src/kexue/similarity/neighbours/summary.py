@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.similarity._arrays import RESIDUE, finite_rows, mean_row, unit_rows
-from kexue.similarity.geodesic import GeodesicIndex
+from kexue._arrays import finite_rows
+from kexue.similarity._vectors import RESIDUE, mean_row, unit_rows
+from kexue.similarity.neighbours.geodesic import GeodesicIndex
 
 _WORD = re.compile(r"[\u3400-\u9fff]|\w+")  # a Chinese character counts as a word
 _NEAR = 1e-6  # keeps the score of a sentence that is the topic itself finite

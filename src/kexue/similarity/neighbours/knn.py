@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from kexue._arrays import Array, finite_rows
 from kexue._optional import import_optional
-from kexue.similarity._arrays import Array, finite_rows, lengths, unit_rows
+from kexue.similarity._vectors import lengths, unit_rows
 
 Backend = Literal["exact", "approx"]
 _EPS = float(np.finfo(np.float64).eps)

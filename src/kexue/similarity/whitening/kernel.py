@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.similarity._arrays import RESIDUE, Array
-from kexue.similarity._moments import Moments
+from kexue._arrays import Array
+from kexue.similarity._vectors import RESIDUE
+from kexue.similarity.whitening.statistics import Moments
 
 
 class Kernel(NamedTuple):

@@ -17,19 +17,10 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from scipy import special
 
+from kexue._arrays import Array, as_matrix, finite_rows, host, like, raise_non_finite
 from kexue.errors import InfeasibleError, NotFittedError, NotSupported
-from kexue.similarity._arrays import (
-    Array,
-    as_matrix,
-    centred_unit_rows,
-    finite_rows,
-    host,
-    like,
-    mean_row,
-    raise_non_finite,
-    unit_rows,
-)
-from kexue.similarity._neighbours import Backend, nearest
+from kexue.similarity._vectors import centred_unit_rows, mean_row, unit_rows
+from kexue.similarity.neighbours.knn import Backend, nearest
 
 Metric = Literal["euclidean", "cosine"]
 Method = Literal["csls", "center", "nicdm", "local_scaling", "mutual_proximity"]

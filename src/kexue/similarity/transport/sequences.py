@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue.similarity._arrays import Array, as_matrix, finite_rows, host, raise_non_finite, reread
+from kexue._arrays import Array, as_matrix, finite_rows, host, raise_non_finite, reread
 
 OnEmpty = Literal["inf", "raise"]
 
