@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kexue.experiments import run_experiment
-from kexue.experiments._digits import retrieval
+from kexue.experiments._measures import score_retrieval
 
 
 def test_am_softmax_runs_at_small_size(tmp_path):
@@ -16,6 +16,6 @@ def test_am_softmax_runs_at_small_size(tmp_path):
 
 def test_retrieval_by_hand():
     vectors = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.5]])
-    map_, recall = retrieval(vectors, np.array([0, 0, 1, 1]))
+    map_, recall = score_retrieval(vectors, np.array([0, 0, 1, 1]))
     assert recall == 0.75  # row 3 is nearer to row 1 and row 0 than to its partner, which comes third
     assert map_ == pytest.approx((1 + 1 + 1 + 1 / 3) / 4)

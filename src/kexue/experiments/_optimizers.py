@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.experiments._digits import digits_split
+from kexue.experiments._data import split_digits
 from kexue.experiments._training import build_mlp, fit, seeded, share_right, shuffled_rows
 
 Make = Callable[[Any], Any]  # parameters -> optimizer
@@ -17,7 +17,7 @@ Make = Callable[[Any], Any]  # parameters -> optimizer
 def digits_accuracies(make: Make, seed: int, epochs: int) -> list[float]:
     """Test accuracy after each epoch of a network 64-256-256-10 on 1,200 digits, batches of 64, rate falling to 0."""
     torch = import_optional("torch", extra="train")
-    X, y, X_test, y_test = (torch.from_numpy(part) for part in digits_split(seed))
+    X, y, X_test, y_test = (torch.from_numpy(part) for part in split_digits(seed))
     with seeded(seed):
         network = build_mlp(64, 256, 256, 10)
         batches = shuffled_rows(len(X), 64, epochs)

@@ -14,7 +14,8 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import Array, digits_split, retrieval
+from kexue.experiments._data import Array, split_digits
+from kexue.experiments._measures import score_retrieval
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -143,7 +144,7 @@ def _train(seed: int, margin: float | None, epochs: int, *, hold_out: bool = Fal
     torch = import_optional("torch", extra="train")
     from kexue.losses import AdaptiveMarginSchedule, AMSoftmaxLoss
 
-    X, y, X_test, y_test = digits_split(seed)
+    X, y, X_test, y_test = split_digits(seed)
     if hold_out:
         X, y, X_test, y_test = X[y < _OPEN], y[y < _OPEN], X_test[y_test >= _OPEN], y_test[y_test >= _OPEN]
     images, labels = torch.from_numpy(X), torch.from_numpy(y)
@@ -162,7 +163,7 @@ def _train(seed: int, margin: float | None, epochs: int, *, hold_out: bool = Fal
         if schedule:
             schedule.step(network(images), labels)
     with torch.no_grad():
-        found = retrieval(network(torch.from_numpy(X_test)).numpy(), y_test)
+        found = score_retrieval(network(torch.from_numpy(X_test)).numpy(), y_test)
     return *found, loss.margin
 
 

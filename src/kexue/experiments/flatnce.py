@@ -14,7 +14,8 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import Array, digits_split, retrieval
+from kexue.experiments._data import Array, split_digits
+from kexue.experiments._measures import score_retrieval
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report, Verdict
 
@@ -185,7 +186,7 @@ def _train(way: str, batch: int, seed: int, steps: int) -> tuple[float, float, f
     torch = import_optional("torch", extra="train")
     from kexue.losses import InfoNCELoss, contrastive_diagnostics, flat_nce, info_nce
 
-    X, _, X_test, y_test = digits_split(seed)
+    X, _, X_test, y_test = split_digits(seed)
     dtype = torch.float64 if way == "float64" else torch.float32
     images = torch.from_numpy(X).to(dtype)
     with torch.random.fork_rng(devices=[]):
@@ -214,7 +215,7 @@ def _train(way: str, batch: int, seed: int, steps: int) -> tuple[float, float, f
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        map_, recall = retrieval(network(torch.from_numpy(X_test).to(dtype)).numpy(), y_test)
+        map_, recall = score_retrieval(network(torch.from_numpy(X_test).to(dtype)).numpy(), y_test)
     return map_, recall, rounded
 
 

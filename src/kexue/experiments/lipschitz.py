@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import Array, digits_split
-from kexue.experiments._work import multiplications
+from kexue.experiments._data import Array, split_digits
+from kexue.experiments._measures import count_multiplications
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -177,7 +177,7 @@ def _digit_run(seed: int, epochs: int, kind: str, coef: float) -> list[float]:
 
     from kexue.nn import frobenius_penalty, lipschitz_upper_bound, spectral_penalty
 
-    X, y, X_test, y_test = (torch.from_numpy(part) for part in digits_split(seed))
+    X, y, X_test, y_test = (torch.from_numpy(part) for part in split_digits(seed))
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -284,7 +284,9 @@ def _step_costs(rounds: int) -> tuple[dict[str, float], dict[str, float]]:
             _critic_step(10.0 * (kind == "penalty"), critic, adams[kind], x, fake, numbers)
             seconds[kind].append(time.perf_counter() - start)
     work = {
-        kind: multiplications(partial(_critic_step, 10.0 * (kind == "penalty"), critic, adams[kind], x, fake, numbers))
+        kind: count_multiplications(
+            partial(_critic_step, 10.0 * (kind == "penalty"), critic, adams[kind], x, fake, numbers)
+        )
         for kind, critic in critics.items()
     }
     return work, {kind: 1e3 * float(np.median(times)) for kind, times in seconds.items()}

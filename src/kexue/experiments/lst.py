@@ -22,8 +22,8 @@ import numpy as np
 from kexue import nn as layers
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import digits_split
-from kexue.experiments._work import multiplications
+from kexue.experiments._data import split_digits
+from kexue.experiments._measures import count_multiplications
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -154,7 +154,7 @@ def _cost(seed: int, *, rounds: int, size: tuple[int, int, int, int]) -> dict[st
             start = time.perf_counter()
             loss.backward()
             seconds[name] += [time.perf_counter() - start] if number else []
-    work = {name: multiplications(_kept(module, x)[1].backward) for name, module in ways.items()}
+    work = {name: count_multiplications(_kept(module, x)[1].backward) for name, module in ways.items()}
     trained = {name: sum(p.numel() for p in module.parameters() if p.requires_grad) for name, module in ways.items()}
     return {name: (kept[name], median(seconds[name]), trained[name], work[name]) for name in ways}
 
@@ -233,7 +233,7 @@ def _carry_over(backbone: Any, width: int, train: Any, test: Any, epochs: int) -
 def _digits(seed: int, epochs: int) -> dict[str, float]:
     """Pretrain on digits 0-4, carry over to 5-9; eight tokens, the rows of pixels with a mark of their place."""
     torch = import_optional("torch", extra="train")
-    split = [torch.from_numpy(part) for part in digits_split(seed)]
+    split = [torch.from_numpy(part) for part in split_digits(seed)]
     places = torch.eye(8)
 
     def part(x: Any, y: Any, low: bool) -> tuple[Any, Any]:

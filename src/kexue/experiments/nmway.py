@@ -13,7 +13,7 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import load_digits
+from kexue.experiments._data import load_digits
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 

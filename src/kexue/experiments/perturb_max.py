@@ -13,7 +13,7 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import Array, digits_split
+from kexue.experiments._data import Array, split_digits
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -196,7 +196,7 @@ def _accuracy(law: str, seed: int, epochs: int) -> float:
 
     from kexue.nn import perturb_max_cross_entropy
 
-    X, y, X_test, y_test = (torch.from_numpy(part) for part in digits_split(seed))
+    X, y, X_test, y_test = (torch.from_numpy(part) for part in split_digits(seed))
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -17,7 +17,7 @@ import numpy as np
 from kexue import nn as layers
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._digits import digits_split
+from kexue.experiments._data import split_digits
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report, Verdict
 
@@ -126,7 +126,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     notes = []
     digits: dict[str, tuple[float, float]] = {}
     try:
-        images = digits_split(seed)
+        images = split_digits(seed)
     except MissingDependencyError as missing:
         notes.append(f"the autoencoder of digits is left out: {missing}")
     else:

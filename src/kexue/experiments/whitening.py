@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue.experiments import _similarity_sets as sets
+from kexue.experiments import _data
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import Evaluation, PairDataset, Whitening, evaluate_pairs
@@ -24,7 +24,7 @@ _COLOURS = {"raw": "0.55", "whitened": "tab:blue", "truncated": "tab:orange"}
     "whitening",
     claim="Whitening improves the cosines of unsupervised sentence vectors more often than not, truncation helps "
     "further, and supervised vectors should be left alone.",
-    data=sets.SENTENCES,
+    data=(*_data.ENGLISH, *_data.CHINESE, _data.CHARACTERS),
     effect=(
         "Spearman: planted {made_up_raw} to {made_up_whitened}; "
         "digits {digits_raw} to {digits_whitened}; "
@@ -59,15 +59,15 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             )
         return found
 
-    made_up = sets.made_up(generator)
+    made_up = _data.draw_planted_pairs(generator)
     claims.append(_anisotropy(score("made up", made_up, [made_up.pairs], {"whitened": None})))
-    digits = sets.attempt(lambda: sets.digits(generator), "digits", notes)
+    digits = _data.attempt(lambda: _data.draw_digit_pairs(generator), "digits", notes)
     if digits is not None:
         ks = {"whitened": None, "k32": 32, "k16": 16, "k8": 8}
         claims += _no_free_lunch(score("digits", digits, [digits.pairs], ks))
 
-    english, absent = sets.sentence_sets(sets.ENGLISH, data, budget, generator)
-    minilm = sets.attempt(sets.sentence_encoder, "English sentences", notes) if english else None
+    english, absent = _data.load_sentence_pairs(_data.ENGLISH, data, budget, generator)
+    minilm = _data.attempt(_data.load_sentence_encoder, "English sentences", notes) if english else None
     if minilm is not None:
         texts = list(dict.fromkeys(text for pairs in english for text in (*pairs.texts_a, *pairs.texts_b)))
         claims.append(_supervised(score("MiniLM", minilm, english, {"whitened": None, "truncated": 128}, texts)))
@@ -75,8 +75,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         if len(english) > 1:
             score("MiniLM, own texts", minilm, english[:1], {"whitened": None})
             notes.append("own texts: by the few texts of one set alone, whitening 384 dimensions does more harm")
-    chinese, absent_zh = sets.sentence_sets(sets.CHINESE, data, budget, generator)
-    characters = sets.chinese_encoder(data)
+    chinese, absent_zh = _data.load_sentence_pairs(_data.CHINESE, data, budget, generator)
+    characters = _data.load_character_vectors(data)
     if chinese and characters is not None:
         claims += _chinese(score("characters", characters, chinese, {"whitened": None, "truncated": 67}))
     missing = [*absent, *absent_zh, *([] if characters else ["tencent_char_200d"])]
@@ -88,7 +88,11 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     )
     everything = [made_up.pairs, *([digits.pairs] if digits is not None else []), *english, *chinese]
     return Report(
-        tuple(claims), figures, tuple(notes), data=sets.used(everything), draw=lambda figure: _draw(figure, panels)
+        tuple(claims),
+        figures,
+        tuple(notes),
+        data=_data.describe_pairs(everything),
+        draw=lambda figure: _draw(figure, panels),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue.experiments import _similarity_sets as sets
+from kexue.experiments import _data
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import (
@@ -34,7 +34,7 @@ _LOSS = 1.3  # the largest loss in the article's table: BERT on LCQMC, 256 of 76
     "whitening-hyperparameters",
     claim="With beta for centring and gamma for isotropy there is a setting for every encoder, and beta = gamma = 0 "
     "shortens vectors almost for free.",
-    data=sets.SENTENCES,
+    data=(*_data.ENGLISH, *_data.CHINESE, _data.CHARACTERS),
     effect=(
         "Spearman of digits at a quarter of the dimensions {digits_raw} to {digits_beta0_gamma0_k16}; "
         "MiniLM tuned on STS-B {stsb_en_test_raw} to {stsb_en_test_tuned}"
@@ -46,8 +46,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     generator = np.random.default_rng(seed)
     draws = {"smoke": 100, "small": 1000, "full": 2000}[budget]
     notes: list[str] = []
-    made_up = sets.made_up(generator)
-    digits = sets.attempt(lambda: sets.digits(generator), "digits", notes)
+    made_up = _data.draw_planted_pairs(generator)
+    digits = _data.attempt(lambda: _data.draw_digit_pairs(generator), "digits", notes)
     figures: dict[str, Figure] = {}
     claims = [_identities(made_up, figures)]
     tuned = {"made up": _tuned(made_up, seed, figures)}
@@ -57,15 +57,15 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         tuned["digits"] = _tuned(digits, seed, figures)
     claims.append(_something_for_everyone(tuned))
 
-    english, absent = sets.sentence_sets(sets.ENGLISH, data, budget, generator)
-    minilm = sets.attempt(sets.sentence_encoder, "English sentences", notes) if english else None
+    english, absent = _data.load_sentence_pairs(_data.ENGLISH, data, budget, generator)
+    minilm = _data.attempt(_data.load_sentence_encoder, "English sentences", notes) if english else None
     if minilm is not None:
         losses["MiniLM, 128 of 384"] = _losses(minilm, english, 128, draws, seed, "MiniLM", figures)
         claims.append(_almost_free("MiniLM's 384", losses["MiniLM, 128 of 384"], "MiniLM"))
         if budget != "smoke":
             claims += _transfer(minilm, data, budget, seed, figures, notes)
-    chinese, absent_zh = sets.sentence_sets(sets.CHINESE, data, budget, generator)
-    characters = sets.chinese_encoder(data)
+    chinese, absent_zh = _data.load_sentence_pairs(_data.CHINESE, data, budget, generator)
+    characters = _data.load_character_vectors(data)
     if chinese and characters is not None:
         losses["characters, 67 of 200"] = _losses(characters, chinese, 67, draws, seed, "characters", figures)
         claims.append(_almost_free("200 averaged character", losses["characters, 67 of 200"], "characters"))
@@ -77,7 +77,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         tuple(claims),
         figures,
         tuple(notes),
-        data=sets.used(everything),
+        data=_data.describe_pairs(everything),
         draw=lambda figure: _draw(figure, tuned, losses),
     )
 
@@ -85,7 +85,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 # ---- identities ----------------------------------------------------------------------------------------------------
 
 
-def _identities(made_up: sets.RowPairs, figures: dict[str, Figure]) -> Claim:
+def _identities(made_up: _data.RowPairs, figures: dict[str, Figure]) -> Claim:
     """(0, 0) is a rotation, and Sigma_beta needs no second pass over the data."""
     table = made_up.table
     rotated = Whitening.preset("identity").fit_transform(table)
@@ -108,7 +108,7 @@ def _identities(made_up: sets.RowPairs, figures: dict[str, Figure]) -> Claim:
     )
 
 
-def _digits(digits: sets.RowPairs, figures: dict[str, Figure]) -> list[Claim]:
+def _digits(digits: _data.RowPairs, figures: dict[str, Figure]) -> list[Claim]:
     """The digits' table, and what truncation at (0, 0) costs."""
     left, right = digits.left, digits.right
     expected = {
@@ -140,7 +140,7 @@ def _digits(digits: sets.RowPairs, figures: dict[str, Figure]) -> list[Claim]:
 # ---- choosing ------------------------------------------------------------------------------------------------------
 
 
-def _tuned(pairs: sets.RowPairs, seed: int, figures: dict[str, Figure]) -> Tuned:
+def _tuned(pairs: _data.RowPairs, seed: int, figures: dict[str, Figure]) -> Tuned:
     rows = np.stack([pairs.left, pairs.right], axis=1)[:4000]
     found = tune_whitening(pairs.table, rows, pairs.labels[:4000], generator=seed)
     name = pairs.name.replace(" ", "_")
@@ -175,7 +175,7 @@ def _transfer(
     generator = np.random.default_rng(seed)
     try:
         train, valid, test = (
-            sets.sentence_sets(["stsb_en"], data, budget, generator, split)[0][0]
+            _data.load_sentence_pairs(["stsb_en"], data, budget, generator, split)[0][0]
             for split in ("train", "valid", "test")
         )
     except (ValueError, IndexError):

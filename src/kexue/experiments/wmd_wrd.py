@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kexue.demo.docstrings import standard_library
-from kexue.experiments import _similarity_sets as sets
+from kexue.experiments import _data
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report, Verdict
 from kexue.similarity import (
@@ -68,7 +68,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             figures=["bounds_largest_violation"],
         )
     ]
-    encoder = sets.attempt(_token_encoder, "MiniLM token vectors", notes)
+    encoder = _data.attempt(_token_encoder, "MiniLM token vectors", notes)
     documents = _documents(encoder, {"smoke": 500, "small": 1500, "full": 20_000}[budget], generator)
     claims.append(_search(documents, {"smoke": 5, "small": 20, "full": 50}[budget], figures, notes))
 
@@ -81,7 +81,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     scores: dict[str, dict[str, float]] = {}
     used: list[PairDataset] = []
     for name, tokens, wanted, static in ways:
-        found, absent = sets.sentence_sets(wanted, data, budget, generator)
+        found, absent = _data.load_sentence_pairs(wanted, data, budget, generator)
         notes += [f"left out: {missing} (not in a data folder)" for missing in absent]
         if not found:
             continue
@@ -108,7 +108,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         if scores:
             right.legend()
 
-    return Report(tuple(claims), figures, notes=tuple(notes), data=sets.used(used), draw=draw)
+    return Report(tuple(claims), figures, notes=tuple(notes), data=_data.describe_pairs(used), draw=draw)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""Measures that several experiments share: retrieval within classes, arithmetic of a call, intervals of a mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from kexue._optional import import_optional
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def score_retrieval(embeddings: Array, classes: Array) -> tuple[float, float]:
+    """Mean average precision and recall at 1 when each row is a query for the others of its class, by cosine."""
+    unit = embeddings.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :-1]  # the row itself comes last
+    hits = classes[order] == classes[:, None]
+    precision = hits.cumsum(axis=1) / np.arange(1, len(classes))
+    average = (precision * hits).sum(axis=1) / hits.sum(axis=1)
+    return float(average.mean()), float(hits[:, 0].mean())
+
+
+def count_multiplications(call: Callable[[], Any]) -> float:
+    """Number of multiplications in the matrix products and convolutions of ``call()``, backward passes included.
+
+    Unlike seconds it is the same on every machine.
+    """
+    import_optional("torch", extra="train")
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    total = 0.0
+
+    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal total
+            out = func(*args, **(kwargs or {}))
+            if func.overloadpacket in flop_registry:
+                total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out) / 2
+            return out
+
+    with Counter():  # type: ignore[no-untyped-call]
+        call()
+    return total
+
+
+def student_interval(values: Any) -> tuple[float, float, float]:
+    """Mean of independent values and its 95 % interval by Student's t."""
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def bootstrap_interval(replicates: Any) -> tuple[float, float]:
+    """Percentile interval of 95 % from bootstrap replicates of a statistic."""
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return float(low), float(high)
