@@ -30,7 +30,7 @@ from kexue.search import (
     check_index,
     restore_index,
 )
-from kexue.search.store import database, identity, tables
+from kexue.search.store.sqlite import database, identity, tables
 
 pytest.importorskip("faiss")
 
@@ -549,7 +549,7 @@ def test_temporary_files_of_a_killed_backup_go(tmp_path: Path, kill: int) -> Non
     script = f"""
 import os, sys
 from kexue.search import backup_index
-from kexue.search.store import database
+from kexue.search.store.sqlite import database
 name = ["find_problems", "make_way", "_connect"][{kill}]
 setattr(database, name, lambda *a, **k: os._exit(9)) if name != "_connect" else None
 if name == "_connect":

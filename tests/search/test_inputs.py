@@ -24,8 +24,8 @@ from kexue.search.documents import DEPTH
 from kexue.search.engine import InvertedEngine
 from kexue.search.filters import MOST, conditions, plain_filter, to_sql
 from kexue.search.space import Model
-from kexue.search.store import database
-from kexue.search.store.expressions import to_expression
+from kexue.search.store.milvus.expressions import to_expression
+from kexue.search.store.sqlite import database
 from kexue.similarity import Whitening
 
 VECTORS = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)

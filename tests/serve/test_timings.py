@@ -57,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = SimpleNamespace(perf_counter=clock.perf_counter, time=time.time)
     for module in (native, state, metrics):
         monkeypatch.setattr(module, "time", fake)
-    monkeypatch.setattr("kexue.cli.search.time", fake)
+    monkeypatch.setattr("kexue.search.records.time", fake)
     return clock
 
 

@@ -9,7 +9,7 @@ import typer
 
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
-from kexue.cli.search import explanation_lines, explanation_record, percentile_words
+from kexue.cli.search import explanation_lines, percentile_words
 
 if TYPE_CHECKING:
     from kexue.similarity import Explanation
@@ -42,45 +42,35 @@ def compare(
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
     """Compare two texts: cosine of their vectors, distance between their words, and how the words were matched."""
-    from kexue.search import Index, TransportReranker
-    from kexue.similarity import pair_cosine
+    from kexue.search import Index
+    from kexue.search.records import compare_texts, comparison_record
 
     for name, given in (("A", a), ("B", b)):
         if not given.strip():
             raise typer.BadParameter(f"text {name} is blank")
-    percentile, drawn = None, 0
+    drawn = 0
     if index is None:
         encoder: Any = opt.load_encoder(model, device, dtype, batch_tokens)
-        cosine = float(pair_cosine(*(encoder.encode([text]) for text in (a, b)))[0])
+        compared = compare_texts(a, b, encoder, kind=kind)
     else:
         with Index.open(index, readonly=True) as opened:
             encoder = opened.load_encoder(device=device, dtype=dtype)
-            cosine = opened.compare(a, b)
-            if opened.calibrator is not None:
-                percentile = float(opened.calibrator.percentile(cosine))
-                drawn = 0 if opened.calibrator.null_ is None else len(opened.calibrator.null_)
-    scores, reasons = TransportReranker(encoder, kind).rerank(a, [b])
-    reason = reasons[0]
+            compared = compare_texts(a, b, encoder, kind=kind, index=opened)
+            if (calibrator := opened.calibrator) is not None and calibrator.null_ is not None:
+                drawn = len(calibrator.null_)
     if encoder.tokenize([a, b]).truncated:
         out.remark(f"kexue: warning: a text was cut: at most {encoder.max_length} tokens are read")
-    if figure is not None and reason is not None:
-        _draw(reason, figure)
-    record = {
-        "texts": [a, b],
-        "cosine": cosine,
-        "distance": None if reason is None else reason.distance,
-        "similarity": float(scores[0]),
-        "kind": kind,
-        "percentile": percentile,
-        "explanation": explanation_record(reason) if explain and reason is not None else None,
-        "figure": None if figure is None else str(figure),
-    }
+    transport = compared.explanation
+    if figure is not None and transport is not None:
+        _draw(transport, figure)
+    record = comparison_record(compared, explain=explain, figure=None if figure is None else str(figure))
 
     def text() -> str:
+        percentile = compared.percentile
         rank = "" if percentile is None else f", percentile {percentile_words(percentile)}"
         rank += "" if percentile is None else f" among {drawn:,} random pairs of {index}"
-        lines = [f"cosine {cosine:.3f}{rank}; {kind.upper()} similarity {scores[0]:.3f}"]
-        return "\n".join([*lines, explanation_lines(reason)] if explain and reason is not None else lines)
+        lines = [f"cosine {compared.cosine:.3f}{rank}; {kind.upper()} similarity {compared.similarity:.3f}"]
+        return "\n".join([*lines, explanation_lines(transport)] if explain and transport is not None else lines)
 
     out.emit(record, text)
 

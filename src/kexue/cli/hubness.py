@@ -12,7 +12,7 @@ from kexue.cli._verb import Output, verb
 if TYPE_CHECKING:
     import numpy as np
 
-    from kexue.similarity import HubnessReport
+    from kexue.search.records import MeasuredHubness
 
 _EXAMPLES = (
     "kexue hubness faq.kx",
@@ -36,15 +36,13 @@ def hubness(
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
 ) -> None:
     """Count how often each document is among the nearest of another, and list those that are too often."""
-    report, counts, hubs, documents = _measured(source, k, top, out.seed)
+    from kexue.search.records import hubness_record
+
+    measured = _measure(source, k, top, out.seed)
+    report, documents, hubs = measured.report, measured.documents, measured.hubs
     if figure is not None:
-        _draw(counts, k, figure)
-    record = report._asdict() | {
-        "documents": documents,
-        "metric": "cosine",
-        "top": hubs,
-        "figure": None if figure is None else str(figure),
-    }
+        _draw(measured.counts, k, figure)
+    record = hubness_record(measured) | {"figure": None if figure is None else str(figure)}
 
     def text() -> str:
         sample = "" if report.n == documents else f" (a sample of {documents:,} documents)"
@@ -59,26 +57,18 @@ def hubness(
     out.emit(record, text)
 
 
-def _measured(
-    source: Path, k: int, top: int, seed: int
-) -> tuple[HubnessReport, np.ndarray[Any, Any], list[dict[str, Any]], int]:
+def _measure(source: Path, k: int, top: int, seed: int) -> MeasuredHubness:
     import numpy as np
 
     from kexue.corpus.vectors import read_vectors, vector_chunks
     from kexue.search import Index
-    from kexue.similarity import hubness_report, k_occurrence
+    from kexue.search.records import measure_hubness, measure_vector_hubness
 
     if source.suffix == ".npy":
         vectors = np.concatenate(list(vector_chunks(read_vectors(source), source)))
-        counts = k_occurrence(vectors, k, metric="cosine", generator=seed)
-        report = hubness_report(counts, k, top=top)
-        return report, counts, [{"id": str(row), "count": count, "text": ""} for row, count in report.top], len(counts)
+        return measure_vector_hubness(vectors, k, top=top, generator=seed)
     with Index.open(source, readonly=True) as index:
-        counts, ids = index.k_occurrence(k, generator=seed)
-        report = hubness_report(counts, k, top=top)
-        texts = {document.id: document.text for document in index.get([ids[row] for row, _ in report.top])}
-        hubs = [{"id": ids[row], "count": n, "text": texts.get(ids[row], "")} for row, n in report.top]
-        return report, counts, hubs, len(index)
+        return measure_hubness(index, k, top=top, generator=seed)
 
 
 def _draw(counts: np.ndarray[Any, Any], k: int, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -68,8 +67,9 @@ def search(
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
     pairs the probability that it belongs to the query.
     """
-    from kexue.search import Index, TransportReranker, parse_filter
-    from kexue.search.rerank import RERANKED, rank_again
+    from kexue.search import Index, parse_filter
+    from kexue.search.records import Stopwatch, search_record
+    from kexue.search.rerank import count_candidates
 
     if (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")
@@ -82,41 +82,26 @@ def search(
         encoder = cast("Encoder", opened.load_encoder(model, device=device, dtype=dtype))
         reranker = _reranker(rerank, cross_encoder, encoder, device)
         options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
-        start = time.perf_counter()
+        watch = Stopwatch()
         vectors = opened.encode_queries(texts)
-        encoded = time.perf_counter()
-        wanted = k if reranker is None else max(k, candidates or RERANKED)
+        watch.lap("encode")
+        wanted = k if reranker is None else count_candidates(k, candidates)
         answers = opened.search(vectors, wanted, **options)
-        searched = time.perf_counter()
+        watch.lap("search")
         if reranker is not None or explain:
-            explainer = (lambda: TransportReranker(encoder)) if explain else None
-            pairs = zip(texts, answers, strict=True)
-            answers = [rank_again(reranker, text, hits, k, explainer=explainer) for text, hits in pairs]
-        reranked = time.perf_counter()
-    timings = {"encode": encoded - start, "search": searched - encoded, "rerank": reranked - searched}
-    timings["total"] = time.perf_counter() - start
+            answers = opened.rerank(texts, answers, k, rerank=reranker, explain=explain)
+        watch.lap("rerank")
+    timings = watch.seconds()
     tokens = encoder.count_tokens(texts)
     cut = [bool(encoder.tokenize([text]).truncated) for text in texts]
     for query, hits, used, short in zip(texts, answers, tokens, cut, strict=True):
-        record = {
-            "query": query,
-            "index": index,
-            "results": [
-                {
-                    "id": hit.id,
-                    "index": opt.index_name(index),
-                    "score": hit.score,
-                    "percentile": hit.percentile,
-                    "probability": None if hit.probability is None else hit.probability._asdict(),
-                    "document": {"text": hit.text, "metadata": hit.metadata},
-                    "explanation": None if hit.explanation is None else explanation_record(hit.explanation),
-                }
-                for hit in hits
-            ],
-            "warnings": [f"the query was cut: at most {encoder.max_length} tokens are read."] if short else [],
-            "usage": {"prompt_tokens": used, "total_tokens": used},
-            "timings": {name: seconds / len(texts) for name, seconds in timings.items()},
-        }
+        record = {"query": query, "index": index} | search_record(
+            hits,
+            opt.index_name(index),
+            tokens=used,
+            seconds={stage: seconds / len(texts) for stage, seconds in timings.items()},
+            warnings=[f"the query was cut: at most {encoder.max_length} tokens are read."] if short else [],
+        )
         title = query if len(texts) > 1 else None
         out.emit(record, partial(_answer, hits, title))
     if any(cut) and not out.json:
@@ -142,11 +127,6 @@ def _queries(given: list[str], file: Path | None) -> list[str]:
     if not texts:
         raise typer.BadParameter('no query: give one, as in: kexue search faq.kx "how long does a refund take"')
     return texts
-
-
-def explanation_record(explanation: Explanation) -> dict[str, Any]:
-    """An explanation as JSON values."""
-    return explanation._asdict() | {"pairs": [pair._asdict() for pair in explanation.pairs]}
 
 
 def explanation_lines(explanation: Explanation, most: int = 12) -> str:

@@ -18,9 +18,10 @@ import numpy as np
 from kexue._files import replacing
 from kexue._optional import import_optional
 from kexue.errors import DataError
+from kexue.search.encoding import encode_texts
 from kexue.search.index import BATCH
 from kexue.search.nearest import Vectors
-from kexue.search.space import Model, SupportsEncode, as_vectors
+from kexue.search.space import Model, SupportsEncode
 from kexue.search.spool import Spool
 
 _NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
@@ -66,16 +67,12 @@ def encode_table(table: Any, encoder: SupportsEncode) -> Any:
     """
     pa = import_optional("pyarrow", extra="cluster")
     texts = table.column("text").to_pylist()
-    prompt = next((name for name in ("document", "passage") if name in (getattr(encoder, "prompts", None) or ())), None)
-    options = {} if prompt is None else {"prompt_name": prompt}
     chunks, truncated, dim = [], 0, getattr(encoder, "dim", None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]
-            vectors = as_vectors(encoder.encode(part, **options), dim=dim, what="the encoder's vectors")
-            if len(vectors) != len(part):
-                raise ValueError(f"the encoder made {len(vectors)} vectors of {len(part)} texts.")
+            vectors = encode_texts(encoder, part, "document", dim=dim)
             dim = vectors.shape[1]
             offsets = np.arange(len(part) + 1, dtype=np.int32) * np.int32(dim)
             chunks.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(vectors).ravel()))

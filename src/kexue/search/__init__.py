@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from kexue.search.index import (
         AddReport as AddReport,
         Document as Document,
-        Hit as Hit,
         Index as Index,
         IndexInfo as IndexInfo,
     )
+    from kexue.search.ranking import Hit as Hit
     from kexue.search.rerank import (
         CosineReranker as CosineReranker,
         Reranked as Reranked,
@@ -53,7 +53,8 @@ __getattr__, __dir__, __all__ = attach(
         "copying": ("copy_index",),
         "cross": ("CrossEncoderReranker",),
         "filters": ("parse_filter",),
-        "index": ("AddReport", "Document", "Hit", "Index", "IndexInfo"),
+        "index": ("AddReport", "Document", "Index", "IndexInfo"),
+        "ranking": ("Hit",),
         "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
         "store": (
             "CompactReport",

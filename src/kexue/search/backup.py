@@ -10,8 +10,9 @@ from pathlib import Path
 from kexue._progress import Progress
 from kexue.errors import IndexFormatError, NotSupported
 from kexue.search.index import Index
-from kexue.search.store import database, is_remote, local_path
+from kexue.search.store import is_remote, local_path
 from kexue.search.store.base import IndexExistsError, IndexMissingError, IndexReplacedError
+from kexue.search.store.sqlite import database
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from kexue.search.space import Model, Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, local_path
 from kexue.search.store.base import Value
-from kexue.search.store.database import check_file, make_way
-from kexue.search.store.identity import clear_orphans, remove_companions
+from kexue.search.store.sqlite.database import check_file, make_way
+from kexue.search.store.sqlite.identity import clear_orphans, remove_companions
 from kexue.similarity import Whitening
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet")

@@ -18,6 +18,7 @@ from kexue._progress import Progress
 from kexue._text import same_json
 from kexue.errors import DataError, IndexFormatError, ModelNotFoundError, SpaceMismatchError
 from kexue.search.documents import check_documents, check_id, check_text
+from kexue.search.encoding import Role, encode_texts
 from kexue.search.filters import plain_filter
 from kexue.search.hubs import (
     NEIGHBOURS,
@@ -34,7 +35,8 @@ from kexue.search.hubs import (
 )
 from kexue.search.meaning import SAMPLE, calibration_record, meaning, sample_rows, stack
 from kexue.search.nearest import Vectors
-from kexue.search.rerank import RERANKED, Reranker, TransportReranker, rank_again
+from kexue.search.ranking import Hit
+from kexue.search.rerank import Reranker, TransportReranker, count_candidates, rerank_hits
 from kexue.search.space import (
     Model,
     Space,
@@ -46,11 +48,9 @@ from kexue.search.space import (
 )
 from kexue.search.store import CompactReport, Store, create_store, open_store
 from kexue.search.store.base import Filter, Found, Row, Value
-from kexue.search.store.database import FORMAT_VERSION
+from kexue.search.store.sqlite.database import FORMAT_VERSION
 from kexue.similarity import (
-    Explanation,
     HubnessReport,
-    Probability,
     ScoreCalibrator,
     Whitening,
     hubness_report,
@@ -73,25 +73,6 @@ class Document(NamedTuple):
     id: str
     text: str
     metadata: dict[str, Any]
-
-
-class Hit(NamedTuple):
-    """One answer.
-
-    `score` is the cosine of the stored vectors, in [-1, 1], also where hubs were removed and the order is another; 0
-    where one of them has no direction. After
-    `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs of documents, and with labels
-    `probability` (value, low, high) says how likely such a pair belongs together. `explanation` is there on request:
-    which word moved to which, at what cost.
-    """
-
-    id: str
-    text: str
-    score: float
-    percentile: float | None
-    probability: Probability | None
-    metadata: dict[str, Any]
-    explanation: Explanation | None
 
 
 @dataclass(frozen=True)
@@ -343,7 +324,7 @@ class Index:
         truncated = 0
         if fresh:
             texts = [rows[place].text for place in fresh]
-            raw = self._encode(texts, ("document", "passage")) if vectors is None else vectors[fresh]
+            raw = self._encode(texts, "document") if vectors is None else vectors[fresh]
             truncated = 0 if vectors is not None else getattr(self._encoder, "truncated_", 0)
             settled = self._settle(space, raw, encoded=vectors is None)
             metadata = {**({} if settled is space else settled.dump()), **self._drift_with(space, raw)}
@@ -503,8 +484,14 @@ class Index:
         if dehub is not None:
             check_search(dehub, self.space.dehub)
         if rerank is not None or explain:
+            queries = _query_texts(queries, rerank)
+            if not len(self):
+                return [[] for _ in queries]
+            wanted = k if rerank is None else count_candidates(k, candidates)
+            reranker = None if rerank is None else self._reranker(rerank)
             options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "dehub": dehub}
-            return self._search_again(queries, k, rerank, explain, **options)
+            answers = self.search(queries, wanted, **options)
+            return self.rerank(queries, answers, k, rerank=reranker, explain=explain)
         if isinstance(queries, str):
             queries = [queries]
         space = self._space if self._space is not None and self._space.token is not None else self.space
@@ -537,7 +524,7 @@ class Index:
         if space.dehub != "csls":
             if dehub != "csls":
                 return self._store.search(unit, k, **options, expect=expect)
-            wanted = max(k, options["candidates"] or RERANKED)
+            wanted = count_candidates(k, options["candidates"])
             found = self._store.search(unit, wanted, **options, with_vectors=True, expect=expect)
             return [self._corrected(some)[:k] for some in found]
         if dehub != "csls":
@@ -563,33 +550,31 @@ class Index:
 
     def compare(self, a: str, b: str) -> float:
         """Cosine of two texts in the space of this index: what the score would be if one of them were in it."""
-        unit = self.space.project(self._encode([a, b], ("document", "passage")))
+        unit = self.space.project(self._encode([a, b], "document"))
         return float(np.clip(unit[0].astype(np.float64) @ unit[1], -1, 1))
 
-    def _search_again(
+    def rerank(
         self,
-        queries: Any,
+        queries: Sequence[str],
+        answers: Sequence[Sequence[Hit]],
         k: int,
-        rerank: Literal["wrd", "wmd", "cross"] | Reranker | None,
-        explain: bool,
         *,
-        candidates: int | None,
-        **options: Any,
+        rerank: Literal["wrd", "wmd", "cross"] | Reranker | None = None,
+        explain: bool = False,
     ) -> list[list[Hit]]:
-        """The nearest, ordered anew or explained, or both."""
-        texts = [queries] if isinstance(queries, str) else queries
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("rerank and explain look at words: give the queries as text, not as vectors.")
-        if isinstance(rerank, str) and rerank not in ("wrd", "wmd", "cross"):
-            raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
-        if not len(self):
-            return [[] for _ in texts]
+        """Rerank hits that `search` has found, or explain them; nothing is encoded as a whole or searched again.
+
+        Args:
+            queries: m texts.
+            answers: the hits of each, from `search`.
+            k: hits to keep of each query, the best by the reranker.
+            rerank, explain: as in `search`.
+        """
         reranker = None if rerank is None else self._reranker(rerank)
         explainer = (lambda: TransportReranker(self.load_encoder())) if explain else None
-        wanted = k if rerank is None else max(k, candidates or RERANKED)
-        answers = self.search(list(texts), wanted, candidates=candidates, **options)
         return [
-            rank_again(reranker, text, hits, k, explainer=explainer) for text, hits in zip(texts, answers, strict=True)
+            rerank_hits(query, hits, k, reranker=reranker, explainer=explainer)
+            for query, hits in zip(queries, answers, strict=True)
         ]
 
     def _reranker(self, rerank: Literal["wrd", "wmd", "cross"] | Reranker | None) -> Reranker:
@@ -639,7 +624,7 @@ class Index:
         _, vectors = self.sample(SAMPLE, generator=random)
         calibrator = ScoreCalibrator(method).fit(null_scores(vectors, n, generator=random))
         if judged is not None and given is not None:
-            sides = [self.space.project(self._encode([pair[i] for pair in judged], ())) for i in (0, 1)]
+            sides = [self.space.project(self._encode([pair[i] for pair in judged], "pair")) for i in (0, 1)]
             calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), given)
         blob = file_bytes(calibrator.save)
         self._store.upsert([], metadata={"calibration": blob}, expect={"space": self.space.token})
@@ -793,17 +778,21 @@ class Index:
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors (m, dim) of questions, as `search` makes and takes them: with the model's query prompt, if any."""
-        return self._encode(list(texts), ("query",))
+        return self._encode(list(texts), "query")
 
-    def _encode(self, texts: list[str], prompts: Sequence[str]) -> Vectors:
-        encoder = self.load_encoder()
-        known = [name for name in prompts if name in (getattr(encoder, "prompts", None) or ())]
-        options: dict[str, Any] = {"prompt_name": known[0]} if known else {}
-        vectors = encoder.encode(texts, **options)
+    def _encode(self, texts: list[str], role: Role) -> Vectors:
         dim = self._space.model.dim if self._space is not None else self.space.model.dim
-        if len(vectors) != len(texts):
-            raise ValueError(f"the encoder made {len(vectors)} vectors of {len(texts)} texts.")
-        return as_vectors(vectors, dim=dim, what="the encoder's vectors")
+        return encode_texts(self.load_encoder(), texts, role, dim=dim)
+
+
+def _query_texts(queries: Any, rerank: Any) -> list[str]:
+    """Queries as text, which rerank and explain need."""
+    texts = [queries] if isinstance(queries, str) else queries
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("rerank and explain look at words: give the queries as text, not as vectors.")
+    if isinstance(rerank, str) and rerank not in ("wrd", "wmd", "cross"):
+        raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
+    return list(texts)
 
 
 def _hits(found: Sequence[Found], calibrator: ScoreCalibrator | None) -> list[Hit]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from kexue.errors import NotSupported
+from kexue.search.ranking import Hit
 from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
 RERANKED = 50  # candidates, where nobody says how many
@@ -97,21 +98,27 @@ def _label(word: str) -> str:
     return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}... ({len(word):,} letters)"
 
 
-def rank_again(
-    reranker: Reranker | None,
+def count_candidates(k: int, candidates: int | None) -> int:
+    """Hits that are searched for before they are reranked or corrected, of which the best `k` are then kept."""
+    return max(k, candidates or RERANKED)
+
+
+def rerank_hits(
     query: str,
-    hits: Sequence[Any],
+    hits: Sequence[Hit],
     k: int,
     *,
+    reranker: Reranker | None,
     explainer: Callable[[], Reranker] | None = None,
-) -> list[Any]:
-    """The `k` best of some hits, ordered and scored by `reranker` (None: as they are), each with its explanation.
+) -> list[Hit]:
+    """Rerank the hits of a query and keep the best `k`; explain them.
 
     Args:
-        reranker, query: what orders the hits, and by which text.
-        hits: have `text`, `score` and `explanation`.
-        k: how many to keep.
-        explainer: makes what explains where the reranker says nothing; None: explanations are not wanted.
+        query: as text.
+        hits: of a search; neither encoded nor searched again.
+        k: hits to keep.
+        reranker: orders and scores the hits; None keeps order and scores.
+        explainer: makes the reranker that explains hits where `reranker` gives no explanations; None adds none.
     """
     best = list(hits)
     reasons: list[Explanation | None] = [None] * len(best)

@@ -12,7 +12,7 @@ from kexue.corpus import Record
 from kexue.errors import DataError
 from kexue.search.documents import check_id, check_metadata, check_text, text_id
 from kexue.search.store.base import Row
-from kexue.search.store.database import sqlite_errors
+from kexue.search.store.sqlite.database import sqlite_errors
 
 
 class Spool:

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from kexue._text import visible
 from kexue.search import Hit, Index, TransportReranker
+from kexue.search.encoding import choose_prompt
 from kexue.search.engine import wants_approximate
-from kexue.search.rerank import RERANKED, rank_again
+from kexue.search.rerank import count_candidates
 from kexue.serve import examples
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Served, Timing, cut_warnings
@@ -103,14 +104,13 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
         check_text(body.query, "query")
         if service.settings.log_texts:
             _LOG.info("search %s: %s", served.name, visible(" ".join(body.query.split())))
-        prompt = "query" if "query" in served.model.encoder.prompts else None
-        found = await served.model.embed([body.query], prompt=prompt)
+        found = await served.model.embed([body.query], prompt=choose_prompt(served.model.encoder, "query"))
         queries, timing, tokens = found.vectors, found.timing, found.tokens
         warnings += found.warnings
     else:
         queries = np.array([body.vector], np.float32)
     encoded = time.perf_counter()
-    wanted = top_k if rerank is None else max(top_k, body.candidates or RERANKED)
+    wanted = top_k if rerank is None else count_candidates(top_k, body.candidates)
     options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
     if body.candidates is not None and rerank is None and body.dehub != "csls" and not _is_approximate(served.index):
         warnings.append("candidates changes nothing: every document is compared, and none ranked again.")
@@ -118,8 +118,8 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     searched = time.perf_counter()
     if rerank is not None or body.explain:
         reranker = None if rerank is None else service.reranker(rerank, served.model)
-        explainer = (lambda: TransportReranker(served.model.encoder)) if body.explain else None
-        hits = await service.work(rank_again, reranker, body.query, hits, top_k, explainer=explainer)
+        again = service.work(served.index.rerank, [body.query], [hits], top_k, rerank=reranker, explain=body.explain)
+        [hits] = await again
     reranked = time.perf_counter()
     if body.explain:  # of what was cut only the beginning is explained
         warnings += await service.work(_cut, [hit.text for hit in hits], served.model.encoder)
@@ -201,8 +201,7 @@ async def upsert(name: str, body: UpsertRequest, service: Here, warnings: Warnin
     ids = [document.id for document in documents]
     if any(one is None for one in ids) != all(one is None for one in ids):
         raise ApiError(400, "give every document an id, or none of them.", param="documents")
-    prompts = served.model.encoder.prompts
-    found = await served.model.embed(texts, prompt=next((n for n in ("document", "passage") if n in prompts), None))
+    found = await served.model.embed(texts, prompt=choose_prompt(served.model.encoder, "document"))
     metadata = [check_metadata(document.metadata, f"documents[{n}].metadata") for n, document in enumerate(documents)]
     async with served.writing:
         report, named, total = await service.work(_add, served, texts, ids, metadata, found.vectors)

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import Field
 
+from kexue.search.encoding import Role, choose_prompt
 from kexue.serve import examples
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Model
@@ -75,8 +76,8 @@ def _prompt(body: EmbeddingsRequest, model: Model, *, ids: bool) -> tuple[str | 
         return body.prompt_name, []
     if body.prompt_name is not None:
         return body.prompt_name, ["input_type was ignored: prompt_name says what to put before the texts."]
-    names = ("query",) if body.input_type == "query" else ("document", "passage")
-    prompt = None if ids else next((name for name in names if name in model.encoder.prompts), None)
+    role: Role = "query" if body.input_type == "query" else "document"
+    prompt = None if ids else choose_prompt(model.encoder, role)
     if prompt is None:
         why = "token ids are read as they are" if ids else f"{model.name} reads every text alike"
         return None, [f"input_type changes nothing: {why}."]

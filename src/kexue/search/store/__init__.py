@@ -20,8 +20,8 @@ from kexue.search.store.base import (
     Upserted,
     Value,
 )
-from kexue.search.store.embedded import EmbeddedStore
-from kexue.search.store.milvus import MilvusStore
+from kexue.search.store.milvus.store import MilvusStore
+from kexue.search.store.sqlite.store import EmbeddedStore
 
 __all__ = [
     "CompactReport",

@@ -1,28 +1,4 @@
-"""Documents, metadata and vectors in a Milvus server, or in a file of Milvus Lite; addresses, and how they are opened.
-
-An address is one of::
-
-    milvus://host:19530/collection          a server
-    milvus+https://host:19530/collection    the same over TLS
-    milvus:///folder/file.db#collection     Milvus Lite, in this process, in a file
-
-The token of a server ("user:password", or an API key) comes from the environment variable KEXUE_MILVUS_TOKEN alone.
-
-An index is two collections. ``collection`` holds the head, one row that says everything about the store, and the large
-values of its metadata in pieces; ``collection_documents_<16 hex>``, which the head names, holds a row a document. A row
-is replaced whole by Milvus, so the head changes whole or not at all. Milvus has no transactions beyond a row. What that
-costs against the embedded store, and what is done about it:
-
-- A write puts the pieces, then the head, then the documents, some MiB a request. One that is cut off leaves metadata
-  ahead of the documents and some of the documents in; never vectors of a space the head does not know. Repeating the
-  call completes it.
-- `expect` is compared before the head is written, and the head is read again after. Two writers can still cross
-  between the head and the documents: let one process write at a time.
-- Readers follow at once (consistency level Strong), but may see a write in progress.
-- What a server has acknowledged is in its log. Milvus Lite hands its log to the operating system: what was
-  acknowledged survives the end of the process, not always that of the machine.
-- A text, a document's metadata as JSON, and an id have at most 65,535 bytes each.
-"""
+"""The store in Milvus; see `kexue.search.store.milvus` for addresses and for what Milvus cannot do."""
 
 from __future__ import annotations
 
@@ -48,11 +24,11 @@ from kexue.search.store.base import (
     Upserted,
     Value,
 )
-from kexue.search.store.database import now
-from kexue.search.store.expressions import searchable, to_expression
-from kexue.search.store.milvus_connection import BATCH, LONGEST, Address, Connection, batches, bytes_below, named
-from kexue.search.store.milvus_head import Head, Heads, changed
-from kexue.search.store.tables import dump
+from kexue.search.store.milvus.connection import BATCH, LONGEST, Address, Connection, batches, bytes_below, named
+from kexue.search.store.milvus.expressions import searchable, to_expression
+from kexue.search.store.milvus.head import Head, Heads, changed
+from kexue.search.store.sqlite.database import now
+from kexue.search.store.sqlite.tables import dump
 
 T = TypeVar("T")
 _LIMIT = 16_384  # answers Milvus gives to one query
@@ -60,7 +36,7 @@ _QUERIES = 128  # at a time
 
 
 class MilvusStore:
-    """The store in Milvus; see `kexue.search.Store` for what it does, and the top of this file for what it cannot.
+    """The store in Milvus; see `kexue.search.Store` for what it does.
 
     An index made with ``approx="approx"`` has Milvus's AUTOINDEX, every other one FLAT, which looks at every vector.
     """

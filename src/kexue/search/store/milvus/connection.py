@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from kexue._optional import import_optional
 from kexue.errors import KexueError
-from kexue.search.store.expressions import NOTHING, literal
+from kexue.search.store.milvus.expressions import NOTHING, literal
 
 TOKEN = "KEXUE_MILVUS_TOKEN"
 LONGEST = 65_535  # bytes of a string in Milvus

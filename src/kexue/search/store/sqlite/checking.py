@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from kexue._progress import Progress
-from kexue.search.store import tables
-from kexue.search.store.tables import Damage, Tally
+from kexue.search.store.sqlite import tables
+from kexue.search.store.sqlite.tables import Damage, Tally
 
 MOST = 20  # problems of a kind that are listed
 

@@ -15,8 +15,8 @@ from zlib import crc32
 
 from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
 from kexue.search.store.base import IndexMissingError, Value
-from kexue.search.store.database import now
-from kexue.search.store.milvus_connection import LONGEST, Connection, batches, named
+from kexue.search.store.milvus.connection import LONGEST, Connection, batches, named
+from kexue.search.store.sqlite.database import now
 
 _FORMAT = 2
 _PIECE = LONGEST // 4 * 3  # bytes that base64 makes as long

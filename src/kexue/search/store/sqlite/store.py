@@ -27,7 +27,6 @@ from kexue.errors import IndexFormatError, KexueError, SpaceMismatchError
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
 from kexue.search.filters import to_sql
 from kexue.search.nearest import Keys, Scores, Vectors
-from kexue.search.store import database, tables
 from kexue.search.store.base import (
     CompactReport,
     Filter,
@@ -38,8 +37,9 @@ from kexue.search.store.base import (
     Upserted,
     Value,
 )
-from kexue.search.store.identity import Handle, Watch, has_log
-from kexue.search.store.tables import State, Tally
+from kexue.search.store.sqlite import database, tables
+from kexue.search.store.sqlite.identity import Handle, Watch, has_log
+from kexue.search.store.sqlite.tables import State, Tally
 
 _LOG = logging.getLogger("kexue.search")
 _FILTERS_KEPT = 8

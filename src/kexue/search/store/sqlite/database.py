@@ -18,8 +18,8 @@ from kexue._files import is_disk_full, replacing
 from kexue._progress import Progress
 from kexue.errors import DiskFullError, IndexFormatError, KexueError
 from kexue.search.store.base import IndexBusyError, IndexMissingError, IndexReadOnlyError, Value
-from kexue.search.store.checking import find_problems
-from kexue.search.store.identity import (
+from kexue.search.store.sqlite.checking import find_problems
+from kexue.search.store.sqlite.identity import (
     PAGE,
     STATE_PAGE,
     check_log,
@@ -28,7 +28,7 @@ from kexue.search.store.identity import (
     reading,
     remove_companions,
 )
-from kexue.search.store.tables import Damage, State, read_state, write_metadata, write_state
+from kexue.search.store.sqlite.tables import Damage, State, read_state, write_metadata, write_state
 
 APPLICATION_ID = int.from_bytes(b"kexu", "big")
 FORMAT_VERSION = 2
