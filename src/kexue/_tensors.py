@@ -1,29 +1,36 @@
-"""What every file that works on torch tensors shares: when numbers may be looked at, full precision, directions."""
+"""Functions shared by every file that works on torch tensors.
+
+In order: when values can be read, precision, directions, masks, labels, reductions, generators.
+"""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
-SHORTEST = 1e-12  # a vector no longer than this has no direction: what would be divided by is rounding or nothing
+SHORTEST = 1e-12  # a vector of this length or less has no direction: dividing by the length would amplify rounding
+
+Reduction = Literal["none", "mean", "sum"]
 
 
 def may_read(*tensors: Tensor) -> bool:
-    """Whether code may look at the numbers in these tensors, as checks of values do.
+    """Whether code may look at the values of these tensors, as checks of values do.
 
-    Not while torch.compile, torch.export or torch.jit.trace records, not under vmap, not on the meta device or of fake
-    tensors, and not while a CUDA graph is captured.
+    False while torch.compile, torch.export or torch.jit.trace records, under vmap, on the meta device, for fake
+    tensors, and while a CUDA graph is captured.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return False
-    return all(_has_numbers(x) for x in tensors)
+    return all(_has_values(x) for x in tensors)
 
 
-def _has_numbers(x: Tensor) -> bool:
+def _has_values(x: Tensor) -> bool:
+    """Whether one tensor holds values that can be read now."""
     while _functorch.is_functorch_wrapped_tensor(x):
         if _functorch.is_batchedtensor(x):
             return False
@@ -34,42 +41,57 @@ def _has_numbers(x: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is at work, in eager."""
+    """Whether a transform of torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is active, in eager."""
     if torch.compiler.is_compiling():
         return False
     return _functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def forward_levels() -> int:
-    """How many transforms by forward-mode differentiation (jvp, jacfwd) stand inside one another."""
+    """Number of nested transforms by forward-mode differentiation (jvp, jacfwd)."""
     stack = _functorch.get_interpreter_stack() or []
     return sum(one.key() == _functorch.TransformType.Jvp for one in stack)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast switched off on the device of `x`, where that knows autocast."""
+    """Context with autocast switched off on the device of `x`; does nothing where the device has no autocast."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
-def recordable() -> AbstractContextManager[object]:
-    """Inference mode left, where it is on: what is made in it could take no part in training afterwards."""
+def outside_inference_mode() -> AbstractContextManager[object]:
+    """Context with inference mode switched off, for tensors that later take part in training."""
     if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         return nullcontext()
     return torch.inference_mode(False)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32; float32, float64 and complex numbers unchanged."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def as_floats(x: Tensor, name: str = "scores") -> Tensor:
+    """`at_least_float32`; TypeError unless `x` is a tensor of floats.
+
+    Autocast leaves elementwise functions in the dtype of their input; only matrix products need `without_autocast`.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
+    return at_least_float32(x)
+
+
 def unit(x: Tensor, dim: int = -1) -> Tensor:
-    """x / |x| along `dim`; a vector of length 1e-12 or less has no direction, and gives 0 with gradient 0."""
-    there = torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True) > SHORTEST
-    safe = torch.where(there, x, 1.0)
-    return torch.where(there, safe / torch.linalg.vector_norm(safe, dim=dim, keepdim=True), 0.0)
+    """x / |x| along `dim`; 0 with gradient 0 for a vector of length 1e-12 or less, which has no direction."""
+    long = torch.linalg.vector_norm(x.detach(), dim=dim, keepdim=True) > SHORTEST
+    safe = torch.where(long, x, 1.0)
+    return torch.where(long, safe / torch.linalg.vector_norm(safe, dim=dim, keepdim=True), 0.0)
 
 
 def direction_and_length(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """x / |x| and |x| (axis kept) along `dim` for numbers of any size; 0 and 0 for zeros. For constants: no gradient.
+    """x / |x| and |x| (axis kept) along `dim` for values of any size; 0 and 0 for zeros. For constants: no gradient.
 
-    Squares of x are never formed, so that nothing overflows or vanishes on the way.
+    Squares of x are never formed, so that nothing overflows or underflows.
     """
     size = x.abs().amax(dim, keepdim=True)
     scaled = x / torch.where(size > 0, size, 1.0)
@@ -77,7 +99,7 @@ def direction_and_length(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     return scaled / length.clamp(min=1.0), size * length
 
 
-def spread_mask(mask: Tensor, shape: torch.Size) -> Tensor:
+def expand_mask(mask: Tensor, shape: torch.Size) -> Tensor:
     """The mask expanded to `shape`; TypeError unless it is bool, ValueError unless it broadcasts to that shape."""
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True = keep, got {mask.dtype}; use mask.bool()")
@@ -85,3 +107,99 @@ def spread_mask(mask: Tensor, shape: torch.Size) -> Tensor:
         return mask.expand(shape)
     except RuntimeError:
         raise ValueError(f"mask must broadcast to {tuple(shape)}, got {tuple(mask.shape)}") from None
+
+
+def fill_masked(scores: Tensor, keep: Tensor, dim: int = -1) -> Tensor:
+    """Scores with -inf where `keep` (bool, same shape) is False, as softmax and logsumexp along `dim` need them.
+
+    A row with nothing kept becomes zeros: over nothing but -inf both have gradient NaN, which no later masking removes.
+    """
+    empty = ~keep.any(dim, keepdim=True)
+    return scores.masked_fill(~(keep | empty), -torch.inf).masked_fill(empty, 0.0)
+
+
+def masked_logsumexp(scores: Tensor, keep: Tensor, dim: int = -1) -> Tensor:
+    """log sum exp over the entries where `keep` (bool, same shape) is True; -inf with gradient 0 where there is none.
+
+    Entries of -inf count as not kept.
+    """
+    keep = keep & (scores != -torch.inf)
+    return fill_masked(scores, keep, dim).logsumexp(dim).masked_fill(~keep.any(dim), -torch.inf)
+
+
+def as_class_numbers(labels: Tensor, name: str = "labels") -> Tensor:
+    """Class numbers of any integer dtype as int64; TypeError for floats, bools and complex numbers."""
+    if (
+        not isinstance(labels, Tensor)
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+    ):
+        got = getattr(labels, "dtype", type(labels).__name__)
+        raise TypeError(f"{name} must be a tensor of integer class numbers, got {got}")
+    return labels.long()
+
+
+def check_range(labels: Tensor, classes: int | Tensor, ignore_index: int | None, name: str = "labels") -> None:
+    """ValueError for a class number that is neither in [0, classes) nor `ignore_index`, where values can be read.
+
+    `classes` may differ from label to label.
+    """
+    if not may_read(labels):
+        return
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore_index is not None:
+        wrong = wrong & (labels != ignore_index)
+    if bool(wrong.any()):
+        first = tuple(wrong.nonzero()[0].tolist())
+        size = classes if isinstance(classes, int) else int(classes[first])
+        other = "" if ignore_index is None else f" or be {ignore_index}"
+        where = f" in row {first[0]}" if len(first) == 1 else f" at {first}"
+        raise ValueError(f"{name} must lie in [0, {size}){other}, got {int(labels[first])}{where if first else ''}")
+
+
+def check_reduction(reduction: str) -> None:
+    """ValueError unless `reduction` is one of the three names."""
+    if reduction not in {"none", "mean", "sum"}:
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+
+
+def reduce(values: Tensor, kept: Tensor | None, reduction: str) -> Tensor:
+    """Apply "none", "mean" or "sum" to one value per sample.
+
+    Args:
+        values: any shape, one value per sample; finite also where `kept` is False, otherwise its gradient is not.
+        kept: bool, same shape; None keeps all. Samples that are not kept count 0, and the mean is over the kept ones;
+            with none kept it is an exact 0 with gradient 0.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+    """
+    check_reduction(reduction)
+    if kept is not None:
+        values = values.masked_fill(~kept, 0.0)
+    if reduction == "none":
+        return values
+    total = values.sum()
+    if reduction == "sum":
+        return total
+    return total / (kept.sum().clamp(min=1) if kept is not None else max(values.numel(), 1))
+
+
+def as_generator(generator: torch.Generator | int | None, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device`: the given one, one with the given seed, or for None one seeded by the system.
+
+    Raises:
+        ValueError: a generator of another kind of device.
+        TypeError: anything else, a bool included.
+    """
+    if isinstance(generator, torch.Generator):
+        if generator.device.type != torch.device(device).type:
+            raise ValueError(f"the generator lives on {generator.device}, the tensors on {device}: make one there")
+        return generator
+    made = torch.Generator(device=device)
+    if generator is None:
+        made.seed()
+    elif isinstance(generator, int) and not isinstance(generator, bool):
+        made.manual_seed(generator)
+    else:
+        raise TypeError(f"generator must be a torch.Generator, an int or None, got {type(generator).__name__}")
+    return made

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import kexue.nn as layers
 from kexue.algebra import solve_cubic, solve_quartic
@@ -160,26 +159,11 @@ def every(keep: Callable[[Layer], bool] = lambda _: True):
     return pytest.mark.parametrize("layer", kept)
 
 
-class Widths(TorchDispatchMode):
-    """Remembers the operations that gave narrow floats."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.narrow: set[str] = set()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        out = operation(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, Tensor) and x.dtype in {torch.float32, torch.float16, torch.bfloat16}:
-                self.narrow.add(str(operation))
-        return out
-
-
 @every()
-def test_float64_is_computed_in_float64(layer):
+def test_float64_is_computed_in_float64(layer, widths):
     run = built(layer)
     run = run.double() if isinstance(run, nn.Module) else run
-    with Widths() as widths:
+    with widths:
         out = only(run(layer.x.clone()))
     assert out.dtype == torch.float64
     counted = {"aten.ones_like.default", "aten.zeros.default", "aten.index_add.default", "aten.sum.default",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kexue import losses, nn
 
@@ -204,24 +203,9 @@ def test_every_loss_is_here():
     assert set(losses.__all__) - elsewhere <= {name.split(" ")[0] for name in EXAMPLES}
 
 
-class Widths(TorchDispatchMode):
-    """Remembers the narrow floats that operations gave."""
-
-    def __init__(self):
-        super().__init__()
-        self.narrow = set()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        out = operation(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, Tensor) and x.dtype in {torch.float32, torch.float16, torch.bfloat16}:
-                self.narrow.add(str(operation))
-        return out
-
-
 @every()
-def test_float64_is_computed_in_float64(e):
-    with Widths() as widths:
+def test_float64_is_computed_in_float64(e, widths):
+    with widths:
         value = e.loss(e.x.clone(), e.y)
     assert value.dtype == torch.float64
     assert not widths.narrow
@@ -462,3 +446,35 @@ def test_gradients_by_differences(e):
     assert torch.autograd.gradcheck(
         lambda x: e.loss(x, e.y), e.x.clone().requires_grad_(), check_forward_ad=True, check_backward_ad=False
     )
+
+
+WITH_IGNORED = torch.tensor([1, 2, -100, 0])
+SHARES = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.4, 0.6]])
+WITH_A_ROW_LEFT_OUT = {
+    "nmway": lambda s: losses.nmway_loss(s, WITH_IGNORED),
+    "nmway centered": lambda s: losses.nmway_loss(s, WITH_IGNORED, form="centered"),
+    "nmway soft": lambda s: losses.nmway_loss(s, SHARES),
+    "nmway soft centered": lambda s: losses.nmway_loss(s, SHARES, form="centered"),
+    "tailr": lambda s: losses.tailr_loss(
+        s, WITH_IGNORED, 0.3, label_smoothing=0.1, weight=torch.tensor([1.0, 2.0, 3.0])
+    ),
+    "tailr integrated": lambda s: losses.tailr_loss(s, WITH_IGNORED, 0.3, form="integrated"),
+    "am-softmax": lambda s: losses.am_softmax_loss(s, WITH_IGNORED),
+    "arcface": lambda s: losses.arcface_loss(s, WITH_IGNORED),
+    "margin": lambda s: losses.margin_loss(s, WITH_IGNORED),
+    "perturbed maximum": lambda s: nn.perturb_max_cross_entropy(s, WITH_IGNORED, "normal"),
+}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 7.0])
+@pytest.mark.parametrize("name", WITH_A_ROW_LEFT_OUT)
+def test_a_row_that_is_left_out_may_hold_anything(name, bad):
+    """A gradient of 0 times NaN would be NaN: the row is emptied before anything is computed."""
+    loss = WITH_A_ROW_LEFT_OUT[name]
+    scores = torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = torch.func.grad(loss)(scores)
+    scores[2] = bad
+    scores.requires_grad_()
+    loss(scores).backward()
+    torch.testing.assert_close(scores.grad, expected)
+    assert not scores.grad[2].any()

@@ -19,18 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import unit, without_autocast
-from kexue.losses._reduce import (
+from kexue._tensors import (
     Reduction,
-    check_mask,
+    as_class_numbers,
+    as_floats,
     check_range,
     check_reduction,
-    class_numbers,
-    full_precision,
-    is_class,
     masked_logsumexp,
     reduce,
+    unit,
+    without_autocast,
 )
+from kexue.losses._checks import check_mask, check_scale, is_class
 
 
 class _Gaps(NamedTuple):
@@ -87,7 +87,7 @@ def _log1p_exp(x: Tensor) -> Tensor:
 def _gaps(scores: Tensor, labels: Tensor | None, mask: Tensor | None, reduction: Reduction = "none") -> _Gaps:
     """Check the arguments of a contrastive loss and form log xi per anchor."""
     check_reduction(reduction)
-    scores = full_precision(scores)
+    scores = as_floats(scores)
     labels = _check(scores, labels, mask)
     positive = is_class(labels, scores.shape[1])
     negative = ~positive & (scores > -torch.inf)
@@ -111,7 +111,7 @@ def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor
         if columns < rows:
             raise ValueError(f"without labels the positives are the diagonal: expected K >= B, got {(rows, columns)}")
         return torch.arange(rows, device=scores.device)
-    labels = class_numbers(labels)
+    labels = as_class_numbers(labels)
     if labels.shape != (rows,):
         raise ValueError(f"labels must have shape ({rows},), one positive a row, got {tuple(labels.shape)}")
     check_range(labels, columns, None)
@@ -136,7 +136,7 @@ class _TwoViewLoss(nn.Module):
             raise ValueError(f"expected two views of shape (B, d), got {tuple(a.shape)} and {tuple(b.shape)}")
         size, device = len(a), a.device
         with without_autocast(a):
-            a, b = (unit(full_precision(x, "a view")) for x in (a, b))
+            a, b = (unit(as_floats(x, "a view")) for x in (a, b))
             if not self.symmetric:
                 everyone = torch.ones(size, size, dtype=torch.bool, device=device)
                 return a @ b.T / self.temperature, torch.arange(size, device=device), everyone
@@ -220,11 +220,10 @@ def pair_contrastive_loss(embeddings: Tensor, *, scale: float = 20.0, reduction:
     """
     if embeddings.ndim != 2 or len(embeddings) % 2:
         raise ValueError(f"rows 2i and 2i + 1 are partners: expected (2B, d), got {tuple(embeddings.shape)}")
-    if not scale > 0:
-        raise ValueError(f"scale must be > 0, got {scale}")
+    check_scale(scale)
     rows = torch.arange(len(embeddings), device=embeddings.device)
     with without_autocast(embeddings):
-        directions = unit(full_precision(embeddings, "embeddings"))
+        directions = unit(as_floats(embeddings, "embeddings"))
         scores = scale * (directions @ directions.T)
     return info_nce(scores, rows ^ 1, mask=rows[:, None] != rows, reduction=reduction)
 

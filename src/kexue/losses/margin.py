@@ -18,18 +18,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import direction_and_length, may_read, unit, without_autocast
-from kexue.losses._reduce import (
+from kexue._tensors import (
     Reduction,
+    as_class_numbers,
+    as_floats,
     check_range,
     check_reduction,
-    checked_cosines,
-    class_numbers,
-    cross_entropy,
-    full_precision,
-    is_class,
+    direction_and_length,
+    may_read,
     reduce,
+    unit,
+    without_autocast,
 )
+from kexue.losses._checks import as_cosines, check_scale, cross_entropy, is_class
 
 
 def am_softmax_loss(
@@ -64,11 +65,11 @@ def am_softmax_loss(
             out of range, a scale or margin out of range.
         TypeError: cosines that are not floating point, labels no integers.
     """
-    _check_scale(scale)
+    check_scale(scale)
     if not 0 <= margin <= 2:
         raise ValueError(f"a margin between cosines lies in [0, 2], got {margin}")
     cosines, labels, own = _classes(cosines, labels, ignore_index)
-    cosines = checked_cosines(cosines)
+    cosines = as_cosines(cosines)
     moved = torch.sub(cosines, own.to(cosines.dtype), alpha=margin)
     return _cross_entropy(scale * moved, labels, ignore_index, reduction)
 
@@ -93,11 +94,11 @@ def arcface_loss(
     Raises:
         ValueError, TypeError: as `am_softmax_loss`.
     """
-    _check_scale(scale)
+    check_scale(scale)
     if not 0 <= margin < math.pi:
         raise ValueError(f"a margin between angles lies in [0, pi), got {margin}")
     cosines, labels, own = _classes(cosines, labels, ignore_index)
-    cosines = checked_cosines(cosines)
+    cosines = as_cosines(cosines)
     # the slope of the sine is infinite at the poles: it is held there
     sine = (1 - cosines.square()).clamp(min=torch.finfo(cosines.dtype).eps).sqrt()
     turned = cosines * math.cos(margin) - sine * math.sin(margin)  # cos(theta + margin)
@@ -126,11 +127,11 @@ def margin_loss(
     Raises:
         ValueError: a negative distance; otherwise as `am_softmax_loss`.
     """
-    _check_scale(scale)
+    check_scale(scale)
     if not margin >= 0:
         raise ValueError(f"a margin between distances is >= 0, got {margin}")
     distances, labels, own = _classes(distances, labels, ignore_index, "distances")
-    distances = full_precision(distances, "distances")
+    distances = as_floats(distances, "distances")
     if distances.numel() and may_read(distances) and float(distances.detach().min()) < 0:
         raise ValueError(f"distances must be >= 0 (small = near), got {float(distances.detach().min())}")
     moved = torch.add(distances, own.to(distances.dtype), alpha=margin)
@@ -147,17 +148,12 @@ def _classes(scores: Tensor, labels: Tensor, ignore_index: int, name: str = "cos
     """Check shapes and labels; the scores, 0 in ignored rows, labels as int64, and (B, C) bool, True at their class."""
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(f"expected {name} (B, C) and labels (B,), got {tuple(scores.shape)} and {tuple(labels.shape)}")
-    labels = class_numbers(labels)
+    labels = as_class_numbers(labels)
     check_range(labels, scores.shape[1], ignore_index)
     kept = labels != ignore_index
     if not (may_read(kept) and bool(kept.all())):  # a row that is ignored may hold anything
         scores = scores.masked_fill(~kept.unsqueeze(1), 0.0)
     return scores, labels, is_class(labels, scores.shape[1])
-
-
-def _check_scale(scale: float) -> None:
-    if not scale > 0:
-        raise ValueError(f"scale must be > 0, got {scale}")
 
 
 class _CosineHead(nn.Module):
@@ -170,7 +166,7 @@ class _CosineHead(nn.Module):
         if num_classes < 2 or dim < 1:
             raise ValueError(f"expected num_classes >= 2 and dim >= 1, got {num_classes} and {dim}")
         check_reduction(reduction)
-        _check_scale(scale)
+        check_scale(scale)
         self.scale, self.margin, self.reduction = scale, margin, reduction
         self.weight = nn.Parameter(torch.empty(num_classes, dim))
         nn.init.normal_(self.weight)  # directions uniform on the sphere; lengths play no part
@@ -183,7 +179,7 @@ class _CosineHead(nn.Module):
         if embeddings.ndim != 2 or embeddings.shape[1] != self.weight.shape[1]:
             raise ValueError(f"expected embeddings (B, {self.weight.shape[1]}), got {tuple(embeddings.shape)}")
         with without_autocast(embeddings):
-            embeddings, weight = full_precision(embeddings, "embeddings"), full_precision(self.weight, "weight")
+            embeddings, weight = as_floats(embeddings, "embeddings"), as_floats(self.weight, "weight")
             return unit(embeddings) @ unit(weight.to(embeddings.dtype)).T
 
     def extra_repr(self) -> str:
@@ -268,7 +264,7 @@ def estimate_class_diameter(
             f"expected embeddings (B, d), labels (B,), weight (C, d), "
             f"got {tuple(embeddings.shape)}, {tuple(labels.shape)}, {tuple(weight.shape)}"
         )
-    labels = class_numbers(labels)
+    labels = as_class_numbers(labels)
     known = labels >= 0
     if not known.any() or int(labels.max()) >= len(weight):
         raise ValueError(f"labels must hold classes in [0, {len(weight)}), got {sorted(set(labels.tolist()))}")

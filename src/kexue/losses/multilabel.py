@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import is_transformed, may_read, spread_mask
-from kexue.losses._reduce import (
+from kexue._tensors import (
     Reduction,
+    as_class_numbers,
+    as_floats,
     check_range,
     check_reduction,
-    class_numbers,
-    full_precision,
+    expand_mask,
+    is_transformed,
     masked_logsumexp,
-    real_numbers,
+    may_read,
     reduce,
 )
+from kexue.losses._checks import as_real_numbers, check_scale
 
 
 def zlpr_loss(
@@ -65,7 +67,7 @@ def zlpr_loss(
         negative = scores.masked_fill(~present | labels, -torch.inf)
         positive = (-scores).masked_fill(~present | ~labels, -torch.inf)
     else:
-        soft = real_numbers(labels).detach().to(scores.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        soft = as_real_numbers(labels).detach().to(scores.dtype) * (1 - label_smoothing) + label_smoothing / 2
         factor = torch.zeros((), dtype=scores.dtype, device=scores.device)
         if weight is not None:
             factor = _checked_weight(weight, scores).log()
@@ -99,9 +101,9 @@ def sparse_zlpr_loss(
         ValueError: leading shapes differ, or a label is not below C.
     """
     check_reduction(reduction)
-    scores = full_precision(scores)
+    scores = as_floats(scores)
     classes = scores.shape[-1]
-    labels = class_numbers(labels)
+    labels = as_class_numbers(labels)
     if labels.shape[:-1] != scores.shape[:-1]:
         raise ValueError(
             f"labels must be (..., P) for scores (..., C), got {tuple(labels.shape)} and {tuple(scores.shape)}"
@@ -114,7 +116,7 @@ def sparse_zlpr_loss(
     index = torch.cat([index[..., :1], index[..., 1:].masked_fill(repeated, classes + 1)], -1)
     h = _threshold(threshold, scores)
     if mask is not None:
-        scores = scores.masked_fill(~spread_mask(mask, scores.shape), -torch.inf)
+        scores = scores.masked_fill(~expand_mask(mask, scores.shape), -torch.inf)
     present = (
         scores.detach().amax(-1) != -torch.inf if classes else scores.new_zeros(scores.shape[:-1], dtype=torch.bool)
     )
@@ -146,8 +148,7 @@ def pairwise_logsumexp_loss(
     A sample without positives, or without negatives, has loss 0.
     """
     check_reduction(reduction)
-    if not scale > 0:
-        raise ValueError(f"scale must be > 0, got {scale}")
+    check_scale(scale)
     scores, present = _checked(scores, labels, mask)
     true = _hard(labels)
     negative = masked_logsumexp(scale * (scores + margin), present & ~true)
@@ -229,7 +230,7 @@ def zlpr_proba(scores: Tensor, *, temperature: float = 1.0) -> Tensor:
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    return torch.sigmoid(2 * full_precision(scores) / temperature)
+    return torch.sigmoid(2 * as_floats(scores) / temperature)
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:
@@ -241,7 +242,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: no temperature is best: scores do not rise with the labels, or separate them without an error.
     """
-    s, t = full_precision(scores.detach()).double(), real_numbers(labels).detach().double()
+    s, t = as_floats(scores.detach()).double(), as_real_numbers(labels).detach().double()
     if s.shape != t.shape:
         raise ValueError(f"labels must have the shape of scores, {tuple(s.shape)}, got {tuple(t.shape)}")
 
@@ -356,17 +357,17 @@ class _SparseSums(torch.autograd.Function):
 
 def _checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scores in full precision, and the classes that take part: those the mask keeps, less scores of -inf."""
-    scores = full_precision(scores)
+    scores = as_floats(scores)
     if labels.shape != scores.shape:
         raise ValueError(f"labels must have the shape of scores, {tuple(scores.shape)}, got {tuple(labels.shape)}")
     if (
         labels.dtype != torch.bool
         and may_read(labels)
-        and not bool(((real_numbers(labels) >= 0) & (labels <= 1)).all())
+        and not bool(((as_real_numbers(labels) >= 0) & (labels <= 1)).all())
     ):
         raise ValueError(f"labels must be in [0, 1], got {labels.min().item()} ... {labels.max().item()}")
     present = scores != -torch.inf
-    return scores, present if mask is None else spread_mask(mask, scores.shape) & present
+    return scores, present if mask is None else expand_mask(mask, scores.shape) & present
 
 
 def _checked_weight(weight: Tensor, scores: Tensor) -> Tensor:

@@ -10,18 +10,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import may_read
-from kexue.losses._reduce import (
+from kexue._tensors import (
     Reduction,
+    as_class_numbers,
+    as_floats,
     check_range,
     check_reduction,
-    class_numbers,
-    finite_and_rest,
-    full_precision,
-    is_class,
     masked_logsumexp,
+    may_read,
     reduce,
 )
+from kexue.losses._checks import is_class, split_infinite
 
 Form = Literal["pairwise", "centered"]
 
@@ -62,10 +61,10 @@ def nmway_loss(
     """
     check_reduction(reduction)
     _check_form(form)
-    scores = full_precision(scores)
+    scores = as_floats(scores)
     if scores.dim() < 2 or scores.shape[-1] < 2:
         raise ValueError(f"scores must be (..., n, m) with m >= 2, got {tuple(scores.shape)}")
-    low, rest = finite_and_rest(scores)
+    low, rest = split_infinite(scores)
     if labels.is_floating_point():
         _check_soft(scores, labels)
         t = labels.detach().to(scores.dtype)
@@ -147,7 +146,7 @@ def _check_hard(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tens
     """Labels with a harmless class at the ignored places, and the places taken."""
     if labels.shape != scores.shape[:-1]:
         raise ValueError(f"integer labels must be {tuple(scores.shape[:-1])}, got {tuple(labels.shape)}")
-    labels = class_numbers(labels)
+    labels = as_class_numbers(labels)
     check_range(labels, scores.shape[-1], ignore_index)
     taken = labels != ignore_index
     return labels.masked_fill(~taken, 0), taken

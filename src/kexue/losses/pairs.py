@@ -12,18 +12,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import may_read, unit, without_autocast
-from kexue.losses._reduce import (
+from kexue._tensors import (
     Reduction,
+    as_class_numbers,
+    as_floats,
     check_range,
     check_reduction,
-    checked_cosines,
-    class_numbers,
-    cross_entropy,
-    full_precision,
-    real_numbers,
+    may_read,
     reduce,
+    unit,
+    without_autocast,
 )
+from kexue.losses._checks import as_cosines, as_real_numbers, check_scale, cross_entropy
 
 Method = Literal["sorted", "pairwise"]
 
@@ -51,14 +51,14 @@ def cosent_loss(cosines: Tensor, labels: Tensor, *, scale: float = 20.0, method:
         ValueError: shapes that differ or are not (B,), a cosine outside [-1, 1], labels that are not finite, an unknown
             method, scale <= 0. TypeError: cosines that are no floats, complex labels.
     """
-    _check_scale(scale)
+    check_scale(scale)
     if method not in ("sorted", "pairwise"):
         raise ValueError(f"method must be 'sorted' or 'pairwise', got {method!r}")
     _check_pairs(cosines, labels)
-    labels = real_numbers(labels)
+    labels = as_real_numbers(labels)
     if may_read(labels) and not bool(labels.isfinite().all()):
         raise ValueError("labels must be finite, got NaN or infinity")
-    cosines = checked_cosines(cosines)
+    cosines = as_cosines(cosines)
     if method == "pairwise":
         return _cosent_pairwise(scale * cosines, labels)
     exact = cosines if cosines.device.type == "mps" else cosines.double()  # B numbers: float64 costs nothing
@@ -89,7 +89,7 @@ class CoSENTLoss(nn.Module):
 
     def __init__(self, scale: float = 20.0, *, method: Method = "sorted") -> None:
         super().__init__()
-        _check_scale(scale)
+        check_scale(scale)
         if method not in ("sorted", "pairwise"):
             raise ValueError(f"method must be 'sorted' or 'pairwise', got {method!r}")
         self.scale, self.method = scale, method
@@ -98,7 +98,7 @@ class CoSENTLoss(nn.Module):
         """The loss of a batch of pairs."""
         _check_embeddings(a, b)
         with without_autocast(a):
-            cosines = (unit(full_precision(a, "a")) * unit(full_precision(b, "b"))).sum(1)
+            cosines = (unit(as_floats(a, "a")) * unit(as_floats(b, "b"))).sum(1)
         return cosent_loss(cosines, labels, scale=self.scale, method=self.method)
 
     def extra_repr(self) -> str:
@@ -184,7 +184,7 @@ class PairClassificationLoss(nn.Module):
     def scores(self, u: Tensor, v: Tensor) -> Tensor:
         """Scores (B, num_labels) of pairs of embeddings (B, d)."""
         _check_embeddings(u, v)
-        u, v = full_precision(u, "u"), full_precision(v, "v")
+        u, v = as_floats(u, "u"), as_floats(v, "v")
         parts = {"u": u, "v": v, "abs_diff": (u - v).abs()}
         joined = torch.cat([parts[name] for name in self.features], dim=1)
         scores: Tensor = self.linear(joined.to(self.linear.weight.dtype))
@@ -277,7 +277,7 @@ def similarity_distillation_loss(student: Tensor, teacher: Tensor, *, weight: fl
     if not weight >= 0:
         raise ValueError(f"weight must be >= 0, got {weight}")
     with without_autocast(student):
-        s, t = unit(full_precision(student, "student")), unit(full_precision(teacher, "teacher").detach())
+        s, t = unit(as_floats(student, "student")), unit(as_floats(teacher, "teacher").detach())
         return weight * reduce((s @ s.T - (t @ t.T).to(s.dtype)).square(), None, "mean")
 
 
@@ -302,7 +302,7 @@ def seq2seq_loss(scores: Tensor, token_ids: Tensor, segment_ids: Tensor) -> Tens
         )
     if scores.shape[1] < 2:
         raise ValueError(f"a next token needs at least 2 places, got {scores.shape[1]}")
-    labels = torch.where(segment_ids[:, 1:] == 1, class_numbers(token_ids, "token_ids")[:, 1:], -100).flatten()
+    labels = torch.where(segment_ids[:, 1:] == 1, as_class_numbers(token_ids, "token_ids")[:, 1:], -100).flatten()
     flat = scores[:, :-1].flatten(0, 1)
     labels = _checked_classes(labels, len(flat), flat.shape[1], "token_ids")
     return _cross_entropy(flat, labels, "mean")
@@ -310,12 +310,7 @@ def seq2seq_loss(scores: Tensor, token_ids: Tensor, segment_ids: Tensor) -> Tens
 
 def _cross_entropy(scores: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
     kept = labels != -100
-    return reduce(cross_entropy(full_precision(scores), labels, kept), kept, reduction)
-
-
-def _check_scale(scale: float) -> None:
-    if not scale > 0:
-        raise ValueError(f"scale must be > 0, got {scale}")
+    return reduce(cross_entropy(as_floats(scores), labels, kept), kept, reduction)
 
 
 def _check_pairs(cosines: Tensor, labels: Tensor) -> None:
@@ -325,10 +320,10 @@ def _check_pairs(cosines: Tensor, labels: Tensor) -> None:
 
 def _similar_or_not(cosines: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     _check_pairs(cosines, labels)
-    labels = real_numbers(labels)
+    labels = as_real_numbers(labels)
     if may_read(labels) and bool(((labels < 0) | (labels > 1)).any()):
         raise ValueError(f"labels must lie in [0, 1], got {labels.min().item()} to {labels.max().item()}")
-    cosines = checked_cosines(cosines)
+    cosines = as_cosines(cosines)
     return cosines, labels.to(cosines.dtype)
 
 
@@ -343,6 +338,6 @@ def _checked_classes(
     """`labels` (rows,) as int64 in [0, classes), -100 aside; `classes` may differ by row."""
     if labels.shape != (rows,):
         raise ValueError(f"{name} must have shape ({rows},), got {tuple(labels.shape)}")
-    labels = class_numbers(labels, name)
+    labels = as_class_numbers(labels, name)
     check_range(labels, classes, ignore_index, name)
     return labels

@@ -10,16 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import may_read
-from kexue.losses._reduce import (
-    Reduction,
-    check_range,
-    check_reduction,
-    class_numbers,
-    cross_entropy,
-    full_precision,
-    reduce,
-)
+from kexue._tensors import Reduction, as_class_numbers, as_floats, check_range, check_reduction, may_read, reduce
+from kexue.losses._checks import cross_entropy
 
 Form = Literal["weighted", "integrated"]
 
@@ -65,7 +57,7 @@ def tailr_loss(
         ValueError: a number out of range, shapes that do not fit, ``"integrated"`` together with `min_weight`.
     """
     _check_options(gamma, min_weight, form, label_smoothing, reduction)
-    scores = full_precision(scores)
+    scores = as_floats(scores)
     labels, kept = _checked_labels(scores, labels, ignore_index)
     factor = None if weight is None else _factors(weight, scores, labels, kept)
     nll = cross_entropy(scores, labels, kept)
@@ -198,7 +190,7 @@ def _checked_labels(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[
     """The labels as int64 and which of them are kept, once all fit."""
     if scores.dim() == 0:
         raise ValueError("scores must be (N, C, ...) or (C,), got a number")
-    labels = class_numbers(labels)
+    labels = as_class_numbers(labels)
     shape = scores.shape[:0] if scores.dim() == 1 else scores.shape[:1] + scores.shape[2:]
     if labels.shape != shape:
         raise ValueError(f"labels must be {tuple(shape)} for scores {tuple(scores.shape)}, got {tuple(labels.shape)}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import is_transformed, may_read, spread_mask
+from kexue._tensors import as_floats, at_least_float32, expand_mask, fill_masked, is_transformed, may_read
 from kexue.nn.position import check_buckets, look_up, relative_buckets, relative_offsets
 
 Normalize = Literal["softmax", "l2", "none", "relu2"]
@@ -78,20 +78,15 @@ def attention_weights(scores: Tensor, *, normalize: Normalize = "softmax", mask:
     """
     if normalize not in {"softmax", "l2", "none", "relu2"}:
         raise ValueError(f"normalize must be 'softmax', 'l2', 'none' or 'relu2', got {normalize!r}")
-    if not scores.is_floating_point():
-        raise TypeError(f"scores must be floats, got {scores.dtype}")
-    dtype = scores.dtype
-    scores = scores.float() if dtype in {torch.float16, torch.bfloat16} else scores
-    keep = scores != -torch.inf if mask is None else (scores != -torch.inf) & spread_mask(mask, scores.shape)
+    dtype, scores = scores.dtype, as_floats(scores)
+    keep = scores != -torch.inf if mask is None else (scores != -torch.inf) & expand_mask(mask, scores.shape)
     if normalize == "none":
         weights = scores.masked_fill(~keep, -torch.inf).exp()
     elif normalize == "relu2":
         n = keep.any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1)
         weights = scores.masked_fill(~keep, 0.0).relu().square() / n
     else:
-        # A row without keys gets finite scores, or its gradient would be NaN whatever comes after.
-        scores = scores.masked_fill(~(keep | ~keep.any(-1, keepdim=True)), -torch.inf)
-        scores = scores.masked_fill(~keep.any(-1, keepdim=True), 0.0)
+        scores = fill_masked(scores, keep)
         if normalize == "softmax":
             weights = scores.softmax(-1)
         else:
@@ -142,7 +137,7 @@ def urpe_attention(
     _check_fits("gate", gate, whole)
     _check_fits("bias", bias, whole)
     if mask is not None:
-        spread_mask(mask, whole)  # that it fits; the compact one is used
+        expand_mask(mask, whole)  # that it fits; the compact one is used
     if gate is None and fused is not False and not is_transformed():
         return _plain(q, k, v, bias, mask, dropout_p)
     learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, gate, bias))
@@ -172,7 +167,7 @@ def attend(
 def _whole(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, bias: Tensor | None, keep: Tensor | None, dropout_p: float
 ) -> Tensor:
-    scores = (q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32))
+    scores = at_least_float32(q / math.sqrt(q.shape[-1]) @ k.transpose(-1, -2))
     weights = attention_weights(scores if bias is None else scores + bias, mask=keep)
     if gate is not None:
         weights = weights * gate
@@ -240,4 +235,4 @@ def unilm_mask(segment_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         raise ValueError(f"segment_ids must be integers (B, T), got {segment_ids.dtype} {tuple(segment_ids.shape)}")
     place = segment_ids.cumsum(-1)
     allowed = place[:, None, :] <= place[:, :, None]
-    return allowed if mask is None else allowed & spread_mask(mask, segment_ids.shape)[:, None, :]
+    return allowed if mask is None else allowed & expand_mask(mask, segment_ids.shape)[:, None, :]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kexue._files import replacing
-from kexue._tensors import recordable
+from kexue._tensors import outside_inference_mode
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError
 from kexue.nn.attention import attend, urpe_attention
@@ -499,7 +499,7 @@ def _change_a_token(
 def _settle(layer: nn.Module, x: Tensor) -> None:
     """Make the weights of a lazy layer, as parameters that can be trained also when that happens in inference mode."""
     if isinstance(layer, nn.LazyLinear) and layer.has_uninitialized_params():
-        with recordable():
+        with outside_inference_mode():
             layer.initialize_parameters(x)
 
 

@@ -24,9 +24,15 @@ from torch import Tensor, nn
 from torch.nn import functional, grad
 from torch.nn.utils import parametrize
 
-from kexue._tensors import SHORTEST, direction_and_length, recordable, without_autocast
+from kexue._tensors import (
+    SHORTEST,
+    as_generator,
+    at_least_float32,
+    direction_and_length,
+    outside_inference_mode,
+    without_autocast,
+)
 from kexue.errors import NotSupported
-from kexue.nn._random import as_generator
 
 Mode = Literal["reshape", "operator"]
 Filter = Callable[[str, nn.Parameter], bool]
@@ -141,7 +147,7 @@ def spectral_norm_value(
 def _power(weight: Tensor, layer: _Map, u: Tensor, n_iter: int) -> SpectralNorm:
     """`n_iter` rounds from `u`; none: only v is found. Never in half precision; u and v may be kept for training."""
     with without_autocast(weight):
-        with recordable(), torch.no_grad():
+        with outside_inference_mode(), torch.no_grad():
             fixed, u = weight.detach(), u.detach()  # which forward-mode derivatives respect, unlike no_grad
             v = _unit(layer.transpose(fixed, u), 0.0)
             for turn in range(n_iter):
@@ -157,13 +163,8 @@ def _unit(x: Tensor, otherwise: Tensor | float) -> Tensor:
 
 def _random_start(shape: Sequence[int], like: Tensor, generator: torch.Generator | int | None) -> Tensor:
     made = None if like.is_meta else as_generator(generator, like.device)
-    with recordable():
+    with outside_inference_mode():
         return _unit(torch.randn(tuple(shape), generator=made, dtype=like.dtype, device=like.device), 0.0)
-
-
-def at_least_float32(weight: Tensor) -> Tensor:
-    """Half precision widened, the rest as it is."""
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def spectral_penalty(module: nn.Module, coef: float, *, filter: Filter | None = None, n_iter: int = 1) -> Tensor:
@@ -414,7 +415,7 @@ def gradient_penalty(
         device=real.device,
     )
     learns = torch.is_grad_enabled()
-    with recordable(), torch.enable_grad():
+    with outside_inference_mode(), torch.enable_grad():
         x = torch.lerp(fake.detach(), real.detach(), mix).requires_grad_()
         [gradient] = torch.autograd.grad(f(x).sum(), x, create_graph=learns)
     axes = range(1, real.ndim) if norm_dims is None else [norm_dims] if isinstance(norm_dims, int) else norm_dims

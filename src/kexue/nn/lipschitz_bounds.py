@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kexue._tensors import recordable
+from kexue._tensors import as_generator, at_least_float32, outside_inference_mode
 from kexue.errors import NotSupported
-from kexue.nn._random import as_generator
-from kexue.nn.lipschitz import CONVOLUTIONS, Convolution, at_least_float32, convolution_map
+from kexue.nn.lipschitz import CONVOLUTIONS, Convolution, convolution_map
 
 _SLOPE: dict[type[nn.Module], float] = {
     nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.ReLU: 1.0, nn.Hardtanh: 1.0, nn.ReLU6: 1.0, nn.Tanh: 1.0,
@@ -187,7 +186,7 @@ def empirical_lipschitz(
     if n < 1 or not eps > 0 or len(x) == 0:
         raise ValueError(f"expected n >= 1, eps > 0 and rows in x, got {n=}, {eps=}, {len(x)} rows")
     generator = as_generator(generator, x.device)
-    with recordable():
+    with outside_inference_mode():
         return _steepest(f, x, n, eps, generator)
 
 

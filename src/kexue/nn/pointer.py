@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import without_autocast
+from kexue._tensors import at_least_float32, without_autocast
 from kexue.nn.position import rotary_angles, rotate
 
 
@@ -66,8 +66,10 @@ class GlobalPointer(nn.Module):
         if mask is not None:
             hidden = hidden.masked_fill(~mask[..., None], 0.0)  # padding may hold anything, in gradients too
         both = self.qk(hidden)  # (B, T, types * 2 * D), or (B, T, 2 * D)
-        wide = both.to(torch.promote_types(both.dtype, torch.float32))
-        q, k = wide.unflatten(-1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4).unbind(0)  # (B, types or 1, T, D)
+        wide = at_least_float32(both)
+        q, k = (
+            torch.unflatten(wide, -1, (-1, 2, self.head_dim)).permute(3, 0, 2, 1, 4).unbind(0)
+        )  # (B, types or 1, T, D)
         if self.rotary:
             turn = rotary_angles(torch.arange(length, device=hidden.device), self.head_dim, dtype=wide.dtype)
             q, k = rotate(q, turn), rotate(k, turn)

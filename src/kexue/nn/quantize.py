@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import direction_and_length, may_read, without_autocast
+from kexue._tensors import as_floats, at_least_float32, direction_and_length, may_read, without_autocast
 
 Distance = Literal["l2", "cosine"]
 Gradient = Literal["straight_through", "rotation", "none"]
@@ -78,7 +78,7 @@ def nearest_code(z: Tensor, codebook: Tensor, *, distance: Distance = "l2") -> T
     if codebook.ndim != 2 or len(codebook) < 1 or z.ndim < 1 or z.shape[-1] != codebook.shape[1]:
         raise ValueError(f"expected z (..., d) and codebook (K, d), got {tuple(z.shape)} and {tuple(codebook.shape)}")
     with without_autocast(z):
-        rows, codes = _full(z).reshape(-1, z.shape[-1]), _full(codebook)
+        rows, codes = as_floats(z, "z").reshape(-1, z.shape[-1]), as_floats(codebook, "codebook")
         dtype = torch.promote_types(rows.dtype, codes.dtype)
         rows, codes = rows.to(dtype), codes.to(dtype)
         if distance == "cosine":
@@ -120,8 +120,8 @@ def rotate_to(z: Tensor, q: Tensor) -> Tensor:
         ValueError: shapes that differ. TypeError: not floats.
     """
     _check_pair(z, q)
-    row = _full(z)
-    start, goal = row.detach(), _full(q).detach().to(row.dtype)
+    row = as_floats(z, "z")
+    start, goal = row.detach(), as_floats(q, "q").detach().to(row.dtype)
     (u, length), (v, wanted) = direction_and_length(start), direction_and_length(goal)
     movable = (length > 0) & (wanted > 0)
     # Two unit vectors have u + v across v - u. Where they are nearly opposite u + v is small, and rounding is taken out
@@ -277,10 +277,10 @@ class VectorQuantizer(nn.Module):
         if self.training and not self._started:
             self.start_from(z, mask=mask)
         with without_autocast(z):
-            rows = _full(rows)
+            rows = as_floats(rows, "z")
             if mask is not None:
                 rows = rows.masked_fill(~mask.unsqueeze(-1), 0.0)
-            codebook = _full(self.codebook)
+            codebook = at_least_float32(self.codebook)
             indices = nearest_code(rows, codebook, distance=self.distance)
             codes = functional.embedding(indices, codebook).to(rows.dtype)
             codebook_loss = _mean((codes - rows.detach()).square().mean(-1), mask)
@@ -321,7 +321,7 @@ class VectorQuantizer(nn.Module):
             )
         if not isinstance(self.map, (nn.Identity, nn.Linear, _Diagonal)):
             raise ValueError("k-means cannot see through a module of your own")
-        rows = _full(z.movedim(1, -1) if self.channel_first else z)
+        rows = as_floats(z.movedim(1, -1) if self.channel_first else z, "z")
         rows = rows.reshape(-1, self.dim) if mask is None else rows[mask]
         if not bool(rows.isfinite().all()):
             raise ValueError("k-means takes finite rows, got NaN or infinity, which would stay in the codes")
@@ -402,12 +402,6 @@ def _notice_codes(module: VectorQuantizer, state: dict[str, Tensor], prefix: str
             state[key] = torch.tensor(True)  # a state of before there was such a buffer
     if "started" not in module._buffers or f"{prefix}codes" not in state:
         state.pop(key, None)
-
-
-def _full(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        raise TypeError(f"expected a tensor of floats, got {x.dtype}")
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 
 
 def _scale(codes: Tensor) -> Tensor:

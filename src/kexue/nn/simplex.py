@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,10 +24,21 @@ from torch.distributions import constraints
 from torch.nn.functional import log_softmax, one_hot, softplus
 from torch.utils.checkpoint import checkpoint
 
-from kexue._tensors import is_transformed, may_read, spread_mask
-from kexue.nn._random import as_generator
+from kexue._tensors import (
+    Reduction,
+    as_class_numbers,
+    as_floats,
+    as_generator,
+    at_least_float32,
+    check_range,
+    check_reduction,
+    expand_mask,
+    fill_masked,
+    is_transformed,
+    masked_logsumexp,
+    reduce,
+)
 
-Reduction = Literal["none", "mean", "sum"]
 _REACH = 2.8  # of the rule: its outermost nodes lie 7e-12 from 0 and 1, where float64 still separates them
 
 
@@ -156,26 +167,17 @@ def perturb_max_cross_entropy(
     Raises:
         ValueError, TypeError: shapes that do not fit, labels out of range, and what `perturb_max` raises.
     """
-    if reduction not in {"none", "mean", "sum"}:
-        raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be a tensor of integer class numbers, got {labels.dtype}")
+    check_reduction(reduction)
+    scores, labels = as_floats(scores), as_class_numbers(labels)
     if labels.shape != scores.shape[:-1]:
         got = f"{tuple(labels.shape)} for scores {tuple(scores.shape)}"
         raise ValueError(f"labels must have the shape of scores less the last axis, got {got}")
-    labels = labels.long()
-    if not scores.is_floating_point():
-        raise TypeError(f"scores must be floats, got {scores.dtype}")
+    check_range(labels, scores.shape[-1], ignore_index)
     keep = labels != ignore_index
-    _check_labels(labels, keep, scores.shape[-1])
     kept_scores = torch.where(keep[..., None], scores, 0.0)
     log_p = _log_probabilities(kept_scores, noise, temperature, nodes, -1, None, True, None)
     chosen = log_p.gather(-1, torch.where(keep, labels, 0)[..., None]).squeeze(-1)
-    loss = torch.where(keep, -chosen, 0.0 * chosen.clamp(min=-1.0))
-    if reduction == "none":
-        return loss
-    total = loss.sum()
-    return total if reduction == "sum" else total / keep.sum().clamp(min=1)
+    return reduce(-chosen, keep, reduction)
 
 
 class PerturbMax(torch.distributions.Distribution):
@@ -254,7 +256,8 @@ class PerturbMax(torch.distributions.Distribution):
         made = None if device.type == "meta" else as_generator(generator, device)
         t = torch.rand(size, generator=made, dtype=torch.float64, device=device)
         drawn = _law(self.noise).icdf(t.clamp(min=1e-300))
-        return self.scores / self.temperature + drawn.to(torch.promote_types(self.scores.dtype, torch.float32))
+        scores = at_least_float32(self.scores)
+        return scores / self.temperature + drawn.to(scores.dtype)
 
 
 def _log_probabilities(
@@ -269,23 +272,21 @@ def _log_probabilities(
 ) -> Tensor:
     law = _law(noise)
     _positive(temperature, "temperature")
-    if not scores.is_floating_point():
-        raise TypeError(f"scores must be floats, got {scores.dtype}")
+    mu = as_floats(scores)
     if nodes < 2 or (chunk is not None and chunk < 1):
         raise ValueError(f"nodes must be >= 2 and chunk >= 1 or None, got {nodes=}, {chunk=}")
     keep = ~torch.isneginf(scores)
     if mask is not None:
-        keep = keep & spread_mask(mask, scores.shape)
-    mu = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        keep = keep & expand_mask(mask, scores.shape)
     mu = (torch.where(keep, mu, 0.0) / temperature).movedim(dim, -1)
     keep = keep.movedim(dim, -1)
     if noise == "gumbel":
-        empty = ~keep.any(-1, keepdim=True)
-        log_p = log_softmax(mu.masked_fill(~(keep | empty), -math.inf), -1)
+        log_p = log_softmax(fill_masked(mu, keep), -1)
     else:
         log_p = _quadrature(mu, keep, law, nodes, chunk)
         if normalize:
-            log_p = log_p - _log_sum_exp(log_p.masked_fill(~keep, -math.inf), empty=0.0)[..., None]
+            total = masked_logsumexp(log_p, keep)[..., None]
+            log_p = log_p - total.masked_fill(total == -math.inf, 0.0)  # a row out of the noise's reach stays at -inf
     return log_p.masked_fill(~keep, -math.inf).movedim(-1, dim)
 
 
@@ -297,15 +298,20 @@ def _quadrature(mu: Tensor, keep: Tensor, law: Noise, nodes: int, chunk: int | N
 
     def part(gaps: Tensor, e: Tensor, log_w: Tensor) -> Tensor:
         terms = law.log_cdf(torch.where(absent, 0.0, gaps)[..., None] + e).masked_fill(absent[..., None], 0.0)
-        return _log_sum_exp(terms.sum(-2) + log_w)
+        return _logsumexp(terms.sum(-2) + log_w)
 
     if chunk is None or chunk >= nodes:
         return part(gaps, e, log_w)
     pieces = zip(torch.split(e, chunk), torch.split(log_w, chunk), strict=True)
     if is_transformed():  # torch.func knows no checkpoints
-        return _log_sum_exp(torch.stack([part(gaps, *piece) for piece in pieces], -1))
+        return _logsumexp(torch.stack([part(gaps, *piece) for piece in pieces], -1))
     done: list[Any] = [checkpoint(part, gaps, *piece, use_reentrant=False) for piece in pieces]
-    return _log_sum_exp(torch.stack(done, -1))
+    return _logsumexp(torch.stack(done, -1))
+
+
+def _logsumexp(x: Tensor) -> Tensor:
+    """log sum exp over the last axis; -inf with gradient 0 where all entries are -inf."""
+    return masked_logsumexp(x, torch.ones_like(x, dtype=torch.bool))
 
 
 def _rule(law: Noise, nodes: int) -> tuple[Tensor, Tensor]:
@@ -314,15 +320,6 @@ def _rule(law: Noise, nodes: int) -> tuple[Tensor, Tensor]:
     t = torch.sigmoid(math.pi * torch.sinh(s))
     weights = torch.cosh(s) * t * t.flip(0)  # dt/ds up to a constant; 1 - t mirrors t
     return law.icdf(t), torch.log(weights / weights.sum())
-
-
-def _log_sum_exp(x: Tensor, empty: float = -math.inf) -> Tensor:
-    """Log of the sum of exponentials of the last axis; `empty`, with gradient zero, where all are -inf."""
-    top = x.detach().amax(-1, keepdim=True)
-    top = torch.where(torch.isneginf(top), 0.0, top)
-    total = (x - top).exp().sum(-1)
-    there = total > 0
-    return torch.where(there, torch.where(there, total, 1.0).log() + top.squeeze(-1), empty)
 
 
 def _law(noise: str | Noise) -> Noise:
@@ -338,11 +335,3 @@ def _law(noise: str | Noise) -> Noise:
 def _positive(value: float, name: str) -> None:
     if not value > 0:
         raise ValueError(f"{name} must be > 0, got {value}")
-
-
-def _check_labels(labels: Tensor, keep: Tensor, classes: int) -> None:
-    if not may_read(labels):
-        return
-    wrong = keep & ((labels < 0) | (labels >= classes))
-    if wrong.any():
-        raise ValueError(f"labels must lie in [0, {classes}) or be ignore_index, got {int(labels[wrong][0])}")
