@@ -16,28 +16,24 @@ if TYPE_CHECKING:
         unilm_mask as unilm_mask,
         urpe_attention as urpe_attention,
     )
+    from kexue.nn.cached_states import CachedStates as CachedStates
     from kexue.nn.dgcnn import (
         DGCNN as DGCNN,
         DilatedGatedConv1d as DilatedGatedConv1d,
     )
     from kexue.nn.ladder import (
-        CachedStates as CachedStates,
         LadderBlock as LadderBlock,
         LadderSideNetwork as LadderSideNetwork,
-    )
-    from kexue.nn.lipschitz import (
-        SpectralNorm as SpectralNorm,
-        apply_spectral_normalization as apply_spectral_normalization,
-        clip_weights_ as clip_weights_,
-        frobenius_penalty as frobenius_penalty,
-        gradient_penalty as gradient_penalty,
-        remove_spectral_normalization as remove_spectral_normalization,
-        spectral_norm_value as spectral_norm_value,
-        spectral_penalty as spectral_penalty,
     )
     from kexue.nn.lipschitz_bounds import (
         empirical_lipschitz as empirical_lipschitz,
         lipschitz_upper_bound as lipschitz_upper_bound,
+    )
+    from kexue.nn.penalties import (
+        clip_weights_ as clip_weights_,
+        frobenius_penalty as frobenius_penalty,
+        gradient_penalty as gradient_penalty,
+        spectral_penalty as spectral_penalty,
     )
     from kexue.nn.pointer import (
         GlobalPointer as GlobalPointer,
@@ -57,6 +53,8 @@ if TYPE_CHECKING:
         VectorQuantizer as VectorQuantizer,
         VQOutput as VQOutput,
         nearest_code as nearest_code,
+    )
+    from kexue.nn.rotation_trick import (
         rotate_to as rotate_to,
         straight_through as straight_through,
     )
@@ -65,6 +63,14 @@ if TYPE_CHECKING:
         log_perturb_max as log_perturb_max,
         perturb_max as perturb_max,
         perturb_max_cross_entropy as perturb_max_cross_entropy,
+    )
+    from kexue.nn.spectral import (
+        SpectralNorm as SpectralNorm,
+        spectral_norm_value as spectral_norm_value,
+    )
+    from kexue.nn.spectral_normalization import (
+        apply_spectral_normalization as apply_spectral_normalization,
+        remove_spectral_normalization as remove_spectral_normalization,
     )
     from kexue.nn.transformer import (
         Transformer as Transformer,
@@ -76,25 +82,20 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "attention": ("ToeplitzGate", "attention_weights", "unilm_mask", "urpe_attention"),
+        "cached_states": ("CachedStates",),
         "dgcnn": ("DGCNN", "DilatedGatedConv1d"),
-        "ladder": ("CachedStates", "LadderBlock", "LadderSideNetwork"),
-        "lipschitz": (
-            "SpectralNorm",
-            "apply_spectral_normalization",
-            "clip_weights_",
-            "frobenius_penalty",
-            "gradient_penalty",
-            "remove_spectral_normalization",
-            "spectral_norm_value",
-            "spectral_penalty",
-        ),
+        "ladder": ("LadderBlock", "LadderSideNetwork"),
         "lipschitz_bounds": ("empirical_lipschitz", "lipschitz_upper_bound"),
+        "penalties": ("clip_weights_", "frobenius_penalty", "gradient_penalty", "spectral_penalty"),
         "pointer": ("GlobalPointer", "decode_spans"),
         "position": ("LearnedPositions", "SinusoidalPositions", "T5Bias", "apply_rotary"),
         "probe": ("ProbeResult", "position_probe"),
-        "transformer": ("Transformer", "TransformerConfig", "TransformerOutput"),
-        "quantize": ("VQOutput", "VectorQuantizer", "nearest_code", "rotate_to", "straight_through"),
+        "quantize": ("VQOutput", "VectorQuantizer", "nearest_code"),
+        "rotation_trick": ("rotate_to", "straight_through"),
         "simplex": ("PerturbMax", "log_perturb_max", "perturb_max", "perturb_max_cross_entropy"),
+        "spectral": ("SpectralNorm", "spectral_norm_value"),
+        "spectral_normalization": ("apply_spectral_normalization", "remove_spectral_normalization"),
+        "transformer": ("Transformer", "TransformerConfig", "TransformerOutput"),
     },
     needs="torch",
     extra="train",

@@ -1,13 +1,10 @@
-"""Vector quantisation: a row becomes its nearest code; the codebook may sit behind a linear map (SimVQ).
+"""Vector quantisation: a row becomes its nearest code; the codes may be the image of a linear map (SimVQ).
 
-Codes e_i = q_i W with a fixed random q and a learnt W: every step moves every code, also those no row has chosen, and
-at inference W disappears into the table (`VectorQuantizer.fold_`).
+SimVQ computes the codes e_i = q_i W from a fixed random q and a learnt W: every step moves every code, also those that
+no row has chosen, and at inference W disappears into the table (`VectorQuantizer.fold_`).
 
-Source: kexue.fm/archives/10519 (the linear map; Zhu et al. 2024, arXiv:2411.02038) and 10489 (the rotation; Fifty et
-al. 2024, arXiv:2410.06424).
-Differences: W begins as the identity, so that plain, diagonal and linear begin with the same codes. The rotation is
-the product of two reflections, orthogonal also where z and q are nearly opposite. The article's rule for the gradient
-lacks a transpose; it is G'g.
+Source: kexue.fm/archives/10519; Zhu et al. 2024, arXiv:2411.02038. Equation numbers are those of 10519.
+Difference: W begins as the identity, so that plain, diagonal and linear begin with the same codes.
 """
 
 from __future__ import annotations
@@ -18,20 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import as_floats, at_least_float32, direction_and_length, may_read, without_autocast
+from kexue._tensors import as_floats, at_least_float32, direction_and_length, may_read, reduce, without_autocast
+from kexue.nn.rotation_trick import rotate_to, straight_through
 
 Distance = Literal["l2", "cosine"]
 Gradient = Literal["straight_through", "rotation", "none"]
 Parametrization = Literal["plain", "linear", "diagonal"]
 
-_CELLS = {"cpu": 2**19}  # scores at a time: what stays in the cache of a core
+_CELLS = {"cpu": 2**19}  # scores at a time: what fits in a core's cache
 _CELLS_ELSEWHERE = 2**27
 _KMEANS_ROUNDS = 10
 _SAMPLE = 16  # codes behind the median that is subtracted
 
 
 class VQOutput(NamedTuple):
-    """What a `VectorQuantizer` returns.
+    """Result of a `VectorQuantizer`.
 
     Attributes:
         quantized: shape and dtype of the input; 0 where the mask is False.
@@ -54,7 +52,7 @@ class VQOutput(NamedTuple):
 
 @torch.no_grad()
 def nearest_code(z: Tensor, codebook: Tensor, *, distance: Distance = "l2") -> Tensor:
-    """The number of each row's nearest code, the lowest among equals: argmin_i ||z - e_i||, or argmax_i cos(z, e_i).
+    """Return the index of each row's nearest code, the lowest among equals: argmin_i ||z - e_i||, or argmax of cosine.
 
     Costs n K d multiplications; the (n, K) table is never whole in memory. Half precision is computed in float32.
 
@@ -85,58 +83,15 @@ def nearest_code(z: Tensor, codebook: Tensor, *, distance: Distance = "l2") -> T
             codes, bias = direction_and_length(codes)[0], codes.new_zeros(len(codes))
         else:  # ||z - e||^2 / 2 = ||e||^2 / 2 - z'e + a term of z alone; about a middle code, where little cancels
             some = codes[:: max(1, len(codes) // _SAMPLE)].sort(0).values
-            centre = some[len(some) // 2]  # the median, which no far code draws away as it does the mean
+            centre = some[len(some) // 2]  # the median, which a distant code does not move as it does the mean
             rows, codes = rows - centre, codes - centre
-            scale = _scale(codes)
+            scale = _safe_scale(codes)
             codes = codes / scale  # ||e||^2 / 2 - z'e, divided by scale^2
             bias = codes.square().sum(1) / 2
             codes = codes / scale
         size = max(1, _CELLS.get(z.device.type, _CELLS_ELSEWHERE) // len(codes))
-        parts = [torch.addmm(bias, part, codes.T, alpha=-1).argmin(1) for part in torch.split(rows, size)]
+        parts = [torch.addmm(bias, part, codes.T, alpha=-1).argmin(1) for part in torch.split(rows, size)]  # eq. 2: q
     return torch.cat(parts).reshape(z.shape[:-1])
-
-
-def straight_through(z: Tensor, q: Tensor) -> Tensor:
-    """The value q, exactly, with the gradient of z: z + sg[q - z]; q receives none. Shapes (..., d)."""
-    _check_pair(z, q)
-    return q.detach().to(z.dtype) + (z - z.detach())
-
-
-def rotate_to(z: Tensor, q: Tensor) -> Tensor:
-    """The value q, exactly, with the gradient of the scaled rotation that takes z there; q receives none.
-
-    z_q = sg[G] z + sg[q - G z],  G = (||q|| / ||z||) H_w H_u,  H_v = I - 2 v v',
-    with u along z and w along z/||z|| + q/||q||, so that G z = q to rounding, whatever the angle, and the gradient is
-    G'g. No matrix is formed: two dot products a row. Where z or q is 0 there is no rotation, and the row is
-    `straight_through`; where they are opposite up to rounding, G is a reflection. The scale passes on to the gradient:
-    codes much shorter than z all but silence what comes after.
-
-    Source: kexue.fm/archives/10489.
-
-    Args:
-        z, q: (..., d) floats of one shape. Half precision is computed in float32.
-
-    Raises:
-        ValueError: shapes that differ. TypeError: not floats.
-    """
-    _check_pair(z, q)
-    row = as_floats(z, "z")
-    start, goal = row.detach(), as_floats(q, "q").detach().to(row.dtype)
-    (u, length), (v, wanted) = direction_and_length(start), direction_and_length(goal)
-    movable = (length > 0) & (wanted > 0)
-    # Two unit vectors have u + v across v - u. Where they are nearly opposite u + v is small, and rounding is taken out
-    # of it along v - u; where it is nothing but rounding there is no second reflection.
-    across = v - u
-    w = u + v
-    w = w - across * ((across * w).sum(-1, keepdim=True) / across.square().sum(-1, keepdim=True).clamp(min=1.0))
-    size = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
-    rounding = 8 * torch.finfo(w.dtype).eps
-    w = torch.where(size > rounding, w / size.clamp(min=rounding), 0.0)
-    turned = row - 2 * u * (u * row).sum(-1, keepdim=True)
-    turned = turned - 2 * w * (w * turned).sum(-1, keepdim=True)
-    scale = wanted / length.masked_fill(~movable, 1.0)
-    turned = torch.where(movable, scale * turned, row).to(z.dtype)
-    return straight_through(turned, q)
 
 
 class VectorQuantizer(nn.Module):
@@ -152,8 +107,8 @@ class VectorQuantizer(nn.Module):
     =============== ==================== ====================================================
 
     A learnt W keeps all codes in use, but a plain codebook may still quantise with a smaller error: look at both.
-    Leave W out of weight decay, which pulls all codes to 0. Gradients need no care under data parallelism, as there
-    are no running averages; only start from k-means before wrapping the model.
+    Leave W out of weight decay, which pulls all codes to 0. Data parallelism works as it is, because there are no
+    running averages; only run k-means before wrapping the model.
 
     Source: kexue.fm/archives/10519, 10489.
 
@@ -162,20 +117,20 @@ class VectorQuantizer(nn.Module):
         num_codes: K, >= 1.
         parametrization: see the table; a module maps (K, d) to (K, d).
         train_codebook: whether q is learnt; None: plain yes, otherwise no.
-        gradient: how the encoder hears what follows: ``"straight_through"``, ``"rotation"`` (`rotate_to`), or
-            ``"none"``: the gradient goes to the codes and not to z.
-        codebook_weight: >= 0, of the term that moves the codes (beta in the article). 0 trains no code, save with
-            ``gradient="none"``.
+        gradient: gradient of the quantised rows for the encoder: ``"straight_through"``, ``"rotation"``
+            (`rotate_to`), or ``"none"``: the gradient goes to the codes and not to z.
+        codebook_weight: >= 0, of the term that moves the codes (beta in the article). With 0 no code is trained, except
+            under ``gradient="none"``.
         commitment_weight: >= 0, of the term that moves the encoder (gamma in the article). Other code calls this one
             beta.
         distance: ``"l2"``, or ``"cosine"``, which only changes which code is chosen: losses stay squared distances.
         init: q normal with deviation d^-1/2, or ``"kmeans"``: the first batch in training is clustered (`start_from`).
-            Whether that was done is part of the state, as a buffer ``started``: a quantiser that loads no codes, or
-            such as had seen no batch, still clusters.
+            The buffer ``started`` stores in the state dict whether that was done: a quantiser that loads no codes, or
+            codes from before the first batch, still clusters.
         channel_first: z is (B, dim, ...) instead of (..., dim).
 
     Raises:
-        ValueError: a size, weight or name outside what is said above; k-means behind a module of one's own.
+        ValueError: a size, weight or name outside what is said above; k-means behind a module of your own.
 
     Example:
         >>> quantizer = VectorQuantizer(2, 8, parametrization="linear")
@@ -219,36 +174,28 @@ class VectorQuantizer(nn.Module):
         self.dim, self.num_codes, self.gradient, self.distance = dim, num_codes, gradient, distance
         self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
         self.channel_first = channel_first
-        self._started = init == "normal"  # the buffer's twin, which is read without waiting for a device
+        self._is_started = init == "normal"  # the buffer's value, which is read without waiting for a device
         if init == "kmeans":
             self.register_buffer("started", torch.tensor(False))
-        self.register_load_state_dict_pre_hook(_notice_codes)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_note_loaded_codes)  # type: ignore[no-untyped-call]
 
         codes = torch.randn(num_codes, dim) * dim**-0.5
         if train_codebook or (train_codebook is None and parametrization == "plain"):
             self.codes = nn.Parameter(codes)
         else:
             self.register_buffer("codes", codes)
-        self.map: nn.Module
-        if not isinstance(parametrization, str):
-            self.map = parametrization
-        elif parametrization == "linear":
-            self.map = nn.Linear(dim, dim, bias=False)
-        elif parametrization == "diagonal":
-            self.map = _Diagonal(dim)
-        else:
-            self.map = nn.Identity()
+        self.map: nn.Module = _make_map(parametrization, dim)
         if named:
             self._reset_map()
 
     @property
     def codebook(self) -> Tensor:
-        """The effective codes (K, d), what rows are compared with; carries a graph."""
-        codes: Tensor = self.map(self.codes)
+        """The effective codes (K, d), which rows are compared with; carries a graph."""
+        codes: Tensor = self.map(self.codes)  # eq. 3: e W
         return codes
 
     def decode(self, indices: Tensor) -> Tensor:
-        """The codes of `indices` (...,): (..., d), or (B, d, ...) with `channel_first`; -1 gives zeros."""
+        """Return the codes of `indices` (...,): (..., d), or (B, d, ...) with `channel_first`; -1 gives zeros."""
         if indices.dtype != torch.int64:
             raise TypeError(f"indices must be int64, got {indices.dtype}")
         if may_read(indices) and bool(((indices < -1) | (indices >= self.num_codes)).any()):
@@ -265,8 +212,8 @@ class VectorQuantizer(nn.Module):
 
         Args:
             z: (..., d), or (B, d, ...) with `channel_first`; floats. Half precision is computed in float32.
-            mask: bool, True = keep, the shape of the indices. What is left out adds nothing to the losses, the
-                perplexity or the usage, whatever it holds; with nothing kept the losses are 0 and carry a graph.
+            mask: bool, True = keep, the shape of the indices. Masked rows add nothing to the losses, the perplexity or
+                the usage, whatever they hold; with nothing kept the losses are 0 and carry a graph.
 
         Raises:
             ValueError: shapes that do not fit. TypeError: z not floats, mask not bool.
@@ -274,22 +221,22 @@ class VectorQuantizer(nn.Module):
         """
         rows = z.movedim(1, -1) if self.channel_first and z.ndim > 1 else z
         self._check(z, rows, mask)
-        if self.training and not self._started:
+        if self.training and not self._is_started:
             self.start_from(z, mask=mask)
         with without_autocast(z):
-            rows = as_floats(rows, "z")
+            rows = at_least_float32(rows)
             if mask is not None:
                 rows = rows.masked_fill(~mask.unsqueeze(-1), 0.0)
             codebook = at_least_float32(self.codebook)
             indices = nearest_code(rows, codebook, distance=self.distance)
             codes = functional.embedding(indices, codebook).to(rows.dtype)
-            codebook_loss = _mean((codes - rows.detach()).square().mean(-1), mask)
-            commitment_loss = _mean((rows - codes.detach()).square().mean(-1), mask)
+            codebook_loss = reduce((codes - rows.detach()).square().mean(-1), mask, "mean")  # eq. 2, 3: beta term
+            commitment_loss = reduce((rows - codes.detach()).square().mean(-1), mask, "mean")  # eq. 2, 3: gamma term
             if self.gradient == "straight_through":
-                quantized = straight_through(rows, codes)
+                quantized = straight_through(rows, codes)  # eq. 2, 3: z_q
             else:
                 quantized = rotate_to(rows, codes) if self.gradient == "rotation" else codes
-        perplexity, usage = self._statistics(indices, mask)
+        perplexity, usage = self._measure_usage(indices, mask)
         if mask is not None:
             quantized = quantized.masked_fill(~mask.unsqueeze(-1), 0.0)
             indices = indices.masked_fill(~mask, -1)
@@ -306,13 +253,13 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def start_from(self, z: Tensor, *, mask: Tensor | None = None) -> None:
-        """Set the codes to the k-means centres of the rows of z, by ten of Lloyd's rounds from rows drawn at random.
+        """Set the codes to the k-means centres of the rows of z: ten rounds of Lloyd from rows drawn at random.
 
         Args:
             z, mask: as in `forward`; at least K rows must be kept.
 
         Raises:
-            ValueError: fewer rows than codes, NaN or infinity, or the map is a module of one's own.
+            ValueError: fewer rows than codes, NaN or infinity, or a map that is a module of your own.
             RuntimeError: the rows cannot be read: under torch.compile, vmap, on the meta device.
         """
         if not may_read(z):
@@ -331,13 +278,13 @@ class VectorQuantizer(nn.Module):
             )
         centres = rows[torch.randperm(len(rows), device=rows.device)[: self.num_codes]]
         for _ in range(_KMEANS_ROUNDS):
-            chosen = nearest_code(rows, centres, distance=self.distance)
-            sums = torch.zeros_like(centres).index_add_(0, chosen, rows)
-            counts = torch.bincount(chosen, minlength=self.num_codes).unsqueeze(1)
+            nearest = nearest_code(rows, centres, distance=self.distance)
+            sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
+            counts = torch.bincount(nearest, minlength=self.num_codes).unsqueeze(1)
             centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
         self.codes.copy_(centres)
         self._reset_map()
-        self._started = True
+        self._is_started = True
         if "started" in self._buffers:
             self.get_buffer("started").fill_(True)
 
@@ -349,18 +296,20 @@ class VectorQuantizer(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Return the settings that `print` shows."""
         return f"dim={self.dim}, num_codes={self.num_codes}, gradient={self.gradient!r}, distance={self.distance!r}"
 
     @torch.no_grad()
     def _reset_map(self) -> None:
+        """Set the map to the identity."""
         if isinstance(self.map, nn.Linear):
             nn.init.eye_(self.map.weight)
         elif isinstance(self.map, _Diagonal):
             nn.init.ones_(self.map.weight)
 
     @torch.no_grad()
-    def _statistics(self, indices: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _measure_usage(self, indices: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the perplexity of the codes in a batch, and the share of codes in use."""
         flat = indices.reshape(-1)
         ones = torch.ones_like(flat, dtype=torch.float32) if mask is None else mask.reshape(-1).float()
         counts = torch.zeros(self.num_codes, dtype=torch.float32, device=flat.device).index_add(0, flat, ones)
@@ -368,11 +317,12 @@ class VectorQuantizer(nn.Module):
         return torch.special.entr(share).sum().exp(), (counts > 0).float().mean()
 
     def _check(self, z: Tensor, rows: Tensor, mask: Tensor | None) -> None:
+        """Raise TypeError or ValueError for inputs of `forward` that do not fit."""
         if not z.is_floating_point():
             raise TypeError(f"z must be a tensor of floats, got {z.dtype}")
         if z.ndim < (2 if self.channel_first else 1) or rows.shape[-1] != self.dim:
-            wanted = f"(B, {self.dim}, ...)" if self.channel_first else f"(..., {self.dim})"
-            raise ValueError(f"expected z {wanted}, got {tuple(z.shape)}")
+            expected = f"(B, {self.dim}, ...)" if self.channel_first else f"(..., {self.dim})"
+            raise ValueError(f"expected z {expected}, got {tuple(z.shape)}")
         if mask is None:
             return
         if mask.dtype != torch.bool:
@@ -382,44 +332,40 @@ class VectorQuantizer(nn.Module):
 
 
 class _Diagonal(nn.Module):
-    """x * w, with w (dim,)."""
+    """The map x * w, with w (dim,)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x * w."""
         return x * self.weight
 
 
-def _notice_codes(module: VectorQuantizer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Codes that are loaded are not clustered anew, unless the state says that they had seen no batch either."""
+def _make_map(parametrization: Parametrization | nn.Module, dim: int) -> nn.Module:
+    """Return the map from q to the effective codes."""
+    if not isinstance(parametrization, str):
+        return parametrization
+    if parametrization == "linear":
+        return nn.Linear(dim, dim, bias=False)
+    return _Diagonal(dim) if parametrization == "diagonal" else nn.Identity()
+
+
+def _note_loaded_codes(module: VectorQuantizer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Switch k-means off for codes that a state dict brings, unless that state says they have seen no batch."""
     key = f"{prefix}started"
     if f"{prefix}codes" in state:
-        said = state.get(key)
-        module._started = said is None or said.is_meta or bool(said)
-        if "started" in module._buffers and said is None:
-            state[key] = torch.tensor(True)  # a state of before there was such a buffer
+        started = state.get(key)
+        module._is_started = started is None or started.is_meta or bool(started)
+        if "started" in module._buffers and started is None:
+            state[key] = torch.tensor(True)  # written by a version without this buffer
     if "started" not in module._buffers or f"{prefix}codes" not in state:
         state.pop(key, None)
 
 
-def _scale(codes: Tensor) -> Tensor:
-    """What to divide by so that squares neither over- nor underflow: exactly 1 unless codes are very large or small."""
+def _safe_scale(codes: Tensor) -> Tensor:
+    """Return a divisor by which squares neither over- nor underflow: exactly 1 unless codes are very large or small."""
     limits = torch.finfo(codes.dtype)
     size: Tensor = torch.linalg.vector_norm(codes, torch.inf).clamp(min=limits.tiny)
     return size / size.clamp(limits.max**-0.4, limits.max**0.4)
-
-
-def _check_pair(z: Tensor, q: Tensor) -> None:
-    if z.shape != q.shape or z.ndim < 1:
-        raise ValueError(f"expected z and q of one shape (..., d), got {tuple(z.shape)} and {tuple(q.shape)}")
-    if not (z.is_floating_point() and q.is_floating_point()):
-        raise TypeError(f"z and q must be tensors of floats, got {z.dtype} and {q.dtype}")
-
-
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over what is kept, an exact 0 with a graph when that is nothing."""
-    if mask is None:
-        return values.sum() / max(values.numel(), 1)
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
