@@ -94,10 +94,9 @@ def test_a_model_is_opened_by_the_workers(ray, tiny_model, tmp_path):
 
 
 def test_a_worker_that_finds_another_model_is_refused(tiny_model, other_tiny_model):
-    from kexue.search.space import Model
     from kexue.text import Encoder
 
-    promised = dataclasses.replace(Model.of(Encoder(tiny_model)), id=str(other_tiny_model))
+    promised = dataclasses.replace(Encoder(tiny_model).identity, reference=str(other_tiny_model))
     with pytest.raises(SpaceMismatchError, match="fingerprint"):
         embed_module._open(promised, {})
 

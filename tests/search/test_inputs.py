@@ -23,10 +23,10 @@ from kexue.search import Index, copy_index
 from kexue.search.documents import DEPTH
 from kexue.search.engine import InvertedEngine
 from kexue.search.filters import MOST, conditions, plain_filter, to_sql
-from kexue.search.space import Model
 from kexue.search.store.milvus.expressions import to_expression
 from kexue.search.store.sqlite import database
 from kexue.similarity import Whitening
+from kexue.text import ModelIdentity
 
 VECTORS = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
 QUERY = VECTORS[:1]
@@ -298,13 +298,14 @@ def test_metadata_are_as_deep_as_every_reader_goes(index: Index, depth: int, kin
 
 
 def test_without_a_fingerprint_the_name_decides() -> None:
-    known, silent = Model(id="a", fingerprint="x", dim=3), Model(id="a", dim=3)
+    known, silent = ModelIdentity("a", "x", 3), ModelIdentity("a", dim=3)
+    other = ModelIdentity("b", dim=3)
     known.check(silent)
     silent.check(known)
-    known.check(Model(id="elsewhere", fingerprint="x", dim=3))
-    for one, other in ((known, Model(id="b", dim=3)), (Model(id="b", dim=3), known), (silent, Model(id="b", dim=3))):
+    known.check(ModelIdentity("elsewhere", "x", 3))
+    for one, two in ((known, other), (other, known), (silent, other)):
         with pytest.raises(SpaceMismatchError, match="id"):
-            one.check(other)
+            one.check(two)
 
 
 @pytest.mark.parametrize("key", ["model", "whitening", "unfitted", "calibration"])

@@ -98,7 +98,7 @@ def build_index(
     report = search.build_index(
         sources,
         target,
-        encoder=_finished(folder),
+        encoder=_ShardEncoder(folder),
         whitening=whitening,
         dehub=dehub,
         approx=approx,
@@ -119,21 +119,21 @@ def build_index(
     return ClusterBuildReport(**{**asdict(report), **changes}, shards=done.shards, retried=done.retried)
 
 
-class _Finished:
-    """Shards as an encoder: texts are asked for in the order they were encoded in, some left out."""
+class _ShardEncoder:
+    """Encoder that reads the vectors of finished shards: texts come in the order of the shards, some left out.
 
-    def __init__(self, folder: Path, model: dict[str, Any]) -> None:
-        self.model_id = model["id"]
-        self.fingerprint = model["fingerprint"]
-        self.dim = model["dim"]
-        self.pooling = model["pooling"]
-        self.max_length = model["max_length"]
-        self.normalize = model["normalize"]
-        self.prompts = model["prompts"]
+    Attributes:
+        identity: of the encoder that made the shards.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        facts = read_facts(list_shards(folder)[0])
+        assert facts is not None
+        self.identity = facts.identity
         self._pairs = _pairs(folder)
 
-    def encode(self, texts: list[str], *, prompt_name: str | None = None) -> Vectors:
-        """Look the vectors up; the prompt was put before the texts when they were encoded."""
+    def encode(self, texts: list[str]) -> Vectors:
+        """Return the vectors (n, dim); their prompt was put before the texts when they were encoded."""
         return np.stack([self._find(text) for text in texts])
 
     def _find(self, wanted: str) -> Vectors:
@@ -144,19 +144,6 @@ class _Finished:
             f"the inputs have changed since they were encoded: {wanted!r:.60} is new.",
             remedy="Run the same command again: only shards that changed are encoded.",
         )
-
-
-class _FinishedForeign(_Finished):
-    """Of an encoder of the caller's own, which an index cannot open again and does not record how to."""
-
-    __module__ = "foreign"
-
-
-def _finished(folder: Path) -> _Finished:
-    facts = read_facts(list_shards(folder)[0])
-    assert facts is not None
-    model = facts.encoder
-    return (_FinishedForeign if model["reference"] is None else _Finished)(folder, model)
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, Vectors]]:

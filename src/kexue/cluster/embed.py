@@ -20,8 +20,8 @@ from kexue.cluster.shards import (
     cut,
     drop_others,
     encode_table,
+    encoder_record,
     facts_of,
-    identity,
     layout,
     read_facts,
     shard_path,
@@ -32,8 +32,9 @@ from kexue.corpus import read_records
 from kexue.corpus.streams import MAX_BYTES
 from kexue.errors import DataError
 from kexue.search.build import Inputs
-from kexue.search.space import Model, SupportsEncode
+from kexue.search.space import SupportsEncode
 from kexue.search.spool import Spool
+from kexue.text.identity import ModelIdentity, identify
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def embed(
             from kexue.text import Encoder
 
             encoder = Encoder(encoder)
-        total, whose = len(spool), identity(encoder)
+        total, whose = len(spool), encoder_record(encoder)
         rows, batches = layout(total, shards)
         paths = [shard_path(folder, number, len(batches)) for number in range(len(batches))]
         found: dict[int, Facts] = {}
@@ -202,20 +203,22 @@ def _function(make: Callable[[], SupportsEncode]) -> Callable[[Any], Any]:
 
 
 def _opener(encoder: SupportsEncode) -> Callable[[], SupportsEncode]:
-    """How a worker comes by the encoder: a small recipe for one of ours, else the object itself."""
-    if not type(encoder).__module__.startswith("kexue.text."):
+    """Return what makes the encoder in a worker: a name and settings where it can be opened, else the object."""
+    identity = identify(encoder)
+    if identity.reference is None:
         return partial(_same, encoder)
-    names = ("pooling", "dtype", "batch_tokens", "max_length", "normalize", "prompts")
-    return partial(_open, Model.of(encoder), {name: getattr(encoder, name) for name in names})
+    settings = {name: getattr(encoder, name) for name in ("dtype", "batch_tokens") if hasattr(encoder, name)}
+    return partial(_open, identity, settings)
 
 
 def _same(encoder: SupportsEncode) -> SupportsEncode:
     return encoder
 
 
-def _open(model: Model, settings: dict[str, Any]) -> SupportsEncode:
+def _open(identity: ModelIdentity, settings: dict[str, Any]) -> SupportsEncode:
+    """Open the encoder of this identity in a worker; SpaceMismatchError where another model has its name."""
     from kexue.text import Encoder
 
-    encoder = Encoder(str(model.id), **settings)
-    model.check(Model.of(encoder))
+    encoder = Encoder(str(identity.reference), **identity.settings(), **settings)
+    identity.check(encoder.identity)
     return encoder

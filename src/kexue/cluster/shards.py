@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -21,8 +20,9 @@ from kexue.errors import DataError
 from kexue.search.encoding import encode_texts
 from kexue.search.index import BATCH
 from kexue.search.nearest import Vectors
-from kexue.search.space import Model, SupportsEncode
+from kexue.search.space import SupportsEncode
 from kexue.search.spool import Spool
+from kexue.text.identity import ModelIdentity, identify
 
 _NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 _KEY = b"kexue"  # in the metadata of the schema: one JSON object
@@ -40,6 +40,11 @@ class Facts(NamedTuple):
     truncated: int
     warnings: list[str]
     sha256: str | None = None
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Identity of the encoder that made the vectors."""
+        return ModelIdentity.from_record({name: value for name, value in self.encoder.items() if name != "dtype"})
 
 
 def encode_table(table: Any, encoder: SupportsEncode) -> Any:
@@ -78,15 +83,15 @@ def encode_table(table: Any, encoder: SupportsEncode) -> Any:
             chunks.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(vectors).ravel()))
             truncated += getattr(encoder, "truncated_", 0)
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    facts = Facts(identity(encoder), dim or 0, truncated, list(dict.fromkeys(said)))
+    facts = Facts(encoder_record(encoder), dim or 0, truncated, list(dict.fromkeys(said)))
     vectors = pa.chunked_array(chunks, type=pa.list_(pa.float32()))
     return with_facts(table.append_column("vector", vectors), facts)
 
 
-def identity(encoder: SupportsEncode) -> dict[str, Any]:
-    """What tells one encoder's vectors from another's, as JSON holds it."""
-    found = {**dataclasses.asdict(Model.of(encoder)), "dtype": str(getattr(encoder, "dtype", None))}
-    restored: dict[str, Any] = json.loads(json.dumps(found))
+def encoder_record(encoder: SupportsEncode) -> dict[str, Any]:
+    """Return the encoder's identity and arithmetic as the JSON object that a shard's file holds."""
+    record = {**identify(encoder).to_record(), "dtype": str(getattr(encoder, "dtype", None))}
+    restored: dict[str, Any] = json.loads(json.dumps(record))
     return restored
 
 

@@ -24,13 +24,14 @@ from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbo
 from kexue.search.index import APPROX, BATCH, AddReport, Index
 from kexue.search.meaning import stack
 from kexue.search.nearest import Vectors
-from kexue.search.space import Model, Space, SupportsEncode, is_fitted
+from kexue.search.space import Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, local_path
 from kexue.search.store.base import Value
 from kexue.search.store.sqlite.database import check_file, make_way
 from kexue.search.store.sqlite.identity import clear_orphans, remove_companions
 from kexue.similarity import Whitening
+from kexue.text.identity import ModelIdentity, identify
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet", ".pq")
@@ -130,7 +131,7 @@ def build_index(
 
             encoder = Encoder(encoder)
         ready = dehub != "csls" and (whitening is None or is_fitted(whitening))  # to store vectors as they come
-        space = Space(Model(), whitening if ready else None, raw=not ready, dehub=dehub if ready else None)
+        space = Space(ModelIdentity(), whitening if ready else None, raw=not ready, dehub=dehub if ready else None)
         partial = Path(f"{target}.partial")
         finished = partial if ready else Path(f"{target}.partial-finished")
         columns = json.dumps({"text": text, "id": id, "metadata": list(metadata)})
@@ -289,8 +290,8 @@ def _why_not(index: Index, encoder: SupportsEncode, space: Space) -> str | None:
     """Why the vectors of a partial index cannot be gone on with, or None."""
     there = index.space
     try:
-        if there.model.id is not None:
-            there.model.check(Model.of(encoder))
+        if there.model.model_id is not None:
+            there.model.check(identify(encoder))
     except SpaceMismatchError as error:
         return error.message
     same = (there.raw, there.dehub, there.digest()) == (space.raw, space.dehub, space.digest())

@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, cast
@@ -38,7 +38,6 @@ from kexue.search.nearest import Vectors
 from kexue.search.ranking import Hit
 from kexue.search.rerank import Reranker, TransportReranker, count_candidates, rerank_hits
 from kexue.search.space import (
-    Model,
     Space,
     SupportsEncode,
     as_vectors,
@@ -57,6 +56,7 @@ from kexue.similarity import (
     k_occurrence,
 )
 from kexue.similarity.calibration import null_scores
+from kexue.text.identity import ModelIdentity, identify
 
 if TYPE_CHECKING:
     from kexue.search.backup import CheckReport, CopyReport
@@ -177,7 +177,7 @@ class Index:
             raise TypeError(f"whitening must be a kexue.similarity.Whitening or None, got {whitening!r:.60}")
         whitening = centring(dehub, whitening)
         fitted = whitening if whitening is not None and is_fitted(whitening) else None
-        model = Model(reference=encoder if isinstance(encoder, str) else None)
+        model = ModelIdentity(reference=encoder if isinstance(encoder, str) else None)
         unfitted = whitening.get_params() if whitening is not None and fitted is None else None
         given = None if isinstance(encoder, str) else encoder
         space = Space(model, fitted, unfitted, dehub=dehub)
@@ -340,9 +340,11 @@ class Index:
     def _settle(self, space: Space, raw: Vectors, *, encoded: bool) -> Space:
         """The space with what its first vectors tell: whose they are, how long, and the whitening fitted on them."""
         model = space.model
-        if model.id is None and (encoded or self._encoder is not None):  # vectors given beside an encoder are its own
+        if model.model_id is None and (
+            encoded or self._encoder is not None
+        ):  # vectors given beside an encoder are its own
             reference = None if model.reference == "auto" else model.reference
-            model = Model.of(self.load_encoder(), reference=reference)
+            model = identify(self.load_encoder(), reference=reference)
         if model.dim is None:
             model = replace(model, dim=raw.shape[1])
         raw = as_vectors(raw, dim=model.dim, what="vectors")
@@ -707,7 +709,7 @@ class Index:
             index=self._path,
             documents=len(self),
             dims=dims,
-            model=asdict(space.model),
+            model=space.model.to_record(),
             whitening=whitening,
             calibration=calibration_record(self.calibrator),
             hubness=json.loads(str(metadata["hubness"])) if "hubness" in metadata else None,
@@ -773,7 +775,7 @@ class Index:
             from kexue.text import Encoder
 
             encoder = cast(SupportsEncode, Encoder(encoder, **space.model.settings(), **options))
-        space.model.check(Model.of(encoder), whitened=space.whitening is not None)
+        space.model.check(identify(encoder), whitened=space.whitening is not None)
         return encoder
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:

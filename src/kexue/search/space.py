@@ -21,6 +21,7 @@ from kexue.search.hubs import Dehub
 from kexue.search.nearest import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
+from kexue.text.identity import ModelIdentity
 
 T = TypeVar("T")
 
@@ -32,74 +33,6 @@ class SupportsEncode(Protocol):
     def encode(self, texts: list[str]) -> Any:
         """Vectors (n, dim), float32, one for each text."""
         ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """An encoder's identity, as far as it tells it.
-
-    Attributes:
-        reference: what opens it again: a folder or hub id; None for an object of the caller's.
-        id: its name.
-        fingerprint: of its files and pooling; equal fingerprints mean equal vectors.
-        dim: length of its vectors.
-        pooling: how it pools tokens; max_length: how many it reads; normalize: whether its vectors have length 1.
-        prompts: what it can put before a text, by name.
-    """
-
-    reference: str | None = None
-    id: str | None = None
-    fingerprint: str | None = None
-    dim: int | None = None
-    pooling: str | None = None
-    max_length: int | None = None
-    normalize: bool | None = None
-    prompts: dict[str, str] | None = None
-
-    @classmethod
-    def of(cls, encoder: SupportsEncode, *, reference: str | None = None) -> Self:
-        """Read the identity off an encoder."""
-        name = getattr(encoder, "model_id", None)
-        if reference is None and name is not None and type(encoder).__module__.startswith("kexue."):
-            reference = str(name)
-        if reference is not None and os.path.isdir(reference):
-            reference = os.path.abspath(reference)
-        fingerprint, dim = getattr(encoder, "fingerprint", None), getattr(encoder, "dim", None)
-        return cls(
-            reference,
-            str(name) if name is not None else type(encoder).__qualname__,
-            str(fingerprint) if fingerprint is not None else None,
-            int(dim) if dim is not None else None,
-            *(getattr(encoder, name, None) for name in ("pooling", "max_length", "normalize", "prompts")),
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """Arguments that open the encoder as it was."""
-        settings = {name: getattr(self, name) for name in ("pooling", "max_length", "normalize", "prompts")}
-        return {name: value for name, value in settings.items() if value is not None}
-
-    def check(self, other: Model, *, whitened: bool = False) -> None:
-        """Refuse `other` where its vectors are not of this space; what one of them does not tell is not compared.
-
-        Lengths matter to a whitening, and to nothing else here: every stored vector has length 1.
-        """
-        names = ["dim", "fingerprint", "prompts", *(["normalize"] if whitened else [])]
-        if self.fingerprint is None or other.fingerprint is None:
-            names.append("id")
-        for name in names:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine is not None and theirs is not None and mine != theirs:
-                raise SpaceMismatchError(
-                    f"the index holds vectors of {self.describe()}, not of {other.describe()}: "
-                    f"{name} {mine} is not {theirs}.",
-                    expected=mine,
-                    received=theirs,
-                    remedy="Use the index's own encoder, or build a new index with this one (kexue index build).",
-                )
-
-    def describe(self) -> str:
-        """A name a person recognises."""
-        return f"{self.id or 'an unnamed encoder'} ({self.dim or '?'} dimensions)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +48,7 @@ class Space:
         dehub: how hubs were removed: ``"csls"`` adds a coordinate to what is stored, ``"center"`` is in the whitening.
     """
 
-    model: Model
+    model: ModelIdentity
     whitening: Whitening | None = None
     unfitted: dict[str, Any] | None = None
     token: str | None = None
@@ -154,7 +87,7 @@ class Space:
     def dump(self) -> dict[str, Value]:
         """As metadata of a store."""
         values: dict[str, Value] = {
-            "model": json.dumps(dataclasses.asdict(self.model)),
+            "model": json.dumps(self.model.to_record()),
             "whitening": b"" if self.whitening is None else file_bytes(self.whitening.save),
             "unfitted": json.dumps(self.unfitted),
             "raw": json.dumps(self.raw),
@@ -167,7 +100,7 @@ class Space:
         """From the metadata of a store."""
         blob, token = metadata["whitening"], metadata.get("space")
         return cls(
-            Model(**json.loads(metadata["model"])),
+            ModelIdentity.from_record(json.loads(metadata["model"])),
             from_file_bytes(blob, Whitening.load) if isinstance(blob, bytes) and blob else None,
             json.loads(metadata["unfitted"]),
             None if token is None else str(token),

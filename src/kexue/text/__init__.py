@@ -11,7 +11,8 @@ from kexue._lazy import attach
 
 if TYPE_CHECKING:
     from kexue.text.encoder import Encoder as Encoder, TokenVectors as TokenVectors
-    from kexue.text.models import ModelIdentity as ModelIdentity, find_model as find_model
+    from kexue.text.identity import ModelIdentity as ModelIdentity
+    from kexue.text.models import find_model as find_model
     from kexue.text.pooling import pool as pool
     from kexue.text.streaming import EncodeReport as EncodeReport
 
@@ -19,7 +20,8 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "encoder": ("Encoder", "TokenVectors"),
-        "models": ("ModelIdentity", "find_model"),
+        "identity": ("ModelIdentity",),
+        "models": ("find_model",),
         "pooling": ("pool",),
         "streaming": ("EncodeReport",),
     },

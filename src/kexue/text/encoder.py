@@ -17,7 +17,8 @@ from kexue._devices import choose_device, has_native_bfloat16, set_threads
 from kexue._progress import Progress
 from kexue.errors import CheckpointError
 from kexue.text.checkpoints import DenseStage, fingerprint, load_dense, load_transformer, read_stack
-from kexue.text.models import ModelIdentity, canonical_pooling, find_model, model_id_of
+from kexue.text.identity import ModelIdentity
+from kexue.text.models import canonical_pooling, find_model, model_id_of
 from kexue.text.pooling import pool
 from kexue.text.streaming import EncodeReport, encode_to
 from kexue.text.tokenizer import TextTokenizer, Tokens, checked_texts
@@ -159,8 +160,17 @@ class Encoder:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What an index keeps, to refuse vectors of another space."""
-        return ModelIdentity(self.model_id, self.fingerprint, self.dim, self.pooling)
+        """Identity that an index records, to refuse vectors of another space."""
+        return ModelIdentity(
+            self.model_id,
+            self.fingerprint,
+            self.dim,
+            self.pooling,
+            reference=self.model_id if type(self) is Encoder else None,  # a subclass is the caller's to open
+            max_length=self.max_length,
+            normalize=self.normalize,
+            prompts=self.prompts,
+        )
 
     @property
     def default_prompt(self) -> str:

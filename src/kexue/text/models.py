@@ -1,4 +1,4 @@
-"""Where an encoder comes from, and what names the space of its vectors. Needs neither torch nor transformers."""
+"""Find the folder of an encoder: on this machine, in the packaged model, on the hub. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,24 +29,6 @@ _PACKAGE_SHA256 = {
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _REMEDY = 'Install the packaged one with: pip install "kexue[minilm]", or name a folder: --model FOLDER, KEXUE_MODEL.'
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What makes two encoders write into one space: same fingerprint, same vectors.
-
-    Attributes:
-        model_id: hub id, or the absolute path of a folder.
-        fingerprint: sha256 over everything in the folder that changes a vector, in hexadecimal: weights, tokenizer,
-            configuration, pooling, dense stages, prompts.
-        dim: width of a vector.
-        pooling: ``"cls"``, ``"pooler"``, ``"last-avg"``, ``"first-last-avg"`` or ``"max"``.
-    """
-
-    model_id: str
-    fingerprint: str
-    dim: int
-    pooling: str
 
 
 def canonical_pooling(mode: str) -> str:
