@@ -12,7 +12,8 @@ import pytest
 
 from kexue import errors
 from kexue._files import displaced, replacing, replacing_folder
-from kexue._text import parse_json, read_lines
+from kexue._text import parse_json
+from kexue.corpus.decoding import read_lines
 from kexue.errors import DataError
 
 

@@ -11,14 +11,6 @@ from typing import Any, BinaryIO
 from kexue._files import explain
 from kexue.errors import DataError
 
-_PACKED = {
-    b"\x1f\x8b": ".gz",
-    b"\x28\xb5\x2f\xfd": ".zst",
-    b"\xfd7zXZ": ".xz",
-    b"BZh9": ".bz2",
-    b"\x04\x22\x4d\x18": ".lz4",
-}
-
 
 def decode(data: bytes, path: str | os.PathLike[str]) -> str:
     """UTF-8, with or without a byte order mark; a wrong byte is reported with its line and column."""
@@ -41,13 +33,6 @@ def not_utf8(
     replaceable: bool = False,
 ) -> DataError:
     """The error that names byte `start` of a line, the encoding it looks like, and the command that converts it."""
-    packed = next((ending for magic, ending in _PACKED.items() if line == 1 and raw.startswith(magic)), None)
-    if packed is not None:
-        message, remedy = (
-            f"the file is compressed, and its name does not end in {packed}.",
-            f"Rename it to end in {packed}.",
-        )
-        return DataError(message, path=path, remedy=remedy)
     encoding = _likely_encoding(raw, line)
     looks = f"; the file may be {encoding}" if encoding else ""
     remedy = f"Save it as UTF-8: iconv -f {encoding or 'ITS-ENCODING'} -t UTF-8 OLD > NEW"
@@ -86,19 +71,6 @@ def split_lines(text: str) -> list[str]:
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
-
-
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a UTF-8 file (`-` is stdin), without their ends.
-
-    Raises:
-        DataError: it cannot be read, a byte is not UTF-8, or lines end with CR alone.
-    """
-    data = standard_input().read() if os.fspath(path) == "-" else read_bytes(path)
-    text = decode(data, path)
-    if "\n" not in text:
-        refuse_lone_cr(text, path)
-    return split_lines(text)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

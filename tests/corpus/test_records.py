@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
 import datetime
 import gzip
 import io
 import json
-import lzma
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,17 +53,10 @@ def test_every_table_format_gives_the_same_records(tmp_path: Path, kind: str) ->
     assert {r.path for r in records} == {str(path)}
 
 
-def compress(data: bytes, ending: str) -> bytes:
-    if ending in (".zst", ".lz4"):
-        sink = pa.BufferOutputStream()
-        with pa.CompressedOutputStream(sink, {".zst": "zstd", ".lz4": "lz4"}[ending]) as out:
-            out.write(data)
-        return sink.getvalue().to_pybytes()
-    return {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[ending](data)
-
-
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst", ".lz4"])
-def test_compressed_files_read_like_plain_ones(tmp_path: Path, ending: str) -> None:
+def test_compressed_files_read_like_plain_ones(
+    tmp_path: Path, compress: Callable[[bytes, str], bytes], ending: str
+) -> None:
     plain = "".join(f"line {i} é\n" for i in range(5000)).encode()
     (tmp_path / "a.txt").write_bytes(plain)
     packed = tmp_path / f"a.TXT{ending}"
@@ -244,9 +235,6 @@ MISTAKES: dict[str, tuple[str, bytes, dict[str, object], dict[str, object], str]
     "open quote": ("a.csv", b'text,b\nx,1\n"y,2\nz,3\n', {}, {"line": 3}, "begins here"),
     "empty text": ("a.csv", b"text,b\n ,1\n", {}, {"line": 2, "column": "text"}, "empty"),
     "bad UTF-8": ("a.txt", b"fine\nab\xffcd\n", {}, {"line": 2, "column": 3}, "errors='replace'"),
-    "hidden gzip": ("a.txt", gzip.compress(b"hello" * 9), {}, {}, "compressed.*Rename it to end in .gz"),
-    "hidden xz": ("a.csv", lzma.compress(b"text,b\nx,y\n"), {}, {}, "compressed.*Rename it to end in .xz"),
-    "hidden bzip2": ("a.jsonl", bz2.compress(b'{"text": "a"}\n'), {}, {}, "compressed.*Rename it to end in .bz2"),
     "UTF-16": ("a.txt", "hello".encode("utf-16"), {}, {"line": 1, "column": 1}, "UTF-16"),
     "NUL": ("a.txt", b"a\0b\n", {}, {"line": 1, "column": 2}, "NUL"),
     "half surrogate": ("a.jsonl", b'{"text": "a\\ud800"}\n', {}, {"line": 1, "column": "text"}, "surrogate"),
@@ -259,10 +247,10 @@ MISTAKES: dict[str, tuple[str, bytes, dict[str, object], dict[str, object], str]
     "JSON id": ("a.jsonl", b'{"text": "a", "id": 1.5}\n', {"id": "id"}, {"line": 1, "column": "id"}, "1.5"),
     "JSON metadata": ("a.jsonl", b'{"text": "a"}\n', {"metadata": ["x"]}, {"column": "x"}, "There are: text"),
     "not Parquet": ("a.parquet", b"PAR1 no", {}, {}, "Parquet"),
-    "packed Parquet": ("a.parquet.gz", b"", {}, {}, "plain file"),
+    "packed Parquet": ("a.parquet.gz", gzip.compress(b"PAR1"), {}, {}, "plain file"),
     "columns of lines": ("a.txt", b"a\n", {"text": "x"}, {}, "has none"),
     "unknown ending": ("a.doc", b"a\n", {}, {}, "--format"),
-    "not gzip": ("a.txt.gz", b"plain", {}, {}, "cannot be read|damaged"),
+    "not gzip": ("a.txt.gz", b"\x1f\x8b\x08plain", {}, {}, "cannot be read|damaged"),
 }
 
 

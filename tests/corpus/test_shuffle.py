@@ -30,10 +30,10 @@ from kexue.corpus import (
     shuffle_files,
     verify_shuffle,
 )
+from kexue.corpus.open import codec_of
 from kexue.corpus.shuffle import job as job_module, keys as keys_module
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.keys import Range, rowwise_keys, tie_keys
-from kexue.corpus.shuffle.source import codec_of
 from kexue.errors import DataError, DiskFullError, KexueError
 
 pa = pytest.importorskip("pyarrow")

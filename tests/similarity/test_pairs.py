@@ -126,7 +126,7 @@ def test_damaged_gzip(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="damaged"):
         load_pairs(path)
-    path.write_bytes(b"plain text")
+    path.write_bytes(b"\x1f\x8b\x08 no more than a beginning")
     with pytest.raises(DataError, match="damaged"):
         load_pairs(path)
 

@@ -147,7 +147,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting by filter.")] = False,
 ) -> None:
     """Delete documents by id or by filter."""
-    from kexue._text import read_lines
+    from kexue.corpus.decoding import read_lines
     from kexue.search import Index, parse_filter
 
     wanted = list(ids or [])

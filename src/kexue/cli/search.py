@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from kexue._text import read_lines, visible
+from kexue._text import visible
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
+from kexue.corpus.decoding import read_lines
 
 if TYPE_CHECKING:
     from rich.table import Table

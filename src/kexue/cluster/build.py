@@ -20,7 +20,8 @@ from kexue.cluster.embed import embed
 from kexue.cluster.pool import Session
 from kexue.cluster.shards import list_shards, read_facts, read_shard
 from kexue.cluster.statistics import merged
-from kexue.corpus.streams import MAX_BYTES, STDIN
+from kexue.corpus.decoding import MAX_BYTES
+from kexue.corpus.open import STDIN
 from kexue.errors import DataError
 from kexue.search.build import BuildReport, Inputs
 from kexue.search.hubs import Dehub, centring, check_dehub

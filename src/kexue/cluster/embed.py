@@ -29,7 +29,7 @@ from kexue.cluster.shards import (
     write_shard,
 )
 from kexue.corpus import read_records
-from kexue.corpus.streams import MAX_BYTES
+from kexue.corpus.decoding import MAX_BYTES
 from kexue.errors import DataError
 from kexue.search.build import Inputs
 from kexue.search.space import SupportsEncode

@@ -24,6 +24,7 @@ from kexue._files import replacing
 from kexue._progress import Progress
 from kexue.cluster.pool import Pool, Session
 from kexue.corpus import ShuffleReport
+from kexue.corpus.open import read_codec
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.gather import sorted_order
 from kexue.corpus.shuffle.job import Job, check_output, is_stream, make_job
@@ -31,7 +32,7 @@ from kexue.corpus.shuffle.keys import Range, check_seed, permutation_keys
 from kexue.corpus.shuffle.run import peak_rss
 from kexue.corpus.shuffle.scatter import split, take
 from kexue.corpus.shuffle.sink import Names, Sink
-from kexue.corpus.shuffle.source import HEAD, Format, Place, Reader, codec_of
+from kexue.corpus.shuffle.source import Format, Place, Reader
 from kexue.corpus.shuffle.state import own_folder
 from kexue.errors import DataError
 
@@ -282,12 +283,12 @@ def _cut(path: str, separator: int) -> Iterator[_Piece]:
     """A file as pieces that end with lines."""
     if not os.path.isfile(path):
         raise DataError("it is no plain file.", remedy="Shuffle it on one machine: kexue shuffle.", path=path)
+    if read_codec(path) is not None:
+        raise DataError(
+            "it is compressed.", remedy="Decompress it, or shuffle it on one machine: kexue shuffle.", path=path
+        )
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        if codec_of(file.read(HEAD)) is not None:
-            raise DataError(
-                "it is compressed.", remedy="Decompress it, or shuffle it on one machine: kexue shuffle.", path=path
-            )
         start = 0
         while start < size:
             stop = min(start + _PIECE, size)

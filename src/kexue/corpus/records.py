@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from kexue._files import explain
+from kexue.corpus.decoding import MAX_BYTES, Decoder, decode_document, decode_lines, strip_line_end
+from kexue.corpus.open import STDIN, split_suffix
 from kexue.corpus.rows import parquet_columns, read_csv, read_jsonl, read_parquet, shown
-from kexue.corpus.streams import MAX_BYTES, STDIN, Decoder, lines, split_suffix, without_end
 from kexue.errors import DataError
 
 TEXT_COLUMNS = ("text", "sentence", "question", "content", "title", "document", "body")
@@ -209,8 +210,8 @@ def _sources(path: str, columns: _Columns, format: str) -> Iterator[_Source]:
 
 
 def _text_lines(path: str, decoder: Decoder) -> Iterator[Record]:
-    for line, content in lines(path, decoder):
-        yield Record(None, without_end(content), {}, path, line)
+    for line, content in decode_lines(path, decoder):
+        yield Record(None, strip_line_end(content), {}, path, line)
 
 
 def _documents(folder: str, format: str) -> list[tuple[str, str]]:
@@ -244,7 +245,7 @@ def _documents(folder: str, format: str) -> list[tuple[str, str]]:
 def _folder(documents: Sequence[tuple[str, str]]) -> Callable[[str, Decoder], Iterator[Record]]:
     def read(_: str, decoder: Decoder) -> Iterator[Record]:
         for name, path in documents:
-            yield Record(name, "".join(content for _, content in lines(path, decoder, whole=True)), {}, path, 1)
+            yield Record(name, decode_document(path, decoder), {}, path, 1)
 
     return read
 

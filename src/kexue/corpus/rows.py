@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from kexue._files import explain
 from kexue._optional import import_optional
-from kexue.corpus.streams import STDIN, Decoder, lines, split_suffix
+from kexue.corpus.decoding import Decoder, decode_lines
+from kexue.corpus.open import STDIN, explain_errors, read_codec
 from kexue.errors import DataError
 
 Row = tuple[int, dict[str, Any]]
@@ -52,7 +53,7 @@ def csv_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[tuple[int,
 
     def counted() -> Iterator[str]:
         nonlocal size
-        for _, text in lines(path, decoder):
+        for _, text in decode_lines(path, decoder):
             size += len(text)
             decoder.check_length(size, path=path, line=begin, what='the row that begins here (is a " missing?)')
             yield text
@@ -96,7 +97,7 @@ def shown(names: Sequence[str], most: int = 20) -> str:
 
 def read_jsonl(path: str, decoder: Decoder) -> Iterator[Row]:
     """Objects of a JSON Lines file; blank lines are skipped, `NaN` and `Infinity` are no JSON."""
-    for line, text in lines(path, decoder):
+    for line, text in decode_lines(path, decoder):
         if not text.strip():
             continue
         try:
@@ -169,7 +170,9 @@ def parquet_columns(path: str) -> list[str]:
 
 
 def _parquet(path: str) -> Any:
-    if path == STDIN or split_suffix(path)[1]:
+    with explain_errors(path):
+        codec = None if path == STDIN else read_codec(path)
+    if path == STDIN or codec is not None:
         raise DataError(
             "Parquet must be a plain file: it is read from its end, and is compressed inside.",
             remedy="Give the .parquet file itself.",

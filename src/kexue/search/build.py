@@ -18,7 +18,8 @@ import numpy as np
 
 from kexue._progress import Progress
 from kexue.corpus import read_records
-from kexue.corpus.streams import MAX_BYTES, STDIN
+from kexue.corpus.decoding import MAX_BYTES
+from kexue.corpus.open import STDIN
 from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
 from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbour_scores, with_offsets
 from kexue.search.index import APPROX, BATCH, AddReport, Index

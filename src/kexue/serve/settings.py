@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kexue._text import read_lines
+from kexue.corpus.decoding import read_lines
 from kexue.errors import DataError, KexueError
 from kexue.serve.target import is_loopback, parse_host
 

@@ -1,10 +1,9 @@
-"""Labelled sentence pairs from files and from the folder of data sets: never guessed at, never silently repaired."""
+"""Data sets of labelled sentence pairs, from files and from the folder of data sets."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from kexue._arrays import Array
-from kexue._text import parse_json
-from kexue.corpus.rows import csv_rows
-from kexue.corpus.streams import MAX_BYTES, Decoder, lines, split_suffix, without_end
+from kexue.corpus.decoding import MAX_BYTES, Decoder
+from kexue.corpus.open import split_suffix
+from kexue.corpus.pairs import PairReader, find_columns, pair_format
 from kexue.errors import DataError
-
-_KNOWN = (("text_a", "text_b", "label"), ("sentence1", "sentence2", "label"), ("sentence1", "sentence2", "score"))
-_LABEL_NAMES = {"label", "labels", "score", "similarity", "gold"}
-_FORMATS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 @dataclass(frozen=True)
@@ -27,13 +22,13 @@ class PairDataset:
     """Pairs of texts with one number each.
 
     Attributes:
-        name: of the data set, or of the file without its suffixes.
+        name: name of the data set, or of the file without its endings.
         split: part of a named set, such as ``"test"``; empty for a file.
         texts_a: n texts.
         texts_b: n texts, the partners.
         labels: (n,), float64: 0/1 or a grade; larger = more alike.
-        skipped: lines left out because they do not have the right number of fields.
-        replaced: rows in which malformed characters were replaced (errors="replace").
+        skipped: number of lines left out because they have a wrong number of fields.
+        replaced: number of rows in which malformed characters were replaced (errors="replace").
     """
 
     name: str
@@ -89,24 +84,22 @@ def load_pairs(
         raise ValueError(f"errors must be 'strict' or 'replace', got {errors!r}.")
     if columns is not None and (isinstance(columns, str) or len(columns) != 3):
         raise ValueError(f"columns must name three columns (text, text, label), got {columns!r}.")
-    path, name, chosen = _locate(name_or_path, split)
-    reader = _Reader(path, None if columns is None else tuple(columns), Decoder(errors, max_bytes))
-    texts_a, texts_b, labels = [], [], []
-    for a, b, label in reader.triples():
-        texts_a.append(a)
-        texts_b.append(b)
-        labels.append(label)
-    if not labels:
+    path, name, part = _locate(name_or_path, split)
+    names = None if columns is None else (columns[0], columns[1], columns[2])
+    reader = PairReader(path, names, Decoder(errors, max_bytes))
+    pairs = list(reader)
+    if not pairs:
         raise DataError(
             f"no pairs ({reader.skipped} lines without the right number of fields).",
             path=path,
             remedy="A line is text, text and number, separated by tabs (.tsv) or commas (.csv).",
         )
-    return PairDataset(name, chosen, texts_a, texts_b, np.array(labels), reader.skipped, reader.replaced)
+    texts_a, texts_b, labels = zip(*pairs, strict=True)
+    return PairDataset(name, part, list(texts_a), list(texts_b), np.array(labels), reader.skipped, reader.replaced)
 
 
 def pair_datasets(pairs: Any) -> list[PairDataset]:
-    """What `evaluate_pairs` accepts as pairs, as a list of data sets.
+    """Return data sets from any of the forms of pairs that `evaluate_pairs` accepts.
 
     Args:
         pairs: a PairDataset, a path or name, three columns (texts_a, texts_b, labels), rows (a, b, label) or mappings
@@ -124,9 +117,7 @@ def pair_datasets(pairs: Any) -> list[PairDataset]:
     rows = list(pairs)
     if rows and all(isinstance(row, PairDataset | str | os.PathLike) for row in rows):
         return [row if isinstance(row, PairDataset) else load_pairs(row) for row in rows]
-    names = next(
-        (known for known in _KNOWN if rows and isinstance(rows[0], Mapping) and set(known) <= set(rows[0])), None
-    )
+    names = find_columns(rows[0]) if rows and isinstance(rows[0], Mapping) else None
     triples = [tuple(row[name] for name in names) for row in rows] if names else rows
     if not triples or any(isinstance(row, str) or not hasattr(row, "__len__") or len(row) != 3 for row in triples):
         raise TypeError(
@@ -137,6 +128,7 @@ def pair_datasets(pairs: Any) -> list[PairDataset]:
 
 
 def _from_columns(a: Any, b: Any, labels: Any) -> PairDataset:
+    """Return a data set of three columns."""
     if not (_is_texts(a) and _is_texts(b)):
         raise TypeError(f"the first two columns of pairs must be texts, got {type(next(iter(a))).__name__}.")
     values = np.asarray(labels, dtype=np.float64)
@@ -146,21 +138,19 @@ def _from_columns(a: Any, b: Any, labels: Any) -> PairDataset:
 
 
 def _is_texts(column: Any) -> bool:
+    """Return whether a column is a sequence of strings."""
     return not isinstance(column, str) and hasattr(column, "__iter__") and all(isinstance(text, str) for text in column)
 
 
-# ---- where ---------------------------------------------------------------------------------------------------------
-
-
 def _locate(name_or_path: str | os.PathLike[str], split: str | None) -> tuple[Path, str, str]:
-    """File, name of the set, name of the split ("" for a plain file)."""
+    """Return the file, the name of the data set, and that of the split ("" for a plain file)."""
     path = Path(name_or_path)
     if path.is_file():
         if split is not None:
             raise DataError(f"a file has no splits, got split={split!r}.", path=path, remedy="Leave split out.")
         return path, _stem(path), ""
-    folder = path if path.is_dir() else _named(os.fspath(name_or_path))
-    splits = {_stem(file): file for file in sorted(folder.iterdir()) if _format(file)}
+    folder = path if path.is_dir() else _data_set_folder(os.fspath(name_or_path))
+    splits = {_stem(file): file for file in sorted(folder.iterdir()) if pair_format(file)}
     wanted = [split] if split is not None else ["test", "valid", *(splits if len(splits) == 1 else ())]
     for candidate in wanted:
         if candidate in splits:
@@ -172,132 +162,24 @@ def _locate(name_or_path: str | os.PathLike[str], split: str | None) -> tuple[Pa
     )
 
 
-def _named(name: str) -> Path:
+def _data_set_folder(name: str) -> Path:
+    """Return the folder of a data set by its name."""
     root = os.environ.get("KEXUE_DATA")
     if not root:
         raise DataError(
             f"{name!r} is neither a file nor a folder, and KEXUE_DATA is not set.",
             remedy="Give the path of a tsv, csv or jsonl file, or set KEXUE_DATA to the folder of data sets.",
         )
-    found = {folder.name: folder for folder in sorted(Path(root).glob("pairs_*/*")) if folder.is_dir()}
-    if name not in found:
+    folders = {folder.name: folder for folder in sorted(Path(root).glob("pairs_*/*")) if folder.is_dir()}
+    if name not in folders:
         raise DataError(
             f"{name!r} is neither a file nor a data set in KEXUE_DATA ({root}).",
-            remedy=f"Data sets found: {', '.join(found) or 'none'}.",
+            remedy=f"Data sets found: {', '.join(folders) or 'none'}.",
         )
-    return found[name]
+    return folders[name]
 
 
 def _stem(path: Path) -> str:
-    ending, packing = split_suffix(path.name)
-    return path.name[: len(path.name) - len(ending + packing)]
-
-
-def _format(path: Path) -> str | None:
-    return _FORMATS.get(split_suffix(path.name)[0])
-
-
-# ---- what ----------------------------------------------------------------------------------------------------------
-
-
-class _Reader:
-    """One pass over a file, counting what was skipped and replaced."""
-
-    def __init__(self, path: Path, columns: tuple[str, ...] | None, decoder: Decoder) -> None:
-        self.path, self.columns, self.decoder = path, columns, decoder
-        self.skipped = self.replaced = 0
-        self.place: tuple[int, ...] = (0, 1, 2)  # where text, text and label stand
-        self.names: tuple[str, ...] = ("text_a", "text_b", "label")
-        self.width = 3
-
-    def triples(self) -> Iterator[tuple[str, str, float]]:
-        kind = _format(self.path)
-        if kind is None:
-            raise DataError(
-                f"unknown format {self.path.suffix!r}.",
-                path=self.path,
-                remedy="Known are .tsv, .txt (tabs), .csv and .jsonl, each also compressed, as .gz.",
-            )
-        before = 0
-        for triple in self._json() if kind == "jsonl" else self._table(kind):
-            self.replaced += self.decoder.replaced > before
-            before = self.decoder.replaced
-            if triple is None:
-                self.skipped += 1
-            else:
-                yield triple
-
-    def _table(self, kind: str) -> Iterator[tuple[str, str, float] | None]:
-        first = True
-        rows = self._tabs() if kind == "tsv" else csv_rows(str(self.path), self.decoder, ",")
-        for line, fields in rows:
-            if first and self._header(fields):
-                first = False
-                continue
-            if len(fields) == self.width:
-                a, b, label = (fields[i] for i in self.place)
-                yield a, b, self._number(label, line, first)
-            else:
-                yield None
-            first = False
-
-    def _tabs(self) -> Iterator[tuple[int, list[str]]]:
-        for number, text in lines(str(self.path), self.decoder):
-            if line := without_end(text):
-                yield number, line.split("\t")
-
-    def _json(self) -> Iterator[tuple[str, str, float] | None]:
-        for number, text in lines(str(self.path), self.decoder):
-            if not text.strip():
-                continue
-            record = parse_json(text, self.path, line=number)
-            if not isinstance(record, dict):
-                raise DataError(f"expected an object, got {text.strip()[:40]!r}.", path=self.path, line=number)
-            names = next((known for known in self._candidates() if set(known) <= set(record)), None)
-            if names is None:
-                yield None
-                continue
-            self.names = names
-            *pair, label = (record[name] for name in names)
-            for i, (column, value) in enumerate(zip(names, pair, strict=False)):
-                if not isinstance(value, str):
-                    raise DataError(f"expected a text, got {value!r:.40}.", path=self.path, line=number, column=column)
-                pair[i] = self.decoder.clean(value, path=str(self.path), line=number, column=column)
-            yield pair[0], pair[1], self._number(label, number, False)
-
-    def _candidates(self) -> Sequence[tuple[str, ...]]:
-        return _KNOWN if self.columns is None else (self.columns,)
-
-    def _header(self, fields: list[str]) -> bool:
-        """Whether line 1 is a header; when it is, note where the three columns stand."""
-        lowered = [field.strip().lower() for field in fields]
-        exact = [field.strip() for field in fields]
-        for names in self._candidates():
-            row = exact if self.columns is not None else lowered
-            if set(names) <= set(row):
-                self.place, self.names, self.width = tuple(row.index(name) for name in names), names, len(row)
-                return True
-        if self.columns is not None:
-            raise DataError(
-                f"no columns {', '.join(map(repr, self.columns))} in the header.",
-                path=self.path,
-                line=1,
-                remedy=f"Columns found: {', '.join(exact)}.",
-            )
-        return len(fields) == 3 and lowered[2] in _LABEL_NAMES
-
-    def _number(self, label: Any, line: int, first: bool) -> float:
-        try:
-            value = float(label)
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
-            hint = "If line 1 is a header, name its columns: columns=(text, text, label)." if first else ""
-            raise DataError(
-                f"the label must be a number, got {label!r:.40}.",
-                path=self.path,
-                line=line,
-                column=self.names[2],
-                remedy=hint or "Correct the line or leave it out.",
-            )
-        return value
+    """Return a file's name without its endings."""
+    ending, compression = split_suffix(path.name)
+    return path.name[: len(path.name) - len(ending + compression)]

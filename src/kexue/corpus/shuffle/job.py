@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from kexue._files import explain
+from kexue.corpus.open import HEAD, STDIN, codec_of, split_suffix
 from kexue.corpus.shuffle.digest import PAD
 from kexue.corpus.shuffle.keys import ALGORITHMS, check_seed
-from kexue.corpus.shuffle.source import HEAD, Format, codec_of, find
-from kexue.corpus.streams import STDIN, split_suffix
+from kexue.corpus.shuffle.source import Format, find
 from kexue.errors import DataError, DiskFullError
 
 PER_RECORD = 36  # bytes of memory beside a record's own: key, length, offset, order, and scratch for sorting
@@ -314,7 +314,7 @@ def _measure(job: Job) -> tuple[int | None, int | None]:
             return None, None
         with open(path, "rb") as stream:
             head = stream.read(_SAMPLE if seen < _SAMPLE else HEAD)
-            if codec_of(head) is not None:
+            if codec_of(head, split_suffix(path)[1]) is not None:
                 return None, None
             size += os.fstat(stream.fileno()).st_size
             if len(head) > HEAD or seen < _SAMPLE:

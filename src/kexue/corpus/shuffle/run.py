@@ -21,6 +21,7 @@ from typing import Literal
 from kexue._files import is_disk_full
 from kexue._optional import import_optional
 from kexue._progress import Progress
+from kexue.corpus.open import STDIN
 from kexue.corpus.shuffle.digest import Digest
 from kexue.corpus.shuffle.gather import Gather
 from kexue.corpus.shuffle.job import (
@@ -43,7 +44,6 @@ from kexue.corpus.shuffle.sink import Names, Sink
 from kexue.corpus.shuffle.source import Format
 from kexue.corpus.shuffle.state import Bucket, State, Workplace
 from kexue.corpus.shuffle.verify import digest_of
-from kexue.corpus.streams import STDIN
 from kexue.errors import DataError, DiskFullError, KexueError
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

@@ -19,8 +19,8 @@ import numpy as np
 
 from kexue._files import synchronise
 from kexue._optional import import_optional
+from kexue.corpus.open import STDIN, split_suffix
 from kexue.corpus.shuffle.job import Job, is_stream
-from kexue.corpus.streams import STDIN, split_suffix
 from kexue.errors import DataError
 
 if TYPE_CHECKING:

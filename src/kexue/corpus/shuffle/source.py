@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
-import os
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from kexue._optional import import_optional
-from kexue._text import standard_input
+from kexue.corpus.open import explain_errors, open_stream
 from kexue.corpus.shuffle.digest import PAD, Digest, finish, hash_records, hash_words
-from kexue.corpus.streams import STDIN
 from kexue.errors import DataError
 
 Array = np.ndarray[Any, Any]
 
 BOM = b"\xef\xbb\xbf"
-_MAGIC = {
-    b"\x1f\x8b\x08": "gzip",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-}
-_BZ2 = b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"  # after BZh and a digit: a block, or the end
-HEAD = 10  # bytes that tell the compression
 _FIND = 1 << 18  # bytes searched at a time, whose mask the cache holds
 _BLOCK = 1 << 18  # bytes of a giant record hashed at a time
 
@@ -73,46 +58,6 @@ class Chunk:
     place: Place
     giant: int = 0
     digest: str = ""
-
-
-def codec_of(head: bytes) -> str | None:
-    """The compression that the first bytes of a file tell.
-
-    >>> codec_of(b"BZh91AY&SY"), codec_of(b"BZhou is a name")
-    ('bz2', None)
-    """
-    if head.startswith(b"BZh") and head[3:4].isdigit() and head[4:10] in _BZ2:
-        return "bz2"
-    return next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
-
-
-@contextmanager
-def open_stream(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
-    """A file, or standard input for ``"-"``, decompressed by what it begins with; and the name of its compression."""
-    raw: Any = standard_input() if path == STDIN else open(path, "rb", buffering=0)  # noqa: SIM115 - closed below
-    stream: Any = raw
-    try:
-        if path == STDIN:
-            head = raw.peek(HEAD)[:HEAD]
-        else:
-            head = raw.read(HEAD) if os.path.isfile(path) else b""  # a pipe cannot be read twice
-            if head:
-                raw.seek(0)
-        codec = codec_of(head)
-        if codec == "gzip":
-            stream = gzip.GzipFile(fileobj=raw, mode="rb")
-        elif codec == "bz2":
-            stream = bz2.BZ2File(raw)
-        elif codec == "xz":
-            stream = lzma.LZMAFile(raw)  # noqa: SIM115 - closed below
-        elif codec is not None:
-            stream = import_optional("pyarrow", extra="corpus").CompressedInputStream(raw, codec)
-        yield cast(BinaryIO, stream), codec
-    finally:
-        if stream is not raw:
-            stream.close()
-        if path != STDIN:
-            raw.close()
 
 
 class Giants(Protocol):
@@ -205,7 +150,7 @@ class Reader:
         if self._next >= len(self._paths):
             return False
         path, offset = self._paths[self._next], self._skip
-        with _damage_told(path):
+        with explain_errors(path):
             self._stream, _ = self._opened.enter_context(open_stream(path))
             if offset:
                 _advance(self._stream, offset)
@@ -223,7 +168,7 @@ class Reader:
             got = min(len(view), len(self._pushed))
             view[:got], self._pushed = self._pushed[:got], self._pushed[got:]
             return got
-        with _damage_told(self._paths[self._next]):
+        with explain_errors(self._paths[self._next]):
             if self._left is None:
                 return int(self._stream.readinto(view) or 0)  # type: ignore[union-attr]
             got = int(self._stream.readinto(view[: self._left]) or 0)  # type: ignore[union-attr]
@@ -343,13 +288,3 @@ def _advance(stream: BinaryIO, offset: int) -> None:
         return
     while offset > 0 and (block := stream.read(min(offset, 1 << 20))):
         offset -= len(block)
-
-
-@contextmanager
-def _damage_told(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"the compressed data are damaged or cut short ({error}).", path=path) from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}.", path=path) from error
