@@ -74,7 +74,7 @@ def test_many_tensors_without_waiting_are_one_after_the_other(clip):
         for p, g in zip(news[1:], gradients(news, 1)[1:], strict=True):
             p.add_(0.01 * g)  # the first one does not move
         alone = [p.detach().clone() for p in news]
-        optimizer._adapt_at_once(news, olds, 0.1)
+        optimizer._adapt_many(news, olds, 0.1)
         for p, old in zip(alone, olds, strict=True):
             optimizer._adapt(p, old, 0.1)
     for a, b in zip(news, alone, strict=True):

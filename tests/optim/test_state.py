@@ -1,6 +1,7 @@
-"""Laws of state that hold for every optimizer and wrapper: whence its numbers come, who may change it, how it ages."""
+"""Laws of state that hold for every optimizer and wrapper: origin of its numbers, who may change it, how it ages."""
 
 import copy
+import inspect
 import pickle
 from itertools import product
 
@@ -22,6 +23,7 @@ from kexue.optim import (
     PiecewiseLinear,
     unwrap,
 )
+from kexue.optim.kind import OURS
 
 
 class Stranger(SGD):
@@ -449,3 +451,9 @@ def test_a_gradient_scaler_changes_nothing_and_skips_what_overflows(wrap):
         return p.detach()
 
     assert torch.equal(run(scaled=True), run(scaled=False))
+
+
+@pytest.mark.parametrize("kind", [Adafactor, AdaX])
+def test_settings_known_of_our_optimizers_are_those_of_their_constructors(kind):
+    settings = set(inspect.signature(kind).parameters) - {"params", "foreach", "maximize"}
+    assert OURS[kind.__name__] == settings

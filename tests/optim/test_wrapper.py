@@ -83,13 +83,13 @@ def test_another_stack_is_refused_and_nothing_changes():
     assert all(torch.equal(now["state"][i][n], held["state"][i][n]) for i in held["state"] for n in held["state"][i])
 
 
-def test_a_bare_state_is_taken_with_one_warning_and_wrappers_begin_anew():
+def test_a_bare_state_is_taken_with_one_warning_and_wrappers_start_from_scratch():
     params = parameters()
     bare = Adam(params, lr=0.01)
     train(params, bare, 4)
     optimizer = EMA(Lookahead(Adam(params, lr=0.5)))
     train(params, optimizer, 3)
-    with pytest.warns(UserWarning, match="bare optimizer: lookahead ema begins anew") as caught:
+    with pytest.warns(UserWarning, match="bare optimizer: lookahead ema starts from scratch") as caught:
         optimizer.load_state_dict(bare.state_dict())
     assert len(caught) == 1
     group = optimizer.param_groups[0]
@@ -169,7 +169,7 @@ def test_a_stack_is_its_layers_one_after_the_other():
 
 @pytest.mark.parametrize("hook", [False, True])
 def test_foreach_in_blocks_is_foreach_and_a_hook_sees_one_step(monkeypatch, hook):
-    monkeypatch.setattr("kexue.optim._update._BLOCK", 10)
+    monkeypatch.setattr("kexue.optim._fusion._BLOCK", 10)
     ours, theirs = parameters(), parameters()
     inner = AdamW(ours, lr=0.1, foreach=True)
     seen = []

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from kexue.optim.accumulate import GradientAccumulation as GradientAccumulation
     from kexue.optim.adafactor import Adafactor as Adafactor
     from kexue.optim.adax import AdaX as AdaX
-    from kexue.optim.compose import extend as extend, unwrap as unwrap
+    from kexue.optim.compose import extend as extend
     from kexue.optim.ema import EMA as EMA
     from kexue.optim.layer_adaptation import LayerAdaptation as LayerAdaptation
     from kexue.optim.lazy import Lazy as Lazy
     from kexue.optim.lookahead import Lookahead as Lookahead
     from kexue.optim.memory import MemoryReport as MemoryReport, optimizer_memory as optimizer_memory
     from kexue.optim.piecewise import PiecewiseLinear as PiecewiseLinear, PiecewiseLinearLR as PiecewiseLinearLR
+    from kexue.optim.stack import unwrap as unwrap
     from kexue.optim.weight_decay import DecoupledWeightDecay as DecoupledWeightDecay
 
 __getattr__, __dir__, __all__ = attach(
@@ -28,13 +29,14 @@ __getattr__, __dir__, __all__ = attach(
         "adafactor": ("Adafactor",),
         "adax": ("AdaX",),
         "accumulate": ("GradientAccumulation",),
-        "compose": ("extend", "unwrap"),
+        "compose": ("extend",),
         "ema": ("EMA",),
         "layer_adaptation": ("LayerAdaptation",),
         "lazy": ("Lazy",),
         "lookahead": ("Lookahead",),
         "memory": ("MemoryReport", "optimizer_memory"),
         "piecewise": ("PiecewiseLinear", "PiecewiseLinearLR"),
+        "stack": ("unwrap",),
         "weight_decay": ("DecoupledWeightDecay",),
     },
     needs="torch",

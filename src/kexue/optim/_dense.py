@@ -1,4 +1,4 @@
-"""What the optimizers of this package share: checked groups, dense real gradients, moments that stay in float32."""
+"""Base of our own optimizers: checked groups, dense real gradients, moments that stay in float32."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._kind import check_kind
-
-Group = dict[str, Any]
+from kexue.optim.kind import check_kind
+from kexue.optim.stack import Group
 
 
 class DenseOptimizer(Optimizer):
-    """An optimizer without sparse or complex gradients; a subclass says how to check a group and how to update it.
+    """An optimizer of dense real gradients; a subclass checks groups and updates parameters.
 
     Moments are float32 for half precision parameters, and stay so when a checkpoint is loaded, where torch would cast
-    them to the parameter's type. `state["step"]` is a scalar on the CPU. Sums over a sharded dimension are carried out
-    by DTensor, so that shards give the same step as the whole.
+    them to the parameter's type. `state["step"]` is a scalar on the CPU. Sums over a sharded dimension are computed by
+    DTensor, so that shards give the same step as the whole.
     """
 
     def check(self, group: Group) -> None:
-        """Raise ValueError for a hyper-parameter out of its range."""
+        """Raise ValueError for a setting out of its range."""
         raise NotImplementedError
 
     def update(self, group: Group, params: list[Tensor], steps: int) -> None:
-        """Move `params`, of one kind as `kind` has it, with the gradients they hold, in their step number `steps`."""
+        """Update `params`, all of one `kind`, with their gradients, in their step number `steps`."""
         raise NotImplementedError
 
     def kind(self, group: Group, param: Tensor) -> Hashable:
-        """What parameters that are updated in one call have in common; None: this one goes alone."""
+        """Key of the parameters that are updated in one call; None: this one alone."""
         foreach = group["foreach"]
         return (param.device, param.dtype, type(param)) if foreach or (foreach is None and param.is_cuda) else None
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group; its values take the place of the defaults, and are checked as these are."""
+        """Add a group; its values override the defaults, and are checked like these."""
         self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
     @torch.inference_mode(False)  # state that is made now must serve later steps
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns what `closure`, called once with gradients enabled, gives.
+        """Make one step; return what `closure`, called once with gradients enabled, returns.
 
         Raises:
             TypeError: a gradient that is sparse, or a parameter that is complex.
@@ -74,7 +73,7 @@ class DenseOptimizer(Optimizer):
         """As `torch.optim.Optimizer.load_state_dict`, but the state is copied and all of it keeps its type.
 
         Raises:
-            CheckpointError: the state is that of another kind of optimizer; nothing is changed then.
+            CheckpointError: the state of another kind of optimizer; nothing is changed then.
         """
         seen: dict[str, Any] = {}
 
@@ -102,27 +101,27 @@ class DenseOptimizer(Optimizer):
         return [self.state[param][name] for param in params]
 
 
-def full(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32, anything else as it is."""
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
 
 
 def put_back(params: list[Tensor], values: list[Tensor]) -> None:
-    """Round what `full` has made of half precision, and has been moved since, back into the parameters."""
+    """Round updated float32 values back into the half precision parameters that they were made from."""
     for param, value in zip(params, values, strict=True):
         if value is not param:
             param.copy_(value)
 
 
-def settled(x: Tensor) -> Tensor:
-    """A DTensor with the sums it still owes carried out; a plain tensor as it is."""
+def sum_shards(x: Tensor) -> Tensor:
+    """A DTensor with its pending sums over shards computed; a plain tensor as it is."""
     placements = getattr(x, "placements", ())
     if not any(placement.is_partial() for placement in placements):
         return x
     from torch.distributed.tensor import Replicate
 
-    wanted = [Replicate() if placement.is_partial() else placement for placement in placements]
-    return x.redistribute(placements=wanted)  # type: ignore[attr-defined,no-any-return]
+    summed = [Replicate() if placement.is_partial() else placement for placement in placements]
+    return x.redistribute(placements=summed)  # type: ignore[attr-defined,no-any-return]
 
 
 def check_rate(lr: float | Tensor | None, weight_decay: float) -> None:

@@ -1,4 +1,4 @@
-"""Large batches from small ones: kexue.fm/archives/7094."""
+"""Gradient accumulation: large batches from small ones; kexue.fm/archives/7094."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Update, batches
-from kexue.optim._wrapper import Wrapper, folds, is_linear
+from kexue.optim._fusion import is_fused, is_linear
+from kexue.optim._tensor_lists import batches
+from kexue.optim._update import Update
+from kexue.optim._wrapper import Wrapper
 
 
 class GradientAccumulation(Wrapper):
@@ -63,48 +65,51 @@ class GradientAccumulation(Wrapper):
         super().__init__(inner)
 
     @property
-    def _folds(self) -> bool:
-        return folds(self.inner)
+    def is_fused(self) -> bool:
+        """Whether the inner optimizer is."""
+        return is_fused(self.inner)
 
     @property
-    def _linear(self) -> bool:
+    def is_linear(self) -> bool:
+        """Whether the inner optimizer is."""
         return is_linear(self.inner)
 
     @property
     def is_boundary(self) -> bool:
         """Whether the coming `step` updates. Ask before `backward`, to know whether ranks must share gradients."""
-        return bool(self._get("step") + 1 >= self.steps)
+        return bool(self._counter("step") + 1 >= self.steps)
 
     def _advance(self, update: Update) -> None:
         if not update.flush:
-            self._gather(update.weight)
+            self._accumulate(update.weight)
         update.weight = None
-        count = self._get("step")
+        count = self._counter("step")
         if count < self.steps and not (update.flush and count):
             return
-        seen = self._held("seen")
-        handed = [(p, gradient) for p, gradient in self._held("gradient").items() if seen.get(p)]
-        for p, gradient in handed:
+        seen = self._tensors_named("seen")
+        means = [(p, gradient) for p, gradient in self._tensors_named("gradient").items() if seen.get(p)]
+        for p, gradient in means:
             p.grad = gradient.to(p.dtype)
-        self._inner_step(update)
-        for p, _ in handed:
+        self._inner_step(update)  # section "gradient accumulation": the inner step, from the mean gradient
+        for p, _ in means:
             p.grad = None
-        self._set("step", 0)
-        self._set("weight", 0.0)
+        self._set_counter("step", 0)
+        self._set_counter("weight", 0.0)
 
-    def _gather(self, weight: float | None) -> None:
+    def _accumulate(self, weight: float | None) -> None:
+        """Take the gradients of one micro-batch into the running mean or sum."""
         w = 1.0 if weight is None else float(weight)
         if not (w >= 0 and math.isfinite(w)):
             raise ValueError(f"weight must be finite and >= 0, got {weight}")
-        total = self._get("weight") + w
+        total = self._counter("weight") + w
         part = w / total if self.average and w else w
-        if self._get("step") == 0:
-            for mark in self._held("seen").values():
+        if self._counter("step") == 0:
+            for mark in self._tensors_named("seen").values():
                 mark.zero_()
         sums, gradients, silent = [], [], []
         for p in self._params():
             gradient, p.grad = p.grad, None
-            tensors = self._tensors.get(p, {})
+            tensors = self.tensors.get(p, {})
             seen = tensors.keys() >= {"seen", "gradient"} and bool(tensors["seen"])
             if gradient is None:
                 silent += [tensors["gradient"]] if seen else []
@@ -114,39 +119,39 @@ class GradientAccumulation(Wrapper):
             if not w:
                 continue
             if not seen:
-                taken = _own(gradient.detach(), self._dtype("gradient", p))
-                self._tensors[p] = {"gradient": taken if part == 1 else taken.mul_(part), "seen": torch.ones(())}
+                taken = _detached_memory(gradient.detach(), self._tensor_dtype("gradient", p))
+                self.tensors[p] = {"gradient": taken if part == 1 else taken.mul_(part), "seen": torch.ones(())}
             else:
                 sums.append(tensors["gradient"])
                 gradients.append(gradient.detach().to(tensors["gradient"].dtype))
         for ours, new in batches(sums, gradients):
             if self.average:
-                torch._foreach_lerp_(ours, new, part)  # the running weighted mean
+                torch._foreach_lerp_(ours, new, part)  # section "gradient accumulation": the weighted mean so far
             else:
                 torch._foreach_add_(ours, new, alpha=part)
         if self.average and w:
             for (ours,) in batches(silent):
                 torch._foreach_mul_(ours, 1 - part)
-        self._set("weight", total)
-        self._set("step", self._get("step") + 1)
+        self._set_counter("weight", total)
+        self._set_counter("step", self._counter("step") + 1)
 
     def _allocate(self, param: Tensor) -> None:
-        if not self._tensors.get(param):
-            empty = torch.zeros_like(param, dtype=self._dtype("gradient", param))
-            self._tensors[param] = {"gradient": empty, "seen": torch.zeros(())}
+        if not self.tensors.get(param):
+            empty = torch.zeros_like(param, dtype=self._tensor_dtype("gradient", param))
+            self.tensors[param] = {"gradient": empty, "seen": torch.zeros(())}
 
-    def _dtype(self, name: str, param: Tensor) -> torch.dtype:
+    def _tensor_dtype(self, name: str, param: Tensor) -> torch.dtype:
         return torch.promote_types(param.dtype, self.accum_dtype)
 
-    def _loaded(self, name: str, param: Tensor, value: Tensor) -> Tensor:
-        return value.detach().cpu().clone() if name == "seen" else super()._loaded(name, param, value)
+    def _adopt(self, name: str, param: Tensor, value: Tensor) -> Tensor:
+        return value.detach().cpu().clone() if name == "seen" else super()._adopt(name, param, value)
 
     def _describe(self) -> str:
         return f"steps={self.steps}, average={self.average}"
 
 
-def _own(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gradient itself; a copy where its memory may be part of something larger, or a bucket of DDP."""
+def _detached_memory(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient itself, or a copy where its memory may belong to something larger or to a bucket of DDP."""
     if gradient.dtype != dtype:
         return gradient.to(dtype)
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,6 +1,7 @@
-"""AdaFactor: adaptive steps whose second moment, for a matrix, is one number a row and one a column.
+"""AdaFactor: adaptive steps with a second moment that keeps one number per row and one per column of a matrix.
 
-Source: kexue.fm/archives/7302; Shazeer and Stern 2018, arXiv:1804.04235, algorithms 4 to 6 (named A4, A5, A6 below).
+Source: kexue.fm/archives/7302; Shazeer and Stern 2018, arXiv:1804.04235. Comments name the parts of the article
+(section "…") and the paper's algorithms 4 to 6 (A4, A5, A6).
 Differences: the factors are divided before they are multiplied, as R C underflows float32 where gradients are zero.
 Means stand where the paper has sums; the quotient is the same. `RMS(p)` is that of the parameter before its decay.
 """
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue.optim._dense import DenseOptimizer, Group, check_rate, full, put_back, settled
+from kexue.optim._dense import DenseOptimizer, at_least_float32, check_rate, put_back, sum_shards
+from kexue.optim._fusion import fusible
+from kexue.optim.stack import Group
 
-_CELLS = 2**18  # numbers of a matrix at a time, a thread: what stays in the cache of a core
+_CELLS = 2**18  # elements of a matrix handled at a time per thread: they stay in the cache of a core
 
 
+@fusible(elementwise=False)
 class Adafactor(DenseOptimizer):
-    """Adam's adaptivity for a matrix of n x m numbers at the memory of n + m.
+    """Adaptivity like Adam's for a matrix of n x m numbers, with the memory of n + m.
 
     With g the gradient, t = 1, 2, ... and b_t = 1 - t^-decay_power:
 
@@ -30,8 +34,8 @@ class Adafactor(DenseOptimizer):
     - with beta1 > 0: m <- beta1 m + (1 - beta1) u and u = m;
     - p <- (1 - lr weight_decay) p - lr max(eps[1], RMS(p)) u.
 
-    R C / mean(R) is the matrix of rank one nearest to v in generalised Kullback-Leibler divergence. A tensor of more
-    dimensions keeps R and C for every index of the others.
+    R C / mean(R) is the matrix of rank one nearest to v in generalised Kullback-Leibler divergence. A tensor with more
+    dimensions has R and C for every index of the others.
 
     Source: kexue.fm/archives/7302; arXiv:1804.04235.
 
@@ -41,21 +45,21 @@ class Adafactor(DenseOptimizer):
             it. None: the relative step min(1e-2, 1 / sqrt(t)), which no scheduler can change.
         beta1: in [0, 1), momentum of the clipped update; 0 keeps no such state.
         beta2: in [0, 1), a fixed b instead of b_t; without bias correction, so that clipping carries the first steps.
-        decay_power: > 0. At t = 1 the gradient alone counts, later ever more of the past.
-        eps: what is added to g^2, and the least size a parameter is taken to have; both >= 0.
+        decay_power: > 0. At t = 1 the gradient alone counts, later more and more of the past.
+        eps: number added to g^2, and lower bound of the size of a parameter; both >= 0.
         clip_threshold: > 0; None: no clipping.
         scale_parameter: whether the step is relative to RMS(p).
         relative_step_scale: > 0, factor of the relative step where ``scale_parameter`` is False.
-        min_dim_size_to_factor: a tensor is factored when both dimensions are at least so long. 0: always.
+        min_dim_size_to_factor: a tensor is factored when both dimensions are at least this long. 0: always.
         factor_dims: the two ``"largest"`` dimensions, the earlier of equal ones, or the two ``"last"``.
         weight_decay: >= 0, decoupled, times lr or the relative step.
         warmup_init: the relative step begins as 1e-6 t.
-        foreach: True: many tensors a call, faster on accelerators for as much again as the parameters in passing
-            memory. None and False: one at a time.
-        maximize: climb.
+        foreach: True: many tensors per call, faster on accelerators, with temporary memory as large as the parameters.
+            None and False: one at a time.
+        maximize: ascend instead of descend.
 
     Raises:
-        ValueError: a number out of its range; at the step, a scheduler together with ``lr=None``.
+        ValueError: a setting out of its range; at the step, a scheduler together with ``lr=None``.
         TypeError: at the step, a sparse gradient or a complex parameter.
 
     State of a parameter: `step`, `exp_avg_sq_row` and `exp_avg_sq_col`, or `exp_avg_sq`; with momentum `exp_avg`. They
@@ -69,7 +73,7 @@ class Adafactor(DenseOptimizer):
         >>> round(p[0, 0].item(), 3), {k: tuple(v.shape) for k, v in optimizer.state[p].items()}
         (0.9, {'step': (), 'exp_avg_sq_row': (256, 1), 'exp_avg_sq_col': (1, 512)})
 
-    See also: `AdaX`, the same growing memory of the second moment without factors.
+    See also: `AdaX`, a second moment with the same growing memory, without factors.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Adafactor(DenseOptimizer):
         super().__init__(params, settings)
 
     def check(self, group: Group) -> None:
-        """Raise ValueError for a hyper-parameter out of its range."""
+        """Raise ValueError for a setting out of its range."""
         check_rate(group["lr"], group["weight_decay"])
         beta1, beta2, clip = group["beta1"], group["beta2"], group["clip_threshold"]
         for name, value, holds, wanted in (
@@ -112,37 +116,37 @@ class Adafactor(DenseOptimizer):
                 raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
     def kind(self, group: Group, param: Tensor) -> Hashable:
-        """As in the base, for tensors that are factored alike; None: this one goes alone, as memory is dear here."""
+        """As in the base, for tensors that are factored alike; None, to save memory, unless `foreach` is True."""
         return (param.device, param.dtype, type(param), _dims(group, param.shape)) if group["foreach"] else None
 
     def update(self, group: Group, params: list[Tensor], steps: int) -> None:
-        """Move `params`, alike in all but their sizes, in their step number `steps`."""
+        """Update `params`, which differ in nothing but their sizes, in their step number `steps`."""
         dims = _dims(group, params[0].shape)
         if dims and not group["foreach"] and _is_cpu_matrix(params[0]):
             self._update_matrix(group, params[0], steps)
             return
         rate, fresh = _rate(group, steps), _fresh(group, steps)
-        grads = [full(p.grad) for p in params if p.grad is not None]
+        grads = [at_least_float32(p.grad) for p in params if p.grad is not None]
         if group["maximize"]:
             grads = list(torch._foreach_neg(grads))
         squares = list(torch._foreach_mul(grads, grads))
         if dims is None:
             v = self.moments(params, "exp_avg_sq", squares)
             torch._foreach_add_(squares, group["eps"][0])
-            torch._foreach_lerp_(v, squares, fresh)  # A5: V_t
-            updates = list(torch._foreach_mul(grads, [_root(x) for x in v]))  # A5: U_t
+            torch._foreach_lerp_(v, squares, fresh)  # section "AdaFactor", A5: V_t
+            updates = list(torch._foreach_mul(grads, [_root(x) for x in v]))  # section "AdaFactor", A5: U_t
         else:
             means = [[_mean(x, dim) for x in squares] for dim in (dims[1], dims[0])]
             R, C = self._factors(group, params, means, fresh)
             updates = list(torch._foreach_mul(grads, [_root(x, _mean(x, dims[0])) for x in R]))
-            torch._foreach_mul_(updates, [_root(x) for x in C])  # A4: U_t
+            torch._foreach_mul_(updates, [_root(x) for x in C])  # section "AdaFactor", A4: U_t
         del squares
-        values = [full(p) for p in params]
+        values = [at_least_float32(p) for p in params]
         if group["clip_threshold"] is not None:
             clips = _sizes(updates)
             torch._foreach_div_(clips, group["clip_threshold"])
             torch._foreach_clamp_min_(clips, 1.0)
-            torch._foreach_div_(updates, clips)  # A4: U_t under its hat
+            torch._foreach_div_(updates, clips)  # section "AdaFactor", A4: clipped U_t
         if group["beta1"]:
             m = self.moments(params, "exp_avg", updates)
             torch._foreach_lerp_(m, updates, 1 - group["beta1"])
@@ -150,21 +154,21 @@ class Adafactor(DenseOptimizer):
         if group["scale_parameter"]:
             scales = _sizes(values)
             torch._foreach_clamp_min_(scales, group["eps"][1])
-            torch._foreach_mul_(scales, rate)  # A4: alpha_t
+            torch._foreach_mul_(scales, rate)  # section "AdaFactor", A4: alpha_t
         else:
             scales = [x.new_full((), rate) for x in values]
         if group["weight_decay"]:
             torch._foreach_mul_(values, 1 - rate * group["weight_decay"])
-        torch._foreach_addcmul_(values, updates, scales, value=-1.0)  # A4: X_t
+        torch._foreach_addcmul_(values, updates, scales, value=-1.0)  # section "AdaFactor", A4: X_t
         put_back(params, values)
 
     def _update_matrix(self, group: Group, p: Tensor, steps: int) -> None:
-        """The same for one matrix on the CPU, a block of rows at a time and without an array of its size."""
+        """`update` for one matrix on the CPU, a block of rows at a time and without an array of its size."""
         assert p.grad is not None
         rate, fresh, grad = _rate(group, steps), _fresh(group, steps), p.grad
         n, m = p.shape
         size = min(n, max(1, _CELLS * torch.get_num_threads() // m))
-        buffer = torch.empty(size, m, dtype=full(p[:0]).dtype)
+        buffer = torch.empty(size, m, dtype=at_least_float32(p[:0]).dtype)
         row, col = buffer.new_zeros(n, 1), buffer.new_zeros(1, m)
         for g, total in zip(_blocks(grad, size), torch.split(row, size), strict=True):
             square = torch.mul(g, g, out=buffer[: len(g)])
@@ -179,24 +183,24 @@ class Adafactor(DenseOptimizer):
             for g, out in zip(_blocks(grad, size), torch.split(norm, size), strict=True):
                 torch.linalg.vector_norm(torch.mul(g, c, out=buffer[: len(g)]), dim=1, keepdim=True, out=out)
             size_of_update = torch.linalg.vector_norm(norm.mul_(r)) / (n * m) ** 0.5
-            r /= (size_of_update / group["clip_threshold"]).clamp_(min=1)  # A4: U_t under its hat
+            r /= (size_of_update / group["clip_threshold"]).clamp_(min=1)  # section "AdaFactor", A4: clipped U_t
         scale = buffer.new_full((), rate)
         if group["scale_parameter"]:
             norm = torch.linalg.vector_norm(torch.linalg.vector_norm(p, dim=1, dtype=buffer.dtype))
-            scale *= (norm / (n * m) ** 0.5).clamp_(min=group["eps"][1])  # A4: alpha_t
+            scale *= (norm / (n * m) ** 0.5).clamp_(min=group["eps"][1])  # section "AdaFactor", A4: alpha_t
         decay = 1 - rate * group["weight_decay"]
         momentum: list[Tensor] | tuple[None, ...] = (None,) * -(-n // size)
         if group["beta1"]:
-            momentum = list(torch.split(self.moments([p], "exp_avg", [full(p)])[0], size))
+            momentum = list(torch.split(self.moments([p], "exp_avg", [at_least_float32(p)])[0], size))
         else:
             r *= scale
         for x, g, factor, mean in zip(
             torch.split(p, size), _blocks(grad, size), torch.split(r, size), momentum, strict=True
         ):
-            value = full(x).mul_(decay) if group["weight_decay"] else full(x)
+            value = at_least_float32(x).mul_(decay) if group["weight_decay"] else at_least_float32(x)
             update = torch.mul(g, factor, out=buffer[: len(g)])
             if mean is None:
-                value.addcmul_(update, c, value=-1.0)  # A4: X_t
+                value.addcmul_(update, c, value=-1.0)  # section "AdaFactor", A4: X_t
             else:
                 mean.lerp_(update.mul_(c), 1 - group["beta1"])
                 value.addcmul_(mean, scale, value=-1.0)
@@ -205,38 +209,40 @@ class Adafactor(DenseOptimizer):
     def _factors(
         self, group: Group, params: list[Tensor], means: list[list[Tensor]], fresh: float
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """R and C after this step's means of g^2 along columns and along rows, which are overwritten."""
+        """R and C after the means of g^2 along columns and along rows in this step; `means` is overwritten."""
         factors = []
         for name, mean in zip(("exp_avg_sq_row", "exp_avg_sq_col"), means, strict=True):
             moments = self.moments(params, name, mean)
             torch._foreach_add_(mean, group["eps"][0])
-            torch._foreach_lerp_(moments, mean, fresh)  # A4: R_t, C_t
+            torch._foreach_lerp_(moments, mean, fresh)  # section "AdaFactor", A4: R_t, C_t
             factors.append(moments)
         return factors[0], factors[1]
 
 
 def _dims(group: Group, shape: torch.Size) -> tuple[int, int] | None:
-    """The dimensions of rows and of columns, the earlier first; None: not factored."""
+    """Dimensions of rows and of columns, the earlier first; None: not factored."""
     order = range(len(shape))
-    chosen = sorted(order, key=lambda dim: -shape[dim])[:2] if group["factor_dims"] == "largest" else order[-2:]
-    if len(chosen) < 2 or min(shape[dim] for dim in chosen) < group["min_dim_size_to_factor"]:
+    dims = sorted(order, key=lambda dim: -shape[dim])[:2] if group["factor_dims"] == "largest" else order[-2:]
+    if len(dims) < 2 or min(shape[dim] for dim in dims) < group["min_dim_size_to_factor"]:
         return None
-    return min(chosen), max(chosen)
+    return min(dims), max(dims)
 
 
 def _rate(group: Group, steps: int) -> float:
-    """The step size before the size of the parameter comes in (rho_t of A6 where there is no lr)."""
+    """Step size before it is multiplied by the size of the parameter (rho_t of A6 where there is no lr)."""
     if group["lr"] is not None:
         return float(group["lr"])
     if "initial_lr" in group:
         raise ValueError("a scheduler cannot change the relative step of lr=None: give Adafactor an lr, or drop it")
-    rate: float = min(1e-6 * steps if group["warmup_init"] else 1e-2, steps**-0.5)  # A6: rho_t
+    rate: float = min(1e-6 * steps if group["warmup_init"] else 1e-2, steps**-0.5)  # section "AdaFactor", A6: rho_t
     return rate if group["scale_parameter"] else rate * float(group["relative_step_scale"])
 
 
 def _fresh(group: Group, steps: int) -> float:
-    """The weight of this step's g^2: 1 - b_t = t^-c, or 1 - beta2."""
-    return float(steps ** -group["decay_power"] if group["beta2"] is None else 1 - group["beta2"])  # A6: beta2_t
+    """Weight of the g^2 of this step: 1 - b_t = t^-c, or 1 - beta2."""
+    return float(
+        steps ** -group["decay_power"] if group["beta2"] is None else 1 - group["beta2"]
+    )  # section "AdaFactor", A6: beta2_t
 
 
 def _root(v: Tensor, mean: Tensor | None = None) -> Tensor:
@@ -246,12 +252,12 @@ def _root(v: Tensor, mean: Tensor | None = None) -> Tensor:
 
 
 def _mean(x: Tensor, dim: int) -> Tensor:
-    return settled(x.sum(dim, keepdim=True)) / x.shape[dim]
+    return sum_shards(x.sum(dim, keepdim=True)) / x.shape[dim]
 
 
 def _sizes(tensors: list[Tensor]) -> list[Tensor]:
     """RMS of each, as a scalar tensor."""
-    norms = [settled(norm) for norm in torch._foreach_norm(tensors)]
+    norms = [sum_shards(norm) for norm in torch._foreach_norm(tensors)]
     torch._foreach_div_(norms, [x.numel() ** 0.5 for x in tensors])
     return norms
 
@@ -262,4 +268,4 @@ def _is_cpu_matrix(param: Tensor) -> bool:
 
 def _blocks(grad: Tensor, size: int) -> Iterator[Tensor]:
     """The gradient, `size` rows at a time, half precision as float32."""
-    return (full(block) for block in torch.split(grad, size))
+    return (at_least_float32(block) for block in torch.split(grad, size))

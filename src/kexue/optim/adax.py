@@ -1,4 +1,4 @@
-"""AdaX: Adam whose second moment remembers ever longer, so that late training nears a fixed preconditioner.
+"""AdaX: Adam with a second moment of growing memory, so that late training nears a fixed preconditioner.
 
 Source: kexue.fm/archives/7387; Li, Zhang, Wang and Luo 2020, arXiv:2004.09740, algorithm 2.
 Differences: the second moment is kept normalised. As it is written it grows like (1 + beta2)^t, which leaves float32
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue.optim._dense import DenseOptimizer, Group, check_rate, full, put_back
+from kexue.optim._dense import DenseOptimizer, at_least_float32, check_rate, put_back
+from kexue.optim._fusion import fusible
+from kexue.optim.stack import Group
 
 
+@fusible(elementwise=True)
 class AdaX(DenseOptimizer):
     """Adam with a second moment of exponentially growing memory, and without bias correction of the first.
 
@@ -28,8 +31,8 @@ class AdaX(DenseOptimizer):
     - p <- p - lr m / sqrt(v + eps)
 
     which is the published v' <- (1 + beta2) v' + beta2 g^2 with v = v' / ((1 + beta2)^t - 1). b_1 = 0 and b_t -> 1: for
-    t << 1 / beta2 v is nearly the plain mean of all g^2, later the weight of what is new falls like exp(-beta2 t) and v
-    freezes. So AdaX ends as SGD with a fixed preconditioner, which is wrong for data that keep changing.
+    t << 1 / beta2 v is nearly the plain mean of all g^2; later the weight of a new g^2 falls like exp(-beta2 t) and v
+    freezes. So AdaX ends as SGD with a fixed preconditioner, which does not suit data that keep changing.
 
     Source: kexue.fm/archives/7387; arXiv:2004.09740.
 
@@ -42,7 +45,7 @@ class AdaX(DenseOptimizer):
         decoupled: whether decay is p <- (1 - lr weight_decay) p; False: added to the gradient as weight_decay p.
         eps_mode: ``"inside"`` the root, or ``"outside"``: sqrt(v) + eps, as in the article's code.
         foreach: whether many tensors share a call; None: on CUDA.
-        maximize: climb.
+        maximize: ascend instead of descend.
 
     Raises:
         ValueError: a number out of its range. TypeError: at the step, a sparse gradient or a complex parameter.
@@ -79,7 +82,7 @@ class AdaX(DenseOptimizer):
         super().__init__(params, settings)
 
     def check(self, group: Group) -> None:
-        """Raise ValueError for a hyper-parameter out of its range."""
+        """Raise ValueError for a setting out of its range."""
         check_rate(group["lr"], group["weight_decay"])
         for name, value, holds, wanted in (
             ("lr", group["lr"], group["lr"] is not None, "a number"),
@@ -98,10 +101,10 @@ class AdaX(DenseOptimizer):
             )
 
     def update(self, group: Group, params: list[Tensor], steps: int) -> None:
-        """Move `params`, alike in all but their shapes, in their step number `steps`."""
+        """Update `params`, which differ in nothing but their shapes, in their step number `steps`."""
         lr, (beta1, beta2) = float(group["lr"]), group["betas"]
-        values = [full(p) for p in params]
-        grads = [full(p.grad) for p in params if p.grad is not None]
+        values = [at_least_float32(p) for p in params]
+        grads = [at_least_float32(p.grad) for p in params if p.grad is not None]
         if group["maximize"]:
             grads = list(torch._foreach_neg(grads))
         if group["weight_decay"] and group["decoupled"]:
@@ -109,19 +112,19 @@ class AdaX(DenseOptimizer):
         elif group["weight_decay"]:
             grads = list(torch._foreach_add(grads, values, alpha=group["weight_decay"]))
         m, v = (self.moments(params, name, grads) for name in ("exp_avg", "exp_avg_sq"))
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), _fresh(beta2, steps))
+        torch._foreach_lerp_(m, grads, 1 - beta1)  # section "AdaX": m_t
+        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), _fresh(beta2, steps))  # section "AdaX": v_t
         if group["eps_mode"] == "inside":
             roots = torch._foreach_add(v, group["eps"])
             torch._foreach_sqrt_(roots)
         else:
             roots = torch._foreach_sqrt(v)
             torch._foreach_add_(roots, group["eps"])
-        torch._foreach_addcdiv_(values, m, roots, value=-lr)
+        torch._foreach_addcdiv_(values, m, roots, value=-lr)  # section "AdaX": theta_t
         put_back(params, values)
 
 
 def _fresh(beta2: float, steps: int) -> float:
     """The weight of this step's g^2, 1 - b_t = beta2 / ((1 + beta2)^t - 1), without overflow or cancellation."""
-    exponent = steps * math.log1p(beta2)
+    exponent = steps * math.log1p(beta2)  # section "AdaX": v_t divided by (1 + beta2)^t - 1
     return beta2 / math.expm1(exponent) if exponent < 700 else beta2 * math.exp(-exponent)

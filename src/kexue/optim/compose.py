@@ -1,4 +1,4 @@
-"""Build a stack of wrappers, and find what is at its bottom."""
+"""Stacks of wrappers built from their names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from kexue.optim._wrapper import Wrapper, bottom
 from kexue.optim.accumulate import GradientAccumulation
 from kexue.optim.ema import EMA
 from kexue.optim.layer_adaptation import LayerAdaptation
 from kexue.optim.lazy import Lazy
 from kexue.optim.lookahead import Lookahead
 from kexue.optim.piecewise import PiecewiseLinear
+from kexue.optim.stack import Layer
 from kexue.optim.weight_decay import DecoupledWeightDecay
 
-_WRAPPERS: dict[str, type[Wrapper]] = {
+_WRAPPERS: dict[str, type[Layer]] = {
     wrapper.name: wrapper
     for wrapper in (
         DecoupledWeightDecay,
@@ -28,10 +28,10 @@ _WRAPPERS: dict[str, type[Wrapper]] = {
         EMA,
     )
 }
-Layer = str | tuple[str, Mapping[str, Any]] | Callable[[Optimizer], Optimizer]
+Description = str | tuple[str, Mapping[str, Any]] | Callable[[Optimizer], Optimizer]
 
 
-def extend(inner: Optimizer, *wrappers: Layer) -> Optimizer:
+def extend(inner: Optimizer, *wrappers: Description) -> Optimizer:
     """Wrap an optimizer several times; the left one is innermost and acts first.
 
     Args:
@@ -41,14 +41,14 @@ def extend(inner: Optimizer, *wrappers: Layer) -> Optimizer:
             function from optimizer to optimizer.
 
     Raises:
-        ValueError: a name that is none of these.
-        TypeError: a wrapper that lacks an argument, or something else that is no wrapper.
+        ValueError: an unknown name.
+        TypeError: a missing argument of a wrapper, or something that is not a description of one.
 
     >>> import torch
     >>> p = torch.nn.Parameter(torch.ones(3))
     >>> lamb = extend(torch.optim.Adam([p], lr=1e-3), ("weight_decay", {"rate": 0.1}), "layer_adaptation")
-    >>> type(lamb).__name__, type(unwrap(lamb)).__name__
-    ('LayerAdaptation', 'Adam')
+    >>> type(lamb).__name__, type(lamb.inner).__name__
+    ('LayerAdaptation', 'DecoupledWeightDecay')
     """
     optimizer = inner
     for layer in wrappers:
@@ -60,8 +60,3 @@ def extend(inner: Optimizer, *wrappers: Layer) -> Optimizer:
             raise ValueError(f"unknown wrapper {name!r}; expected one of {sorted(_WRAPPERS)}")
         optimizer = _WRAPPERS[name](optimizer, **arguments)
     return optimizer
-
-
-def unwrap(optimizer: Optimizer) -> Optimizer:
-    """The optimizer at the bottom of a stack; an unwrapped one itself."""
-    return bottom(optimizer)

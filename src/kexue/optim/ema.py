@@ -1,4 +1,4 @@
-"""A running average of the weights; Polyak & Juditsky 1992, and the last wrapper of bert4keras."""
+"""Exponential moving average of the weights; Polyak & Juditsky 1992, and the last wrapper of bert4keras."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Update, batches
+from kexue.optim._tensor_lists import batches, float32_or_wider
+from kexue.optim._update import Update
 from kexue.optim._wrapper import Wrapper
 
 
@@ -22,7 +23,7 @@ class EMA(Wrapper):
     Args:
         inner: any optimizer.
         decay: in [0, 1); the average reaches back about 1 / (1 - decay) updates.
-        warmup: forget the first weights soon, while few updates have been made.
+        warmup: a smaller decay during the first updates, so that the first weights are forgotten soon.
 
     Raises:
         ValueError: decay out of range.
@@ -48,29 +49,29 @@ class EMA(Wrapper):
         Raises:
             RuntimeError: `step`, `state_dict` or `load_state_dict` is called within.
         """
-        return self._showing("shadow")
+        return self._show("shadow")
 
     def shadow_state_dict(self) -> dict[str | int, Tensor]:
-        """The average by parameter name, where the inner optimizer was given names, else by index; not copied.
+        """The average by parameter name, where the inner optimizer has names, else by index; not copied.
 
         A parameter that never had a gradient stands for itself. With names, `model.load_state_dict(..., strict=False)`
         takes it.
         """
         self._refuse_swapped("shadow_state_dict")
         names: list[str | int] = [name for group in self.param_groups for name in group.get("param_names", [])]
-        params, held = list(self._params()), self._held("shadow")
-        return {name: held.get(p, p.detach()) for name, p in zip(names or range(len(params)), params, strict=True)}
+        params, shadows = list(self._params()), self._tensors_named("shadow")
+        return {name: shadows.get(p, p.detach()) for name, p in zip(names or range(len(params)), params, strict=True)}
 
     def _advance(self, update: Update) -> None:
         update.before.append(self._allocate_all)
         self._inner_step(update)
         if not update.applied:
             return
-        t = self._get("step") + 1
-        self._set("step", t)
+        t = self._counter("step") + 1
+        self._set_counter("step", t)
         d = min(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
-        held = self._held("shadow")
-        for ps, shadows in batches(held, held.values()):
+        averages = self._tensors_named("shadow")
+        for ps, shadows in batches(averages, averages.values()):
             if ps[0].dtype == shadows[0].dtype:
                 torch._foreach_lerp_(shadows, ps, 1 - d)
             else:
@@ -82,11 +83,11 @@ class EMA(Wrapper):
             self._allocate(p)
 
     def _allocate(self, param: Tensor) -> None:
-        if not self._tensors.get(param):
-            self._tensors[param] = {"shadow": param.detach().to(self._dtype("shadow", param), copy=True)}
+        if not self.tensors.get(param):
+            self.tensors[param] = {"shadow": param.detach().to(self._tensor_dtype("shadow", param), copy=True)}
 
-    def _dtype(self, name: str, param: Tensor) -> torch.dtype:
-        return torch.promote_types(param.dtype, torch.float32)
+    def _tensor_dtype(self, name: str, param: Tensor) -> torch.dtype:
+        return float32_or_wider(param)
 
     def _describe(self) -> str:
         return f"decay={self.decay}, warmup={self.warmup}"

@@ -1,4 +1,4 @@
-"""Steps in proportion to the size of each layer: kexue.fm/archives/7094; You et al. 2020, arXiv:1904.00962."""
+"""Layer adaptation: steps in proportion to the size of each layer; kexue.fm/archives/7094; arXiv:1904.00962."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Update, batches, learning_rate, pieces
-from kexue.optim._wrapper import Exclude, Excluding, bottom, is_linear
+from kexue.optim._exclude import Exclude, Excluding
+from kexue.optim._fusion import is_linear, learning_rate
+from kexue.optim._tensor_lists import batches, float32_or_wider, pieces
+from kexue.optim._update import Update
+from kexue.optim.stack import unwrap
 
 _LEAST_LR = 1e-7
 
@@ -30,8 +33,8 @@ class LayerAdaptation(Excluding):
 
     Args:
         inner: any optimizer with a learning rate.
-        exclude: what keeps the inner step, as in `DecoupledWeightDecay`; biases and normalisation are usual.
-        clip: (low, high), bounds of the ratio; None: none, as the article has it.
+        exclude: parameters that keep the inner step, as in `DecoupledWeightDecay`; usually biases and normalisation.
+        clip: (low, high), bounds of the ratio; None: no bounds, as in the article.
 
     A learning rate schedule belongs outside (`PiecewiseLinear`) or into the groups: inside, the ratio undoes it. Under
     FSDP every parameter must be its own shard (`fully_shard`), since a flat one has lost its layers. Costs a copy of
@@ -47,7 +50,8 @@ class LayerAdaptation(Excluding):
         super().__init__(inner, exclude)
 
     @property
-    def _linear(self) -> bool:
+    def is_linear(self) -> bool:
+        """Whether the inner optimizer is."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:
@@ -56,12 +60,12 @@ class LayerAdaptation(Excluding):
         self._inner_step(update)
         if not update.applied:
             return
-        for group, params in update.groups(bottom(self)):
+        for group, params in update.groups(unwrap(self)):
             moved = [p for p in params if p not in self._excluded and p.numel()]
             lr = max(float(learning_rate(group)), _LEAST_LR) * scale
             for ps, olds in batches(moved, [update.old[p] for p in moved]):
                 if ps[0].is_cuda and type(ps[0].data) is Tensor:
-                    self._adapt_at_once(ps, olds, lr)
+                    self._adapt_many(ps, olds, lr)
                 else:
                     for p, old in zip(ps, olds, strict=True):
                         self._adapt(p, old, lr)
@@ -70,18 +74,18 @@ class LayerAdaptation(Excluding):
         lengths = [(_length(a), _length(b - a)) for a, b in pieces(old, p)]
         size, change = (sum(length[i] ** 2 for length in lengths) ** 0.5 for i in (0, 1))
         if size > 0 and change > 0:
-            ratio = size * lr / change
+            ratio = size * lr / change  # section "layer adaptation": |theta| / |delta / lr|
             if self.clip is not None:
                 ratio = min(max(ratio, self.clip[0]), self.clip[1])
-            p.lerp_(old, 1 - ratio)  # p_old + ratio delta
+            p.lerp_(old, 1 - ratio)  # section "layer adaptation": p_old + ratio delta
 
-    def _adapt_at_once(self, ps: list[Tensor], olds: list[Tensor], lr: float) -> None:
+    def _adapt_many(self, ps: list[Tensor], olds: list[Tensor], lr: float) -> None:
         """The same for many tensors without waiting for the device."""
         deltas = torch._foreach_sub(ps, olds)
-        kind = torch.promote_types(ps[0].dtype, torch.float32)
+        kind = float32_or_wider(ps[0])
         size = torch.stack([n.to(kind) for n in torch._foreach_norm(olds, 2, dtype=kind)])
         change = torch.stack([n.to(kind) for n in torch._foreach_norm(deltas, 2, dtype=kind)])
-        ratio = size * lr / change
+        ratio = size * lr / change  # section "layer adaptation"
         if self.clip is not None:
             ratio = ratio.clamp(*self.clip)
         ratio = torch.where((size > 0) & (change > 0), ratio, 1.0)
@@ -94,6 +98,6 @@ class LayerAdaptation(Excluding):
 
 
 def _length(tensor: Tensor) -> float:
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
-    length = torch.linalg.vector_norm(tensor, dtype=dtype)
-    return float(length.full_tensor() if hasattr(length, "full_tensor") else length)  # the whole of a sharded tensor
+    """Euclidean length of the whole tensor, all shards included."""
+    length = torch.linalg.vector_norm(tensor, dtype=float32_or_wider(tensor))
+    return float(length.full_tensor() if hasattr(length, "full_tensor") else length)

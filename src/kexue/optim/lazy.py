@@ -1,31 +1,44 @@
-"""Rows that a batch does not touch stay: kexue.fm/archives/6869."""
+"""Lazy updates: embedding rows that a batch does not use stay as they are; kexue.fm/archives/6869."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Update, couples_decay, is_elementwise
-from kexue.optim._wrapper import Wrapper, bottom, folds, is_linear
+from kexue.optim._fusion import couples_decay, is_elementwise, is_fused, is_linear
+from kexue.optim._update import Update
+from kexue.optim._wrapper import Wrapper
+from kexue.optim.stack import unwrap
 
 _PATIENCE = 10  # updates with every row active before the warning
 
 
-@dataclass
-class _Visit:
-    """What one update needs to know of one parameter."""
+class _StandIn(NamedTuple):
+    """A tensor that the optimizer at the bottom updates in place of a parameter, and the numbers of the active rows."""
 
-    active: Tensor  # rows (bool) or, where a stand-in is updated, their numbers
-    stand_in: Tensor | None = None
-    old: Tensor | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
-    grad: Tensor | None = None  # to put back, where another one was shown to the inner optimizer
+    tensor: Tensor
+    rows: Tensor
+
+
+class _Backup(NamedTuple):
+    """Values that inactive rows get back after the step.
+
+    Attributes:
+        active: mask of the active rows, or of elements.
+        old: the parameter.
+        state: tensors of the inner state, in ``"strict"`` mode.
+        grad: the gradient of the parameter, where the inner optimizer was shown another one.
+    """
+
+    active: Tensor
+    old: Tensor
+    state: dict[str, Tensor]
+    grad: Tensor
 
 
 class Lazy(Wrapper):
@@ -33,24 +46,24 @@ class Lazy(Wrapper):
 
     A row (index of dimension 0; an element of a vector) is active when its gradient has any entry other than 0.
 
-    - ``"masked"``: p = where(active, p_new, p_old); the state of the inner optimizer goes on for all rows.
+    - ``"masked"``: p = where(active, p_new, p_old); the state of the inner optimizer is updated for all rows.
     - ``"strict"``: inactive rows keep parameter and state; shared counters, as of Adam's bias correction, go on. So
       does `torch.optim.SparseAdam`.
 
-    Source: kexue.fm/archives/6869 (masked; the footnote tells of the other).
+    Source: kexue.fm/archives/6869 (masked; strict in its footnote).
 
     Args:
         inner: any optimizer.
-        params: parameters of it to treat so; all others are updated as ever.
+        params: parameters of the inner optimizer with lazy rows; all others are updated as usual.
         mode: ``"masked"`` or ``"strict"``.
 
     Raises:
-        ValueError: a parameter that the inner optimizer does not have; another mode.
+        ValueError: a parameter that the inner optimizer does not have; an unknown mode.
 
-    `mark` names the active rows exactly. Sparse gradients are taken whatever the inner optimizer: their rows are the
-    active ones. Weight decay inside does not touch inactive rows. Where an embedding is also the output layer of a
-    softmax every row has a gradient, and the wrapper does nothing but warn. Beside torch's element-wise optimizers only
-    active rows are read and written in ``"strict"``, which then costs less than the optimizer alone.
+    `mark` names the active rows exactly. Sparse gradients work with every inner optimizer: their rows are the active
+    ones. Weight decay inside does not change inactive rows. Where an embedding is also the output layer of a softmax
+    every row has a gradient, and the wrapper only warns. Around torch's elementwise optimizers only active rows are
+    read and written in ``"strict"`` mode, which then costs less than the optimizer alone.
     """
 
     name: ClassVar[str] = "lazy"
@@ -64,16 +77,19 @@ class Lazy(Wrapper):
         self.params = [params] if isinstance(params, Tensor) else list(params)
         self._marks: dict[Tensor, list[Tensor]] = {}
         self._twins: dict[Tensor, Tensor] = {}
-        self._visits: dict[Tensor, _Visit] = {}
+        self._stand_ins: dict[Tensor, _StandIn] = {}  # of the update under way
+        self._backups: dict[Tensor, _Backup] = {}
         self._full = 0
         super().__init__(inner)
         known = set(self._params())
         for p in self.params:
             if p not in known:
-                raise ValueError(f"params: one of shape {tuple(p.shape)} is none of the inner optimizer's parameters")
+                raise ValueError(
+                    f"params: a tensor of shape {tuple(p.shape)} is none of the inner optimizer's parameters"
+                )
 
     def mark(self, param: Tensor, ids: Tensor) -> None:
-        """Say which rows of `param` the coming update shall move: these, whatever the gradients are.
+        """Name the rows of `param` that are active in the coming update, whatever the gradients are.
 
         Marks add up until an update is made.
 
@@ -81,9 +97,9 @@ class Lazy(Wrapper):
             param: one of `params`.
             ids: integers of any shape in [0, rows), such as the token ids of the batch.
         """
-        self.follow()
+        self.follow_replacements()
         if not any(param is p for p in self.params):
-            raise ValueError("mark: the parameter is none of those this Lazy was given")
+            raise ValueError("mark: the parameter is none of those that this Lazy was built with")
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise TypeError(f"mark: ids must be integers, got {ids.dtype}")
         rows = torch.unique(ids.detach())
@@ -91,45 +107,46 @@ class Lazy(Wrapper):
             raise ValueError(f"mark: ids must be in [0, {len(param)}), got {int(rows[0])} to {int(rows[-1])}")
         self._marks.setdefault(param, []).append(rows.to(param.device))
 
-    def _rename(self, new: Mapping[Tensor, Tensor]) -> None:
+    def _replace_parameters(self, new: Mapping[Tensor, Tensor]) -> None:
         self.params = [new.get(p, p) for p in self.params]
         self._marks = {new.get(p, p): rows for p, rows in self._marks.items()}
         self._twins = {p: twin for p, twin in self._twins.items() if p not in new}
 
     @property
-    def _linear(self) -> bool:
+    def is_linear(self) -> bool:
+        """Whether the inner optimizer is."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:
-        update.before.append(lambda params: self._enter(update))
+        update.before.append(lambda params: self._prepare(update))
         try:
             self._inner_step(update)
-            for p, visit in self._visits.items():
-                self._leave(p, visit)
+            for p, stand_in in self._stand_ins.items():
+                self._copy_back(p, stand_in)
+            for p, backup in self._backups.items():
+                self._restore(p, backup)
         finally:
-            for visit in self._visits.values():  # after an error in the inner step
-                if visit.stand_in is not None:
-                    bottom(self).state.pop(visit.stand_in, None)
-            self._visits = {}
+            for stand_in in self._stand_ins.values():  # after an error in the inner step
+                unwrap(self).state.pop(stand_in.tensor, None)
+            self._stand_ins, self._backups = {}, {}
         if update.applied:
             self._marks = {}
 
-    def _enter(self, update: Update) -> None:
-        base = bottom(self)
+    def _prepare(self, update: Update) -> None:
+        """Choose for each parameter between a stand-in, which is cheaper, and a backup."""
+        base = unwrap(self)
         present = set(update.params)
         for p in self.params:
             if p not in present or p.numel() == 0:
                 continue
-            if is_elementwise(base) and folds(self.inner) and type(p.data) is Tensor and p.dim():
-                visit = self._replace(p, base)
-                assert visit.stand_in is not None
-                update.stand_ins[p] = visit.stand_in
-                full = len(visit.active) == len(p)
+            if is_elementwise(base) and is_fused(self.inner) and type(p.data) is Tensor and p.dim():
+                stand_in = self._stand_ins[p] = self._make_stand_in(p, base)
+                update.stand_ins[p] = stand_in.tensor
+                every = len(stand_in.rows) == len(p)
             else:
-                visit = self._remember(p, base)
-                full = self._full < _PATIENCE and bool(visit.active.all())
-            self._visits[p] = visit
-            self._watch(full and p.dim() > 1)
+                backup = self._backups[p] = self._make_backup(p, base)
+                every = self._full < _PATIENCE and bool(backup.active.all())
+            self._warn_if_idle(every and p.dim() > 1)
 
     def _rows(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the active rows, and the gradient."""
@@ -141,110 +158,117 @@ class Lazy(Wrapper):
             grad = grad.coalesce()
         if p in self._marks:
             return torch.unique(torch.cat(self._marks[p])), grad
-        return grad.indices()[0] if grad.is_sparse else _touched(grad).nonzero()[:, 0], grad
+        return grad.indices()[0] if grad.is_sparse else _active_rows(grad).nonzero()[:, 0], grad
 
-    def _replace(self, p: Tensor, base: Optimizer) -> _Visit:
-        """Let `base` update something else: the active rows alone, or a twin.
+    def _make_stand_in(self, p: Tensor, base: Optimizer) -> _StandIn:
+        """The active rows alone (strict), or a twin of the parameter (masked), with gradient and state.
 
-        Other rows of the twin are read by nobody but weight decay that is added to the gradient.
+        Other rows of the twin are read by nothing but weight decay that is added to the gradient.
         """
         rows, grad = self._rows(p)
         data = p.detach()
         if self.mode == "strict":
-            stand_in = data[rows]
+            tensor = data[rows]
             dense = grad if not grad.is_sparse or p in self._marks else None
-            stand_in.grad = grad.values() if dense is None else dense.index_select(0, rows).to_dense()
-            base.state[stand_in] = {
+            tensor.grad = grad.values() if dense is None else dense.index_select(0, rows).to_dense()
+            base.state[tensor] = {
                 name: value[rows] if isinstance(value, Tensor) and value.shape == p.shape else value
                 for name, value in base.state.get(p, {}).items()
             }
+            return _StandIn(tensor, rows)
+        known = self._twins.get(p)
+        fits = known is not None and known.shape == p.shape and known.dtype == p.dtype and known.device == p.device
+        tensor = known if known is not None and fits else torch.zeros_like(data)
+        self._twins[p] = tensor
+        if couples_decay(base):
+            tensor.copy_(data)
         else:
-            known = self._twins.get(p)
-            fits = known is not None and known.shape == p.shape and known.dtype == p.dtype and known.device == p.device
-            stand_in = known if known is not None and fits else torch.zeros_like(data)
-            self._twins[p] = stand_in
-            if couples_decay(base):
-                stand_in.copy_(data)
-            else:
-                stand_in[rows] = data[rows]
-            stand_in.grad = grad.to_dense() if grad.is_sparse else grad
-            base.state[stand_in] = base.state.get(p, {})
-        return _Visit(rows, stand_in=stand_in)
+            tensor[rows] = data[rows]
+        tensor.grad = grad.to_dense() if grad.is_sparse else grad
+        base.state[tensor] = base.state.get(p, {})
+        return _StandIn(tensor, rows)
 
-    def _remember(self, p: Tensor, base: Optimizer) -> _Visit:
-        """Keep what inactive rows shall get back."""
-        grad = p.grad
-        assert grad is not None
-        if p.dim() and type(p.data) is Tensor:
-            rows, grad = self._rows(p)
-            active = torch.zeros(len(p), dtype=torch.bool, device=p.device).index_fill_(0, rows, True)
-        else:  # a shard, or a single number
-            active = _touched(grad)
-        visit = _Visit(active, old=p.detach().clone(), grad=p.grad)
-        if grad.is_sparse:
-            p.grad = grad.to_dense()
-        if self.mode == "strict":
-            state = base.state.get(p, {})
-            same = {n: v for n, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape and p.dim()}
-            visit.state = {name: value.clone() for name, value in same.items()}
-            if not state and p in self._marks:
-                assert p.grad is not None
-                p.grad = torch.where(_along(active, p), p.grad, 0)
-        return visit
-
-    def _leave(self, p: Tensor, visit: _Visit) -> None:
-        base = bottom(self)
-        rows, twin = visit.active, visit.stand_in
-        if twin is None:
-            active = _along(visit.active, p)
-            assert visit.old is not None
-            p.copy_(torch.where(active, p, visit.old))
-            if self.mode == "strict" and p.dim():
-                fresh = 0 if couples_decay(base) else None  # without decay gradients of 0 leave new state as it begins
-                for name, value in base.state.get(p, {}).items():
-                    kept = visit.state.get(name, fresh)
-                    if isinstance(value, Tensor) and value.shape == p.shape and kept is not None:
-                        value.copy_(torch.where(active, value, kept))
-            p.grad = visit.grad
-            return
-        p.detach().index_copy_(0, rows, twin if self.mode == "strict" else twin[rows])
-        twin.grad = None
-        state = base.state.pop(twin)
+    def _copy_back(self, p: Tensor, stand_in: _StandIn) -> None:
+        """Write active rows, and the state, of a stand-in into the parameter's."""
+        base = unwrap(self)
+        tensor, rows = stand_in
+        # section "LazyOptimizer": p = where(active, p_new, p_old)
+        p.detach().index_copy_(0, rows, tensor if self.mode == "strict" else tensor[rows])
+        tensor.grad = None
+        state = base.state.pop(tensor)
         if self.mode == "masked":
             base.state[p] = state
             return
         whole = base.state[p]
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == twin.shape:
+            if isinstance(value, Tensor) and value.shape == tensor.shape:
                 if name not in whole:
                     whole[name] = value.new_zeros(p.shape)
                 whole[name].index_copy_(0, rows, value)
             else:
                 whole[name] = value
 
-    def _watch(self, full: bool) -> None:
-        self._full = self._full + 1 if full else 0
+    def _make_backup(self, p: Tensor, base: Optimizer) -> _Backup:
+        """Copies of what inactive rows get back, taken before the step."""
+        given = p.grad
+        assert given is not None
+        grad = given
+        if p.dim() and type(p.data) is Tensor:
+            rows, grad = self._rows(p)
+            active = torch.zeros(len(p), dtype=torch.bool, device=p.device).index_fill_(0, rows, True)
+        else:  # a shard, or a single number
+            active = _active_rows(grad)
+        old = p.detach().clone()
+        if grad.is_sparse:
+            p.grad = grad.to_dense()
+        copies = {}
+        if self.mode == "strict":
+            state = base.state.get(p, {})
+            same = {n: v for n, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape and p.dim()}
+            copies = {name: value.clone() for name, value in same.items()}
+            if not state and p in self._marks:
+                assert p.grad is not None
+                p.grad = torch.where(_spread_rows(active, p), p.grad, 0)
+        return _Backup(active, old, copies, given)
+
+    def _restore(self, p: Tensor, backup: _Backup) -> None:
+        """Give inactive rows back what they were, and the parameter its gradient."""
+        base = unwrap(self)
+        active = _spread_rows(backup.active, p)
+        p.copy_(torch.where(active, p, backup.old))  # section "LazyOptimizer"
+        if self.mode == "strict" and p.dim():
+            fresh = 0 if couples_decay(base) else None  # without decay, gradients of 0 leave new state as it begins
+            for name, value in base.state.get(p, {}).items():
+                old = backup.state.get(name, fresh)
+                if isinstance(value, Tensor) and value.shape == p.shape and old is not None:
+                    value.copy_(torch.where(active, value, old))
+        p.grad = backup.grad
+
+    def _warn_if_idle(self, every: bool) -> None:
+        """Count updates with every row active, and warn at the tenth."""
+        self._full = self._full + 1 if every else 0
         if self._full == _PATIENCE:
             warnings.warn(
-                f"every row had a gradient in {_PATIENCE} updates: Lazy does nothing here. Is the embedding also the "
-                "output layer? Then name the rows with mark().",
+                f"every row had a gradient in {_PATIENCE} updates: Lazy has no effect here. If the embedding is also "
+                "the output layer, name the rows with mark().",
                 stacklevel=2,
             )
 
     def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_visits": {}, "_marks": {}, "_twins": {}}
+        return {**super().__getstate__(), "_stand_ins": {}, "_backups": {}, "_marks": {}, "_twins": {}}
 
     def _describe(self) -> str:
         return f"{len(self.params)} parameters, mode={self.mode!r}"
 
 
-def _touched(grad: Tensor) -> Tensor:
-    """Which rows have an entry other than 0; largest and least are found several times faster than `any`."""
+def _active_rows(grad: Tensor) -> Tensor:
+    """Mask of rows with an entry other than 0; maximum and minimum are several times faster than `any`."""
     if grad.dim() < 2:
         return grad != 0
     rows = grad.flatten(1)
     return (rows.amax(1) != 0) | (rows.amin(1) != 0)
 
 
-def _along(rows: Tensor, p: Tensor) -> Tensor:
+def _spread_rows(rows: Tensor, p: Tensor) -> Tensor:
+    """A mask of rows in a shape that broadcasts to the parameter."""
     return rows.reshape(-1, *[1] * (p.dim() - 1)) if p.dim() else rows

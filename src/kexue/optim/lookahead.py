@@ -1,4 +1,4 @@
-"""k steps forward, one step back: kexue.fm/archives/6869; Zhang et al. 2019, arXiv:1907.08610."""
+"""Lookahead: k steps forward, one step back; kexue.fm/archives/6869; Zhang et al. 2019, arXiv:1907.08610."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._update import Update, batches, pieces
-from kexue.optim._wrapper import Wrapper, bottom
+from kexue.optim._tensor_lists import batches, float32_or_wider, pieces
+from kexue.optim._update import Update
+from kexue.optim._wrapper import Wrapper
+from kexue.optim.stack import unwrap
 
-_MOMENTA = ("momentum_buffer", "exp_avg")  # what torch's optimizers, and ours, call the first moment
+_MOMENTA = ("momentum_buffer", "exp_avg")  # names of the first moment in torch's optimizers and ours
 
 
 class Lookahead(Wrapper):
@@ -28,13 +30,13 @@ class Lookahead(Wrapper):
         inner: any optimizer.
         k: >= 1, updates between synchronisations.
         alpha: in (0, 1]; 1 is the inner optimizer alone.
-        momentum: what becomes of the first moment of the optimizer at the bottom when p goes back: ``"keep"`` it (the
-            paper's choice), ``"reset"`` it to 0, or ``"pullback"``: treat it as the weights, with slow ones from 0.
+        momentum: first moment of the optimizer at the bottom when p goes back: ``"keep"`` it (the paper's choice),
+            ``"reset"`` it to 0, or ``"pullback"``: treat it as the weights, with slow ones that start at 0.
 
     Raises:
         ValueError: k, alpha or momentum out of range.
 
-    phi is made just before the first update, so weights loaded after construction count. Keeps a copy of the
+    phi is created just before the first update, so that weights loaded after construction count. Keeps a copy of the
     parameters, in float32 for half precision, whose rounding would hold phi still. `slow_weights()` shows phi for
     evaluation, as the paper does.
     """
@@ -67,83 +69,79 @@ class Lookahead(Wrapper):
         Raises:
             RuntimeError: `step`, `state_dict` or `load_state_dict` is called within.
         """
-        return self._showing("slow")
+        return self._show("slow")
 
     @torch.no_grad()
     def reset_slow(self) -> None:
-        """Begin a new cycle at the present parameters; for use after editing them by hand."""
-        for p, slow in self._held("slow").items():
+        """Start a new cycle at the present parameters; for use after editing them by hand."""
+        for p, slow in self._tensors_named("slow").items():
             slow.copy_(p)
-        self._set("step", 0)
+        self._set_counter("step", 0)
 
     def _advance(self, update: Update) -> None:
         update.before.append(self._allocate_all)
-        self._inner_step(update)
+        self._inner_step(update)  # section "Lookahead": the inner optimizer takes a step from theta
         if not update.applied:
             return
-        step = self._get("step") + 1
-        self._set("step", step)
+        step = self._counter("step") + 1
+        self._set_counter("step", step)
         if self.momentum == "pullback":
-            self._allocate_all(update.params)  # the moments are there now
+            self._allocate_all(update.params)  # the moments exist now
         if step % self.k == 0:
             self._synchronise()
 
     def _synchronise(self) -> None:
-        held = self._held("slow")
-        _pull(held, [*held.values()], self.alpha)
+        slow = self._tensors_named("slow")
+        _pull_back(slow, slow.values(), self.alpha)
         if self.momentum == "reset":
             for _, moment in self._moments():
                 moment.zero_()
         elif self.momentum == "pullback":
-            held = self._held("momentum")
-            pairs = [(moment, held[p]) for p, moment in self._moments() if p in held]
-            _pull([fast for fast, _ in pairs], [slow for _, slow in pairs], self.alpha)
+            slow = self._tensors_named("momentum")
+            pairs = [(moment, slow[p]) for p, moment in self._moments() if p in slow]
+            _pull_back([fast for fast, _ in pairs], [slow for _, slow in pairs], self.alpha)
 
     def _allocate_all(self, params: list[Tensor]) -> None:
         for p in params:
             self._allocate(p)
 
     def _allocate(self, param: Tensor) -> None:
-        tensors = self._tensors.setdefault(param, {})
+        tensors = self.tensors.setdefault(param, {})
         if "slow" not in tensors:
-            tensors["slow"] = param.detach().to(self._dtype("slow", param), copy=True)
+            tensors["slow"] = param.detach().to(self._tensor_dtype("slow", param), copy=True)
         if self.momentum == "pullback" and "momentum" not in tensors:
             for moment in self._moments_of(param):
-                tensors["momentum"] = torch.zeros_like(moment, dtype=_at_least_float32(moment))
+                tensors["momentum"] = torch.zeros_like(moment, dtype=float32_or_wider(moment))
 
     def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for p in self._tensors:
+        for p in self.tensors:
             for moment in self._moments_of(p):
                 yield p, moment
 
     def _moments_of(self, param: Tensor) -> list[Tensor]:
-        state = bottom(self).state.get(param, {})
+        state = unwrap(self).state.get(param, {})
         return [state[name] for name in _MOMENTA if isinstance(state.get(name), Tensor)]
 
-    def _dtype(self, name: str, param: Tensor) -> torch.dtype:
-        return _at_least_float32(param)
+    def _tensor_dtype(self, name: str, param: Tensor) -> torch.dtype:
+        return float32_or_wider(param)
 
-    def _loaded(self, name: str, param: Tensor, value: Tensor) -> Tensor:
+    def _adopt(self, name: str, param: Tensor, value: Tensor) -> Tensor:
         if name == "momentum":  # of the moment's type, not the parameter's
-            return value.detach().to(device=param.device, dtype=_at_least_float32(value), copy=True)
-        return super()._loaded(name, param, value)
+            return value.detach().to(device=param.device, dtype=float32_or_wider(value), copy=True)
+        return super()._adopt(name, param, value)
 
     def _describe(self) -> str:
         return f"k={self.k}, alpha={self.alpha}, momentum={self.momentum!r}"
 
 
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _pull(fast: Any, slow: list[Tensor], alpha: float) -> None:
-    """slow <- slow + alpha (fast - slow); fast <- slow."""
+def _pull_back(fast: Any, slow: Any, alpha: float) -> None:
+    """slow <- slow + alpha (fast - slow), then fast <- slow, for lists of tensors."""
     for fasts, slows in batches(fast, slow):
         if fasts[0].is_cuda and fasts[0].dtype == slows[0].dtype:
-            torch._foreach_lerp_(slows, fasts, alpha)
+            torch._foreach_lerp_(slows, fasts, alpha)  # section "Lookahead"
             torch._foreach_copy_(fasts, slows)
             continue
         for f, s in zip(fasts, slows, strict=True):
             for a, b in pieces(f.detach(), s):
-                b.lerp_(a.to(b.dtype), alpha)
+                b.lerp_(a.to(b.dtype), alpha)  # section "Lookahead": theta <- theta + alpha (theta~ - theta)
                 a.copy_(b)

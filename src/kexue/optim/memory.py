@@ -1,4 +1,4 @@
-"""How much memory the state of an optimizer will take, before its first step."""
+"""Memory of an optimizer's state, known before its first step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kexue.errors import NotSupported
-from kexue.optim._update import Update
-from kexue.optim._wrapper import Wrapper, bottom, layers
+from kexue.optim._wrapper import Wrapper
+from kexue.optim.stack import layers, unwrap
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
                 held[p] = _after_a_step(optimizer, {p: "cpu"})[p]
             except (NotImplementedError, RuntimeError, AssertionError, ValueError) as error:
                 raise NotSupported(
-                    f"{type(bottom(optimizer)).__name__} cannot step on a copy of a parameter ({error}).",
+                    f"{type(unwrap(optimizer)).__name__} cannot step on a copy of a parameter ({error}).",
                     remedy="Let it take one step, and sum the bytes of the tensors in its state.",
                 ) from error
     names: list[Any] = [name for group in optimizer.param_groups for name in group.get("param_names", [])]
@@ -70,20 +70,21 @@ def _after_a_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tens
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
     twins = {p: _twin(p, devices.get(p)) for p in params}
     memo: dict[int, Any] = {id(p): twin for p, twin in twins.items()}
-    for part in (bottom(optimizer).state, *(layer._tensors for layer in layers(optimizer))):
+    for part in (unwrap(optimizer).state, *(layer.tensors for layer in layers(optimizer))):
         for p, values in part.items():
             device = devices.get(p, "meta")
             memo.update({id(v): _like(v, device) for v in values.values() if isinstance(v, Tensor)})
     twin = copy.deepcopy(optimizer, memo)
-    base = bottom(twin)
+    base = unwrap(twin)
     scalars = _on_the_host(base)
     if isinstance(twin, Wrapper):
-        twin._shared = Update(allocate=True)
-    twin.step()
+        twin.allocate_state()
+    else:
+        twin.step()
     held = {}
     for p in devices:
         parts = {type(base).__name__: base.state.get(twins[p], {})}
-        parts |= {layer._prefix[6:-1]: layer._tensors.get(twins[p], {}) for layer in reversed([*layers(twin)])}
+        parts |= {layer.prefix[6:-1]: layer.tensors.get(twins[p], {}) for layer in reversed([*layers(twin)])}
         scalar = 4 if twins[p] in scalars else 0
         held[p] = {layer: sum(_bytes(value, scalar) for value in values.values()) for layer, values in parts.items()}
     return held

@@ -1,4 +1,4 @@
-"""A learning rate that is linear between knots: kexue.fm/archives/7094."""
+"""Piecewise linear learning rate: linear between knots; kexue.fm/archives/7094."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kexue.optim._update import Update, batches
-from kexue.optim._wrapper import Wrapper, folds, is_linear
+from kexue.optim._fusion import is_fused, is_linear
+from kexue.optim._tensor_lists import batches
+from kexue.optim._update import Update
+from kexue.optim._wrapper import Wrapper
 
 
 def multiplier(knots: tuple[tuple[int, float], ...], updates: int) -> float:
-    """The schedule after so many completed updates: linear between knots, constant after the last one."""
+    """The multiplier after a number of completed updates: linear between knots, constant after the last one."""
     index = bisect_right(knots, updates, key=lambda knot: knot[0])
     (start, low), (end, high) = knots[index - 1], knots[min(index, len(knots) - 1)]
+    # section "piecewise linear learning rate": m(t)
     return low if end == start else low + (high - low) * (updates - start) / (end - start)
 
 
@@ -27,7 +30,7 @@ def read_schedule(schedule: Mapping[int, float]) -> tuple[tuple[int, float], ...
     """Sorted knots, with (0, 0.0) in front where no knot stands at 0.
 
     Raises:
-        ValueError: no knot at all; a knot that is no whole number >= 0; a multiplier that is negative or not finite.
+        ValueError: no knot; a knot that is not a whole number >= 0; a multiplier that is negative or not finite.
     """
     if not schedule:
         raise ValueError("the schedule is empty; {0: 1.0} is a constant one")
@@ -50,7 +53,7 @@ class PiecewiseLinear(Wrapper):
     Source: kexue.fm/archives/7094.
 
     Args:
-        inner: any optimizer; its learning rate stays what the groups say, and a scheduler may move that too.
+        inner: any optimizer; the learning rate in its groups stays, and a scheduler may move it too.
         schedule: completed updates -> multiplier >= 0. Without a knot at 0 it begins at (0, 0.0), and the first update
             then changes no parameter; after the last knot it stays.
 
@@ -70,19 +73,21 @@ class PiecewiseLinear(Wrapper):
         super().__init__(inner)
 
     @property
-    def _folds(self) -> bool:
-        return self._linear and folds(self.inner)
+    def is_fused(self) -> bool:
+        """Whether the step at the bottom does it all: lr is scaled there, and nothing inside follows it."""
+        return self.is_linear and is_fused(self.inner)
 
     @property
-    def _linear(self) -> bool:
+    def is_linear(self) -> bool:
+        """Whether the inner optimizer is."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:
-        step = self._get("step")
+        step = self._counter("step")
         m = multiplier(self._knots, step)
-        linear = self._linear
+        linear = self.is_linear
         if linear:
-            update.scale *= m
+            update.scale *= m  # section "piecewise linear learning rate"
         elif m != 1:
             update.keep(lambda p: True)
         self._inner_step(update)
@@ -90,8 +95,8 @@ class PiecewiseLinear(Wrapper):
             return
         if not linear and m != 1:
             for ps, olds in batches(update.params, [update.old[p] for p in update.params]):
-                torch._foreach_lerp_(ps, olds, 1 - m)  # p_old + m (p_new - p_old)
-        self._set("step", step + 1)
+                torch._foreach_lerp_(ps, olds, 1 - m)  # p_old + m (p_new - p_old), the same
+        self._set_counter("step", step + 1)
 
     def _describe(self) -> str:
         return f"{self.schedule}"

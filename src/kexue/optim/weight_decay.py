@@ -1,4 +1,4 @@
-"""Weight decay beside the gradient step: kexue.fm/archives/7094; Loshchilov & Hutter 2019, arXiv:1711.05101."""
+"""Decoupled weight decay: decay beside the gradient step; kexue.fm/archives/7094; arXiv:1711.05101."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import ClassVar
 import torch
 from torch.optim import Optimizer
 
-from kexue.optim._update import Group, Update, batches, learning_rate, takes_decay
-from kexue.optim._wrapper import Exclude, Excluding, Wrapper, bottom, is_linear
+from kexue.optim._exclude import Exclude, Excluding
+from kexue.optim._fusion import is_linear, learning_rate, takes_decay
+from kexue.optim._tensor_lists import batches
+from kexue.optim._update import Update
+from kexue.optim.stack import Group, Layer, unwrap
 
 
 class DecoupledWeightDecay(Excluding):
@@ -23,9 +26,9 @@ class DecoupledWeightDecay(Excluding):
         inner: any optimizer with a learning rate.
         rate: >= 0. In adaptive methods this is not L2 regularisation, which would be divided by the root of the second
             moment.
-        exclude: what is not decayed: parts of names, parameters, or a function of (name, parameter), such as
+        exclude: parameters without decay: parts of names, parameters, or a function of (name, parameter), such as
             ``lambda name, p: p.dim() < 2``. Names need an inner optimizer built from `named_parameters()`.
-        allow_double: take an inner optimizer that decays already, as AdamW does unless it is told ``weight_decay=0``.
+        allow_double: take an inner optimizer that decays already, as AdamW does unless built with ``weight_decay=0``.
 
     Raises:
         ValueError: a negative rate; a group with a `weight_decay` of its own; names to exclude where there are none.
@@ -45,27 +48,30 @@ class DecoupledWeightDecay(Excluding):
         self.allow_double = allow_double
         super().__init__(inner, exclude)
 
-    def _check(self, group: Group) -> None:
+    def _check_group(self, group: Group) -> None:
         if group.get("weight_decay") and not self.allow_double:
             raise ValueError(
-                f"the inner optimizer decays already, weight_decay={group['weight_decay']}; set it to 0 there, or say "
+                f"the inner optimizer decays already, weight_decay={group['weight_decay']}; set it to 0 there, or pass "
                 "allow_double=True"
             )
-        super()._check(group)
+        super()._check_group(group)
 
     @property
-    def _folds(self) -> bool:
+    def is_fused(self) -> bool:
+        """Whether the optimizer at the bottom takes the decay along, with nothing but accumulation in between."""
         inner = self.inner
-        while isinstance(inner, Wrapper) and inner.name == "gradient_accumulation":
+        while isinstance(inner, Layer) and inner.name == "gradient_accumulation":
             inner = inner.inner
-        return not isinstance(inner, Wrapper) and takes_decay(inner)
+        return not isinstance(inner, Layer) and takes_decay(inner)
 
     @property
-    def _linear(self) -> bool:
-        return self._folds and is_linear(self.inner)
+    def is_linear(self) -> bool:
+        """Whether the decay is part of a step at the bottom that is proportional to lr."""
+        return self.is_fused and is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:
-        if self._folds:
+        if self.is_fused:
+            # section "weight decay": p_new - lr rate p_old, within the step at the bottom
             update.decay.update({p: self.rate for p in self._params() if p not in self._excluded})
             self._inner_step(update)
             return
@@ -73,9 +79,10 @@ class DecoupledWeightDecay(Excluding):
         self._inner_step(update)
         if not update.applied:
             return
-        for group, params in update.groups(bottom(self)):
+        for group, params in update.groups(unwrap(self)):
             moved = [p for p in params if p not in self._excluded]
             for ps, olds in batches(moved, [update.old[p] for p in moved]):
+                # section "weight decay": p_new - lr rate p_old
                 torch._foreach_add_(ps, olds, alpha=-float(learning_rate(group)) * self.rate)
 
     def _describe(self) -> str:

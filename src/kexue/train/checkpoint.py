@@ -26,8 +26,8 @@ from torch import Tensor
 from kexue._files import displaced, is_disk_full, replacing_folder
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError, DiskFullError
-from kexue.optim._kind import check_kind
-from kexue.optim._wrapper import Wrapper
+from kexue.optim.kind import check_kind
+from kexue.optim.stack import Layer
 
 FORMAT, VERSION = "kexue-checkpoint", 1
 MANIFEST = "checkpoint.json"
@@ -82,7 +82,7 @@ def _restore(target: Any, state: Any, name: str, frozen: Collection[str]) -> Non
     if isinstance(target, torch.nn.Module):
         state = fit(target, state, name, frozen)
     try:
-        if isinstance(target, torch.optim.Optimizer) and not isinstance(target, Wrapper):
+        if isinstance(target, torch.optim.Optimizer) and not isinstance(target, Layer):
             check_kind(state, target)
         target.load_state_dict(state)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from kexue._devices import choose_device
-from kexue.optim._wrapper import layers
+from kexue.optim.stack import layers
 from kexue.train.checkpoint import map_tensors
 from kexue.train.config import Distributed, LossOutput
 
@@ -192,7 +192,7 @@ def _replace_parameters(optimizer: Optimizer, replace: Callable[[Tensor], Tensor
                     for name, value in state.items()
                 }
     for layer in layers(optimizer):
-        layer.follow()
+        layer.follow_replacements()
 
 
 def full_state(tree: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from kexue._files import displaced, refuse_foreign
 from kexue.errors import CheckpointError
-from kexue.optim._wrapper import bottom, layers
+from kexue.optim.stack import layers, unwrap
 from kexue.train._random import get_states, set_states
 from kexue.train.checkpoint import fit, foreign, load_newest, plain_state, write_checkpoint
 from kexue.train.distributed import full_state, shard_like, shard_optimizer_state
@@ -152,7 +152,7 @@ def clear_run(folder: Path, log: Sequence[str]) -> None:
 
 def describe_optimizer(optimizer: Optimizer) -> str:
     """Its class, and those of the wrappers around it."""
-    return " ".join(type(layer).__name__ for layer in (bottom(optimizer), *reversed([*layers(optimizer)])))
+    return " ".join(type(layer).__name__ for layer in (unwrap(optimizer), *reversed([*layers(optimizer)])))
 
 
 def digest_of(tensors: dict[str, Any]) -> str:
