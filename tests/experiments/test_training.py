@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kexue.experiments._training import build_mlp, fit, seeded, share_right, shuffled_rows  # noqa: E402
+from kexue.experiments._training import build_mlp, fit, share_right, shuffled_rows, torch_seed  # noqa: E402
 from kexue.train import NonFiniteLossError  # noqa: E402
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
@@ -13,7 +13,7 @@ y = X[:, :3].argmax(1)
 
 
 def build(seed=0):
-    with seeded(seed):
+    with torch_seed(seed):
         return build_mlp(6, 8, 3)
 
 

@@ -100,7 +100,7 @@ def fit(
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def torch_seed(seed: int) -> Iterator[None]:
     """A block in which torch's global CPU generator starts from `seed`; afterwards it is as before."""
     torch = import_optional("torch", extra="train")
     with torch.random.fork_rng(devices=[]):

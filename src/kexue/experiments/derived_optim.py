@@ -2,21 +2,35 @@
 
 Shows: decay and layer adaptation around Adam are AdamW and LAMB; a schedule inside the optimizer is one beside it;
 small batches accumulated are the large one, uneven ones only with weights. Each beside an explicit form, step by step.
+
+Both updates are made in turn and compared after every step, some with a weight as an argument of `step`: hence the loop
+here in place of `kexue.train`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from kexue._optional import import_optional
+from kexue.experiments._training import torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
 _EXACT = 1e-9  # float64, after steps of Adam that enlarge what rounding begins
 _SCHEDULE = {20: 1.0, 40: 0.1}
+_LABELS = {
+    "adamw": "AdamW by composition",
+    "lamb": "LAMB by composition",
+    "schedule": "schedule inside, LambdaLR beside",
+    "accumulated": "4 x 8 accumulated, 32 at once",
+    "weighted": "uneven parts with weights",
+    "mean_of_means": "uneven parts, mean of means",
+    "l2": "decay in the gradient (L2), AdamW",
+}
 
 
 @experiment(
@@ -29,71 +43,76 @@ _SCHEDULE = {20: 1.0, 40: 0.1}
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Train each composition beside its explicit form and record how far apart the parameters are."""
-    torch = import_optional("torch", extra="train")
-    from kexue import optim
-
+    import_optional("torch", extra="train")
     steps = {"smoke": 12, "small": 60, "full": 400}[budget]
-    adam = torch.optim.Adam
-    curves = {
-        "AdamW by composition": _race(
-            steps, seed, lambda p: optim.extend(adam(p, lr=0.01), ("weight_decay", {"rate": 0.1})),
-            lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-        ),
-        "LAMB by composition": _race(
-            steps, seed, lambda p: optim.extend(adam(p, lr=0.01), ("weight_decay", {"rate": 0.1}), "layer_adaptation"),
-            lambda p: _lamb()(p, lr=0.01, decay=0.1),
-        ),
-        "schedule inside, LambdaLR beside": _race(
-            steps, seed, lambda p: optim.PiecewiseLinear(adam(p, lr=0.01), _SCHEDULE),
-            lambda p: adam(p, lr=0.01), schedule=True,
-        ),
-        "4 x 8 accumulated, 32 at once": _race(
-            steps, seed, lambda p: optim.GradientAccumulation(adam(p, lr=0.01), 4), lambda p: adam(p, lr=0.01),
-            parts=(8, 8, 8, 8),
-        ),
-        "uneven parts with weights": _race(
-            steps, seed, lambda p: optim.GradientAccumulation(adam(p, lr=0.01), 4), lambda p: adam(p, lr=0.01),
-            parts=(1, 3, 8, 20), weighted=True,
-        ),
-        "uneven parts, mean of means": _race(
-            steps, seed, lambda p: optim.GradientAccumulation(adam(p, lr=0.01), 4), lambda p: adam(p, lr=0.01),
-            parts=(1, 3, 8, 20),
-        ),
-        "decay in the gradient (L2), AdamW": _race(
-            steps, seed, lambda p: adam(p, lr=0.01, weight_decay=0.1),
-            lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-        ),
-    }  # fmt: skip
-    names = ("adamw", "lamb", "schedule", "accumulated", "weighted", "mean_of_means", "l2")
-    gaps = {f"gap_{name}": max(curve) for name, curve in zip(names, curves.values(), strict=True)}
-    figures = {name: Figure(gap, unit="relative, largest", source="computed") for name, gap in gaps.items()}
-
-    def exact(text: str, *what: str) -> Claim:
-        rule = f"parameters of both runs within {_EXACT:.0e}, relative, at each of {steps} steps in float64"
-        return Claim.check(text, max(gaps[name] for name in what) < _EXACT, rule=rule, figures=what)
-
-    claims = [
-        exact("Decoupled weight decay around Adam is AdamW.", "gap_adamw"),
-        exact("Layer adaptation around weight decay around Adam is LAMB.", "gap_lamb"),
-        exact("A piecewise-linear schedule inside the optimizer is the same as a scheduler beside it.", "gap_schedule"),
-        exact("4 x 8 accumulated is a batch of 32.", "gap_accumulated"),
-        exact("Parts of 1, 3, 8 and 20, weighted by their sizes, are a batch of 32.", "gap_weighted"),
-        Claim.check(
-            "Without weights, uneven parts give another optimizer; so does decay within the gradient.",
-            min(gaps["gap_mean_of_means"], gaps["gap_l2"]) > 1e-3,
-            rule="parameters further apart than 1e-3 at some step",
-            figures=["gap_mean_of_means", "gap_l2"],
-        ),
-    ]
+    curves = _gap_curves(steps, seed)
+    gaps = {f"gap_{name}": max(curve) for name, curve in curves.items()}
     return Report(
-        tuple(claims),
-        figures,
+        _claims(gaps, steps),
+        {name: Figure(gap, unit="relative, largest", source="computed") for name, gap in gaps.items()},
         notes=(
             "That LAMB allows much larger batches is its paper's claim about pretraining, and out of reach here.",
             "Lookahead and lazy updates, the other two of the six, have an experiment of their own: lookahead-lazy.",
         ),
         draw=lambda figure: _draw(figure, curves),
     )
+
+
+# ---- claims --------------------------------------------------------------------------------------------------------
+
+
+def _claims(gaps: Mapping[str, float], steps: int) -> tuple[Claim, ...]:
+    def equal(text: str, name: str) -> Claim:
+        rule = f"parameters of both runs within {_EXACT:.0e}, relative, at each of {steps} steps in float64"
+        return Claim.check(text, gaps[name] < _EXACT, rule=rule, figures=[name])
+
+    return (
+        equal("Decoupled weight decay around Adam is AdamW.", "gap_adamw"),
+        equal("Layer adaptation around weight decay around Adam is LAMB.", "gap_lamb"),
+        equal("A piecewise-linear schedule inside the optimizer is the same as a scheduler beside it.", "gap_schedule"),
+        equal("4 x 8 accumulated is a batch of 32.", "gap_accumulated"),
+        equal("Parts of 1, 3, 8 and 20, weighted by their sizes, are a batch of 32.", "gap_weighted"),
+        Claim.check(
+            "Without weights, uneven parts give another optimizer; so does decay within the gradient.",
+            min(gaps["gap_mean_of_means"], gaps["gap_l2"]) > 1e-3,
+            rule="parameters further apart than 1e-3 at some step",
+            figures=["gap_mean_of_means", "gap_l2"],
+        ),
+    )
+
+
+# ---- measure -------------------------------------------------------------------------------------------------------
+
+
+def _gap_curves(steps: int, seed: int) -> dict[str, list[float]]:
+    """Relative distance of the parameters of each pair of optimizers, after each step."""
+    torch = import_optional("torch", extra="train")
+    from kexue import optim
+
+    race = partial(_race, steps, seed)
+
+    def adam(p: Any) -> Any:
+        return torch.optim.Adam(p, lr=0.01)
+
+    def adamw(p: Any) -> Any:
+        return torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)
+
+    def accumulate(p: Any) -> Any:
+        return optim.GradientAccumulation(adam(p), 4)
+
+    decay = ("weight_decay", {"rate": 0.1})
+    uneven = (1, 3, 8, 20)
+    return {
+        "adamw": race(lambda p: optim.extend(adam(p), decay), adamw),
+        "lamb": race(
+            lambda p: optim.extend(adam(p), decay, "layer_adaptation"), lambda p: _lamb()(p, lr=0.01, decay=0.1)
+        ),
+        "schedule": race(lambda p: optim.PiecewiseLinear(adam(p), _SCHEDULE), adam, schedule=True),
+        "accumulated": race(accumulate, adam, parts=(8, 8, 8, 8)),
+        "weighted": race(accumulate, adam, parts=uneven, weighted=True),
+        "mean_of_means": race(accumulate, adam, parts=uneven),
+        "l2": race(lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1), adamw),
+    }
 
 
 def _race(
@@ -110,16 +129,14 @@ def _race(
     torch = import_optional("torch", extra="train")
 
     def build() -> Any:
-        torch.manual_seed(seed)
-        mlp = torch.nn.Sequential(
-            torch.nn.Linear(20, 64), torch.nn.LayerNorm(64), torch.nn.Tanh(), torch.nn.Linear(64, 4)
-        )
-        return mlp.double()
+        nn = torch.nn
+        with torch_seed(seed):
+            return nn.Sequential(nn.Linear(20, 64), nn.LayerNorm(64), nn.Tanh(), nn.Linear(64, 4)).double()
 
     model, other = build(), build()
     optimizer, explicit = ours(model.parameters()), theirs(other.parameters())
     knots = sorted({0: 0.0, **_SCHEDULE}.items())
-    scheduler = torch.optim.lr_scheduler.LambdaLR(explicit, lambda t: _between(knots, t)) if schedule else None
+    scheduler = torch.optim.lr_scheduler.LambdaLR(explicit, lambda t: _interpolate(knots, t)) if schedule else None
     generator = torch.Generator().manual_seed(seed)
     gaps = []
     for _ in range(steps):
@@ -142,7 +159,8 @@ def _race(
     return gaps
 
 
-def _between(knots: list[tuple[int, float]], t: int) -> float:
+def _interpolate(knots: list[tuple[int, float]], t: int) -> float:
+    """The piecewise-linear function through knots (step, factor), constant after the last one."""
     for (start, low), (end, high) in pairwise(knots):
         if t < end:
             return low + (high - low) * (t - start) / (end - start)
@@ -176,14 +194,17 @@ def _lamb() -> Any:
     return Lamb
 
 
-def _draw(figure: Any, curves: dict[str, list[float]]) -> None:
+# ---- draw ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(figure: Any, curves: Mapping[str, list[float]]) -> None:
     figure.set_size_inches(9, 4.5)
     axes = figure.subplots()
     for number, (name, curve) in enumerate(curves.items()):
         apart = max(curve) > _EXACT
         steps = range(1, len(curve) + 1)
         equal = max(curve) == 0
-        label = f"{name}: no difference" if equal else name
+        label = f"{_LABELS[name]}: no difference" if equal else _LABELS[name]
         heights = [3e-18 * 2**number if equal else gap for gap in curve]
         axes.semilogy(steps, heights, "--" if apart else ":" if equal else "-", label=label)
     axes.axhline(_EXACT, color="0.6", lw=0.8)

@@ -6,14 +6,15 @@ for; what midpoints leave of small probabilities; and what digits say to a class
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.errors import MissingDependencyError
-from kexue.experiments._data import Array, split_digits
+from kexue.experiments._data import Array, attempt, split_digits
+from kexue.experiments._training import build_mlp, fit, share_right, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -33,84 +34,88 @@ _NODES = (4, 8, 16, 32, 64, 128, 256)
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Draws against probabilities, properties, quadrature error, and a classifier trained with either law."""
-    seeds, epochs = {"smoke": (1, 4), "small": (5, 40), "full": (20, 40)}[budget]
-    gaps = {law: _frequency_gap(law, seed) for law in _LAWS}
-    gumbel, broken = _softmax_gap(seed), sum(_broken(law, seed) for law in _LAWS)
+    count, epochs = {"smoke": (1, 4), "small": (5, 40), "full": (20, 40)}[budget]
+    seeds = tuple(range(seed, seed + count))
     errors = {rule: [_small_error(rule, nodes) for nodes in _NODES] for rule in ("midpoint", "ours")}
-    figures = {f"{law}_frequency_gap": Figure(gap, n=200_000) for law, gap in gaps.items()}
-    figures |= {
-        "gumbel_quadrature_gap": Figure(gumbel, n=100),
+    figures = _distribution_figures(errors, seed)
+    claims = _distribution_claims(figures)
+    notes: list[str] = []
+    accuracy = attempt(
+        lambda: {law: np.array([_accuracy(law, s, epochs) for s in seeds]) for law in ("gumbel", "normal")},
+        "the claim on digits",
+        notes,
+    )
+    if accuracy:
+        figures |= {f"{law}_accuracy": Figure.over_runs(runs) for law, runs in accuracy.items()}
+        difference = float((accuracy["normal"] - accuracy["gumbel"]).mean())
+        figures["accuracy_difference"] = Figure(difference, n=count, unit="normal minus Gumbel")
+        claims.append(_accuracy_claim(difference))
+        notes.append(
+            f"digits: {count} seeds, {epochs} epochs, network 64-64-10, the same initial weights for both laws"
+        )
+    return Report(tuple(claims), figures, notes=tuple(notes), seeds=seeds, draw=lambda figure: _draw(figure, errors))
+
+
+# ---- figures and claims --------------------------------------------------------------------------------------------
+
+
+def _distribution_figures(errors: Mapping[str, list[float]], seed: int) -> dict[str, Figure]:
+    at_64 = {rule: values[_NODES.index(64)] for rule, values in errors.items()}
+    broken = sum(_count_broken(law, seed) for law in _LAWS)
+    return {
+        **{f"{law}_frequency_gap": Figure(_frequency_gap(law, seed), n=200_000) for law in _LAWS},
+        "gumbel_quadrature_gap": Figure(_softmax_gap(seed), n=100),
         "broken_properties": Figure(broken, n=4 * len(_LAWS), expected=0),
-        "midpoint_error_64_nodes": Figure(errors["midpoint"][_NODES.index(64)], unit="error of log p, true p = 1.1e-5"),
-        "our_error_64_nodes": Figure(errors["ours"][_NODES.index(64)], unit="error of log p, true p = 1.1e-5"),
+        "midpoint_error_64_nodes": Figure(at_64["midpoint"], unit="error of log p, true p = 1.1e-5"),
+        "our_error_64_nodes": Figure(at_64["ours"], unit="error of log p, true p = 1.1e-5"),
     }
-    claims = [
+
+
+def _distribution_claims(figures: Mapping[str, Figure]) -> list[Claim]:
+    value = {name: figure.value for name, figure in figures.items()}
+    return [
         Claim.check(
             "The integral gives the frequencies of the perturbed argmax, for every law.",
-            max(gaps.values()) < 0.005,
+            max(value[f"{law}_frequency_gap"] for law in _LAWS) < 0.005,
             rule="largest difference to the shares in 200,000 draws below 0.005, scores (1, 0, -1)",
             figures=[f"{law}_frequency_gap" for law in _LAWS],
         ),
         Claim.check(
             "Gumbel noise gives softmax.",
-            gumbel < 1e-7,
+            value["gumbel_quadrature_gap"] < 1e-7,
             rule="quadrature within 1e-7 of softmax on 100 random rows of 10 scores",
             figures=["gumbel_quadrature_gap"],
         ),
         Claim.check(
             "Every law gives values in [0, 1] that sum to 1, keep the order of the scores and ignore a common shift.",
-            broken == 0,
+            value["broken_properties"] == 0,
             rule="no property broken by any law on 100 random rows of 10 scores",
             figures=["broken_properties"],
         ),
         Claim.check(
             "Nodes that crowd at both ends give small probabilities that midpoints miss (an addition of ours).",
-            errors["ours"][_NODES.index(64)] < 1e-3 and errors["midpoint"][_NODES.index(64)] > 0.1,
+            value["our_error_64_nodes"] < 1e-3 and value["midpoint_error_64_nodes"] > 0.1,
             rule="error of log p at 64 nodes, normal noise, scores 6 apart: below 0.001 against above 0.1",
             figures=["midpoint_error_64_nodes", "our_error_64_nodes"],
         ),
     ]
-    notes: tuple[str, ...] = ()
-    try:
-        accuracy = {law: _accuracies(law, range(seed, seed + seeds), epochs) for law in ("gumbel", "normal")}
-        difference = accuracy["normal"] - accuracy["gumbel"]
-        figures |= {
-            f"{law}_accuracy": Figure(float(found.mean()), low=float(found.min()), high=float(found.max()), n=seeds)
-            for law, found in accuracy.items()
-        }
-        figures["accuracy_difference"] = Figure(float(difference.mean()), n=seeds, unit="normal minus Gumbel")
-        claims.append(
-            Claim.check(
-                "Training a classifier with normal noise in place of softmax makes no clear difference (the author "
-                "reports no special benefit).",
-                abs(float(difference.mean())) < 0.01,
-                rule="mean accuracies on 597 test digits less than 0.01 apart",
-                figures=["gumbel_accuracy", "normal_accuracy", "accuracy_difference"],
-            )
-        )
-        notes = (f"digits: {seeds} seeds, {epochs} epochs, network 64-64-10, the same initial weights for both laws",)
-    except MissingDependencyError as missing:
-        notes = (f"the claim on digits is left out: {missing}",)
 
-    def draw(figure: Any) -> None:
-        curves, rules = figure.subplots(1, 2)
-        gap, table = _two_class_curves()
-        for law, p in table.items():
-            curves.plot(gap, p, label="gumbel (sigmoid)" if law == "gumbel" else law)
-        curves.set_xlabel("score of class 1 minus score of class 2")
-        curves.set_ylabel("probability of class 1")
-        curves.legend()
-        rules.loglog(_NODES, np.maximum(errors["midpoint"], 1e-16), "s-", color="0.5", label="midpoints (the article)")
-        rules.loglog(_NODES, np.maximum(errors["ours"], 1e-16), "o-", label="double-exponential (here)")
-        rules.set_xlabel("nodes")
-        rules.set_ylabel("error of log p")
-        rules.set_title("normal noise, scores 6 apart, p = 1.1e-5")
-        rules.legend()
 
-    return Report(tuple(claims), figures, notes=notes, seeds=tuple(range(seed, seed + seeds)), draw=draw)
+def _accuracy_claim(difference: float) -> Claim:
+    return Claim.check(
+        "Training a classifier with normal noise in place of softmax makes no clear difference (the author reports no "
+        "special benefit).",
+        abs(difference) < 0.01,
+        rule="mean accuracies on 597 test digits less than 0.01 apart",
+        figures=["gumbel_accuracy", "normal_accuracy", "accuracy_difference"],
+    )
+
+
+# ---- measure -------------------------------------------------------------------------------------------------------
 
 
 def _frequency_gap(law: str, seed: int) -> float:
+    """Largest difference between the integral and the shares of 200,000 draws."""
     import torch
 
     from kexue.nn import PerturbMax
@@ -139,25 +144,26 @@ class _Gumbel:
 
 
 def _softmax_gap(seed: int) -> float:
+    """Largest difference between quadrature with Gumbel noise and softmax."""
     from kexue.nn import perturb_max
 
     rows = _random_rows(seed)
     return float((perturb_max(rows, _Gumbel()) - rows.softmax(-1)).abs().max())
 
 
-def _broken(law: str, seed: int) -> int:
-    """How many of the four properties fail."""
+def _count_broken(law: str, seed: int) -> int:
+    """Number of the four properties that do not hold."""
     from kexue.nn import perturb_max
 
     rows = _random_rows(seed).sort(-1).values
     p = perturb_max(rows, law)
-    kept = (
+    holds = (
         bool(((p >= 0) & (p <= 1)).all()),
         bool(((p.sum(-1) - 1).abs() < 1e-12).all()),
         bool((p.diff(dim=-1) >= 0).all()),
         bool(((perturb_max(rows + 5, law) - p).abs() < 1e-9).all()),
     )
-    return kept.count(False)
+    return holds.count(False)
 
 
 def _small_error(rule: str, nodes: int) -> float:
@@ -177,6 +183,7 @@ def _small_error(rule: str, nodes: int) -> float:
 
 
 def _two_class_curves() -> tuple[Array, dict[str, Array]]:
+    """Differences of two scores, and the probability of the first under each law."""
     import torch
 
     from kexue.nn import perturb_max
@@ -186,27 +193,34 @@ def _two_class_curves() -> tuple[Array, dict[str, Array]]:
     return gap.numpy(), {law: perturb_max(pairs, law, nodes=256)[:, 0].numpy() for law in (*_LAWS, "uniform")}
 
 
-def _accuracies(law: str, seeds: range, epochs: int) -> Array:
-    import_optional("sklearn", extra="bench")
-    return np.array([_accuracy(law, seed, epochs) for seed in seeds])
-
-
 def _accuracy(law: str, seed: int, epochs: int) -> float:
-    import torch
-
+    """Test accuracy of a network 64-64-10 trained on digits with the noise of `law`."""
+    torch = import_optional("torch", extra="train")
     from kexue.nn import perturb_max_cross_entropy
 
     X, y, X_test, y_test = (torch.from_numpy(part) for part in split_digits(seed))
-    generator = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for _ in range(epochs):
-        for rows in np.array_split(generator.permutation(len(X)), len(X) // 100):
-            optimizer.zero_grad()
-            loss: Any = perturb_max_cross_entropy(network(X[rows]), y[rows], law, nodes=32)
-            loss.backward()
-            optimizer.step()
-    with torch.no_grad():
-        return float((network(X_test).argmax(-1) == y_test).double().mean())
+    with torch_seed(seed):
+        network = build_mlp(64, 64, 10)
+    fit(
+        network,
+        lambda rows: perturb_max_cross_entropy(network(X[rows]), y[rows], law, nodes=32),
+        shuffled_rows(len(X), 100, epochs, np.random.default_rng(seed)),
+        torch.optim.Adam(network.parameters(), lr=3e-3),
+    )
+    return share_right(network, X_test, y_test)
+
+
+# ---- draw ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(figure: Any, errors: Mapping[str, list[float]]) -> None:
+    left, right = figure.subplots(1, 2)
+    gap, table = _two_class_curves()
+    for law, p in table.items():
+        left.plot(gap, p, label="gumbel (sigmoid)" if law == "gumbel" else law)
+    left.set(xlabel="score of class 1 minus score of class 2", ylabel="probability of class 1")
+    right.loglog(_NODES, np.maximum(errors["midpoint"], 1e-16), "s-", color="0.5", label="midpoints (the article)")
+    right.loglog(_NODES, np.maximum(errors["ours"], 1e-16), "o-", label="double-exponential (here)")
+    right.set(title="normal noise, scores 6 apart, p = 1.1e-5", xlabel="number of nodes", ylabel="error of log p")
+    for panel in (left, right):
+        panel.legend()
