@@ -19,7 +19,8 @@ from kexue.similarity import (
     spearman,
     spearman_ceiling,
 )
-from kexue.similarity._ranks import Ranking, average_ranks, bootstrap_spearman, correlation, interval, resamples
+from kexue.similarity._bootstrap import bootstrap_spearman, percentile_interval, resample_counts
+from kexue.similarity._ranks import Ranking, average_ranks, correlate_ranks
 
 VALUES = st.lists(st.integers(-3, 3), min_size=3, max_size=30)
 
@@ -121,10 +122,10 @@ def test_ranks_of_a_resample_equal_sorting_it_again(values, seed):
     random = np.random.default_rng(seed)
     a = np.array(values, dtype=float)
     b = random.integers(0, 3, len(a))
-    for counts in resamples(len(a), 5, random):
+    for counts in resample_counts(len(a), 5, random):
         assert (counts.sum(axis=1) == len(a)).all()
-        ranks_a, ranks_b = Ranking(a).resampled(counts), Ranking(b).resampled(counts)
-        found = correlation(ranks_a, ranks_b, counts)
+        ranks_a, ranks_b = Ranking(a).resample_ranks(counts), Ranking(b).resample_ranks(counts)
+        found = correlate_ranks(ranks_a, ranks_b, counts)
         for row, count in enumerate(counts.astype(int)):
             drawn_a, drawn_b = np.repeat(a, count), np.repeat(b, count)
             centre = (len(a) + 1) / 2
@@ -139,7 +140,7 @@ def test_bootstrap_has_the_known_width():
     n = 500
     samples = bootstrap_spearman([random.normal(size=n)], random.normal(size=n), 2000, random)[0]
     assert samples.std() == pytest.approx(1 / np.sqrt(n - 1), rel=0.15)  # the data set's own luck, and 2000 draws
-    low, high = interval(samples)
+    low, high = percentile_interval(samples)
     assert low < 0 < high
     assert high - low == pytest.approx(2 * 1.96 * samples.std(), rel=0.1)
 
@@ -375,7 +376,7 @@ def test_intervals_hold_the_correlation_of_the_population(binary, n):
     covered = []
     for seed in range(200):
         scores, labels = draw(np.random.default_rng(100 + seed), n)
-        low, high = interval(bootstrap_spearman([scores], labels, 400, np.random.default_rng(seed))[0])
+        low, high = percentile_interval(bootstrap_spearman([scores], labels, 400, np.random.default_rng(seed))[0])
         covered.append(low <= real <= high)
     # 95 % are promised; a mean of 200 has a deviation of 0.015, and a bootstrap of 30 pairs is a little short.
     assert 0.9 <= np.mean(covered) <= 0.99

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         EvaluationRow as EvaluationRow,
         EvaluationTest as EvaluationTest,
         evaluate_pairs as evaluate_pairs,
+    )
+    from kexue.similarity.metrics import (
         known_item as known_item,
         pair_cosine as pair_cosine,
         retrieval_metrics as retrieval_metrics,
@@ -88,17 +90,8 @@ __getattr__, __dir__, __all__ = attach(
         "whitening.statistics": ("Moments", "merge_moments", "moments"),
         "calibration": ("Probability", "ScoreCalibrator", "Threshold", "random_pair_scores"),
         "transport.entropic": ("SinkhornResult", "sinkhorn"),
-        "evaluation": (
-            "Evaluation",
-            "EvaluationRow",
-            "EvaluationTest",
-            "evaluate_pairs",
-            "known_item",
-            "pair_cosine",
-            "retrieval_metrics",
-            "spearman",
-            "spearman_ceiling",
-        ),
+        "evaluation": ("Evaluation", "EvaluationRow", "EvaluationTest", "evaluate_pairs"),
+        "metrics": ("known_item", "pair_cosine", "retrieval_metrics", "spearman", "spearman_ceiling"),
         "neighbours.geodesic": ("GeodesicIndex", "geodesic_distances", "knn_graph"),
         "neighbours.hubness": (
             "HubSample",

@@ -389,7 +389,7 @@ def fitted_in_chunks(X):
     whitening = Whitening()
     for chunk in np.array_split(X, min(len(X), 7)):
         whitening.partial_fit(chunk)
-    return whitening._solve()
+    return whitening.kernel_
 
 
 def fitted_with_weights(X):

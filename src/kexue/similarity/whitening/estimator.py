@@ -1,31 +1,30 @@
-"""Whitening with one knob for centring and one for isotropy.
+"""Whitening estimator, with one parameter for centring (beta) and one for isotropy (gamma).
 
 y = (x - beta mu) U Lambda^(-gamma/2), first k columns, where U Lambda U' = (1/n) sum (x - beta mu)' (x - beta mu).
 
-Sources: kexue.fm/archives/8069 (the map), 8321 (what it does to sentence similarity), 9079 (beta, gamma and k).
+Sources: kexue.fm/archives/8069 (the map), 8321 (its effect on sentence similarity), 9079 (beta, gamma and k).
 Differences: sums are centred and in float64 (the article's recursive form cancels); directions without variance are
-cut instead of divided by zero; eigenvectors carry a fixed sign.
+cut, not divided by zero; the signs of eigenvectors are fixed.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any, Self
 
 import numpy as np
 
-from kexue._arrays import Array, as_matrix, finite_rows, host, like, raise_non_finite, reread, working_dtype
+from kexue._arrays import Array, as_matrix, finite_rows, like, reread
 from kexue._optional import import_optional
 from kexue.errors import NotFittedError, NotSupported
-from kexue.similarity._vectors import unit_rows
-from kexue.similarity.whitening.kernel import Kernel, check_parameters, solve, spectrum
+from kexue.similarity.whitening.dense import append_dense
+from kexue.similarity.whitening.files import WhiteningState, file_error, read_whitening, write_whitening
+from kexue.similarity.whitening.kernel import Kernel, check_parameters, scale_spectrum, second_moment_spectrum
+from kexue.similarity.whitening.mapping import map_rows
+from kexue.similarity.whitening.output import check_container, wrap_output
 from kexue.similarity.whitening.statistics import Moments, merge_moments, moments
-from kexue.similarity.whitening.threads import map_blocks
 
 _PRESETS = {"identity": (0.0, 0.0), "rotate": (0.0, 0.0), "pca": (1.0, 0.0), "whiten": (1.0, 1.0)}
-_OUTPUTS = ("default", "pandas", "polars")
-_BLOCK_ROWS, _CHUNK_ROWS = 4_096, 512  # of `transform`: a task of a thread, and what stays in the second-level cache
 
 
 def whiten(
@@ -39,7 +38,7 @@ def whiten(
     ddof: int = 0,
     normalize: bool = False,
 ) -> Any:
-    """Whiten a set of vectors by its own statistics, in one call: moments, kernel, transform.
+    """Whiten a set of vectors by the statistics of that set, in one call: moments, kernel, transform.
 
     y = (x - beta mu) U Lambda^(-gamma/2) [:, :k]; at beta = gamma = 1 and full rank y has mean 0 and covariance I.
 
@@ -67,23 +66,25 @@ def whiten(
         >>> bool(np.allclose(y.T @ y / 100, np.eye(2)))
         True
     """
-    embeddings = reread(embeddings)
+    embeddings = as_matrix(embeddings, "embeddings")
     whitening = Whitening(n_components, beta=beta, gamma=gamma, eps=eps, rcond=rcond, ddof=ddof, normalize=normalize)
-    return whitening.fit(embeddings)._map(embeddings)
+    whitening.fit(embeddings)
+    rows = map_rows(embeddings, whitening.kernel_, beta * whitening.mean_, normalize=normalize)
+    return like(rows, embeddings)
 
 
 class Whitening:
-    """Linear post-processing of vectors: centre by beta, flatten by gamma, keep k dimensions.
+    """Linear post-processing of vectors: centre by beta, flatten the spectrum by gamma, keep k dimensions.
 
     y = (x - beta mu) U Lambda^(-gamma/2) [:, :k], U Lambda U' the second moment about beta mu.
 
-    Sources: kexue.fm/archives/8321 (beta = gamma = 1), 9079 (the two knobs). Compare: scikit-learn `PCA(whiten=True)`,
-    the same map up to sign at beta = gamma = 1, ddof = 1; `TruncatedSVD` at beta = gamma = 0.
+    Sources: kexue.fm/archives/8321 (beta = gamma = 1), 9079 (the two parameters). Compare: scikit-learn
+    `PCA(whiten=True)`, the same map up to sign at beta = gamma = 1, ddof = 1; `TruncatedSVD` at beta = gamma = 0.
 
     When to choose what: (1, 1) for vectors of a plain language model, whose cosines are dominated by a few directions;
     (0, 0) with k < d to shorten the vectors of a trained sentence encoder almost for free; `tune_whitening` when
-    labelled pairs are at hand. What whitening destroys: the relative scale of directions, which a supervised encoder
-    has learnt. Fit once on a corpus; never refit on a query.
+    labelled pairs are available. Whitening destroys the relative scale of directions, which a supervised encoder has
+    learnt. Fit once on a corpus; never refit on a query.
 
     The estimator stores moments, not a solution: `partial_fit` and `merge` are exact, and any parameter may change
     afterwards (`with_params`, `set_params`) without the data. It follows the scikit-learn contract without importing
@@ -169,14 +170,14 @@ class Whitening:
     # ---- statistics ----------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: object = None, sample_weight: Any = None) -> Self:
-        """Take the statistics of X (n, d), forgetting earlier ones, and solve; y is ignored. Returns self.
+        """Compute the statistics of X (n, d), dropping earlier ones, and solve; y is ignored. Returns self.
 
         Raises:
             ValueError: no rows, NaN, or equal rows with gamma > 0, which have no direction to whiten.
         """
-        found = moments(X, sample_weight=sample_weight)
-        self._check(found)
-        self.moments_ = found
+        stats = moments(X, sample_weight=sample_weight)
+        self._check_parameters(stats)
+        self.moments_ = stats
         self._solve()
         return self
 
@@ -190,21 +191,25 @@ class Whitening:
             self._check_features(x)
         if x.shape[0] == 0:
             return self
-        return self._absorb(moments(x, sample_weight=sample_weight))
+        return self.merge(moments(x, sample_weight=sample_weight))
 
     def merge(self, other: Whitening | Moments) -> Self:
-        """Add the statistics another worker has gathered; exact, in any order. Returns self, other is unchanged.
+        """Add the statistics of another worker; exact, in any order. Returns self, other is unchanged.
 
         Raises:
             NotFittedError: `other` has seen no data.
             ValueError: another number of dimensions.
         """
-        return self._absorb(other if isinstance(other, Moments) else other._fitted())
+        part = other if isinstance(other, Moments) else other._require_moments()
+        total = merge_moments(self.moments_, part) if "moments_" in vars(self) else part
+        self._check_parameters(total)
+        self.moments_ = total
+        return self
 
     def with_params(
         self, *, beta: float | None = None, gamma: float | None = None, n_components: int | None = None
     ) -> Self:
-        """Return a new estimator with other knobs, solved from the same moments; None keeps a value.
+        """Return a new estimator with other parameters, solved from the same moments; None keeps a value.
 
         No pass over data; one eigenproblem when beta changes, none when only gamma or n_components do.
 
@@ -212,10 +217,9 @@ class Whitening:
             NotFittedError: nothing has been fitted.
             ValueError: a value outside its range.
         """
-        found = self._fitted()
         changes = {"beta": beta, "gamma": gamma, "n_components": n_components}
-        new = type(self)(**{**self.get_params(), **{k: v for k, v in changes.items() if v is not None}})
-        new.moments_ = found
+        params = {**self.get_params(), **{k: v for k, v in changes.items() if v is not None}}
+        new = type(self)(**params).merge(self)
         if "_spectrum" in vars(self):
             new._spectrum = self._spectrum
         new._solve()
@@ -231,48 +235,12 @@ class Whitening:
         Raises:
             NotFittedError: before `fit`. ValueError: wrong number of columns, or a value that is not finite.
         """
-        return self._dressed(self._map(X), X)
-
-    def _map(self, X: Any) -> Any:
-        kernel = self._solve()
+        kernel = self._solve().kernel
         x = as_matrix(X)
         self._check_features(x)
-        d, k = kernel.kernel.shape
-        dtype = working_dtype(x)
-        if dtype == np.float32 and not 1e-30 < np.abs(kernel.kernel).max(initial=0.0) < 1e30:
-            dtype = np.dtype(np.float64)
-        weights = kernel.kernel.astype(dtype)
-        shift = (self.beta * self.moments_.mean).astype(dtype)
-        noise = 8 * float(np.finfo(dtype).eps) * float(np.abs(shift).max())
-        out = np.empty((x.shape[0], k), dtype=dtype)
-
-        def block(start: int) -> bool:
-            finite = True
-            work = np.empty((min(_CHUNK_ROWS, x.shape[0]), d), dtype=dtype)
-            for i in range(start, min(start + _BLOCK_ROWS, x.shape[0]), _CHUNK_ROWS):
-                chunk, result = host(x[i : i + _CHUNK_ROWS]), out[i : i + _CHUNK_ROWS]
-                with np.errstate(invalid="ignore", over="ignore"):
-                    shifted = np.subtract(chunk, shift, out=work[: len(chunk)], casting="same_kind")
-                    np.matmul(shifted, weights, out=result)
-                    finite = finite and bool(np.isfinite(result.sum()))
-                if self.normalize:
-                    result[np.abs(shifted).max(axis=1) <= noise] = 0.0  # the mean itself has no direction
-                    with np.errstate(over="ignore"):
-                        length = np.linalg.norm(result, axis=1, keepdims=True)
-                    plain = (length > 1e-15) & (length < 1e15)
-                    np.divide(result, length, out=result, where=plain)
-                    if not plain.all():  # squares may have left the dtype
-                        result[~plain[:, 0]] = unit_rows(result[~plain[:, 0]])
-            return finite
-
-        blocks = range(0, x.shape[0], _BLOCK_ROWS)
-        if not all(map_blocks(block, blocks) if x.shape[0] > _CHUNK_ROWS else map(block, blocks)):
-            raise_non_finite(x)
-            if not np.isfinite(out).all():
-                raise ValueError(
-                    f"X holds values too large to transform in {dtype}. Divide by a constant before fitting."
-                )
-        return like(out, x)
+        result = like(map_rows(x, kernel, self.beta * self.moments_.mean, normalize=self.normalize), x)
+        container = vars(self).get("_sklearn_output_config", {}).get("transform")
+        return wrap_output(result, X, container, self.get_feature_names_out)
 
     def fit_transform(self, X: Any, y: object = None, sample_weight: Any = None) -> Any:
         """Return fit(X).transform(X)."""
@@ -299,35 +267,35 @@ class Whitening:
         if y.shape[1] != k:
             raise ValueError(f"Y has {y.shape[1]} columns, but {k} components are kept.")
         scale = np.ones(k)
-        if self.gamma != 0:  # beyond the rank there is no variance to give back, and below 0 its power is infinite
+        if self.gamma != 0:  # beyond the rank there is no variance to restore, and for gamma < 0 its power is infinite
             scale[kernel.rank :] = 0.0
             scale[: kernel.rank] = (kernel.eigenvalues[: kernel.rank] + self.eps) ** (self.gamma / 2)
         back = self.components_ * scale[:, None]
         shift = self.beta * self.moments_.mean
         return like(finite_rows(y, "Y") @ back + shift, y)
 
-    # ---- what was learnt -----------------------------------------------------------------------------------------
+    # ---- fitted attributes ---------------------------------------------------------------------------------------
 
     @property
     def n_samples_seen_(self) -> float:
         """Total weight of the rows seen: their number where no weights were given."""
-        return self._fitted().n
+        return self._require_moments().n
 
     @property
     def n_features_in_(self) -> int:
         """Dimension d of the vectors."""
-        return int(self._fitted().mean.shape[0])
+        return int(self._require_moments().mean.shape[0])
 
     @property
     def mean_(self) -> Array:
         """(d,), float64."""
-        return self._fitted().mean
+        return self._require_moments().mean
 
     @property
     def covariance_(self) -> Array:
         """(d, d), float64: scatter / (n - ddof), about the mean."""
-        found = self._fitted()
-        return found.scatter / (found.n - self.ddof)
+        stats = self._require_moments()
+        return stats.scatter / (stats.n - self.ddof)
 
     @property
     def eigenvalues_(self) -> Array:
@@ -361,30 +329,33 @@ class Whitening:
         kernel = self._solve()
         return kernel.eigenvalues / self._spectrum[1].values.sum() if kernel.rank else np.zeros_like(kernel.eigenvalues)
 
-    # ---- files and neighbours ------------------------------------------------------------------------------------
+    # ---- files and other libraries -------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write moments, spectrum and parameters to one safetensors file; `load` gives back the same map to the bit."""
-        from kexue.similarity.whitening.files import save
-
+        """Write moments, spectrum and parameters to one safetensors file; `load` restores the same map to the bit."""
         self._solve()
-        save(self, path)
+        write_whitening(WhiteningState(self.get_params(), self.moments_, self._spectrum[1]), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             DataError: the file is missing, damaged, or holds something else; the path is named.
         """
-        from kexue.similarity.whitening.files import load
-
-        return load(cls, path)
+        state = read_whitening(path)
+        try:
+            whitening = cls(**state.params)
+        except TypeError as error:
+            raise file_error(error, path) from error
+        whitening.moments_ = state.moments
+        whitening._spectrum = ((state.moments, whitening.beta, whitening.ddof), state.spectrum)
+        return whitening
 
     def as_linear(self) -> Any:
         """Return the map as `torch.nn.Linear(d, k)`: weight kernel_.T, bias bias_, in torch's default dtype.
 
-        `normalize` is not part of it; cosines do not notice.
+        `normalize` is not part of it; cosines are the same without.
         """
         torch = import_optional("torch")
         kernel = self._solve()
@@ -411,29 +382,26 @@ class Whitening:
             The type of every stage of the new folder, in order.
 
         Raises:
-            DataError: no sentence-transformers folder, or `out` is taken.
+            DataError: no sentence-transformers folder, or `out` is not empty.
             SpaceMismatchError: the folder emits vectors of another dimension.
         """
-        from kexue.similarity.whitening.files import export_dense
+        return append_dense(self.kernel_, self.bias_, model_folder, out, normalize=self.normalize)
 
-        return export_dense(self, model_folder, out)
-
-    # ---- the estimator contract ----------------------------------------------------------------------------------
+    # ---- the estimator contract of scikit-learn ------------------------------------------------------------------
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """Names of the k output columns, "whitening0", "whitening1", ...; `input_features` is only counted."""
+        """Return the names of the k output columns, "whitening0", ...; `input_features` is only counted."""
         k = self._solve().kernel.shape[1]
         if input_features is not None and len(names := list(input_features)) != self.n_features_in_:
             raise ValueError(f"input_features holds {len(names)} names, but X has {self.n_features_in_} features.")
         return np.array([f"{type(self).__name__.lower()}{i}" for i in range(k)], dtype=object)
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Let `transform` return what scikit-learn's transformers do: "default", "pandas" or "polars". Returns self.
+        """Choose what `transform` returns: "default" (arrays), "pandas" or "polars" data frames. Returns self.
 
         None changes nothing. Without a choice `sklearn.set_config(transform_output=...)` is followed.
         """
-        if transform not in (None, *_OUTPUTS):
-            raise ValueError(f"transform must be one of {', '.join(_OUTPUTS)} or None, got {transform!r}.")
+        check_container(transform)
         if transform is not None:
             self._sklearn_output_config = {"transform": transform}
         return self
@@ -443,7 +411,7 @@ class Whitening:
         return {name: getattr(self, name) for name in _PARAMETERS}
 
     def set_params(self, **params: Any) -> Self:
-        """Change constructor arguments; a fitted estimator answers with the new ones at once. Returns self."""
+        """Change constructor arguments; a fitted estimator uses the new ones at once. Returns self."""
         for name, value in params.items():
             if name not in _PARAMETERS:
                 raise ValueError(f"unknown parameter {name!r}; Whitening has {', '.join(_PARAMETERS)}.")
@@ -467,20 +435,8 @@ class Whitening:
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _dressed(self, result: Any, X: Any) -> Any:
-        """The result as `set_output` or scikit-learn's settings ask for it."""
-        chosen = vars(self).get("_sklearn_output_config", {}).get("transform")
-        if chosen is None and (sklearn := sys.modules.get("sklearn")) is not None:
-            chosen = sklearn.get_config()["transform_output"]
-        if chosen in (None, "default"):
-            return result
-        frames = import_optional(chosen, extra="bench")
-        columns = self.get_feature_names_out()
-        if chosen == "polars":
-            return frames.DataFrame(host(result), schema=columns.tolist())
-        return frames.DataFrame(host(result), columns=columns, index=getattr(X, "index", None))
-
-    def _fitted(self) -> Moments:
+    def _require_moments(self) -> Moments:
+        """Return the moments, or raise NotFittedError."""
         if "moments_" not in vars(self):
             raise NotFittedError(
                 f"This {type(self).__name__} has seen no data.", remedy="Call fit, partial_fit, merge or load first."
@@ -488,36 +444,32 @@ class Whitening:
         return self.moments_
 
     def _check_features(self, x: Any) -> None:
+        """Raise ValueError unless `x` has d columns."""
         d = self.n_features_in_
         if x.shape[1] != d:
             name = type(self).__name__
             raise ValueError(f"X has {x.shape[1]} features, but {name} is expecting {d} features as input.")
 
-    def _absorb(self, part: Moments) -> Self:
-        total = merge_moments(self.moments_, part) if "moments_" in vars(self) else part
-        self._check(total)
-        self.moments_ = total
-        return self
-
-    def _check(self, found: Moments) -> None:
+    def _check_parameters(self, stats: Moments) -> None:
+        """Raise on a parameter of the wrong type or range for these moments."""
         check_parameters(
-            self.n_components, self.beta, self.gamma, self.eps, self.rcond, self.ddof, d=found.mean.shape[0]
+            self.n_components, self.beta, self.gamma, self.eps, self.rcond, self.ddof, d=stats.mean.shape[0]
         )
 
     def _solve(self) -> Kernel:
-        """Kernel for the present moments and parameters; solved again only when one of them has changed."""
-        found = self._fitted()
-        knobs = (self.n_components, self.gamma, self.eps, self.rcond)
-        key = (found, self.beta, self.ddof, *knobs)
-        solved = vars(self).get("_solution")
-        if solved is not None and solved[0][0] is found and solved[0][1:] == key[1:]:
-            kernel: Kernel = solved[1]
-            return kernel
-        self._check(found)
-        known = vars(self).get("_spectrum")
-        if known is None or known[0][0] is not found or known[0][1:] != (self.beta, self.ddof):
-            self._spectrum = ((found, self.beta, self.ddof), spectrum(found, self.beta, self.ddof))
-        kernel = solve(found, self._spectrum[1], self.n_components, self.beta, self.gamma, self.eps, self.rcond)
+        """Return the kernel of the present moments and parameters; computed again only after one of them changed."""
+        stats = self._require_moments()
+        options = (self.n_components, self.beta, self.gamma, self.eps, self.rcond)
+        key = (stats, self.ddof, *options)
+        last = vars(self).get("_solution")
+        if last is not None and last[0][0] is stats and last[0][1:] == key[1:]:
+            known: Kernel = last[1]
+            return known
+        self._check_parameters(stats)
+        last = vars(self).get("_spectrum")
+        if last is None or last[0][0] is not stats or last[0][1:] != (self.beta, self.ddof):
+            self._spectrum = ((stats, self.beta, self.ddof), second_moment_spectrum(stats, self.beta, self.ddof))
+        kernel = scale_spectrum(stats, self._spectrum[1], *options)
         self._solution = (key, kernel)
         return kernel
 

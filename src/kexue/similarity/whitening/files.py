@@ -1,57 +1,60 @@
-"""Whitening on disk: one safetensors file, or a Dense stage inside a sentence-transformers folder."""
+"""Whitening file: moments and spectrum as tensors, parameters as JSON, in one safetensors file."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialize, save_file
+from safetensors.numpy import save_file
 
-from kexue._files import explain, replacing, replacing_folder
+from kexue._files import explain, replacing
 from kexue._text import parse_json
-from kexue.errors import DataError, SpaceMismatchError
+from kexue.errors import DataError
 from kexue.similarity.whitening.kernel import Spectrum
 from kexue.similarity.whitening.statistics import Moments
-
-if TYPE_CHECKING:
-    from kexue.similarity.whitening.estimator import Whitening
-
-W = TypeVar("W", bound="Whitening")
 
 _FORMAT = "kexue.whitening"
 _VERSION = 1
 _WRITE = "Write one with Whitening.save or `kexue whiten fit`."
-_TYPES = "sentence_transformers.models."  # the spelling every reader of such folders knows
 
 
-def save(whitening: Whitening, path: str | os.PathLike[str]) -> None:
-    """Write moments and spectrum as tensors, parameters as JSON in the header of the same file."""
-    found, spectrum = whitening.moments_, whitening._spectrum[1]
+class WhiteningState(NamedTuple):
+    """Content of a whitening file: constructor arguments, statistics, and the spectrum computed from them."""
+
+    params: dict[str, Any]
+    moments: Moments
+    spectrum: Spectrum
+
+
+def write_whitening(state: WhiteningState, path: str | os.PathLike[str]) -> None:
+    """Write the file, or leave an older one as it was."""
     tensors = {
-        "mean": found.mean,
-        "scatter": found.scatter,
-        "eigenvalues": spectrum.values,
-        "eigenvectors": spectrum.vectors,
+        "mean": state.moments.mean,
+        "scatter": state.moments.scatter,
+        "eigenvalues": state.spectrum.values,
+        "eigenvectors": state.spectrum.vectors,
     }
     header = {
         "format": _FORMAT,
         "version": str(_VERSION),
-        "params": json.dumps({k: _plain(v) for k, v in whitening.get_params().items()}),
-        "n": json.dumps(_plain(found.n)),
+        "params": json.dumps({name: _plain_number(value) for name, value in state.params.items()}),
+        "n": json.dumps(_plain_number(state.moments.n)),
     }
     with replacing(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata=header)
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, temporary, metadata=header)
 
 
-def load(cls: type[W], path: str | os.PathLike[str]) -> W:
-    """Read what `save` wrote into a fitted `cls`."""
+def read_whitening(path: str | os.PathLike[str]) -> WhiteningState:
+    """Read a file of `write_whitening`.
+
+    Raises:
+        DataError: the file is missing, damaged, of a newer version, or holds something else.
+    """
     try:
-        open(path, "rb").close()  # what is wrong is told better than by safetensors
+        open(path, "rb").close()  # its error says more than the one of safetensors
     except OSError as error:
         message, remedy = explain(error)
         raise DataError(message, path=path, remedy=remedy) from error
@@ -71,108 +74,20 @@ def load(cls: type[W], path: str | os.PathLike[str]) -> W:
                     remedy="Upgrade kexue.",
                 )
             tensors = {name: file.get_tensor(name) for name in ("mean", "scatter", "eigenvalues", "eigenvectors")}
-            new = cls(**parse_json(header["params"], path))
-            new.moments_ = Moments(parse_json(header["n"], path), tensors["mean"], tensors["scatter"])
+            params, n = parse_json(header["params"], path, kind=dict), parse_json(header["n"], path)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"damaged or not a whitening file ({error}).", path=path, remedy=_WRITE) from error
-    spectrum = Spectrum(tensors["eigenvalues"], tensors["eigenvectors"])
-    new._spectrum = ((new.moments_, new.beta, new.ddof), spectrum)
-    return new
+        raise file_error(error, path) from error
+    moments = Moments(n, tensors["mean"], tensors["scatter"])
+    return WhiteningState(params, moments, Spectrum(tensors["eigenvalues"], tensors["eigenvectors"]))
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of numpy as those of Python, for JSON."""
+def file_error(error: Exception, path: str | os.PathLike[str]) -> DataError:
+    """Error for a file that is not a whitening, or not a whole one."""
+    return DataError(f"damaged or not a whitening file ({error}).", path=path, remedy=_WRITE)
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a numpy number as a Python number, for JSON."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def export_dense(whitening: Whitening, model_folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[str]:
-    """Copy the folder and append Dense (and Normalize); see `Whitening.export_dense`."""
-    source, target = Path(model_folder), Path(out)
-    stages = _stages(source)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError("already there and not an empty folder.", path=target, remedy="Give the name of a new folder.")
-    d, k = whitening.kernel_.shape
-    emitted = _dimension(source, stages)
-    if emitted is not None and emitted != d:
-        raise SpaceMismatchError(
-            f"{source} emits {emitted} dimensions, the whitening was fitted on {d}.",
-            expected=emitted,
-            received=d,
-            remedy="Fit the whitening on vectors of this model.",
-        )
-    ends_normalized = bool(stages) and _kind(stages[-1]) == "Normalize"
-    added = ["Dense"] + (["Normalize"] if ends_normalized or whitening.normalize else [])
-    index = max((int(stage["idx"]) for stage in stages), default=-1)
-    with replacing_folder(target, foreign=os.listdir) as temporary:
-        _copy(source, temporary)
-        for kind in added:
-            index += 1
-            folder = f"{index}_{kind}"
-            stages.append({"idx": index, "name": str(index), "path": folder, "type": _TYPES + kind})
-            (temporary / folder).mkdir()
-            if kind == "Dense":
-                _write_dense(whitening, temporary / folder, d, k)
-        (temporary / "modules.json").write_text(json.dumps(stages, indent=2) + "\n", encoding="utf-8")
-    return [str(stage["type"]) for stage in stages]
-
-
-def _copy(source: Path, target: Path) -> None:
-    """The files of a folder, links followed, with the permissions that new files get here."""
-    for root, _, names in os.walk(source, followlinks=True):
-        folder = target / Path(root).relative_to(source)
-        folder.mkdir(exist_ok=True)
-        for name in names:
-            shutil.copyfile(Path(root, name), folder / name)
-
-
-def _write_dense(whitening: Whitening, folder: Path, d: int, k: int) -> None:
-    config = {
-        "in_features": d,
-        "out_features": k,
-        "bias": True,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {
-        "linear.weight": np.ascontiguousarray(whitening.kernel_.T, dtype=np.float32),
-        "linear.bias": whitening.bias_.astype(np.float32),
-    }
-    (folder / "model.safetensors").write_bytes(serialize(weights, metadata={"format": "pt"}))
-
-
-def _stages(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "modules.json"
-    try:
-        stages = parse_json(path.read_bytes(), path, kind=list)
-        return sorted(({**stage} for stage in stages), key=lambda stage: int(stage["idx"]))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(
-            "no sentence-transformers folder.", path=path, remedy="Give a folder that holds modules.json."
-        ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"not a list of stages ({error}).", path=path, remedy="Fetch the model again.") from error
-
-
-def _kind(stage: dict[str, Any]) -> str:
-    return str(stage["type"]).rpartition(".")[2]
-
-
-def _dimension(folder: Path, stages: list[dict[str, Any]]) -> int | None:
-    """Width of the vectors a folder emits, from its last Dense or Pooling stage; None when neither says so."""
-    for stage in reversed(stages):
-        path = folder / str(stage.get("path", "")) / "config.json"
-        if _kind(stage) not in ("Dense", "Pooling") or not path.is_file():
-            continue
-        config = parse_json(path.read_bytes(), path, kind=dict)
-        if "out_features" in config:
-            return int(config["out_features"])
-        width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-        mode = config.get("pooling_mode")
-        old = sum(value is True for name, value in config.items() if name.startswith("pooling_mode_"))
-        joined = len(mode) if isinstance(mode, list) else max(1, old)  # several poolings are concatenated
-        return None if width is None else int(width) * joined
-    return None

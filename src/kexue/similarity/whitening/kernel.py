@@ -1,6 +1,6 @@
-"""Moments to a linear map: one symmetric eigenproblem a beta, then gamma and k for nothing.
+"""The linear map of a whitening, from moments: one symmetric eigenproblem for each beta; gamma and k need no other.
 
-Source: kexue.fm/archives/9079. Directions without variance are cut instead of divided by zero.
+Source: kexue.fm/archives/9079. Directions without variance are cut, not divided by zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kexue.similarity.whitening.statistics import Moments
 
 
 class Kernel(NamedTuple):
-    """The affine map y = x @ kernel + bias with the spectrum it came from; see `whitening_kernel`.
+    """Affine map y = x @ kernel + bias, with the spectrum it comes from; see `whitening_kernel`.
 
     Attributes:
         kernel: (d, k), float64: the first k columns of U Lambda^(-gamma/2).
@@ -50,19 +50,20 @@ def whitening_kernel(
     rcond: float = 1e-10,
     ddof: int = 0,
 ) -> Kernel:
-    """Solve moments for the linear map: one symmetric eigenproblem, no pass over data.
+    """Compute the linear map from moments: one symmetric eigenproblem, no pass over data.
 
     Sigma_beta = (scatter + n (1 - beta)^2 mu' mu) / (n - ddof) = U Lambda U',
     kernel = U (Lambda + eps)^(-gamma/2) [:, :k],  bias = -beta mu @ kernel.
 
-    Source: kexue.fm/archives/9079; beta shifts the data and the matrix alike. At beta = gamma = 1 the map of
-    kexue.fm/archives/8321; at (1, 0) principal components; at (0, 0) a rotation, which keeps inner products at k = d.
+    Source: kexue.fm/archives/9079, eq. 2: beta multiplies the mean in the shift and in the second moment. At
+    beta = gamma = 1 it is the map of kexue.fm/archives/8321; at (1, 0) principal components; at (0, 0) a rotation,
+    which keeps inner products at k = d.
 
     Args:
         moments: from `moments` or `merge_moments`.
         n_components: k in [1, d]; None keeps d. With gamma > 0 at most `rank` columns are kept, with a warning.
-        beta: how much of the mean is removed; any real number, normally in [0, 1].
-        gamma: how far the spectrum is flattened; outside [0, 1] allowed, with a warning.
+        beta: share of the mean to remove; any real number, normally in [0, 1].
+        gamma: share of the anisotropy to remove; outside [0, 1] allowed, with a warning.
         eps: >= 0, added to every eigenvalue (a ridge, in squared units of the data).
         rcond: >= 0; eigenvalues up to rcond times the largest count as zero.
         ddof: divisor n - ddof of the moments; scales y by a constant, so cosines do not change.
@@ -71,30 +72,31 @@ def whitening_kernel(
         Kernel(kernel (d, k), bias (k,), eigenvalues (k,), rank).
 
     Raises:
-        ValueError: a parameter outside its range, n <= ddof, no variance at all and gamma > 0, or a gamma that leads
-            out of float64.
+        ValueError: a parameter outside its range, n <= ddof, no variance at all and gamma > 0, or a gamma whose powers
+            of the eigenvalues overflow float64.
 
     Cost: O(d^3) once for each beta.
 
     Example:
         >>> from kexue.similarity import moments
-        >>> found = moments([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])
-        >>> solved = whitening_kernel(found)
-        >>> solved.eigenvalues.tolist(), solved.kernel.round(3).tolist(), solved.rank
+        >>> stats = moments([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])
+        >>> result = whitening_kernel(stats)
+        >>> result.eigenvalues.tolist(), result.kernel.round(3).tolist(), result.rank
         ([9.0, 1.0], [[0.333, 0.0], [0.0, 1.0]], 2)
     """
     check_parameters(n_components, beta, gamma, eps, rcond, ddof)
-    return solve(moments, spectrum(moments, beta, ddof), n_components, beta, gamma, eps, rcond)
+    spectrum = second_moment_spectrum(moments, beta, ddof)
+    return scale_spectrum(moments, spectrum, n_components, beta, gamma, eps, rcond, stacklevel=3)
 
 
-def spectrum(moments: Moments, beta: float, ddof: int) -> Spectrum:
-    """Eigenvalues and eigenvectors of the second moment about beta mu, descending, signs fixed."""
+def second_moment_spectrum(moments: Moments, beta: float, ddof: int) -> Spectrum:
+    """Compute eigenvalues and eigenvectors of the second moment about beta mu, descending, signs fixed."""
     n, mean, scatter = moments
     if n <= ddof:
         raise ValueError(f"n_samples={n:g} does not exceed ddof={ddof}; the covariance needs more rows or ddof=0.")
     shift = (1.0 - beta) * mean
-    second = (scatter + n * np.multiply.outer(shift, shift)) / (n - ddof)  # archives/9079: Sigma_beta
-    values, vectors = np.linalg.eigh(second)
+    second = (scatter + n * np.multiply.outer(shift, shift)) / (n - ddof)  # eq. 2 (9079): Sigma about beta mu
+    values, vectors = np.linalg.eigh(second)  # eq. 5 (8069): Sigma = U Lambda U'
     values = np.maximum(values[::-1], 0.0)
     vectors = vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
@@ -102,28 +104,27 @@ def spectrum(moments: Moments, beta: float, ddof: int) -> Spectrum:
     return Spectrum(values, np.ascontiguousarray(vectors * signs))
 
 
-def solve(
+def scale_spectrum(
     moments: Moments,
-    found: Spectrum,
+    spectrum: Spectrum,
     n_components: int | None,
     beta: float,
     gamma: float,
     eps: float,
     rcond: float,
+    *,
+    stacklevel: int = 4,
 ) -> Kernel:
-    """Kernel of a spectrum: keep k columns, cut to the rank where gamma divides, scale by Lambda^(-gamma/2)."""
-    values, vectors = found
-    d = values.shape[0]
-    k = d if n_components is None else int(n_components)
-    if k > d:
-        raise ValueError(
-            f"n_components={k} exceeds the {d} dimensions of the vectors. Choose 1 <= n_components <= {d}."
-        )
+    """Compute the kernel from a spectrum: the first k columns, at most the rank where gamma > 0, scaled by
+    Lambda^(-gamma/2).
+    """
+    values, vectors = spectrum
+    k = _count_components(n_components, values.shape[0])
     if not 0.0 <= gamma <= 1.0:
         warnings.warn(
             f"gamma={gamma:g} lies outside [0, 1]: above 1 weak directions outweigh strong ones, "
             "below 0 the anisotropy grows.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     ridged = values + eps
     rank = numerical_rank(ridged, moments.mean, rcond)
@@ -136,13 +137,13 @@ def solve(
         warnings.warn(
             f"kept {rank} of {k} components: the second moment of {moments.n:g} rows has rank {rank} "
             f"(eigenvalues above rcond={rcond:g} of the largest). Set n_components <= {rank}, or eps > 0.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
         k = rank
-    kernel = vectors[:, :k]
-    if gamma != 0:  # archives/9079: at gamma = 0 nothing is divided, so nothing is cut
+    kernel = vectors[:, :k]  # eq. 3 (9079): gamma = 0 leaves U, so nothing is divided and nothing need be cut
+    if gamma != 0:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            kernel = kernel * ridged[:k] ** (-gamma / 2)
+            kernel = kernel * ridged[:k] ** (-gamma / 2)  # eq. 2, 4 (9079); at gamma = 1 eq. 6 (8069)
         if not np.isfinite(kernel).all():
             raise ValueError(
                 f"gamma={gamma:g} takes eigenvalues from {ridged[k - 1]:.3g} to {ridged[0]:.3g} out of float64. "
@@ -153,12 +154,22 @@ def solve(
 
 
 def numerical_rank(values: Array, mean: Array, rcond: float) -> int:
-    """How many eigenvalues, descending, exceed `rcond` times the largest, and what rounding leaves of equal rows.
+    """Count the eigenvalues, descending, above `rcond` times the largest and above the rounding of equal rows.
 
     Equal rows differ from their computed mean by up to a few eps |mean|: squares of that size are no variance.
     """
     noise = RESIDUE * float(np.linalg.norm(mean))
     return int(np.count_nonzero(values > max(rcond * values[0], noise**2)))
+
+
+def _count_components(n_components: int | None, d: int) -> int:
+    """Return k, checked against the dimension d of the vectors."""
+    k = d if n_components is None else int(n_components)
+    if k > d:
+        raise ValueError(
+            f"n_components={k} exceeds the {d} dimensions of the vectors. Choose 1 <= n_components <= {d}."
+        )
+    return k
 
 
 def check_parameters(

@@ -1,7 +1,7 @@
-"""Mean and scatter of a stream of vectors: centred, float64, one pass, mergeable exactly.
+"""Moments: mean and scatter of a stream of vectors, centred, in float64, in one pass, exactly mergeable.
 
-The usual shortcut E[x'x] - mu'mu cancels when the mean is large beside the spread (kexue.fm/archives/8069 gives that
-form; on N(3000, 1) in float32 it returns a covariance with negative variances). Here every block is shifted by a
+The usual shortcut E[x'x] - mu'mu (eq. 3 and 8 of kexue.fm/archives/8069) cancels when the mean is large beside the
+spread: on N(3000, 1) in float32 it returns a covariance with negative variances. Here every block is shifted by a
 provisional mean before it is squared, and blocks are joined by the pairwise update of Chan, Golub and LeVeque (1979).
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 from kexue._arrays import Array, as_matrix, host, raise_non_finite
 from kexue.similarity.whitening.threads import map_blocks
 
-_BLOCK_ROWS = 8_192  # at most: rows with a provisional mean of their own, one task of a thread
-_CHUNK_ROWS = 2_048  # rows copied at a time, where they must be
-_SAMPLE_ROWS = 256
+_BLOCK_ROWS = 8_192  # largest number of rows that share one provisional mean: one task of a thread
+_CHUNK_ROWS = 2_048  # rows copied at a time, where a copy is needed
+_SAMPLE_ROWS = 256  # rows behind a provisional mean
 _SMALLEST = 1e-303  # a variance below this has lost digits to underflow
 
 
 class Moments(NamedTuple):
-    """Total weight, mean and centred scatter of a set of vectors; see `moments`.
+    """Total weight, mean and centred scatter of a set of vectors; see the function `moments`.
 
     Attributes:
         n: total weight; the number of rows where no weights were given.
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
 
 
 def moments(embeddings: Any, *, sample_weight: Any = None) -> Moments:
-    """Count, mean and centred scatter of the rows, in float64 whatever the input's dtype.
+    """Compute count, mean and centred scatter of the rows, in float64 whatever the dtype of the input.
 
     n = sum w_i,  mean = sum w_i x_i / n,  scatter = sum w_i (x_i - mean)' (x_i - mean).
 
@@ -63,31 +63,31 @@ def moments(embeddings: Any, *, sample_weight: Any = None) -> Moments:
     rows, d = x.shape
     if rows == 0:
         raise ValueError(f"0 sample(s) (shape={tuple(x.shape)}) while a minimum of 1 is required for the statistics.")
-    weight = None if sample_weight is None else _checked_weight(sample_weight, rows)
+    weight = None if sample_weight is None else _read_weight(sample_weight, rows)
+    step = min(_BLOCK_ROWS, max(_CHUNK_ROWS, -(-rows // 16)))  # depends on the shape alone, and so does the sum
 
-    def block(start: int) -> _Block:
+    def sum_block(start: int) -> _BlockSums:
         stop = start + step
-        return _block(host(x[start:stop]), None if weight is None else weight[start:stop])
+        return _sum_rows(host(x[start:stop]), None if weight is None else weight[start:stop])
 
-    step = min(_BLOCK_ROWS, max(_CHUNK_ROWS, -(-rows // 16)))  # a function of the shape: the sum is too
     scatter, counts, shifts, deltas = np.zeros((d, d)), [], [], []
-    for part in map_blocks(block, range(0, rows, step)):
+    for part in map_blocks(sum_block, range(0, rows, step)):
         scatter += part.scatter
         counts.append(part.n)
         shifts.append(part.shift)
         deltas.append(part.delta)
-    total = _join(scatter, np.array(counts), np.array(shifts), np.array(deltas))
-    # A NaN or infinity in column j reaches scatter[j, j]: d numbers tell whether n d values were all finite.
+    total = _join_blocks(scatter, np.array(counts), np.array(shifts), np.array(deltas))
+    # A NaN or infinity in column j reaches scatter[j, j], so d numbers show whether all n d values were finite.
     if not np.isfinite(np.diagonal(total.scatter)).all():
         raise_non_finite(x, "embeddings")
         raise ValueError("embeddings hold values too large to square in float64. Divide them by a constant first.")
-    if np.trace(total.scatter) < _SMALLEST * total.n and _differ(x, weight):
+    if np.trace(total.scatter) < _SMALLEST * total.n and _rows_differ(x, weight):
         raise ValueError("embeddings differ by too little to square in float64. Multiply them by a constant first.")
     return total
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """Moments of two sets taken together, from the moments of each; exact and associative up to rounding.
+    """Compute the moments of the union of two sets from the moments of each; exact and associative up to rounding.
 
     n = n_a + n_b,  delta = mean_b - mean_a,  mean = mean_a + delta n_b / n,
     scatter = scatter_a + scatter_b + delta' delta n_a n_b / n.
@@ -113,7 +113,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     n = a.n + b.n
     if n == 0:
         return a
-    with np.errstate(invalid="ignore", over="ignore"):  # `moments` looks at the result
+    with np.errstate(invalid="ignore", over="ignore"):  # `moments` checks the result
         delta = b.mean - a.mean
         part = delta * np.sqrt(a.n * b.n / n)
         scatter = np.multiply.outer(part, part)  # bitwise symmetric
@@ -122,21 +122,23 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
         return Moments(n, a.mean + delta * (b.n / n), scatter)
 
 
-class _Block(NamedTuple):
+class _BlockSums(NamedTuple):
+    """Sums over one block of rows, about its provisional mean `shift`."""
+
     n: float
     shift: Array  # (d,)
     delta: Array  # (d,): mean - shift
     scatter: Array  # (d, d): sum of w (x - shift)' (x - shift)
 
 
-def _block(x: Array, weight: Array | None) -> _Block:
-    """Sums over a block of rows about a provisional mean: a copy only where shift, weight or dtype ask for one."""
+def _sum_rows(x: Array, weight: Array | None) -> _BlockSums:
+    """Sum a block of rows about a provisional mean; copies it only where shift, weight or dtype need a copy."""
     rows, d = x.shape
-    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; the caller looks at the result
-        # Rows without weight say nothing of where the others are.
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf; the caller checks the result
+        # The provisional mean is that of rows with a weight: others may lie anywhere.
         shift = _provisional_mean(x[:_SAMPLE_ROWS] if weight is None else x[np.flatnonzero(weight)[:_SAMPLE_ROWS]])
         if weight is None and x.dtype == np.float64 and not shift.any():
-            return _Block(rows, shift, np.add.reduce(x, axis=0) / rows, np.dot(x.T, x))  # a.T @ a: rank-k update
+            return _BlockSums(rows, shift, np.add.reduce(x, axis=0) / rows, np.dot(x.T, x))  # a.T @ a: rank-k update
         buffer, product = np.empty((min(rows, _CHUNK_ROWS), d)), np.empty((d, d))
         total, scatter = np.zeros(d), np.zeros((d, d))
         for start in range(0, rows, _CHUNK_ROWS):
@@ -150,28 +152,28 @@ def _block(x: Array, weight: Array | None) -> _Block:
                 total += root @ work
             scatter += np.dot(work.T, work, out=product)
         n = rows if weight is None else float(weight.sum())
-        return _Block(n, shift, total / n if n else total, scatter)
+        return _BlockSums(n, shift, total / n if n else total, scatter)
 
 
-def _join(scatter: Array, counts: Array, shifts: Array, deltas: Array) -> Moments:
-    """Moments from the sums of blocks: what `merge_moments` does, for all blocks at once.
+def _join_blocks(scatter: Array, counts: Array, shifts: Array, deltas: Array) -> Moments:
+    """Compute moments from the sums of blocks: `merge_moments` for all blocks at once.
 
     scatter = sum over blocks of scatter_b - n_b delta_b' delta_b + n_b (mean_b - mean)' (mean_b - mean).
     """
     with np.errstate(invalid="ignore", over="ignore"):
         n = counts.sum()
         means = shifts + deltas
-        mean = shifts[0] + counts @ (means - shifts[0]) / n
+        mean = shifts[0] + counts @ (means - shifts[0]) / n  # eq. 1, 2 (9079): mu
         within, between = (np.sqrt(counts)[:, None] * part for part in (deltas, means - mean))
-        return Moments(n.item(), mean, scatter - within.T @ within + between.T @ between)
+        return Moments(n.item(), mean, scatter - within.T @ within + between.T @ between)  # eq. 1 (9079): n Sigma
 
 
 def _provisional_mean(sample: Array) -> Array:
-    """Mean of a few rows; zeros where it is small beside their spread, which saves a pass and costs few bits.
+    """Return the mean of a few rows, or zeros where it is small beside their spread: saves a pass, costs few bits.
 
     Squares about a point at distance r from the mean lose log2(1 + r^2 / spread) bits. r^2 <= 4 spread in the sample
-    keeps the loss below log2(5 rows of block / rows of sample), 8 of 53 bits, even for rows in the worst order. In any
-    usual order it is 3 bits of the largest eigenvalue, what the eigensolver loses too.
+    keeps the loss below log2(5 rows of block / rows of sample), 8 of 53 bits, even for rows in the worst order. In a
+    usual order it is 3 bits of the largest eigenvalue, and the eigensolver loses 3 bits too.
     """
     if not len(sample):
         return np.zeros(sample.shape[1])
@@ -180,14 +182,15 @@ def _provisional_mean(sample: Array) -> Array:
     return mean if not float(mean @ mean) <= 4.0 * spread else np.zeros_like(mean)
 
 
-def _differ(x: Any, weight: Array | None) -> bool:
-    """Whether rows with a weight differ at all."""
+def _rows_differ(x: Any, weight: Array | None) -> bool:
+    """Return whether rows with a weight differ at all."""
     rows = np.arange(x.shape[0]) if weight is None else np.flatnonzero(weight)
     first = host(x[rows[:1]])
     return any((host(x[rows[i : i + _CHUNK_ROWS]]) != first).any() for i in range(0, len(rows), _CHUNK_ROWS))
 
 
-def _checked_weight(sample_weight: Any, rows: int) -> Array:
+def _read_weight(sample_weight: Any, rows: int) -> Array:
+    """Return the weights as float64 (rows,); ValueError unless finite, not negative and not all zero."""
     weight = np.asarray(host(sample_weight), dtype=np.float64)
     if weight.shape != (rows,):
         raise ValueError(f"sample_weight must have shape ({rows},), one number a row, got {weight.shape}.")
