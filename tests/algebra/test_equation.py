@@ -12,7 +12,8 @@ from hypothesis import given, settings, strategies as st
 import kexue.algebra
 from kexue import _optional
 from kexue.algebra import discriminant, nature, solve
-from kexue.algebra.rational import count_real, factor, square_free
+from kexue.algebra.enclosure import factor
+from kexue.algebra.rational import count_real, square_free
 from kexue.errors import MissingDependencyError
 
 

@@ -26,7 +26,7 @@ from kexue.algebra import (
     solve_quartic,
     symmetric_coordinates,
 )
-from kexue.algebra.rational import _weierstrass, enclose
+from kexue.algebra.enclosure import _weierstrass, enclose
 from kexue.cli import main
 from kexue.errors import DataError
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kexue.algebra import parse_polynomial
-from kexue.algebra.steps import polynomial_text
+from kexue.algebra.notation import polynomial_text
 from kexue.errors import DataError
 
 

@@ -1,6 +1,6 @@
-"""Equations up to degree four through the symmetry of their roots, and what is left to say beyond.
+"""Polynomial equations: closed forms up to degree four through the symmetry of the roots, numerical roots above.
 
-Importing this package costs next to nothing; numpy is loaded on first use, sympy, mpmath and torch only when asked for.
+Importing this package loads nothing; numpy is loaded on first use, sympy, mpmath and torch only where needed.
 Coefficients come highest power first, as in `numpy.roots`.
 """
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         solve_quartic as solve_quartic,
     )
     from kexue.algebra.discriminants import discriminant as discriminant
-    from kexue.algebra.equation import Root as Root, RootSet as RootSet, nature as nature, solve as solve
+    from kexue.algebra.equation import nature as nature, solve as solve
     from kexue.algebra.parsing import parse_polynomial as parse_polynomial
+    from kexue.algebra.root import Root as Root
+    from kexue.algebra.root_set import RootSet as RootSet
     from kexue.algebra.steps import Step as Step
     from kexue.algebra.symmetric import (
         elementary_symmetric as elementary_symmetric,
@@ -32,8 +34,10 @@ __getattr__, __dir__, __all__ = attach(
     {
         "closed": ("solve_cubic", "solve_quadratic", "solve_quartic"),
         "discriminants": ("discriminant",),
-        "equation": ("Root", "RootSet", "nature", "solve"),
+        "equation": ("nature", "solve"),
         "parsing": ("parse_polynomial",),
+        "root": ("Root",),
+        "root_set": ("RootSet",),
         "steps": ("Step",),
         "symmetric": ("elementary_symmetric", "express_symmetric", "power_sums", "symmetric_coordinates"),
     },

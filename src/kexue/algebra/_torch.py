@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kexue._tensors import forward_levels
-from kexue.algebra._aberth import Array
+from kexue._tensors import at_least_float32, forward_levels
+from kexue.algebra.coefficients import Array
 from kexue.errors import NotSupported
 
 
 class _Roots(torch.autograd.Function):
-    """f(r) = 0 gives dr/da_k = -r^(n-k) / f'(r)."""
+    """Roots as a function of the coefficients: f(r) = 0 gives dr/da_k = -r^(n-k) / f'(r)."""
 
     @staticmethod
     def forward(coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:
@@ -45,7 +45,7 @@ class _Roots(torch.autograd.Function):
 
 
 def _jacobian(coefficients: Tensor, r: Tensor) -> Tensor:
-    """dr/da, (..., n, n + 1); 0 for what is no root."""
+    """dr/da, (..., n, n + 1); 0 for places without a root."""
     n = coefficients.shape[-1] - 1
     c = coefficients.to(r.dtype)[..., None, :]
     slope = torch.zeros_like(r)
@@ -56,20 +56,19 @@ def _jacobian(coefficients: Tensor, r: Tensor) -> Tensor:
 
 
 def in_double(x: Tensor) -> tuple[Tensor, torch.dtype]:
-    """A tensor in twice the precision, and the dtype its results have: its own, float32 for half precision."""
+    """The tensor in float64 or complex128, and the dtype of its results: its own, float32 for half precision."""
     if x.is_complex():
         return x.to(torch.complex128), x.dtype
     if not x.is_floating_point():
         return x.double(), torch.float64
-    return x.double(), torch.promote_types(x.dtype, torch.float32)
+    return x.double(), at_least_float32(x[..., :0]).dtype
 
 
 def differentiable_roots(coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:
-    """What `solve` makes of the tensor's numbers, on its device, as a differentiable function of them."""
+    """The roots that `solve` computes from the tensor's values, on its device, differentiable in the coefficients."""
     if not (coefficients.is_floating_point() or coefficients.is_complex()):
         coefficients = coefficients.double()
-    if coefficients.dtype in {torch.float16, torch.bfloat16}:
-        coefficients = coefficients.float()
+    coefficients = at_least_float32(coefficients)
     if coefficients.is_meta:
         return torch.empty(*coefficients.shape[:-1], coefficients.shape[-1] - 1, dtype=torch.complex128, device="meta")
     if forward_levels() > 1:  # torch drops the outer derivative of a function with a forward rule of its own

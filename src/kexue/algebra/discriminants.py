@@ -1,4 +1,4 @@
-"""The discriminant: a^(2n-2) times the product of all (x_i - x_j)^2, zero just where roots meet."""
+"""The discriminant: a^(2n-2) times the product of all (x_i - x_j)^2, zero exactly where roots meet."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kexue.algebra.closed import as_doubles
-from kexue.algebra.rational import as_floats, as_fractions, as_numbers, exact_discriminant, is_complex, is_exact
+from kexue.algebra.coefficients import as_doubles, as_floats, as_fractions, as_numbers, is_complex, is_exact
+from kexue.algebra.numeric import numeric_roots
+from kexue.algebra.rational import exact_discriminant
 
 
 def discriminant(coefficients: Any) -> Any:
@@ -23,11 +24,12 @@ def discriminant(coefficients: Any) -> Any:
 
     Returns:
         an exact Fraction for whole numbers and Fractions; a float, exact up to its rounding, for a list of floats; a
-        complex for complex ones; (...,) for a batch, by the formulas above, computed in float64 and given in the
-        batch's dtype (float32 for half precision). Leading zeros of a list are dropped. What is beyond floats is inf.
+        complex for complex ones; (...,) for a batch, by the formulas above, computed in float64 and returned in
+        the batch's dtype (float32 for half precision). Leading zeros of a list are dropped. A value beyond the range of
+        floats is inf.
 
     Raises:
-        ValueError: all 0, not finite (numpy), or a batch of another degree. TypeError: no numbers.
+        ValueError: all 0, not finite (numpy), or a batch of another degree. TypeError: not numbers.
 
     Example:
         >>> discriminant([1, -6, 11, -6])
@@ -53,6 +55,7 @@ def discriminant(coefficients: Any) -> Any:
 
 
 def _formula(x: Any) -> Any:
+    """Discriminants (...,) of a batch (..., n + 1), n = 2, 3 or 4, in float64 inside."""
     n = x.shape[-1] - 1 if x.ndim else 0
     if n not in (2, 3, 4):
         raise ValueError(f"a batch must be (..., 3), (..., 4) or (..., 5), got {tuple(x.shape)}")
@@ -72,6 +75,7 @@ def _formula(x: Any) -> Any:
 
 
 def _polynomial(x: Any, n: int) -> Any:
+    """The discriminant of degree n as a polynomial in the coefficients."""
     a, b, c = x[..., 0], x[..., 1], x[..., 2]
     if n == 2:
         return b * b - 4 * a * c
@@ -85,9 +89,8 @@ def _polynomial(x: Any, n: int) -> Any:
 
 
 def _of_complex(c: Any) -> complex:
-    from kexue.algebra.equation import solve
-
-    roots = solve(list(c)).values
+    """The discriminant of complex coefficients, from the differences of the roots."""
+    roots = np.array([root.value for root in numeric_roots(list(c)) for _ in range(root.multiplicity)])
     gaps = (roots[:, None] - roots)[np.triu_indices(len(roots), 1)]
     with np.errstate(over="ignore", invalid="ignore"):
         return complex(c[0] ** (2 * len(roots) - 2) * np.prod(gaps**2))

@@ -1,4 +1,4 @@
-"""Polynomials as people type them: "x^3-6x^2+11x-6", "2(t-1)^2 = 3t/4", "0.5y² − 3". Nothing is evaluated as code.
+"""Polynomials as text: "x^3-6x^2+11x-6", "2(t-1)^2 = 3t/4", "0.5y² − 3". Nothing is evaluated as code.
 
 equation = sum ["=" sum]        sum     = ["+"|"-"] product (("+"|"-") product)*
 product  = power (("*"|"/"|nothing) power)*     power = atom [("^"|"**") whole number | superscript]
@@ -25,13 +25,13 @@ def parse_polynomial(text: str) -> list[Fraction]:
     """Coefficients, highest power first, of a polynomial or of an equation, whose right side is brought to the left.
 
     One unknown, any letter. Numbers are whole, decimal or with an exponent, all taken exactly; `*` may be left out;
-    powers of the unknown are whole numbers up to 200; only numbers may stand under a division.
+    powers of the unknown are whole numbers up to 200; only numbers may be divisors.
 
     Returns:
-        Fractions without leading zeros; [0] for what is identically 0.
+        Fractions without leading zeros; [0] where all cancel.
 
     Raises:
-        DataError: the text is no polynomial; the message shows where, `column` counts from 1. It is a ValueError.
+        DataError, a ValueError: the text is not a polynomial; the message shows where, `column` counts from 1.
 
     Example:
         >>> parse_polynomial("x^3 - 6x^2 + 11x = 6")
@@ -49,6 +49,8 @@ _Powers = dict[int, Fraction]  # power of the unknown -> coefficient
 
 
 class _Parser:
+    """Recursive descent over the grammar at the top of this file; one method per rule."""
+
     def __init__(self, text: str) -> None:
         self.text, self.clean = text, text.translate(_SAME)
         self.position = 0
@@ -56,6 +58,7 @@ class _Parser:
         self.depth = 0
 
     def equation(self) -> _Powers:
+        """The left side minus the right side."""
         left = self.sum()
         if self.take("="):
             left = _add(left, self.sum(), -1)
@@ -64,6 +67,7 @@ class _Parser:
         return left
 
     def sum(self) -> _Powers:
+        """Products with signs between them."""
         sign = self.sign() or 1
         total = _add({}, self.product(), sign)
         while sign := self.sign():
@@ -71,9 +75,11 @@ class _Parser:
         return total
 
     def sign(self) -> int:
+        """1 or -1 for a sign, which is skipped; 0 for none."""
         return 1 if self.take("+") else -1 if self.take("-") else 0
 
     def product(self) -> _Powers:
+        """Powers with *, / or nothing between them."""
         total = self.power()
         while following := self.peek():
             if following == "/":
@@ -96,6 +102,7 @@ class _Parser:
         return total
 
     def power(self) -> _Powers:
+        """An atom with its exponent, if any."""
         start = self.position
         base = self.atom()
         digits = ""
@@ -120,6 +127,7 @@ class _Parser:
         return total
 
     def atom(self) -> _Powers:
+        """A number, the unknown, or a sum in brackets."""
         following = self.peek()
         if not following:
             raise self.error("the polynomial breaks off; expected a number, a letter or (")
@@ -150,6 +158,7 @@ class _Parser:
         raise self.error("expected a number, a letter or (")
 
     def times(self, p: _Powers, q: _Powers, start: int) -> _Powers:
+        """The product, within the limits of degree and length; `start` is the column of an error."""
         if max((0, *p)) + max((0, *q)) > _MAX_DEGREE:
             raise self.error(f"powers go up to {_MAX_DEGREE}", start)
         total: _Powers = {}
@@ -161,19 +170,21 @@ class _Parser:
         return total
 
     def take(self, token: str) -> bool:
+        """Whether the token comes next; if so, skip it."""
         self.peek()
-        found = self.clean.startswith(token, self.position)
-        if found:
+        matches = self.clean.startswith(token, self.position)
+        if matches:
             self.position += len(token)
-        return found
+        return matches
 
     def peek(self) -> str:
-        """The next character that is no space, "" at the end."""
+        """Skip spaces and return the next character, "" at the end."""
         while self.position < len(self.clean) and self.clean[self.position].isspace():
             self.position += 1
         return self.clean[self.position : self.position + 1]
 
     def error(self, message: str, at: int | None = None) -> DataError:
+        """An error that points at a column, by default the current one."""
         place = self.position if at is None else at
         line = "".join(" " if c.isspace() else c for c in self.text)
         start = max(0, place - 60)
@@ -186,4 +197,5 @@ class _Parser:
 
 
 def _add(p: _Powers, q: _Powers, sign: int) -> _Powers:
+    """p + sign q."""
     return {k: p.get(k, Fraction(0)) + sign * q.get(k, Fraction(0)) for k in {**p, **q}}

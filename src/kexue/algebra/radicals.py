@@ -7,12 +7,13 @@ from fractions import Fraction
 from typing import Any
 
 from kexue._optional import import_optional
-from kexue.algebra.rational import exact_discriminant, factor
+from kexue.algebra.enclosure import factor
+from kexue.algebra.rational import exact_discriminant
 from kexue.algebra.special import special_form
 
 
-def surds(p: list[int]) -> list[str]:
-    """Both roots of an irreducible quadratic as text that sympy and people read, the one with - first."""
+def quadratic_surds(p: list[int]) -> list[str]:
+    """Both roots of an irreducible quadratic as text that sympy can parse too, the one with - first."""
     a, b, c = p
     square, rest = 1, abs(b * b - 4 * a * c)
     for d in range(2, 10_000):
@@ -27,19 +28,20 @@ def surds(p: list[int]) -> list[str]:
     return [f"-{term}", term] if mean == 0 else [f"{mean} - {term}", f"{mean} + {term}"]
 
 
-def expressions(factors: Sequence[list[int]], values: Sequence[complex]) -> list[Any]:
-    """One expression for each of `values`, the distinct roots of the irreducible `factors`."""
+def root_expressions(factors: Sequence[list[int]], values: Sequence[complex]) -> list[Any]:
+    """One sympy expression for each of `values`, the distinct roots of the irreducible `factors`."""
     sympy = import_optional("sympy")
-    found = [expression for p in factors for expression in _roots(sympy, p)]
+    candidates = [expression for p in factors for expression in _roots(sympy, p)]
     result = []
     for value in values:
-        nearest = min(found, key=lambda e: abs(complex(e.evalf(20)) - value))
-        found.remove(nearest)
+        nearest = min(candidates, key=lambda e: abs(complex(e.evalf(20)) - value))
+        candidates.remove(nearest)
         result.append(nearest)
     return result
 
 
 def _roots(sympy: Any, p: list[int]) -> list[Any]:
+    """All roots of one irreducible polynomial, in any order."""
     n = len(p) - 1
     a, b = (sympy.Integer(c) for c in p[:2])
     if n == 1:
@@ -66,16 +68,17 @@ def _roots(sympy: Any, p: list[int]) -> list[Any]:
 
 
 def _power_root(sympy: Any, z: Any, k: int) -> Any:
-    """A k-th root, real where there is one."""
+    """A k-th root of z, the real one where it exists."""
     return -sympy.root(-z, k) if k % 2 and z.is_negative else sympy.root(z, k)
 
 
 def _cubic(sympy: Any, p: list[int]) -> list[Any]:
+    """The roots for n = 3, by the formulas of `kexue.algebra.closed`."""
     a, b, c, d = (sympy.Integer(v) for v in p)
     y1, e2, e3 = -b / (3 * a), c / a, -d / a
     P = y1**2 - e2 / 3
     half = (e3 - y1**3 + 3 * y1 * P) / 2
-    if exact_discriminant([Fraction(v) for v in p]) > 0:  # three real roots: radicals would pass through complex ones
+    if exact_discriminant([Fraction(v) for v in p]) > 0:  # three real roots, without complex radicals
         angle = sympy.acos(half / sympy.sqrt(P**3)) / 3
         return [y1 + 2 * sympy.sqrt(P) * sympy.cos(angle + 2 * sympy.pi * k / 3) for k in range(3)]
     root = sympy.sqrt(half**2 - P**3)
@@ -87,24 +90,26 @@ def _cubic(sympy: Any, p: list[int]) -> list[Any]:
 
 
 def _quartic(sympy: Any, p: list[int]) -> list[Any]:
+    """The roots for n = 4, by the formulas of `kexue.algebra.closed`."""
     a, b, c, d, e = (Fraction(v) for v in p)
     y1 = -b / (4 * a)
     e2, e3, e4 = c / a, -d / a, e / a
     u2, u1 = e2 - 6 * y1**2, 2 * y1 * (e2 - 4 * y1**2) - e3
     u0 = e4 - y1 * (e3 - y1 * (e2 - 3 * y1**2))
     if u1 == 0:
-        root = sympy.sqrt(_sympify(sympy, u2**2 / 4 - u0))
-        squares = [_sympify(sympy, -u2 / 2) + sign * root for sign in (1, -1)]
-        return [_sympify(sympy, y1) + sign * sympy.sqrt(z) for z in squares for sign in (1, -1)]
+        root = sympy.sqrt(_rational(sympy, u2**2 / 4 - u0))
+        squares = [_rational(sympy, -u2 / 2) + sign * root for sign in (1, -1)]
+        return [_rational(sympy, y1) + sign * sympy.sqrt(z) for z in squares for sign in (1, -1)]
     resolvent = [Fraction(1), u2 / 2, (u2**2 - 4 * u0) / 16, -(u1**2) / 64]
     candidates = [z for g in factor(resolvent) for z in _roots(sympy, g)]
     z = max((r for r in candidates if abs(sympy.im(r.evalf(30))) < 1e-20), key=lambda r: sympy.re(r.evalf(30)))
-    y1, u2, u1 = (_sympify(sympy, v) for v in (y1, u2, u1))
+    y1, u2, u1 = (_rational(sympy, v) for v in (y1, u2, u1))
     y2 = sympy.sqrt(z)
     return [
         y1 + sign * y2 + other * sympy.sqrt(-u2 / 2 - z - sign * u1 / (4 * y2)) for sign in (1, -1) for other in (1, -1)
     ]
 
 
-def _sympify(sympy: Any, x: Fraction) -> Any:
+def _rational(sympy: Any, x: Fraction) -> Any:
+    """A Fraction as a sympy number."""
     return sympy.Rational(x.numerator, x.denominator)

@@ -1,17 +1,19 @@
-"""Forms above degree four that a formula does reach. For the general equation there is none (Abel and Ruffini).
+"""Special equations above degree four that have a formula; the general equation has none (Abel and Ruffini).
 
 The symmetric group on n >= 5 letters has no chain of normal subgroups with commutative quotients, so no coordinates of
-the roots play the part that y2, y3, y4 play up to degree four; the resolvent of a quintic has degree six.
+the roots do what y2, y3, y4 do up to degree four; the resolvent of a quintic has degree six.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from math import gcd
 from typing import NamedTuple
 
-from kexue.algebra.rational import divide, factor, primitive
+from kexue.algebra.enclosure import factor
+from kexue.algebra.rational import divide, primitive
 
 NO_FORMULA = (
     "From degree 5 on no formula in radicals solves every equation (Abel-Ruffini): the permutations of five and more "
@@ -24,9 +26,16 @@ UNDECIDED = (
 
 
 class Form(NamedTuple):
-    """A way down: `inner`, of lower degree, and the power k or the palindrome that leads back from its roots."""
+    """A special form: an equation of lower degree, and the way back from its roots.
 
-    kind: str  # "power", "palindromic" or "cyclotomic"
+    Attributes:
+        kind: ``"power"``, ``"palindromic"`` or ``"cyclotomic"``.
+        says: the form in words, after "it is" or "its roots are".
+        inner: whole coefficients of the equation of lower degree.
+        k: the power of x, or the order of the roots of unity; 0 for a palindrome.
+    """
+
+    kind: str
     says: str
     inner: list[int]
     k: int
@@ -47,17 +56,36 @@ def special_form(p: list[int]) -> Form | None:
     return None
 
 
-def solvable(p: list[int]) -> bool:
-    """Degree up to four, or a special form that leads there; False says that none was found."""
+def is_solvable(p: list[int]) -> bool:
+    """Whether p has degree up to four or a special form that leads there; False means that none is recognised."""
     if len(p) <= 5:
         return True
     form = special_form(p)
     if form is None:
         return False
-    return form.kind == "cyclotomic" or all(solvable(g) for g in factor([Fraction(c) for c in form.inner]))
+    return form.kind == "cyclotomic" or all(is_solvable(g) for g in factor([Fraction(c) for c in form.inner]))
+
+
+def formula_exists(degree: int, factors: Sequence[list[int]] | None) -> bool:
+    """Whether radicals give the roots of a polynomial with these irreducible factors (None: unknown)."""
+    return degree <= 4 or (factors is not None and all(map(is_solvable, factors)))
+
+
+def explain_formula(degree: int, factors: Sequence[list[int]] | None) -> str:
+    """Why a formula exists or not, in a sentence or two; arguments as in `formula_exists`."""
+    if degree <= 4:
+        return f"Degree {degree}: a formula exists."
+    if factors is None:
+        return f"{NO_FORMULA} Special forms are looked for with whole numbers and Fractions only."
+    if not formula_exists(degree, factors):
+        return f"{NO_FORMULA} {UNDECIDED}"
+    forms = [special_form(p) for p in factors if len(p) > 5]
+    reasons = [form.says for form in forms if form] or ["it has factors of degree 4 or less only"]
+    return f"{NO_FORMULA} This one is special: {'; '.join(reasons)}."
 
 
 def _totient(m: int) -> int:
+    """Euler's phi(m)."""
     return sum(gcd(k, m) == 1 for k in range(m))
 
 

@@ -1,4 +1,4 @@
-"""How the roots come about, step by step, in plain text and in LaTeX.
+"""The derivation of the roots, step by step, in plain text and in LaTeX.
 
 Source: kexue.fm/archives/1336 (degree two); degrees three and four continue its idea, see `kexue.algebra.closed`.
 """
@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from kexue.algebra.special import special_form
-
-if TYPE_CHECKING:
-    from kexue.algebra.equation import RootSet
-
-Show = Callable[[Fraction], str]
-_REMARK = " # "
+from kexue.algebra.exact import exact_roots
+from kexue.algebra.notation import (
+    REMARK,
+    Format,
+    complex_text,
+    decimal_text,
+    polynomial_text,
+    root_text,
+    square_root_text,
+    to_latex,
+)
+from kexue.algebra.root import Root
+from kexue.algebra.special import explain_formula, special_form
 
 
 class Step(NamedTuple):
-    """One step: what is done, and the formulas, each both in plain text and in LaTeX.
+    """One step of a derivation: a sentence and its formulas, in plain text and in LaTeX.
 
     Attributes:
-        says: a sentence.
+        says: the sentence.
         formulas: lines of plain text, such as ``"y1 = e1/2 = 3/2"``.
     """
 
@@ -34,43 +40,49 @@ class Step(NamedTuple):
     @property
     def text(self) -> str:
         """The step for a terminal."""
-        return "\n".join([self.says, *(f"    {line.replace(_REMARK, '   # ')}" for line in self.formulas)])
+        return "\n".join([self.says, *(f"    {line.replace(REMARK, '   # ')}" for line in self.formulas)])
 
     @property
     def latex(self) -> str:
         """The step for a LaTeX document that loads amsmath."""
         says = re.sub(
-            r"\b(?:[exy]\d(?:\^\w+)?(?: y\d)*|[xz]\^\w+|[DPS] [<=>] 0)", lambda m: f"${_latex(m[0])}$", self.says
+            r"\b(?:[exy]\d(?:\^\w+)?(?: y\d)*|[xz]\^\w+|[DPS] [<=>] 0)", lambda m: f"${to_latex(m[0])}$", self.says
         )
         if not self.formulas:
             return says
-        rows = " \\\\\n".join("  " + _latex(line) for line in self.formulas)
+        rows = " \\\\\n".join("  " + to_latex(line) for line in self.formulas)
         return f"{says}\n\\begin{{gather*}}\n{rows}\n\\end{{gather*}}"
 
 
-def teach(p: list[Fraction], roots: RootSet, exact: bool) -> tuple[Step, ...]:
-    """The steps for a polynomial with real coefficients; `exact` writes fractions, else decimals."""
+def derive_steps(
+    p: list[Fraction], roots: Sequence[Root], factors: Sequence[list[int]] | None, exact: bool
+) -> tuple[Step, ...]:
+    """The steps that lead to `roots`, for real coefficients p with the irreducible `factors` (None: floats).
+
+    `exact` writes fractions, otherwise decimals.
+    """
 
     def show(x: Fraction) -> str:
-        return str(x) if exact and len(str(x)) < 30 else _decimal(float(x))
+        return str(x) if exact and len(str(x)) < 30 else decimal_text(float(x))
 
     n = len(p) - 1
     if n == 0:
         return (Step("A number other than 0 has no root.", ()),)
     e = [(-1) ** k * c / p[0] for k, c in enumerate(p)]
-    steps = [_vieta(p, e, show)] if n <= 4 else []
-    steps += {1: _linear, 2: _quadratic, 3: _cubic, 4: _quartic}[n](e, show) if n <= 4 else _beyond(roots)
+    if n <= 4:
+        steps = [_vieta(p, e, show), *{1: _linear, 2: _quadratic, 3: _cubic, 4: _quartic}[n](e, show)]
+    else:
+        steps = _above_degree_four(n, factors)
     values = []
     for root in roots:
-        value = complex(root.value)
-        shown = (
-            f"{root.exact} = {_complex(value)}" if isinstance(root.exact, str) else str(root.exact or _complex(value))
-        )
-        values.append(f"x = {shown}" + (f"{_REMARK}{root.multiplicity} times" if root.multiplicity > 1 else ""))
+        value = complex_text(complex(root.value))
+        shown = f"{root.exact} = {value}" if isinstance(root.exact, str) else str(root.exact or value)
+        values.append(f"x = {shown}" + (f"{REMARK}{root.multiplicity} times" if root.multiplicity > 1 else ""))
     return (*steps, Step("The roots:", tuple(values)))
 
 
-def _vieta(p: list[Fraction], e: list[Fraction], show: Show) -> Step:
+def _vieta(p: list[Fraction], e: list[Fraction], show: Format) -> Step:
+    """The elementary symmetric functions e_k of the roots, read off the coefficients."""
     n = len(p) - 1
     monic = polynomial_text([c / p[0] for c in p], show)
     sums = {1: ["x1"], 2: ["x1 + x2", "x1 x2"], 3: ["x1 + x2 + x3", "x1 x2 + x1 x3 + x2 x3", "x1 x2 x3"]}.get(
@@ -84,11 +96,13 @@ def _vieta(p: list[Fraction], e: list[Fraction], show: Show) -> Step:
     )
 
 
-def _linear(e: list[Fraction], show: Show) -> list[Step]:
+def _linear(e: list[Fraction], show: Format) -> list[Step]:
+    """No step: the root is e_1."""
     return []
 
 
-def _quadratic(e: list[Fraction], show: Show) -> list[Step]:
+def _quadratic(e: list[Fraction], show: Format) -> list[Step]:
+    """Steps for n = 2."""
     y1 = e[1] / 2
     square = y1 * y1 - e[2]
     return [
@@ -101,20 +115,23 @@ def _quadratic(e: list[Fraction], show: Show) -> list[Step]:
             (f"2 y1 = e1, y1 = {show(y1)}", f"y1^2 - y2^2 = e2, y2^2 = y1^2 - e2 = {show(square)}"),
         ),
         Step(
-            "One square root, whose sign does not matter:", (f"y2 = {_root(square, 2, show)}", "x = y1 + y2, y1 - y2")
+            "One square root, whose sign does not matter:",
+            (f"y2 = {square_root_text(square, show)}", "x = y1 + y2, y1 - y2"),
         ),
     ]
 
 
-def _coordinates(y1: Fraction, e2: Fraction, e3: Fraction) -> tuple[Fraction, Fraction, Fraction]:
+def _resolvent(y1: Fraction, e2: Fraction, e3: Fraction) -> tuple[Fraction, Fraction, Fraction]:
+    """P = y2 y3, S = y2^3 + y3^3 and D = S^2/4 - P^3 for n = 3."""
     P = y1 * y1 - e2 / 3
     S = e3 - y1**3 + 3 * y1 * P
     return P, S, S * S / 4 - P**3
 
 
-def _cubic(e: list[Fraction], show: Show) -> list[Step]:
+def _cubic(e: list[Fraction], show: Format) -> list[Step]:
+    """Steps for n = 3."""
     y1 = e[1] / 3
-    P, S, delta = _coordinates(y1, e[2], e[3])
+    P, S, delta = _resolvent(y1, e[2], e[3])
     steps = [
         Step(
             "Take coordinates in which a cyclic shift of the roots only multiplies y2 and y3 by cube roots of unity, "
@@ -139,10 +156,11 @@ def _cubic(e: list[Fraction], show: Show) -> list[Step]:
             ("t^2 - S t + P^3 = 0", f"t = S/2 +- sqrt(D), D = S^2/4 - P^3 = {show(delta)}"),
         ),
     ]
-    return [*steps, _cube_roots(P, S, delta, show)]
+    return [*steps, _cube_roots(P, S, delta)]
 
 
-def _cube_roots(P: Fraction, S: Fraction, delta: Fraction, show: Show) -> Step:
+def _cube_roots(P: Fraction, S: Fraction, delta: Fraction) -> Step:
+    """The last step for n = 3: y2, y3 and the roots, by the sign of D."""
     if P == 0 and S == 0:
         return Step("Both are 0, so y2 = y3 = 0: the three roots are one.", ("x1 = x2 = x3 = y1",))
     if delta < 0:
@@ -153,7 +171,7 @@ def _cube_roots(P: Fraction, S: Fraction, delta: Fraction, show: Show) -> Step:
             "through complex numbers; a cosine does not:",
             (
                 "y2 = sqrt(P) exp(i a), cos(3 a) = S/(2 sqrt(P^3))",
-                f"sqrt(P) = {_decimal(radius)}, a = {_decimal(angle)}",
+                f"sqrt(P) = {decimal_text(radius)}, a = {decimal_text(angle)}",
                 "x = y1 + 2 sqrt(P) cos(a + 2 pi k/3), k = 0, 1, 2",
             ),
         )
@@ -166,26 +184,25 @@ def _cube_roots(P: Fraction, S: Fraction, delta: Fraction, show: Show) -> Step:
         if delta == 0
         else "D > 0: y2 and y3 are real, so one root is real and two are a pair.",
         (
-            f"t = {_decimal(t)}{_REMARK}the one of larger modulus",
-            f"y2 = cbrt(t) = {_decimal(y2)}",
-            f"y3 = P/y2 = {_decimal(float(P) / y2)}{_REMARK}no cube root of its own, as the product is P",
-            f"x1 = y1 + y2 + y3{_REMARK}and x2, x3 with w as above",
+            f"t = {decimal_text(t)}{REMARK}the one of larger modulus",
+            f"y2 = cbrt(t) = {decimal_text(y2)}",
+            f"y3 = P/y2 = {decimal_text(float(P) / y2)}{REMARK}no cube root of its own, as the product is P",
+            f"x1 = y1 + y2 + y3{REMARK}and x2, x3 with w as above",
         ),
     )
 
 
-def _quartic(e: list[Fraction], show: Show) -> list[Step]:
+def _quartic(e: list[Fraction], show: Format) -> list[Step]:
+    """Steps for n = 4."""
     y1 = e[1] / 4
     p, q = e[2] - 6 * y1**2, 2 * y1 * (e[2] - 4 * y1**2) - e[3]
     r = e[4] - y1 * (e[3] - y1 * (e[2] - 3 * y1**2))
     resolvent = [Fraction(1), p / 2, (p * p - 4 * r) / 16, -q * q / 64]
-    from kexue.algebra.equation import solve
-
-    inner = solve(resolvent)
-    z = sorted(inner.values, key=abs, reverse=True)
-    shown = [_value(root.exact, complex(root.value)) for root in inner for _ in range(root.multiplicity)]
-    y2, y3 = (complex(v) ** 0.5 for v in z[:2])
-    y4 = -float(q) / (8 * y2 * y3) if y2 * y3 else complex(z[2]) ** 0.5
+    inner = exact_roots(resolvent)[0]
+    z = sorted((complex(root.value) for root in inner for _ in range(root.multiplicity)), key=abs, reverse=True)
+    shown = [root_text(root.exact, complex(root.value)) for root in inner for _ in range(root.multiplicity)]
+    y2, y3 = (v**0.5 for v in z[:2])
+    y4 = -float(q) / (8 * y2 * y3) if y2 * y3 else z[2] ** 0.5
     return [
         Step(
             "Take coordinates that swapping the roots in pairs only multiplies by signs:",
@@ -213,14 +230,14 @@ def _quartic(e: list[Fraction], show: Show) -> list[Step]:
         Step(
             "Two square roots, of the z of largest modulus; the third coordinate follows from the product"
             + ("." if y2 * y3 else ", which is 0 here, so it is a square root as well."),
-            (f"y2 = {_complex(y2)}, y3 = {_complex(y3)}, y4 = {_complex(y4)}",),
+            (f"y2 = {complex_text(y2)}, y3 = {complex_text(y3)}, y4 = {complex_text(y4)}",),
         ),
     ]
 
 
-def _beyond(roots: RootSet) -> list[Step]:
-    steps = [Step(roots.explanation, ())]
-    factors = roots._factors
+def _above_degree_four(degree: int, factors: Sequence[list[int]] | None) -> list[Step]:
+    """Why no general formula exists, the factors, and the special forms among them."""
+    steps = [Step(explain_formula(degree, factors), ())]
     if factors and len(factors) > 1:
         lines = [polynomial_text([Fraction(c) for c in g], str) for g in factors]
         steps.append(Step("Over the rational numbers the distinct irreducible factors are:", tuple(lines)))
@@ -231,59 +248,3 @@ def _beyond(roots: RootSet) -> list[Step]:
             inner = polynomial_text([Fraction(c) for c in form.inner], str, "z")
             steps.append(Step(f"{polynomial_text([Fraction(c) for c in g], str)}: {form.says}.", (new, f"{inner} = 0")))
     return steps
-
-
-def polynomial_text(p: list[Fraction], show: Show, unknown: str = "x") -> str:
-    """``"x^3 - 6 x^2 + 11 x - 6"``."""
-    n, parts = len(p) - 1, []
-    for k, c in enumerate(p):
-        if not c and n:
-            continue
-        power = "" if k == n else unknown if k == n - 1 else f"{unknown}^{n - k}"
-        size = show(abs(c))
-        size = f"({size})" if "/" in size and power else size
-        parts += ["-" if c < 0 else "+", " ".join([size] * (abs(c) != 1 or not power) + [power] * bool(power))]
-    text = " ".join(parts[1:])
-    return f"-{text}" if parts[0] == "-" else text
-
-
-def _root(x: Fraction, k: int, show: Show) -> str:
-    """A square root, exact where it is rational."""
-    size = abs(x)
-    top, bottom = math.isqrt(size.numerator), math.isqrt(size.denominator)
-    exact = top * top == size.numerator and bottom * bottom == size.denominator
-    value = show(Fraction(top, bottom)) if exact else _decimal(math.sqrt(size))
-    return value if x >= 0 else f"{value} i"
-
-
-def _value(exact: Fraction | str | None, value: complex) -> str:
-    return _complex(value) if exact is None else str(exact)
-
-
-def _decimal(x: float) -> str:
-    return f"{x:.10g}"
-
-
-def _complex(z: complex) -> str:
-    if abs(z.imag) <= 1e-15 * abs(z.real):
-        return _decimal(z.real)
-    size = _decimal(abs(z.imag))
-    imag = "i" if size == "1" else f"{size} i"
-    if abs(z.real) <= 1e-15 * abs(z.imag):
-        return imag if z.imag > 0 else f"-{imag}"
-    return f"{_decimal(z.real)} {'+' if z.imag > 0 else '-'} {imag}"
-
-
-def _latex(line: str) -> str:
-    """A formula of ours as LaTeX."""
-    formula, _, remark = line.partition(_REMARK)
-    text = re.sub(r"\b([exy])(\d)\b", r"\1_\2", formula)
-    text = re.sub(r"(?<![\^_\d])(\d+)/(\d+)\b", r"\\tfrac{\1}{\2}", text)
-    text = re.sub(r"\^(\w{2,})", r"^{\1}", text)
-    text = re.sub(r"(\d)e([+-]\d+)", r"\1\\cdot 10^{\2}", text)
-    for name, command in (("sqrt", r"\\sqrt"), ("cbrt", r"\\sqrt[3]")):
-        text = re.sub(rf"\b{name}\(([^()]*)\)", rf"{command}{{\1}}", text)
-    text = re.sub(r"\b(exp|cos)\b", r"\\\1", text)
-    text = re.sub(r"\bpi\b", r"\\pi", text).replace("+-", r"\pm").replace("...", r"\dots")
-    text = re.sub(r"\bI\b", "i", text.replace("*", r"\,")).replace(", ", r",\quad ")
-    return text + (rf"\quad\text{{({remark})}}" if remark else "")

@@ -1,7 +1,6 @@
-"""Symmetric functions of roots: elementary ones, power sums, the coordinates that a permutation only turns.
+"""Symmetric functions of roots: elementary ones, power sums, and coordinates on which permutations act simply.
 
-Source: kexue.fm/archives/1336: what is symmetric in the roots is known from the coefficients; the rest comes from
-coordinates in which a permutation acts simply.
+Source: kexue.fm/archives/1336. Symmetric functions of the roots are polynomials in the coefficients.
 """
 
 from __future__ import annotations
@@ -12,10 +11,7 @@ from typing import Any
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.algebra.closed import as_doubles
-from kexue.algebra.rational import as_floats, as_numbers, is_exact
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from kexue.algebra.coefficients import Array, as_doubles, as_floats, as_numbers, is_exact
 
 
 def symmetric_coordinates(roots: Any) -> Array:
@@ -34,7 +30,7 @@ def symmetric_coordinates(roots: Any) -> Array:
         (..., n) complex128, y1 the mean.
 
     Raises:
-        ValueError: n is none of 2, 3, 4.
+        ValueError: n is not 2, 3 or 4.
 
     Example:
         >>> symmetric_coordinates([5.0, 1.0]).tolist()
@@ -47,6 +43,7 @@ def symmetric_coordinates(roots: Any) -> Array:
     if n == 4:
         signs = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
         return np.asarray(x @ signs / 4)
+    # section "two roots" for n = 2
     w = {2: -1.0, 3: complex(-0.5, np.sqrt(0.75))}[n]
     transform = np.array([[np.conj(w) ** (j * k % n) for k in range(n)] for j in range(n)])
     return np.asarray(x @ transform / n)
@@ -88,11 +85,12 @@ def elementary_symmetric(roots: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """An integer of numpy as Python's; other numbers unchanged."""
     return value.tolist() if isinstance(value, np.integer) else value
 
 
 def _wide(roots: Any) -> Array:
-    """Numbers as an array in double precision or better; TypeError: no numbers, ValueError: not finite."""
+    """Numbers as an array in double precision or better; TypeError for other values, ValueError unless finite."""
     x = np.asarray(roots if hasattr(roots, "dtype") else list(roots))
     if x.dtype.kind not in "biufcO":
         raise TypeError(f"roots must be numbers, got {roots!r}")
@@ -109,13 +107,13 @@ def power_sums(coefficients: Iterable[Any], m: int) -> Any:
 
     Args:
         coefficients: n + 1 numbers, highest power first; exact ones give an exact list.
-        m: how many, >= 0.
+        m: the highest power, >= 0.
 
     Returns:
         (m,) array, or a list of Fractions.
 
     Raises:
-        ValueError: the leading coefficient is 0, one not finite, or m < 0. TypeError: no numbers.
+        ValueError: a leading coefficient of 0, a coefficient that is not finite, or m < 0. TypeError: not numbers.
 
     Example:
         >>> [int(p) for p in power_sums([1, -6, 11, -6], 3)]  # 1 + 2 + 3, 1 + 4 + 9, 1 + 8 + 27
@@ -148,10 +146,10 @@ def express_symmetric(polynomial: Any, variables: Sequence[Any]) -> Any:
 
     Args:
         polynomial: a sympy expression, or text that names the variables.
-        variables: symbols or their names, all of those the polynomial is symmetric in.
+        variables: the symbols, or their names, in which the polynomial is symmetric.
 
     Returns:
-        a sympy expression in symbols e1, e2, ...; what is no variable stays as it is.
+        a sympy expression in e1, e2, ...; other symbols stay unchanged.
 
     Raises:
         ValueError: not a polynomial in these variables, or not symmetric: the message names a swap that changes it.
@@ -193,6 +191,7 @@ def express_symmetric(polynomial: Any, variables: Sequence[Any]) -> Any:
 
 
 def _elementary(sympy: Any, symbols: list[Any]) -> list[Any]:
+    """e_1, ..., e_n of the symbols, as sympy expressions."""
     e: list[Any] = [sympy.Integer(1)] + [sympy.Integer(0)] * len(symbols)
     for x in symbols:
         for k in range(len(symbols), 0, -1):
@@ -201,7 +200,7 @@ def _elementary(sympy: Any, symbols: list[Any]) -> list[Any]:
 
 
 def _read(text: str, symbols: list[Any]) -> Any:
-    """A polynomial in several named variables; the grammar of Python's own parser, and nothing is executed."""
+    """Text as a sympy polynomial in the symbols, by the grammar of Python's parser; nothing is executed."""
     import ast
 
     names = {str(s): s for s in symbols}

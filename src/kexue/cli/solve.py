@@ -1,19 +1,17 @@
-"""`kexue solve`: the roots of a polynomial, how they come about, and where they lie."""
+"""`kexue solve`: the roots of a polynomial equation, their derivation, and a figure of them."""
 
 from __future__ import annotations
 
 import cmath
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kexue._optional import import_optional
 from kexue.cli._verb import Output, verb
 from kexue.errors import DataError
 
@@ -31,20 +29,20 @@ _EXAMPLES = (
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    # a polynomial may begin with a minus sign, which is no option
+    # a polynomial may begin with a minus sign, which does not mark an option
     verb(app, "solve", examples=_EXAMPLES, context={"ignore_unknown_options": True})(solve)
 
 
 def solve(
     out: Output,
     polynomial: Annotated[str, typer.Argument(help="A polynomial or an equation in one unknown, in quotes.")],
-    steps: Annotated[bool, typer.Option("--steps", help="Show how the roots come about.")] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="The steps as LaTeX; implies --steps.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Show the derivation of the roots, step by step.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the steps as LaTeX; implies --steps.")] = False,
     digits: Annotated[
         int | None, typer.Option(help="Decimal digits of the roots (needs the algebra extra).", min=1, max=10_000)
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Picture of the roots in the complex plane (needs the figures extra).")
+        Path | None, typer.Option(help="File for a figure of the roots in the complex plane (needs the figures extra).")
     ] = None,
 ) -> None:
     """Solve a polynomial equation through the symmetry of its roots: exactly up to degree four, numerically beyond."""
@@ -54,7 +52,7 @@ def solve(
 
 @contextmanager
 def _integers_of_any_length() -> Iterator[None]:
-    """Lift Python's limit on the digits of an integer: what was typed bounds the numbers."""
+    """Context without Python's limit on the digits of an integer; the input bounds the numbers."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -64,85 +62,48 @@ def _integers_of_any_length() -> Iterator[None]:
 
 
 def _answer(out: Output, polynomial: str, steps: bool, latex: bool, digits: int | None, figure: Path | None) -> None:
+    """Solve, draw the figure where one is requested, and print the record."""
     from kexue import algebra
-    from kexue.algebra.steps import polynomial_text
+    from kexue.algebra.notation import polynomial_text
+    from kexue.algebra.records import solution_record
 
     coefficients = algebra.parse_polynomial(polynomial)
     roots = algebra.solve(coefficients, digits=digits, steps=steps or latex)
+    title = f"{polynomial_text(coefficients, str)} = 0"
     if figure is not None:
-        _draw(roots, f"{polynomial_text(coefficients, str)} = 0", figure)
-    shown = [step.latex if latex else step.text for step in roots.steps]
-    record = {
-        "polynomial": [_plain(c) for c in roots.coefficients],
-        "degree": roots.degree,
-        "discriminant": _plain(roots.discriminant),
-        "nature": roots.nature,
-        "formula_exists": roots.formula_exists,
-        "roots": [
-            {
-                "re": _digits(root.value.real, digits),
-                "im": _digits(root.value.imag, digits),
-                "exact": None if root.exact is None else str(root.exact),
-                "multiplicity": root.multiplicity,
-                "backward_error": root.backward_error,
-                "condition": root.condition if math.isfinite(root.condition) else None,
-            }
-            for root in roots
-        ],
-        "steps": shown,
-        "figure": None if figure is None else str(figure),
-    }
-
-    def text() -> str:
-        if latex:
-            return "\n\n".join(shown)
-        size = f"discriminant {roots.discriminant}"
-        lines = [
-            f"{polynomial_text(coefficients, str)} = 0",
-            f"degree {roots.degree}, {size if len(size) < 60 else 'a long discriminant'}: {roots.nature}",
-            "",
-            *(f"{number}. {step}" for number, step in enumerate(shown, 1)),
-            *([""] if shown else []),
-        ]
-        for root in roots:
-            times = f"   {root.multiplicity} times" if root.multiplicity > 1 else ""
-            exact = (
-                f"   = {root.exact}" if root.exact is not None and str(root.exact) != _value(root.value, digits) else ""
-            )
-            lines.append(f"x = {_value(root.value, digits)}{exact}{times}")
-        worst = max((root.condition for root in roots), default=0.0)
-        if worst > 1e6:
-            moved = "infinitely" if math.isinf(worst) else f"{worst:.1g} times"
-            lines += ["", f"Sensitive: an error in the coefficients is magnified {moved} in a root."]
-        if roots.degree > 4 and not shown:
-            lines += ["", roots.explanation]
-        return "\n".join(lines)
-
-    out.emit(record, text)
+        _draw(roots, title, figure)
+    lines = [step.latex if latex else step.text for step in roots.steps]
+    record = solution_record(roots, digits=digits, steps=lines) | {"figure": None if figure is None else str(figure)}
+    out.emit(record, lambda: "\n\n".join(lines) if latex else _plain_text(title, roots, lines, digits))
 
 
-def _plain(c: Fraction) -> int | str:
-    """A whole number as it is, a fraction as text."""
-    return c.numerator if c.denominator == 1 else str(c)
+def _plain_text(title: str, roots: RootSet, steps: Sequence[str], digits: int | None) -> str:
+    """The equation, its steps, its roots, and warnings, for a terminal."""
+    from kexue.algebra.records import value_text
 
-
-def _digits(x: Any, digits: int | None) -> float | str:
-    if digits is None:
-        return float(x)
-    return str(import_optional("mpmath").nstr(x, digits))
-
-
-def _value(z: Any, digits: int | None) -> str:
-    re, im = (str(_digits(part, digits)).removesuffix(".0") for part in (z.real, z.imag))
-    if im == "0":
-        return re
-    sign, size = ("-", im[1:]) if im.startswith("-") else ("+", im)
-    imag = "i" if size == "1" else f"{size}i"
-    return f"{re} {sign} {imag}" if re != "0" else f"{sign.replace('+', '')}{imag}"
+    size = f"discriminant {roots.discriminant}"
+    lines = [
+        title,
+        f"degree {roots.degree}, {size if len(size) < 60 else 'a long discriminant'}: {roots.nature}",
+        "",
+        *(f"{number}. {step}" for number, step in enumerate(steps, 1)),
+        *([""] if steps else []),
+    ]
+    for root in roots:
+        value = value_text(root.value, digits)
+        exact = f"   = {root.exact}" if root.exact is not None and str(root.exact) != value else ""
+        lines.append(f"x = {value}{exact}" + (f"   {root.multiplicity} times" if root.multiplicity > 1 else ""))
+    worst = max((root.condition for root in roots), default=0.0)
+    if worst > 1e6:
+        factor = "infinitely" if math.isinf(worst) else f"{worst:.1g} times"
+        lines += ["", f"Sensitive: an error in the coefficients is magnified {factor} in a root."]
+    if roots.degree > 4 and not steps:
+        lines += ["", roots.explanation]
+    return "\n".join(lines)
 
 
 def _draw(roots: RootSet, title: str, path: Path) -> None:
-    """Roots as dots, joined to their mean, which is the coordinate y1."""
+    """Draw the roots as dots, joined to their mean, which is the coordinate y1."""
     from kexue._figures import save_picture
 
     if not all(map(cmath.isfinite, roots.values)):
@@ -173,4 +134,5 @@ def _draw(roots: RootSet, title: str, path: Path) -> None:
 
 
 def _kind(z: complex) -> tuple[str, str]:
+    """Colour and label of a root."""
     return ("tab:orange", "complex root") if z.imag else ("tab:blue", "real root")
