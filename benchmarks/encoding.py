@@ -102,11 +102,12 @@ def one_query(encoder: Encoder, folder: Path, sentences: list[str], rounds: int)
     plain = SentenceTransformer(str(folder), device=str(encoder.device))
     query = sentences[0]
     tokens = encoder._tokenizer.encode([query])
-    ids, mask = (torch.from_numpy(a).to(encoder.device) for a in tokens.padded(np.arange(1), encoder._tokenizer.pad_id))
+    batch = tokens.pad(np.arange(1), encoder._tokenizer.pad_id)
 
     @torch.inference_mode()
     def forward() -> np.ndarray:
-        return encoder._model(ids, mask)[-1].float().numpy(force=True)
+        states, _ = encoder._network.states(batch)
+        return states[-1].float().numpy(force=True)
 
     ways: dict[str, Callable[[], object]] = {
         "encode": lambda: encoder.encode([query]),

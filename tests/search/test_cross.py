@@ -125,15 +125,6 @@ def test_neither_order_nor_batches_matter(make_folder: Make) -> None:
     assert reranker.rerank(QUERY, []).explanations == []
 
 
-def test_batches_keep_to_the_budget(make_folder: Make) -> None:
-    reranker = CrossEncoderReranker(make_folder(), device="cpu")
-    reranker.batch_tokens = 60
-    lengths = np.array([12, 80, 30, 5, 30, 7, 60])
-    batches = list(reranker._batches(lengths))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(7))
-    assert [lengths[rows].tolist() for rows in batches] == [[80], [60], [30, 30], [12, 7, 5]]
-
-
 def test_only_the_document_is_cut(make_folder: Make) -> None:
     reranker = CrossEncoderReranker(make_folder(), device="cpu")
     assert reranker.max_length == TOKENS

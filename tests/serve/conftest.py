@@ -32,7 +32,7 @@ TEXTS = [f"the {size} {who} {act} in the park" for size in ("big", "small", "old
 def in_float32() -> Iterator[None]:
     """Half precision depends on what a text is batched with, in the third digit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kexue.text.encoder.has_native_bfloat16", lambda device: False)
+        patch.setattr("kexue.text.network.has_native_bfloat16", lambda device: False)
         yield
 
 

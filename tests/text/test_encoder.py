@@ -226,7 +226,7 @@ def test_another_pooling_shares_the_weights(encoder: Encoder) -> None:
     assert (other.pooling, encoder.pooling) == ("cls", "last-avg")
     assert other.fingerprint != encoder.fingerprint
     assert other.with_pooling("mean").fingerprint == encoder.fingerprint
-    assert other._model is encoder._model
+    assert other._network is encoder._network
     with pytest.raises(ValueError, match="unknown pooling 'best'"):
         encoder.with_pooling("best")
 
@@ -253,17 +253,6 @@ def test_order_and_company_do_not_matter(encoder: Encoder) -> None:
 def test_the_size_of_batches_does_not_matter(tiny_model: Path, encoder: Encoder, batch_tokens: int) -> None:
     other = Encoder(tiny_model, dtype="float32", batch_tokens=batch_tokens)
     np.testing.assert_allclose(other.encode(TEXTS), encoder.encode(TEXTS), rtol=0, atol=FLOAT32)
-
-
-def test_batches_stay_within_the_budget_and_cover_everything_once(tiny_model: Path) -> None:
-    encoder = Encoder(tiny_model, dtype="float32", batch_tokens=64)
-    lengths = np.random.default_rng(0).integers(3, 90, size=200)
-    batches = list(encoder._batches(lengths))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
-    for rows in batches:
-        assert len(rows) * lengths[rows].max() <= 64 or len(rows) == 1
-    padding = sum(len(rows) * lengths[rows].max() for rows in batches) / lengths.sum() - 1
-    assert padding < 0.05  # sorted by length; 0.9 in the order given
 
 
 def test_twice_the_same_bits(encoder: Encoder) -> None:
@@ -471,7 +460,7 @@ def test_bfloat16_stays_close_to_float32(tiny_model: Path, encoder: Encoder) -> 
 def test_auto_takes_bfloat16_only_where_it_is_native_and_exact_enough(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from kexue.text import encoder as module
+    from kexue.text import network as module
 
     monkeypatch.setattr(module, "has_native_bfloat16", lambda device: False)
     assert Encoder(tiny_model).dtype == "float32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, ModelNotFoundError
 from kexue.search.rerank import Reranked
-from kexue.text.checkpoints import weight_files
+from kexue.text.batches import split_by_tokens
+from kexue.text.folder import weight_files
 from kexue.text.models import find_model, model_id_of
-from kexue.text.tokenizer import checked_texts
+from kexue.text.tokenizer import cut_text, list_texts
 
 _SILENT = 1_000_000  # a tokenizer that names no limit names a huge one
 _NAME = 'Name the folder or hub id of a trained one, such as "cross-encoder/ms-marco-MiniLM-L6-v2".'
@@ -86,7 +87,7 @@ class CrossEncoderReranker:
         """
         if not query.strip():
             raise ValueError(f"the query must hold more than blanks, got {query!r}.")
-        documents = checked_texts(documents)
+        documents = list_texts(documents)
         if not documents:
             return Reranked(np.empty(0), [])
         size = len(self._tokenizer(query, add_special_tokens=False, verbose=False)["input_ids"])
@@ -100,32 +101,22 @@ class CrossEncoderReranker:
         )
         lengths = np.array([len(ids) for ids in pairs["input_ids"]])
         margins = np.empty(len(documents))
-        for rows in self._batches(lengths):
+        for rows in split_by_tokens(lengths, self.batch_tokens):
             margins[rows] = self._margins({key: [values[row] for row in rows] for key, values in pairs.items()})
         return Reranked(np.exp(-np.logaddexp(0, -margins)), [None] * len(documents))  # sigmoid, without overflow
 
     def cut(self, documents: Sequence[str], tokens: int) -> list[str]:
         """Each document up to the end of its first `tokens` tokens; whole where it has no more."""
-        documents = checked_texts(documents)
+        documents = list_texts(documents)
         found = self._tokenizer(documents, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [
-            text[: offsets[tokens - 1][1]] if len(offsets) > tokens else text
-            for text, offsets in zip(documents, found["offset_mapping"], strict=True)
+            cut_text(text, offsets, tokens) for text, offsets in zip(documents, found["offset_mapping"], strict=True)
         ]
 
     def count_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
         """Tokens of each document with the query, special ones included, nothing cut."""
-        documents = checked_texts(documents)
+        documents = list_texts(documents)
         return list(map(len, self._tokenizer([query] * len(documents), documents, verbose=False)["input_ids"]))
-
-    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield rows, longest pairs first, so many that rows x longest stays within the token budget."""
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            stop = start + max(1, self.batch_tokens // int(lengths[order[start]]))
-            yield order[start:stop]
-            start = stop
 
     def _margins(self, pairs: dict[str, list[list[int]]]) -> np.ndarray:
         """Return (B,) float64, the log odds of "relevant"."""

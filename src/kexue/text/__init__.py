@@ -1,4 +1,4 @@
-"""Text to vectors: find a model, read its folder, pool its tokens, encode a list or a stream.
+"""Text to vectors: find a model, read its folder, encode and pool a list or a stream of texts.
 
 Importing this package loads neither torch nor transformers; the names below load on first use.
 """

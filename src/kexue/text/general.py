@@ -1,4 +1,4 @@
-"""Transformers that are no plain BERT, through the transformers library."""
+"""Transformers other than plain BERT, through the transformers library."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kexue.text.bert import Affine
 
 
 class General:
-    """A transformer of any architecture that the transformers library knows.
+    """Transformer of any architecture that the transformers library knows.
 
     Args:
         model: what ``AutoModel`` returned.
-        has_pooler: the checkpoint holds the pooler's weights; otherwise they are a random start.
+        has_pooler: True where the checkpoint holds the pooler's weights; otherwise they are random.
     """
 
     def __init__(self, model: Any, has_pooler: bool) -> None:
@@ -36,7 +36,11 @@ class General:
 
     @classmethod
     def from_folder(cls, folder: Path) -> General:
-        """Load without network, code from the folder, or noise on the terminal."""
+        """Load a folder without network, without code from the folder, and without output on the terminal.
+
+        Raises:
+            CheckpointError: it cannot be loaded, is an encoder-decoder, or lacks weights.
+        """
         transformers = import_optional("transformers")
         with quiet(transformers):
             try:
@@ -51,7 +55,7 @@ class General:
             except Exception as error:  # damaged files surface as many types
                 raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
         if model.config.is_encoder_decoder:
-            raise CheckpointError(f"{folder} is an encoder-decoder ({model.config.model_type}), no encoder.")
+            raise CheckpointError(f"{folder} is an encoder-decoder ({model.config.model_type}), not an encoder.")
         missing = set(info["missing_keys"])
         from_pooler = {key for key in missing if key.startswith("pooler.")}
         if missing - from_pooler:
@@ -66,7 +70,7 @@ class General:
 
     @property
     def pooler(self) -> Affine | None:
-        """The pooler's linear map, where the checkpoint has one."""
+        """Linear map of the pooler, weight and bias; None where the checkpoint has none."""
         pooler = getattr(self._model, "pooler", None)
         linear = getattr(pooler, "dense", pooler)
         if not self._has_pooler or not isinstance(linear, torch.nn.Linear):
@@ -74,7 +78,7 @@ class General:
         return linear.weight.detach(), linear.bias.detach()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> General:
-        """Return a copy on another device or in another arithmetic; this one stays as it is."""
+        """Return a copy on a device, in an arithmetic."""
         return General(copy.deepcopy(self._model).to(device, dtype), self._has_pooler)
 
     def __call__(self, ids: Tensor, keep: Tensor, every: bool = False) -> tuple[Tensor, ...]:
@@ -85,7 +89,7 @@ class General:
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Keep the loader's bars and tables off the terminal, for this load alone."""
+    """Switch off the progress bars and tables of the loader inside a ``with`` block."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

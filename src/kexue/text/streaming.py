@@ -1,8 +1,7 @@
-"""Vectors of a stream of texts into one file that survives being interrupted."""
+"""Encode a stream of texts into one file; an interrupted run can be continued."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -15,27 +14,55 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from kexue._files import is_disk_full
 from kexue._progress import Progress
 from kexue._text import same_json
 from kexue.errors import DiskFullError
-from kexue.text.tokenizer import checked_texts
-
-if TYPE_CHECKING:
-    from kexue.text.encoder import Encoder
+from kexue.text.tokenizer import list_texts
 
 _LOG = logging.getLogger("kexue.text")
-_CHUNK = 4096  # texts between two safe points
+_CHUNK = 4096  # texts between two states that a crash cannot lose
 _HEADER = 128  # bytes before the first vector
-_REMEDY = "Free some space and run the same call again: it goes on from where it stopped."
+_REMEDY = "Free some space and run the same call again: it continues where it stopped."
+
+
+class ChunkEncoder(Protocol):
+    """Encoder of one chunk of texts at a time; `kexue.text.Encoder` is one.
+
+    Attributes:
+        truncated_: texts cut to the maximum length in the last call of `encode`.
+    """
+
+    truncated_: int
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        ...
+
+    def encode(self, texts: list[str], /) -> np.ndarray:
+        """Return vectors (n, dim) float32."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the vectors depend on, texts apart, as JSON values."""
+        ...
 
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What `encode_to` did: n vectors of width dim, texts cut to the maximum length, seconds of this call."""
+    """Result of `encode_to`.
+
+    Attributes:
+        n: vectors in the file.
+        dim: width of a vector.
+        truncated: texts cut to the maximum length.
+        seconds: duration of this call.
+    """
 
     n: int
     dim: int
@@ -44,20 +71,20 @@ class EncodeReport:
 
 
 def encode_to(
-    encoder: Encoder,
+    encoder: ChunkEncoder,
     path: str | os.PathLike[str],
     texts: Iterable[str],
     *,
     resume: bool = True,
     progress: Progress | None = None,
 ) -> EncodeReport:
-    """Encode `texts` into the ``.npy`` file `path`, float32 (n, dim), resuming what an interrupted call left.
+    """Encode `texts` into the ``.npy`` file `path`, float32 (n, dim); continue what an interrupted call left.
 
     The stream is cut into chunks of 4,096 texts. A chunk's vectors depend on its own texts alone; they are written to
     ``path.partial`` and made durable before one line about the chunk (number of texts, SHA-256 of the texts, texts
-    truncated) is added to the journal ``path.partial.jsonl``. To resume is to skip the chunks whose hash is in the
-    journal: the result has the same bytes as an uninterrupted run. From the first chunk whose texts differ, and from
-    the start when the encoder differs, the work is done again and a warning logged.
+    truncated) is added to the journal ``path.partial.jsonl``. A resumed call skips the chunks whose hash is in the
+    journal; the result has the same bytes as an uninterrupted run. Chunks are encoded again, with a warning in the
+    log, from the first whose texts differ, or all of them if the encoder differs.
 
     Args, returns and errors: see `kexue.text.Encoder.encode_to`.
     """
@@ -76,7 +103,8 @@ def encode_to(
             written = partial.stat().st_size if partial.exists() else 0
             _check_room(target, _HEADER + total * width - written)
         with open(partial, "a+b") as file:
-            journal = _Journal(journal_path, _settings(encoder), len_data=file.tell() - _HEADER, width=width)
+            settings = {**encoder.settings(), "chunk": _CHUNK}
+            journal = _Journal(journal_path, settings, len_data=file.tell() - _HEADER, width=width)
         with journal, open(partial, "r+b") as file:
             done = truncated = 0
             for i, chunk in enumerate(_chunks(texts)):
@@ -101,7 +129,7 @@ def encode_to(
 
 
 class _Journal:
-    """One JSON line on the encoder, then one a finished chunk; a line cut short by a kill does not count."""
+    """Journal: one JSON line on the encoder, then one line per finished chunk; an incomplete last line is ignored."""
 
     def __init__(self, path: Path, settings: dict[str, Any], *, len_data: int, width: int) -> None:
         self._path = path
@@ -128,7 +156,7 @@ class _Journal:
             end += len(line)
             self._records.append(record)
             self._ends.append(end)
-        self._cut(len(self._records))
+        self._truncate(len(self._records))
 
     def __enter__(self) -> _Journal:
         return self
@@ -137,23 +165,23 @@ class _Journal:
         self._file.close()
 
     def match(self, i: int, chunk: list[str]) -> dict[str, Any] | None:
-        """Return the record of chunk i if it is done already; forget it and what follows where the texts differ."""
+        """Return the record of chunk i if it is done; drop it and all later records if its texts differ."""
         if i >= len(self._records):
             return None
         if self._records[i]["n"] == len(chunk) and self._records[i]["sha256"] == _digest(chunk):
             return self._records[i]
         _LOG.warning("%s: the texts differ from text %d on; encoding again from there.", self._path, i * _CHUNK)
-        self._cut(i)
+        self._truncate(i)
         return None
 
     def append(self, chunk: list[str], truncated: int) -> dict[str, Any]:
-        """Note a chunk whose vectors are safe on the disk."""
+        """Add the record of a chunk whose vectors are on the disk."""
         record = {"n": len(chunk), "sha256": _digest(chunk), "truncated": truncated}
         self._ends.append(self._write(record))
         self._records.append(record)
         return record
 
-    def _cut(self, count: int) -> None:
+    def _truncate(self, count: int) -> None:
         del self._records[count:], self._ends[count:]
         self._file.truncate(self._ends[-1] if self._ends else self._start)
 
@@ -171,24 +199,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _settings(encoder: Encoder) -> dict[str, Any]:
-    """Everything the bytes of the result depend on, texts apart."""
-    return {
-        "model": encoder.model_id,
-        "fingerprint": encoder.fingerprint,
-        "normalize": encoder.normalize,
-        "dtype": encoder.dtype,
-        "device": encoder.device.type,
-        "max_length": encoder.max_length,
-        "batch_tokens": encoder.batch_tokens,
-        "prompt": encoder.default_prompt,
-        "chunk": _CHUNK,
-    }
-
-
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     stream, done = iter(texts), 0
-    while chunk := checked_texts(islice(stream, _CHUNK), first=done):
+    while chunk := list_texts(islice(stream, _CHUNK), first=done):
         yield chunk
         done += len(chunk)
 
@@ -203,7 +216,7 @@ def _digest(chunk: list[str]) -> str:
 
 
 def _npy_header(n: int, dim: int) -> bytes:
-    """Version 1.0 of the format, padded to a fixed size so that n can be filled in at the end."""
+    """Return a header of format version 1.0, padded to a fixed size so that n can be written at the end."""
     fields = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {dim}), }}"
     body = fields.encode("latin1").ljust(_HEADER - 11) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(body)) + body
@@ -224,11 +237,11 @@ def _check_room(target: Path, needed: int) -> None:
 
 @contextmanager
 def _writing(target: Path, needed: int) -> Iterator[None]:
-    """Say which file and how much is missing when the disk fills up on the way."""
+    """Raise a DiskFullError that names the file and the missing bytes when the disk fills up."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         free = shutil.disk_usage(target.parent).free
         raise DiskFullError(

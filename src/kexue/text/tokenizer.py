@@ -1,9 +1,10 @@
-"""Texts to token ids with the folder's fast tokenizer, in bounded memory."""
+"""Texts to token ids, with the fast tokenizer of a model folder, in bounded memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from math import ceil
 from pathlib import Path
@@ -14,9 +15,9 @@ import numpy as np
 from kexue._optional import import_optional
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, MissingDependencyError
-from kexue.text.models import file_sha256, json_sha256
+from kexue.text.hashes import file_sha256, json_sha256
 
-_CHUNK = 1024  # texts in the tokenizer at a time: its records take a hundred times the bytes of the ids
+_CHUNK = 1024  # texts tokenised at a time: the tokenizer's records take a hundred times the bytes of the ids
 _CHARACTERS_PER_TOKEN = 32  # far above what any vocabulary needs for running text
 _VOCABULARIES = (
     "tokenizer.json",
@@ -27,16 +28,27 @@ _VOCABULARIES = (
     "tokenizer.model",
 )
 _BERT_SETTINGS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
-_MARGIN = 128  # tokens past the limit that make sure a cut word changed nothing before it
+_MARGIN = 128  # tokens past the limit, after which a word cut in two cannot change the tokens before the limit
 
 
-def checked_texts(texts: Iterable[str], *, first: int = 0) -> list[str]:
-    """Return the texts as a list, one plain string as a list of one; TypeError names the place of what is no string."""
+def list_texts(texts: Iterable[str], *, first: int = 0) -> list[str]:
+    """Return the texts as a list; one plain string is a list of one. TypeError names the place of another type."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(texts, start=first):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}: {text!r:.80}.")
     return texts
+
+
+def cut_text(text: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
+    """Return a text up to the end of its first `tokens` tokens, whole where it has no more.
+
+    Args:
+        text: the text.
+        offsets: start and end of each token in it, special tokens left out.
+        tokens: tokens to keep, at least 1.
+    """
+    return text[: offsets[tokens - 1][1]] if len(offsets) > tokens else text
 
 
 class Tokens(NamedTuple):
@@ -45,8 +57,8 @@ class Tokens(NamedTuple):
     Attributes:
         ids: (total,) int32.
         starts: (n + 1,) int64; text i holds ``ids[starts[i]:starts[i + 1]]``, special tokens included.
-        truncated: texts cut to the maximum length.
-        unknown: share of the tokens, special ones apart, that are the unknown token.
+        truncated: number of texts cut to the maximum length.
+        unknown: share of unknown tokens, special tokens not counted.
     """
 
     ids: np.ndarray
@@ -59,8 +71,8 @@ class Tokens(NamedTuple):
         """(n,) int64, tokens of each text."""
         return np.diff(self.starts)
 
-    def padded(self, rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids (B, T) int64 and mask (B, T) bool of some texts, padded on the right to the longest."""
+    def pad(self, rows: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids (B, T) int64 and mask (B, T) bool of the texts `rows`, padded on the right to the longest."""
         starts, lengths = self.starts[rows], self.lengths[rows]
         columns = np.arange(lengths.max())
         mask = columns < lengths[:, None]
@@ -69,14 +81,14 @@ class Tokens(NamedTuple):
 
 
 class TextTokenizer:
-    """The fast tokenizer of a model folder, set to cut at `max_length` tokens.
+    """Fast tokenizer of a model folder.
 
     Args:
-        folder: where the tokenizer's files are.
-        lower: put lower case in front of the tokenizer's own normaliser.
+        folder: folder of the tokenizer's files.
+        lower: turn text into lower case before the tokenizer's normaliser.
 
     Raises:
-        CheckpointError: no tokenizer there, or none with a fast form.
+        CheckpointError: the folder holds no tokenizer, or none with a fast form.
     """
 
     def __init__(self, folder: Path, *, lower: bool = False) -> None:
@@ -93,15 +105,16 @@ class TextTokenizer:
 
     def set_max_length(self, max_length: int) -> None:
         """Cut at `max_length` tokens, special ones included."""
+        self.max_length = max_length
         self._backend.enable_truncation(max_length)
         self._characters = max(_CHARACTERS_PER_TOKEN * max_length, 4096)
         self._enough_overflow = 1 + ceil(_MARGIN / (max_length - self.specials))
 
     def encode(self, texts: Sequence[str]) -> Tokens:
-        """Return the ids of all texts; works through them in chunks, so memory follows the ids alone.
+        """Return the ids of all texts. They are tokenised in chunks, so memory grows with the ids only.
 
         Raises:
-            ValueError: a text that is no valid Unicode, or that has no token at all; its position is named.
+            ValueError: a text is not valid Unicode, or has no token; its position is named.
         """
         lengths = np.empty(len(texts), dtype=np.int64)
         pieces: list[np.ndarray] = []
@@ -112,26 +125,52 @@ class TextTokenizer:
             pieces.append(np.fromiter(chain.from_iterable(ids), np.int32, int(sizes.sum())))
             truncated += sum(1 for encoding in encodings if encoding.overflowing)
         if not lengths.all():
-            raise ValueError(f"texts[{int(lengths.argmin())}] has no token, and this tokenizer adds none of its own.")
+            raise ValueError(f"texts[{int(lengths.argmin())}] has no token, and this tokenizer adds no special token.")
         flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
         words = flat.size - self.specials * len(texts)
         unknown = 0 if self._unknown_id is None else int(np.count_nonzero(flat == self._unknown_id))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return Tokens(flat, starts, truncated, unknown / words if words > 0 else 0.0)
 
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """One more than the largest token id."""
+        ids: dict[str, int] = self._backend.get_vocab()
+        return 1 + max(ids.values())
+
+    def check_ids(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return sequences of token ids as int32; ValueError names the first that is illegal.
+
+        See `kexue.text.Encoder.check_ids`.
+        """
+        checked = [np.asarray(sequence) for sequence in sequences]
+        for i, ids in enumerate(checked):
+            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+                raise ValueError(f"sequences[{i}] must be one row of token ids, got {ids.dtype} {ids.shape}.")
+            if not 1 <= len(ids) <= self.max_length:
+                raise ValueError(f"sequences[{i}] must have 1 to {self.max_length} tokens, got {len(ids)}.")
+        everything = np.concatenate(checked) if checked else np.empty(0, dtype=np.int32)
+        if np.any(everything < 0) or np.any(everything >= self.vocabulary_size):
+            for i, ids in enumerate(checked):
+                wrong = ids[(ids < 0) | (ids >= self.vocabulary_size)]
+                if wrong.size:
+                    most = self.vocabulary_size - 1
+                    raise ValueError(f"sequences[{i}] holds the token id {wrong[0]}, expected 0 to {most}.")
+        return [ids.astype(np.int32, copy=False) for ids in checked]
+
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Any]:
         """Return the tokenizer's own records: ids, tokens, offsets, special_tokens_mask, overflowing."""
         return [record for _, records in self._chunks(texts, self._backend.encode_batch) for record in records]
 
     def _chunks(self, texts: Sequence[str], encode_batch: Any) -> Iterator[tuple[int, list[Any]]]:
-        """Tokenise a start of each text that is long enough to fill the maximum length, more where it was not."""
+        """Yield chunks of records; of a long text only a beginning that fills the maximum length is tokenised."""
         limit = self._characters
         for start in range(0, len(texts), _CHUNK):
             chunk = texts[start : start + _CHUNK]
             try:
                 encodings = encode_batch([text[:limit] for text in chunk])
             except TypeError:
-                raise ValueError(_name_invalid(chunk, start)) from None
+                raise ValueError(_describe_invalid(chunk, start)) from None
             for i, text in enumerate(chunk):
                 size = limit
                 while size < len(text) and len(encodings[i].overflowing) < self._enough_overflow:
@@ -143,10 +182,10 @@ class TextTokenizer:
 class _Special(NamedTuple):
     pad_id: int | None
     unknown_id: int | None
-    max_length: int  # a huge number where the folder is silent
+    max_length: int  # a huge number where the folder states none
 
 
-_NO_MATTER = (  # keys of tokenizer_config.json that change no id
+_IGNORED_KEYS = (  # of tokenizer_config.json: they change no id
     "name_or_path", "_name_or_path", "tokenizer_file", "special_tokens_map_file", "cache_dir", "model_max_length",
     "max_length", "padding", "padding_side", "truncation", "truncation_side", "truncation_strategy", "stride",
     "pad_to_multiple_of", "pad_token_type_id", "clean_up_tokenization_spaces", "chat_template", "model_input_names",
@@ -155,16 +194,16 @@ _NO_MATTER = (  # keys of tokenizer_config.json that change no id
 
 
 def tokenizer_identity(folder: Path) -> list[Any]:
-    """What decides the ids of a folder's tokenizer, by meaning: however its JSON is written, equal lists, equal ids.
+    """Return JSON values that decide the ids of a folder's tokenizer: equal lists mean equal ids.
 
-    The length it is cut at and the side it is padded on are the encoder's; they are left out.
+    The layout of the JSON files does not matter. Maximum length and padding belong to the encoder and are left out.
     """
     config = _read_config(folder)
     tokenizer = folder / "tokenizer.json"
     if _is_bert(folder, config):
         settings = [config.get(key, default) for key, default in _BERT_SETTINGS.items()]
         return [json_sha256(tokenizer, ("truncation", "padding", "normalizer", "version")), settings]
-    rest = {key: value for key, value in config.items() if key not in _NO_MATTER}
+    rest = {key: value for key, value in config.items() if key not in _IGNORED_KEYS}
     parts: list[Any] = [json.dumps(rest, sort_keys=True)]
     parts += [json_sha256(folder / name) for name in ("special_tokens_map.json", "added_tokens.json")]
     if tokenizer.is_file():
@@ -185,7 +224,7 @@ def _is_bert(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def _load(folder: Path) -> tuple[Any, _Special]:
-    """Return the folder's ``tokenizers.Tokenizer`` and what its configuration says."""
+    """Return the folder's ``tokenizers.Tokenizer`` and its special tokens."""
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(f"{folder} has no tokenizer.", remedy="Copy the whole folder, with its tokenizer.json.")
     try:
@@ -201,7 +240,7 @@ def _load(folder: Path) -> tuple[Any, _Special]:
 
 
 def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
-    """Read tokenizer.json itself; as in transformers, tokenizer_config.json has the last word on normalising."""
+    """Read tokenizer.json without transformers; tokenizer_config.json decides on normalising, as it does there."""
     tokenizers = import_optional("tokenizers", extra="text")
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     chinese, accents, lower = (config.get(key, default) for key, default in _BERT_SETTINGS.items())
@@ -211,8 +250,8 @@ def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
 
     def token_id(key: str, default: str) -> int | None:
         token = config.get(key) or default
-        found: int | None = backend.token_to_id(token["content"] if isinstance(token, dict) else token)
-        return found
+        number: int | None = backend.token_to_id(token["content"] if isinstance(token, dict) else token)
+        return number
 
     length = config.get("model_max_length")
     return backend, _Special(token_id("pad_token", "[PAD]"), token_id("unk_token", "[UNK]"), int(length or 1e30))
@@ -224,13 +263,13 @@ def _load_any(folder: Path) -> tuple[Any, _Special]:
     return loaded.backend_tokenizer, _Special(loaded.pad_token_id, loaded.unk_token_id, loaded.model_max_length)
 
 
-def _name_invalid(chunk: Sequence[str], start: int) -> str:
+def _describe_invalid(chunk: Sequence[str], start: int) -> str:
     for i, text in enumerate(chunk, start=start):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             return (
                 f"texts[{i}] is no valid Unicode: {text[error.start]!r} at character {error.start} is half a "
-                "surrogate pair. Decode the text anew, with errors='replace' if need be."
+                "surrogate pair. Decode the text again, with errors='replace' if necessary."
             )
     return f"one of texts[{start}:{start + len(chunk)}] cannot be tokenised."

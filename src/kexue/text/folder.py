@@ -1,4 +1,4 @@
-"""Read a sentence-transformers or Hugging Face folder: stages from JSON, weights from safetensors, never a pickle."""
+"""Model folders of sentence-transformers and Hugging Face: stages from JSON, weights from safetensors, no pickle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError
-from kexue.text.models import file_sha256, json_sha256
+from kexue.text.hashes import file_sha256, json_sha256
 from kexue.text.tokenizer import tokenizer_identity
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ _CONVERT = (
     "Only safetensors weights are read. Convert once, where you trust the file: "
     "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)."
 )
-_KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
-_POOLING_KEYS = {  # key of 1_Pooling/config.json -> our name, None = not offered
+_STAGES = ("Transformer", "Pooling", "Dense", "Normalize")
+_POOLING_KEYS = {  # key of 1_Pooling/config.json -> name in `kexue.text.pooling`, None = not offered
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "last-avg",
     "pooling_mode_max_tokens": "max",
@@ -41,7 +41,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class DenseStage:
-    """y = f(x A^T + b) with f the identity or tanh; the weights lie in `folder`."""
+    """Dense stage y = f(x A^T + b), with f the identity or tanh; its weights are in `folder`."""
 
     folder: Path
     in_features: int
@@ -52,14 +52,17 @@ class DenseStage:
 
 @dataclass(frozen=True)
 class Stack:
-    """What a model folder says it is, before any weight is read.
+    """Stages and settings of a model folder, read from its JSON files.
 
     Attributes:
         transformer: folder of the transformer and its tokenizer.
-        pooling: our name of the folder's pooling; None where it is one we do not offer (`pooling_raw` quotes it).
-        stages: what follows the pooling, in order: dense stages and ``"normalize"``.
-        max_length: tokens, None where the folder is silent.
-        lower: the folder asks for lower case on top of its tokenizer.
+        pooling: name of the pooling, one of `kexue.text.pooling.POOLINGS`; None where it is not offered.
+        pooling_raw: name of the pooling as the folder states it.
+        stages: stages after the pooling, in order: dense stages and ``"normalize"``.
+        max_length: limit of tokens; None where the folder states none.
+        lower: True where text is turned into lower case before the tokenizer.
+        prompts: name -> text put before an input.
+        default_prompt_name: prompt that is used when none is named; None = none.
     """
 
     transformer: Path
@@ -73,10 +76,10 @@ class Stack:
 
 
 def read_stack(folder: Path) -> Stack:
-    """Read the JSON files of a model folder; a plain Hugging Face folder gets mean pooling and nothing after it.
+    """Read the JSON files of a model folder; a plain Hugging Face folder has mean pooling and no stage after it.
 
     Raises:
-        CheckpointError: a damaged file, or a stage this library does not know.
+        CheckpointError: a damaged file, or an unknown stage.
     """
     sentence = _read(folder / "config_sentence_transformers.json", default={})
     prompts = sentence.get("prompts") or {}
@@ -91,9 +94,9 @@ def read_stack(folder: Path) -> Stack:
                 remedy="Fetch the folder again.",
             )
         library, _, kind = str(module["type"]).rpartition(".")
-        if library.partition(".")[0] != "sentence_transformers" or kind not in _KNOWN:
+        if library.partition(".")[0] != "sentence_transformers" or kind not in _STAGES:
             raise CheckpointError(
-                f"{folder / 'modules.json'}: stage {module['type']!r} is not known, expected {', '.join(_KNOWN)}.",
+                f"{folder / 'modules.json'}: stage {module['type']!r} is not known, expected {', '.join(_STAGES)}.",
                 remedy="Use a model whose stages are among these.",
             )
         kinds.append(kind)
@@ -129,8 +132,8 @@ def _read(path: Path, default: Any = None, kind: type = dict) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.", remedy="Copy the whole model folder.") from None
     except (DataError, OSError) as error:
-        said = error.message if isinstance(error, DataError) else error
-        raise CheckpointError(f"{path} cannot be read as JSON: {said}", remedy="Fetch the folder again.") from error
+        reason = error.message if isinstance(error, DataError) else error
+        raise CheckpointError(f"{path} cannot be read as JSON: {reason}", remedy="Fetch the folder again.") from error
 
 
 def _read_pooling(folder: Path) -> tuple[str | None, str]:
@@ -165,10 +168,10 @@ def _read_dense(folder: Path) -> DenseStage:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a transformer or dense folder, one or the shards of an index.
+    """Return the safetensors files of a transformer or dense folder: one file, or the shards of its index.
 
     Raises:
-        CheckpointError: none, or only a pickle.
+        CheckpointError: the folder has no weights, or only a pickle.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
@@ -180,29 +183,30 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no model.safetensors.", remedy="Copy the whole model folder.")
 
 
-_NO_MATTER = (  # keys of config.json that change no vector
+_IGNORED_KEYS = (  # of config.json: they change no vector
     "_name_or_path", "architectures", "attention_probs_dropout_prob", "classifier_dropout", "dtype", "torch_dtype",
     "gradient_checkpointing", "hidden_dropout_prob", "id2label", "initializer_range", "label2id", "use_cache",
     "transformers_version", "tie_word_embeddings", "output_attentions", "output_hidden_states",
 )  # fmt: skip
 
 
-def fingerprint(stack: Stack, pooling: str) -> str:
-    """Return the sha256 over all that makes a folder's vectors what they are, in hexadecimal.
+def compute_fingerprint(stack: Stack, pooling: str) -> str:
+    """Return the sha256 over everything in a folder that changes a vector, in hexadecimal.
 
-    That is: the bytes of the weights; the configuration, the tokenizer and the lengths the folder states, by meaning
-    (how their JSON is written does not matter); the pooling, the stages after it, and the prompts.
+    It covers the bytes of the weights; configuration, tokenizer and limits by the meaning of their JSON, not its
+    layout; the pooling, the stages after it, and the prompts.
     """
     transformer = stack.transformer
     parts: list[object] = [
         [file_sha256(file) for file in weight_files(transformer)],
-        json_sha256(transformer / "config.json", _NO_MATTER),
+        json_sha256(transformer / "config.json", _IGNORED_KEYS),
         tokenizer_identity(transformer),
         [stack.max_length, stack.lower, pooling, stack.prompts, stack.default_prompt_name],
     ]
-    for stage in stack.stages[
-        : -1 if stack.stages[-1:] == ("normalize",) else None
-    ]:  # the last is the encoder's choice
+    stages = stack.stages
+    if stages[-1:] == ("normalize",):  # the caller decides on a last Normalize stage
+        stages = stages[:-1]
+    for stage in stages:
         if isinstance(stage, DenseStage):
             parts.append([stage.activation, stage.bias, [file_sha256(file) for file in weight_files(stage.folder)]])
         else:
@@ -211,10 +215,10 @@ def fingerprint(stack: Stack, pooling: str) -> str:
 
 
 def load_transformer(folder: Path) -> Bert | General:
-    """Load the transformer of a folder in float32: BERT by `kexue.text.bert`, all others through transformers.
+    """Load the transformer of a folder in float32: a BERT by `kexue.text.bert`, any other through transformers.
 
     Raises:
-        CheckpointError: damaged, of an unknown architecture, or with weights missing (named).
+        CheckpointError: a damaged file, an unknown architecture, or missing weights (named).
     """
     from safetensors.torch import load_file
 
@@ -238,7 +242,7 @@ def load_dense(stage: DenseStage) -> torch.nn.Sequential:
     """Load one dense stage in float32.
 
     Raises:
-        CheckpointError: names or shapes that do not fit its config.json.
+        CheckpointError: its weights do not fit its config.json.
     """
     import torch
     from safetensors.torch import load_file
