@@ -18,7 +18,7 @@ def test_bounds_and_search_hold_without_data(tmp_path):
 @pytest.fixture
 def no_model(monkeypatch):
     monkeypatch.delenv("KEXUE_DATA", raising=False)
-    monkeypatch.setattr(wmd_wrd.sets, "attempt", lambda make, what, notes: notes.append(what))
+    monkeypatch.setattr(wmd_wrd._data, "attempt", lambda make, what, notes: notes.append(what))
 
 
 def test_a_lead_must_be_sure_to_count():
@@ -34,14 +34,17 @@ def test_a_lead_must_be_sure_to_count():
             texts[side].append(text)
         labels.append(-turn)
     pairs = PairDataset("made", "", *texts, np.array(labels))
-    figures, scores, notes = {}, {}, []
-    first, second = wmd_wrd._ranking(
-        "static", "made", lambda t: [([x], vectors[x]) for x in t], [pairs], 0, 50, figures, scores, notes
-    )
+    figures, notes = {}, []
+
+    def tokens(texts):
+        return [([text], vectors[text]) for text in texts]
+
+    ranking = wmd_wrd._rank(pairs, tokens, 50, 0, notes)
+    first, second = wmd_wrd._ranking_claims("made", [ranking], figures)
     assert first.verdict == "reproduced"
-    assert scores["made"]["WRD"] == pytest.approx(100)
+    assert ranking.scores["WRD"] == pytest.approx(100)
     assert second.verdict == "not reproduced"  # one token each: WRD is the cosine of means
     assert figures["made_WRD_over_cosine_of_means"].value == pytest.approx(0, abs=1e-9)
     texts[0][3], vectors[""] = "", np.empty((0, 2))
-    wmd_wrd._ranking("", "", lambda t: [([x], vectors[x]) for x in t], [pairs], 0, 2, {}, {}, notes)
+    wmd_wrd._rank(pairs, tokens, 2, 0, notes)
     assert notes == ["made: 1 pairs without a known token left out"]

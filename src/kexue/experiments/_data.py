@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue.errors import KexueError, MissingDependencyError
+from kexue.errors import MissingDependencyError, ModelNotFoundError
 from kexue.experiments.registry import Budget
 from kexue.similarity import PairDataset, load_pairs
 
@@ -25,10 +25,10 @@ _MODEL = "all-MiniLM-L6-v2"
 
 
 def attempt(load: Callable[[], Any], what: str, notes: list[str]) -> Any:
-    """Return load(), or None with a note that `what` is left out where a package, a model or data are missing."""
+    """Return load(), or None with a note that `what` is left out where a package or a model is missing."""
     try:
         return load()
-    except (MissingDependencyError, KexueError) as error:
+    except (MissingDependencyError, ModelNotFoundError) as error:
         notes.append(f"left out: {what} ({error})")
         return None
 
@@ -146,7 +146,7 @@ def load_sentence_encoder() -> CachedEncoder:
     """MiniLM in float32 on the CPU, with a cache.
 
     Raises:
-        KexueError: it is not installed, or no model is found.
+        MissingDependencyError, ModelNotFoundError: transformers is not installed, or no model is found.
     """
     from kexue.text import Encoder
 
@@ -201,3 +201,40 @@ def load_character_vectors(data: Path | None) -> CharacterVectors | None:
     """Character vectors from the data folder, or None where it has none."""
     path = None if data is None else data / "vectors_zh" / f"{CHARACTERS}.txt.gz"
     return CharacterVectors(path) if path is not None and path.is_file() else None
+
+
+# ---- everything together -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SimilarityData:
+    """Labelled pairs of four kinds with their encoders; what is missing is None or empty, and named in `absent`."""
+
+    planted: RowPairs
+    digits: RowPairs | None
+    english: list[PairDataset]
+    sentences: CachedEncoder | None
+    chinese: list[PairDataset]
+    characters: CharacterVectors | None
+    absent: list[str]
+
+    def describe(self) -> tuple[dict[str, Any], ...]:
+        """The `data` field of a report."""
+        rows = [one.pairs for one in (self.planted, self.digits) if one is not None]
+        return describe_pairs([*rows, *self.english, *self.chinese])
+
+
+SENTENCES = (*ENGLISH, *CHINESE, CHARACTERS)  # names of the sets that `load_similarity_data` looks for
+
+
+def load_similarity_data(seed: int, data: Path | None, budget: Budget, notes: list[str]) -> SimilarityData:
+    """Planted pairs, digits, English and Chinese sentences, as far as they and their encoders are there."""
+    generator = np.random.default_rng(seed)
+    planted = draw_planted_pairs(generator)
+    digits = attempt(lambda: draw_digit_pairs(generator), "digits", notes)
+    english, absent = load_sentence_pairs(ENGLISH, data, budget, generator)
+    sentences = attempt(load_sentence_encoder, "English sentences", notes) if english else None
+    chinese, absent_zh = load_sentence_pairs(CHINESE, data, budget, generator)
+    characters = load_character_vectors(data)
+    absent = [*absent, *absent_zh, *([] if characters else [CHARACTERS])]
+    return SimilarityData(planted, digits, english, sentences, chinese, characters, absent)

@@ -6,17 +6,20 @@ included; in three dimensions it is the Rodrigues rotation; and where the closed
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kexue.experiments._data import Array
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import rotation_between
 
 _KINDS = ("rotation", "householder", "symmetric")
 _DIMENSIONS = 64
+_ANGLES = np.logspace(-4, 0, 9)  # between b and -a
 
 
 @experiment(
@@ -30,70 +33,81 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Check orthogonality, target, determinants and trace; then the angle at which float32 gives up."""
     generator = np.random.default_rng(seed)
     pairs = {"smoke": 20, "small": 200, "full": 2000}[budget]
+    figures = _exact_figures(pairs, generator)
+    errors = {
+        name: np.array([_worst_error(form, angle, pairs, generator) for angle in _ANGLES])
+        for name, form in {"normalised": rotation_between, "article": closed_form}.items()
+    }
+    for name, values in errors.items():
+        figures[f"{name}_form_error_float32"] = Figure(float(values[0]), n=pairs, unit="at 1e-4 rad from opposite")
+    return Report(
+        _claims(figures),
+        figures,
+        notes=("an error of 1000 stands for infinity or NaN",),
+        draw=lambda figure: _draw(figure, errors),
+    )
+
+
+# ---- figures and claims --------------------------------------------------------------------------------------------
+
+
+def _exact_figures(pairs: int, generator: np.random.Generator) -> dict[str, Figure]:
+    """Errors in float64."""
     a, b = np.arange(1.0, 6.0), np.arange(9.0, 4.0, -1.0)
     worst = max(max(_errors(closed_form(a, b, kind), a, b)) for kind in _KINDS)
     disputed = _errors(closed_form(a, b, "rotation"), a, b)[0]
     rodrigues = max(_rodrigues_gap(*generator.normal(size=(2, 3))) for _ in range(pairs))
-    traces = max(_invariant_gap(generator.normal(size=(2, d)), kind) for kind in _KINDS for d in range(2, 12))
-
-    angles = np.logspace(-4, 0, 9)
-    stable, article = (np.array([_worst(f, angle, pairs, generator) for angle in angles]) for f in (_ours, closed_form))
-    figures = {
+    invariants = max(_invariant_gap(generator.normal(size=(2, d)), kind) for kind in _KINDS for d in range(2, 12))
+    return {
         "article_vectors_worst_error": Figure(worst, n=3, expected=0.0, source="article"),
         "first_form_orthogonality_error": Figure(disputed, n=1, expected=2e-16, source="computed"),
         "rodrigues_gap": Figure(rodrigues, n=pairs),
-        "determinant_and_trace_gap": Figure(traces, n=30),
-        "article_form_error_float32": Figure(float(article[0]), n=pairs, unit="at 1e-4 rad from opposite"),
-        "normalised_form_error_float32": Figure(float(stable[0]), n=pairs, unit="at 1e-4 rad from opposite"),
+        "determinant_and_trace_gap": Figure(invariants, n=30),
     }
-    claims = (
+
+
+def _claims(figures: Mapping[str, Figure]) -> tuple[Claim, ...]:
+    value = {name: figure.value for name, figure in figures.items()}
+    return (
         Claim.check(
             "All three forms are orthogonal and take the article's vectors to one another.",
-            worst < 1e-14,
+            value["article_vectors_worst_error"] < 1e-14,
             rule="largest entry of T'T - I and of Ta - b below 1e-14 in float64",
             figures=["article_vectors_worst_error"],
         ),
         Claim.check(
             "The first form, which a reader disputed, is orthogonal.",
-            disputed < 1e-15,
+            value["first_form_orthogonality_error"] < 1e-15,
             rule="largest entry of T'T - I below 1e-15 on the article's vectors",
             figures=["first_form_orthogonality_error"],
         ),
         Claim.check(
             "In three dimensions the first form is the rotation about the cross product.",
-            rodrigues < 1e-13,
+            value["rodrigues_gap"] < 1e-13,
             rule="largest difference to Rodrigues' matrix below 1e-13 on random pairs",
             figures=["rodrigues_gap"],
         ),
         Claim.check(
             "Determinants are 1, -1, (-1)^(d-1) and traces d - 2 + 2 a'b, d - 2, 2 - d: the symmetric form is far from "
             "the identity even where a = b.",
-            traces < 1e-12,
+            value["determinant_and_trace_gap"] < 1e-12,
             rule="largest deviation over d = 2 ... 11 below 1e-12",
             figures=["determinant_and_trace_gap"],
         ),
         Claim.check(
             "Near b = -a the map stays orthogonal in float32 when s is normalised, and not when the formula is "
             "computed as it is written (an addition of ours: the article does not treat rounding).",
-            bool(stable[0] < 1e-5 < article[0]),
+            value["normalised_form_error_float32"] < 1e-5 < value["article_form_error_float32"],
             rule="largest entry of T'T - I at an angle of 1e-4 from b = -a, d = 64: below and above 1e-5",
             figures=["article_form_error_float32", "normalised_form_error_float32"],
         ),
     )
 
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        axes.loglog(angles, article, "s-", label="1/(1 + a'b), as written")
-        axes.loglog(angles, stable, "o-", label="two reflections along normalised vectors")
-        axes.set_xlabel("angle between b and -a (rad)")
-        axes.set_ylabel("largest entry of T'T - I, float32, d = 64")
-        axes.legend()
 
-    notes = ("an error of 1000 stands for infinity or NaN",)
-    return Report(claims, figures, notes=notes, draw=draw)
+# ---- measure -------------------------------------------------------------------------------------------------------
 
 
-def closed_form(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], kind: str = "rotation") -> np.ndarray[Any, Any]:
+def closed_form(a: Array, b: Array, kind: str = "rotation") -> Array:
     """The article's formula, computed as it is written and in the dtype of its inputs."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     c, eye = a @ b, np.eye(len(a), dtype=a.dtype)
@@ -104,17 +118,14 @@ def closed_form(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], kind: str = "r
     return np.asarray(np.outer(a + b, a + b) / (1 + c) - eye)
 
 
-def _ours(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.asarray(rotation_between(a, b))
-
-
-def _errors(T: np.ndarray[Any, Any], a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> tuple[float, float]:
+def _errors(T: Array, a: Array, b: Array) -> tuple[float, float]:
     """How far T is from orthogonal, and from taking a to b."""
     target = T @ (a / np.linalg.norm(a)) - b / np.linalg.norm(b)
     return float(np.abs(T.T @ T - np.eye(len(a))).max()), float(np.abs(target).max())
 
 
-def _rodrigues_gap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+def _rodrigues_gap(a: Array, b: Array) -> float:
+    """Largest difference to Rodrigues' matrix in three dimensions."""
     from scipy.spatial.transform import Rotation
 
     axis = np.cross(a, b)
@@ -123,7 +134,8 @@ def _rodrigues_gap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.abs(rotation_between(a, b) - expected).max())
 
 
-def _invariant_gap(pair: np.ndarray[Any, Any], kind: Any) -> float:
+def _invariant_gap(pair: Array, kind: Any) -> float:
+    """Largest deviation of determinant and trace from their closed forms."""
     a, b = pair
     d, T = len(a), rotation_between(a, b, kind=kind)
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
@@ -132,7 +144,7 @@ def _invariant_gap(pair: np.ndarray[Any, Any], kind: Any) -> float:
     return float(max(abs(np.linalg.det(T) - determinant), abs(np.trace(T) - trace)))
 
 
-def _worst(form: Any, angle: float, pairs: int, generator: np.random.Generator) -> float:
+def _worst_error(form: Any, angle: float, pairs: int, generator: np.random.Generator) -> float:
     """Largest orthogonality error in float32 over pairs whose b lies `angle` away from -a."""
     worst = 0.0
     for _ in range(pairs):
@@ -143,3 +155,14 @@ def _worst(form: Any, angle: float, pairs: int, generator: np.random.Generator) 
             error = np.abs(T.T @ T - np.eye(_DIMENSIONS)).max()
         worst = max(worst, float(error) if np.isfinite(error) else 1e3)  # 1e3 stands for inf and NaN
     return worst
+
+
+# ---- draw ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(figure: Any, errors: Mapping[str, Array]) -> None:
+    panel = figure.add_subplot()
+    panel.loglog(_ANGLES, errors["article"], "s-", label="1/(1 + a'b), as written")
+    panel.loglog(_ANGLES, errors["normalised"], "o-", label="two reflections along normalised vectors")
+    panel.set(xlabel="angle between b and -a, rad", ylabel="largest entry of T'T - I, float32, d = 64")
+    panel.legend()

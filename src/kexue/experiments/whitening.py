@@ -7,6 +7,8 @@ encoder should be left alone (MiniLM on English STS), and the article's table fo
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ _COLOURS = {"raw": "0.55", "whitened": "tab:blue", "truncated": "tab:orange"}
     "whitening",
     claim="Whitening improves the cosines of unsupervised sentence vectors more often than not, truncation helps "
     "further, and supervised vectors should be left alone.",
-    data=(*_data.ENGLISH, *_data.CHINESE, _data.CHARACTERS),
+    data=_data.SENTENCES,
     effect=(
         "Spearman: planted {made_up_raw} to {made_up_whitened}; "
         "digits {digits_raw} to {digits_whitened}; "
@@ -33,67 +35,67 @@ _COLOURS = {"raw": "0.55", "whitened": "tab:blue", "truncated": "tab:orange"}
     minutes=1.5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Made-up vectors, digits, then the sentences there are; each with raw, whitened and truncated vectors."""
-    generator = np.random.default_rng(seed)
-    draws = {"smoke": 100, "small": 1000, "full": 2000}[budget]
+    """Planted pairs, digits, then the sentences there are; each with raw, whitened and truncated vectors."""
     notes: list[str] = []
-    claims: list[Claim] = []
-    figures: dict[str, Figure] = {}
-    panels: dict[str, Evaluation] = {}
-
-    def score(  # statistics of the texts in `corpus`, else of each set
-        name: str, encoder: Any, pairs: list[PairDataset], ks: dict[str, int | None], corpus: list[str] | None = None
-    ) -> Evaluation:
-        posts = {"raw": None, **{post: Whitening(k) for post, k in ks.items()}}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="kept")  # directions that never vary are cut, as they should be
-            if corpus is not None:
-                posts = {post: each and each.fit(encoder.encode(corpus)) for post, each in posts.items()}
-            found = evaluate_pairs(encoder, pairs, post=posts, bootstrap=draws, generator=seed)
-        panels[name] = found
-        for row in found.rows:
-            key = f"{name} {row.post}" if name == row.dataset else f"{name} {row.dataset} {row.post}"
-            wanted, source = _EXPECTED.get(key, (None, None))
-            figures[key.replace(",", "").replace(" ", "_")] = Figure(
-                row.spearman, "x100", row.low, row.high, row.n, wanted, source
-            )
-        return found
-
-    made_up = _data.draw_planted_pairs(generator)
-    claims.append(_anisotropy(score("made up", made_up, [made_up.pairs], {"whitened": None})))
-    digits = _data.attempt(lambda: _data.draw_digit_pairs(generator), "digits", notes)
-    if digits is not None:
-        ks = {"whitened": None, "k32": 32, "k16": 16, "k8": 8}
-        claims += _no_free_lunch(score("digits", digits, [digits.pairs], ks))
-
-    english, absent = _data.load_sentence_pairs(_data.ENGLISH, data, budget, generator)
-    minilm = _data.attempt(_data.load_sentence_encoder, "English sentences", notes) if english else None
-    if minilm is not None:
-        texts = list(dict.fromkeys(text for pairs in english for text in (*pairs.texts_a, *pairs.texts_b)))
-        claims.append(_supervised(score("MiniLM", minilm, english, {"whitened": None, "truncated": 128}, texts)))
-        notes.append(f"MiniLM: statistics of the {len(texts)} texts of all English sets of the run together")
-        if len(english) > 1:
-            score("MiniLM, own texts", minilm, english[:1], {"whitened": None})
-            notes.append("own texts: by the few texts of one set alone, whitening 384 dimensions does more harm")
-    chinese, absent_zh = _data.load_sentence_pairs(_data.CHINESE, data, budget, generator)
-    characters = _data.load_character_vectors(data)
-    if chinese and characters is not None:
-        claims += _chinese(score("characters", characters, chinese, {"whitened": None, "truncated": 67}))
-    missing = [*absent, *absent_zh, *([] if characters else ["tencent_char_200d"])]
-    if missing:
-        notes.append(f"left out for want of data: {', '.join(missing)}")
+    sets = _data.load_similarity_data(seed, data, budget, notes)
+    results = _evaluate_all(sets, {"smoke": 100, "small": 1000, "full": 2000}[budget], seed, notes)
+    if sets.absent:
+        notes.append(f"left out for want of data: {', '.join(sets.absent)}")
     notes.append(
         "not tested, for want of Chinese BERT and SimBERT weights: which pooling is best, whether larger models are, "
         "and that SimBERT is best on every set but PAWSX"
     )
-    everything = [made_up.pairs, *([digits.pairs] if digits is not None else []), *english, *chinese]
     return Report(
-        tuple(claims),
-        figures,
+        tuple(_claims(results)),
+        _figures(results),
         tuple(notes),
-        data=_data.describe_pairs(everything),
-        draw=lambda figure: _draw(figure, panels),
+        data=sets.describe(),
+        draw=lambda figure: _draw(figure, results),
     )
+
+
+# ---- measure -------------------------------------------------------------------------------------------------------
+
+
+def _evaluate_all(sets: _data.SimilarityData, draws: int, seed: int, notes: list[str]) -> dict[str, Evaluation]:
+    """Spearman on every set that is there, by name of its encoder."""
+    evaluate = partial(_evaluate, draws=draws, seed=seed)
+    results = {"made up": evaluate(sets.planted, [sets.planted.pairs], {"whitened": None})}
+    if sets.digits is not None:
+        ks = {"whitened": None, "k32": 32, "k16": 16, "k8": 8}
+        results["digits"] = evaluate(sets.digits, [sets.digits.pairs], ks)
+    if sets.sentences is not None:
+        texts = list(dict.fromkeys(text for pairs in sets.english for text in (*pairs.texts_a, *pairs.texts_b)))
+        ks = {"whitened": None, "truncated": 128}
+        results["MiniLM"] = evaluate(sets.sentences, sets.english, ks, corpus=texts)
+        notes.append(f"MiniLM: statistics of the {len(texts)} texts of all English sets of the run together")
+        if len(sets.english) > 1:
+            results["MiniLM, own texts"] = evaluate(sets.sentences, sets.english[:1], {"whitened": None})
+            notes.append("own texts: by the few texts of one set alone, whitening 384 dimensions does more harm")
+    if sets.chinese and sets.characters is not None:
+        results["characters"] = evaluate(sets.characters, sets.chinese, {"whitened": None, "truncated": 67})
+    return results
+
+
+def _evaluate(
+    encoder: Any,
+    pairs: list[PairDataset],
+    ks: Mapping[str, int | None],
+    *,
+    draws: int,
+    seed: int,
+    corpus: list[str] | None = None,
+) -> Evaluation:
+    """Raw vectors and whitened ones of each dimension, with statistics of the texts in `corpus`, else of each set."""
+    posts = {"raw": None, **{post: Whitening(k) for post, k in ks.items()}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="kept")  # directions that never vary are cut, as they should be
+        if corpus is not None:
+            posts = {post: each and each.fit(encoder.encode(corpus)) for post, each in posts.items()}
+        return evaluate_pairs(encoder, pairs, post=posts, bootstrap=draws, generator=seed)
+
+
+# ---- figures and claims --------------------------------------------------------------------------------------------
 
 
 _EXPECTED: dict[str, tuple[float, str]] = {
@@ -107,19 +109,39 @@ _EXPECTED: dict[str, tuple[float, str]] = {
 }
 
 
-# ---- the claims ----------------------------------------------------------------------------------------------------
+def _figures(results: Mapping[str, Evaluation]) -> dict[str, Figure]:
+    figures = {}
+    for name, result in results.items():
+        for row in result.rows:
+            key = f"{name} {row.post}" if name == row.dataset else f"{name} {row.dataset} {row.post}"
+            expected, source = _EXPECTED.get(key, (None, None))
+            figures[key.replace(",", "").replace(" ", "_")] = Figure(
+                row.spearman, "x100", row.low, row.high, row.n, expected, source
+            )
+    return figures
 
 
-def _by_post(found: Evaluation) -> dict[str, dict[str, Any]]:
-    """post -> data set -> row."""
+def _claims(results: Mapping[str, Evaluation]) -> list[Claim]:
+    claims = [_anisotropy_claim(results["made up"])]
+    if "digits" in results:
+        claims += _digit_claims(results["digits"])
+    if "MiniLM" in results:
+        claims.append(_supervised_claim(results["MiniLM"]))
+    if "characters" in results:
+        claims += _chinese_claims(results["characters"])
+    return claims
+
+
+def _by_post(result: Evaluation) -> dict[str, dict[str, Any]]:
+    """Rows by post-processing and data set."""
     table: dict[str, dict[str, Any]] = {}
-    for row in found.rows:
+    for row in result.rows:
         table.setdefault(row.post, {})[row.dataset] = row
     return table
 
 
-def _anisotropy(found: Evaluation) -> Claim:
-    raw, white = (_by_post(found)[post]["made up"] for post in ("raw", "whitened"))
+def _anisotropy_claim(result: Evaluation) -> Claim:
+    raw, white = (_by_post(result)[post]["made up"] for post in ("raw", "whitened"))
     return Claim.check(
         "Whitening restores similarity that three loud directions and a shift have hidden.",
         white.low > raw.high and white.spearman > 95,
@@ -128,8 +150,8 @@ def _anisotropy(found: Evaluation) -> Claim:
     )
 
 
-def _no_free_lunch(found: Evaluation) -> list[Claim]:
-    row = {post: rows["digits"] for post, rows in _by_post(found).items()}
+def _digit_claims(result: Evaluation) -> list[Claim]:
+    row = {post: rows["digits"] for post, rows in _by_post(result).items()}
     falling = [row[post].spearman for post in ("whitened", "k32", "k16", "k8")]
     return [
         Claim.check(
@@ -147,9 +169,9 @@ def _no_free_lunch(found: Evaluation) -> list[Claim]:
     ]
 
 
-def _supervised(found: Evaluation) -> Claim:
-    tests = {(t.dataset, t.a, t.b): t for t in found.tests}
-    names = list(_by_post(found)["raw"])
+def _supervised_claim(result: Evaluation) -> Claim:
+    tests = {(t.dataset, t.a, t.b): t for t in result.tests}
+    names = list(_by_post(result)["raw"])
     worse = [name for name in names if tests[name, "raw", "whitened"].low > 0]
     better = [name for name in names if tests[name, "raw", "whitened"].high < 0]
     return Claim(
@@ -161,8 +183,8 @@ def _supervised(found: Evaluation) -> Claim:
     )
 
 
-def _chinese(found: Evaluation) -> list[Claim]:
-    score = {post: {name: row.spearman for name, row in rows.items()} for post, rows in _by_post(found).items()}
+def _chinese_claims(result: Evaluation) -> list[Claim]:
+    score = {post: {name: row.spearman for name, row in rows.items()} for post, rows in _by_post(result).items()}
     names = list(score["raw"])
     helped = [name for name in names if score["whitened"][name] > score["raw"][name]]
     further = [name for name in names if score["truncated"][name] > score["whitened"][name]]
@@ -203,28 +225,28 @@ def _chinese(found: Evaluation) -> list[Claim]:
     return claims
 
 
-# ---- the picture ---------------------------------------------------------------------------------------------------
+# ---- draw ----------------------------------------------------------------------------------------------------------
 
 
-def _draw(figure: Any, panels: dict[str, Evaluation]) -> None:
-    widths = [max(2.0, len({row.dataset for row in found.rows}) + 0.5) for found in panels.values()]
-    for axes, (name, found) in zip(
-        figure.subplots(1, len(panels), sharey=True, width_ratios=widths, squeeze=False)[0], panels.items(), strict=True
-    ):
-        datasets = list(dict.fromkeys(row.dataset for row in found.rows))
-        posts = list(dict.fromkeys(row.post for row in found.rows))
+def _draw(figure: Any, results: Mapping[str, Evaluation]) -> None:
+    widths = [max(2.0, len({row.dataset for row in result.rows}) + 0.5) for result in results.values()]
+    panels = figure.subplots(1, len(results), sharey=True, width_ratios=widths, squeeze=False)[0]
+    for panel, (name, result) in zip(panels, results.items(), strict=True):
+        datasets = list(dict.fromkeys(row.dataset for row in result.rows))
+        posts = list(dict.fromkeys(row.post for row in result.rows))
+        width = 0.8 / len(posts)
         for position, post in enumerate(posts):
-            rows = [row for row in found.rows if row.post == post]
-            middle = [row.spearman for row in rows]
+            rows = [row for row in result.rows if row.post == post]
+            scores = [row.spearman for row in rows]
             spread = [[row.spearman - row.low for row in rows], [row.high - row.spearman for row in rows]]
-            places = np.arange(len(datasets)) + (position - (len(posts) - 1) / 2) * 0.8 / len(posts)
+            at = np.arange(len(datasets)) + (position - (len(posts) - 1) / 2) * width
             colour = _COLOURS.get(post, "tab:orange")
-            label = None if post not in _COLOURS or name != list(panels)[-1] else post
-            axes.bar(places, middle, 0.8 / len(posts), yerr=spread, color=colour, label=label, error_kw={"lw": 0.8})
+            label = post if post in _COLOURS and panel is panels[-1] else None
+            panel.bar(at, scores, width, yerr=spread, color=colour, label=label, error_kw={"lw": 0.8})
             if post.startswith("k"):
-                axes.text(places[0], 1, f"k={post[1:]}", rotation=90, ha="center", va="bottom", fontsize=7)
-        axes.set_xticks(range(len(datasets)), datasets, rotation=35, ha="right", fontsize=8)
-        axes.set_title(name.rpartition(", ")[2], fontsize=9)
-    first = figure.axes[0]
-    first.set_ylabel("Spearman x100, 95 % interval")
-    figure.axes[-1].legend(fontsize=8)
+                panel.text(at[0], 1, f"k={post[1:]}", rotation=90, ha="center", va="bottom", fontsize=7)
+        panel.set_xticks(range(len(datasets)), datasets, rotation=35, ha="right", fontsize=8)
+        panel.set_title(name.rpartition(", ")[2], fontsize=9)
+    figure.supxlabel("data set", fontsize=9)
+    panels[0].set_ylabel("Spearman x100, 95 % interval")
+    panels[-1].legend(fontsize=8)

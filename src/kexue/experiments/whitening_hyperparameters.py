@@ -7,6 +7,7 @@ set; and tuning on labelled pairs, scored on pairs it has not seen, is not worse
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kexue.experiments import _data
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import (
+    Evaluation,
     PairDataset,
     Tuned,
     Whitening,
@@ -34,7 +36,7 @@ _LOSS = 1.3  # the largest loss in the article's table: BERT on LCQMC, 256 of 76
     "whitening-hyperparameters",
     claim="With beta for centring and gamma for isotropy there is a setting for every encoder, and beta = gamma = 0 "
     "shortens vectors almost for free.",
-    data=(*_data.ENGLISH, *_data.CHINESE, _data.CHARACTERS),
+    data=_data.SENTENCES,
     effect=(
         "Spearman of digits at a quarter of the dimensions {digits_raw} to {digits_beta0_gamma0_k16}; "
         "MiniLM tuned on STS-B {stsb_en_test_raw} to {stsb_en_test_tuned}"
@@ -43,51 +45,42 @@ _LOSS = 1.3  # the largest loss in the article's table: BERT on LCQMC, 256 of 76
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Identities on made-up vectors, the digits' numbers, tuning, then sentences where they are present."""
-    generator = np.random.default_rng(seed)
     draws = {"smoke": 100, "small": 1000, "full": 2000}[budget]
     notes: list[str] = []
-    made_up = _data.draw_planted_pairs(generator)
-    digits = _data.attempt(lambda: _data.draw_digit_pairs(generator), "digits", notes)
     figures: dict[str, Figure] = {}
-    claims = [_identities(made_up, figures)]
-    tuned = {"made up": _tuned(made_up, seed, figures)}
-    losses: dict[str, list[tuple[str, float, float, float]]] = {}
-    if digits is not None:
-        claims += _digits(digits, figures)
-        tuned["digits"] = _tuned(digits, seed, figures)
-    claims.append(_something_for_everyone(tuned))
-
-    english, absent = _data.load_sentence_pairs(_data.ENGLISH, data, budget, generator)
-    minilm = _data.attempt(_data.load_sentence_encoder, "English sentences", notes) if english else None
-    if minilm is not None:
-        losses["MiniLM, 128 of 384"] = _losses(minilm, english, 128, draws, seed, "MiniLM", figures)
-        claims.append(_almost_free("MiniLM's 384", losses["MiniLM, 128 of 384"], "MiniLM"))
+    sets = _data.load_similarity_data(seed, data, budget, notes)
+    claims = [_identity_claim(sets.planted, figures)]
+    best = {"made up": _tune(sets.planted, seed, figures)}
+    if sets.digits is not None:
+        claims.append(_digit_claim(sets.digits, figures))
+        best["digits"] = _tune(sets.digits, seed, figures)
+    claims.append(_setting_claim(best))
+    losses: dict[str, Evaluation] = {}
+    if sets.sentences is not None:
+        losses["MiniLM, 128 of 384"] = _rotate(sets.sentences, sets.english, 128, draws, seed)
+        claims.append(_loss_claim("MiniLM's 384", losses["MiniLM, 128 of 384"], "MiniLM", figures))
         if budget != "smoke":
-            claims += _transfer(minilm, data, budget, seed, figures, notes)
-    chinese, absent_zh = _data.load_sentence_pairs(_data.CHINESE, data, budget, generator)
-    characters = _data.load_character_vectors(data)
-    if chinese and characters is not None:
-        losses["characters, 67 of 200"] = _losses(characters, chinese, 67, draws, seed, "characters", figures)
-        claims.append(_almost_free("200 averaged character", losses["characters, 67 of 200"], "characters"))
-    missing = [*absent, *absent_zh, *([] if characters else ["tencent_char_200d"])]
-    if missing:
-        notes.append(f"left out for want of data: {', '.join(missing)}")
-    everything = [made_up.pairs, *([digits.pairs] if digits is not None else []), *english, *chinese]
+            claims += _transfer_claims(sets.sentences, data, budget, seed, figures, notes)
+    if sets.chinese and sets.characters is not None:
+        losses["characters, 67 of 200"] = _rotate(sets.characters, sets.chinese, 67, draws, seed)
+        claims.append(_loss_claim("200 averaged character", losses["characters, 67 of 200"], "characters", figures))
+    if sets.absent:
+        notes.append(f"left out for want of data: {', '.join(sets.absent)}")
     return Report(
         tuple(claims),
         figures,
         tuple(notes),
-        data=_data.describe_pairs(everything),
-        draw=lambda figure: _draw(figure, tuned, losses),
+        data=sets.describe(),
+        draw=lambda figure: _draw(figure, best, losses),
     )
 
 
 # ---- identities ----------------------------------------------------------------------------------------------------
 
 
-def _identities(made_up: _data.RowPairs, figures: dict[str, Figure]) -> Claim:
+def _identity_claim(planted: _data.RowPairs, figures: dict[str, Figure]) -> Claim:
     """(0, 0) is a rotation, and Sigma_beta needs no second pass over the data."""
-    table = made_up.table
+    table = planted.table
     rotated = Whitening.preset("identity").fit_transform(table)
     half = len(table) // 2
     gap = np.abs(pair_cosine(rotated[:half], rotated[half:]) - pair_cosine(table[:half], table[half:])).max()
@@ -108,8 +101,8 @@ def _identities(made_up: _data.RowPairs, figures: dict[str, Figure]) -> Claim:
     )
 
 
-def _digits(digits: _data.RowPairs, figures: dict[str, Figure]) -> list[Claim]:
-    """The digits' table, and what truncation at (0, 0) costs."""
+def _digit_claim(digits: _data.RowPairs, figures: dict[str, Figure]) -> Claim:
+    """Several settings on digits, and the cost of truncation at (0, 0)."""
     left, right = digits.left, digits.right
     expected = {
         "raw": 0.386,
@@ -127,20 +120,19 @@ def _digits(digits: _data.RowPairs, figures: dict[str, Figure]) -> list[Claim]:
         figures[f"digits_{name}"] = Figure(value, n=len(left), expected=wanted, source="computed")
     gain = figures["digits_beta0_gamma0_k16"].value - figures["digits_raw"].value
     harm = figures["digits_raw"].value - figures["digits_beta1_gamma1_k61"].value
-    return [
-        Claim.check(
-            "Where full whitening hurts, beta = gamma = 0 still truncates without harm.",
-            gain >= -0.01 and harm > 0.1,
-            rule="digits: (0, 0) with a quarter of the dimensions loses at most 0.01; (1, 1) loses more than 0.1",
-            figures=["digits_raw", "digits_beta0_gamma0_k16", "digits_beta1_gamma1_k61"],
-        )
-    ]
+    return Claim.check(
+        "Where full whitening hurts, beta = gamma = 0 still truncates without harm.",
+        gain >= -0.01 and harm > 0.1,
+        rule="digits: (0, 0) with a quarter of the dimensions loses at most 0.01; (1, 1) loses more than 0.1",
+        figures=["digits_raw", "digits_beta0_gamma0_k16", "digits_beta1_gamma1_k61"],
+    )
 
 
 # ---- choosing ------------------------------------------------------------------------------------------------------
 
 
-def _tuned(pairs: _data.RowPairs, seed: int, figures: dict[str, Figure]) -> Tuned:
+def _tune(pairs: _data.RowPairs, seed: int, figures: dict[str, Figure]) -> Tuned:
+    """The best setting for pairs of rows, with its held-out score among the figures."""
     rows = np.stack([pairs.left, pairs.right], axis=1)[:4000]
     found = tune_whitening(pairs.table, rows, pairs.labels[:4000], generator=seed)
     name = pairs.name.replace(" ", "_")
@@ -151,24 +143,25 @@ def _tuned(pairs: _data.RowPairs, seed: int, figures: dict[str, Figure]) -> Tune
     return found
 
 
-def _extreme(found: Tuned) -> float:
+def _full_whitening_score(found: Tuned) -> float:
+    """The best score of beta = gamma = 1 at full dimension."""
     return max(row.score for row in found.table if (row.beta, row.gamma) == (1.0, 1.0) and row.k >= 61)
 
 
-def _something_for_everyone(tuned: dict[str, Tuned]) -> Claim:
-    settings = {(found.whitening.beta, found.whitening.gamma) for found in tuned.values()}
-    holds = all(found.high >= max(found.raw, _extreme(found)) for found in tuned.values())
-    names = [name.replace(" ", "_") for name in tuned]
+def _setting_claim(best: dict[str, Tuned]) -> Claim:
+    settings = {(found.whitening.beta, found.whitening.gamma) for found in best.values()}
+    holds = all(found.high >= max(found.raw, _full_whitening_score(found)) for found in best.values())
+    names = [name.replace(" ", "_") for name in best]
     return Claim(
         "There is a setting for everyone: which is best differs, and tuning finds it.",
-        "reproduced" if holds and len(settings) == len(tuned) > 1 else "partly" if holds else "not reproduced",
+        "reproduced" if holds and len(settings) == len(best) > 1 else "partly" if holds else "not reproduced",
         "the held-out score is not below raw nor below full whitening by more than its interval, on every set; "
         "reproduced = and the chosen (beta, gamma) differ",
         tuple(f"{name}_{what}" for name in names for what in ("tuned_held_out", "best_beta", "best_gamma")),
     )
 
 
-def _transfer(
+def _transfer_claims(
     encoder: Any, data: Path | None, budget: Budget, seed: int, figures: dict[str, Figure], notes: list[str]
 ) -> list[Claim]:
     """Tune MiniLM on the development split of STS-B, statistics from its training texts; score on the test split."""
@@ -210,35 +203,32 @@ def _transfer(
 # ---- almost free ---------------------------------------------------------------------------------------------------
 
 
-def _losses(
-    encoder: Any, pairs: list[PairDataset], k: int, draws: int, seed: int, name: str, figures: dict[str, Figure]
-) -> list[tuple[str, float, float, float]]:
-    """(set, loss of (0, 0, k) against raw x100, low, high) for each set."""
+def _rotate(encoder: Any, pairs: list[PairDataset], k: int, draws: int, seed: int) -> Evaluation:
+    """Raw vectors against those of beta = gamma = 0 in k dimensions."""
     posts = {"raw": None, "rotated": Whitening.preset("rotate", k)}
-    found = evaluate_pairs(encoder, pairs, post=posts, bootstrap=draws, generator=seed)
-    for row in found.rows:
+    return evaluate_pairs(encoder, pairs, post=posts, bootstrap=draws, generator=seed)
+
+
+def _loss_claim(what: str, result: Evaluation, name: str, figures: dict[str, Figure]) -> Claim:
+    for row in result.rows:
         figures[f"{name}_{row.dataset}_{row.post}"] = Figure(row.spearman, "x100", row.low, row.high, row.n)
-    return [(test.dataset, test.difference, test.low, test.high) for test in found.tests]
-
-
-def _almost_free(what: str, losses: list[tuple[str, float, float, float]], name: str) -> Claim:
-    worst = max(losses, key=lambda loss: loss[1])
-    clear = [loss for loss in losses if loss[2] > _LOSS]
+    worst = max(result.tests, key=lambda test: test.difference)
+    clear = any(test.low > _LOSS for test in result.tests)
     return Claim(
         f"beta = gamma = 0 keeps a third of {what} dimensions almost for free.",
-        "reproduced" if worst[1] <= _LOSS else "partly" if not clear else "not reproduced",
-        f"largest loss of Spearman x100 at most {_LOSS}, the article's own largest: {worst[1]:.2f} on {worst[0]}; "
-        "partly = above it, but within the interval",
-        tuple(f"{name}_{loss[0]}_{post}" for loss in losses for post in ("raw", "rotated")),
+        "reproduced" if worst.difference <= _LOSS else "not reproduced" if clear else "partly",
+        f"largest loss of Spearman x100 at most {_LOSS}, the article's own largest: {worst.difference:.2f} on "
+        f"{worst.dataset}; partly = above it, but within the interval",
+        tuple(f"{name}_{test.dataset}_{post}" for test in result.tests for post in ("raw", "rotated")),
     )
 
 
-# ---- the picture ---------------------------------------------------------------------------------------------------
+# ---- draw ----------------------------------------------------------------------------------------------------------
 
 
-def _draw(figure: Any, tuned: dict[str, Tuned], losses: dict[str, list[tuple[str, float, float, float]]]) -> None:
-    panels = figure.subplots(1, len(tuned) + bool(losses), squeeze=False)[0]
-    for axes, (name, found) in zip(panels, tuned.items(), strict=False):
+def _draw(figure: Any, best: Mapping[str, Tuned], losses: Mapping[str, Evaluation]) -> None:
+    panels = figure.subplots(1, len(best) + bool(losses), squeeze=False)[0]
+    for panel, (name, found) in zip(panels, best.items(), strict=False):
         for beta, style in ((0.0, ":"), (0.5, "--"), (1.0, "-")):
             for k, colour in (("all", "tab:blue"), (16, "tab:orange")):
                 rows = sorted(
@@ -246,20 +236,23 @@ def _draw(figure: Any, tuned: dict[str, Tuned], losses: dict[str, list[tuple[str
                     for row in found.table
                     if row.beta == beta and not row.name and (row.k == k or (k == "all" and row.k > 32))
                 )
-                axes.plot(*zip(*rows, strict=True), style, color=colour, marker=".", label=f"beta={beta:g}, k={k}")
-        axes.axhline(found.raw, color="0.5", lw=1)
-        axes.set_xlabel("gamma")
-        axes.set_title(f"{name}: Spearman (grey: raw)", fontsize=9)
-        axes.legend(fontsize=7, handlelength=4)
-    if not losses:
-        return
-    axes = panels[-1]
-    flat = [(f"{name.split(',')[0]} {loss[0]}", *loss[1:]) for name, each in losses.items() for loss in each]
-    for place, (_label, loss, low, high) in enumerate(flat):
-        axes.errorbar([-loss], [place], xerr=[[high - loss], [loss - low]], fmt="o", color="tab:blue", capsize=2)
-    axes.axvline(0, color="0.5", lw=1)
-    axes.axvline(-_LOSS, color="tab:red", lw=1, ls="--")
-    axes.set_yticks(range(len(flat)), [entry[0] for entry in flat], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_title("(0, 0), a third of the dimensions", fontsize=9)
-    axes.set_xlabel("change x100\n(red: the article's worst)")
+                panel.plot(*zip(*rows, strict=True), style, color=colour, marker=".", label=f"beta={beta:g}, k={k}")
+        panel.axhline(found.raw, color="0.5", lw=1)
+        panel.set(xlabel="gamma", ylabel="Spearman")
+        panel.set_title(f"{name} (grey: raw)", fontsize=9)
+        panel.legend(fontsize=7, handlelength=4)
+    if losses:
+        _draw_losses(panels[-1], losses)
+
+
+def _draw_losses(panel: Any, losses: Mapping[str, Evaluation]) -> None:
+    tests = [(f"{name.split(',')[0]} {test.dataset}", test) for name, each in losses.items() for test in each.tests]
+    for at, (_, test) in enumerate(tests):
+        spread = [[test.high - test.difference], [test.difference - test.low]]
+        panel.errorbar([-test.difference], [at], xerr=spread, fmt="o", color="tab:blue", capsize=2)
+    panel.axvline(0, color="0.5", lw=1)
+    panel.axvline(-_LOSS, color="tab:red", lw=1, ls="--")
+    panel.set_yticks(range(len(tests)), [label for label, _ in tests], fontsize=7)
+    panel.invert_yaxis()
+    panel.set_title("(0, 0), a third of the dimensions", fontsize=9)
+    panel.set(xlabel="change of Spearman x100\n(red: the article's worst)", ylabel="data set")

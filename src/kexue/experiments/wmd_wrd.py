@@ -7,8 +7,7 @@ vector's length says how much its word matters, which is what WRD builds on.
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ import numpy as np
 
 from kexue.demo.docstrings import standard_library
 from kexue.experiments import _data
+from kexue.experiments._measures import bootstrap_interval
 from kexue.experiments.registry import Budget, experiment
-from kexue.experiments.report import Claim, Figure, Report, Verdict
+from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import (
     PairDataset,
     TransportIndex,
@@ -34,11 +34,12 @@ from kexue.similarity import (
 )
 from kexue.similarity.transport.distances import wmd_problem, wrd_problem
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = _data.Array
 Tokens = Callable[[list[str]], list[tuple[list[str], Array]]]  # texts -> their tokens and (m, d) vectors
 
 ENGLISH = ("stsb_en", "sick")
 CHINESE = ("stsb_zh", "lcqmc", "atec", "bq", "pawsx_zh")
+_OTHERS = ("WMD", "cosine of means")  # similarities that WRD is compared with
 _RELATED = 0.3  # a rank correlation that deserves the sign "about equal" between length and importance
 
 
@@ -46,7 +47,7 @@ _RELATED = 0.3  # a rank correlation that deserves the sign "about equal" betwee
     "wmd-wrd",
     claim="Weights from lengths and costs from angles (WRD) compare sentences better than equal weights and Euclidean "
     "costs (WMD), and its lower bound is cheap.",
-    data=(*ENGLISH, *CHINESE, "tencent_char_200d"),
+    data=(*ENGLISH, *CHINESE, _data.CHARACTERS),
     effect=(
         "WRD over WMD on STS-B {stsb_en_WRD_over_WMD}; "
         "WRD over the cosine of means {stsb_en_WRD_over_cosine_of_means}; "
@@ -58,57 +59,49 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Bounds on random pairs; exact search; pairs of sentences in English and Chinese; lengths against idf."""
     generator = np.random.default_rng(seed)
     notes: list[str] = []
-    bounds = _bounds({"smoke": 500, "small": 10_000, "full": 50_000}[budget], generator)
+    bounds = _measure_bounds({"smoke": 500, "small": 10_000, "full": 50_000}[budget], generator)
     figures = {"bounds_largest_violation": Figure(bounds.violation, n=len(bounds.wrd), expected=0.0, source="computed")}
-    claims = [
-        Claim.check(
-            "The centroid and relaxed bounds never exceed the exact distance, and the product bound is never below it.",
-            bounds.violation < 1e-9,
-            rule="largest violation below 1e-9 on random pairs with shared tokens, zero vectors and single tokens",
-            figures=["bounds_largest_violation"],
-        )
-    ]
+    claims = [_bounds_claim(bounds.violation)]
     encoder = _data.attempt(_token_encoder, "MiniLM token vectors", notes)
-    documents = _documents(encoder, {"smoke": 500, "small": 1500, "full": 20_000}[budget], generator)
-    claims.append(_search(documents, {"smoke": 5, "small": 20, "full": 50}[budget], figures, notes))
+    documents = _draw_documents(encoder, {"smoke": 500, "small": 1500, "full": 20_000}[budget], generator)
+    claims.append(_search_claim(documents, {"smoke": 5, "small": 20, "full": 50}[budget], figures, notes))
 
-    ways: list[tuple[str, Tokens, tuple[str, ...], bool]] = []
-    if encoder is not None:
-        ways.append(("MiniLM tokens", encoder, ENGLISH, False))
-    table = None if data is None else data / "vectors_zh" / "tencent_char_200d.txt.gz"
-    if table is not None and table.is_file():
-        ways.append(("characters", _characters(table), CHINESE, True))
+    draws = {"smoke": 100, "small": 500, "full": 500}[budget]
     scores: dict[str, dict[str, float]] = {}
     used: list[PairDataset] = []
-    for name, tokens, wanted, static in ways:
-        found, absent = _data.load_sentence_pairs(wanted, data, budget, generator)
+    for kind, name, tokens, wanted in _list_token_vectors(encoder, data):
+        present, absent = _data.load_sentence_pairs(wanted, data, budget, generator)
         notes += [f"left out: {missing} (not in a data folder)" for missing in absent]
-        if not found:
+        if not present:
             continue
-        used += found
-        kind = "static" if static else "contextual"
-        claims += _ranking(kind, name, tokens, found, seed, {"smoke": 100}.get(budget, 500), figures, scores, notes)
-        claims.append(_importance(kind, name, tokens, found, figures))
+        used += present
+        rankings = [_rank(pairs, tokens, draws, seed, notes) for pairs in present]
+        scores |= {ranking.dataset: ranking.scores for ranking in rankings}
+        claims += _ranking_claims(f"{kind} vectors ({name}; {', '.join(p.name for p in present)})", rankings, figures)
+        claims.append(_importance_claim(kind, name, tokens, present, figures))
     if scores:
         notes.append("Chinese tokens are single characters; the article's are words, with stop words removed")
+    return Report(
+        tuple(claims),
+        figures,
+        notes=tuple(notes),
+        data=_data.describe_pairs(used),
+        draw=lambda figure: _draw(figure, bounds, scores),
+    )
 
-    def draw(figure: Any) -> None:
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
-        shown = slice(0, 1500)
-        left.plot([0, 2], [0, 2], color="0.7", lw=1)
-        left.plot(bounds.wrd[shown], bounds.relaxed[shown], ".", ms=3, label="relaxed")
-        left.plot(bounds.wrd[shown], bounds.centroid[shown], ".", ms=3, label="centroids")
-        left.set(xlabel="WRD", ylabel="lower bound", title="random bags")
-        left.legend()
-        for offset, way in enumerate(("cosine of means", "WMD", "WRD")):
-            heights = [values[way] for values in scores.values()]
-            right.bar(np.arange(len(scores)) + 0.27 * (offset - 1), heights, 0.25, label=way)
-        right.set_xticks(range(len(scores)), list(scores), rotation=30)
-        right.set_ylabel("Spearman x 100")
-        if scores:
-            right.legend()
 
-    return Report(tuple(claims), figures, notes=tuple(notes), data=_data.describe_pairs(used), draw=draw)
+def _list_token_vectors(encoder: Tokens | None, data: Path | None) -> list[tuple[str, str, Tokens, tuple[str, ...]]]:
+    """Kind, name, function and data sets of the token vectors that are there."""
+    ways: list[tuple[str, str, Tokens, tuple[str, ...]]] = []
+    if encoder is not None:
+        ways.append(("contextual", "MiniLM tokens", encoder, ENGLISH))
+    characters = _data.load_character_vectors(data)
+    if characters is not None:
+        ways.append(("static", "characters", _split_characters(characters), CHINESE))
+    return ways
+
+
+# ---- bounds and search ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -119,10 +112,10 @@ class _Bounds:
     centroid: Array
 
 
-def _bounds(count: int, generator: np.random.Generator) -> _Bounds:
-    """How far any bound crosses the exact distance."""
+def _measure_bounds(count: int, generator: np.random.Generator) -> _Bounds:
+    """Largest violation of any bound, and WRD with its two lower bounds, on random bags of vectors."""
     violation = -np.inf
-    kept = []
+    distances = []
     for number in range(count):
         d = int(generator.integers(2, 9))
         x, y = (generator.normal(size=(int(generator.integers(1, 9)), d)) for _ in range(2))
@@ -140,12 +133,21 @@ def _bounds(count: int, generator: np.random.Generator) -> _Bounds:
             if not isinstance(problem, float):
                 above = max(above, exact - product_upper_bound(*problem[:3]))
         violation = max(violation, below, above)
-        kept.append((wrd, relaxed, centroid))
-    return _Bounds(max(violation, 0.0), *np.array(kept).T)
+        distances.append((wrd, relaxed, centroid))
+    return _Bounds(max(violation, 0.0), *np.array(distances).T)
 
 
-def _search(documents: list[Array], queries: int, figures: dict[str, Figure], notes: list[str]) -> Claim:
-    """Hits with and without pruning, and how many documents each bound spares the solver."""
+def _bounds_claim(violation: float) -> Claim:
+    return Claim.check(
+        "The centroid and relaxed bounds never exceed the exact distance, and the product bound is never below it.",
+        violation < 1e-9,
+        rule="largest violation below 1e-9 on random pairs with shared tokens, zero vectors and single tokens",
+        figures=["bounds_largest_violation"],
+    )
+
+
+def _search_claim(documents: list[Array], queries: int, figures: dict[str, Figure], notes: list[str]) -> Claim:
+    """Hits with and without pruning, and the share of documents that each bound spares the solver."""
     asked, corpus = documents[:queries], documents[queries:]
     index = TransportIndex("wrd").add(corpus)
     same, solved, centroid, relaxed = True, 0, 0, 0
@@ -168,68 +170,78 @@ def _search(documents: list[Array], queries: int, figures: dict[str, Figure], no
     )
 
 
-def _ranking(
-    kind: str,
-    name: str,
-    tokens: Tokens,
-    found: list[PairDataset],
-    seed: int,
-    draws: int,
-    figures: dict[str, Figure],
-    scores: dict[str, dict[str, float]],
-    notes: list[str],
-) -> list[Claim]:
-    """Spearman of three similarities with the labels, and bootstrap intervals of WRD's lead."""
-    leads: dict[str, list[str]] = {"WMD": [], "cosine of means": []}
-    verdicts: dict[str, list[bool]] = {"WMD": [], "cosine of means": []}
-    for pairs in found:
-        left, right = (tokens(texts) for texts in (pairs.texts_a, pairs.texts_b))
-        bags = [(x, y, label) for (_, x), (_, y), label in zip(left, right, pairs.labels, strict=True)]
-        kept = [(x, y, label) for x, y, label in bags if len(x) and len(y)]
-        if len(kept) < len(bags):
-            notes.append(f"{pairs.name}: {len(bags) - len(kept)} pairs without a known token left out")
-        labels = np.array([label for _, _, label in kept])
-        similarity = {
-            "cosine of means": pair_cosine(*(np.array([pair[i].mean(axis=0) for pair in kept]) for i in (0, 1))),
-            "WMD": -np.array([word_movers_distance(x, y) for x, y, _ in kept]),
-            "WRD": -np.array([word_rotators_distance(x, y) for x, y, _ in kept]),
-        }
-        scores[pairs.name] = {way: 100 * spearman(values, labels) for way, values in similarity.items()}
-        for way, value in scores[pairs.name].items():
-            figures[f"{pairs.name}_{way.replace(' ', '_')}"] = Figure(value, "Spearman x100", n=len(kept))
-        generator = np.random.default_rng(seed)
-        rows = [generator.integers(0, len(kept), len(kept)) for _ in range(draws)]
-        for other, keys in leads.items():
-            again = [
-                100 * (spearman(similarity["WRD"][r], labels[r]) - spearman(similarity[other][r], labels[r]))
-                for r in rows
-            ]
-            low, high = np.quantile(again, [0.025, 0.975])
-            lead = scores[pairs.name]["WRD"] - scores[pairs.name][other]
-            key = f"{pairs.name}_WRD_over_{other.replace(' ', '_')}"
-            figures[key] = Figure(lead, "Spearman x100", float(low), float(high), len(kept))
-            keys.append(key)
-            verdicts[other].append(bool(low > 0))
-    where = f"{kind} vectors ({name}; {', '.join(pairs.name for pairs in found)})"
-    rule = "the 95 % bootstrap interval of the difference of Spearman lies above 0: on all sets, on some, on none"
+# ---- ranking of labelled pairs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Spearman x100 with the labels of one set by similarity, and WRD's lead (value, low, high) over the others."""
+
+    dataset: str
+    n: int
+    scores: dict[str, float]
+    leads: dict[str, tuple[float, float, float]]
+
+
+def _rank(pairs: PairDataset, tokens: Tokens, draws: int, seed: int, notes: list[str]) -> _Ranking:
+    """Rank correlations of three similarities with the labels; leads of WRD with 95 % bootstrap intervals."""
+    left, right = (tokens(texts) for texts in (pairs.texts_a, pairs.texts_b))
+    bags = [(x, y, label) for (_, x), (_, y), label in zip(left, right, pairs.labels, strict=True)]
+    known = [(x, y, label) for x, y, label in bags if len(x) and len(y)]
+    if len(known) < len(bags):
+        notes.append(f"{pairs.name}: {len(bags) - len(known)} pairs without a known token left out")
+    labels = np.array([label for _, _, label in known])
+    similarity = {
+        "cosine of means": pair_cosine(*(np.array([pair[i].mean(axis=0) for pair in known]) for i in (0, 1))),
+        "WMD": -np.array([word_movers_distance(x, y) for x, y, _ in known]),
+        "WRD": -np.array([word_rotators_distance(x, y) for x, y, _ in known]),
+    }
+    scores = {way: 100 * spearman(values, labels) for way, values in similarity.items()}
+    generator = np.random.default_rng(seed)
+    samples = [generator.integers(0, len(known), len(known)) for _ in range(draws)]
+    leads = {}
+    for other in _OTHERS:
+        replicates = [
+            100 * (spearman(similarity["WRD"][rows], labels[rows]) - spearman(similarity[other][rows], labels[rows]))
+            for rows in samples
+        ]
+        leads[other] = (scores["WRD"] - scores[other], *bootstrap_interval(replicates))
+    return _Ranking(pairs.name, len(known), scores, leads)
+
+
+def _ranking_claims(where: str, rankings: Sequence[_Ranking], figures: dict[str, Figure]) -> list[Claim]:
+    """Claims about WRD against either other similarity, whose figures are added."""
+    for one in rankings:
+        for way, value in one.scores.items():
+            figures[f"{one.dataset}_{way.replace(' ', '_')}"] = Figure(value, "Spearman x100", n=one.n)
+        for other, (lead, low, high) in one.leads.items():
+            figures[f"{one.dataset}_WRD_over_{other.replace(' ', '_')}"] = Figure(
+                lead, "Spearman x100", low, high, one.n
+            )
+    texts = {
+        "WMD": f"WRD ranks pairs better than WMD on {where}.",
+        "cosine of means": f"WRD ranks pairs better than the cosine of mean vectors on {where} (a comparison of ours).",
+    }
     return [
-        Claim(f"WRD ranks pairs better than WMD on {where}.", _share(verdicts["WMD"]), rule, tuple(leads["WMD"])),
-        Claim(
-            f"WRD ranks pairs better than the cosine of mean vectors on {where} (a comparison of ours).",
-            _share(verdicts["cosine of means"]),
-            rule,
-            tuple(leads["cosine of means"]),
-        ),
+        Claim.check_parts(
+            text,
+            [one.leads[other][1] > 0 for one in rankings],
+            rule="the 95 % bootstrap interval of the difference of Spearman lies above 0: on all sets, on some, on "
+            "none",
+            figures=[f"{one.dataset}_WRD_over_{other.replace(' ', '_')}" for one in rankings],
+        )
+        for other, text in texts.items()
     ]
 
 
-def _share(holds: list[bool]) -> Verdict:
-    return "reproduced" if all(holds) else "partly" if any(holds) else "not reproduced"
+# ---- lengths -------------------------------------------------------------------------------------------------------
 
 
-def _importance(kind: str, name: str, tokens: Tokens, found: list[PairDataset], figures: dict[str, Figure]) -> Claim:
+def _importance_claim(
+    kind: str, name: str, tokens: Tokens, sets: Sequence[PairDataset], figures: dict[str, Figure]
+) -> Claim:
     """Mean length of a token's vectors against log(texts / texts with the token), tokens in 5 texts or more."""
-    texts = list(dict.fromkeys(text for pairs in found for text in [*pairs.texts_a, *pairs.texts_b]))
+    texts = list(dict.fromkeys(text for pairs in sets for text in [*pairs.texts_a, *pairs.texts_b]))
     lengths: dict[str, list[float]] = {}
     texts_with: dict[str, int] = {}
     for names, vectors in tokens(texts):
@@ -250,12 +262,15 @@ def _importance(kind: str, name: str, tokens: Tokens, found: list[PairDataset], 
     )
 
 
-def _documents(encoder: Tokens | None, count: int, generator: np.random.Generator) -> list[Array]:
+# ---- token vectors -------------------------------------------------------------------------------------------------
+
+
+def _draw_documents(encoder: Tokens | None, count: int, generator: np.random.Generator) -> list[Array]:
     """Docstrings as token vectors; without a model, sentences about made-up topics."""
     if encoder is not None:
         texts = [entry.text for entry in standard_library()]
-        chosen = generator.choice(len(texts), min(count, len(texts)), replace=False)
-        return [vectors for _, vectors in encoder([texts[i] for i in chosen])]
+        sample = generator.choice(len(texts), min(count, len(texts)), replace=False)
+        return [vectors for _, vectors in encoder([texts[i] for i in sample])]
     words = generator.normal(size=(25, 1, 32)) + 0.5 * generator.normal(size=(25, 30, 32))
     words *= generator.gamma(4, 0.25, size=(25, 30, 1))
     topics = generator.integers(25, size=count)
@@ -263,28 +278,46 @@ def _documents(encoder: Tokens | None, count: int, generator: np.random.Generato
 
 
 def _token_encoder() -> Tokens:
+    """MiniLM's token vectors, in float32 on the CPU, each text encoded once."""
     from kexue.text import Encoder
 
     encoder = Encoder("all-MiniLM-L6-v2", device="cpu", dtype="float32")
-    known: dict[str, tuple[list[str], Array]] = {}
+    cache: dict[str, tuple[list[str], Array]] = {}
 
-    def tokens(texts: list[str]) -> list[tuple[list[str], Array]]:
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        for text, found in zip(new, encoder.encode_tokens(new), strict=True):
-            known[text] = (found.tokens, found.vectors)
-        return [known[text] for text in texts]
+    def encode(texts: list[str]) -> list[tuple[list[str], Array]]:
+        new = [text for text in dict.fromkeys(texts) if text not in cache]
+        for text, bag in zip(new, encoder.encode_tokens(new), strict=True):
+            cache[text] = (bag.tokens, bag.vectors)
+        return [cache[text] for text in texts]
 
-    return tokens
+    return encode
 
 
-def _characters(path: Path) -> Tokens:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        dim = int(file.readline().split()[1])
-        rows = (line.rstrip("\n").split(" ") for line in file)
-        vectors = {character: np.array(values, dtype=np.float64) for character, *values in rows}
+def _split_characters(characters: _data.CharacterVectors) -> Tokens:
+    """A text's known characters with their vectors."""
 
-    def tokens(texts: list[str]) -> list[tuple[list[str], Array]]:
-        names = [[character for character in text if character in vectors] for text in texts]
-        return [(each, np.array([vectors[c] for c in each]).reshape(-1, dim)) for each in names]
+    def split(texts: list[str]) -> list[tuple[list[str], Array]]:
+        known = [characters.split(text) for text in texts]
+        return [(each, characters.stack(each)) for each in known]
 
-    return tokens
+    return split
+
+
+# ---- draw ----------------------------------------------------------------------------------------------------------
+
+
+def _draw(figure: Any, bounds: _Bounds, scores: Mapping[str, Mapping[str, float]]) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    some = slice(0, 1500)
+    left.plot([0, 2], [0, 2], color="0.7", lw=1)
+    left.plot(bounds.wrd[some], bounds.relaxed[some], ".", ms=3, label="relaxed")
+    left.plot(bounds.wrd[some], bounds.centroid[some], ".", ms=3, label="centroids")
+    left.set(xlabel="WRD", ylabel="lower bound", title="random bags")
+    left.legend()
+    for offset, way in enumerate((*_OTHERS[::-1], "WRD")):
+        heights = [values[way] for values in scores.values()]
+        right.bar(np.arange(len(scores)) + 0.27 * (offset - 1), heights, 0.25, label=way)
+    right.set_xticks(range(len(scores)), list(scores), rotation=30)
+    right.set(xlabel="data set", ylabel="Spearman x100")
+    if scores:
+        right.legend()
