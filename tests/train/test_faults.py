@@ -201,13 +201,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(tmp_path, part
     last = tmp_path / "run" / "last"
     assert (load_checkpoint(last).step, load_checkpoint(tmp_path / "run" / "previous").step) == (9, 6)
     harm(last / part)
-    if part == "checkpoint.json" and harm is Path.unlink:  # nothing says that these are ours any more
-        with pytest.raises(DataError, match=r"holds .*safetensors"):
-            make_run(tmp_path / "run", save_every=3).fit(loader(), evaluate=accuracy)
-        return
     with pytest.raises(CheckpointError, match=f"{part}|no checkpoint"):
         load_checkpoint(last)
-    with pytest.warns(UserWarning, match=r"last.*(damaged|incomplete).*previous"):
+    with pytest.warns(UserWarning, match=r"last.*(damaged|incomplete|has no checkpoint\.json).*previous"):
         result = make_run(tmp_path / "run", save_every=3).fit(loader(), evaluate=accuracy)
     assert result.steps == 20
     one, other = (load_checkpoint(tmp_path / name / "last") for name in ("run", "whole"))
@@ -216,6 +212,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(tmp_path, part
     assert one.place == other.place
     assert records(tmp_path / "run") == records(tmp_path / "whole")
     assert load_checkpoint(tmp_path / "run" / "previous").step < 20  # the damaged one did not take the good one's place
+
+
+def test_a_checkpoint_without_manifest_is_ours_only_beside_a_whole_one_with_the_same_files(tmp_path):
+    run_of(tmp_path, save_every=2).fit(rows())
+    (tmp_path / "last" / "checkpoint.json").unlink()
+    (tmp_path / "last" / "thesis.txt").write_text("years")
+    with pytest.raises(DataError, match=r"holds thesis\.txt, not"):
+        run_of(tmp_path, steps=9).fit(rows())
+    (tmp_path / "last" / "thesis.txt").unlink()
+    (tmp_path / "previous" / "checkpoint.json").unlink()
+    with pytest.raises(DataError, match=r"holds .*safetensors"):
+        run_of(tmp_path, steps=9).fit(rows())
+    assert (tmp_path / "last" / "model.safetensors").exists()
 
 
 def test_two_damaged_checkpoints_end_the_run_and_the_newer_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""One trainer a folder: a lock that its process holds, and that dies with it."""
+"""Lock of a run's folder: one trainer at a time, and no lock outlives its process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from kexue.errors import DataError
 from kexue.train.config import RunBusyError
 
 LOCK = ".lock"
-_held: set[Path] = set()  # by this process: locks of files are between processes
+_locked: set[Path] = set()  # by this process: locks of files are between processes
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder, which is made where it is not there.
+    """Hold the lock of a run's folder, which is created if missing.
 
-    The lock belongs to the process, not to those it starts, and ends with it; the file stays.
+    The lock belongs to this process, not to processes it starts, and ends with it; the file stays.
 
     Raises:
         RunBusyError: another trainer holds it.
-        DataError: `folder` is no folder.
+        DataError: `folder` is not a folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     busy = RunBusyError(
         f"another trainer is at work in {folder} and holds its lock.", remedy="Wait for it, or choose another folder."
     )
-    if path in _held:
+    if path in _locked:
         raise busy
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -43,11 +43,11 @@ def run_lock(folder: Path) -> Iterator[None]:
             raise busy from None
         except OSError:  # a file system without locks
             pass
-        _held.add(path)
+        _locked.add(path)
         try:
             yield
         finally:
-            _held.discard(path)
+            _locked.discard(path)
             with suppress(OSError):
                 fcntl.lockf(handle, fcntl.LOCK_UN)
     finally:

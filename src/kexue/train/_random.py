@@ -1,4 +1,4 @@
-"""Python's, numpy's and torch's global generators: their states, and a stretch in which they begin from a key."""
+"""Random generators: seeds from keys, states of the global generators, and blocks that start them from a key."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from kexue._tensors import as_generator
 
 CPU = torch.device("cpu")
 
 
 def seed_of(*key: int) -> int:
-    """A seed in [0, 2^63) from whole numbers >= 0; other numbers, an unrelated seed."""
+    """A seed in [0, 2^63) from whole numbers >= 0; other numbers give an unrelated seed."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def generator_of(*key: int, device: torch.device = CPU) -> torch.Generator:
-    """A torch generator on `device` that begins from a key."""
-    return torch.Generator(device).manual_seed(seed_of(*key))
+    """A torch generator on `device` that starts from a key."""
+    return as_generator(seed_of(*key), device)
 
 
 def get_states(device: torch.device = CPU) -> dict[str, Any]:
-    """States of the global generators, those of `device` included."""
+    """States of the global generators of Python, numpy and torch, that of `device` included."""
     states = {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
@@ -45,8 +48,8 @@ def set_states(states: Mapping[str, Any], device: torch.device = CPU) -> None:
 
 
 @contextmanager
-def isolated(*key: int, device: torch.device = CPU) -> Iterator[None]:
-    """Begin the global generators from `key`, and leave them afterwards as they were."""
+def fork_random(*key: int, device: torch.device = CPU) -> Iterator[None]:
+    """Start the global generators from `key` within the `with`, and restore their states after it."""
     states = get_states(device)
     seed = seed_of(*key)
     try:
@@ -58,3 +61,19 @@ def isolated(*key: int, device: torch.device = CPU) -> Iterator[None]:
         yield
     finally:
         set_states(states, device)
+
+
+def get_torch_states(generator: torch.Generator | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """States of torch's global generators, on the CPU and all CUDA devices, and of `generator`."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, None if generator is None else generator.get_state()
+
+
+def set_torch_states(states: tuple[Tensor, list[Tensor], Tensor | None], generator: torch.Generator | None) -> None:
+    """Put back what `get_torch_states` returned."""
+    cpu, cuda, own = states
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    if generator is not None and own is not None:
+        generator.set_state(own)

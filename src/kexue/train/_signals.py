@@ -1,4 +1,4 @@
-"""A polite end: the first SIGTERM, SIGINT or SIGHUP is a request, the second acts as ever, here and in helpers."""
+"""Ending signals: the first SIGTERM, SIGINT or SIGHUP asks a run to end, the second acts as usual; also in workers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextmanager
 def ending_signals() -> Iterator[list[int]]:
-    """A list that fills when an ending signal comes; the next one acts as it did before.
+    """A list that gets the number of the first ending signal; the next one acts as it did before.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays so. Once the list is filled, the death of a helper process
-    interrupts nothing: whoever asks it for data will be told.
+    An ignored signal, as SIGHUP under nohup, stays ignored. After the first signal the death of a worker process
+    interrupts nothing: asking that worker for data raises the error.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -28,43 +28,47 @@ def ending_signals() -> Iterator[list[int]]:
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in ENDING}
     before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
-    def put_back() -> None:
+    def restore_handlers() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         seen.append(number)
-        put_back()
+        restore_handlers()
 
     _set_SIGCHLD_handler()  # torch's: it raises, wherever the program is, when a worker of a DataLoader has died
     deaths = signal.getsignal(signal.SIGCHLD)
 
-    def bury(number: int, frame: FrameType | None) -> None:
+    def on_child_death(number: int, frame: FrameType | None) -> None:
         if not seen and callable(deaths):
             deaths(number, frame)
 
     for number in before:
-        signal.signal(number, note)
-    signal.signal(signal.SIGCHLD, bury)
+        signal.signal(number, on_signal)
+    signal.signal(signal.SIGCHLD, on_child_death)
     try:
         yield seen
     finally:
-        put_back()
+        restore_handlers()
         signal.signal(signal.SIGCHLD, deaths or signal.SIG_DFL)
 
 
-class Patient:
-    """The start of a worker process that leaves the first ending signal to the main process, which will end it."""
+class LeaveFirstSignal:
+    """A `worker_init_fn`: the worker leaves the first ending signal to the main process, which ends it.
+
+    Args:
+        then: the `worker_init_fn` of the user.
+    """
 
     def __init__(self, then: Callable[[int], Any] | None) -> None:
         self.then = then
 
     def __call__(self, worker: int) -> None:
         for number in ENDING:
-            signal.signal(number, _wait)
+            signal.signal(number, _ignore_once)
         if self.then is not None:
             self.then(worker)
 
 
-def _wait(number: int, _frame: FrameType | None) -> None:
+def _ignore_once(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)

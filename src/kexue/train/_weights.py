@@ -1,4 +1,4 @@
-"""What the batches of a step weigh, so that their mean losses make the mean over all that they are means over."""
+"""Weights of the batches of a step, so that means over tokens (or the like) become the mean over all tokens."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from torch import Tensor
 from kexue.train.distributed import Processes
 
 
-class Weights:
-    """The weights of one step: sum w_i g_i / sum w_i over its batches, in all processes.
+class BatchWeights:
+    """The weights of one step, whose gradient is sum w_i g_i / sum w_i over its batches in all processes.
 
-    The sum is known only after the last batch. Until then each counts w_i / (n w), with w the mean over processes of
-    the first weight, so that gradients in half precision keep their usual size; `close` gives the factor that is left.
+    The sum is known only after the last batch. Until then each batch counts w_i / (n w), with w the mean over processes
+    of the first weight, so that gradients in half precision keep their usual size; `close` gives the missing factor.
+
+    Args:
+        processes: the processes of the run.
+        size: number n of batches of the step in each process.
+        name: name of the part that is the weight; None: equal weights.
     """
 
     def __init__(self, processes: Processes, size: int, name: str | None) -> None:
@@ -24,17 +29,17 @@ class Weights:
         self.total = 0.0
 
     def add(self, loss: Tensor, parts: dict[str, Any]) -> float | None:
-        """By how much to multiply the loss of the next batch, None: by 1 / n; takes the weight out of `parts`.
+        """Factor of the loss of the next batch, None for 1 / n; removes the weight from `parts`.
 
         Raises:
-            ValueError: no such part, one that is negative or no number, or a loss that comes too late to be weighed.
+            ValueError: no such part, a negative or non-finite one, or a loss that has been backward already.
         """
         if self.name is None:
             return None
         if self.name not in parts:
             raise ValueError(f"weight is {self.name!r}, training_step returned the parts {', '.join(parts) or 'none'}")
         if loss.is_leaf:
-            raise ValueError("a loss whose gradient is there already, as that of GradCache, cannot be weighed")
+            raise ValueError("a loss whose gradient is computed already, as that of GradCache, cannot be weighted")
         w = float(parts.pop(self.name))
         if not (w >= 0 and math.isfinite(w)):
             raise ValueError(f"the weight {self.name!r} of a loss must be finite and >= 0, got {w}")
@@ -44,7 +49,7 @@ class Weights:
         return w / (self.reference * self.size)
 
     def close(self) -> tuple[float | None, float]:
-        """This process's weight relative to the mean of all, None without weights; and what to multiply gradients by.
+        """Weight of this process relative to the mean of all (None without weights), and factor of the gradients.
 
         Raises:
             ValueError: all weights are 0.

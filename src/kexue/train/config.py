@@ -1,4 +1,4 @@
-"""What a training run is told, what a training step returns, and what the run answers."""
+"""Settings and result of a training run, result of a training step, and errors of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 from kexue.errors import KexueError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -21,16 +23,24 @@ class NonFiniteLossError(KexueError, FloatingPointError):
     """The loss, a gradient or a weight became infinite or NaN; nothing was saved after the last good checkpoint."""
 
 
+def nonfinite_error(what: str, step: int, folder: Path) -> NonFiniteLossError:
+    """The error of a run in `folder` in whose step `step` something became infinite or NaN."""
+    return NonFiniteLossError(
+        f"{what} in step {step}.",
+        remedy=f"The checkpoints in {folder} come from before; lower the learning rate, clip, or use fp32.",
+    )
+
+
 class RunBusyError(KexueError):
-    """Another trainer holds the lock of the run's folder."""
+    """Another trainer holds the lock of the folder."""
 
 
 class LossOutput(NamedTuple):
-    """What `training_step` returns.
+    """The result of `training_step`.
 
     Attributes:
         loss: scalar; its gradient trains the model.
-        parts: named numbers for the log, such as the terms of the loss. Their gradient is not used.
+        parts: numbers for the log by name, such as the terms of the loss. Their gradient is not used.
     """
 
     loss: Tensor
@@ -39,33 +49,36 @@ class LossOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a run. A step is one update by every optimizer, from `accumulate` batches.
+    """Settings of a training run. A step is one update by every optimizer, from `accumulate` batches.
 
     Args:
-        out: folder of the run; it will hold `last`, `previous` (the one before, should a byte of `last` be lost) and
-            `best` (checkpoints), `log.jsonl` and `tensorboard`. One trainer at a time holds its lock.
-        steps, epochs: where to stop; at least one, the first that is reached.
-        precision: of matrix products and convolutions, by autocast; weights stay as they are. ``"auto"`` is bf16 on
-            a GPU that has it, fp16 (with a GradScaler) on one that has not, else fp32.
-        accumulate: batches per step, >= 1; the gradient is that of the mean of their losses. The last step of an
-            epoch takes what is left.
-        weight: name of the part that says how much a loss is a mean over, such as its tokens, where batches differ in
-            it: those of a step, in all processes, then count by it, and it is not logged. None: they count alike.
-        clip: largest norm of each optimizer's gradient, > 0.
-        ema: decay of a moving average of the weights, in (0, 1); it is what `evaluate` sees, and part of checkpoints.
-        eval_every: steps between evaluations; None = at the end of each epoch. The last step is always evaluated.
-        save_every: steps between checkpoints; None = as `eval_every`. The last step is always saved.
-        patience: stop after this many evaluations in a row that are no better than the best; needs `monitor`.
-        monitor: the metric that names the best checkpoint; None keeps the last one alone.
-        mode: whether a better value of `monitor` is larger (``"max"``) or smaller (``"min"``).
-        seed: everything random derives from it: the order of the data, dropout, the step's generator.
-        device: ``"auto"`` (`KEXUE_DEVICE`, else cuda, mps, cpu) or torch's name of one.
-        distributed: ``"ddp"`` copies the model to every process that torchrun started, ``"fsdp2"`` shards it.
-        limit: stop after this many steps whatever `steps` and `epochs` say: a smoke run. Resumed without, it is the
-            run that it would have been; so an evaluation at its end that is not due is logged, and counts for nothing.
-        resume: go on from the checkpoint in `out`; False removes what an earlier run has left there.
-        save_frozen: whether checkpoints hold the weights that take no gradient. False: the model must bring the same
-            ones along when it is resumed.
+        out: folder of the run, with the checkpoints `last`, `previous` (the one before, used when `last` is damaged)
+            and `best`, `log.jsonl` and `tensorboard`. One trainer at a time holds its lock.
+        steps, epochs: length of the run, each >= 1; at least one is needed, the run ends at the first one reached.
+        precision: precision of matrix products and convolutions (autocast); weights keep their type. ``"auto"``: bf16
+            on a GPU that supports it, fp16 (with a GradScaler) on other GPUs, else fp32.
+        accumulate: batches per step, >= 1; the gradient is that of the mean of their losses. The last step of an epoch
+            takes the batches that are left.
+        weight: name of the part that counts what a loss is a mean over, such as its tokens, where batches differ in it:
+            the losses of a step, in all processes, are then weighted by it, and it is not logged. None: equal weights.
+        clip: largest norm of the gradient of each optimizer, > 0; None: no clipping.
+        ema: decay of a moving average of the weights, in (0, 1). `evaluate` gets the averaged weights, and checkpoints
+            hold them; None: no average.
+        eval_every: steps between evaluations, >= 1; None: at the end of each epoch. The last step is always evaluated.
+        save_every: steps between checkpoints, >= 1; None: as `eval_every`. The last step is always saved.
+        patience: number of evaluations in a row no better than the best one after which the run ends, >= 1; needs
+            `monitor`. None: no early stop.
+        monitor: metric that decides which checkpoint is the best; None: no best checkpoint.
+        mode: ``"max"`` if larger values of `monitor` are better, ``"min"`` if smaller ones are.
+        seed: random seed, >= 0, of the order of the data, of dropout and of the generator of the steps.
+        device: torch's name of a device, or ``"auto"`` (`KEXUE_DEVICE`, else cuda, mps, cpu).
+        distributed: ``"ddp"``: a copy of the model in every process started by torchrun; ``"fsdp2"``: the model sharded
+            over them.
+        limit: stop after this many steps whatever `steps` and `epochs` are, for a smoke run. Resumed without a limit,
+            it becomes the full run; so an evaluation at its end that is not due is logged but does not count.
+        resume: whether to continue from the checkpoint in `out`; False removes the files of an earlier run there.
+        save_frozen: whether checkpoints hold weights that take no gradient. False: the resumed model must bring the
+            same frozen weights.
         log: any of ``"jsonl"`` and ``"tensorboard"``.
 
     Raises:
@@ -112,23 +125,23 @@ class TrainConfig:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be a whole number >= 0, got {self.seed!r}")
         if self.patience is not None and self.monitor is None:
-            raise ValueError("patience needs monitor: name the metric that has to get better")
+            raise ValueError("patience needs monitor, the metric that has to get better")
         if not set(self.log) <= set(LOGS):
             raise ValueError(f"log must be a tuple of any of {LOGS}, got {self.log!r}")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """Result of a training run.
 
     Attributes:
         run: folder of the run.
-        steps: updates made, those before a resume included.
-        best_step: the step of the best evaluation; None without `monitor`.
-        metric, value: `monitor` and its best value; without one, ``"loss"`` and that of the last step.
-        seconds: spent in this call.
-        checkpoint: the best checkpoint, or without `monitor` the last.
-        interrupted: True when SIGTERM, SIGINT or SIGHUP ended the run; call again to go on.
+        steps: finished steps, those before a resume included.
+        best_step: step of the best evaluation; None without `monitor`.
+        metric, value: `monitor` and its best value; without `monitor`, ``"loss"`` and the loss of the last step.
+        seconds: time of this call, in seconds.
+        checkpoint: folder of the best checkpoint, or without `monitor` of the last one.
+        interrupted: True when SIGTERM, SIGINT or SIGHUP ended the run; call again to continue.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""The batches of one epoch from any place in it, the same for the same seed, in any number of processes and workers."""
+"""The batches of an epoch from any position on: the same for the same seed, in any number of processes and workers."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from kexue.train._random import generator_of, isolated
-from kexue.train._signals import Patient
+from kexue.train._random import fork_random, generator_of
+from kexue.train._signals import LeaveFirstSignal
 
 
 def epoch_batches(
     loader: Iterable[Any], *, seed: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Any]:
-    """This process's batches of an epoch, from its `start`-th on.
+    """Batches of an epoch for one process, from number `start` on.
 
     Process r of w takes batches r, r + w, r + 2w, ...; a last round that does not reach every process is left out.
-    While a batch is made the global generators begin from (seed, epoch, number of the batch), so that noise in a data
+    While a batch is loaded the global generators start from (seed, epoch, number of the batch), so that noise in a data
     set or in `collate_fn` does not depend on the workers, on the model, or on where the run was resumed.
 
     Args:
-        loader: a `DataLoader`, whose sampler is asked for indices alone (those before `start` are not loaded); or any
-            iterable that gives the same batches in each pass, of which those before `start` are read and dropped.
-            `set_epoch(epoch)` is called on the loader, its data set, batch sampler and sampler where they have it.
-        seed, epoch: decide the order where a sampler takes a generator.
-        start: batches of this process that were taken already.
-        rank, world: number of this process, and of processes.
+        loader: a `DataLoader`, of which batches before `start` are not loaded; or any iterable that gives the same
+            batches in each pass, of which batches before `start` are read and dropped. `set_epoch(epoch)` is called on
+            the loader, its data set, batch sampler and sampler where they have it.
+        seed, epoch: key of the order, where a sampler takes a generator.
+        start: number of batches that this process has taken already.
+        rank, world: number of this process, and number of processes.
 
     Raises:
-        ValueError: the loader splits the data among processes itself.
+        ValueError: the loader distributes the data among processes itself.
     """
     samplers: list[Any] = [getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)]
     samplers.append(getattr(samplers[0], "sampler", None))
     for part in (loader, getattr(loader, "dataset", None), *samplers):
         if getattr(part, "num_replicas", 1) > 1:
             raise ValueError(
-                f"the loader's {type(part).__name__} shares out the data among {part.num_replicas} processes; give a "
-                "plain one: Trainer shares out the batches"
+                f"the loader's {type(part).__name__} shares out the data among {part.num_replicas} processes; use a "
+                "plain one: Trainer distributes the batches"
             )
         getattr(part, "set_epoch", id)(epoch)
     for part in samplers:
@@ -50,14 +50,14 @@ def epoch_batches(
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
         indices = loader.batch_sampler or loader.sampler
         if any(part and type(part).__module__ != "torch.utils.data.sampler" for part in samplers):
-            indices = _read(indices, seed, epoch)  # a sampler of one's own may draw from a global generator
+            indices = _read(indices, seed, epoch)  # a sampler of the user may draw from a global generator
         yield from _load(loader, _share(enumerate(indices), start, rank, world), seed, epoch)
     else:
         yield from _share(_read(loader, seed, epoch), start, rank, world)
 
 
 def count_batches(loader: Iterable[Any], world: int) -> int | None:
-    """Batches of an epoch for one process; None when the loader does not know."""
+    """Number of batches of an epoch for one process; None when the loader does not know."""
     try:
         return len(loader) // world  # type: ignore[arg-type]
     except TypeError:
@@ -65,7 +65,7 @@ def count_batches(loader: Iterable[Any], world: int) -> int | None:
 
 
 def group(batches: Iterator[Any], size: int) -> Iterator[tuple[list[Any], bool]]:
-    """Lists of `size` batches, and whether the list is the epoch's last, which may be shorter."""
+    """Lists of `size` batches, each with whether it is the last of the epoch, which may be shorter."""
     batch = next(batches, _END)
     gathered = []
     while batch is not _END:
@@ -80,7 +80,7 @@ _END = object()
 
 
 def move(batch: Any, device: torch.device) -> Any:
-    """A batch on `device`: tensors, things with `.to`, and dicts, lists, tuples and dataclasses of them."""
+    """A batch on `device`: tensors, objects with `.to`, and dicts, lists, tuples and dataclasses of them."""
     if hasattr(batch, "to"):
         return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch.to(device)
     if isinstance(batch, Mapping):
@@ -95,21 +95,23 @@ def move(batch: Any, device: torch.device) -> Any:
 
 
 def _share(items: Iterable[Any], start: int, rank: int, world: int) -> Iterator[Any]:
-    rounds = zip(*[iter(items)] * world, strict=False)  # a last round that is not full falls out
+    """Every `world`-th item for this process."""
+    rounds = zip(*[iter(items)] * world, strict=False)  # without a last round that is not full
     return (everyone[rank] for everyone in islice(rounds, start, None))
 
 
 def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
+    """The items of an iterable, each made with the global generators started from its number."""
     fixed = type(loader) in (list, tuple)
 
-    def guarded(number: int) -> AbstractContextManager[None]:
-        return nullcontext() if fixed else isolated(seed, epoch, number)
+    def seeded_block(number: int) -> AbstractContextManager[None]:
+        return nullcontext() if fixed else fork_random(seed, epoch, number)
 
-    with guarded(0), _patient_workers(loader):
+    with seeded_block(0), _workers_leave_first_signal(loader):
         batches = iter(loader)
     number = 0
     while True:
-        with guarded(number):
+        with seeded_block(number):
             batch = next(batches, _END)
         if batch is _END:
             return
@@ -118,13 +120,13 @@ def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _patient_workers(loader: Iterable[Any]) -> Iterator[None]:
-    """Workers that are started in the meantime leave the first signal to end to this process."""
+def _workers_leave_first_signal(loader: Iterable[Any]) -> Iterator[None]:
+    """Workers started within the `with` leave the first ending signal to this process."""
     if not isinstance(loader, DataLoader):
         yield
         return
     given = loader.worker_init_fn
-    loader.worker_init_fn = Patient(given)
+    loader.worker_init_fn = LeaveFirstSignal(given)
     try:
         yield
     finally:
@@ -132,36 +134,37 @@ def _patient_workers(loader: Iterable[Any]) -> Iterator[None]:
 
 
 class _Batches(Dataset[Any]):
-    """A data set whose items are whole batches: (number, what the sampler gave) -> what the loader would give."""
+    """A data set of whole batches: (number, indices from the sampler) -> the batch that the loader would give."""
 
     def __init__(self, loader: DataLoader[Any], seed: int, epoch: int) -> None:
         self.dataset, self.collate = loader.dataset, loader.collate_fn
         self.whole = loader.batch_sampler is None
         self.key = seed, epoch
 
-    def __getitem__(self, place: tuple[int, Any]) -> Any:
-        number, indices = place
-        with isolated(*self.key, number):
+    def __getitem__(self, numbered: tuple[int, Any]) -> Any:
+        number, indices = numbered
+        with fork_random(*self.key, number):
             if self.whole:
                 return self.collate(self.dataset[indices])
             many: Callable[[list[int]], list[Any]] | None = getattr(self.dataset, "__getitems__", None)
             return self.collate(many(indices) if many else [self.dataset[index] for index in indices])
 
 
-def _load(loader: DataLoader[Any], places: Iterator[Any], seed: int, epoch: int) -> Iterator[Any]:
+def _load(loader: DataLoader[Any], indices: Iterator[Any], seed: int, epoch: int) -> Iterator[Any]:
+    """The batches for numbered indices, by the workers of the loader if it has any."""
     batches = _Batches(loader, seed, epoch)
     if not loader.num_workers and not loader.pin_memory:
-        return map(batches.__getitem__, places)
+        return map(batches.__getitem__, indices)
     return iter(
         DataLoader(
             batches,
             batch_size=None,
-            sampler=places,
+            sampler=indices,
             collate_fn=_as_is,
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=Patient(loader.worker_init_fn),
+            worker_init_fn=LeaveFirstSignal(loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             prefetch_factor=loader.prefetch_factor,
             generator=generator_of(seed, epoch),

@@ -1,4 +1,4 @@
-"""Where a run computes: a device, and the processes that torchrun started."""
+"""Device of a run, and the processes started by torchrun."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torch.optim import Optimizer
 
 from kexue._devices import choose_device
 from kexue.optim.stack import layers
-from kexue.train.checkpoint import map_tensors
-from kexue.train.config import Distributed, LossOutput
+from kexue.train._encoding import map_tensors
+from kexue.train.config import Distributed, LossOutput, Precision
 
 CPU = torch.device("cpu")
 
 
 class Processes:
-    """This process among all: `rank` of `world`, on `device`. Alone, every method does nothing or hands back."""
+    """This process, `rank` of `world`, on `device`. With one process every method does nothing or returns its input."""
 
     def __init__(self, kind: Distributed, device: str) -> None:
         self.kind = kind
@@ -36,12 +36,12 @@ class Processes:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         self._wrapped: nn.Module | None = None
 
-    def place(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> nn.Module:
-        """Put the model on the device, copied or sharded; returns what to call for a `training_step`."""
+    def distribute(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> nn.Module:
+        """Move the model to the device, copied or sharded; return the module to call for a `training_step`."""
         model.to(self.device)
         if self.kind == "ddp":
             ids = [self.device] if self.device.type == "cuda" else None
-            # A step may leave weights unused, as when several optimizers take turns, or a branch was not taken.
+            # A step may leave weights unused, as with several optimizers in turn, or a branch that is not taken.
             return DistributedDataParallel(_Step(model), device_ids=ids, find_unused_parameters=True)
         if self.kind == "fsdp2" and not isinstance(model, FSDPModule):
             name_of = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -64,8 +64,8 @@ class Processes:
             yield
 
     @contextmanager
-    def whole(self, model: nn.Module) -> Iterator[None]:
-        """Every weight in full, for code that calls other methods than `training_step`."""
+    def unsharded(self, model: nn.Module) -> Iterator[None]:
+        """Every weight in full within the `with`, for code that calls other methods than `training_step`."""
         if isinstance(model, FSDPModule):
             model.unshard()
         try:
@@ -75,12 +75,12 @@ class Processes:
                 model.reshard()
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether `flag` is true in any process."""
         if self.world == 1:
             return flag
-        said = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(said, dist.ReduceOp.MAX)
-        return bool(said)
+        largest = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return bool(largest)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over processes."""
@@ -90,15 +90,15 @@ class Processes:
         return values
 
     def first(self, value: Any) -> Any:
-        """The first process's value, everywhere."""
+        """The value of the first process."""
         if self.world == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def everyone(self, value: Any) -> list[Any]:
-        """One value a process."""
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
@@ -108,11 +108,11 @@ class Processes:
 def join(kind: Distributed, device: str) -> Processes:
     """Join the processes that torchrun started, unless the caller has; they stay joined until the program ends.
 
-    They could not part and join again: the addresses they left behind would mislead them. A sharded model needs the
+    They could not leave and join again: the addresses of the first time would mislead them. A sharded model needs the
     others anyway.
 
     Raises:
-        ValueError: `kind` wants several processes and there is one, or the other way round.
+        ValueError: `kind` needs several processes and there is one, or the other way round.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     started = "WORLD_SIZE" in os.environ or dist.is_initialized()
@@ -126,7 +126,7 @@ def join(kind: Distributed, device: str) -> Processes:
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        # torchrun's store outlives a restart: without a prefix the addresses of the dead would be dialled.
+        # torchrun's store outlives a restart: without a prefix the addresses of dead processes would be used.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
@@ -135,8 +135,24 @@ def join(kind: Distributed, device: str) -> Processes:
     return Processes(kind, device)
 
 
+def choose_precision(precision: Precision, processes: Processes) -> str:
+    """The precision of a run: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        ValueError: fp16 with a sharded model.
+    """
+    device = processes.device
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    elif precision == "auto":
+        precision = "fp32"
+    if precision == "fp16" and processes.kind == "fsdp2":
+        raise ValueError("precision 'fp16' scales gradients, which fsdp2 shards: choose 'bf16'")
+    return precision
+
+
 class _Step(nn.Module):
-    """`training_step` as a forward pass, which is what wrappers of modules hook into."""
+    """`training_step` as a forward pass, which wrappers of modules hook into."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -151,17 +167,17 @@ class _Step(nn.Module):
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise ValueError("training_step returned a loss without a graph: no trainable parameter took part in it")
         parts = {name: _read_part(name, part, loss.device) for name, part in parts.items()}
-        if loss.is_leaf and dist.is_initialized():  # `GradCache` has been backward already, unseen by the wrapper
+        if loss.is_leaf and dist.is_initialized():  # `GradCache` made its backward pass already, unseen by the wrapper
             loss = _Touch.apply(loss, *(p for p in self.model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
         return LossOutput(loss, parts)
 
 
 def _read_part(name: str, value: Any, device: torch.device) -> Tensor:
-    """A number for the log, in float32 and without graph; the mean of several."""
+    """A part as a number for the log, in float32 and without graph; the mean of several numbers."""
     try:
-        read = torch.as_tensor(value, device=device).detach()
-        if not read.is_complex():
-            return read.float().mean()
+        number = torch.as_tensor(value, device=device).detach()
+        if not number.is_complex():
+            return number.float().mean()
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(f"part {name!r} of training_step must be a real number or a tensor of such, got {value!r}")
@@ -182,7 +198,7 @@ class _Touch(torch.autograd.Function):
 
 
 def _replace_parameters(optimizer: Optimizer, replace: Callable[[Tensor], Tensor]) -> None:
-    """Let an optimizer train other parameters in the places of its own, with the state that it has."""
+    """Replace the parameters of an optimizer; their state goes to the new ones."""
     for given in optimizer.param_groups:
         for index, parameter in enumerate(given["params"]):
             new = given["params"][index] = replace(parameter)
@@ -201,22 +217,22 @@ def full_state(tree: Any) -> Any:
 
 
 def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
-    """A full tensor laid out as `pattern`, where that is sharded."""
+    """A full tensor sharded like `pattern`, if that is sharded."""
     if not isinstance(pattern, DTensor) or isinstance(value, DTensor) or value.shape != pattern.shape:
         return value
     return distribute_tensor(value.to(pattern.device), pattern.device_mesh, pattern.placements)
 
 
 def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's full state dict laid out as its parameters are."""
+    """The full state dict of an optimizer, sharded like its parameters."""
     parameters = [parameter for given in optimizer.param_groups for parameter in given["params"]]
     if not any(isinstance(parameter, DTensor) for parameter in parameters):
         return state
-    laid_out = {
+    sharded = {
         index: {
             key: shard_like(value, parameters[index]) if isinstance(value, Tensor) else value
             for key, value in entries.items()
         }
         for index, entries in state["state"].items()
     }
-    return {**state, "state": laid_out}
+    return {**state, "state": sharded}

@@ -1,11 +1,11 @@
-"""The gradient of a contrastive batch in the memory of a part of it.
+"""GradCache: the gradient of a contrastive batch in the memory of a part of it.
 
 L(f(x_1), ..., f(x_n)) does not split over rows, but its gradient does once the embeddings z_i = f(x_i) are known:
 
     dL/dw = sum over i of (dL/dz_i)' dz_i/dw.
 
-So the batch is encoded in chunks without a graph, dL/dz is taken on the (n, d) embeddings alone, and each chunk is
-encoded again, with the same dropout, to take its own part of the sum.
+So the batch is encoded in chunks without a graph, dL/dz is computed on the (n, d) embeddings alone, and each chunk is
+encoded again, with the same dropout, for its part of the sum.
 
 Source: Gao et al. 2021, arXiv:2101.06983.
 """
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kexue.train._random import get_torch_states, set_torch_states
 from kexue.train.config import LossOutput
 
 _weight: ContextVar[float] = ContextVar("weight", default=1.0)
@@ -27,7 +28,7 @@ _weight: ContextVar[float] = ContextVar("weight", default=1.0)
 
 @contextmanager
 def gradient_weight(weight: float) -> Iterator[None]:
-    """Multiply the gradients of `GradCache.step` inside: a loop that accumulates or scales cannot do it afterwards."""
+    """Multiply the gradients of `GradCache.step` within the `with`: a loop that scales losses comes too late for it."""
     token = _weight.set(weight)
     try:
         yield
@@ -36,10 +37,10 @@ def gradient_weight(weight: float) -> Iterator[None]:
 
 
 class GradCache:
-    """Whole-batch contrastive loss, chunk by chunk.
+    """Contrastive loss of a whole batch, encoded chunk by chunk.
 
     Args:
-        encode: inputs of c rows -> (c, d) embeddings; or a sequence of such, one per tower. Called twice a chunk.
+        encode: inputs of c rows -> (c, d) embeddings; or a sequence of such, one per tower. Called twice per chunk.
         loss: (n, d) embeddings, one argument per tower -> scalar or `LossOutput`, such as `kexue.losses.InfoNCELoss()`.
         chunk_size: rows encoded with a graph at a time, >= 1.
 
@@ -58,25 +59,25 @@ class GradCache:
         self.encode, self.loss, self.chunk_size = encode, loss, chunk_size
 
     def step(self, inputs: Any, *, generator: torch.Generator | None = None) -> LossOutput:
-        """Add the gradient of the loss to the parameters' `.grad`; there is no backward pass left to do.
+        """Add the gradient of the loss to the parameters' `.grad`; no backward pass is left to do.
 
-        The loss that is returned may still be handed to `.backward()`, which then adds nothing, so that a
-        `training_step` can return it as it is. Where gradients are off (`torch.no_grad`) the loss alone is computed. A
-        tower without trainable parameters, or which the loss does not use, is encoded once.
+        `.backward()` of the returned loss adds nothing, so that a `training_step` can return it as it is. Where
+        gradients are off (`torch.no_grad`) the loss alone is computed. A tower without trainable parameters, or one
+        that the loss does not use, is encoded once.
 
         Args:
             inputs: n rows as a tensor, a dict of tensors or a list of samples; or a list or tuple of tensors or dicts,
-                one per tower, or where `encode` is a sequence anything for each of its members. None, numbers and
-                strings in a dict go to every chunk as they are.
-            generator: one that `encode` draws from, so that both passes draw the same. The global generators of torch
-                are taken care of.
+                one per tower; or, where `encode` is a sequence, one input of any kind for each of its members. None,
+                numbers and strings in a dict go to every chunk as they are.
+            generator: a generator that `encode` draws from; both passes draw the same from it, as they do from torch's
+                global generators.
 
         Returns:
             The loss of the whole batch, and its parts.
 
         Raises:
-            ValueError: no rows, towers of different number, an encoder that returns another number of rows, or inputs
-                that were computed from what needs a gradient; leaves that need one get it.
+            ValueError: no rows, towers with different numbers of rows, an encoder that returns another number of rows,
+                or inputs with a graph; inputs that are leaves get their gradient.
 
         Example:
             >>> encoder = torch.nn.Linear(3, 2)
@@ -102,27 +103,27 @@ class GradCache:
             return LossOutput(loss.detach(), parts)
         with torch.autocast(loss.device.type, enabled=False):
             torch.autograd.backward(loss, torch.full_like(loss, _weight.get()))
-        after = _states(generator)
+        after = get_torch_states(generator)
         for (encode, chunks), leaf in zip(passes, leaves, strict=True):
             gradients = () if leaf.grad is None else torch.split(leaf.grad, self.chunk_size)
             for (chunk, states), gradient in zip(chunks, gradients, strict=False):
-                _restore(states, generator)
+                set_torch_states(states, generator)
                 embeddings = encode(chunk)
                 if not embeddings.requires_grad:
                     break  # a frozen tower
                 with torch.autocast(loss.device.type, enabled=False):
                     torch.autograd.backward(embeddings, gradient)
-        _restore(after, generator)
+        set_torch_states(after, generator)
         return LossOutput(loss.detach().requires_grad_(), parts)
 
     @torch.no_grad()
     def _encode(
-        self, encode: Callable[[Any], Tensor], cut: list[Any], generator: torch.Generator | None
+        self, encode: Callable[[Any], Tensor], inputs: list[Any], generator: torch.Generator | None
     ) -> tuple[Tensor, list[tuple[Any, Any]]]:
-        """The embeddings of the chunks of a tower, and these with the states of the generators before each."""
+        """The embeddings of a tower, and its chunks with the states of the generators before each."""
         rows, chunks = [], []
-        for chunk in cut:
-            chunks.append((chunk, _states(generator)))
+        for chunk in inputs:
+            chunks.append((chunk, get_torch_states(generator)))
             rows.append(encode(chunk))
             if not isinstance(rows[-1], Tensor):
                 raise TypeError(f"encode must return a tensor, got {type(rows[-1]).__name__}")
@@ -142,10 +143,10 @@ class GradCache:
         values = tower.values() if isinstance(tower, Mapping) else [tower]
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.grad_fn is not None for x in values):
             raise ValueError(
-                "inputs carry a graph, which no chunk could go through alone: let encode make it, or detach"
+                "inputs carry a graph, which chunks cannot share: compute it in encode, or detach the inputs"
             )
         for start in range(0, rows, self.chunk_size):
-            yield _cut(tower, slice(start, start + self.chunk_size))
+            yield _slice_rows(tower, slice(start, start + self.chunk_size))
 
 
 def _has_towers(inputs: Any) -> bool:
@@ -153,32 +154,19 @@ def _has_towers(inputs: Any) -> bool:
 
 
 def _rows(tower: Any) -> int:
-    sizes = {len(value) for value in tower.values() if _is_cut(value)} if isinstance(tower, Mapping) else {len(tower)}
+    """Number of rows of a tower."""
+    sizes = {len(value) for value in tower.values() if _has_rows(value)} if isinstance(tower, Mapping) else {len(tower)}
     if len(sizes) != 1:
         raise ValueError(f"the tensors of a tower differ in rows: {sorted(sizes)}")
     return sizes.pop()
 
 
-def _cut(tower: Any, rows: slice) -> Any:
+def _slice_rows(tower: Any, rows: slice) -> Any:
     if not isinstance(tower, Mapping):
         return tower[rows]
-    return {name: value[rows] if _is_cut(value) else value for name, value in tower.items()}
+    return {name: value[rows] if _has_rows(value) else value for name, value in tower.items()}
 
 
-def _is_cut(value: Any) -> bool:
-    """Whether a value of a tower has one entry a row."""
+def _has_rows(value: Any) -> bool:
+    """Whether a value of a tower has one entry per row."""
     return hasattr(value, "__len__") and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
-
-
-def _states(generator: torch.Generator | None) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), cuda, None if generator is None else generator.get_state()
-
-
-def _restore(states: tuple[Tensor, list[Tensor], Tensor | None], generator: torch.Generator | None) -> None:
-    cpu, cuda, own = states
-    torch.set_rng_state(cpu)
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)
-    if generator is not None and own is not None:
-        generator.set_state(own)

@@ -1,4 +1,4 @@
-"""What a run leaves to read: a line of JSON a step, and curves for TensorBoard."""
+"""Logs of a run: a line of JSON per step, and curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ from kexue._text import parse_json
 from kexue.errors import DataError, MissingDependencyError
 from kexue.train.config import LOGS
 
-EVENTS = ".kexue"  # end of the names of our files for TensorBoard
+EVENTS = ".kexue"  # suffix of our files for TensorBoard
 _LOG = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Write records ``{"kind": "train" | "eval", "step": ..., name: number}`` to the logs that were asked for.
+    """Writer of records ``{"kind": "train" | "eval", "step": ..., name: number}``.
 
-    A number that is infinite or NaN is null in JSON. Lines after `step`, and evaluations after `evaluated`, are dropped
-    first: they come from steps that were lost with an interrupted run and are now taken again.
+    A number that is infinite or NaN is null in JSON. Lines after `step`, and evaluations after `evaluated`, are removed
+    first: they come from steps that an interrupted run lost and that are now made again.
+
+    Args:
+        folder: folder of the run.
+        kinds: any of ``"jsonl"`` and ``"tensorboard"``.
+        step: finished steps.
+        evaluated: step of the last evaluation that counts.
 
     Raises:
-        MissingDependencyError: tensorboard was asked for by name and is not installed. With the default logs it is left
-            out, with a warning.
+        MissingDependencyError: tensorboard was chosen and is not installed. With the default logs it is left out, with
+            a warning.
     """
 
     def __init__(self, folder: Path, kinds: Sequence[str], *, step: int, evaluated: int) -> None:
@@ -43,18 +49,18 @@ class RunLog:
                 self._summaries = import_optional("tensorboard.compat.proto.summary_pb2", extra="train")
                 self._writer = files.EventFileWriter(str(folder / "tensorboard"), filename_suffix=EVENTS)
                 start = self._events.SessionLog(status=self._events.SessionLog.START)
-                self._add_event(step + 1, session_log=start)  # what was drawn from this step on is void
+                self._add_event(step + 1, session_log=start)  # makes curves from this step on void
             except MissingDependencyError:
                 if tuple(kinds) != LOGS:
                     raise
                 _LOG.warning("tensorboard is not installed: log.jsonl alone is written")
         if "jsonl" in kinds:
             path = folder / "log.jsonl"
-            _cut(path, step, evaluated)
+            _remove_lost(path, step, evaluated)
             self._lines = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, record: Mapping[str, Any], *, drawn: bool = True) -> None:
-        """Add a record, unless it is not to be drawn also to the curves; it is on disk after the next `flush`."""
+        """Add a record, with `drawn` also to the curves; it is in the file after the next `flush`."""
         if self._lines is not None:
             numbers = {name: value if math.isfinite(value) else None for name, value in record.items()}
             self._lines.write(json.dumps({"kind": kind, "step": step, **numbers}, allow_nan=False) + "\n")
@@ -67,7 +73,7 @@ class RunLog:
         self._writer.add_event(self._events.Event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
-        """Hand what was written to the system, so that the log is no shorter than the checkpoint."""
+        """Write buffered records to the files, so that the log is never shorter than the checkpoint."""
         if self._lines is not None:
             self._lines.flush()
         if self._writer is not None:
@@ -85,8 +91,8 @@ class RunLog:
             self._writer.close()
 
 
-def _cut(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
-    """Keep the whole lines of a log up to `step`, those of evaluations up to `evaluated`."""
+def _remove_lost(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
+    """Keep the whole lines of a log up to `step`, and those of evaluations up to `evaluated`."""
     if not Path(path).exists():
         return
     with replacing(path) as temporary, Path(path).open("rb") as old, temporary.open("wb") as new:
@@ -95,7 +101,7 @@ def _cut(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
                 break
             record = parse_json(line, path, line=number)
             if not _is_record(record):
-                raise DataError("no record of a training run.", path=path, line=number)
+                raise DataError("this line is no record of a training run.", path=path, line=number)
             if record["step"] > step:
                 break
             if record["kind"] != "eval" or record["step"] <= evaluated:
@@ -103,16 +109,16 @@ def _cut(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
 
 
 def refuse_foreign_log(path: Path) -> None:
-    """Raise a DataError where a log is there whose first line is none of ours."""
+    """Raise a DataError where there is a log whose first line is no record of a run."""
     if not path.exists():
         return
     if not path.is_file():
         raise DataError("there, but not a file.", path=path, remedy="Choose another folder for the run.")
     with path.open("rb") as lines:
         line = lines.readline()
-    begun = b'{"kind"'
-    try:  # a kill may have cut it short
-        ours = _is_record(parse_json(line, path)) if line.endswith(b"\n") else line[: len(begun)] == begun[: len(line)]
+    start = b'{"kind"'
+    try:  # a kill may have cut the line short
+        ours = _is_record(parse_json(line, path)) if line.endswith(b"\n") else line[: len(start)] == start[: len(line)]
     except DataError:
         ours = False
     if not ours:

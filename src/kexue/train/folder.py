@@ -1,0 +1,63 @@
+"""The folder of a run: its checkpoints, its log, and files of others that must not be harmed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from kexue._files import displaced, refuse_foreign
+from kexue.errors import CheckpointError
+from kexue.train.checkpoint import MANIFEST, find_foreign, read_manifest
+from kexue.train.logs import EVENTS, refuse_foreign_log
+
+LAST, PREVIOUS, BEST, DAMAGED = "last", "previous", "best", "damaged"
+_FOLDERS = (LAST, PREVIOUS, DAMAGED, BEST)
+
+
+def check_folder(folder: Path, log: Sequence[str]) -> None:
+    """Raise a DataError where a run would overwrite files that no run has written."""
+
+    def foreign(path: Path) -> list[str]:
+        names = find_foreign(path)
+        return [name for name in names if name not in _written_names(path)] if path.name == LAST else names
+
+    for name in _FOLDERS:
+        refuse_foreign(folder / name, foreign)
+    if "jsonl" in log:
+        refuse_foreign_log(folder / "log.jsonl")
+
+
+def _written_names(last: Path) -> set[str]:
+    """Names of files that a run wrote into a `last` that lost its manifest: those of the checkpoint before."""
+    if (last / MANIFEST).exists():
+        return set()
+    try:
+        return set(read_manifest(last.with_name(PREVIOUS))["files"])
+    except CheckpointError:
+        return set()
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is a checkpoint to resume from."""
+    paths = [path for name in (LAST, PREVIOUS) for path in (folder / name, displaced(folder / name))]
+    return any(path.is_dir() and any(path.iterdir()) for path in paths)
+
+
+def clear_run(folder: Path, log: Sequence[str]) -> None:
+    """Remove the checkpoints and the log of an earlier run, and nothing else; call `check_folder` first."""
+    for name in _FOLDERS:
+        for path in (folder / name, displaced(folder / name)):
+            if path.exists():
+                shutil.rmtree(path.resolve() if path.is_symlink() else path)
+    if "jsonl" in log:
+        (folder / "log.jsonl").unlink(missing_ok=True)
+    for path in (folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS}"):
+        path.unlink()
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Move a damaged `last` away, so that the next checkpoint does not put it in the place of `previous`."""
+    if (folder / LAST).exists():
+        shutil.rmtree(folder / DAMAGED, ignore_errors=True)
+        (folder / LAST).rename(folder / DAMAGED)
