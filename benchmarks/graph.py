@@ -25,7 +25,7 @@ import numpy as np
 
 from _shared import take_turns, write_record
 from kexue.similarity import knn_graph, load_pairs
-from kexue.similarity.neighbours.knn import nearest
+from kexue.similarity.neighbours.knn import nearest_neighbours
 
 GOAL_SECONDS, GOAL_RECALL = 60.0, 0.95
 K, SAMPLE = 10, 1_000
@@ -63,7 +63,8 @@ def recall(points: np.ndarray) -> float:
     rows = np.random.default_rng(1).choice(len(points), min(SAMPLE, len(points)), replace=False)
     asked = points[rows]
     true, found = (
-        nearest(points, K + 1, queries=asked, cosine=True, backend=backend)[1][:, 1:] for backend in ("exact", "approx")
+        nearest_neighbours(points, K + 1, queries=asked, cosine=True, backend=backend)[1][:, 1:]
+        for backend in ("exact", "approx")
     )
     return float((found <= true[:, -1:] + SLACK).mean())
 

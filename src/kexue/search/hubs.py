@@ -18,7 +18,7 @@ from kexue.errors import NotSupported
 from kexue.search.engine import build_engine
 from kexue.search.nearest import Keys, Scores, Vectors
 from kexue.similarity import Whitening
-from kexue.similarity.neighbours.knn import smallest
+from kexue.similarity.neighbours.selection import k_smallest
 
 Dehub = Literal["csls", "center"]
 NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/howto/scores.md has the figures)
@@ -131,5 +131,5 @@ def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) ->
     for start in range(0, n, _BLOCK):
         distances = -(queries[start : start + _BLOCK] @ stored[firsts].T)[:, which]
         distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = np.inf
-        counts += np.bincount(smallest(distances, k, generator, tie=_TIE).ravel(), minlength=n)
+        counts += np.bincount(k_smallest(distances, k, generator, tie=_TIE).ravel(), minlength=n)
     return counts

@@ -32,17 +32,15 @@ if TYPE_CHECKING:
     from kexue.similarity.neighbours.geodesic import (
         GeodesicIndex as GeodesicIndex,
         geodesic_distances as geodesic_distances,
-        knn_graph as knn_graph,
     )
-    from kexue.similarity.neighbours.hubness import (
-        HubnessReducer as HubnessReducer,
-        HubnessReport as HubnessReport,
-        HubSample as HubSample,
-        HubSampler as HubSampler,
+    from kexue.similarity.neighbours.graph import knn_graph as knn_graph
+    from kexue.similarity.neighbours.occurrence import (
         ball_to_cube_ratio as ball_to_cube_ratio,
-        hubness_report as hubness_report,
         k_occurrence as k_occurrence,
     )
+    from kexue.similarity.neighbours.reducer import HubnessReducer as HubnessReducer
+    from kexue.similarity.neighbours.report import HubnessReport as HubnessReport, hubness_report as hubness_report
+    from kexue.similarity.neighbours.sampler import HubSample as HubSample, HubSampler as HubSampler
     from kexue.similarity.neighbours.summary import GeodesicSummarizer as GeodesicSummarizer, Summary as Summary
     from kexue.similarity.pairs import PairDataset as PairDataset, load_pairs as load_pairs
     from kexue.similarity.rotation import (
@@ -92,16 +90,12 @@ __getattr__, __dir__, __all__ = attach(
         "transport.entropic": ("SinkhornResult", "sinkhorn"),
         "evaluation": ("Evaluation", "EvaluationRow", "EvaluationTest", "evaluate_pairs"),
         "metrics": ("known_item", "pair_cosine", "retrieval_metrics", "spearman", "spearman_ceiling"),
-        "neighbours.geodesic": ("GeodesicIndex", "geodesic_distances", "knn_graph"),
-        "neighbours.hubness": (
-            "HubSample",
-            "HubSampler",
-            "HubnessReducer",
-            "HubnessReport",
-            "ball_to_cube_ratio",
-            "hubness_report",
-            "k_occurrence",
-        ),
+        "neighbours.geodesic": ("GeodesicIndex", "geodesic_distances"),
+        "neighbours.graph": ("knn_graph",),
+        "neighbours.occurrence": ("ball_to_cube_ratio", "k_occurrence"),
+        "neighbours.reducer": ("HubnessReducer",),
+        "neighbours.report": ("HubnessReport", "hubness_report"),
+        "neighbours.sampler": ("HubSample", "HubSampler"),
         "pairs": ("PairDataset", "load_pairs"),
         "rotation": ("RotationOperator", "align_mean", "rotation_between"),
         "neighbours.summary": ("GeodesicSummarizer", "Summary"),

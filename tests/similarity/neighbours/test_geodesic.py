@@ -8,8 +8,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from kexue.errors import InfeasibleError, NotFittedError
-from kexue.similarity.neighbours.geodesic import GeodesicIndex, geodesic_distances, knn_graph
-from kexue.similarity.neighbours.summary import GeodesicSummarizer
+from kexue.similarity import GeodesicIndex, GeodesicSummarizer, geodesic_distances, knn_graph
 
 
 def unit(x):
