@@ -156,7 +156,7 @@ def test_a_skipped_step_moves_no_schedule(tmp_path):
     grow = run.model.net[4].weight.register_hook(lambda g: g * (torch.inf if run.place.step == 0 else 1))
     initial = run.model.net[0].weight.detach().clone()
     states = []
-    run.callbacks = [lambda trainer, _: states.append((trainer.schedulers[0].last_epoch, trainer.scaler.get_scale(),
+    run.callbacks = [lambda trainer, _: states.append((trainer.schedulers[0].last_epoch, trainer.state.scaler.get_scale(),
                                                        torch.equal(trainer.model.net[0].weight, initial)))]  # fmt: skip
     run.fit(loader())
     grow.remove()
