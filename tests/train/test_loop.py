@@ -156,8 +156,12 @@ def test_a_skipped_step_moves_no_schedule(tmp_path):
     grow = run.model.net[4].weight.register_hook(lambda g: g * (torch.inf if run.place.step == 0 else 1))
     initial = run.model.net[0].weight.detach().clone()
     states = []
-    run.callbacks = [lambda trainer, _: states.append((trainer.schedulers[0].last_epoch, trainer.state.scaler.get_scale(),
-                                                       torch.equal(trainer.model.net[0].weight, initial)))]  # fmt: skip
+
+    def note(trainer, _record):
+        unchanged = torch.equal(trainer.model.net[0].weight, initial)
+        states.append((trainer.schedulers[0].last_epoch, trainer.state.scaler.get_scale(), unchanged))
+
+    run.callbacks = [note]
     run.fit(loader())
     grow.remove()
     assert states == [(0, 32768.0, True), (1, 32768.0, False), (2, 32768.0, False)]

@@ -100,8 +100,12 @@ class Trainer:
 
     @property
     def schedulers(self) -> list[Any]:
-        """The learning rate schedulers."""
+        """The learning rate schedulers; they may be replaced before `fit`."""
         return self.state.schedulers
+
+    @schedulers.setter
+    def schedulers(self, schedulers: Sequence[Any]) -> None:
+        self.state.schedulers = list(schedulers)
 
     def fit(self, loader: Iterable[Any], *, evaluate: Evaluate | None = None) -> TrainResult:
         """Train until the configured end, from the checkpoint in `config.out` if there is one.
