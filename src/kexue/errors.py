@@ -47,6 +47,10 @@ class NotSupported(KexueError, NotImplementedError):  # noqa: N818 - the contrac
     """What was asked has no exact answer here; the message says what the object can do."""
 
 
+class UnknownArticleError(KexueError, KeyError):
+    """No article, or no experiment yet, has the given name, number or address."""
+
+
 class DataError(KexueError, ValueError):
     """User data that cannot be read or makes no sense; `path`, `line` and `column` say where."""
 

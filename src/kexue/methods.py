@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from kexue.errors import UnknownArticleError
+
 Status = Literal["planned", "working"]
 
 
@@ -194,7 +196,7 @@ def get_method(name: str | int) -> Method:
     """The record of one article, by its slug, the number of its archive (of any it draws on), or its address.
 
     Raises:
-        KeyError: there is none; the message has the nearest slugs and numbers.
+        UnknownArticleError: a KeyError; the message has the nearest slugs and numbers.
 
     >>> get_method(8453).slug, get_method("https://kexue.fm/archives/9064").slug
     ('rotation', 'zlpr')
@@ -206,7 +208,10 @@ def get_method(name: str | int) -> Method:
         return _BY_NAME[key]
     except KeyError:
         near = difflib.get_close_matches(key, _BY_NAME, n=3) or [method.slug for method in METHODS]
-        raise KeyError(f"no article {text!r}; did you mean {', '.join(near)}?") from None
+        raise UnknownArticleError(
+            f"no article {text!r} in the catalogue; did you mean {', '.join(near)}?",
+            remedy="`kexue reproduce --list` shows names and numbers.",
+        ) from None
 
 
 def list_methods(*, status: Status | None = None) -> list[Method]:

@@ -429,6 +429,20 @@ def test_reproduce_list_shows_all_articles(run):
     assert "whitening" in err
 
 
+def test_reproduce_list_shows_the_named_articles_alone(run):
+    _, out, _ = run("reproduce", "8453", "zlpr", "--list", "--json")
+    assert [json.loads(line)["slug"] for line in out.splitlines()] == ["rotation", "zlpr"]
+
+
+@pytest.mark.parametrize("more", [[], ["--list"], ["--all"]])
+def test_reproduce_says_what_to_do_about_an_unknown_name(run, more):
+    code, out, _ = run("reproduce", "whitning", "--json", *more)
+    assert code == 1
+    error = json.loads(out)["error"]
+    assert "whitning" in error["message"]
+    assert "kexue reproduce --list" in error["remedy"]
+
+
 def test_reproduce_list_prefers_the_reports_of_a_folder(run, tmp_path):
     assert run("reproduce", "8453", "--budget", "smoke", "--out", str(tmp_path))[0] == 0
     path = tmp_path / "rotation" / "report.json"

@@ -1,4 +1,4 @@
-"""`kexue reproduce`: re-run an article's claim and print an honest verdict."""
+"""`kexue reproduce`: run the experiment of an article and print the verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from kexue.cli._verb import Output, print_failure, verb
 from kexue.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kexue.experiments import Report
+    from kexue.methods import Method
 
 _EXAMPLES = (
     "kexue reproduce --list",
@@ -30,49 +33,56 @@ def register(app: typer.Typer) -> None:
 def reproduce(
     out: Output,
     slugs: Annotated[
-        list[str] | None, typer.Argument(help="Articles: names or numbers as `--list` shows them, or addresses.")
+        list[str] | None, typer.Argument(help="Articles: names or numbers as in `--list`, or addresses.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every article that has an experiment.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="Show the catalogue and leave.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All articles that have an experiment.")] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the named articles, or all, with recorded verdicts; run nothing.")
+    ] = False,
     budget: Annotated[str, typer.Option(help="smoke (seconds), small (minutes) or full.")] = "small",
-    data: Annotated[Path | None, typer.Option(help="Folder of data sets.", envvar="KEXUE_DATA")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for report.json and figure.png.")] = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the reports that are already there.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder of optional data sets.", envvar="KEXUE_DATA")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder with a subfolder for each report and picture.")] = Path(
+        "runs"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip runs whose report of the same budget and seed is in --out.")
+    ] = False,
 ) -> None:
-    """Re-run an article's claim on data, print the verdict, and keep the figures and a picture.
+    """Run the experiments of articles: test their claims, print the verdicts, save figures and pictures.
 
-    The exit code is 0 whatever the verdict, 1 if a run broke.
+    The exit code is 0 whatever the verdict, 1 if a run failed.
     """
     from kexue.experiments import list_experiments, run_experiment
     from kexue.experiments.registry import BUDGETS
-    from kexue.methods import get_method
+    from kexue.methods import METHODS, get_method
 
+    named = [get_method(name) for name in slugs or []]  # an unknown name fails before anything runs
     if listing:
-        _list(out, folder)
+        _list(out, named or METHODS, folder)
         return
-    wanted = [entry.slug for entry in list_experiments()] if every else list(slugs or [])
+    wanted = list(dict.fromkeys(entry.slug for entry in (list_experiments() if every else named)))
     if not wanted:
         raise typer.BadParameter("name an article, or give --all; `kexue reproduce --list` shows them")
     if budget not in BUDGETS:
         raise typer.BadParameter(f"--budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
-    wanted = list(dict.fromkeys(get_method(name).slug for name in wanted))  # an unknown name fails before anything runs
-    broken = 0
+    failed = 0
     for slug in wanted:
-        report = _kept(folder / slug, budget, out.seed) if resume else None
+        report = _load_report(folder / slug, budget, out.seed) if resume else None
         try:
             report = report or run_experiment(slug, budget=budget, seed=out.seed, data=data, out=folder / slug)
         except DataError as error:
             if not every:
                 raise
-            broken += 1
+            failed += 1
             print_failure(error)
             continue
-        out.emit(report.to_json() | {"verdict": report.verdict}, partial(_shown, report, folder))
-    if broken:
+        out.emit(report.to_json() | {"verdict": report.verdict}, partial(_render, report, folder))
+    if failed:
         raise typer.Exit(1)
 
 
-def _kept(folder: Path, budget: str, seed: int) -> Report | None:
+def _load_report(folder: Path, budget: str, seed: int) -> Report | None:
+    """The report in `folder` if it is of this budget and seed."""
     from kexue.experiments import Report
 
     if not (folder / "report.json").is_file():
@@ -81,19 +91,18 @@ def _kept(folder: Path, budget: str, seed: int) -> Report | None:
     return report if (report.budget, report.seed) == (budget, seed) else None
 
 
-def _list(out: Output, folder: Path) -> None:
-    """The catalogue with the verdicts of reports in `folder`, else of those recorded with this version."""
+def _list(out: Output, methods: Iterable[Method], folder: Path) -> None:
+    """Print articles with the verdicts of reports in `folder`, else of those recorded with this version."""
     from rich.table import Table
 
-    from kexue.experiments.registry import recorded, summary
-    from kexue.experiments.report import Report
-    from kexue.methods import METHODS
+    from kexue.experiments import Report
+    from kexue.experiments.registry import load_recorded, summary
 
     rows: list[dict[str, Any]] = []
-    known = recorded()
-    for method in METHODS:
+    recorded = load_recorded()
+    for method in methods:
         own = folder / method.slug
-        found = summary(Report.load(own)) if (own / "report.json").is_file() else known.get(method.slug, {})
+        entry = summary(Report.load(own)) if (own / "report.json").is_file() else recorded.get(method.slug, {})
         rows.append(
             {
                 "slug": method.slug,
@@ -101,7 +110,7 @@ def _list(out: Output, folder: Path) -> None:
                 "archive": method.archive,
                 "also": list(method.also),
                 "status": method.status,
-                **{key: found.get(key) for key in ("verdict", "reproduced", "claims", "effect", "seconds", "date")},
+                **{key: entry.get(key) for key in ("verdict", "reproduced", "claims", "effect", "seconds", "date")},
             }
         )
     if out.json:
@@ -117,7 +126,8 @@ def _list(out: Output, folder: Path) -> None:
     out.emit({}, lambda: table)
 
 
-def _shown(report: Report, folder: Path) -> Any:
+def _render(report: Report, folder: Path) -> str:
+    """A report as text."""
     lines = [f"{report.slug} ({report.title_zh}, https://kexue.fm/archives/{report.archive})", f"  {report.claim}"]
     for claim in report.claims:
         lines.append(f"  [{claim.verdict}] {claim.text}")

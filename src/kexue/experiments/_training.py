@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -57,22 +57,11 @@ def fit(
         NonFiniteLossError: the loss or a parameter became infinite or NaN.
         KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP arrived.
     """
-    nn = import_optional("torch.nn", extra="train")
-    from kexue.train import LossOutput, TrainConfig, Trainer
+    from kexue.train import TrainConfig, Trainer
 
-    batches, several = list(batches), isinstance(optimizers, Sequence)
+    batches = list(batches)
     answers: list[Any] = []
     times: list[float] = []
-
-    class Task(nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.parts = nn.ModuleList(modules if isinstance(modules, Sequence) else [modules])
-
-        def training_step(self, batch: Any, *, optimizer_index: int = 0, generator: Any = None) -> LossOutput:
-            if not times:
-                times.append(time.perf_counter())
-            return LossOutput(loss(batch, optimizer_index) if several else loss(batch))
 
     def record(_model: Any) -> dict[str, float]:
         if evaluate is not None:
@@ -85,18 +74,34 @@ def fit(
             raise _TargetReachedError
 
     if batches:
-        with tempfile.TemporaryDirectory() as folder:
+        task = _build_task(modules, loss, several=isinstance(optimizers, Sequence), times=times)
+        with tempfile.TemporaryDirectory() as folder, suppress(_TargetReachedError):
             rare = len(batches)  # one checkpoint, at the end
             config = TrainConfig(
                 folder, epochs=1, precision="fp32", device="cpu", log=(), eval_every=every or rare, save_every=rare
             )
-            trainer = Trainer(Task(), optimizers, config, schedulers=scheduler, callbacks=[after_step])
-            try:
-                if trainer.fit(batches, evaluate=record).interrupted:
-                    raise KeyboardInterrupt
-            except _TargetReachedError:
-                pass
+            trainer = Trainer(task, optimizers, config, schedulers=scheduler, callbacks=[after_step])
+            if trainer.fit(batches, evaluate=record).interrupted:
+                raise KeyboardInterrupt
     return Training(answers, max(len(times) - 1, 0), times[-1] - times[0] if times else 0.0)
+
+
+def _build_task(modules: Any, loss: Callable[..., Any], *, several: bool, times: list[float]) -> Any:
+    """A module whose step is `loss`; it notes in `times` when the first step begins."""
+    nn = import_optional("torch.nn", extra="train")
+    from kexue.train import LossOutput
+
+    class Task(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(modules if isinstance(modules, Sequence) else [modules])
+
+        def training_step(self, batch: Any, *, optimizer_index: int = 0, generator: Any = None) -> LossOutput:
+            if not times:
+                times.append(time.perf_counter())
+            return LossOutput(loss(batch, optimizer_index) if several else loss(batch))
+
+    return Task()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Experiments by slug: register with `@experiment`, run with `run_experiment`."""
+"""Experiments by slug: registration with `@experiment`, running with `run_experiment`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import kexue
-from kexue.errors import DataError
+from kexue.errors import DataError, UnknownArticleError
 from kexue.experiments.report import Report
 from kexue.methods import get_method, list_methods
 
@@ -36,7 +36,10 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A registered experiment: what it claims, the data sets it can use, minutes at budget `small` on two cores."""
+    """A registered experiment: its claim, the data sets it can use, minutes at budget `small` on two cores.
+
+    `effect` is the template that `fill_effect` completes.
+    """
 
     slug: str
     claim: str
@@ -58,9 +61,9 @@ def experiment(
     Args:
         slug: a slug of `kexue.methods`; the experiment lives in the module named after it, `-` turned into `_`.
         claim: the article's claim in one sentence.
-        effect: how large what is found is, in parts separated by ``"; "``, with names of figures in braces.
-        data: names of the optional data sets it uses when they are there.
-        minutes: how long the budget ``"small"`` takes on two cores.
+        effect: size of the effect, in parts separated by ``"; "``, with names of figures in braces.
+        data: names of optional data sets, used where the data folder has them.
+        minutes: duration of the budget ``"small"`` on two cores.
     """
     get_method(slug)
 
@@ -72,16 +75,20 @@ def experiment(
 
 
 def list_experiments() -> list[Experiment]:
-    """Every experiment there is, in the order of the catalogue."""
+    """All experiments, in the order of the catalogue."""
     return [get_experiment(method.slug) for method in list_methods(status="working")]
 
 
 def get_experiment(slug: str) -> Experiment:
-    """The experiment of one article; KeyError for a slug that is unknown or only planned."""
+    """The experiment of one article.
+
+    Raises:
+        UnknownArticleError: a KeyError: the article is unknown, or has no experiment yet.
+    """
     method = get_method(slug)
     if method.status == "planned":
         working = ", ".join(m.slug for m in list_methods(status="working"))
-        raise KeyError(f"{slug!r} is planned: no experiment yet. Working ones: {working}")
+        raise UnknownArticleError(f"{slug!r} is planned and has no experiment yet.", remedy=f"Choose one of {working}.")
     importlib.import_module(f"kexue.experiments.{method.experiment.replace('-', '_')}")
     return _REGISTRY[method.slug]
 
@@ -97,22 +104,22 @@ def run_experiment(
     """Run one experiment and return its report, saved into `out` when a folder is given.
 
     Args:
-        slug: which article: its slug, archive number or address.
+        slug: slug, archive number or address of the article.
         budget: ``"smoke"`` (seconds), ``"small"`` (minutes, the recorded one) or ``"full"``.
-        seed: everything random derives from it.
+        seed: random seed.
         data: folder with the optional data sets; None reads the environment variable KEXUE_DATA.
         out: folder for `report.json` and `figure.png`.
 
     Raises:
-        KeyError: unknown slug, or an article without an experiment yet.
-        DataError: not one claim could be tested, for want of data.
+        UnknownArticleError: a KeyError: the article is unknown, or has no experiment yet.
+        DataError: the data for every one of the claims are missing.
     """
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {BUDGETS}, got {budget!r}")
     method, entry = get_method(slug), get_experiment(slug)
     slug = method.slug
     start = time.perf_counter()
-    result = entry.run(budget, seed, data_folder(data))
+    result = entry.run(budget, seed, find_data_folder(data))
     report = dataclasses.replace(
         result,
         slug=slug,
@@ -124,22 +131,22 @@ def run_experiment(
         seed=seed,
         seeds=result.seeds or (seed,),
         budget=budget,
-        versions=_versions(),
-        machine=_machine(),
+        versions=_list_versions(),
+        machine=_describe_machine(),
         command=f"kexue reproduce {slug} --seed {seed}" + ("" if budget == "small" else f" --budget {budget}"),
         seconds=round(time.perf_counter() - start, 3),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-    _ = report.verdict  # raises when no claim was left to test
+    _ = report.verdict  # raises where no claim could be tested
     return report.save(out) if out is not None else report
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """What a list says of a report: verdict, claims, size of the effect, seconds, date."""
-    right = sum(claim.verdict == "reproduced" for claim in report.claims)
+    """The row of a report in a list: verdict, claims, size of the effect, seconds, date."""
+    reproduced = sum(claim.verdict == "reproduced" for claim in report.claims)
     return {
         "verdict": report.verdict,
-        "reproduced": right,
+        "reproduced": reproduced,
         "claims": len(report.claims),
         "effect": report.effect,
         "seconds": report.seconds,
@@ -147,31 +154,36 @@ def summary(report: Report) -> dict[str, Any]:
     }
 
 
-def recorded() -> dict[str, dict[str, Any]]:
-    """`summary` of the reports that were recorded with this version, by slug."""
+def load_recorded() -> dict[str, dict[str, Any]]:
+    """Summaries of the reports recorded with this version, by slug."""
     text = importlib.resources.files("kexue.experiments").joinpath("recorded.json").read_text(encoding="utf-8")
-    found: dict[str, dict[str, Any]] = json.loads(text)
-    return found
+    summaries: dict[str, dict[str, Any]] = json.loads(text)
+    return summaries
 
 
 def fill_effect(effect: str, report: Report) -> str:
-    """A text with the report's figures for their names, without the parts whose figures it lacks for want of data."""
+    """Replace names in braces by the report's figures; leave out parts of the text whose figures the report lacks."""
     parts = [part for part in effect.split("; ") if all(n in report.figures for n in _NAMES.findall(part))]
     return "; ".join(_NAMES.sub(lambda name: str(report.figures[name[1]]), part) for part in parts)
 
 
-def data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder of optional data sets: the argument, else KEXUE_DATA, else None; it must exist when it is named."""
+def find_data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
+    """The folder of optional data sets: `data`, else the environment variable KEXUE_DATA, else None.
+
+    Raises:
+        DataError: the folder does not exist.
+    """
     named = data if data is not None else os.environ.get("KEXUE_DATA") or None
     if named is None:
         return None
     folder = Path(named)
     if not folder.is_dir():
-        raise DataError("no such data folder.", path=folder, remedy="Unset KEXUE_DATA, or correct it.")
+        remedy = "Unset KEXUE_DATA, or correct it." if data is None else "Name an existing folder, or none."
+        raise DataError("no such data folder.", path=folder, remedy=remedy)
     return folder
 
 
-def _versions() -> dict[str, str]:
+def _list_versions() -> dict[str, str]:
     versions = {"kexue": kexue.__version__, "python": platform.python_version()}
     for package in ("numpy", "scipy", "torch", "transformers", "scikit-learn"):
         try:
@@ -181,13 +193,13 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _machine() -> dict[str, str | int]:
+def _describe_machine() -> dict[str, str | int]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {"cpu": _cpu_name(), "cores": cores, "memory_bytes": memory, "device": "cpu"}
+    return {"cpu": _read_cpu_name(), "cores": cores, "memory_bytes": memory, "device": "cpu"}
 
 
-def _cpu_name() -> str:
+def _read_cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""What an experiment returns: its claims, its figures, a verdict, and the file that keeps them."""
+"""The report of an experiment: claims, figures, the verdict, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a report, with its interval and what was expected of it.
+    """One number of a report, with its interval and the expected value.
 
-    `source` says where `expected` comes from: ``"article"``, ``"paper"`` or ``"computed"``.
+    `n` is the size of the sample, `source` the origin of `expected`: ``"article"``, ``"paper"`` or ``"computed"``.
     """
 
     value: float
@@ -50,7 +50,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence that can turn out false, the rule that decided it, and the figures the rule read."""
+    """A falsifiable sentence, its verdict, the rule that decides it, and the names of the figures in the rule."""
 
     text: str
     verdict: Verdict
@@ -72,12 +72,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that `report.json` holds (fields in `docs/reference`), plus `draw` for its picture.
-
-    `effect` says how large what was found is, in one phrase with units and intervals: a verdict alone hides that.
+    """The content of `report.json`, and `draw`, which paints the picture.
 
     An experiment fills `claims`, `figures`, `seeds`, `data`, `notes` and `draw`; `run_experiment` adds the rest.
-    `draw(figure)` paints on an empty matplotlib figure and is not saved.
+
+    Attributes:
+        claims: the claims, each with its verdict.
+        figures: the numbers by name.
+        notes: remarks, such as what was left out.
+        seeds: seeds of the runs that figures are means over.
+        data: a name, split and size for each data set.
+        draw: called with an empty matplotlib figure; not saved.
+        effect: size of the effect in one phrase with units and intervals, which a verdict alone does not show.
+        figure: name of the picture's file beside the report; None without one.
     """
 
     claims: tuple[Claim, ...]
@@ -111,7 +118,7 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """`reproduced` when every claim is, `not reproduced` when none is even partly, else `partly`."""
+        """`reproduced` or `not reproduced` when that is the verdict of every claim, else `partly`."""
         verdicts = {claim.verdict for claim in self.claims}
         if not verdicts:
             raise DataError(
@@ -121,7 +128,7 @@ class Report:
         return verdicts.pop() if len(verdicts) == 1 else "partly"
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values, in the order of the file."""
+        """Plain JSON values, in the order of the file."""
         claims = [dataclasses.asdict(claim) | {"figures": list(claim.figures)} for claim in self.claims]
         figures = {
             name: {key: value for key, value in dataclasses.asdict(figure).items() if value is not None}
@@ -152,7 +159,7 @@ class Report:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> Report:
-        """Write `report.json` and, where matplotlib is installed, `figure.png` into `folder`; return what was saved."""
+        """Write `report.json` and, with matplotlib installed, `figure.png` into `folder`; return the saved report."""
         target = Path(folder)
         saved = self
         if self.draw is not None:
@@ -168,7 +175,11 @@ class Report:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
-        """Read a report back from its folder or from the file itself."""
+        """Read a report from its folder or from the file itself.
+
+        Raises:
+            DataError: the file is not a report.
+        """
         source = Path(path)
         source = source / "report.json" if source.is_dir() else source
         try:
@@ -182,5 +193,9 @@ class Report:
             for name in ("notes", "seeds", "data"):
                 values[name] = tuple(record[name])
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise DataError(f"not an experiment report ({error!r}).", path=source) from error
+            raise DataError(
+                f"not an experiment report ({error!r}).",
+                path=source,
+                remedy="Name the output folder of one experiment.",
+            ) from error
         return cls(**values)
