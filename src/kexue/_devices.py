@@ -1,4 +1,4 @@
-"""Where the arithmetic runs, and in which precision it may."""
+"""Device and threads of torch, and whether a device has bfloat16."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 
 
 def set_threads() -> None:
-    """Give torch `KEXUE_THREADS` threads, where that is set; ValueError when it is no positive number."""
+    """Set torch's number of threads to the environment variable `KEXUE_THREADS`, if there is one.
+
+    Raises:
+        ValueError: it is not a positive whole number.
+    """
     threads = os.environ.get("KEXUE_THREADS")
     if threads is not None:
         if not threads.isdecimal() or int(threads) < 1:
@@ -18,7 +22,11 @@ def set_threads() -> None:
 
 
 def choose_device(device: str) -> torch.device:
-    """Settle ``"auto"``: `KEXUE_DEVICE`, else cuda, mps, cpu in this order; ValueError for one that does not work."""
+    """Return the named device; for ``"auto"`` that of `KEXUE_DEVICE`, else the first of cuda, mps, cpu that works.
+
+    Raises:
+        ValueError: the device is unknown or does not work on this machine.
+    """
     if device == "auto":
         device = os.environ.get("KEXUE_DEVICE") or "auto"
     if device == "auto":
@@ -26,14 +34,14 @@ def choose_device(device: str) -> torch.device:
     try:
         if torch.empty(0, device=device).device.type in ("cpu", "cuda", "mps"):
             return torch.device(device)
-        reason = "not a place to compute"
+        reason = "no tensors can be computed on it"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
     raise ValueError(f"device {device!r} cannot be used here ({reason}); expected auto, cpu, cuda or mps.")
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Tell whether `device` multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    """True if `device` multiplies bfloat16 in hardware; elsewhere bfloat16 is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:

@@ -1,4 +1,4 @@
-"""Pictures in one style, drawn without matplotlib's global state."""
+"""Pictures in one style, independent of matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any
 from kexue._files import replacing
 from kexue._optional import import_optional
 
-_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei")  # the latter two draw Chinese
+_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei")  # the last two have Chinese characters
 
 
 def save_picture(draw: Callable[[Any], None], path: str | os.PathLike[str]) -> None:
-    """Let `draw` paint on an empty matplotlib figure in the house style, and write it to `path` as PNG."""
+    """Write a picture as PNG.
+
+    Args:
+        draw: paints on the empty matplotlib figure that it is called with.
+        path: the file; its folder is made where it is missing.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     matplotlib = import_optional("matplotlib")
     figure_module = import_optional("matplotlib.figure")
     installed = set(import_optional("matplotlib.font_manager").get_font_names())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue._optional import import_optional
+from kexue.corpus.open import open_bytes
 from kexue.errors import MissingDependencyError, ModelNotFoundError
 from kexue.experiments.registry import Budget
 from kexue.similarity import PairDataset, load_pairs
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ENGLISH = ("stsb_en", "sick", "sts12", "sts13", "sts14", "sts15", "sts16")
 CHINESE = ("atec", "bq", "lcqmc", "pawsx_zh", "stsb_zh")  # the five sets of archives/8321
@@ -136,9 +136,9 @@ def describe_pairs(pairs: Sequence[PairDataset]) -> tuple[dict[str, Any], ...]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a gzipped text, without their ends."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
+    """Lines of a text, compressed or not, without their ends."""
+    with open_bytes(str(path)) as file:
+        for line in io.TextIOWrapper(file, encoding="utf-8"):
             yield line.rstrip("\n")
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from kexue._arrays import Array
 from kexue._optional import import_optional
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def score_retrieval(embeddings: Array, classes: Array) -> tuple[float, float]:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from kexue import optim
+from kexue._arrays import Array
 from kexue._optional import import_optional
-from kexue.experiments._data import Array, attempt
+from kexue.experiments._data import attempt
 from kexue.experiments._optimizers import (
     bind_rate,
     claim_as_accurate,

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.experiments._data import Array, split_digits
+from kexue.experiments._data import split_digits
 from kexue.experiments._measures import score_retrieval
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report, Verdict

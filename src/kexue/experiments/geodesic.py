@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.experiments._data import Array, attempt, load_character_vectors, read_lines
+from kexue._arrays import Array
+from kexue.experiments._data import attempt, load_character_vectors, read_lines
 from kexue.experiments._measures import bootstrap_interval
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.experiments._data import Array, attempt
+from kexue._arrays import Array
+from kexue.experiments._data import attempt
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import (

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue._optional import import_optional
-from kexue.experiments._data import Array, attempt, split_digits
+from kexue.experiments._data import attempt, split_digits
 from kexue.experiments._training import build_mlp, fit, share_right, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue.experiments._data import Array
+from kexue._arrays import Array
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import rotation_between

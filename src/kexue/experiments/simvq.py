@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from kexue import nn as layers
+from kexue._arrays import Array
 from kexue._optional import import_optional
-from kexue.experiments._data import Array, attempt, split_digits
+from kexue.experiments._data import attempt, split_digits
 from kexue.experiments._training import build_mlp, fit, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report

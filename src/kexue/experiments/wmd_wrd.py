@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue.demo.docstrings import standard_library
 from kexue.experiments import _data
 from kexue.experiments._measures import bootstrap_interval
@@ -34,7 +35,6 @@ from kexue.similarity import (
 )
 from kexue.similarity.transport.distances import wmd_problem, wrd_problem
 
-Array = _data.Array
 Tokens = Callable[[list[str]], list[tuple[list[str], Array]]]  # texts -> their tokens and (m, d) vectors
 
 ENGLISH = ("stsb_en", "sick")
