@@ -35,7 +35,7 @@ from kexue.similarity import (
     word_rotators_distance,
     wrd_centroid_bound,
 )
-from kexue.similarity.transport.distances import wmd_problem, wrd_problem
+from kexue.similarity.transport.problems import wmd_problem, wrd_problem
 
 GOAL = 20.0
 BOUND_PAIRS = 10_000

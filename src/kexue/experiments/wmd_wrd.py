@@ -33,7 +33,7 @@ from kexue.similarity import (
     word_rotators_distance,
     wrd_centroid_bound,
 )
-from kexue.similarity.transport.distances import wmd_problem, wrd_problem
+from kexue.similarity.transport.problems import wmd_problem, wrd_problem
 
 Tokens = Callable[[list[str]], list[tuple[list[str], Array]]]  # texts -> their tokens and (m, d) vectors
 

@@ -55,16 +55,18 @@ if TYPE_CHECKING:
         wrd_centroid_bound as wrd_centroid_bound,
     )
     from kexue.similarity.transport.distances import (
-        ExplainedPair as ExplainedPair,
-        Explanation as Explanation,
         emd as emd,
-        explain as explain,
         product_upper_bound as product_upper_bound,
         word_movers_distance as word_movers_distance,
         word_rotators_distance as word_rotators_distance,
         word_rotators_similarity as word_rotators_similarity,
     )
     from kexue.similarity.transport.entropic import SinkhornResult as SinkhornResult, sinkhorn as sinkhorn
+    from kexue.similarity.transport.explanation import (
+        ExplainedPair as ExplainedPair,
+        Explanation as Explanation,
+        explain as explain,
+    )
     from kexue.similarity.transport.index import (
         TransportHits as TransportHits,
         TransportIndex as TransportIndex,
@@ -100,15 +102,13 @@ __getattr__, __dir__, __all__ = attach(
         "rotation": ("RotationOperator", "align_mean", "rotation_between"),
         "neighbours.summary": ("GeodesicSummarizer", "Summary"),
         "transport.distances": (
-            "ExplainedPair",
-            "Explanation",
             "emd",
-            "explain",
             "product_upper_bound",
             "word_movers_distance",
             "word_rotators_distance",
             "word_rotators_similarity",
         ),
+        "transport.explanation": ("ExplainedPair", "Explanation", "explain"),
         "transport.bounds": ("relaxed_wmd", "relaxed_wrd", "wcd", "wrd_centroid_bound"),
         "transport.index": ("TransportHits", "TransportIndex", "TransportStats"),
         "whitening.tuning": ("Tuned", "TunedRow", "tune_whitening"),

@@ -10,7 +10,7 @@ from kexue.similarity import (
     word_rotators_distance,
     wrd_centroid_bound,
 )
-from kexue.similarity.transport.distances import wmd_problem, wrd_problem
+from kexue.similarity.transport.problems import wmd_problem, wrd_problem
 
 ROUNDING = 1e-9  # far above the 1e-15 that float64 leaves, far below any real violation
 

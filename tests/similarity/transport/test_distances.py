@@ -153,12 +153,12 @@ def test_solver_names(monkeypatch):
 
     p, q, cost = problem(2)
     expected = emd(p, q, cost, solver="highs")
-    solvers._pot.cache_clear()
+    solvers._pot_solver.cache_clear()
     monkeypatch.setattr(solvers, "import_optional", absent)
     assert emd(p, q, cost) == expected  # "auto" falls back
     with pytest.raises(MissingDependencyError, match=r"kexue\[transport\]"):
         emd(p, q, cost, solver="pot")
-    solvers._pot.cache_clear()
+    solvers._pot_solver.cache_clear()
 
 
 @needs_pot
@@ -174,9 +174,9 @@ def test_pot_s_public_solver_serves_when_the_private_one_changed(monkeypatch):
     before = emd(p, q, cost, return_plan=True, solver="pot")
     with monkeypatch.context() as patch:
         patch.setattr(ot.lp.emd_wrap, "emd_c", changed)
-        solvers._pot.cache_clear()
+        solvers._pot_solver.cache_clear()
         after = emd(p, q, cost, return_plan=True, solver="pot")
-    solvers._pot.cache_clear()
+    solvers._pot_solver.cache_clear()
     np.testing.assert_allclose(after.plan, before.plan, atol=TIGHT)
     assert p @ after.dual_p + q @ after.dual_q == pytest.approx(before.distance, abs=TIGHT)
 

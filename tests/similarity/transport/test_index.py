@@ -98,7 +98,7 @@ def test_cut_vectors_change_nothing_but_the_work(kind):
     solved = 0
     for query in documents[290:]:
         hits = index.search(query + 0.01, 5)
-        assert index._table.cut
+        assert index._table.is_truncated
         ids, distances = brute(kind, documents[:290], query + 0.01, 5)
         assert (hits.ids, hits.distances.tolist()) == (ids, distances.tolist())
         solved += hits.stats.n_exact

@@ -1,4 +1,4 @@
-"""Sequences of token vectors, read and weighed for transport."""
+"""Sequences of token vectors and their weights, read for transport."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OnEmpty = Literal["inf", "raise"]
 
 
 def read_sequence(x: Any, name: str) -> Array:
-    """`x` as a finite numpy matrix (m, d), m >= 0, in its own dtype; an empty list is a sequence of 0 tokens."""
+    """Return `x` as a finite numpy matrix (m, d), m >= 0, of its dtype; an empty list is a sequence of 0 tokens."""
     x = reread(x)
     if not hasattr(x, "ndim") and not len(x):
         return np.empty((0, 0))
@@ -24,7 +24,7 @@ def read_sequence(x: Any, name: str) -> Array:
 
 
 def read_pair(x: Any, y: Any) -> tuple[Array, Array]:
-    """Both sequences in float64, of one dimension."""
+    """Return both sequences in float64; ValueError unless they have one dimension."""
     X, Y = (read_sequence(z, name).astype(np.float64) for z, name in ((x, "x"), (y, "y")))
     if len(X) and len(Y) and X.shape[1] != Y.shape[1]:
         raise ValueError(f"x and y must hold vectors of one dimension, got shapes {X.shape} and {Y.shape}")
@@ -32,13 +32,13 @@ def read_pair(x: Any, y: Any) -> tuple[Array, Array]:
 
 
 def read_weights(weights: Any, length: int, name: str) -> Array:
-    """Weights of sum 1: equal ones for None, else the given ones (counts will do) over their sum.
+    """Return weights of sum 1: equal ones for None, else the given ones (counts are fine) over their sum.
 
     Raises:
         ValueError: another length than the sequence's, negative, not finite, or all zero.
     """
     if weights is None:
-        return np.full(length, 1.0 / length) if length else np.empty(0)
+        return np.full(length, 1.0 / length) if length else np.empty(0)  # eq. 3 (7388): p_i = 1/n
     values = read_masses(weights, name)
     if len(values) != length:
         raise ValueError(f"{name} must hold one weight a token: expected {length}, got {len(values)}")
@@ -48,7 +48,7 @@ def read_weights(weights: Any, length: int, name: str) -> Array:
 
 
 def read_masses(masses: Any, name: str) -> Array:
-    """`masses` as a float64 vector, finite and >= 0."""
+    """Return `masses` as a float64 vector; ValueError unless finite and >= 0."""
     values = host(masses).astype(np.float64)
     if values.ndim != 1:
         raise ValueError(f"{name} must be a vector of masses, got shape {values.shape}")
@@ -59,7 +59,7 @@ def read_masses(masses: Any, name: str) -> Array:
 
 
 def positive_sum(values: Array, name: str) -> float:
-    """Sum of masses, which must not vanish."""
+    """Return the sum of masses; ValueError unless it is finite and above 0."""
     total = float(values.sum())
     if not 0 < total < np.inf:
         raise ValueError(f"{name} must have a finite sum above 0, got {total} over {len(values)} masses")
@@ -67,19 +67,19 @@ def positive_sum(values: Array, name: str) -> float:
 
 
 def directions(X: Array) -> tuple[Array, Array, Array]:
-    """The tokens that are not zero: which, their unit vectors, and their lengths over the sum of lengths."""
+    """Return which tokens are not zero, their unit vectors, and their lengths over the sum of lengths."""
     if not len(X):
         return np.zeros(0, bool), X, np.empty(0)
     largest = np.abs(X).max()
     X = X / largest if largest else X  # lengths neither over- nor underflow; their ratios stay
     lengths = np.sqrt(np.einsum("ij,ij->i", X, X))
-    kept = lengths > 0
-    lengths = lengths[kept]
-    return kept, X[kept] / lengths[:, None], lengths / lengths.sum()
+    nonzero = lengths > 0
+    lengths = lengths[nonzero]
+    return nonzero, X[nonzero] / lengths[:, None], lengths / lengths.sum()  # eq. 5 (7388): p_i = |w_i| / Z
 
 
 def empty_distance(X: Array, Y: Array, on_empty: str, what: str) -> float:
-    """Infinity, the distance to a sequence without tokens; ValueError where `on_empty` is ``"raise"``."""
+    """Return infinity, the distance to a sequence without tokens; ValueError where `on_empty` is ``"raise"``."""
     if on_empty == "raise":
         raise ValueError(
             f"{what} needs tokens that are not zero in both sequences, got shapes {X.shape} and {Y.shape}. "
@@ -89,6 +89,6 @@ def empty_distance(X: Array, Y: Array, on_empty: str, what: str) -> float:
 
 
 def check_option(value: object, name: str, allowed: tuple[object, ...]) -> None:
-    """ValueError unless `value` is one of `allowed`."""
+    """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
