@@ -48,9 +48,9 @@ def test_save_and_load_are_inverse(tmp_path):
 
 
 def test_the_picture_is_drawn(tmp_path):
-    saved = dataclasses.replace(report("reproduced"), draw=lambda figure: figure.add_subplot().plot([1, 2])).save(
-        tmp_path
-    )
+    saved = dataclasses.replace(
+        report("reproduced"), draw=lambda figure: figure.add_subplot(xlabel="x", ylabel="y").plot([1, 2])
+    ).save(tmp_path)
     assert saved.figure == "figure.png"
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 

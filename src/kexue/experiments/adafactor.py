@@ -41,7 +41,7 @@ _LENGTH, _VOCABULARY, _HIDDEN = 32, 1024, 128
 
 @experiment(
     "adafactor",
-    claim="AdaFactor trains like Adam and keeps a few numbers a row and a column of each matrix as its state.",
+    claim="AdaFactor trains like Adam, with a few numbers for each row and each column of a matrix as its state.",
     data=("poems_song_ci",),
     effect=(
         "state of BERT-base {state_bert_base_adam} to {state_bert_base_adafactor}; "
@@ -237,7 +237,7 @@ def _state_claims(memory: Mapping[str, list[int]], figures: Mapping[str, Figure]
             figures=["state_1024_adam", "state_1024_adafactor"],
         ),
         Claim.check(
-            "So does that of a whole BERT-base, of 109 million parameters.",
+            "The state of a whole BERT-base (109 million parameters) shrinks in the same way.",
             figures["state_bert_base_share"].value < 0.01,
             rule="state of all parameters, vectors too, below 1 % of Adam's",
             figures=["state_bert_base_adam", "state_bert_base_adafactor", "state_bert_base_share"],
@@ -255,11 +255,11 @@ def _factor_claims(figures: Mapping[str, Figure]) -> list[Claim]:
             figures=["slope_of_the_divergence", "gap_to_signs"],
         ),
         Claim.check(
-            "The product of the factors as it is written gives NaN in float32 for gradients of zero, since the "
-            "square of the epsilon underflows; dividing before multiplying does not (an addition of ours).",
+            "The product of the factors, computed as written, gives NaN in float32 for gradients of zero, because "
+            "the square of the epsilon underflows; dividing before multiplying does not (our addition).",
             figures["nan_from_zero_gradients_product"].value == 1
             and figures["nan_from_zero_gradients_ours"].value == 0,
-            rule="share of NaN in the first update of a matrix without gradient: all and none",
+            rule="share of NaN in the first update of a matrix whose gradient is 0: 1 and 0",
             figures=["nan_from_zero_gradients_product", "nan_from_zero_gradients_ours"],
         ),
     ]

@@ -178,13 +178,13 @@ def _recurrence_claims(figures: Mapping[str, Figure]) -> list[Claim]:
             figures=["form_gap"],
         ),
         Claim.check(
-            "As it is written the second moment leaves float32; normalised, it is finite and the weighted mean it "
-            "should be (an addition of ours).",
+            "The second moment as published overflows float32; normalised, it stays finite and is the weighted mean "
+            "(our addition).",
             value["raw_overflow_float32"] < 1_000_000
             and value["finite_share"] == 1
             and value["weighted_mean_gap"] < 1e-2,
-            rule="overflow before a million steps of gradients of size 1; after as many steps of the class, parameters "
-            "finite and v within 1 % of the mean of g^2 with weights (1 + beta2)^-t",
+            rule="overflow within a million steps of gradients of size 1; after a million steps of `AdaX`, "
+            "parameters finite and v within 1 % of the mean of g^2 with weights (1 + beta2)^-t",
             figures=["raw_overflow_float32", "steps_run", "finite_share", "weighted_mean_gap"],
         ),
     ]
@@ -193,11 +193,11 @@ def _recurrence_claims(figures: Mapping[str, Figure]) -> list[Claim]:
 def _response_claim(responses: Mapping[str, list[float]]) -> Claim:
     adam, adax = responses["adam"], responses["adax"]
     return Claim.check(
-        "Late in training the second moment stands still: a change of the gradients' size is seen less the later "
-        "it comes, in the end not at all, while Adam sees it at any time.",
+        "Late in training the second moment stops changing: the later the gradients change their size, the less it "
+        "follows, while Adam's follows at any time.",
         min(adam) > 0.5 and sorted(adax, reverse=True) == adax and adax[-1] < 0.01,
-        rule="share of the way that v has gone 1,000 steps after the gradients have grown tenfold: Adam's always "
-        "above a half, AdaX's falling, at last below 1 %",
+        rule="share of its final change that v has made 1,000 steps after the gradients grew tenfold: Adam's always "
+        "above 50 %, AdaX's falling, at the end below 1 %",
         figures=[f"seen_{name}_{t}" for name in _RATES for t in _CHANGES],
     )
 

@@ -49,10 +49,10 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     gaps = {f"gap_{name}": max(curve) for name, curve in curves.items()}
     return Report(
         _claims(gaps, steps),
-        {name: Figure(gap, unit="relative, largest", source="computed") for name, gap in gaps.items()},
+        {name: Figure(gap, unit="relative", source="computed") for name, gap in gaps.items()},
         notes=(
             "That LAMB allows much larger batches is its paper's claim about pretraining, and out of reach here.",
-            "Lookahead and lazy updates, the other two of the six, have an experiment of their own: lookahead-lazy.",
+            "Lookahead and lazy updates, the other two of the six, are in another experiment: lookahead-lazy.",
         ),
         draw=lambda figure: _draw(figure, curves),
     )

@@ -35,7 +35,8 @@ _PUBLISHED = {1: -0.14, 3: -0.45, 10: 0.91, 30: 3.23, 100: 5.00, 300: 6.12}  # m
 
 @experiment(
     "hubness",
-    claim="In high dimension few points are among the nearest of very many others; most are of none.",
+    claim="In high dimensions a few points are among the nearest neighbours of very many others, and most points of "
+    "none.",
     effect=(
         "skewness of the 10-occurrence {skewness_gaussian_3} at d = 3, {skewness_gaussian_100} at d = 100; "
         "share of the top fifth {top20_share}"
@@ -51,7 +52,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     share = hubness_report(np.random.default_rng(seed).normal(size=(size, dimension)), 5).top20_share
     spheres = _draw_spheres(n, seeds)
     figures = _figures(gaussians, share, spheres, n=n, comparable=budget != "smoke")
-    notes = ["the article's samples from a GAN are not reproduced here: that needs the GAN"]
+    notes = ["the article's samples from a GAN are not reproduced: the GAN is missing"]
     sentences: _Sentences | None = None
     if budget == "smoke":
         notes.append("sentence vectors are left out at this budget")
@@ -100,7 +101,7 @@ def _claims(figures: Mapping[str, Figure]) -> list[Claim]:
         Claim.check(
             "The ball's share of the cube around it vanishes: 2.5e-8 in 20 dimensions.",
             abs(value["ball_to_cube_ratio_20"] / 2.461e-8 - 1) < 1e-3,
-            rule="within 0.1 % of the value of the formula evaluated elsewhere",
+            rule="within 0.1 % of an independent evaluation of the formula",
             figures=["ball_to_cube_ratio_20"],
         ),
         Claim.check(
@@ -122,8 +123,8 @@ def _claims(figures: Mapping[str, Figure]) -> list[Claim]:
             figures=["top20_share"],
         ),
         Claim.check(
-            "It is the offset that matters for cosines, not the dimension alone: hubness is absent on the sphere, an "
-            "offset brings it back and subtracting the mean removes it (an addition of ours).",
+            "For cosines the offset matters, not the dimension alone: hubness is absent on the sphere, an offset "
+            "brings it back and subtracting the mean removes it (our addition).",
             abs(value["skewness_sphere_100"]) < 0.7
             and value["skewness_offset_cosine_100"] > 1.2
             and abs(value["skewness_offset_centred_cosine_100"]) < 0.7,

@@ -52,7 +52,7 @@ class _Gan(NamedTuple):
 
 @experiment(
     "lipschitz",
-    claim="Small spectral norms make a classifier sturdier; dividing by them makes the critic of a WGAN Lipschitz.",
+    claim="Small spectral norms make a classifier more robust; dividing by them makes the critic of a WGAN Lipschitz.",
     effect=(
         "error under attack {none_attacked_error} to {spectral_attacked_error} (clean {none_clean_error} to "
         "{spectral_clean_error}); gain over weight decay {spectral_gain_over_frobenius}; "
@@ -165,7 +165,7 @@ def _digit_figures(runs: Mapping[tuple[str, float], list[_Penalised]]) -> dict[s
         for what in ("bound", "clean_error", "attacked_error"):
             figures[f"{kind}_{what}"] = Figure.over_runs(getattr(run, what) for run in best)
     gain = attacked["frobenius"] - attacked["spectral"]
-    return figures | {"spectral_gain_over_frobenius": Figure.over_runs(gain, unit="of the images, attacked")}
+    return figures | {"spectral_gain_over_frobenius": Figure.over_runs(gain, unit="of attacked images")}
 
 
 # ---- measure: critics ----------------------------------------------------------------------------------------------
@@ -292,13 +292,13 @@ def _norm_claims(figures: Mapping[str, Figure]) -> list[Claim]:
             figures=["sigma_after_5_rounds"],
         ),
         Claim.check(
-            "A start of ones can miss the largest singular value; a random one does not (an addition of ours).",
+            "A start of ones can miss the largest singular value; a random one does not (our addition).",
             gaps["trap_from_ones"] < 1e-9 and gaps["trap_from_random"] < 1e-6,
             rule="on [[1, -1, 0], [-1, 1, 0], [0, 0, 1.5]]: 1.5 from ones, 2 from a random start, after 50 rounds",
             figures=["trap_from_ones", "trap_from_random"],
         ),
         Claim.check(
-            "The flattened kernel's norm is not that of the convolution (an addition of ours).",
+            "The flattened kernel's norm is not that of the convolution (our addition).",
             gaps["box_filter_reshaped"] < 1e-6 and gaps["box_filter_operator"] < 1e-4,
             rule="3 x 3 kernel of ones on 16 x 16 images: 3 against 8.7968",
             figures=["box_filter_reshaped", "box_filter_operator"],
@@ -328,8 +328,8 @@ def _digit_claims(figures: Mapping[str, Figure]) -> list[Claim]:
         Claim.check(
             "It withstands attacks better than weight decay, which penalises the larger Frobenius norm.",
             gain.low is not None and gain.low > 0.01,
-            rule="error under attack lower by 1 point for every seed, each at the coefficient, of three, best on "
-            "images that do not judge",
+            rule="error under attack lower by 1 point for every seed, each at the best of three coefficients, chosen "
+            "on other images",
             figures=[
                 "frobenius_clean_error",
                 "frobenius_attacked_error",
@@ -344,10 +344,11 @@ def _gan_claims(figures: Mapping[str, Figure], steps: int) -> list[Claim]:
     distance = {kind: figures[f"{kind}_distance"].value for kind in _CRITICS}
     return [
         Claim.check(
-            "Normalisation bounds the critic everywhere, near 1 (one round a step lags behind the weights); the "
-            "gradient penalty acts between samples only.",
+            "Normalisation bounds the critic everywhere, near 1 (one power iteration per step lags behind the "
+            "weights); the gradient penalty acts between samples only.",
             figures["normalised_critic_bound"].value < 1.1,
-            rule="largest Lipschitz bound of the normalised critics below 1.1 after training; the others' are shown",
+            rule="largest Lipschitz bound of the normalised critics below 1.1 after training; those of the others "
+            "for comparison",
             figures=[f"{kind}_critic_bound" for kind in _CRITICS],
         ),
         Claim.check(

@@ -26,7 +26,8 @@ _CURVATURE = np.logspace(-2, 0, 20)
 
 @experiment(
     "lookahead-lazy",
-    claim="Lookahead calms any optimizer, and lazy updates keep momentum from moving words that the batch lacks.",
+    claim="Lookahead reduces the noise of any optimizer, and lazy updates keep momentum from moving words absent "
+    "from the batch.",
     effect=(
         "loss on a noisy quadratic {noisy_loss_sgd} to {noisy_loss_lookahead_slow}; "
         "gain in accuracy by lazy rows {gain_masked}"
@@ -45,7 +46,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         (*_lookahead_claims(figures), *_lazy_claims(figures)),
         figures,
         notes=(
-            "The article's own trial, an LSTM on IMDB, is not repeated, for want of the data. The toy has a Zipf tail.",
+            "The article's own trial, an LSTM on IMDB, is not repeated: the data are missing. The toy has a Zipf tail.",
             "Between synchronisations the fast weights gain less than SGD does by half the rate.",
         ),
         seeds=seeds,
@@ -203,9 +204,9 @@ def _lazy_claims(figures: Mapping[str, Figure]) -> list[Claim]:
     lows = [figures[f"gain_{way}"].low or 0.0 for way in ("masked", "strict")]
     return [
         Claim.check(
-            "Adam goes on moving rows that are not in the batches any more; lazy updates leave them.",
+            "Adam keeps moving rows that no longer occur in the batches; lazy updates leave them in place.",
             moves["adam"] > 1e-3 and moves["masked"] == moves["strict"] == 0,
-            rule="mean move of unseen rows in 50 steps: above 1e-3 with Adam, exactly 0 with either mode",
+            rule="mean move of absent rows in 50 steps: above 1e-3 with Adam, exactly 0 with either mode",
             figures=[f"drift_{way}" for way in _WAYS],
         ),
         Claim.check(

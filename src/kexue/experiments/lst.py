@@ -54,7 +54,8 @@ class _Transfer(NamedTuple):
 
 @experiment(
     "lst",
-    claim="A ladder beside a frozen backbone trains in a fraction of the memory and time, nearly as well as all of it.",
+    claim="A ladder beside a frozen backbone trains in a fraction of the memory and time, nearly as well as full "
+    "tuning.",
     data=("thucnews_titles", "fewclue_tnews"),
     effect=(
         "kept for backward {saved_share_ladder}; "
@@ -321,11 +322,12 @@ def _cost_claims(cost: Mapping[str, _Cost], figures: Mapping[str, Figure]) -> li
         Claim.check(
             "Adapters train as few parameters and save much less.",
             1 - saved_ladder > 2 * (1 - saved_adapters) and cost["adapters"].trained < 0.1 * cost["full"].trained,
-            rule="the ladder saves at least twice what adapters save (the paper: 2.7 times); these train under a tenth",
+            rule="the ladder saves at least twice as much as adapters (the paper: 2.7 times); these train less than "
+            "a tenth",
             figures=["saved_share_adapters", "saved_share_ladder", "trained_adapters", "trained_ladder"],
         ),
         Claim.check(
-            "The backward pass of a ladder is several times as cheap as that of adapters or of full tuning.",
+            "The backward pass of a ladder costs several times less than that of adapters or of full tuning.",
             3 * cost["ladder"].work < min(cost["adapters"].work, cost["full"].work),
             rule="multiplications in its matrix products: less than a third of either",
             figures=["backward_work_full", "backward_work_adapters", "backward_work_ladder"],

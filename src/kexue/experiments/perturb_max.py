@@ -94,7 +94,7 @@ def _distribution_claims(figures: Mapping[str, Figure]) -> list[Claim]:
             figures=["broken_properties"],
         ),
         Claim.check(
-            "Nodes that crowd at both ends give small probabilities that midpoints miss (an addition of ours).",
+            "Nodes that are dense at both ends give small probabilities that midpoints miss (our addition).",
             value["our_error_64_nodes"] < 1e-3 and value["midpoint_error_64_nodes"] > 0.1,
             rule="error of log p at 64 nodes, normal noise, scores 6 apart: below 0.001 against above 0.1",
             figures=["midpoint_error_64_nodes", "our_error_64_nodes"],

@@ -24,7 +24,7 @@ _ANGLES = np.logspace(-4, 0, 9)  # between b and -a
 
 @experiment(
     "rotation",
-    claim="An orthogonal matrix from a to b is written down in closed form, in three ways, without a basis.",
+    claim="Three closed forms give an orthogonal matrix from a to b, without a basis.",
     effect="largest error of orthogonality in float32 near b = -a: as written {article_form_error_float32}; "
     "normalised {normalised_form_error_float32}",
     minutes=0.1,
@@ -96,7 +96,7 @@ def _claims(figures: Mapping[str, Figure]) -> tuple[Claim, ...]:
         ),
         Claim.check(
             "Near b = -a the map stays orthogonal in float32 when s is normalised, and not when the formula is "
-            "computed as it is written (an addition of ours: the article does not treat rounding).",
+            "computed as written (our addition: the article does not treat rounding).",
             value["normalised_form_error_float32"] < 1e-5 < value["article_form_error_float32"],
             rule="largest entry of T'T - I at an angle of 1e-4 from b = -a, d = 64: below and above 1e-5",
             figures=["article_form_error_float32", "normalised_form_error_float32"],

@@ -252,7 +252,8 @@ def _usage_claims(figures: Mapping[str, Figure]) -> list[Claim]:
 
     return [
         Claim.check(
-            "Where a plain codebook leaves most codes dead, a frozen codebook behind a learnt W uses far more of them.",
+            "Where a plain codebook leaves most codes unused, a frozen codebook behind a learnt W uses far more of "
+            "them.",
             value["clusters_usage_plain"] < 0.5
             and value["clusters_usage_linear"] > value["clusters_usage_plain"] + 0.1,
             rule="usage on clustered vectors: plain below 0.5, linear higher by 0.1 at least",
@@ -273,13 +274,13 @@ def _usage_claims(figures: Mapping[str, Figure]) -> list[Claim]:
         decide(
             "W alone also quantises with a smaller error than a plain codebook.",
             lambda where: value[f"{where}_mse_linear"] < value[f"{where}_mse_plain"],
-            "mean squared error on fresh vectors: linear below plain",
+            "mean squared error on vectors not trained on: linear below plain",
             ["mse_linear", "mse_plain"],
         ),
         decide(
             "Training the codebook together with W quantises better than W alone.",
             lambda where: value[f"{where}_mse_both"] < value[f"{where}_mse_linear"],
-            "mean squared error on fresh vectors: both below linear",
+            "mean squared error on vectors not trained on: both below linear",
             ["mse_both", "mse_linear", "usage_both"],
         ),
     ]
@@ -290,13 +291,13 @@ def _digit_claims(digits: Mapping[str, tuple[float, float]]) -> list[Claim]:
     gains = [digits[f"{name}_rotation"][1] / digits[f"{name}_straight_through"][1] for name in _CODEBOOKS]
     return [
         Claim.check(
-            "Inside an autoencoder the linear codes are used more, and images come back with a smaller error.",
+            "In an autoencoder more of the linear codes are used, and images are reconstructed with a smaller error.",
             linear > plain and linear_error < plain_error,
             rule="digits never trained on, straight-through: usage higher and error lower than with plain codes",
             figures=[f"digits_{what}_{name}_straight_through" for what in ("usage", "mse") for name in _CODEBOOKS],
         ),
         Claim.check(
-            "Put in place of straight-through, the rotation alone brings no gain (the author's own trial).",
+            "In place of straight-through, the rotation alone brings no gain (the author's own trial).",
             min(gains) > 0.98,
             rule="error on digits at most 2 % lower than straight-through's, with plain and with linear codes",
             figures=[

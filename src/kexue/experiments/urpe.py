@@ -118,7 +118,7 @@ def _claims(runs: _Runs, figures: Mapping[str, Figure], n: int, steps: int) -> t
 
     return (
         blind("Relative positions inside the softmax leave the probe at chance.", "bias", "t5", "rotary"),
-        blind("So do no positions at all, and a causal mask does not help (the latter is ours).", "none", "causal"),
+        blind("So does a model without positions, and a causal mask does not help (our addition).", "none", "causal"),
         _reason_claim(figures),
         sees("Absolute positions pass.", "sinusoidal", "learned"),
         sees("A Toeplitz factor after the softmax passes, with a bias as with rotary positions.", *_GATED),
@@ -132,8 +132,8 @@ def _reason_claim(figures: Mapping[str, Figure]) -> Claim:
     return Claim.check(
         "The reason: all rows of the weights sum to 1, so that equal tokens get equal outputs.",
         all(value < 1e-5 if kind in _BLIND else value > 1e-5 for kind, value in spread.items()),
-        rule="outputs of any two places within 1e-5 for the blind ones and farther apart for the others before "
-        "training; those with a gate of ones start blind and are left out",
+        rule="before training, outputs of any two places within 1e-5 where the probe fails, and farther apart where "
+        "it passes; gates, which start as ones, are left out",
         figures=[f"spread_{kind}" for kind in spread],
     )
 

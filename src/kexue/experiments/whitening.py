@@ -42,8 +42,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     if sets.absent:
         notes.append(f"left out for want of data: {', '.join(sets.absent)}")
     notes.append(
-        "not tested, for want of Chinese BERT and SimBERT weights: which pooling is best, whether larger models are, "
-        "and that SimBERT is best on every set but PAWSX"
+        "not tested, since weights of Chinese BERT and SimBERT are missing: which pooling is best, whether larger "
+        "models are better, and that SimBERT is best on every set but PAWSX"
     )
     return Report(
         tuple(_claims(results)),
@@ -71,7 +71,9 @@ def _evaluate_all(sets: _data.SimilarityData, draws: int, seed: int, notes: list
         notes.append(f"MiniLM: statistics of the {len(texts)} texts of all English sets of the run together")
         if len(sets.english) > 1:
             results["MiniLM, own texts"] = evaluate(sets.sentences, sets.english[:1], {"whitened": None})
-            notes.append("own texts: by the few texts of one set alone, whitening 384 dimensions does more harm")
+            notes.append(
+                "own texts: with statistics of the few texts of one set, whitening 384 dimensions does more harm"
+            )
     if sets.chinese and sets.characters is not None:
         results["characters"] = evaluate(sets.characters, sets.chinese, {"whitened": None, "truncated": 67})
     return results
@@ -143,7 +145,7 @@ def _by_post(result: Evaluation) -> dict[str, dict[str, Any]]:
 def _anisotropy_claim(result: Evaluation) -> Claim:
     raw, white = (_by_post(result)[post]["made up"] for post in ("raw", "whitened"))
     return Claim.check(
-        "Whitening restores similarity that three loud directions and a shift have hidden.",
+        "Whitening restores similarity that three dominant directions and a shift have hidden.",
         white.low > raw.high and white.spearman > 95,
         rule="intervals of raw and whitened do not meet, and whitened exceeds 95",
         figures=["made_up_raw", "made_up_whitened"],
@@ -161,7 +163,7 @@ def _digit_claims(result: Evaluation) -> list[Claim]:
             figures=["digits_raw", "digits_whitened"],
         ),
         Claim.check(
-            "Truncation helps further, here until it makes good what whitening broke.",
+            "Truncation helps further; here it recovers what whitening lost.",
             falling == sorted(falling) and row["k8"].spearman > row["raw"].low,
             rule="digits: the score rises as k falls from all 61 to 8, where it reaches the interval of raw",
             figures=["digits_raw", "digits_k32", "digits_k16", "digits_k8"],

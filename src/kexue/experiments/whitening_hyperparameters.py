@@ -153,7 +153,7 @@ def _setting_claim(best: dict[str, Tuned]) -> Claim:
     holds = all(found.high >= max(found.raw, _full_whitening_score(found)) for found in best.values())
     names = [name.replace(" ", "_") for name in best]
     return Claim(
-        "There is a setting for everyone: which is best differs, and tuning finds it.",
+        "Every data set has a good setting: the best one differs, and tuning finds it.",
         "reproduced" if holds and len(settings) == len(best) > 1 else "partly" if holds else "not reproduced",
         "the held-out score is not below raw nor below full whitening by more than its interval, on every set; "
         "reproduced = and the chosen (beta, gamma) differ",
@@ -190,7 +190,7 @@ def _transfer_claims(
     gain = test_of["tuned", "whitened"]
     return [
         Claim(
-            "A supervised encoder is served by tuning on a validation set, and wants little isotropy.",
+            "Tuning on a validation set suits a supervised encoder, and its best gamma is small.",
             "reproduced" if harmless and gain.low > 0 else "partly" if harmless and gain.high > 0 else "not reproduced",
             "MiniLM, tuned on stsb_en valid, scored on test by paired bootstrap: gamma at most 0.5, not clearly below "
             f"raw, and clearly above (1, 1), here by {gain.difference:.2f} [{gain.low:.2f}, {gain.high:.2f}]; partly = "

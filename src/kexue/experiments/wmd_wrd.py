@@ -163,7 +163,7 @@ def _search_claim(documents: list[Array], queries: int, figures: dict[str, Figur
     figures["search_pruned_by_relaxed"] = Figure(100 * relaxed * share, "% of documents", n=len(corpus))
     notes.append(f"search: {queries} queries over {len(corpus)} documents, k = 10")
     return Claim.check(
-        "A search that trusts the bounds finds the exact ten nearest and solves a tenth of the documents at most.",
+        "A search that prunes by the bounds finds the exact ten nearest and solves at most a tenth of the documents.",
         same and solved * share <= 0.1,
         rule="ids equal to those of solving every document; at most 10 % solved",
         figures=["search_solved", "search_pruned_by_centroids", "search_pruned_by_relaxed"],
@@ -220,7 +220,7 @@ def _ranking_claims(where: str, rankings: Sequence[_Ranking], figures: dict[str,
             )
     texts = {
         "WMD": f"WRD ranks pairs better than WMD on {where}.",
-        "cosine of means": f"WRD ranks pairs better than the cosine of mean vectors on {where} (a comparison of ours).",
+        "cosine of means": f"WRD ranks pairs better than the cosine of mean vectors on {where} (our comparison).",
     }
     return [
         Claim.check_parts(
