@@ -1,13 +1,12 @@
-"""Try a block of code again, in place: ``for attempt in Retry(3): with attempt: ...``; also async, and as a decorator.
+"""Retries of a block of code in place: ``for attempt in Retry(3): with attempt: ...``; also async, and as a decorator.
 
 The loop runs the body until it ends without an error or the tries are used up; between tries (never after the last) it
-sleeps. Because the body stays where it is, its variables stay in the surrounding scope. Standard library only.
+sleeps. The body stays in its place, so its variables stay in the surrounding scope. Standard library only.
 
 Never wrap one rank's share of a collective call: a rank that retries alone leaves the others waiting.
 
 Source: kexue.fm/archives/9938. Difference: there every exception is swallowed; here only those of `exceptions`.
-KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError always pass; so do mistakes of the code
-itself unless named.
+KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError always pass; so do programming errors unless named.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ OnError = Callable[[Any, BaseException], object] | Literal["log"] | None
 
 _ANY: tuple[type[Exception], ...] = (Exception,)
 _LOG = logging.getLogger(__name__)
-_RANDOM = random.SystemRandom()  # no state to share: forked workers must not wait in step
+_RANDOM = random.SystemRandom()  # without state, so that forked workers draw different pauses
 _IDLE, _START, _READY, _INSIDE, _FAILED, _WAITING, _OVER = range(7)
-_MISTAKES = (NameError, TypeError, AttributeError, ImportError, SyntaxError, NotImplementedError)  # fail at every try
+_PROGRAMMING_ERRORS = (NameError, TypeError, AttributeError, ImportError, SyntaxError, NotImplementedError)
 
 
-class _AgainError(RetryError):
-    """What `fail` raises; `owner` is the loop that shall try again."""
+class _RetryRequest(RetryError):  # noqa: N818 - a request, not a failure
+    """Raised by `fail`; `owner` is the loop to try again."""
 
     def __init__(self, reason: str, owner: _Tries) -> None:
         super().__init__(reason, tries=owner.tries)
@@ -49,7 +48,7 @@ class _AgainError(RetryError):
 
 
 class _Tries:
-    """Counting, waiting and judging of errors; the subclasses add the protocols of `for` and `with`."""
+    """Counts tries, computes pauses and classifies errors; the subclasses add the protocols of `for` and `with`."""
 
     _sleep: Callable[[float], Any]
 
@@ -74,11 +73,11 @@ class _Tries:
             if timeout is None and kinds == _ANY:
                 raise ValueError("max_tries=None would try for ever: give a timeout, or name the exceptions to retry")
         elif type(max_tries) is not int:
-            max_tries = _checked_tries(max_tries)
+            max_tries = _as_whole_number(max_tries)
         if max_tries is not None and max_tries < 1:
             raise ValueError(f"max_tries must be >= 1 or None, got {max_tries}")
         if not (type(delay) is float and delay >= 0):
-            delay = _checked_delay(delay)
+            delay = _as_delay(delay)
         if not (backoff > 0 and jitter >= 0 and (max_delay is None or max_delay >= 0)):
             got = f"{backoff=}, {jitter=}, {max_delay=}"
             raise ValueError(f"expected backoff > 0, jitter >= 0, max_delay >= 0; got {got}")
@@ -103,6 +102,7 @@ class _Tries:
         self._state = _IDLE
 
     def _begin(self) -> Self:
+        """Reset all counts for a new loop."""
         if self._state in (_INSIDE, _WAITING):
             raise RuntimeError("this object is in the middle of a loop: make one per thread, task and nesting level")
         self.allright = False
@@ -121,27 +121,28 @@ class _Tries:
 
     @property
     def elapsed(self) -> float:
-        """Seconds from the start of the loop to its end, or to now."""
+        """Seconds from the start of the loop to its end; to now while it runs."""
         return (self._clock() if self._end is None else self._end) - self._began
 
     def fail(self, reason: str = "asked to try again") -> NoReturn:
-        """Leave the body and count this try as failed, whatever `exceptions` says."""
-        raise _AgainError(reason, self)
+        """Leave the body and count this try as failed, independently of `exceptions`."""
+        raise _RetryRequest(reason, self)
 
     def _advance(self) -> float | None:
-        """Turn to the next try: the pause before it, None for the first one. StopIteration when there is none."""
+        """Start the next try; the pause before it, None for the first. StopIteration when the loop is over."""
         state, pause = self._state, None
         if state != _START:
             if state == _OVER:
                 raise StopIteration
             if state != _FAILED:
                 raise RuntimeError("a turn of the loop without its `with attempt:` block: put the body in it")
-            pause = self._pause()
+            pause = self._pause()  # section "One object, two protocols": between tries, never after the last
         self._state = _READY
         self.tries += 1
         return pause
 
     def _enter(self) -> Self:
+        """Mark the body as running."""
         if self._state != _READY:
             raise RuntimeError("enter an attempt once in each turn of its loop: for attempt in Retry(): with attempt:")
         self._state = _INSIDE
@@ -150,7 +151,7 @@ class _Tries:
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        """Judge how the body ended; True swallows the error."""
+        """Record how the body ended; True swallows the error."""
         if error is None:
             self.allright = True
             self._state = _OVER
@@ -170,17 +171,19 @@ class _Tries:
             _LOG.warning("try %d%s failed%s: %r", self.tries, of, ", giving up" if last else "", error)
         elif self._on_error is not None:
             _refuse_awaitable(self._on_error(self, error), f"on_error={self._on_error!r}")
-        return not (last and self._reraise)
+        return not (last and self._reraise)  # section "One object, two protocols": True swallows the error
 
     def _late(self) -> bool:
+        """Whether the timeout has passed."""
         return self._timeout is not None and self.elapsed >= self._timeout
 
     def _retries(self, error: BaseException) -> bool:
-        if isinstance(error, _AgainError):
-            return error.owner is self  # an outer loop's `fail` passes through the inner one
+        """Whether the error asks for another try."""
+        if isinstance(error, _RetryRequest):
+            return error.owner is self  # `fail` of an outer loop passes through the inner one
         if not isinstance(error, self._exceptions) or isinstance(error, self._give_up):
             return False
-        if not isinstance(error, _MISTAKES):
+        if not isinstance(error, _PROGRAMMING_ERRORS):
             return True
         return any(kind is not Exception and isinstance(error, kind) for kind in self._exceptions)
 
@@ -194,7 +197,7 @@ class _Tries:
         elif callable(base):
             base = _seconds(base(self.index, cast("BaseException", self.last_exception)))
         try:
-            pause = cast("float", base) * self._backoff**self.index
+            pause = cast("float", base) * self._backoff**self.index  # section "One object, two protocols"
         except OverflowError:
             pause = math.inf if base else 0.0
         if self._max_delay is not None:
@@ -206,37 +209,38 @@ class _Tries:
         return pause
 
     def _error(self) -> RetryError:
+        """The error after the last try."""
         what = f"all {self.tries} tries failed, the last with {self.last_exception!r}"
         return RetryError(what, exceptions=self.exceptions, tries=self.tries)
 
 
 class Retry(_Tries):
-    """Retry a block: ``for attempt in Retry(3):`` around ``with attempt:`` around the body.
+    """Retries of a block: ``for attempt in Retry(3):`` around ``with attempt:`` around the body.
 
     The loop ends after the first body that raises nothing (`break`, `continue` and `return` count as success) or after
-    max_tries`; `attempt.allright` tells which. Statements after the `with` but inside the `for` run on failed tries
-    too. One object serves one loop at a time; starting a loop resets it. Make one per thread and per nesting level:
-    starting a loop in the middle of another is refused.
+    `max_tries`; `attempt.allright` tells which. Statements after the `with` but inside the `for` run on failed tries
+    too. One object serves one loop at a time; starting a loop resets it. Make one per thread and per nesting level: a
+    second loop inside the first is refused.
 
     Args:
         max_tries: >= 1; None for no limit, which needs a `timeout` or named `exceptions`.
-        delay: seconds between tries; an iterable gives one a pause, every loop from its first (the last repeats; of an
-            iterator no more are drawn than there are pauses); a callable gets ``(index, exception)`` of the failed try.
+        delay: seconds between tries; an iterable holds one number per pause, read from the start in every loop (the
+            last repeats; an iterator is read only as far as needed); a callable gets ``(index, exception)`` of the
+            failed try.
         backoff: factor on the delay at every further pause. max_delay: cap on the product.
-        jitter: seconds; a uniform draw from [0, jitter] is added after the cap, so that workers do not wait in step.
-        exceptions: what is retried, subclasses of Exception. What only a mistake in the code raises passes at once
-            unless a class closer to it than Exception is named: NameError, TypeError, AttributeError, ImportError,
-            SyntaxError, NotImplementedError.
-        give_up: exempt from `exceptions`, and raised at once.
-        reraise: let the last error leave the `with` block unwrapped; otherwise the loop just ends.
+        jitter: seconds; a uniform draw from [0, jitter] is added after the cap, so that workers do not retry together.
+        exceptions: classes to retry, subclasses of Exception. Programming errors (NameError, TypeError, AttributeError,
+            ImportError, SyntaxError, NotImplementedError) pass unless a class more specific than Exception is named.
+        give_up: classes exempt from `exceptions`, raised at once.
+        reraise: raise the last error from the `with` block, unwrapped; otherwise the loop ends silently.
         on_error: ``"log"`` (a warning on the logger `kexue.retry`), a plain ``callable(attempt, exception)``, or None.
-        timeout: seconds for all tries; a pause is cut at it, and no try starts later.
-        sleep, clock: for tests.
+        timeout: seconds for all tries; a pause ends there, and no try starts later.
+        sleep, clock: functions to replace in tests.
 
     Attributes:
         allright: whether a body has finished.
         tries: bodies started; index: tries - 1.
-        exceptions: what the failed tries raised, in order; last_exception: the last of them, or None.
+        exceptions: errors of the failed tries, in order; last_exception: the last of them, or None.
         elapsed: seconds since the loop began.
 
     Raises:
@@ -302,34 +306,34 @@ class AsyncRetry(_Tries):
 
 
 class _RestOfLoop(AsyncRetry):
-    """A plain loop whose body turned out to be awaitable, from that try on."""
+    """The rest of a plain loop, from the try whose body returned an awaitable."""
 
     def __aiter__(self) -> Self:
         return self
 
-    def _taking_over(self, loop: Retry) -> Self:
-        """At the start of the try that `loop` believes to have ended well."""
+    def take_over(self, loop: Retry) -> Self:
+        """Continue `loop` at the start of its current try, which it counts as a success."""
         self.__dict__.update(loop.__dict__, tries=loop.tries - 1, allright=False, _end=None, _state=_START)
         return self
 
 
 def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: call the function again while it fails; plain or async, whatever makes it so.
+    """Decorator that calls a function again while it fails, plain or async.
 
-    What a call returns decides: an awaitable (of a coroutine function, of an object with an async ``__call__``, of a
-    wrapper or lambda around one, or a future) is awaited within the try, and the call hands back a coroutine.
+    The value of a call decides: an awaitable (of a coroutine function, of an object with an async ``__call__``, of a
+    wrapper or lambda around one, or a future) is awaited within the try, and the call returns a coroutine.
 
     Args:
         max_tries, options: those of `Retry`.
 
     Returns:
-        a decorator; the decorated function returns the first value it gets.
+        a decorator; the decorated function returns the value of the first call that succeeds.
 
     Raises:
         RetryError: every try failed; `exceptions` has their errors. With ``reraise=True`` the last error instead.
-        TypeError: no function; or a generator, plain or async, whose body runs after the call has returned.
+        TypeError: not a function; or a generator, plain or async, whose body runs after the call has returned.
     """
-    first = Retry(max_tries, **options)  # bad arguments fail here, not at the first call; what can be read once is kept
+    first = Retry(max_tries, **options)  # invalid arguments fail here, not at the first call
     options.update(delay=first._delay, exceptions=first._exceptions, give_up=first._give_up)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -342,40 +346,55 @@ def retry(max_tries: int | None = 5, **options: Any) -> Callable[[Callable[P, R]
         kinds = (function, type(function).__call__)
         if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
             raise TypeError(_GENERATOR.format(function, "is a generator function"))
-
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            attempt = Retry(max_tries, **options)
-            for _ in attempt:
-                with attempt:
-                    value = function(*args, **kwargs)
-                if not attempt.allright:
-                    continue
-                if not (isinstance(value, _GENERATORS) or hasattr(value, "__await__")):
-                    return value
-                if inspect.isawaitable(value):
-                    rest = _RestOfLoop(max_tries, **options)
-                    return cast("R", repeat(rest._taking_over(attempt), value, args, kwargs))
-                raise TypeError(_GENERATOR.format(function, "returned a generator"))
-            raise attempt._error() from attempt.last_exception
-
-        @wraps(function)
-        async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return await repeat(AsyncRetry(max_tries, **options), None, args, kwargs)
-
-        async def repeat(attempt: AsyncRetry, value: Any, args: Any, kwargs: Any) -> Any:
-            async for _ in attempt:
-                async with attempt:
-                    if value is None:
-                        value = function(*args, **kwargs)
-                    waiting, value = value, None
-                    return await waiting
-            raise attempt._error() from attempt.last_exception
-
-        is_async = any(inspect.iscoroutinefunction(kind) for kind in kinds)
-        return cast("Callable[P, R]", call_async) if is_async else call
+        if any(inspect.iscoroutinefunction(kind) for kind in kinds):
+            return _wrap_async(function, max_tries, options)
+        return _wrap_plain(function, max_tries, options)
 
     return decorate
+
+
+def _wrap_plain(function: Callable[P, R], max_tries: int | None, options: dict[str, Any]) -> Callable[P, R]:
+    """The retried function; its call returns a coroutine from the first awaitable value on."""
+    from inspect import isawaitable
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        attempt = Retry(max_tries, **options)
+        for _ in attempt:
+            with attempt:
+                value = function(*args, **kwargs)
+            if not attempt.allright:
+                continue
+            if not (isinstance(value, _GENERATORS) or hasattr(value, "__await__")):
+                return value
+            if isawaitable(value):
+                rest = _RestOfLoop(max_tries, **options).take_over(attempt)
+                return cast("R", _await_tries(rest, value, function, args, kwargs))
+            raise TypeError(_GENERATOR.format(function, "returned a generator"))
+        raise attempt._error() from attempt.last_exception
+
+    return call
+
+
+def _wrap_async(function: Callable[P, R], max_tries: int | None, options: dict[str, Any]) -> Callable[P, R]:
+    """The retried coroutine function."""
+
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return await _await_tries(AsyncRetry(max_tries, **options), None, function, args, kwargs)
+
+    return cast("Callable[P, R]", call)
+
+
+async def _await_tries(attempt: AsyncRetry, value: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Await `value`, or a call of the function where it is None, and further calls while they fail."""
+    async for _ in attempt:
+        async with attempt:
+            if value is None:
+                value = function(*args, **kwargs)
+            awaitable, value = value, None
+            return await awaitable
+    raise attempt._error() from attempt.last_exception
 
 
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
@@ -383,6 +402,7 @@ _GENERATOR = "{!r} {}: a call returns before its body runs; use Retry in it"
 
 
 def _refuse_awaitable(answer: Any, what: str) -> None:
+    """TypeError for an awaitable from a function that should be plain."""
     if hasattr(answer, "__await__"):
         if hasattr(answer, "close"):
             answer.close()
@@ -390,6 +410,7 @@ def _refuse_awaitable(answer: Any, what: str) -> None:
 
 
 def _kinds(kinds: Any, name: str) -> tuple[type[Exception], ...]:
+    """Exception classes as a tuple; TypeError for anything else."""
     given = tuple(kinds) if isinstance(kinds, Iterable) and not isinstance(kinds, type) else (kinds,)
     for kind in given:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
@@ -397,7 +418,8 @@ def _kinds(kinds: Any, name: str) -> tuple[type[Exception], ...]:
     return given
 
 
-def _checked_tries(max_tries: Any) -> int:
+def _as_whole_number(max_tries: Any) -> int:
+    """`max_tries` as an int; TypeError unless it is a whole number."""
     try:
         return whole_number(max_tries)
     except TypeError:
@@ -407,7 +429,7 @@ def _checked_tries(max_tries: Any) -> int:
 
 
 class _Pauses:
-    """Seconds out of an iterator, drawn once and no earlier than needed; every loop reads them from the first."""
+    """Pauses from an iterator, each drawn once when first needed; every loop reads them from the start."""
 
     def __init__(self, source: Iterable[Any]) -> None:
         self._source, self._drawn, self._lock = iter(source), list[float](), Lock()
@@ -421,24 +443,27 @@ class _Pauses:
                     self._drawn.append(_seconds(next(self._source)))
                 except StopIteration:
                     break
-            return float(_nonempty(self._drawn)[min(index, len(self._drawn) - 1)])
+            return float(_check_not_empty(self._drawn)[min(index, len(self._drawn) - 1)])
 
 
-def _checked_delay(delay: Any) -> Any:
+def _as_delay(delay: Any) -> Any:
+    """A delay as seconds, a tuple of seconds, `_Pauses` or a callable."""
     if callable(delay) or isinstance(delay, _Pauses):
         return delay
     if isinstance(delay, str | bytes) or not isinstance(delay, Iterable) or getattr(delay, "ndim", 1) == 0:
         return _seconds(delay)
-    return _nonempty(tuple(map(_seconds, delay))) if isinstance(delay, Sized) else _Pauses(delay)
+    return _check_not_empty(tuple(map(_seconds, delay))) if isinstance(delay, Sized) else _Pauses(delay)
 
 
-def _nonempty(delays: Any) -> Any:
+def _check_not_empty(delays: Any) -> Any:
+    """The sequence; ValueError where it is empty."""
     if not len(delays):
         raise ValueError("delay is an empty sequence: give at least one number of seconds")
     return delays
 
 
 def _seconds(delay: Any) -> float:
+    """One pause; TypeError unless it is a number, ValueError unless it is >= 0."""
     if isinstance(delay, str | bytes) or not hasattr(type(delay), "__float__"):
         raise TypeError(f"delay must be a number of seconds, an iterable of them or a callable, got {delay!r}")
     seconds = float(delay)
@@ -448,6 +473,7 @@ def _seconds(delay: Any) -> float:
 
 
 async def _async_sleep(seconds: float) -> None:
+    """`asyncio.sleep`, imported when first needed."""
     import asyncio
 
     await asyncio.sleep(seconds)

@@ -130,7 +130,7 @@ def test_the_bridge_serves_until_sigterm_and_hides_its_key(projector, background
         text=True,
     )
     try:
-        background(asyncio.wait_for(cloud.subscribed(), 30))
+        background(asyncio.wait_for(cloud.wait_for_subscriber(), 30))
         assert background(asyncio.wait_for(cloud.reports.get(), 30)) == ("projector006", "on")
         background(cloud.say("projector006", "off"))
         record = json.loads(process.stdout.readline())

@@ -48,7 +48,7 @@ class Script:
         self.tries = []
         self.down = False
 
-    def session(self):
+    def connect(self):
         return self
 
     async def __aenter__(self):
@@ -507,6 +507,9 @@ def test_a_transition_outlives_the_session(virtually):
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionError("answered 500"), ValueError()])
 def test_a_failure_without_words_is_told_by_its_kind(error):
-    from kexue.home.bridge import _failed
+    from kexue.home.bridge import _failure_reason
 
-    assert _failed("the plug", error) == f"the plug failed: {error.args[0] if error.args else type(error).__name__}"
+    assert (
+        _failure_reason("the plug", error)
+        == f"the plug failed: {error.args[0] if error.args else type(error).__name__}"
+    )

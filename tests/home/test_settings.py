@@ -79,11 +79,11 @@ def test_the_services(load, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[projector", "no TOML"),
+        ("[projector", "not a TOML file"),
         ("", r"\[projector\] host is missing"),
         ('[projector]\nhost = "10.0.0.2"\nprot = 1', "Did you mean port"),
-        ('[projector]\nhost = "10.0.0.2"\nport = "1"', "wrong kind: str"),
-        ('[projector]\nhost = "10.0.0.2"\nport = true', "wrong kind: bool"),
+        ('[projector]\nhost = "10.0.0.2"\nport = "1"', "wrong type: str"),
+        ('[projector]\nhost = "10.0.0.2"\nport = true', "wrong type: bool"),
         ('[projector]\nhost = "10.0.0.2"\n[extra]\n', "unknown table"),
         ('[projector]\nhost = "10.0.0.2"\n[cloud]\nuid = "x"', "secret"),
         ('[projector]\nhost = "10.0.0.2"\n[plug]\non = "http://10.0.0.3/"', r"\[plug\] off is missing"),

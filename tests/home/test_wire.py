@@ -165,7 +165,7 @@ def test_a_name_that_leads_to_such_an_address_is_refused_when_it_is_resolved(kin
 
 
 async def _connect(cloud):
-    async with cloud.session():
+    async with cloud.connect():
         pass
 
 
@@ -189,7 +189,7 @@ def test_a_name_that_leads_nowhere_is_told_in_words(what, error, monkeypatch):
             return []
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
-        said = r"nowhere\.lan leads to no address .*; check it|getaddrinfo\(.* returned empty"
+        said = r"nowhere\.lan has no address .*; check it|getaddrinfo\(.* returned empty"
         with pytest.raises(OSError, match=said) as caught:
             await CALLS[what]("nowhere.lan")
         assert "hidden" not in str(caught.value)
@@ -298,9 +298,9 @@ def test_lines_may_come_in_pieces_or_glued(version):
     async def scene():
         async with FakeBemfa() as cloud:
             service = BemfaTcp(UID, TOPIC, version=version, host=cloud.host, port=cloud.port)
-            async with service.session() as session:
+            async with service.connect() as session:
                 messages = session.messages()
-                await cloud.subscribed()
+                await cloud.wait_for_subscriber()
                 await cloud.send(junk[version] + line[version] * 2 + line[version][:7])
                 got = [await soon(anext(messages)) for _ in range(2)]
                 await cloud.send(line[version][7:])
@@ -326,12 +326,12 @@ def test_what_is_said_on_the_wire():
 @pytest.mark.parametrize("version", [1, 2])
 def test_heartbeats_go_out_and_a_hung_up_line_is_an_error(version, monkeypatch):
     monkeypatch.setattr(bemfa, "_HEARTBEAT", 0.02)
-    monkeypatch.setattr(bemfa, "_AGAIN", 0.01)
+    monkeypatch.setattr(bemfa, "_RESUBSCRIBE", 0.01)
 
     async def scene():
         async with FakeBemfa() as cloud:
             service = BemfaTcp(UID, TOPIC, version=version, host=cloud.host, port=cloud.port)
-            async with service.session() as session:
+            async with service.connect() as session:
                 waiting = asyncio.create_task(anext(session.messages()))
                 while cloud.heartbeats < 3:
                     await asyncio.sleep(0.01)
@@ -347,8 +347,8 @@ def test_a_refused_key_and_an_endless_line_are_errors():
         for answer, what in ((b"cmd=1&res=0\r\n", "refuses"), (b"x" * 10_000, "more than 4096")):
             async with FakeBemfa() as cloud:
                 service = BemfaTcp(UID, TOPIC, version=1, host=cloud.host, port=cloud.port)
-                async with service.session() as session:
-                    await cloud.subscribed()
+                async with service.connect() as session:
+                    await cloud.wait_for_subscriber()
                     await cloud.send(answer)
                     with pytest.raises(ConnectionError, match=what):
                         await soon(anext(session.messages()))
@@ -361,10 +361,10 @@ def test_a_cloud_that_restarts_is_found_again():
         async with FakeBemfa() as cloud, FakeProjector() as projector:
             service = BemfaTcp(UID, TOPIC, host=cloud.host, port=cloud.port)
             async with bridged(service, projector) as outcomes:
-                await soon(cloud.subscribed())
+                await soon(cloud.wait_for_subscriber())
                 await cloud.stop()
                 await cloud.start()
-                await soon(cloud.subscribed())
+                await soon(cloud.wait_for_subscriber())
                 await cloud.say(TOPIC, "on")
                 assert (await soon(outcomes.get())).state is BridgeState.ON
 
@@ -425,7 +425,7 @@ def test_bemfa_over_mqtt_reports_to_set_and_never_shows_the_key(broker, caplog):
                 assert (await soon(anext(app.messages))).payload == b"on"
             broker.stop()
             with pytest.raises(ConnectionError):
-                async with service.session():
+                async with service.connect():
                     pass
         assert UID not in repr(service)
         assert UID not in str(service.failure(ValueError(f"client {UID} was refused")))
@@ -484,12 +484,12 @@ ANSWERS = {
     "a line without end": (b"A" * 200_000, "more than 4096 bytes"),
     "headers without end": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000, None),
     "nothing": (b"", "answered nothing"),
-    "a newline": (b"\n", "no HTTP"),
+    "a newline": (b"\n", "other than HTTP"),
     "an error": (b"HTTP/1.0 503 Busy\r\n\r\n", "answered 503"),
-    "another protocol": (b"SSH-2.0-OpenSSH_9 2000\r\n", "no HTTP"),
-    "a long number": (b"HTTP/1.1 2000 OK\r\n\r\n", "no HTTP"),
-    "no text": (bytes(range(256)), "no HTTP"),
-    "a head cut off": (b"HTTP/1.1 20", "no HTTP"),
+    "another protocol": (b"SSH-2.0-OpenSSH_9 2000\r\n", "other than HTTP"),
+    "a long number": (b"HTTP/1.1 2000 OK\r\n\r\n", "other than HTTP"),
+    "no text": (bytes(range(256)), "other than HTTP"),
+    "a head cut off": (b"HTTP/1.1 20", "other than HTTP"),
     "an old device": (b"HTTP/1.0 204 No Content\n", None),
 }
 

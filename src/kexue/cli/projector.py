@@ -1,4 +1,4 @@
-"""`kexue projector`: switch a projector, or let a voice assistant do it."""
+"""`kexue projector`: switch a projector on and off, or run the bridge for a voice assistant."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from kexue.cli._verb import EXIT_FAILED, Output, verb
 if TYPE_CHECKING:
     from kexue.home import Bridge, BridgeSettings, Outcome
 
-app = typer.Typer(
-    help="Switch a projector on and off over the network, by voice assistant if you like.", no_args_is_help=True
-)
+app = typer.Typer(help="Switch a projector on and off over the network, also by voice assistant.", no_args_is_help=True)
 
-_Config = Annotated[Path | None, typer.Option("--config", help="The bridge's TOML file.", exists=True, dir_okay=False)]
-_Host = Annotated[str | None, typer.Option("--host", help="The projector's address, where there is no file.")]
+_Config = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file of the bridge (TOML).", exists=True, dir_okay=False)
+]
+_Host = Annotated[str | None, typer.Option("--host", help="Address of the projector, instead of --config.")]
 
 
 @verb(app, "bridge", examples=("kexue projector bridge --config bridge.toml",))
 def bridge(
-    out: Output, config: Annotated[Path, typer.Option("--config", help="TOML file.", exists=True, dir_okay=False)]
+    out: Output,
+    config: Annotated[
+        Path, typer.Option("--config", help="Configuration file of the bridge (TOML).", exists=True, dir_okay=False)
+    ],
 ) -> None:
-    """Listen to the message service and carry its commands out, until stopped (Ctrl-C, SIGTERM).
+    """Listen to the message service and execute its commands, until stopped (Ctrl-C, SIGTERM).
 
-    The key of the cloud comes from BEMFA_UID, or from the file that BEMFA_UID_FILE names.
+    The key of the cloud comes from BEMFA_UID, or from the file named by BEMFA_UID_FILE.
     """
     from kexue.home import BridgeSettings
 
-    made = BridgeSettings.load(config).make_bridge(notify=lambda outcome, seconds: _say(out, outcome, seconds))
+    runner = BridgeSettings.load(config).make_bridge(
+        notify=lambda outcome, seconds: _print_outcome(out, outcome, seconds)
+    )
     out.remark("listening; stop with Ctrl-C")
-    asyncio.run(_serve(made))
+    asyncio.run(_serve(runner))
 
 
 @verb(app, "send", examples=("kexue projector send volumeup --host 192.168.1.50",))
@@ -46,7 +51,7 @@ def send(
     host: _Host = None,
     config: _Config = None,
 ) -> None:
-    """Press one key. Nothing acknowledges it."""
+    """Press one key; the projector does not acknowledge it."""
     from kexue.home import Bridge, Outcome
 
     device = _settings(host, config).device()
@@ -55,46 +60,49 @@ def send(
         await device.send(key)
         return Outcome(key, await Bridge(None, device).measure(), "sent")
 
-    _once(out, press())
+    _run(out, press())
 
 
 @verb(app, "status", examples=("kexue projector status --host 192.168.1.50",))
 def status(out: Output, host: _Host = None, config: _Config = None) -> None:
-    """Look whether the projector is on."""
+    """Probe whether the projector is on."""
     from kexue.home import Bridge, Outcome
 
     device = _settings(host, config).device()
 
-    async def look() -> Outcome:
+    async def probe() -> Outcome:
         return Outcome("none", await Bridge(None, device).measure(), "measured")
 
-    _once(out, look())
+    _run(out, probe())
 
 
 @verb(app, "on", examples=("kexue projector on --config bridge.toml",))
-def on(out: Output, config: Annotated[Path, typer.Option("--config", help="TOML file.", exists=True)]) -> None:
-    """Switch on, as the file says (Bluetooth, helper, plug), and wait until the projector is there."""
+def on(
+    out: Output,
+    config: Annotated[Path, typer.Option("--config", help="Configuration file of the bridge (TOML).", exists=True)],
+) -> None:
+    """Switch on by the ways in the file (Bluetooth, helper, plug), and wait until the projector is on."""
     _switch(out, "on", _settings(None, config))
 
 
 @verb(app, "off", examples=("kexue projector off --host 192.168.1.50",))
 def off(out: Output, host: _Host = None, config: _Config = None) -> None:
-    """Switch off and wait until the projector is gone."""
+    """Switch off and wait until the projector is off."""
     _switch(out, "off", _settings(host, config))
 
 
 @verb(app, "simulate", examples=("kexue projector simulate --loss 0.3",))
 def simulate(
     out: Output,
-    loss: Annotated[float, typer.Option(help="Share of datagrams that get lost.", min=0, max=1)] = 0.0,
+    loss: Annotated[float, typer.Option(help="Probability that a datagram gets lost.", min=0, max=1)] = 0.0,
 ) -> None:
-    """Play an evening on loopback with a made-up cloud and projector: on, on again, nonsense, off."""
+    """Rehearse on loopback with a fake cloud and projector: on, on again, an invalid command, off."""
     from kexue.home import rehearse
 
-    played = asyncio.run(rehearse(loss=loss, seed=out.seed))
-    for step in played.steps:
-        _say(out, step.outcome, step.seconds, said=step.said)
-    out.remark(f"{len(played.datagrams)} datagrams arrived, {played.lost} were lost")
+    rehearsal = asyncio.run(rehearse(loss=loss, seed=out.seed))
+    for step in rehearsal.steps:
+        _print_outcome(out, step.outcome, step.seconds, said=step.said)
+    out.remark(f"{len(rehearsal.datagrams)} datagrams arrived, {rehearsal.lost} were lost")
 
 
 @verb(
@@ -102,9 +110,11 @@ def simulate(
 )
 def ir_plan(
     out: Output,
-    keys: Annotated[str | None, typer.Option(help="Keys of the infrared remote, by commas; default: all.")] = None,
+    keys: Annotated[
+        str | None, typer.Option(help="Keys of the infrared remote, separated by commas; default: all.")
+    ] = None,
 ) -> None:
-    """Print the article's own scheme, without a network: what to wire, which keys to teach, which scenes to make."""
+    """Print the article's scheme without a network: wiring, keys to learn, scenes to set up."""
     from kexue.home import ir_plan
 
     plan = ir_plan([key.strip() for key in keys.split(",")] if keys else None)
@@ -128,10 +138,10 @@ def ir_plan(
 @verb(app, "token", examples=("kexue projector token --mac AA:BB:CC:DD:EE:FF --counter 7",))
 def token(
     out: Output,
-    mac: Annotated[str, typer.Option(help="The projector's Bluetooth address.")],
-    counter: Annotated[int, typer.Option(help="Counter of presses.", min=0, max=255)] = 0,
+    mac: Annotated[str, typer.Option(help="Bluetooth address of the projector.")],
+    counter: Annotated[int, typer.Option(help="Counter of presses, 0 to 255.", min=0, max=255)] = 0,
 ) -> None:
-    """Print the 16 bytes that wake the projector over Bluetooth. Who knows them can start it."""
+    """Print the 16 bytes that wake the projector over Bluetooth; whoever knows them can start it."""
     from kexue.home import wake_payload
 
     payload = wake_payload(mac, counter).hex()
@@ -139,6 +149,7 @@ def token(
 
 
 def _settings(host: str | None, config: Path | None) -> BridgeSettings:
+    """Settings from the file, or for the host alone."""
     from kexue.home import BridgeSettings
 
     if (host is None) == (config is None):
@@ -147,31 +158,33 @@ def _settings(host: str | None, config: Path | None) -> BridgeSettings:
 
 
 def _switch(out: Output, command: str, settings: BridgeSettings) -> None:
-    made = settings.make_bridge(connected=False)
-    outcome = _once(out, made.handle(command))
+    """Switch on or off without the cloud; exit code 1 where the projector does not follow."""
+    outcome = _run(out, settings.make_bridge(connected=False).handle(command))
     if outcome.state != command:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _once(out: Output, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+def _run(out: Output, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Run one coroutine and print its outcome with the time it took."""
     start = time.perf_counter()
     outcome = asyncio.run(work)
-    _say(out, outcome, time.perf_counter() - start)
+    _print_outcome(out, outcome, time.perf_counter() - start)
     return outcome
 
 
-def _say(out: Output, outcome: Outcome, seconds: float, *, said: str | None = None) -> None:
+def _print_outcome(out: Output, outcome: Outcome, seconds: float, *, said: str | None = None) -> None:
+    """Print one outcome, with the text of the command in a rehearsal."""
     record = {"state": outcome.state.value, "action": outcome.action, "reason": outcome.reason, "seconds": seconds}
-    heard = f"{said!r}: " if said is not None else ""
+    prefix = f"{said!r}: " if said is not None else ""
     out.emit(
         record if said is None else {"said": said} | record,
-        lambda: f"{heard}{outcome.state.value}; {outcome.action} ({outcome.reason}), {seconds:.1f} s",
+        lambda: f"{prefix}{outcome.state.value}; {outcome.action} ({outcome.reason}), {seconds:.1f} s",
     )
 
 
-async def _serve(made: Bridge) -> None:
-    """Run until SIGTERM, which ends as quietly as Ctrl-C does."""
-    task = asyncio.create_task(made.run())
+async def _serve(runner: Bridge) -> None:
+    """Run until SIGTERM, which ends without a traceback, as Ctrl-C does."""
+    task = asyncio.create_task(runner.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await task

@@ -275,12 +275,12 @@ async def _back_bemfa(outage: float) -> float:
     async with FakeBemfa() as cloud, FakeProjector() as projector:
         service = BemfaTcp(_UID, _TOPIC, host=cloud.host, port=cloud.port)
         async with _bridged(service, projector) as outcomes:
-            await cloud.subscribed()
+            await cloud.wait_for_subscriber()
             await cloud.stop()
             await asyncio.sleep(outage)
             await cloud.start()
             start = time.perf_counter()
-            await cloud.subscribed()
+            await cloud.wait_for_subscriber()
             await cloud.say(_TOPIC, "on")
             await outcomes.get()
             return time.perf_counter() - start
@@ -398,7 +398,7 @@ class _Witness:
         self.actions.append("wake")
         self.on = True
 
-    def session(self) -> Any:
+    def connect(self) -> Any:
         raise NotImplementedError
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         BemfaMqtt as BemfaMqtt,
         BemfaTcp as BemfaTcp,
     )
+    from kexue.home.ble import BleWake as BleWake
     from kexue.home.bridge import (
         Bridge as Bridge,
         BridgeState as BridgeState,
@@ -45,15 +46,13 @@ if TYPE_CHECKING:
         rehearse as rehearse,
     )
     from kexue.home.settings import BridgeSettings as BridgeSettings
-    from kexue.home.wake import (
-        BleWake as BleWake,
-        wake_payload as wake_payload,
-    )
+    from kexue.home.wake import wake_payload as wake_payload
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "bemfa": ("BemfaMqtt", "BemfaTcp"),
+        "ble": ("BleWake",),
         "bridge": ("Bridge", "BridgeState", "Outcome"),
         "cloud": ("Message", "parse_command"),
         "fakes": ("FakeBemfa", "FakePlug", "FakeProjector"),
@@ -64,6 +63,6 @@ __getattr__, __dir__, __all__ = attach(
         "projector": ("KEYS", "XgimiUdp"),
         "rehearsal": ("Rehearsal", "Rehearsed", "rehearse"),
         "settings": ("BridgeSettings",),
-        "wake": ("BleWake", "wake_payload"),
+        "wake": ("wake_payload",),
     },
 )

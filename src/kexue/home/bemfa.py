@@ -1,7 +1,7 @@
-"""The Bemfa cloud (巴法云), which Mi Home and XiaoAi can switch devices through: over MQTT, and over plain TCP.
+"""The Bemfa cloud (巴法云), through which Mi Home and XiaoAi switch devices: over MQTT and over plain TCP.
 
 The last three characters of a topic are the kind of device: 001 an outlet, 006 a switch. Messages are ``on`` and
-``off``, perhaps with parameters after ``#``. The key (UID) opens the whole account and is never shown.
+``off``, with optional parameters after ``#``. The key (UID) opens the whole account and is never shown.
 
 Sources: the provider's description of TCP access (version 1) and its integration for Home Assistant (version 2).
 """
@@ -18,18 +18,19 @@ from contextlib import asynccontextmanager, suppress
 
 from kexue.home.cloud import Message
 from kexue.home.mqtt import MqttCloud
-from kexue.home.network import check_host, unresolved
+from kexue.home.network import check_host, resolution_error
 from kexue.home.secret import Secret
 
 _LOG = logging.getLogger(__name__)
 _RETRY_CAP = 60.0
 _MAX_LINE = 4096
-_HEARTBEAT = 30.0  # seconds; the service hangs up after 65 without one
-_AGAIN = 300.0  # seconds between two subscriptions of one connection
+_HEARTBEAT = 30.0  # seconds; the service closes the connection after 65 without one
+_RESUBSCRIBE = 300.0  # seconds between two subscriptions of one connection
 _CONNECT_TIMEOUT = 10.0
 
 
-def _checked(uid: str | Secret, topic: str) -> Secret:
+def _check_account(uid: str | Secret, topic: str) -> Secret:
+    """The key; ValueError for a malformed key or topic."""
     secret = uid if isinstance(uid, Secret) else Secret(uid)
     if not re.fullmatch(r"[0-9A-Za-z_-]{8,128}", secret.reveal()):
         raise ValueError("the key (UID) must be 8 to 128 letters and digits, as the console of the cloud shows it")
@@ -41,14 +42,14 @@ def _checked(uid: str | Secret, topic: str) -> Secret:
 
 
 class BemfaMqtt(MqttCloud):
-    """The cloud over MQTT: the key is the client id, so a second client with the same key throws the first one out.
+    """The cloud over MQTT: the key is the client id, so a second client with the same key disconnects the first.
 
     Args:
         uid: the private key of the account, from the environment, never from the command line.
-        topic: such as ``"projector006"``. Reports go to ``<topic>/set``, which is not sent back to the reporter.
-        host: the provider's, or another of its servers.
+        topic: such as ``"projector006"``. Reports go to ``<topic>/set``, which the service does not echo to the sender.
+        host: the provider's server.
         port: None takes 9501, with `tls` 9503.
-        tls: encrypt. The provider's TLS port was not verified here; without it everyone on the way can read the key.
+        tls: encrypt. The provider's TLS port was not tested; without TLS everyone on the path can read the key.
 
     >>> BemfaMqtt("0123456789abcdef0123456789abcdef", "projector006")
     BemfaMqtt('bemfa.com', 'projector006')
@@ -63,18 +64,18 @@ class BemfaMqtt(MqttCloud):
             port=port or (9503 if tls else 9501),
             report_topic=f"{topic}/set",
             tls=tls,
-            identifier=_checked(uid, topic),
+            identifier=_check_account(uid, topic),
             retry_cap=_RETRY_CAP,
         )
 
 
 class BemfaTcp:
-    """The cloud over TCP, one line a message; no other package is needed. Not encrypted.
+    """The cloud over TCP, one line per message; needs no other package. Not encrypted.
 
     Args:
         uid, topic: as for `BemfaMqtt`.
         version: 2, JSON lines, or 1, ``cmd=2&uid=...&topic=...&msg=on``.
-        host, port: None takes tcp-cn-03.bemfa.com:8342 for version 2, bemfa.com:8344 for version 1.
+        host, port: None is tcp-cn-03.bemfa.com:8342 for version 2, bemfa.com:8344 for version 1.
 
     >>> BemfaTcp("0123456789abcdef0123456789abcdef", "projector006")
     BemfaTcp('tcp-cn-03.bemfa.com', 'projector006')
@@ -85,7 +86,7 @@ class BemfaTcp:
     ) -> None:
         if version not in (1, 2):
             raise ValueError(f"version must be 1 or 2, got {version}")
-        self._uid = _checked(uid, topic)
+        self._uid = _check_account(uid, topic)
         self.topic, self.version = topic, version
         self.host = host or ("tcp-cn-03.bemfa.com" if version == 2 else "bemfa.com")
         self.port = port or (8342 if version == 2 else 8344)
@@ -96,27 +97,27 @@ class BemfaTcp:
         return f"BemfaTcp({self.host!r}, {self.topic!r})"
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[_TcpSession]:
-        """Connect and subscribe; OSError when the service cannot be reached."""
+    async def connect(self) -> AsyncIterator[_TcpConnection]:
+        """Connect and subscribe; OSError where the service cannot be reached."""
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             try:
                 reader, writer = await asyncio.open_connection(self.host, self.port, limit=_MAX_LINE)
             except (socket.gaierror, UnicodeError) as error:
-                raise unresolved(self.host, error) from None
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # a dead link is noticed when heartbeats stay unacknowledged for this
+                raise resolution_error(self.host, error) from None
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # closes a dead link, whose heartbeats stay unacknowledged
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * _HEARTBEAT))
-        session = _TcpSession(self, reader, writer)
+        connection = _TcpConnection(self, reader, writer)
         try:
-            await session.send(self.line("subscribe"))
-            yield session
+            await connection.send(self.line("subscribe"))
+            yield connection
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
     def line(self, what: str, message: str = "") -> bytes:
-        """What to send: ``"subscribe"``, ``"publish"`` with a message, or ``"heartbeat"``."""
+        """The line that asks to ``"subscribe"``, to ``"publish"`` a message, or is a ``"heartbeat"``."""
         uid = self._uid.reveal()
         if self.version == 1:
             lines = {
@@ -133,21 +134,25 @@ class BemfaTcp:
         return json.dumps(records[what], separators=(",", ":")).encode() + b"\n"
 
 
-class _TcpSession:
+class _TcpConnection:
+    """One connection over TCP."""
+
     def __init__(self, cloud: BemfaTcp, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._cloud, self._reader, self._writer = cloud, reader, writer
 
     async def send(self, line: bytes) -> None:
+        """Send one line."""
         self._writer.write(line)
         await self._writer.drain()
 
     async def report(self, state: str) -> None:
+        """Publish the state."""
         await self.send(self._cloud.line("publish", state))
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Lines as messages; the stream may cut or glue them as it likes. Heartbeats are sent in between."""
+        """Iterate over incoming lines as messages; sends heartbeats in between."""
         clock = asyncio.get_running_loop().time
-        beat, again = clock() + _HEARTBEAT, clock() + _AGAIN
+        beat, subscribe_at = clock() + _HEARTBEAT, clock() + _RESUBSCRIBE
         while True:
             try:
                 async with asyncio.timeout_at(beat):
@@ -155,8 +160,8 @@ class _TcpSession:
             except TimeoutError:
                 beat = clock() + _HEARTBEAT
                 await self.send(self._cloud.line("heartbeat"))
-                if clock() >= again:
-                    again = clock() + _AGAIN
+                if clock() >= subscribe_at:
+                    subscribe_at = clock() + _RESUBSCRIBE
                     await self.send(self._cloud.line("subscribe"))
                 continue
             except ValueError:

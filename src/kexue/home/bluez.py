@@ -1,4 +1,4 @@
-"""Hand an advertisement to BlueZ over D-Bus. Linux with a Bluetooth adapter only."""
+"""Send an advertisement through BlueZ over D-Bus: Linux with a Bluetooth adapter only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kexue.home.wake import APPEARANCE, COMPANY, NAME, SERVICE
 
 _PATH = "/fm/kexue/wake"
 _BURSTS, _SECONDS = 10, 1.0
-_PATIENCE = 10.0  # seconds for BlueZ to answer a call
+_PATIENCE = 10.0  # seconds to wait for BlueZ to answer a call
 
 
 def properties(payload: bytes) -> dict[str, Any]:
-    """What BlueZ reads from the advertisement object: ``org.bluez.LEAdvertisement1`` as variants."""
+    """The properties of the advertisement object, ``org.bluez.LEAdvertisement1``, as D-Bus variants."""
     variant = import_optional("dbus_fast").Variant
     return {
         "Type": variant("s", "peripheral"),  # connectable, with the flags set by BlueZ
@@ -33,7 +33,7 @@ async def advertise(
 
     Args:
         payload: the bytes after the company number.
-        adapter: which Bluetooth adapter.
+        adapter: name of the Bluetooth adapter.
         bus: a connected message bus; None opens the system's.
 
     Raises:
@@ -76,7 +76,7 @@ async def advertise(
             try:
                 await asyncio.sleep(seconds)
             finally:
-                with suppress(ConnectionError):  # BlueZ may have dropped it by itself
+                with suppress(ConnectionError):  # BlueZ may have removed it already
                     await call("UnregisterAdvertisement", "o", [_PATH])
     finally:
         bus.remove_message_handler(answer)
@@ -85,8 +85,9 @@ async def advertise(
 
 
 async def _system_bus(dbus: Any) -> Any:
+    """Connect to the system's D-Bus."""
     bus = import_optional("dbus_fast.aio").MessageBus(bus_type=dbus.BusType.SYSTEM)
     try:
         return await bus.connect()
-    except Exception as error:  # the library lets several kinds out, its own and those of the socket
+    except Exception as error:  # the library raises errors of its own and of the socket
         raise ConnectionError(f"no D-Bus system bus ({error}): Bluetooth needs BlueZ and its socket") from error

@@ -1,10 +1,10 @@
-"""From "turn the projector on" to a projector that is on, and back to a report of what was measured.
+"""The bridge: carries commands to a projector, and reports its measured state.
 
     OFF --on--> TURNING_ON --probe--> ON          OFF, ON and UNKNOWN are measured, never assumed;
-    ON --off--> TURNING_OFF --probe--> OFF        UNKNOWN: this machine has no network to ask over
+    ON --off--> TURNING_OFF --probe--> OFF        UNKNOWN: this machine has no network to probe over
 
 On: wake over Bluetooth, probe; then, if there is a plug, power off and on, probe. Off: the key three times, since
-datagrams get lost and none is acknowledged, then probe and repeat. Asking for the state there is does nothing.
+datagrams get lost and none is acknowledged, then probe and repeat. A command for the current state does nothing.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from kexue.home.cloud import Cloud, Message, Session, parse_command
+from kexue.home.cloud import Cloud, Connection, Message, parse_command
 from kexue.home.plug import PlugCycle
 from kexue.home.projector import KEYS
 
 _LOG = logging.getLogger(__name__)
 _RANDOM = random.SystemRandom()  # jitter: not the global generator
 _MINUTE = 60.0
-ECHO = 2.0  # seconds in which the own report may come back as a message
-_COOLING = 60.0  # seconds after it went off in which the plug leaves a projector's fan alone
-_STEADY = 30.0  # seconds after which a connection counts as good, and the pauses start small again
-_SENDS = 3  # of one datagram: 0.3^3 = 2.7 % when 30 % get lost
-_PROBES = 5  # between two rounds of sending
+ECHO = 2.0  # seconds within which the service may echo a report as a message
+_COOLING = 60.0  # seconds after switching off in which the plug stays on, for the projector's fan
+_STEADY = 30.0  # seconds after which a connection counts as good, and the pauses start from 1 s
+_SENDS = 3  # copies of a datagram: all are lost with 0.3^3 = 2.7 % where 30 % get lost
+_PROBES = 5  # probes between two rounds of sending
 
 
 class BridgeState(StrEnum):
-    """What the projector is doing, as far as can be told."""
+    """State of the projector as measured, or the transition under way."""
 
     OFF = "off"
     TURNING_ON = "turning_on"
@@ -44,12 +44,12 @@ class BridgeState(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What came of a command.
+    """Result of a command.
 
     Attributes:
-        action: the last thing done: ``"wake"``, ``"plug"``, ``"poweroff"``, the name of a key, or ``"none"``.
+        action: the last action: ``"wake"``, ``"plug"``, ``"poweroff"``, the name of a key, or ``"none"``.
         state: measured afterwards.
-        reason: one phrase for people.
+        reason: one phrase in words.
     """
 
     action: str
@@ -58,46 +58,46 @@ class Outcome(NamedTuple):
 
 
 class Device(Protocol):
-    """What is switched."""
+    """A device that takes keys and can be probed."""
 
     async def send(self, key: str, *, repeat: int = 1) -> None:
-        """Press a key."""
+        """Press a key by `repeat` datagrams."""
         ...
 
     async def is_on(self) -> bool:
-        """Probe; OSError when nothing can be said."""
+        """Probe; OSError where the state cannot be determined."""
         ...
 
 
 class Wake(Protocol):
-    """What starts a projector that is off."""
+    """A way to start a projector that is off."""
 
     async def wake(self) -> None:
-        """Try it; OSError when that cannot work now."""
+        """Send the wake-up signal; OSError where it cannot be sent."""
         ...
 
 
 class Bridge:
-    """Carry commands from a message service to a projector, and its measured state back.
+    """Carries commands from a message service to a projector, and reports the measured state.
 
     The last command wins. A message counts only if its topic is exactly the service's and its text exactly one of
     `allow`; it is dropped when it repeats the previous one within `debounce`, is older than `max_age` or retained, or
-    is one too many for this minute.
+    exceeds `rate_limit`.
 
     Args:
         cloud: `BemfaTcp`, `BemfaMqtt`, `LocalMqtt`; None to use `handle` alone.
         device: `XgimiUdp`.
-        wake: `BleWake` or an `HttpHook`; None: not this way. plug: a `PlugCycle`, used when waking fails.
-        allow: ``"on"``, ``"off"`` and keys of `KEYS` that may be asked for.
-        debounce: seconds. opposite_delay: seconds to wait between switching on and off, either way.
-        rate_limit: commands a minute. max_age: seconds.
-        on_timeout, off_timeout: seconds to wait for the projector to follow.
-        probe_interval: seconds between two looks; report_interval: between two reports while nothing happens.
+        wake: `BleWake`, `HttpHook` or None. plug: a `PlugCycle` for when waking fails, or None.
+        allow: permitted commands: ``"on"``, ``"off"`` and keys of `KEYS`.
+        debounce: seconds, >= 0. opposite_delay: seconds between opposite transitions, >= 0.
+        rate_limit: commands per minute, >= 1. max_age: seconds, > 0.
+        on_timeout, off_timeout: seconds to wait for the projector to change its state, > 0.
+        probe_interval: seconds between two probes, > 0. report_interval: seconds between two reports while idle, > 0.
         notify: called as ``notify(outcome, seconds)`` after every command, for a log.
         clock: monotonic seconds.
 
     Raises:
-        ValueError: a name in `allow` that is no command, or a duration out of range.
+        ValueError: a name in `allow` that is not a command, or a duration out of range.
     """
 
     def __init__(
@@ -136,22 +136,22 @@ class Bridge:
         self._on_timeout, self._off_timeout = on_timeout, off_timeout
         self._probe_interval, self._report_interval = probe_interval, report_interval
         self._notify, self._clock = notify, clock
-        self._session: Session | None = None
+        self._connection: Connection | None = None
         self._busy = asyncio.Lock()
-        self._serial = 0  # of the newest on or off; an older one gives way
-        self._taken: deque[float] = deque(maxlen=rate_limit)  # when the last commands came
-        self._last: tuple[str, float] = ("", -math.inf)  # the last on or off, and when
-        self._switched: tuple[str, float] = ("", -math.inf)  # the last transition, and when it ended
+        self._serial = 0  # number of the newest on or off; older ones are abandoned
+        self._taken: deque[float] = deque(maxlen=rate_limit)  # times of the last commands
+        self._last: tuple[str, float] = ("", -math.inf)  # the last on or off, and its time
+        self._switched: tuple[str, float] = ("", -math.inf)  # the last transition, and the time of its end
         self._reported: tuple[str, float] = ("", -math.inf)
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
     async def handle(self, command: str, *, at: float | None = None) -> Outcome:
-        """Carry out one command and say what came of it; returns when the projector has followed, or has not.
+        """Execute one command; returns once the projector has changed its state, or the timeout has passed.
 
         Args:
-            command: one of `allow`. Others are refused, not raised: text from outside is data.
-            at: when it was given, on the bridge's clock; None means now.
+            command: one of `allow`; others are refused in the outcome, without an exception.
+            at: time of the command on the bridge's clock; None means now.
         """
         start = self._clock()
         refusal = self._refusal(command, start if at is None else at, start)
@@ -167,6 +167,7 @@ class Bridge:
         return outcome
 
     def _refusal(self, command: str, at: float, now: float) -> str | None:
+        """Why the command is refused; None accepts and records it."""
         if command not in self.allow:
             return "not in the allow-list"
         if now - at > self._max_age:
@@ -183,6 +184,7 @@ class Bridge:
         return None
 
     async def _press(self, key: str) -> Outcome:
+        """Press one key."""
         try:
             await self._device.send(key)
         except OSError as error:
@@ -190,7 +192,7 @@ class Bridge:
         return Outcome(key, self.state, "sent")
 
     async def _reach(self, command: str) -> Outcome:
-        """Bring about on or off, after whatever is under way."""
+        """Switch on or off, after any transition under way, and report."""
         self._serial += 1
         serial = self._serial
         async with self._busy:
@@ -199,8 +201,8 @@ class Bridge:
         return outcome
 
     async def _switch(self, command: str, serial: int) -> Outcome:
-        wanted = BridgeState(command)
-        if serial == self._serial and await self.measure() is wanted:
+        """Switch on or off, unless that is the state already or a later command has come."""
+        if serial == self._serial and await self.measure() is BridgeState(command):
             return Outcome("none", self.state, f"already {command}")
         before, when = self._switched
         rest = when + self._opposite_delay - self._clock()
@@ -216,13 +218,14 @@ class Bridge:
                 self.state = BridgeState.UNKNOWN
 
     async def _turn_off(self) -> Outcome:
+        """Send the key and probe, in turn, until the projector is off."""
         self.state = BridgeState.TURNING_OFF
         start = self._clock()
         try:
             async with asyncio.timeout(self._off_timeout):
                 while True:
-                    await self._device.send("poweroff", repeat=_SENDS)
-                    if await self._seen(False, _PROBES):
+                    await self._device.send("poweroff", repeat=_SENDS)  # eq. 1 of the page
+                    if await self._wait_until(False, _PROBES):
                         break
         except TimeoutError:
             return Outcome("poweroff", await self.measure(), f"still on after {self._off_timeout:g} s")
@@ -232,46 +235,50 @@ class Bridge:
         return Outcome("poweroff", self.state, f"off after {self._clock() - start:.1f} s")
 
     async def _turn_on(self, serial: int) -> Outcome:
+        """Wake the projector; then, where that fails, use the plug."""
         start = self._clock()
-        went, since = self._switched
         if self._wake is None and self._plug is None:
             return Outcome("none", self.state, "no way to switch on: configure wake or plug")
+        last = self._switched
         self.state = BridgeState.TURNING_ON
         action, reason = "none", ""
         if self._wake is not None:
-            action = "wake"
-            try:
-                await self._wake.wake()
-                if await self._comes_on():
-                    return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
-                reason = f"still off {self._on_timeout:g} s after waking"
-            except Exception as error:  # of whatever was plugged in: it must not end the bridge
-                reason = _failed("waking", error)
-        if self._plug is not None:
-            cooling = since + _COOLING - self._clock()
-            if went == "off" and cooling > 0:
-                await asyncio.sleep(cooling)
+            action, reason = "wake", await self._try_to_start("waking", self._wake.wake)
+        if self.state is not BridgeState.ON and self._plug is not None:
+            await self._wait_for_cooling(last)
             if serial != self._serial:
                 return Outcome(action, await self.measure(), "a later command came")
-            # Power is cut only where a probe says off, never on doubt.
-            if await self.measure() is BridgeState.ON:
-                return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
-            if self.state is BridgeState.UNKNOWN:
-                return Outcome(action, self.state, "nothing can be measured, so the plug is left alone")
-            self.state, action = BridgeState.TURNING_ON, "plug"
-            try:
-                await self._plug.cycle()
-                if await self._comes_on():
-                    return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
-                reason = f"still off {self._on_timeout:g} s after the plug"
-            except Exception as error:
-                reason = _failed("the plug", error)
+            # Power is cut only where a probe has found the projector off.
+            if await self.measure() is BridgeState.UNKNOWN:
+                return Outcome(action, self.state, "the state cannot be measured, so the plug is not used")
+            if self.state is BridgeState.OFF:
+                self.state = BridgeState.TURNING_ON
+                action, reason = "plug", await self._try_to_start("the plug", self._plug.cycle)
+        if self.state is BridgeState.ON:
+            return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
         return Outcome(action, await self.measure(), reason)
+
+    async def _try_to_start(self, what: str, start: Callable[[], Awaitable[object]]) -> str:
+        """Start the projector one way and wait for it; the reason of the failure, or "" with the state ON."""
+        try:
+            await start()
+            if await self._wait_until_on():
+                return ""
+        except Exception as error:  # of an object from the caller: it must not end the bridge
+            return _failure_reason(what, error)
+        return f"still off {self._on_timeout:g} s after {what}"
+
+    async def _wait_for_cooling(self, last: tuple[str, float]) -> None:
+        """Wait until the projector's fan has had its time after the last transition, if that was off."""
+        command, when = last
+        rest = when + _COOLING - self._clock()
+        if command == "off" and rest > 0:
+            await asyncio.sleep(rest)
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
     async def measure(self) -> BridgeState:
-        """Probe now: ON, OFF, or UNKNOWN when this machine cannot tell."""
+        """Probe now: ON, OFF, or UNKNOWN where this machine has no network."""
         try:
             self.state = BridgeState.ON if await self._device.is_on() else BridgeState.OFF
         except OSError as error:
@@ -279,25 +286,26 @@ class Bridge:
             self.state = BridgeState.UNKNOWN
         return self.state
 
-    async def _comes_on(self) -> bool:
+    async def _wait_until_on(self) -> bool:
+        """Whether the projector is on within `on_timeout`."""
         try:
             async with asyncio.timeout(self._on_timeout):
-                await self._seen(True, None)
+                await self._wait_until(True, None)
         except TimeoutError:
             return False
         self.state = BridgeState.ON
         return True
 
-    async def _seen(self, on: bool, probes: int | None) -> bool:
-        """Probe until the answer is `on`; off must be seen twice running, so that one lost packet does not pass for it.
+    async def _wait_until(self, on: bool, probes: int | None) -> bool:
+        """Probe until the state is `on`; off needs two probes in a row, so that one lost packet does not count as off.
 
-        Returns False after `probes` looks in vain; None looks for ever.
+        Returns False after `probes` probes without success; None has no limit.
         """
-        needed, streak, looks = (1 if on else 2), 0, 0
-        while probes is None or looks < probes:
-            if looks:
+        needed, streak, count = (1 if on else 2), 0, 0
+        while probes is None or count < probes:
+            if count:
                 await asyncio.sleep(self._probe_interval)
-            looks += 1
+            count += 1
             streak = streak + 1 if await self._device.is_on() == on else 0
             if streak == needed:
                 return True
@@ -306,79 +314,84 @@ class Bridge:
     # --- the service -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until cancelled, connecting again whenever the service is lost: after 1, 2, 4 ... 60 s, with jitter."""
+        """Serve until cancelled; reconnect to a lost service after 1, 2, 4 ... 60 s, with jitter."""
         if self._cloud is None:
-            raise ValueError("a bridge without a cloud has nothing to listen to: use handle")
+            raise ValueError("this bridge has no cloud to listen to: use handle")
         failures = 0
         async with asyncio.TaskGroup() as commands:
             while True:
                 start, why = self._clock(), "closed"
                 try:
-                    async with self._cloud.session() as session, asyncio.TaskGroup() as group:
+                    async with self._cloud.connect() as connection, asyncio.TaskGroup() as group:
                         _LOG.info("connected to %r", self._cloud)
-                        self._session = session
-                        group.create_task(self._keep_reporting(session))
-                        group.create_task(self._listen(session, commands))
+                        self._connection = connection
+                        group.create_task(self._keep_reporting(connection))
+                        group.create_task(self._listen(connection, commands))
                 except* OSError as errors:
-                    why = _first(errors)
+                    why = _first_message(errors)
                 finally:
-                    self._session = None
+                    self._connection = None
                 failures = 1 if self._clock() - start >= _STEADY else failures + 1
                 pause = min(2.0 ** (failures - 1), self._cloud.retry_cap) * _RANDOM.uniform(0.75, 1.0)
                 _LOG.warning("lost %r (%s); again in %.1f s", self._cloud, why, pause)
                 await asyncio.sleep(pause)
 
-    async def _listen(self, session: Session, commands: asyncio.TaskGroup) -> None:
-        async for message in session.messages():
+    async def _listen(self, connection: Connection, commands: asyncio.TaskGroup) -> None:
+        """Start a task for every command that arrives."""
+        async for message in connection.messages():
             command = self.accept(message)
             if command is not None:
                 commands.create_task(self.handle(command))
         raise ConnectionError("the service closed the connection")
 
     def accept(self, message: Message) -> str | None:
-        """The command a message carries, or None: another topic, retained, not in the allow-list, or our own echo."""
+        """The command in a message; None for another topic, a retained or refused message, or an echoed report."""
         if self._cloud is not None and message.topic != self._cloud.topic:
             return None
         command = parse_command(message.payload, self.allow)
         if command is None:
-            _LOG.info("ignored %d bytes that are no command", len(message.payload))
+            _LOG.info("ignored %d bytes that are not a command", len(message.payload))
             return None
         if message.retained:
-            _LOG.info("ignored a retained command: nobody knows how old it is")
+            _LOG.info("ignored a retained command: its age is unknown")
             return None
-        said, when = self._reported
-        if command == said and self._clock() - when < ECHO:
+        state, when = self._reported
+        if command == state and self._clock() - when < ECHO:
             return None
         return command
 
-    async def _keep_reporting(self, session: Session) -> None:
-        """Measure and report while nothing happens; a report that is not taken ends the session."""
+    async def _keep_reporting(self, connection: Connection) -> None:
+        """Measure and report while idle; a report that is not accepted ends the connection."""
         while True:
             if not self._busy.locked():
                 async with self._busy:
                     await self.measure()
-                await self._send_report(session)
+                await self._send_report(connection)
             await asyncio.sleep(self._report_interval)
 
     async def _report(self) -> None:
-        if self._session is not None:
+        """Report to the connected service, if any; a failure is logged."""
+        if self._connection is not None:
             try:
-                await self._send_report(self._session)
+                await self._send_report(self._connection)
             except OSError as error:
                 _LOG.warning("not reported: %s", error)
 
-    async def _send_report(self, session: Session) -> None:
+    async def _send_report(self, connection: Connection) -> None:
+        """Report a state that is measured, not a transition."""
         if self.state in (BridgeState.ON, BridgeState.OFF):
             self._reported = (self.state.value, self._clock())
-            await session.report(self.state.value)
+            await connection.report(self.state.value)
 
 
-def _failed(what: str, error: Exception) -> str:
+def _failure_reason(what: str, error: Exception) -> str:
+    """The reason of an outcome; errors other than OSError are logged with their traceback."""
     if not isinstance(error, OSError):
         _LOG.warning("%s failed", what, exc_info=error)
     return f"{what} failed: {str(error) or type(error).__name__}"
 
 
-def _first(errors: BaseExceptionGroup[OSError]) -> str:
+def _first_message(errors: BaseExceptionGroup[OSError]) -> str:
+    """Message of the first error in a group."""
     error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else str(error) or type(error).__name__
+    return _first_message(error) if isinstance(error, BaseExceptionGroup) else str(error) or type(error).__name__

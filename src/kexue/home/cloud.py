@@ -1,6 +1,6 @@
-"""What the bridge asks of a message service, and the only grammar in which it takes orders.
+"""Interface of a message service, and the grammar of a command.
 
-A session is one connection. Whatever goes wrong in it reaches the bridge as OSError, without the key in its text.
+Every failure of a connection reaches the bridge as OSError, without the key in its text.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ _COMMAND = re.compile(r"[ \t\r\n]*([a-z]+)(?:#[0-9]+)*[ \t\r\n]*")
 
 
 class Message(NamedTuple):
-    """What a service delivered; `retained` marks a stored message of unknown age."""
+    """One message from a service; `retained` marks a stored message of unknown age."""
 
     topic: str
     payload: bytes
     retained: bool = False
 
 
-class Session(Protocol):
+class Connection(Protocol):
     """A live connection to a message service."""
 
     def messages(self) -> AsyncIterator[Message]:
-        """Messages as they come; ends or raises OSError when the connection does."""
+        """Iterate over incoming messages; ends or raises OSError when the connection ends."""
         ...
 
     async def report(self, state: str) -> None:
-        """Tell the service ``"on"`` or ``"off"``; OSError when it does not take it."""
+        """Publish the state ``"on"`` or ``"off"``; OSError where the service does not accept it."""
         ...
 
 
 class Cloud(Protocol):
-    """A message service that can be connected to again and again."""
+    """A message service; connecting may be repeated."""
 
     topic: str
-    retry_cap: float  # seconds between two tries to connect, at most
+    retry_cap: float  # longest pause between two tries to connect, in seconds
 
-    def session(self) -> AbstractAsyncContextManager[Session]:
+    def connect(self) -> AbstractAsyncContextManager[Connection]:
         """Connect and subscribe."""
         ...
 
@@ -50,7 +50,7 @@ def parse_command(payload: bytes, allow: Collection[str] = ("on", "off")) -> str
 
     white space, a name in lower case, any number of `#` and digits (ignored: brightness and the like), white space
 
-    At most 64 bytes of UTF-8. The text is compared with the list and goes nowhere else: into no shell, no path, no
+    At most 64 bytes of UTF-8. The text is compared with the list and used for nothing else: no shell, no path, no
     format string.
 
     >>> parse_command(b"on#80"), parse_command(b" off "), parse_command(b"off; reboot")

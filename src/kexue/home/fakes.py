@@ -1,4 +1,4 @@
-"""Stand-ins that live on 127.0.0.1 only: a projector, a plug and the Bemfa cloud. For tests, rehearsals and figures."""
+"""A fake projector, plug and Bemfa cloud on 127.0.0.1, for tests, rehearsals and figures."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from kexue.home.projector import KEYS
 HOST = "127.0.0.1"
 
 
-class Pressed(NamedTuple):
-    """A datagram that arrived: `code`, and when on `time.perf_counter`."""
+class Press(NamedTuple):
+    """A datagram that arrived: the code of its key, and the time by `time.perf_counter`."""
 
     code: int
     at: float
 
 
 class FakeProjector:
-    """Takes keys by UDP, listens on a TCP port while it is on, and loses datagrams as asked.
+    """A projector that takes keys by UDP, accepts TCP connections while it is on, and loses datagrams at random.
 
-    Used as ``async with FakeProjector() as fake:``; `port` and `probe_port` are free ones. It is a way to wake it, too:
-    `wake` starts it after `boot` seconds.
+    Use it as ``async with FakeProjector() as fake:``; `port` and `probe_port` are free ports. It can be the `wake` of a
+    `Bridge`: `wake` starts it after `boot` seconds.
 
     Args:
-        loss: probability that a datagram gets lost.
-        on: whether it is on at first.
-        boot, shutdown: seconds it takes.
+        loss: probability that a datagram gets lost, in [0, 1].
+        on: initial state.
+        boot, shutdown: durations in seconds.
         seed: of the losses; None draws one.
     """
 
@@ -43,7 +43,7 @@ class FakeProjector:
             raise ValueError(f"loss must be between 0 and 1, got {loss}")
         self.host, self.port, self.probe_port = HOST, 0, 0
         self.loss, self.boot, self.shutdown = loss, boot, shutdown
-        self.pressed: list[Pressed] = []
+        self.pressed: list[Press] = []
         self.lost = 0
         self._start_on = on
         self._random = random.Random(seed)
@@ -54,13 +54,13 @@ class FakeProjector:
 
     @property
     def on(self) -> bool:
-        """Whether it is on."""
+        """Whether the projector is on."""
         return self._listening
 
     async def __aenter__(self) -> Self:
         self._bind()
         loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Keys(self._arrived), (HOST, 0))
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Keys(self._receive), (HOST, 0))
         self.port = self._transport.get_extra_info("sockname")[1]
         if self._start_on:
             self.start()
@@ -73,27 +73,27 @@ class FakeProjector:
             self._transport.close()
         if self._probe is not None:
             self._probe.close()
-        await asyncio.sleep(0)  # lets the transport close
+        await asyncio.sleep(0)  # the transport closes in the next turn of the loop
 
     def start(self) -> None:
-        """On at once."""
+        """Switch on at once."""
         if not self._listening and self._probe is not None:
-            self._probe.listen(128)  # nobody accepts: a probe only wants to connect
+            self._probe.listen(128)  # no accept: a probe only connects
             self._listening = True
 
     def cut(self) -> None:
-        """Off at once."""
+        """Switch off at once, as a power cut does."""
         if self._listening and self._probe is not None:
             self._listening = False
             self._probe.close()
             self._bind()
 
     async def wake(self) -> None:
-        """Start it; returns before it is on, as the air does."""
+        """Start after `boot` seconds; returns at once, as a radio signal does."""
         self.later(self.boot, self.start)
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
-        """Do something after a while."""
+        """Call a function after some seconds."""
         if not seconds:
             what()
             return
@@ -102,37 +102,40 @@ class FakeProjector:
             await asyncio.sleep(seconds)
             what()
 
-        _keep(self._tasks, wait())
+        _start_task(self._tasks, wait())
 
     def _bind(self) -> None:
-        """A bound socket that does not listen refuses connections, and keeps the port."""
+        """Bind the probe port without listening: connections are refused, and the port stays reserved."""
         self._probe = socket.socket()
         self._probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._probe.bind((HOST, self.probe_port))
         self.probe_port = self._probe.getsockname()[1]
 
-    def _arrived(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
+        """Lose or obey one datagram."""
         if self._random.random() < self.loss:
             self.lost += 1
             return
         head, _, code = data.partition(b":")
         if head != b"KEYPRESSES" or not code.isdigit():
             return
-        self.pressed.append(Pressed(int(code), time.perf_counter()))
+        self.pressed.append(Press(int(code), time.perf_counter()))
         if int(code) == KEYS["poweroff"]:
             self.later(self.shutdown, self.cut)
 
 
 class _Keys(asyncio.DatagramProtocol):
-    def __init__(self, arrived: Callable[[bytes], None]) -> None:
-        self._arrived = arrived
+    """Passes each datagram to a function."""
+
+    def __init__(self, receive: Callable[[bytes], None]) -> None:
+        self._receive = receive
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        self._arrived(data)
+        self._receive(data)
 
 
 class FakePlug:
-    """A smart plug with two addresses to call, `on` and `off`, that powers a `FakeProjector`."""
+    """A smart plug with two URLs, `on` and `off`, that powers a `FakeProjector`."""
 
     def __init__(self, projector: FakeProjector) -> None:
         self.switched: list[str] = []
@@ -152,6 +155,7 @@ class FakePlug:
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one HTTP request."""
         words = (await reader.readuntil(b"\r\n\r\n")).split()
         known = {b"/on": "on", b"/off": "off"}.get(words[1]) if len(words) > 1 else None
         if known is not None:
@@ -166,10 +170,10 @@ class FakePlug:
 
 
 class FakeBemfa:
-    """The cloud's TCP service in both versions, told apart by how a client speaks.
+    """The cloud's TCP service in both versions, recognised by the first line of a client.
 
-    Used as ``async with FakeBemfa() as cloud:``; `say` delivers a command to the subscribers of a topic, `reports` is
-    what they published. `stop` and `start` are a restart on the same port.
+    Use it as ``async with FakeBemfa() as cloud:``; `say` sends a command to the subscribers of a topic, `reports`
+    holds what they published. `stop` and `start` restart it on the same port.
     """
 
     def __init__(self) -> None:
@@ -189,12 +193,12 @@ class FakeBemfa:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen, again on the same port after `stop`."""
+        """Listen; after `stop` on the same port."""
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Hang up on everyone."""
+        """Close all connections and stop listening."""
         if self._server is not None:
             self._server.close()
         for writer in list(self._writers):
@@ -204,13 +208,13 @@ class FakeBemfa:
             await self._server.wait_closed()
             self._server = None
 
-    async def subscribed(self) -> None:
-        """Wait until someone has subscribed."""
+    async def wait_for_subscriber(self) -> None:
+        """Wait until a client has subscribed."""
         async with self._arrival:
             await self._arrival.wait_for(lambda: bool(self._clients))
 
     async def say(self, topic: str, text: str) -> None:
-        """Deliver a command, as the voice assistant does."""
+        """Send a command to the subscribers of a topic, as the voice assistant does."""
         for writer, (wanted, version) in list(self._clients.items()):
             if wanted == topic:
                 record = json.dumps({"cmd": 2, "topics": [topic], "msg": text})
@@ -225,10 +229,11 @@ class FakeBemfa:
                 await target.drain()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handle one client until it disconnects."""
         self._writers.add(writer)
         try:
             while line := await reader.readline():
-                await self._take(line.decode().strip(), writer)
+                await self._handle_line(line.decode().strip(), writer)
         except ConnectionError:
             pass
         finally:
@@ -236,7 +241,8 @@ class FakeBemfa:
             self._clients.pop(writer, None)
             writer.close()
 
-    async def _take(self, line: str, writer: asyncio.StreamWriter) -> None:
+    async def _handle_line(self, line: str, writer: asyncio.StreamWriter) -> None:
+        """Obey one line of a client: subscribe, publish or heartbeat."""
         version = 2 if line.startswith("{") else 1
         fields: dict[str, Any] = json.loads(line) if version == 2 else dict(p.split("=", 1) for p in _pairs(line))
         command, topic = int(fields.get("cmd", 0)), fields["topics"][0] if "topics" in fields else fields.get("topic")
@@ -253,10 +259,12 @@ class FakeBemfa:
 
 
 def _pairs(line: str) -> list[str]:
+    """The ``name=value`` parts of a line of version 1."""
     return [part for part in line.split("&") if "=" in part]
 
 
-def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[Any, Any, None]) -> None:
+def _start_task(tasks: set[asyncio.Task[None]], coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a task that `tasks` keeps alive."""
     task = asyncio.create_task(coroutine)
     tasks.add(task)
     task.add_done_callback(tasks.discard)

@@ -1,7 +1,7 @@
-"""The article's own scheme, as a plan and as a simulator: infrared, a USB keyboard and a smart plug. No network.
+"""The article's scheme, as a plan and as a simulator: infrared, a USB keyboard and a smart plug, without a network.
 
 The projector is an Android computer and accepts a second keyboard. A module that turns infrared into key presses of a
-USB keyboard is taught the codes of a remote from the speaker's library; the speaker then speaks infrared to the module.
+USB keyboard learns the codes of a remote from the speaker's library; the speaker then sends infrared to the module.
 A keyboard cannot start a computer that is off, so a smart plug does that: mains off for 10 seconds, then on, with the
 projector set to start when power appears.
 
@@ -36,14 +36,14 @@ class IRKey(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What is said to the speaker, and what it does then."""
+    """A phrase spoken to the speaker, and the actions that follow."""
 
     phrase: str
     steps: tuple[str, ...]
 
 
 class IRStep(NamedTuple):
-    """One moment of a simulation; `warning` is empty when all is well."""
+    """One step of a simulation; `warning` is empty where nothing goes wrong."""
 
     said: str
     on: bool
@@ -65,14 +65,14 @@ _KEYS = (
     IRKey("pause", "Play/Pause", "0C:CD", "pauses and plays"),
     IRKey("voice", "", "", "cannot be learnt: the remote sends sound, not a key"),
 )
-_WIRING = (
+_WIRING = (  # section "The article's way"
     Wire("you", "speaker with infrared", "voice"),
     Wire("speaker with infrared", "infrared-to-USB keyboard module", "infrared, in the line of sight"),
     Wire("infrared-to-USB keyboard module", "projector", "USB, as a second keyboard"),
     Wire("speaker with infrared", "smart plug", "the speaker's cloud"),
     Wire("smart plug", "projector", "mains, with the projector set to start when power appears"),
 )
-_SCENES = (
+_SCENES = (  # section "The article's way"
     Scene("turn the projector on", ("plug off", "wait 10 s", "plug on", "the projector starts by itself")),
     Scene("turn the projector off", ("infrared power", "the module presses Power", "the projector shuts down")),
 )
@@ -80,7 +80,7 @@ _SCENES = (
 
 @dataclass(frozen=True)
 class IRPlan:
-    """What to wire, which keys to teach, which scenes to set up in the speaker's app.
+    """Wiring, keys to learn, and scenes to set up in the speaker's app.
 
     Attributes:
         wiring: tuple of ``Wire(source, target, medium)``.
@@ -93,14 +93,14 @@ class IRPlan:
     scenes: tuple[Scene, ...]
 
     def simulate(self, said: Iterable[str], *, on: bool = False) -> list[IRStep]:
-        """Play commands through the chain, which hears nothing back from the projector.
+        """Simulate commands on the chain, which has no feedback from the projector.
 
         Args:
             said: ``"on"``, ``"off"`` or names of keys of this plan.
-            on: whether the projector is on at first.
+            on: initial state of the projector.
 
         Raises:
-            ValueError: a word that no scene and no key answers to.
+            ValueError: a word that is neither a scene nor a key.
 
         >>> [step.on for step in ir_plan().simulate(["on", "volumeup", "off", "power"])]
         [True, True, False, False]
@@ -130,11 +130,11 @@ class IRPlan:
 
 
 def ir_plan(remote: Iterable[str] | None = None) -> IRPlan:
-    """Plan the article's scheme.
+    """The article's scheme for a remote.
 
     Args:
-        remote: names of the keys on the infrared remote chosen from the speaker's library; None takes all that this
-            plan knows.
+        remote: names of the keys on the infrared remote chosen from the speaker's library; None takes all keys of
+            this plan.
 
     Raises:
         ValueError: an unknown key, or a remote without power, which could not switch anything off.

@@ -1,4 +1,4 @@
-"""MQTT: any broker of one's own, and the common part of the Bemfa cloud."""
+"""MQTT: the user's own broker, and the common part of the Bemfa cloud."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LOG = logging.getLogger(__name__)
 
 
 class MqttCloud:
-    """One topic to listen to and one to report to, MQTT 3.1.1.
+    """A message service over MQTT 3.1.1: one topic for commands, one for reports.
 
-    A session starts clean, so nothing that was said while the bridge was away is delivered late. Reports go out at
-    QoS 1 and must be acknowledged: sent every minute, they notice a dead link that the keep-alive misses.
+    Sessions start clean, so commands sent while the bridge was offline are not delivered late. Reports use QoS 1 and
+    must be acknowledged: sent every minute, they reveal a dead link that the keep-alive misses.
 
     Args:
         host, port: the broker.
-        topic: where commands come from. report_topic: where the state goes.
+        topic: of commands. report_topic: of the state.
         tls: encrypt and check the broker's certificate against the system's authorities.
-        identifier: client id, drawn by the broker if None; username, password: if the broker asks for them.
-        retain: keep the last report at the broker. retry_cap: longest pause between tries to connect.
+        identifier: client id, None lets the broker choose. username, password: where the broker requires them.
+        retain: whether the broker stores the last report. retry_cap: longest pause between tries, in seconds.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class MqttCloud:
         return f"{type(self).__name__}({self.host!r}, {self.topic!r})"
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[_MqttSession]:
-        """Connect and subscribe; ConnectionError when the broker cannot be reached or refuses."""
+    async def connect(self) -> AsyncIterator[_MqttConnection]:
+        """Connect and subscribe; ConnectionError where the broker cannot be reached or refuses."""
         aiomqtt = self._aiomqtt
         if not (self.tls or is_loopback(self.host) or self._warned):
-            _LOG.warning("%s:%d is not encrypted: whoever is on the way can read and send", self.host, self.port)
+            _LOG.warning("%s:%d is not encrypted: everyone on the path can read and command", self.host, self.port)
             self._warned = True
         try:
             async with aiomqtt.Client(
@@ -79,24 +79,24 @@ class MqttCloud:
                 clean_session=True if self._identifier else None,
                 keepalive=60,
                 max_queued_incoming_messages=1000,
-                socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # acknowledgements go out at once
+                socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # acknowledgements are sent at once
             ) as client:
                 granted = await client.subscribe(self.topic, qos=1)
                 if any(getattr(code, "value", code) >= 128 for code in granted):  # a number or a ReasonCode
                     raise ConnectionError(f"{self.host} refuses the topic {self.topic}")
-                yield _MqttSession(self, client)
+                yield _MqttConnection(self, client)
         except aiomqtt.MqttError as error:
             raise self.failure(error) from None
 
     def failure(self, error: Exception) -> ConnectionError:
-        """A library's error as one that can be logged."""
+        """An error of the library as a ConnectionError without secrets."""
         text = str(error) or type(error).__name__
         for secret in (self._identifier, self._password):
             text = secret.redact(text) if secret else text
         return ConnectionError(f"{self.host}:{self.port}: {text}")
 
     async def messages(self, client: Any) -> AsyncIterator[Message]:
-        """What a connected client hears."""
+        """Iterate over the messages of a connected client."""
         try:
             async for message in client.messages:
                 payload = message.payload if isinstance(message.payload, bytes) else b""
@@ -112,25 +112,29 @@ class MqttCloud:
             raise self.failure(error) from None
 
 
-class _MqttSession:
+class _MqttConnection:
+    """One connection over MQTT."""
+
     def __init__(self, cloud: MqttCloud, client: Any) -> None:
         self._cloud, self._client = cloud, client
 
     def messages(self) -> AsyncIterator[Message]:
+        """Iterate over incoming messages."""
         return self._cloud.messages(self._client)
 
     async def report(self, state: str) -> None:
+        """Publish the state."""
         await self._cloud.report(self._client, state)
 
 
 class LocalMqtt(MqttCloud):
-    """A broker of one's own: commands on `topic`, the measured state, retained, on ``<topic>/state``.
+    """The user's own MQTT broker: commands on `topic`, the measured state, retained, on ``<topic>/state``.
 
     Args:
         host: the broker. topic: for example ``"home/projector"``.
-        port: None takes 8883 with `tls`, else 1883.
+        port: None is 8883 with `tls`, otherwise 1883.
         tls: encrypt and check the certificate.
-        username, password: if the broker asks for them.
+        username, password: where the broker requires them.
 
     >>> LocalMqtt("192.168.1.2", "home/projector")
     LocalMqtt('192.168.1.2', 'home/projector')
@@ -155,5 +159,5 @@ class LocalMqtt(MqttCloud):
             username=username,
             password=Secret(password) if isinstance(password, str) else password,
             retain=True,
-            retry_cap=4.0,  # one's own broker may be asked often
+            retry_cap=4.0,  # the user's own broker may be contacted often
         )

@@ -1,4 +1,4 @@
-"""Addresses that may be spoken to, and the one kind of HTTP request a plug or a wake-up helper needs."""
+"""Checks of addresses in the home, and the HTTP request of a plug or a wake-up helper."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _LABEL = re.compile(r"[0-9a-z_]([0-9a-z_-]{0,61}[0-9a-z_])?", re.IGNORECASE)
 
 
 def check_address(address: str, *, allow_public: bool = False) -> None:
-    """Refuse an IP address outside the home: public, multicast, broadcast, unspecified, or the IPv4 of no network.
+    """Refuse an IP address outside the home: public, multicast, broadcast or unspecified.
 
-    IPv6 that carries IPv4 is public (Teredo, 6to4, NAT64), but for the mapped form, which is the IPv4 address itself.
+    IPv6 that carries IPv4 (Teredo, 6to4, NAT64) is public; the mapped form counts as the IPv4 address itself.
 
     Raises:
-        ValueError: `address` is none that a device at home can have.
+        ValueError: a device at home cannot have this address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if ip.is_multicast or (any(ip in block for block in _NOWHERE) and not ip.is_loopback):
-        raise ValueError(f"{address} is no address of one device; give the projector's own, such as 192.168.1.50")
+        raise ValueError(f"{address} is not the address of one device; give the projector's, such as 192.168.1.50")
     if not (allow_public or any(ip in block for block in _HOME)):
         raise ValueError(
             f"{address} is a public address, expected a private one; allow_public (in the file or in Python) permits it"
@@ -42,10 +42,10 @@ def check_address(address: str, *, allow_public: bool = False) -> None:
 
 
 def check_host(host: str, *, allow_public: bool = False) -> None:
-    """`check_address` for a host written as an address; a name is checked for its form, and again when it is resolved.
+    """`check_address` for a host given as an address; for a name, its form is checked here, its address by `resolve`.
 
     Raises:
-        ValueError: neither an address nor a name, a number that only some programs read as an address (0x7f000001,
+        ValueError: neither an address nor a name, a number that some programs read as an address (0x7f000001,
             2130706433, 127.1, 0177.0.0.1), or an address outside the home.
     """
     try:
@@ -56,7 +56,7 @@ def check_host(host: str, *, allow_public: bool = False) -> None:
         except UnicodeError:
             labels = [""]
         if _NUMBER.fullmatch(labels[-1]):
-            raise ValueError(f"{host} is no plain address: write it with four numbers, such as 192.168.1.50") from None
+            raise ValueError(f"{host} is not a plain address: write four numbers, such as 192.168.1.50") from None
         if not all(map(_LABEL.fullmatch, labels)) or len(host) > 253:
             raise ValueError(f"expected a host name or an IP address, got {host!r}") from None
         return
@@ -64,12 +64,12 @@ def check_host(host: str, *, allow_public: bool = False) -> None:
 
 
 async def resolve(host: str, port: int, *, allow_public: bool = False) -> tuple[socket.AddressFamily, Any]:
-    """The first address of `host` as ``(family, sockaddr)``; ConnectionError: there is none, or it is not at home."""
+    """First address of `host` as ``(family, sockaddr)``; ConnectionError without one, or for one outside the home."""
     loop = asyncio.get_running_loop()
     try:
         family, _, _, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0]
     except (OSError, UnicodeError, IndexError) as error:
-        raise unresolved(host, error) from None
+        raise resolution_error(host, error) from None
     try:
         check_address(str(address[0]), allow_public=allow_public)
     except ValueError as error:
@@ -77,22 +77,22 @@ async def resolve(host: str, port: int, *, allow_public: bool = False) -> tuple[
     return family, address
 
 
-def unresolved(host: str, error: Exception) -> ConnectionError:
-    """What to raise for a name that leads to no address."""
+def resolution_error(host: str, error: Exception) -> ConnectionError:
+    """The error for a name without an address."""
     why = getattr(error, "strerror", None) or error
-    return ConnectionError(f"the name {host} leads to no address ({why}); check it, or give the address itself")
+    return ConnectionError(f"the name {host} has no address ({why}); check it, or give the address itself")
 
 
 class HttpHook:
-    """One HTTP request to a device at home, as a smart plug or an ESP32 takes it: awaited, it sends and checks for 2xx.
+    """An HTTP request to a device at home, such as a smart plug or an ESP32; calling it sends and expects a 2xx answer.
 
     Args:
-        url: ``"http://192.168.1.60/relay/0?turn=on"``, for another method ``"POST http://..."``. Plain HTTP only. It
-            may hold a password, so it is never shown.
+        url: ``"http://192.168.1.60/relay/0?turn=on"``, for another method ``"POST http://..."``. Plain HTTP only.
+            Never printed, since it may hold a password.
         allow_public: permit an address outside the home.
 
     Raises:
-        ValueError: no http URL, or a public address.
+        ValueError: not an http URL, or a public address.
     """
 
     def __init__(self, url: str, *, allow_public: bool = False) -> None:
@@ -102,9 +102,9 @@ class HttpHook:
         if parts.scheme != "http" or not parts.hostname or self._method not in ("GET", "POST", "PUT"):
             raise ValueError("expected http://HOST/PATH, or POST http://HOST/PATH, with a plain http address")
         if any(ord(c) <= 32 for c in address) or not address.isascii():
-            raise ValueError("an address of a hook has no spaces, control or foreign characters: write %20 for a space")
+            raise ValueError("an address must be ASCII without spaces and control characters: write %20 for a space")
         if parts.username is not None:
-            raise ValueError("a user and password before the host of an http address are not sent: leave them out")
+            raise ValueError("a user and password before the host of an http address are not supported: leave them out")
         self.host, self.port = parts.hostname, 80 if parts.port is None else parts.port
         if not self.port:
             raise ValueError("the port of an http address must be between 1 and 65535, got 0")
@@ -116,7 +116,7 @@ class HttpHook:
         return f"HttpHook(http://{self.host}:{self.port}/...)"
 
     async def __call__(self) -> None:
-        """Send the request; OSError when there is no answer of HTTP within 5 seconds, or it is not a 2xx."""
+        """Send the request; OSError without an HTTP answer within 5 seconds, or for an answer other than 2xx."""
         async with asyncio.timeout(_TIMEOUT):
             family, address = await resolve(self.host, self.port, allow_public=self._allow_public)
             reader, writer = await asyncio.open_connection(address[0], address[1], family=family, limit=_MAX_LINE)
@@ -132,7 +132,7 @@ class HttpHook:
                 writer.close()
         status = _STATUS.match(line)
         if status is None:
-            raise ConnectionError(f"{self!r} answered {'what is no HTTP' if line else 'nothing'}")
+            raise ConnectionError(f"{self!r} answered {'something other than HTTP' if line else 'nothing'}")
         if not status[1].startswith(b"2"):
             raise ConnectionError(f"{self!r} answered {status[1].decode()}")
 

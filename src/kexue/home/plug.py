@@ -1,4 +1,4 @@
-"""The article's way to switch on: mains off for a while, then on, with a projector set to start when power appears."""
+"""The article's way to switch on: mains off, a pause, mains on, with a projector set to start when power appears."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Switch = Callable[[], Awaitable[object] | object]
 class PlugCycle:
     """A smart plug that is switched off, and on again after a pause.
 
-    It switches on again in any case, also when it is interrupted or the first switching fails, and tries that three
-    times. Only a projector that is off may be cycled: the bridge asks for it after a probe has said so.
+    Power comes back in every case, also after an interruption or a failed switch-off, with up to three tries. Only a
+    projector that is off may be cycled: the bridge probes first.
 
     Source: kexue.fm/archives/9365, "off for 10 seconds, then on".
 
     Args:
-        on, off: called to switch, for example two `HttpHook`; plain or async.
-        seconds: without power in between.
+        on, off: functions that switch, plain or async, for example two `HttpHook`.
+        seconds: duration without power, > 0.
     """
 
     def __init__(self, on: Switch, off: Switch, *, seconds: float = 10.0) -> None:
@@ -31,10 +31,10 @@ class PlugCycle:
         self.seconds = seconds
 
     async def cycle(self) -> None:
-        """Off, wait, on. OSError when the plug does not answer; what else `on` and `off` raise."""
+        """Switch off, wait, switch on. OSError where the plug does not answer, and any error of `on` and `off`."""
         try:
             await _call(self._off)
-            await asyncio.sleep(self.seconds)
+            await asyncio.sleep(self.seconds)  # section "The article's way": 10 seconds without power
         finally:
             async for attempt in AsyncRetry(3, delay=1.0, reraise=True):
                 async with attempt:
@@ -42,6 +42,7 @@ class PlugCycle:
 
 
 async def _call(switch: Switch) -> None:
+    """Call a plain or async function."""
     answer = switch()
     if inspect.isawaitable(answer):
         await answer

@@ -1,8 +1,8 @@
-"""The projector on the network: keys as UDP datagrams, and whether it is on.
+"""The projector on the network: keys as UDP datagrams, and a probe of its state.
 
-Not from the article, which uses no network (see `kexue.home.irplan`): the protocol was worked out by the community for
-models that run XGIMI's own system; models with Android TV do not answer it. A datagram has no acknowledgement, so only
-a probe tells what became of a command.
+Not from the article, which uses no network (see `kexue.home.irplan`): the protocol was found by users of models with
+XGIMI's own system; models with Android TV do not answer it. Datagrams are not acknowledged, so only a probe shows the
+effect of a command.
 """
 
 from __future__ import annotations
@@ -22,22 +22,28 @@ KEYS: dict[str, int] = {
     "poweroff": 30,
     "autofocus": 2099, "settings": 2094, "source": 2102, "hibernate": 2106,
 }  # fmt: skip
-"""Name of a key -> the code its datagram carries."""
+"""Name of a key -> code in its datagram."""
 
 _CONNECT_TIMEOUT = 2.0
-_UNKNOWN = (errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM, errno.EMFILE)  # our fault, not an answer
+_UNKNOWN = (
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+)  # failures of this machine, not an answer
 
 
 class XgimiUdp:
-    """Keys by UDP, and a probe by TCP.
+    """An XGIMI projector: keys by UDP, and a probe by TCP.
 
-    One key is one datagram ``KEYPRESSES:<code>``. On means that a TCP connection to `probe_port` opens; refused,
-    timed out or unreachable means off.
+    One key is one datagram ``KEYPRESSES:<code>``. The projector is on if a TCP connection to `probe_port` opens,
+    and off if it is refused, times out or is unreachable.
 
     Args:
         host: address or name; resolved once, and private unless `allow_public`.
-        port, probe_port: where the projector takes keys, and where it listens while it is on.
-        allow_public: permit an address outside the home. The protocol has no password: do not.
+        port, probe_port: UDP port of the keys; TCP port that is open while the projector is on.
+        allow_public: permit an address outside the home; not advisable, since the protocol has no password.
         gap: seconds between the datagrams of one `send`.
 
     Raises:
@@ -66,7 +72,7 @@ class XgimiUdp:
         return f"XgimiUdp({self.host!r})"
 
     async def send(self, key: str, *, repeat: int = 1) -> None:
-        """Press a key: `repeat` equal datagrams, because each may get lost and none is acknowledged.
+        """Press a key by `repeat` equal datagrams, since each may get lost and none is acknowledged.
 
         Raises:
             ValueError: a key that is not in `KEYS`.
@@ -86,10 +92,10 @@ class XgimiUdp:
                 await loop.sock_sendto(udp, b"KEYPRESSES:%d" % KEYS[key], address)
 
     async def is_on(self) -> bool:
-        """Whether the projector listens.
+        """Whether the projector accepts TCP connections.
 
         Raises:
-            OSError: this machine has no network, so nothing can be said.
+            OSError: this machine has no network, so the state is unknown.
         """
         family, address = await self._address()
         try:
@@ -103,6 +109,7 @@ class XgimiUdp:
         return True
 
     async def _address(self) -> tuple[socket.AddressFamily, Any]:
+        """The address of the host, resolved once."""
         if self._resolved is None:
             self._resolved = await resolve(self.host, self.port, allow_public=self._allow_public)
         return self._resolved

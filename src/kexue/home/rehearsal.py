@@ -1,4 +1,4 @@
-"""An evening on loopback: a made-up cloud tells a real bridge to switch a made-up projector."""
+"""A rehearsal on loopback: a fake cloud sends commands to a real bridge with a fake projector."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kexue.home.projector import XgimiUdp
 
 _TOPIC = "projector006"
 _UID = "0" * 32
-_PATIENCE = 60.0
-_EVENING = ("on", "on", "on; reboot", "off")
+_TIMEOUT = 60.0
+_COMMANDS = ("on", "on", "on; reboot", "off")
 
 
 class Rehearsed(NamedTuple):
-    """One command of the evening.
+    """One command of the rehearsal.
 
     Attributes:
-        said: the text the cloud delivered.
+        said: the text from the cloud.
         at: seconds since the start.
-        outcome: what the bridge made of it.
+        outcome: of the bridge.
         seconds: from the command to the outcome.
     """
 
@@ -35,7 +35,7 @@ class Rehearsed(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """The evening: its commands, when datagrams reached the projector (seconds since the start), how many did not."""
+    """A finished rehearsal: its commands, arrival times of datagrams (seconds since the start), number of lost ones."""
 
     steps: list[Rehearsed]
     datagrams: list[float]
@@ -43,13 +43,13 @@ class Rehearsal(NamedTuple):
 
 
 async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> Rehearsal:
-    """Play on, on again, nonsense, off. About four seconds.
+    """Rehearse on, on again, an invalid command, and off; takes about four seconds.
 
     Args:
-        loss: probability that a datagram to the projector gets lost. seed: of the losses.
+        loss: probability that a datagram to the projector gets lost. seed: of the losses; None draws one.
     """
     outcomes: asyncio.Queue[tuple[Outcome, float]] = asyncio.Queue()
-    rehearsed: list[Rehearsed] = []
+    steps: list[Rehearsed] = []
     async with FakeBemfa() as cloud, FakeProjector(loss, boot=0.4, shutdown=0.3, seed=seed) as projector:
         device = XgimiUdp(projector.host, port=projector.port, probe_port=projector.probe_port, gap=0.05)
         bridge = Bridge(
@@ -62,20 +62,20 @@ async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> Rehearsal:
         )
         running = asyncio.create_task(bridge.run())
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await cloud.subscribed()
+            async with asyncio.timeout(_TIMEOUT):
+                await cloud.wait_for_subscriber()
                 start = time.perf_counter()
-                for text in _EVENING:
+                for text in _COMMANDS:
                     at = time.perf_counter() - start
                     await cloud.say(_TOPIC, text)
                     if parse_command(text.encode()) is None:
-                        rehearsed.append(Rehearsed(text, at, Outcome("none", bridge.state, "no command"), 0.0))
+                        steps.append(Rehearsed(text, at, Outcome("none", bridge.state, "no command"), 0.0))
                         await asyncio.sleep(0.6)
                         continue
                     outcome, seconds = await outcomes.get()
-                    rehearsed.append(Rehearsed(text, at, outcome, seconds))
+                    steps.append(Rehearsed(text, at, outcome, seconds))
                     await asyncio.sleep(ECHO + 0.1 if outcome.action == "wake" else 0.6)
         finally:
             running.cancel()
             await asyncio.wait([running])
-    return Rehearsal(rehearsed, [press.at - start for press in projector.pressed], projector.lost)
+    return Rehearsal(steps, [press.at - start for press in projector.pressed], projector.lost)

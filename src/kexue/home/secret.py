@@ -1,4 +1,4 @@
-"""Keys that open an account: read from the environment or a private file, never shown whole."""
+"""Secrets: read from the environment or a private file, printed masked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kexue.errors import DataError
 
 
 class Secret:
-    """A text that prints as its last four characters; `reveal` gives it away."""
+    """A text that prints as its last four characters at most; `reveal` returns it."""
 
     __slots__ = ("_text",)
 
@@ -33,7 +33,7 @@ def secret_from_environment(variable: str) -> Secret:
     """The secret in `variable`, or in the file that `variable`_FILE names.
 
     Raises:
-        DataError: neither is set, or the file can be read by others.
+        DataError: neither is set, or others can read the file.
     """
     if text := os.environ.get(variable, "").strip():
         return Secret(text)
@@ -46,7 +46,7 @@ def secret_from_environment(variable: str) -> Secret:
 
 
 def secret_from_file(path: str | os.PathLike[str]) -> Secret:
-    """The text of a file that only its owner may read, without white space around it.
+    """The text of a file that only its owner may read, without surrounding white space.
 
     Raises:
         DataError: others can read the file, or it is empty.

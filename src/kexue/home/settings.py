@@ -1,4 +1,4 @@
-"""The bridge's configuration file: TOML, without secrets in it."""
+"""Configuration file of the bridge: TOML, without secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kexue.errors import DataError
+from kexue.home import bluez
 from kexue.home.bemfa import BemfaMqtt, BemfaTcp
+from kexue.home.ble import BleWake
 from kexue.home.bridge import Bridge, Outcome, Wake
 from kexue.home.cloud import Cloud
 from kexue.home.mqtt import LocalMqtt
@@ -20,7 +22,6 @@ from kexue.home.network import HttpHook
 from kexue.home.plug import PlugCycle
 from kexue.home.projector import XgimiUdp
 from kexue.home.secret import secret_from_environment, secret_from_file
-from kexue.home.wake import BleWake
 
 _KNOWN: dict[str, dict[str, type | tuple[type, ...]]] = {
     "projector": {"host": str, "port": int, "probe_port": int, "allow_public": bool},
@@ -37,7 +38,7 @@ _KNOWN: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
 }  # fmt: skip
 
-_CLOUDS = {  # kind -> what it takes besides a topic
+_CLOUDS = {  # kind -> its options besides the topic
     "bemfa-tcp": ("host", "port", "version"),
     "bemfa-mqtt": ("host", "port", "tls"),
     "mqtt": ("host", "port", "tls", "username", "password_file"),
@@ -46,14 +47,14 @@ _CLOUDS = {  # kind -> what it takes besides a topic
 
 @dataclass(frozen=True)
 class BridgeSettings:
-    """The tables of a configuration file, checked.
+    """A checked configuration file of the bridge.
 
     Attributes:
-        projector: `host`, perhaps `port`, `probe_port`, `allow_public`.
-        cloud: `kind` (``"bemfa-tcp"``, ``"bemfa-mqtt"`` or ``"mqtt"``), `topic`, perhaps `host`, `port`, `tls`,
+        projector: `host`; optional `port`, `probe_port`, `allow_public`.
+        cloud: `kind` (``"bemfa-tcp"``, ``"bemfa-mqtt"`` or ``"mqtt"``), `topic`; optional `host`, `port`, `tls`,
             `version`, `username`, `password_file`. The key of Bemfa comes from BEMFA_UID or BEMFA_UID_FILE.
         wake: `mac` or `payload_file` (hexadecimal) for Bluetooth with `adapter`, or the `url` of a helper.
-        plug: `on` and `off`, addresses to call; `seconds` without power.
+        plug: `on` and `off`, URLs to call; optional `seconds` without power.
         bridge: arguments of `Bridge`.
     """
 
@@ -73,19 +74,19 @@ class BridgeSettings:
         try:
             tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"no TOML: {error}.", path=path) from None
+            raise DataError(f"not a TOML file: {error}.", path=path) from None
         _check(tables, path)
         return cls(**tables)
 
     def device(self) -> XgimiUdp:
-        """The projector."""
+        """The projector of the file."""
         return XgimiUdp(**self.projector)
 
     def make_bridge(self, *, connected: bool = True, notify: Callable[[Outcome, float], None] | None = None) -> Bridge:
-        """A bridge as configured; with `connected` False without its cloud, for commands given by hand.
+        """The bridge of the file; `connected` False leaves out the cloud, for commands by hand.
 
         Raises:
-            ValueError, DataError: a value out of range, or a secret that is missing or can be read by others.
+            ValueError, DataError: a value out of range, or a secret that is missing or readable by others.
         """
         cloud = self._make_cloud() if connected else None
         plug = None
@@ -96,6 +97,7 @@ class BridgeSettings:
         return Bridge(cloud, self.device(), wake=self._make_wake(), plug=plug, notify=notify, **self.bridge)
 
     def _make_cloud(self) -> Cloud:
+        """The message service of the file."""
         options = dict(self.cloud)
         kind, topic = options.pop("kind", None), options.pop("topic", "")
         if kind not in _CLOUDS:
@@ -114,6 +116,7 @@ class BridgeSettings:
         return make(secret_from_environment("BEMFA_UID"), topic, **options)
 
     def _make_wake(self) -> Wake | None:
+        """The way to wake the projector, None where the file has none."""
         if not self.wake:
             return None
         if "url" in self.wake:
@@ -124,16 +127,15 @@ class BridgeSettings:
             try:
                 payload = bytes.fromhex(text)
             except ValueError:
-                raise DataError("not hexadecimal.", path=self.wake["payload_file"]) from None
+                raise DataError("expected hexadecimal bytes.", path=self.wake["payload_file"]) from None
         advertise = None
         if "adapter" in self.wake:
-            from kexue.home import bluez
-
             advertise = functools.partial(bluez.advertise, adapter=self.wake["adapter"])
         return BleWake(self.wake.get("mac", ""), payload=payload, advertise=advertise)
 
 
 def _check(tables: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """DataError for an unknown table or name, a secret, a value of the wrong type, or a missing name."""
     for table, values in tables.items():
         if table not in _KNOWN or not isinstance(values, dict):
             raise DataError(f"unknown table {table!r}; known are {', '.join(_KNOWN)}.", path=path)
@@ -150,7 +152,7 @@ def _check(tables: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
                 raise DataError(f"[{table}] has no {name!r}.{hint}", path=path)
             kind = _KNOWN[table][name]
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise DataError(f"[{table}] {name} has a value of the wrong kind: {type(value).__name__}.", path=path)
+                raise DataError(f"[{table}] {name} has a value of the wrong type: {type(value).__name__}.", path=path)
     missing = [
         f"[{table}] {name}"
         for table, names in {"projector": ("host",), "plug": ("on", "off")}.items()
