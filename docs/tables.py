@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - lines of Chinese
-"""Write the tables that come from the catalogue and the recorded results; `--check` only tells whether they are fresh.
+"""Write the tables of the catalogue and the recorded results into the docs; `--check` only names stale files.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what is between is replaced.
+A table is the text between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -58,18 +58,18 @@ _EFFECT_ZH = {
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",
     "projector-bridge": "丢包 30% 时关机成功 {off_with_repeats}; 名单之外的动作 {actions_outside_the_list}",
-}  # the English ones stand with the experiments
+}  # the English ones are in the files of the experiments
 _VERDICT_ZH = {"reproduced": "复现", "partly": "部分复现", "not reproduced": "未复现"}
 
 
-def results() -> dict[str, Report]:
+def load_results() -> dict[str, Report]:
     """The recorded reports by slug."""
     return {m.slug: Report.load(path) for m in METHODS if (path := DOCS / "results" / m.slug / "report.json").is_file()}
 
 
 def methods_table(prefix: str, *, chinese: bool = False) -> str:
-    """One row an article; `prefix` leads from the file to the docs folder."""
-    recorded = results()
+    """One row per article; `prefix` is the path from the file to the docs folder."""
+    recorded = load_results()
     head = (
         ["方法", "文章", "入口", "结论", "效果大小"] if chinese else ["method", "article", "import", "verdict", "size"]
     )
@@ -88,32 +88,34 @@ def _entries(m: Method) -> str:
 
 
 def _verdict(report: Report | None, chinese: bool) -> tuple[str, str]:
-    """(the verdict, with the number of claims behind it; how large the effect is)."""
+    """The verdict with the number of reproduced claims, and the size of the effect."""
     if report is None:
         return "计划中" if chinese else "planned", ""
-    right, claims = sum(c.verdict == "reproduced" for c in report.claims), len(report.claims)
+    row = summary(report)
     if chinese:
-        return f"{_VERDICT_ZH[report.verdict]} ({right}/{claims})", fill_effect(_EFFECT_ZH[report.slug], report)
-    return f"{report.verdict} ({right} of {claims})", report.effect
+        return f"{_VERDICT_ZH[report.verdict]} ({row['reproduced']}/{row['claims']})", fill_effect(
+            _EFFECT_ZH[report.slug], report
+        )
+    return f"{report.verdict} ({row['reproduced']} of {row['claims']})", report.effect
 
 
 def results_table() -> str:
     """Every recorded claim with its figures."""
     rows = []
-    for slug, report in results().items():
+    for slug, report in load_results().items():
         for claim in report.claims:
-            figures = "; ".join(f"{name} = {_figure(report.figures[name])}" for name in claim.figures)
+            figures = "; ".join(f"{name} = {_format_figure(report.figures[name])}" for name in claim.figures)
             rows.append([f"[{slug}]({slug}/figure.png)", claim.text, claim.verdict, figures])
     return _markdown(["experiment", "claim", "verdict", "figures"], rows)
 
 
-def _recorded(report: Report) -> str:
-    """The line on a page that says how it went."""
+def _describe(report: Report) -> str:
+    """The line with the recorded verdict on the page of a method."""
     verdict, effect = _verdict(report, chinese=False)
     return f"Recorded on {report.date}: **{verdict} claims**. Size of the effect: {effect}."
 
 
-def _figure(figure: Figure) -> str:
+def _format_figure(figure: Figure) -> str:
     return f"{figure}{'' if figure.n is None else f' (n = {figure.n:,})'}"
 
 
@@ -122,28 +124,28 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def filled(path: Path) -> str:
-    """The file's text with every table renewed."""
+def renew_tables(path: Path) -> str:
+    """The text of a file with new tables."""
     tables = {
         "methods": lambda: methods_table("docs/"),
         "methods-zh": lambda: methods_table("docs/", chinese=True),
         "methods-docs": lambda: methods_table("../"),
         "results": results_table,
     }
-    tables |= {f"recorded-{slug}": partial(_recorded, report) for slug, report in results().items()}
+    tables |= {f"recorded-{slug}": partial(_describe, report) for slug, report in load_results().items()}
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 
 
-def summaries() -> str:
-    """What `kexue reproduce --list` shows, as the JSON file that travels with the package."""
-    return json.dumps({slug: summary(r) for slug, r in results().items()}, ensure_ascii=False, indent=1) + "\n"
+def format_summaries() -> str:
+    """The rows of `kexue reproduce --list`, as the JSON file in the package."""
+    return json.dumps({slug: summary(r) for slug, r in load_results().items()}, ensure_ascii=False, indent=1) + "\n"
 
 
 def main() -> int:
-    """Renew the tables, or with `--check` name the stale files and return 1."""
-    fresh = {path: filled(path) for path in FILES} | {RECORDED: summaries()}
+    """Write new tables, or with `--check` name the stale files and return 1 if there are any."""
+    fresh = {path: renew_tables(path) for path in FILES} | {RECORDED: format_summaries()}
     stale = [path for path, text in fresh.items() if not path.is_file() or text != path.read_text(encoding="utf-8")]
     for path in stale:
         if "--check" in sys.argv:

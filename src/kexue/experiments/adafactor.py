@@ -1,10 +1,10 @@
-"""kexue.fm/archives/7302: AdaFactor, adaptive steps at the memory of a matrix's rows and columns.
+"""kexue.fm/archives/7302: AdaFactor, adaptive steps whose state is one vector per row and one per column of a matrix.
 
-Shows: bytes of state for layers of growing width and for BERT-base; that the factors are the nearest matrix of rank
-one; what zero gradients do to the product as it is written; accuracy on digits beside Adam; and, where the data are
-there, a small language model of Chinese poems beside Adam, each at the best of its rates.
+Measures: bytes of state for layers of growing width and for BERT-base; whether the factors are the nearest matrix of
+rank one; the effect of zero gradients on the product as written; accuracy on digits; and, where the data are there, the
+loss of a small language model of Chinese poems. The last two beside Adam, each optimizer at the best of its rates.
 
-A single optimizer step (bytes, nearest factors, zero gradients) is called directly: there is nothing to train.
+Bytes, factors and zero gradients need a single optimizer step, which is called directly: nothing is trained there.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _bert_bytes(name: str) -> int:
 
 
 def _rank_one_gaps(seed: int) -> tuple[float, float]:
-    """Largest slope of the divergence at the factors; distance of the update to signs where g^2 has rank one."""
+    """Largest slope of the divergence at the factors; distance of the update to the signs where g^2 has rank one."""
     torch = import_optional("torch", extra="train")
     generator = torch.Generator().manual_seed(seed)
     squares = torch.randn(130, 140, generator=generator, dtype=torch.float64).square()
@@ -135,7 +135,7 @@ def _rank_one_gaps(seed: int) -> tuple[float, float]:
 
 
 def _nan_shares() -> tuple[float, float]:
-    """Share of NaN in the first update of a matrix without gradient: of R C / mean(R) as written, and of ours."""
+    """Share of NaN in the first update for a zero gradient: of R C / mean(R) as written, and of `Adafactor`."""
     torch = import_optional("torch", extra="train")
     g = torch.zeros(128, 128)
     R, C = ((g.square() + 1e-30).mean(dim, keepdim=True) for dim in (1, 0))
@@ -165,7 +165,7 @@ class _Poems:
         self.end_of_training = len(self.ids) * 19 // 20
 
     def train_at_best_rate(self, name: str, seeds: tuple[int, ...], steps: int, budget: Budget) -> _PoemRuns:
-        """The rate that is best for the first seed, and every seed with it."""
+        """Train every seed at the rate that is best for the first one."""
         first = {rate: self.train(bind_rate(name, rate), seeds[0], steps) for rate in limit_rates(_RATES[name], budget)}
         rate = min(first, key=lambda rate: first[rate][0][-1])
         losses, size = first[rate]
@@ -173,7 +173,7 @@ class _Poems:
         return _PoemRuns(rate, np.array([losses, *others]), size)
 
     def train(self, make: Make, seed: int, steps: int) -> tuple[list[float], int]:
-        """Held-out loss in nats a character after each tenth of the steps, and bytes of state; the rate falls to 0."""
+        """Held-out loss, nats per character, after each tenth of the steps, and bytes of state; the rate falls to 0."""
         torch = import_optional("torch", extra="train")
         with torch_seed(seed):
             config = layers.TransformerConfig(_VOCABULARY, _HIDDEN, 2, 4, norm="pre", num_segments=0)

@@ -1,10 +1,10 @@
-"""kexue.fm/archives/7387: AdaX, whose second moment remembers ever longer.
+"""kexue.fm/archives/7387: AdaX, Adam with a second moment of exponentially growing memory.
 
-Shows: that the published recurrence and the normalised one give the same steps; where the published one leaves
-float32, and a million steps that do not; how much slower than Adam it takes in a change of the gradients' size, the
-later the slower; and accuracy on digits beside Adam.
+Measures: the distance between the published recurrence and the normalised one; the step at which the published one
+overflows float32, and a million steps of the normalised one; how fast the second moment follows a change in the size of
+the gradients, early and late; and accuracy on digits beside Adam.
 
-Steps on given gradients (recurrence, a million steps, tenfold gradients) call the optimizer: no loss is trained.
+The first three take steps on given gradients and call the optimizer directly: nothing is trained there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 
 
 def _form_gap(seed: int, steps: int) -> float:
-    """Largest relative distance, over `steps` steps in float64, to the recurrence as it is published."""
+    """Largest relative distance, over `steps` steps in float64, to the published recurrence."""
     torch = import_optional("torch", extra="train")
     generator = torch.Generator().manual_seed(seed)
     p = torch.nn.Parameter(torch.ones(8, dtype=torch.float64))
@@ -86,7 +86,7 @@ def _form_gap(seed: int, steps: int) -> float:
 
 
 def _overflow_step() -> int:
-    """The step at which v as it is published leaves float32, for gradients of size 1."""
+    """The step at which the published v overflows float32, for gradients of size 1."""
     growth, added = np.float32(1 + _BETA2), np.float32(_BETA2)
     v, step = np.float32(0), 0
     with np.errstate(over="ignore"):
@@ -126,7 +126,7 @@ def _run_far(seed: int, steps: int) -> tuple[float, float, float]:
 
 
 def _response(name: str, change: int, steps: int = 1_000) -> list[float]:
-    """Share of the way from 1 to 100 that v has gone in each of `steps` steps after gradients of 1 became 10."""
+    """Share of the change from 1 to 100 that v has made, after each of `steps` steps with gradients of 10."""
     torch = import_optional("torch", extra="train")
     p = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = bind_rate(name, 1e-3)([p])
@@ -159,7 +159,7 @@ def _recurrence_figures(budget: Budget, seed: int) -> dict[str, Figure]:
 
 
 def _gain(curves: Mapping[str, Array]) -> Figure:
-    """Mean gain in accuracy over Adam, and twice its standard error on both sides."""
+    """Mean gain in accuracy over Adam, plus and minus twice its standard error."""
     gains = curves["adax"][:, -1] - curves["adam"][:, -1]
     mean, error = float(gains.mean()), float(gains.std() / max(1, len(gains) - 1) ** 0.5)
     return Figure(mean, low=mean - 2 * error, high=mean + 2 * error, n=len(gains))

@@ -1,10 +1,11 @@
 """kexue.fm/archives/7094: six tricks that turn any optimizer into another one.
 
-Shows: decay and layer adaptation around Adam are AdamW and LAMB; a schedule inside the optimizer is one beside it;
-small batches accumulated are the large one, uneven ones only with weights. Each beside an explicit form, step by step.
+Measures: distance of the parameters, after each step, between a composition and its explicit form: decay and layer
+adaptation around Adam against AdamW and LAMB; a schedule inside the optimizer against one beside it; small batches
+accumulated against the large one.
 
-Both updates are made in turn and compared after every step, some with a weight as an argument of `step`: hence the loop
-here in place of `kexue.train`.
+The two optimizers take turns and are compared after every step, and some steps take a weight as their argument, so this
+loop stands here rather than in `kexue.train`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _LABELS = {
     minutes=0.2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Train each composition beside its explicit form and record how far apart the parameters are."""
+    """Train each composition beside its explicit form and record the distance of the parameters."""
     import_optional("torch", extra="train")
     steps = {"smoke": 12, "small": 60, "full": 400}[budget]
     curves = _gap_curves(steps, seed)

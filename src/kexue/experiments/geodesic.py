@@ -1,8 +1,7 @@
-"""kexue.fm/archives/9368: measure far distances by steps that are trustworthy nearby.
+"""kexue.fm/archives/9368: far distances measured along steps between near neighbours.
 
-Shows: a half circle, a spiral and a swiss roll are measured along themselves, not across; on docstrings the geodesic
-and the straight distance are compared where the article expects a difference, among far sentences; and a summary of
-real reviews with the chain of sentences that leads to its topic.
+Measures: paths along a half circle, a spiral and a swiss roll against the known distances; geodesic and straight
+distances between far docstrings, where the article expects a difference; and a summary of real reviews.
 """
 
 from __future__ import annotations
@@ -135,7 +134,7 @@ def _score_docstrings() -> dict[str, Array]:
 
 
 def _summarize_reviews(data: Path, n: int) -> str:
-    """A summary of hotel reviews about breakfast, by the mean of character vectors, as a note."""
+    """A note on a summary of hotel reviews about breakfast; sentences are means of character vectors."""
     reviews, characters = data / "reviews_zh" / "chnsenticorp_hotel.tsv.gz", load_character_vectors(data)
     if not reviews.is_file() or characters is None:
         return "reviews_zh or vectors_zh is missing: no summary of reviews"

@@ -1,8 +1,8 @@
-"""kexue.fm/archives/9147: in high dimension a few points are neighbours of everyone.
+"""kexue.fm/archives/9147: in high dimensions a few points are neighbours of very many.
 
-Shows: the ball vanishes from the cube; skewness of the k-occurrence grows with dimension; a fifth of the points holds
-most neighbour slots; on the sphere the effect is gone, an offset brings it back and centring removes it; and the same
-on sentence vectors, with what the correction does to known-item search.
+Measures: the ball's share of the cube; skewness of the k-occurrence by dimension; the share of neighbour slots that a
+fifth of the points holds; hubness on the sphere, with an offset and after centring; and the same on sentence vectors,
+with the effect of a correction on known-item search.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 def _figures(
     gaussians: _Gaussians, share: float, spheres: Mapping[str, float], *, n: int, comparable: bool
 ) -> dict[str, Figure]:
-    """All but those of sentences; with expected values where the sizes are those of the published ones."""
+    """All figures but those of sentences; expected values only at the sizes of the published ones."""
     source = "computed" if comparable else None
     skewness = {
         f"skewness_gaussian_{d}": dataclasses.replace(
@@ -165,7 +165,7 @@ class _Gaussians(NamedTuple):
 
 
 class _Sentences(NamedTuple):
-    """Of docstrings, by correction: number of times each is among the 10 nearest of another, and MRR of known items."""
+    """By correction: number of times each docstring is among the 10 nearest of another, and MRR of known items."""
 
     counts: dict[str, Array]
     mrr: dict[str, float]

@@ -1,9 +1,10 @@
 """kexue.fm/archives/6051: Lipschitz constraints, for generalisation and for generative models.
 
-Shows: power iteration on the article's matrix and where its start fails; what flattening a kernel hides; that spectral
-regularisation makes a classifier of digits sturdier; and spectral normalisation against gradient penalty in a WGAN.
+Measures: power iteration on the article's matrix, and where its start fails; the norm of a flattened kernel against
+that of the convolution; errors on digits under attack with spectral regularisation and with weight decay; and spectral
+normalisation against gradient penalty in a WGAN.
 
-The cost of a critic step is measured on the bare step: seconds and multiplications of nothing else.
+The cost of a critic step is measured on the bare step, so that seconds and multiplications are of nothing else.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ _CRITICS = {"normalised": 0.0, "penalty_0.1": 0.1, "penalty_1": 1.0, "penalty_10
 
 
 class _Penalised(NamedTuple):
-    """A trained classifier: bound of its Lipschitz constant; errors on the half that judges, and that chooses."""
+    """A trained classifier: bound of its Lipschitz constant, errors on the test half and on the validation half."""
 
     bound: float
     clean_error: float
     attacked_error: float
-    clean_error_choosing: float
-    attacked_error_choosing: float
+    clean_error_validation: float
+    attacked_error_validation: float
 
 
 class _Gan(NamedTuple):
@@ -111,7 +112,7 @@ def _norm_figures() -> dict[str, Figure]:
 
 
 def _train_penalised(seeds: Sequence[int], epochs: int) -> dict[tuple[str, float], list[_Penalised]]:
-    """For each penalty and coefficient one classifier a seed."""
+    """One classifier per seed for each penalty and coefficient."""
     return {
         (kind, coef): [_train_classifier(seed, epochs, kind, coef) for seed in seeds]
         for kind, coefs in _COEFFICIENTS.items()
@@ -148,19 +149,20 @@ def _train_classifier(seed: int, epochs: int, kind: str, coef: float) -> _Penali
 
 
 def _digit_figures(runs: Mapping[tuple[str, float], list[_Penalised]]) -> dict[str, Figure]:
-    """Each penalty at the coefficient that withstands attacks best among those with a good clean error.
+    """Figures of each penalty at its best coefficient.
 
-    The coefficient is chosen on one half of the images outside training, and judged on the other.
+    On the validation half of the held-out images the coefficient has the smallest error under attack among those with
+    an allowed clean error; the figures are of the test half.
     """
 
     def mean(kind: str, coef: float, what: str) -> float:
         return float(np.mean([getattr(run, what) for run in runs[kind, coef]]))
 
-    allowed = mean("none", 0.0, "clean_error_choosing") + _ALLOWED
+    allowed = mean("none", 0.0, "clean_error_validation") + _ALLOWED
     figures, attacked = {}, {}
     for kind, coefs in _COEFFICIENTS.items():
-        fair = [coef for coef in coefs if mean(kind, coef, "clean_error_choosing") <= allowed] or [coefs[0]]
-        best = runs[kind, min(fair, key=lambda coef: mean(kind, coef, "attacked_error_choosing"))]
+        fair = [coef for coef in coefs if mean(kind, coef, "clean_error_validation") <= allowed] or [coefs[0]]
+        best = runs[kind, min(fair, key=lambda coef: mean(kind, coef, "attacked_error_validation"))]
         attacked[kind] = np.array([run.attacked_error for run in best])
         for what in ("bound", "clean_error", "attacked_error"):
             figures[f"{kind}_{what}"] = Figure.over_runs(getattr(run, what) for run in best)
@@ -186,7 +188,7 @@ def _critic_loss(critic: Any, x: Any, fake: Any, weight: float, numbers: Any) ->
 
 
 def _cost_figures(rounds: int) -> dict[str, Figure]:
-    """Multiplications and milliseconds of a critic step, by turns, on a critic wide enough for arithmetic to count."""
+    """Multiplications and milliseconds of a critic step, on a critic wide enough for arithmetic to dominate."""
     import torch
 
     from kexue.nn import apply_spectral_normalization

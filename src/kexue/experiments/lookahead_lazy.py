@@ -1,9 +1,9 @@
 """kexue.fm/archives/6869: Lookahead and lazy updates, two small changes to any optimizer.
 
-Shows: the factor of one Lookahead cycle; what it does to noise; how far momentum carries embedding rows that no batch
-touches any more; and whether laziness helps a classifier of texts with a long tail of rare words.
+Measures: the factor of one Lookahead cycle; the loss that remains under noise; how far momentum carries embedding rows
+that no longer occur in batches; and the accuracy of a text classifier with many rare words, with and without laziness.
 
-Steps on given gradients (cycle, noisy quadratic, drift) call the optimizer: no loss is trained.
+All but the last take steps on given gradients and call the optimizer directly: nothing is trained there.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _one_cycle() -> float:
 
 
 def _noisy_quadratic(steps: int, seed: int, lr: float, k: int = 0) -> list[float]:
-    """Loss sum of c_i theta_i^2 / 2 in 20 dimensions of curvature 0.01 to 1; each gradient is off by c_i eps_i."""
+    """Losses sum_i c_i theta_i^2 / 2 in 20 dimensions of curvature 0.01 to 1; each gradient has noise c_i eps_i."""
     torch = import_optional("torch", extra="train")
     from kexue.optim import Lookahead
 

@@ -1,10 +1,10 @@
 """kexue.fm/archives/9138: ladder side-tuning, a small network beside a frozen one.
 
-Shows: what full tuning, adapters and a ladder keep for the backward pass and how long it takes, on eight layers; how
-well each does when digits 0-4 are carried over to 5-9; and, where the data are there, when a classifier of headlines is
-carried over to another set of classes with few examples, the ladder reading states from disk.
+Measures: what full tuning, adapters and a ladder keep for the backward pass of eight layers, and its duration; accuracy
+of each after transfer from digits 0-4 to 5-9; and, where the data are there, after transfer from headlines to another
+set of classes with few examples, where the ladder reads states from disk.
 
-The cost of a backward pass is measured on one bare pass, without an optimizer: nothing is trained there.
+The cost of a backward pass is measured on the bare pass, without an optimizer: nothing is trained there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TITLES, _NEWS = "corpus_zh/thucnews_titles.jsonl.gz", "clue/fewclue_tnews"
 
 
 class _Cost(NamedTuple):
-    """Of a backward pass: bytes of saved tensors, median seconds, trained parameters, multiplications."""
+    """Costs of a backward pass: bytes of saved tensors, median seconds, trained parameters, multiplications."""
 
     saved: int
     seconds: float
@@ -65,7 +65,7 @@ class _Transfer(NamedTuple):
     minutes=3,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Count what is kept for backward, time it, and carry over digits and headlines."""
+    """Measure the backward pass, and transfer to other digits and other headlines."""
     smoke = budget == "smoke"
     cost = _measure_cost(seed, rounds=2 if smoke else 5, size=(64, 4, 4, 16) if smoke else (256, 8, 16, 64))
     figures = _cost_figures(cost)
@@ -125,7 +125,7 @@ def _add_adapters(backbone: Any, width: int) -> Any:
 
 
 def _measure_cost(seed: int, *, rounds: int, size: tuple[int, int, int, int]) -> dict[str, _Cost]:
-    """The cost of each way of tuning, measured in turns."""
+    """The cost of each way of tuning; the ways alternate, so that the machine treats them alike."""
     torch = import_optional("torch", extra="train")
     width, depth, batch, length = size
     with torch_seed(seed):
@@ -163,7 +163,7 @@ def _count_saved(module: Any, x: Any) -> tuple[int, Any]:
     def count(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
+            storages[storage.data_ptr()] = storage  # referenced, so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
@@ -239,7 +239,7 @@ def _transfer(backbone: Any, width: int, train: Any, test: Any, epochs: int) -> 
 
 
 def _transfer_digits(seed: int, epochs: int) -> _Transfer:
-    """Pretrain on digits 0-4, carry over to 5-9; eight tokens, the rows of pixels with a mark of their position."""
+    """Pretrain on digits 0-4, transfer to 5-9; eight tokens, the rows of pixels with a mark of their position."""
     torch = import_optional("torch", extra="train")
     X, y, X_test, y_test = (torch.from_numpy(part) for part in split_digits(seed))
     positions = torch.eye(8)
@@ -257,7 +257,7 @@ def _transfer_digits(seed: int, epochs: int) -> _Transfer:
 
 
 def _transfer_headlines(data: Path, seed: int, steps: int, epochs: int) -> _Transfer:
-    """Pretrain on the classes of THUCNews headlines, carry over to the 15 classes of the few-shot TNEWS."""
+    """Pretrain on the classes of THUCNews headlines, transfer to the 15 classes of the few-shot TNEWS."""
     torch = import_optional("torch", extra="train")
     titles = [json.loads(line) for line in read_lines(data / _TITLES)]
     generator = np.random.default_rng(seed)

@@ -1,7 +1,8 @@
 """kexue.fm/archives/9085: discrete distributions built by reparameterisation, of which softmax is one.
 
-Shows: the integral against counted draws for five laws of noise; Gumbel noise is softmax; the four properties asked
-for; what midpoints leave of small probabilities; and what digits say to a classifier trained with normal noise.
+Measures: the integral against frequencies of draws for five laws of noise; Gumbel noise against softmax; the four
+properties of the article; errors of small probabilities with midpoints and with our nodes; and the accuracy on digits
+of a classifier trained with normal noise.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def _random_rows(seed: int) -> Any:
 
 
 class _Gumbel:
-    """Gumbel noise as a user would write it, which goes through the quadrature."""
+    """Gumbel noise as a user would write it; unlike the built-in one it is integrated by quadrature."""
 
     @staticmethod
     def log_cdf(x: Any) -> Any:

@@ -1,7 +1,7 @@
 """kexue.fm/archives/8453: three orthogonal matrices take one unit vector to another.
 
-Shows: all three closed forms are orthogonal and hit the target on the article's own vectors, the disputed first one
-included; in three dimensions it is the Rodrigues rotation; and where the closed forms break down in float32.
+Measures: orthogonality and target of the three closed forms on the article's own vectors, the disputed first one
+included; the distance to the Rodrigues rotation in three dimensions; and where the closed forms break down in float32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANGLES = np.logspace(-4, 0, 9)  # between b and -a
     minutes=0.1,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Check orthogonality, target, determinants and trace; then the angle at which float32 gives up."""
+    """Check orthogonality, target, determinants and traces, and errors in float32 near opposite vectors."""
     generator = np.random.default_rng(seed)
     pairs = {"smoke": 20, "small": 200, "full": 2000}[budget]
     figures = _exact_figures(pairs, generator)
@@ -52,7 +52,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 
 
 def _exact_figures(pairs: int, generator: np.random.Generator) -> dict[str, Figure]:
-    """Errors in float64."""
+    """Figures of errors in float64."""
     a, b = np.arange(1.0, 6.0), np.arange(9.0, 4.0, -1.0)
     worst = max(max(_errors(closed_form(a, b, kind), a, b)) for kind in _KINDS)
     disputed = _errors(closed_form(a, b, "rotation"), a, b)[0]
@@ -108,7 +108,7 @@ def _claims(figures: Mapping[str, Figure]) -> tuple[Claim, ...]:
 
 
 def closed_form(a: Array, b: Array, kind: str = "rotation") -> Array:
-    """The article's formula, computed as it is written and in the dtype of its inputs."""
+    """The article's formula, computed as written and in the dtype of its inputs."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     c, eye = a @ b, np.eye(len(a), dtype=a.dtype)
     if kind == "rotation":
@@ -119,7 +119,7 @@ def closed_form(a: Array, b: Array, kind: str = "rotation") -> Array:
 
 
 def _errors(T: Array, a: Array, b: Array) -> tuple[float, float]:
-    """How far T is from orthogonal, and from taking a to b."""
+    """Largest entries of T'T - I and of Ta - b."""
     target = T @ (a / np.linalg.norm(a)) - b / np.linalg.norm(b)
     return float(np.abs(T.T @ T - np.eye(len(a))).max()), float(np.abs(target).max())
 

@@ -1,8 +1,8 @@
-"""kexue.fm/archives/10519 and 10489: a linear map behind the codebook, and the rotation in place of straight-through.
+"""kexue.fm/archives/10519 and 10489: a linear map behind the codebook, and a rotation in place of straight-through.
 
-Shows: which codes move in a step; usage and error of plain, diagonal, linear and both, on vectors round as the first
-codes are and on clusters; the same inside an autoencoder of digits, by straight-through and by rotation; and how the
-rotation hands on the gradient.
+Measures: which codes move in a step; usage and error of plain, diagonal and linear codebooks and of both together, on
+vectors distributed like the first codes and on clusters; the same in an autoencoder of digits, with straight-through
+and with rotation; and the gradient that the rotation passes on.
 
 A single SGD step against its formula, and the gradient of the rotation, are computed directly: nothing is trained.
 """
@@ -78,7 +78,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 
 
 def _train_alone(where: str, name: str, steps: int, seed: int) -> list[tuple[int, float, float]]:
-    """(step, usage, squared error per vector), on 16,384 vectors not trained on, a dozen times while training."""
+    """(step, usage, squared error per vector) on 16,384 vectors not trained on, at a dozen steps of the training."""
     torch = import_optional("torch", extra="train")
     with torch_seed(seed):
         quantizer = layers.VectorQuantizer(_DIM, _CODES, **_WAYS[name])
@@ -145,7 +145,7 @@ def _autoencode(name: str, gradient: Any, train: Any, test: Any, steps: int, see
 
 
 def _take_one_step(seed: int) -> tuple[dict[str, float], float]:
-    """Share of the unchosen codes that one step moves, and how far the step is from its first-order formula."""
+    """Share of the unchosen codes that one step moves, and relative distance of the step to its first-order formula."""
     torch = import_optional("torch", extra="train")
     z = torch.randn(8, _DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     moved, gap = {}, 0.0

@@ -1,8 +1,8 @@
-"""kexue.fm/archives/9105: relative positions inside the softmax cannot tell equal tokens apart, and what can.
+"""kexue.fm/archives/9105: which positions let a Transformer tell equal tokens apart.
 
-Shows: the probe (n equal tokens in, their places out) for four relative positions and for none, for absolute positions,
-and for the article's remedies: a factor after the softmax, other normalisations, marker tokens; with the largest
-difference between the outputs of two places as the reason.
+Measures: the probe (n equal tokens in, their places out) for four relative positions inside the softmax and for none,
+for absolute positions, and for the article's remedies: a factor after the softmax, other normalisations, marker tokens;
+and, as the reason, the largest difference between the outputs of two places.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""kexue.fm/archives/8321: whitening makes cosines of unsupervised vectors useful, and does not suit every vector.
+"""kexue.fm/archives/8321: whitening improves the cosines of unsupervised vectors, but not of every vector.
 
-Shows: what whitening removes (made-up vectors), that it can hurt and truncation repairs it (digits), that a supervised
-encoder should be left alone (MiniLM on English STS), and the article's table for Chinese averages of character vectors.
+Measures: Spearman of raw, whitened and truncated vectors on planted pairs (what whitening removes), on digits (where it
+hurts and truncation repairs it), on English STS with a supervised encoder, and on the article's Chinese sets with means
+of character vectors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _COLOURS = {"raw": "0.55", "whitened": "tab:blue", "truncated": "tab:orange"}
     minutes=1.5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Planted pairs, digits, then the sentences there are; each with raw, whitened and truncated vectors."""
+    """Evaluate raw, whitened and truncated vectors on planted pairs, digits, and the sentences in the data folder."""
     notes: list[str] = []
     sets = _data.load_similarity_data(seed, data, budget, notes)
     results = _evaluate_all(sets, {"smoke": 100, "small": 1000, "full": 2000}[budget], seed, notes)
@@ -58,7 +59,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 
 
 def _evaluate_all(sets: _data.SimilarityData, draws: int, seed: int, notes: list[str]) -> dict[str, Evaluation]:
-    """Spearman on every set that is there, by name of its encoder."""
+    """Spearman on every available set, by name of its encoder."""
     evaluate = partial(_evaluate, draws=draws, seed=seed)
     results = {"made up": evaluate(sets.planted, [sets.planted.pairs], {"whitened": None})}
     if sets.digits is not None:

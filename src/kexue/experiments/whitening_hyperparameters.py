@@ -1,7 +1,7 @@
-"""kexue.fm/archives/9079: beta for centring, gamma for isotropy, and a setting that (almost) cannot hurt.
+"""kexue.fm/archives/9079: beta for centring, gamma for isotropy, and a setting that almost never hurts.
 
-Shows: (0, 0) at full dimension changes no cosine; truncated it loses little; which setting is best differs from set to
-set; and tuning on labelled pairs, scored on pairs it has not seen, is not worse than either extreme.
+Measures: the change of cosines by (0, 0) at full dimension, and its loss when truncated; the best setting of each set;
+and tuning on labelled pairs, scored on other pairs, against both extremes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LOSS = 1.3  # the largest loss in the article's table: BERT on LCQMC, 256 of 76
     minutes=1.5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Identities on made-up vectors, the digits' numbers, tuning, then sentences where they are present."""
+    """Check identities on planted pairs; evaluate and tune on digits, and on the sentences in the data folder."""
     draws = {"smoke": 100, "small": 1000, "full": 2000}[budget]
     notes: list[str] = []
     figures: dict[str, Figure] = {}

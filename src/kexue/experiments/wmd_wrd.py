@@ -1,8 +1,8 @@
-"""kexue.fm/archives/7388: sentences as bags of vectors, compared by moving one onto the other.
+"""kexue.fm/archives/7388: sentences as bags of vectors, compared by optimal transport.
 
-Shows: the lower bounds hold, the article's own among them; a search that trusts them solves few documents and loses
-none; whether WRD ranks sentence pairs better than WMD, and both better than the cosine of mean vectors; and whether a
-vector's length says how much its word matters, which is what WRD builds on.
+Measures: violations of the lower bounds, the article's among them; the share of documents that a search with these
+bounds solves; Spearman of WRD, WMD and the cosine of mean vectors with labels of sentence pairs; and the correlation of
+a vector's length with the importance of its word, on which WRD builds.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 
 
 def _list_token_vectors(encoder: Tokens | None, data: Path | None) -> list[tuple[str, str, Tokens, tuple[str, ...]]]:
-    """Kind, name, function and data sets of the token vectors that are there."""
+    """Kind, name, function and data sets of the available token vectors."""
     ways: list[tuple[str, str, Tokens, tuple[str, ...]]] = []
     if encoder is not None:
         ways.append(("contextual", "MiniLM tokens", encoder, ENGLISH))
@@ -266,7 +266,7 @@ def _importance_claim(
 
 
 def _draw_documents(encoder: Tokens | None, count: int, generator: np.random.Generator) -> list[Array]:
-    """Docstrings as token vectors; without a model, sentences about made-up topics."""
+    """Docstrings as token vectors; without a model, random bags about planted topics."""
     if encoder is not None:
         texts = [entry.text for entry in standard_library()]
         sample = generator.choice(len(texts), min(count, len(texts)), replace=False)
