@@ -28,7 +28,7 @@ from typing import Any
 
 from _shared import write_record
 from kexue.corpus import shuffle_files, verify_shuffle
-from kexue.corpus.shuffle.job import parse_size
+from kexue.corpus.shuffle.options import parse_size
 from kexue.experiments.bigshuffle import watch, write_lines
 
 GOALS = {"terashuf": 0.75, "shuf": 1.3, "two copies": 3.5}

@@ -149,6 +149,13 @@ def synchronise(path: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all bytes to a file descriptor, however few the system accepts at a time."""
+    view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+    while len(view):
+        view = view[os.write(descriptor, view) :]
+
+
 def explain(error: OSError) -> tuple[str, str]:
     """What an error of the system says about a file, and what to do about it."""
     if is_disk_full(error):

@@ -12,7 +12,7 @@ import pytest
 
 from kexue.cli import main
 from kexue.corpus import multiset_digest, permutation_keys
-from kexue.corpus.shuffle import job
+from kexue.corpus.shuffle import plan
 
 pytest.importorskip("pyarrow")
 
@@ -102,7 +102,7 @@ def test_failures(run, tmp_path, monkeypatch):
     assert code == 1
     assert b"one of the inputs" in err
     (tmp_path / "large").write_bytes(b"x\n" * 500_000)
-    monkeypatch.setattr(job, "in_memory", lambda _: True)
+    monkeypatch.setattr(plan, "in_memory", lambda _: True)
     code, _, err = run("large", "-o", "out", "--memory", "16M")
     assert code == 1
     assert b"--allow-tmpfs" in err

@@ -31,9 +31,9 @@ from kexue.corpus import (
     verify_shuffle,
 )
 from kexue.corpus.open import codec_of
-from kexue.corpus.shuffle import job as job_module, keys as keys_module
+from kexue.corpus.shuffle import journal, keys as keys_module, output, plan, run
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
-from kexue.corpus.shuffle.keys import Range, rowwise_keys, tie_keys
+from kexue.corpus.shuffle.keys import KeyRange, rowwise_keys, tie_keys
 from kexue.errors import DataError, DiskFullError, KexueError
 
 pa = pytest.importorskip("pyarrow")
@@ -54,10 +54,10 @@ def expected(lines: list[bytes], seed: int) -> bytes:
 @pytest.fixture
 def small(monkeypatch):
     """Small buffers, so that few lines make many chunks, buckets, passes and giant records."""
-    monkeypatch.setattr(job_module, "_OVERHEAD", 0)
-    monkeypatch.setattr(job_module, "_CACHED", 1 << 14)
-    monkeypatch.setattr(job_module, "_FRAME", 1 << 10)
-    monkeypatch.setattr(job_module, "_CHUNK", 1 << 13)
+    monkeypatch.setattr(plan, "_OVERHEAD", 0)
+    monkeypatch.setattr(plan, "_CACHED", 1 << 14)
+    monkeypatch.setattr(plan, "_FRAME", 1 << 10)
+    monkeypatch.setattr(plan, "_CHUNK", 1 << 13)
 
 
 def text(count: int, longest: int = 60, seed: int = 0) -> bytes:
@@ -89,7 +89,7 @@ def test_keys_are_the_words_of_philox_and_the_same_for_any_range():
 def test_parts_of_a_range_of_keys_are_its_ranges(lo, width, parts, some):
     hi = min(lo + width, 2**64)
     parts = min(parts, hi - lo)
-    cuts = Range(lo, hi, parts)
+    cuts = KeyRange(lo, hi, parts)
     ranges = list(cuts)
     assert ranges[0][0] == lo
     assert ranges[-1][1] == hi
@@ -236,12 +236,11 @@ def hard(name: str) -> bytes:
 @pytest.mark.parametrize("passes", [1, 2])
 def test_no_record_is_lost_or_invented(tmp_path, small, monkeypatch, name, passes):
     if passes == 2:  # also where it would fit
-        really = job_module.make_plan
-        from kexue.corpus.shuffle import run
+        really = plan.make_plan
 
         def many(*arguments):
-            plan = really(*arguments)
-            return plan if plan.passes > 1 else job_module.ShufflePlan(None, None, 16, 2, plan.memory, None, None)
+            made = really(*arguments)
+            return made if made.passes > 1 else plan.ShufflePlan(None, None, 16, 2, made.memory, None, None)
 
         monkeypatch.setattr(run, "make_plan", many)
     content = hard(name)
@@ -324,10 +323,10 @@ def test_a_bucket_that_is_too_large_is_cut_again(tmp_path, small):
     (tmp_path / "in.gz").write_bytes(gzip.compress(text(40_000, 200), 1))
     lines = split(gzip.decompress((tmp_path / "in.gz").read_bytes()))
     budget = {"memory": 1 << 20, "workers": 2}
-    plan = plan_shuffle(tmp_path / "in.gz", tmp_path / "out", **budget)
-    assert (plan.records, plan.bytes, plan.buckets, plan.disk_tmp) == (None, None, 256, None)
+    expects = plan_shuffle(tmp_path / "in.gz", tmp_path / "out", **budget)
+    assert (expects.records, expects.bytes, expects.buckets, expects.disk_tmp) == (None, None, 256, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_module, "UNKNOWN_BUCKETS", 4)
+        patch.setattr(plan, "UNKNOWN_BUCKETS", 4)
         report = shuffle_files(tmp_path / "in.gz", tmp_path / "out", seed=6, **budget)
     assert report.passes == 3
     assert (tmp_path / "out").read_bytes() == expected(lines, 6)
@@ -362,9 +361,7 @@ def unpack(path: Path) -> bytes:
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst", ".lz4"])
 def test_compressed_files_are_told_by_their_content_and_written_by_their_name(tmp_path, small, monkeypatch, ending):
-    from kexue.corpus.shuffle import sink
-
-    monkeypatch.setattr(sink, "_BLOCK", 50_000)
+    monkeypatch.setattr(output, "_BLOCK", 50_000)
     content = text(4000)
     (tmp_path / "in.txt").write_bytes(pack(ending, content))
     (tmp_path / "plain").write_bytes(content)
@@ -538,7 +535,7 @@ def test_a_plan_tells_what_it_takes_and_touches_nothing(tmp_path):
 def test_too_little_disk_is_told_before_anything_is_written(tmp_path, small, monkeypatch):
     (tmp_path / "in").write_bytes(text(30_000))
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _: usage(10**9, 0, 1000))
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: usage(10**9, 0, 1000))
     with pytest.raises(DiskFullError, match="1,000 are free") as caught:
         shuffle_files(tmp_path / "in", tmp_path / "out", memory="1M")
     assert caught.value.free == 1000
@@ -581,8 +578,6 @@ def test_short_writes_are_completed(tmp_path, small, monkeypatch):
 
 
 def test_a_failed_verification_leaves_no_output(tmp_path, small, monkeypatch):
-    from kexue.corpus.shuffle import run
-
     (tmp_path / "in").write_bytes(text(5000))
     monkeypatch.setattr(run, "digest_of", lambda *_: "0" * 32)
     with pytest.raises(KexueError, match="does not hold the lines"):
@@ -594,8 +589,8 @@ def test_a_failed_verification_leaves_no_output(tmp_path, small, monkeypatch):
 
 _WORK = """
 import sys, json
-from kexue.corpus.shuffle import job
-job._OVERHEAD, job._CACHED, job._FRAME, job._CHUNK = 0, 1 << 18, 1 << 10, 1 << 16
+from kexue.corpus.shuffle import plan
+plan._OVERHEAD, plan._CACHED, plan._FRAME, plan._CHUNK = 0, 1 << 18, 1 << 10, 1 << 16
 from kexue.corpus import shuffle_files
 inputs, output, options = json.loads(sys.argv[1])
 print("begun", flush=True)
@@ -688,23 +683,19 @@ def test_what_has_changed_is_begun_anew(tmp_path, small, monkeypatch):
     assert not report.resumed
     assert (tmp_path / "out").read_bytes() == expected(split(changed), 1)
     interrupt(tmp_path, len(content), seed=1)
-    from kexue.corpus.shuffle import state
-
-    monkeypatch.setattr(state, "_boot", lambda: "another start of the machine")
+    monkeypatch.setattr(journal, "_boot_id", lambda: "another start of the machine")
     assert not shuffle_files(tmp_path / "in", tmp_path / "out", memory="1M", seed=1).resumed
     assert (tmp_path / "out").read_bytes() == expected(split(changed), 1)
 
 
 @pytest.mark.parametrize("share", [0.5, 1.5])
 def test_what_was_synchronised_outlives_a_loss_of_power(tmp_path, small, monkeypatch, share):
-    from kexue.corpus.shuffle import state
-
     content = text(30_000)
     (tmp_path / "in").write_bytes(content)
-    monkeypatch.setattr(state, "_DURABLE_AFTER", 0.0)
-    monkeypatch.setattr(job_module, "_CHUNK", 1 << 16)
+    monkeypatch.setattr(journal, "_DURABLE_AFTER", 0.0)
+    monkeypatch.setattr(plan, "_CHUNK", 1 << 16)
     interrupt(tmp_path, int(share * len(content)), seed=1)
-    monkeypatch.setattr(state, "_boot", lambda: "another start of the machine")
+    monkeypatch.setattr(journal, "_boot_id", lambda: "another start of the machine")
     report = shuffle_files(tmp_path / "in", tmp_path / "out", memory="1M", seed=1)
     assert report.resumed
     assert (tmp_path / "out").read_bytes() == expected(split(content), 1)

@@ -16,9 +16,10 @@ import pytest
 
 from kexue import _files
 from kexue.corpus import permutation_keys, shuffle_dataset, shuffle_files
-from kexue.corpus.shuffle import job as job_module, sink, state as state_module
-from kexue.corpus.shuffle.job import make_job
-from kexue.corpus.shuffle.state import own_folder
+from kexue.corpus.shuffle import journal, output as output_module, plan
+from kexue.corpus.shuffle.journal import lock_folder
+from kexue.corpus.shuffle.options import check_options
+from kexue.corpus.shuffle.output import OutputNames
 from kexue.errors import DataError, DiskFullError
 
 pa = pytest.importorskip("pyarrow")
@@ -33,10 +34,10 @@ def expected(seed: int, lines: list[bytes] = LINES) -> bytes:
 @pytest.fixture
 def small(monkeypatch):
     """Small buffers, so that few lines go through files."""
-    monkeypatch.setattr(job_module, "_OVERHEAD", 0)
-    monkeypatch.setattr(job_module, "_CACHED", 1 << 14)
-    monkeypatch.setattr(job_module, "_FRAME", 1 << 10)
-    monkeypatch.setattr(job_module, "_CHUNK", 1 << 13)
+    monkeypatch.setattr(plan, "_OVERHEAD", 0)
+    monkeypatch.setattr(plan, "_CACHED", 1 << 14)
+    monkeypatch.setattr(plan, "_FRAME", 1 << 10)
+    monkeypatch.setattr(plan, "_CHUNK", 1 << 13)
 
 
 @pytest.fixture
@@ -55,9 +56,9 @@ def tmp(tmp_path, monkeypatch):
     return path
 
 
-def plain_job(*names: object):
-    form = {"separator": b"\n", "header": 0, "lines_per_record": 1, "strip_bom": False}
-    return make_job(*map(str, names), **form, algorithm="keyed", seed=None)
+def folder_of(source: object, output: object, tmp: Path | None = None) -> Path:
+    """Where a shuffle's temporary files are."""
+    return check_options(str(source), str(output), tmp=tmp).folder()
 
 
 class Stop(BaseException):
@@ -103,7 +104,7 @@ def plant(folder: Path, how: str, victim: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "shards", "sample"])
 def test_a_strangers_folder_is_refused(source, tmp_path, tmp, how, kind, small):
     output = tmp_path / "out"
-    plant(plain_job(source, output).folder(tmp), how, tmp_path / "victim")
+    plant(folder_of(source, output, tmp), how, tmp_path / "victim")
     options = {"file": {}, "shards": {"shards": 2}, "sample": {"sample": 5}}[kind]
     with pytest.raises(DataError, match=r"a link or a file|another user") as caught:
         shuffle_files(source, output, tmp=tmp, memory="1M", **options)
@@ -113,7 +114,7 @@ def test_a_strangers_folder_is_refused(source, tmp_path, tmp, how, kind, small):
 
 
 def test_what_goes_into_a_pipe_waits_under_a_name_nobody_can_foretell(source, tmp_path, tmp, small):
-    foretold = plain_job(source, "/dev/null").folder(None)
+    foretold = folder_of(source, "/dev/null")
     assert foretold.parent == tmp
     plant(foretold, "link", tmp_path / "victim")
     seen = []
@@ -205,11 +206,11 @@ def test_an_unfinished_output_that_was_touched_is_written_anew(source, tmp_path,
 
 
 def test_the_lock_is_held_until_the_folder_is_gone(tmp_path):
-    handle = own_folder(tmp_path / "f")
+    handle = lock_folder(tmp_path / "f")
     with pytest.raises(DataError, match="another process"):
-        own_folder(tmp_path / "f")
+        lock_folder(tmp_path / "f")
     os.close(handle)
-    os.close(own_folder(tmp_path / "f"))
+    os.close(lock_folder(tmp_path / "f"))
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o700
 
 
@@ -217,7 +218,7 @@ def test_file_systems_without_locks_are_used_all_the_same(source, tmp_path, smal
     def none(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(state_module.fcntl, "flock", none)
+    monkeypatch.setattr(journal.fcntl, "flock", none)
     monkeypatch.setattr(_files.fcntl, "flock", none)
     shuffle_files(source, tmp_path / "out", memory="1M", seed=1)
     assert (tmp_path / "out").read_bytes() == expected(1)
@@ -289,8 +290,8 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(source, tmp_path, small,
 
 
 def test_a_planted_unfinished_file_is_not_written_through(source, tmp_path):
-    folder = plain_job(source, tmp_path / "out").folder(None)
-    partial = sink.Names(plain_job(source, tmp_path / "out"), folder).partial(0)
+    options = check_options(source, tmp_path / "out")
+    partial = OutputNames(options, options.folder()).partial(0)
     partial.symlink_to(tmp_path / "victim")
     shuffle_files(source, tmp_path / "out", seed=1)
     assert not (tmp_path / "victim").exists()
@@ -310,9 +311,9 @@ def test_the_disk_that_is_full_is_named(source, tmp_path, small, monkeypatch, fu
         raise OSError(number, os.strerror(number))
 
     if full == "output":
-        monkeypatch.setattr(sink.os, "write", fail)
+        monkeypatch.setattr(output_module.os, "write", fail)
     elif full == "sync of the output":
-        monkeypatch.setattr(sink.os, "fsync", fail)
+        monkeypatch.setattr(output_module.os, "fsync", fail)
     else:
         monkeypatch.setattr(os, "writev", fail)
     with pytest.raises(DiskFullError) as caught:
@@ -351,11 +352,11 @@ _KILLED = """
 import os, signal, sys
 import pyarrow as pa
 from kexue.corpus import shuffle_dataset, shuffle_files
-from kexue.corpus.shuffle import dataset, job
-job._OVERHEAD, job._CACHED, job._FRAME, job._CHUNK = 0, 1 << 14, 1 << 10, 1 << 13
+from kexue.corpus.shuffle import plan, tables
+plan._OVERHEAD, plan._CACHED, plan._FRAME, plan._CHUNK = 0, 1 << 14, 1 << 10, 1 << 13
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1] == "rows":
-    dataset._write = die
+    tables._write_shards = die
     shuffle_dataset(pa.table({"n": list(range(1000))}), sys.argv[3])
 else:
     output = sys.argv[3] if sys.argv[1] == "file" else "/dev/null"

@@ -48,7 +48,7 @@ def load_encoder(model: str, device: str, dtype: str, batch_tokens: int, **optio
 
 def parse_size(size: str) -> int:
     """``"16M"`` as bytes."""
-    from kexue.corpus.shuffle.job import parse_size
+    from kexue.corpus.shuffle.options import parse_size
 
     return parse_size(size, "--max-bytes")
 

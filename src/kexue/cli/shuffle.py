@@ -66,7 +66,8 @@ def shuffle(
 ) -> None:
     """Shuffle the lines of files exactly, in little memory. The same seed gives the same bytes on any machine."""
     from kexue.corpus import plan_shuffle, shuffle_files
-    from kexue.corpus.shuffle.job import in_memory, parse_size
+    from kexue.corpus.shuffle.options import parse_size
+    from kexue.corpus.shuffle.plan import in_memory
 
     if output == "-" and out.json and not dry_run:
         raise typer.BadParameter("the lines and --json would both go to stdout; name a file with -o")

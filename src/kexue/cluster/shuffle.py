@@ -1,7 +1,8 @@
-"""The shuffle of `kexue.corpus` on many machines: keys are computed from line numbers, so the bytes are the same.
+"""Shuffle of `kexue.corpus` on many machines: keys are computed from line numbers, so the bytes are the same.
 
 Three rounds over pieces of the input that end with lines: count, so that every piece knows the number of its first
-line; send each line to the bucket of its key; sort each bucket. The pieces of work lie in a folder all machines see.
+line; send each line to the bucket of its key; sort each bucket. Results of the rounds are files in a folder that all
+machines see.
 """
 
 from __future__ import annotations
@@ -20,39 +21,45 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kexue._arrays import Array
 from kexue._files import replacing
 from kexue._progress import Progress
 from kexue.cluster.pool import Pool, Session
 from kexue.corpus import ShuffleReport
 from kexue.corpus.open import read_codec
-from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
-from kexue.corpus.shuffle.gather import sorted_order
-from kexue.corpus.shuffle.job import Job, check_output, is_stream, make_job
-from kexue.corpus.shuffle.keys import Range, check_seed, permutation_keys
-from kexue.corpus.shuffle.run import peak_rss
-from kexue.corpus.shuffle.scatter import split, take
-from kexue.corpus.shuffle.sink import Names, Sink
-from kexue.corpus.shuffle.source import Format, Place, Reader
-from kexue.corpus.shuffle.state import own_folder
-from kexue.errors import DataError
+from kexue.corpus.shuffle.buckets import FrameOrigin, split_chunk
+from kexue.corpus.shuffle.digest import PAD, Digest
+from kexue.corpus.shuffle.gather import RecordIndex
+from kexue.corpus.shuffle.journal import lock_folder
+from kexue.corpus.shuffle.keys import SPACE, KeyRange, check_seed, permutation_keys
+from kexue.corpus.shuffle.lines import hash_lines
+from kexue.corpus.shuffle.options import ShuffleOptions, check_options
+from kexue.corpus.shuffle.output import OutputNames, OutputWriter, check_output
+from kexue.corpus.shuffle.reader import Position, Reader, RecordFormat
+from kexue.corpus.shuffle.run import check_digest, peak_rss
+from kexue.corpus.shuffle.sorting import sort_order, take_rows
+from kexue.errors import DataError, KexueError
 
-_PIECE = 32 << 20  # bytes of input that a worker has at a time; it takes some six times as much
+_PIECE = 32 << 20  # bytes of input that a worker has at a time; it takes about six times as much memory
 _BUCKET = 96 << 20  # bytes that are sorted at a time
-_LOOK = 1 << 16
-
-Array = np.ndarray[Any, Any]
+_BLOCK = 1 << 16  # bytes read at a time, looking for the end of a line
 
 
 @dataclass(frozen=True)
 class ClusterShuffleReport(ShuffleReport):
-    """What `shuffle_files` did: as on one machine, then the number of pieces, and how many were `retried`."""
+    """Result of `shuffle_files`: as on one machine, and two numbers more.
+
+    Attributes:
+        shards: number of pieces of the input.
+        retried: number of pieces that were done again after their worker died.
+    """
 
     shards: int
     retried: int
 
 
 class _Piece(NamedTuple):
-    """Lines of one file: bytes `start` to `stop`; `first` is the index of the first."""
+    """Whole lines of one file: bytes `start` to `stop`; `first` is the index of the first line in all files."""
 
     path: str
     start: int
@@ -69,148 +76,187 @@ def shuffle_files(
     shards: int | None = None,
     separator: bytes = b"\n",
     resume: bool = True,
+    verify: bool = True,
     progress: Progress | None = None,
 ) -> ClusterShuffleReport:
-    """Put all lines of files in the order that `kexue.corpus.shuffle_files` puts them in with this seed.
+    """Write all lines of files in the order of `kexue.corpus.shuffle_files` with this seed.
 
-    Inputs and output must be seen by all machines under the same names, as on a network file system. Pieces of work
-    lie in a hidden folder beside the output and are not done again after an interruption; it needs as much room as
-    the input, twice. A line must fit in a worker's memory six times.
+    All machines must see inputs and output under the same names, as on a network file system. Finished pieces of work
+    are kept in a hidden folder beside the output until the output is whole; the folder needs twice the size of the
+    input. A line takes about six times its size of a worker's memory.
 
     Args:
         inputs: plain files.
         output: a file or a folder, as on one machine.
         seed: 0 <= seed < 2**64.
         ray: see `embed_files`.
-        shards: files of as many lines each; None: one file.
+        shards: number of files, of equal numbers of lines; None: one file.
         separator: one byte that ends lines.
-        resume: False begins anew.
+        resume: whether an interrupted run is continued; False discards it.
+        verify: whether the output is read again and its multiset checksum compared with that of the input.
         progress: called as progress(pieces of work done, all of them).
 
     Raises:
         DataError: an input that cannot be read, is compressed, or has changed meanwhile.
         ValueError: arguments out of range. RetryError: the workers of a piece died 3 times.
+        KexueError: the verification failed; no output is left.
         MissingDependencyError: Ray is not installed.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     check_seed(seed)
-    form: dict[str, Any] = {"header": 0, "lines_per_record": 1, "strip_bom": False}
-    job = make_job(inputs, output, separator=separator, **form, algorithm="keyed", seed=seed, shards=shards)
-    if is_stream(job.output):
-        raise ValueError(f"the output must be a file or a folder, got {job.output}.")
-    check_output(job, [Names(job).final(0), *Names(job).stale(0)])
-    pieces = [piece for path in map(os.path.abspath, job.inputs) for piece in _cut(path, job.form.separator)]
-    place, name = _place(job, pieces)
-    lock = own_folder(place)
+    options = check_options(inputs, output, separator=separator, seed=seed, shards=shards, resume=resume, verify=verify)
+    if options.to_stream:
+        raise ValueError(f"the output must be a file or a folder, got {options.output}.")
+    check_output(options)
+    pieces = [piece for path in map(os.path.abspath, options.inputs) for piece in _cut(path, options.form.separator)]
+    place, name = _work_folder(options, pieces)
+    lock = lock_folder(place)
     try:
-        return _shuffled(job, pieces, place, name, ray, resume, progress, began)
+        rounds = _Rounds(options, pieces, _make_folder(place, name, resume), progress)
+        digest, outputs = rounds.run(ray)
+        shutil.rmtree(place, ignore_errors=True)
     finally:
         os.close(lock)
+    return ClusterShuffleReport(
+        records=rounds.records,
+        bytes=rounds.bytes,
+        buckets=rounds.buckets,
+        passes=3,
+        seconds=time.perf_counter() - start,
+        peak_rss=peak_rss(),
+        digest=digest,
+        seed=seed,
+        outputs=outputs,
+        resumed=rounds.steps.resumed > 0,
+        shards=len(pieces),
+        retried=rounds.steps.retried,
+    )
 
 
-def _shuffled(
-    job: Job,
-    pieces: list[_Piece],
-    place: Path,
-    name: str,
-    ray: str,
-    resume: bool,
-    progress: Progress | None,
-    began: float,
-) -> ClusterShuffleReport:
-    """The work, in the folder `name` of `place`; other folders there are of other shuffles to this output."""
+def _make_folder(place: Path, name: str, resume: bool) -> Path:
+    """Make the folder `name` in `place`, and remove folders of other shuffles to this output."""
     for other in place.iterdir():
         if other.is_dir() and (other.name != name or not resume):
             shutil.rmtree(other, ignore_errors=True)
     folder = place / name
     folder.mkdir(mode=0o700, exist_ok=True)
-    assert job.seed is not None
-    seed = job.seed
-    buckets = max(1, math.ceil(sum(piece.stop - piece.start for piece in pieces) / _BUCKET))
-    work = _Work(str(folder), seed, job.form.separator, buckets)
-    steps = _Steps(progress, 2 * len(pieces) + buckets)
-    with Session(ray) as session:
-        counts = steps.run(session, folder, "count", partial(_counted, work), pieces)
-        firsts = np.cumsum([0, *(one["records"] for one in counts)])
-        pieces = [piece._replace(first=int(first)) for piece, first in zip(pieces, firsts, strict=False)]
-        maps = steps.run(session, folder, "map", partial(_mapped, work), list(enumerate(pieces)))
-        tasks = [(number, len(pieces)) for number in range(buckets)]
-        steps.run(session, folder, "sort", partial(_reduced, work), tasks)
-    digest = Digest()
-    for one in maps:
-        digest.merge(one["digest"])
-    Names(job, folder).drop_partial()
-    sink = Sink(job, int(firsts[-1]), b"", folder=folder)
-    for number in range(buckets):
-        for values, offsets in _sorted_rows(folder, number):
-            sink.write(values, offsets)
-    outputs = Names(job, folder).publish(sink.close())
-    shutil.rmtree(place, ignore_errors=True)
-    return ClusterShuffleReport(
-        records=int(firsts[-1]),
-        bytes=sum(one["bytes"] for one in maps),
-        buckets=buckets,
-        passes=3,
-        seconds=time.perf_counter() - began,
-        peak_rss=peak_rss(),
-        digest=str(digest),
-        seed=seed,
-        outputs=outputs,
-        resumed=steps.found > 0,
-        shards=len(pieces),
-        retried=steps.retried,
-    )
+    return folder
+
+
+class _Rounds:
+    """The rounds of one shuffle.
+
+    Args:
+        options: what is shuffled.
+        pieces: pieces of the input.
+        folder: folder of the results of the rounds.
+        progress: called with the number of pieces of work done and of all.
+
+    Attributes:
+        records, bytes: number and size of the lines.
+        buckets: number of buckets.
+        steps: runner of the rounds.
+    """
+
+    def __init__(self, options: ShuffleOptions, pieces: list[_Piece], folder: Path, progress: Progress | None) -> None:
+        self._options, self._pieces, self._folder = options, pieces, folder
+        self.records = self.bytes = 0
+        self.buckets = max(1, math.ceil(sum(piece.stop - piece.start for piece in pieces) / _BUCKET))
+        self.steps = _Steps(progress, 2 * len(pieces) + self.buckets)
+
+    def run(self, ray: str) -> tuple[str, list[str]]:
+        """Run the rounds and write the output; return its digest and the names of its files."""
+        assert self._options.seed is not None
+        work = _Work(str(self._folder), self._options.seed, self._options.form.separator, self.buckets)
+        with Session(ray) as session:
+            run = partial(self.steps.run, session, self._folder)
+            counts = run("count", partial(_count_lines, work), self._pieces)
+            firsts = np.cumsum([0, *(count["records"] for count in counts)])
+            pieces = [piece._replace(first=int(first)) for piece, first in zip(self._pieces, firsts, strict=False)]
+            maps = run("map", partial(_split_piece, work), list(enumerate(pieces)))
+            run("sort", partial(_sort_bucket, work), [(number, len(pieces)) for number in range(self.buckets)])
+        self.records, self.bytes = int(firsts[-1]), sum(result["bytes"] for result in maps)
+        digest = Digest()
+        for result in maps:
+            digest.merge(result["digest"])
+        return str(digest), self._write_output(str(digest))
+
+    def _write_output(self, digest: str) -> list[str]:
+        """Join the sorted buckets, verify the result, and give the files their names."""
+        names = OutputNames(self._options, self._folder)
+        names.remove_partial()
+        writer = OutputWriter(self._options, self.records, b"", folder=self._folder)
+        for number in range(self.buckets):
+            for values, offsets in _sorted_rows(self._folder, number):
+                writer.write(values, offsets)
+        files = writer.close()
+        if self._options.verify:
+            try:
+                check_digest([str(names.partial(i)) for i in range(files)], self._options.form, digest)
+            except KexueError:
+                names.remove_partial()
+                raise
+        return names.publish(files)
 
 
 class _Steps:
-    """Runs the pieces of a round that have not been done, and counts."""
+    """Runner of the pieces of each round that have not been done.
+
+    Attributes:
+        resumed: number of pieces that an interrupted run had done.
+        retried: number of pieces that were done again after their worker died.
+    """
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
-        self.found = self.retried = 0
+        self.resumed = self.retried = 0
 
     def run(
         self, session: Session, folder: Path, name: str, function: Callable[[Any], Any], tasks: list[Any]
     ) -> list[dict[str, Any]]:
-        """What each task said, in the order of the tasks."""
+        """Run a round; return the result of each task, in order."""
         paths = [folder / f"{name}-{number}.json" for number in range(len(tasks))]
         missing = [number for number, path in enumerate(paths) if not path.exists()]
-        self.found += len(tasks) - len(missing)
-        self._tell(len(tasks) - len(missing))
-        pool = Pool(session, partial(_same, function))
-        for number, said in pool.map(((i, tasks[i]) for i in missing), most=max(1, len(missing))):
+        self.resumed += len(tasks) - len(missing)
+        self._advance(len(tasks) - len(missing))
+        pool = Pool(session, partial(_identity, function))
+        for number, result in pool.map(((i, tasks[i]) for i in missing), most=max(1, len(missing))):
             with replacing(paths[number]) as temporary:
-                temporary.write_text(json.dumps(said), encoding="utf-8")
-            self._tell(1)
+                temporary.write_text(json.dumps(result), encoding="utf-8")
+            self._advance(1)
         self.retried += pool.retried
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
-    def _tell(self, count: int) -> None:
+    def _advance(self, count: int) -> None:
+        """Report `count` more tasks as done."""
         self._done += count
         if self._progress is not None:
             self._progress(self._done, self._total)
 
 
-# ---- what the workers do ---------------------------------------------------------------------------------------------
+# ---- on the workers ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Work:
+    """What the workers know of the shuffle."""
+
     folder: str
     seed: int
     separator: int
     buckets: int
 
 
-def _same(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the function: a pool calls it once on each worker."""
     return function
 
 
-def _read(work: _Work, piece: _Piece) -> tuple[Array, Array]:
-    """The bytes of a piece, with room behind them, and where its lines end."""
+def _read_piece(work: _Work, piece: _Piece) -> tuple[Array, Array]:
+    """Return the bytes of a piece, with room after them, and the positions of the ends of its lines."""
     size = piece.stop - piece.start
     buffer = np.empty(size + PAD + 2, np.uint8)
-    reader = Reader([piece.path], Format(work.separator), Place(0, piece.start), cap=size + 1, stop=piece.stop)
+    reader = Reader([piece.path], RecordFormat(work.separator), Position(0, piece.start), cap=size + 1, stop=piece.stop)
     try:
         chunk = reader.read(buffer)
     finally:
@@ -218,34 +264,33 @@ def _read(work: _Work, piece: _Piece) -> tuple[Array, Array]:
     return (buffer, np.empty(0, np.int64)) if chunk is None else (buffer, chunk.lines)
 
 
-def _counted(work: _Work, piece: _Piece) -> dict[str, Any]:
-    return {"records": len(_read(work, piece)[1])}
+def _count_lines(work: _Work, piece: _Piece) -> dict[str, Any]:
+    """Count the lines of a piece."""
+    return {"records": len(_read_piece(work, piece)[1])}
 
 
-def _mapped(work: _Work, task: tuple[int, _Piece]) -> dict[str, Any]:
-    """Lines of a piece by bucket, in one file: of each bucket keys, lengths, bytes; and where each bucket begins."""
+def _split_piece(work: _Work, task: tuple[int, _Piece]) -> dict[str, Any]:
+    """Write the lines of a piece to one file, by bucket: keys, lengths, bytes; to another where each bucket starts."""
     number, piece = task
-    data, ends = _read(work, piece)
+    data, ends = _read_piece(work, piece)
     digest = Digest()
     places = np.zeros((work.buckets, 3), np.int64)  # offset, records, bytes
     at = 0
     with replacing(Path(work.folder, f"lines-{number}")) as temporary, temporary.open("wb") as file:
         if len(ends):
-            starts = np.concatenate([[0], ends[:-1] + 1])
-            digest.add(hash_records(data, starts, ends - starts))
+            digest.add(hash_lines(data, ends))
             keys = permutation_keys(work.seed, piece.first, piece.first + len(ends))
-            for bucket, frame in split(data, ends, keys, piece.first, Range(0, 1 << 64, work.buckets), None):
-                size = sum(map(len, frame.data))
-                places[bucket] = at, len(frame.keys), size
+            for bucket, frame in split_chunk(data, ends, keys, piece.first, KeyRange(0, SPACE, work.buckets)):
+                places[bucket] = at, len(frame.keys), frame.size
                 for part in (frame.keys, frame.lengths, *frame.data):
                     file.write(part.data)
-                at += 12 * len(frame.keys) + size
+                at += 12 * len(frame.keys) + frame.size
     np.save(Path(work.folder, f"places-{number}.npy"), np.column_stack([places, np.full(work.buckets, piece.first)]))
     return {"digest": str(digest), "bytes": int(places[:, 2].sum()), "records": len(ends)}
 
 
-def _reduced(work: _Work, task: tuple[int, int]) -> dict[str, Any]:
-    """A bucket in the order of its keys: its lines, and how long each is."""
+def _sort_bucket(work: _Work, task: tuple[int, int]) -> dict[str, Any]:
+    """Write the lines of a bucket in the order of their keys, and the length of each."""
     bucket, pieces = task
     keys, lengths, data, frames = [], [], [], []
     for number in range(pieces):
@@ -258,7 +303,7 @@ def _reduced(work: _Work, task: tuple[int, int]) -> dict[str, Any]:
             keys.append(np.fromfile(file, np.uint64, count))
             lengths.append(np.fromfile(file, np.uint32, count))
             data.append(np.fromfile(file, np.uint8, size))
-        frames.append((first, int(places[:, 1].sum()), count))
+        frames.append(FrameOrigin(first, int(places[:, 1].sum()), count))
     folder = Path(work.folder)
     with (
         replacing(folder / f"sorted-{bucket}") as lines_path,
@@ -268,21 +313,22 @@ def _reduced(work: _Work, task: tuple[int, int]) -> dict[str, Any]:
     ):
         if keys:
             joined = np.concatenate(lengths)
-            order = sorted_order(np.concatenate(keys), frames, work.seed, permutation_keys)
+            index = RecordIndex(frames, work.seed, permutation_keys)
+            order = sort_order(np.concatenate(keys), work.seed, index)
             offsets = np.concatenate([[0], np.cumsum(joined, dtype=np.int64)])
-            for values, _ in take(np.concatenate(data), offsets, order):
+            for values, _ in take_rows(np.concatenate(data), offsets, order):
                 lines_file.write(values.data)
             lengths_file.write(joined[order].data)
     return {"records": sum(map(len, keys))}
 
 
-# ---- what this machine does ------------------------------------------------------------------------------------------
+# ---- on this machine ------------------------------------------------------------------------------------------
 
 
 def _cut(path: str, separator: int) -> Iterator[_Piece]:
-    """A file as pieces that end with lines."""
+    """Cut a file into pieces of whole lines."""
     if not os.path.isfile(path):
-        raise DataError("it is no plain file.", remedy="Shuffle it on one machine: kexue shuffle.", path=path)
+        raise DataError("it is not a regular file.", remedy="Shuffle it on one machine: kexue shuffle.", path=path)
     if read_codec(path) is not None:
         raise DataError(
             "it is compressed.", remedy="Decompress it, or shuffle it on one machine: kexue shuffle.", path=path
@@ -294,7 +340,7 @@ def _cut(path: str, separator: int) -> Iterator[_Piece]:
             stop = min(start + _PIECE, size)
             file.seek(stop - 1)
             while stop < size:
-                block = file.read(_LOOK)
+                block = file.read(_BLOCK)
                 found = block.find(separator)
                 if found >= 0 or not block:
                     stop = file.tell() - len(block) + found + 1 if block else size
@@ -305,15 +351,16 @@ def _cut(path: str, separator: int) -> Iterator[_Piece]:
             start = stop
 
 
-def _place(job: Job, pieces: list[_Piece]) -> tuple[Path, str]:
-    """The folder of this output's temporary files, and the name of one in it: what the result and the pieces need."""
-    what = json.dumps([job.identity(), job.fingerprints(), len(pieces), _BUCKET])
-    output = Path(os.path.realpath(job.output))
+def _work_folder(options: ShuffleOptions, pieces: list[_Piece]) -> tuple[Path, str]:
+    """Return the folder of this output's temporary files, and the name in it for this result and these pieces."""
+    key = json.dumps([options.identity(), options.fingerprints(), len(pieces), _BUCKET])
+    output = Path(os.path.realpath(options.output))
     parent = output if output.is_dir() else output.parent
-    return parent / job.folder(None).name, hashlib.sha256(what.encode()).hexdigest()[:16]
+    return parent / options.folder().name, hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _sorted_rows(folder: Path, bucket: int) -> Iterator[tuple[Array, Array]]:
+    """Yield the lines of a sorted bucket, some at a time: (bytes, offsets in them)."""
     lengths = np.fromfile(folder / f"lengths-{bucket}", np.uint32).astype(np.int64)
     with (folder / f"sorted-{bucket}").open("rb") as file:
         for begin in range(0, len(lengths), 1 << 16):

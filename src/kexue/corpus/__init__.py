@@ -13,26 +13,26 @@ if TYPE_CHECKING:
         parse_scalar as parse_scalar,
         read_records as read_records,
     )
-    from kexue.corpus.shuffle.dataset import shuffle_dataset as shuffle_dataset
-    from kexue.corpus.shuffle.job import ShufflePlan as ShufflePlan
     from kexue.corpus.shuffle.keys import permutation_keys as permutation_keys
+    from kexue.corpus.shuffle.plan import ShufflePlan as ShufflePlan
     from kexue.corpus.shuffle.run import (
         ShuffleReport as ShuffleReport,
         plan_shuffle as plan_shuffle,
         shuffle_files as shuffle_files,
     )
+    from kexue.corpus.shuffle.tables import shuffle_dataset as shuffle_dataset
     from kexue.corpus.shuffle.verify import multiset_digest as multiset_digest, verify_shuffle as verify_shuffle
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "records": ("Record", "Records", "parse_scalar", "read_records"),
-        "shuffle.dataset": ("shuffle_dataset",),
-        "shuffle.job": ("ShufflePlan",),
+        "shuffle.tables": ("shuffle_dataset",),
+        "shuffle.plan": ("ShufflePlan",),
         "shuffle.keys": ("permutation_keys",),
         "shuffle.run": ("ShuffleReport", "plan_shuffle", "shuffle_files"),
         "shuffle.verify": ("multiset_digest", "verify_shuffle"),
     },
-    needs={"shuffle.dataset": "pyarrow", "shuffle.run": "pyarrow"},
+    needs={"shuffle.tables": "pyarrow", "shuffle.run": "pyarrow"},
     extra="corpus",
 )

@@ -1,4 +1,4 @@
-"""Open files for reading, decompressed: the first bytes name the compression, the ending only where they cannot."""
+"""Compressed files, opened decompressed: the first bytes name the compression, the ending only where they cannot."""
 
 from __future__ import annotations
 
@@ -119,6 +119,21 @@ def _damaged_data(error: BaseException, path: str) -> DataError:
     return DataError(
         f"the compressed data are damaged or cut short ({error}).", path=path, remedy="Fetch or write the file again."
     )
+
+
+def compress_block(block: bytes, codec: str) -> bytes:
+    """Return bytes compressed, independently of what is before and after them in their file.
+
+    Args:
+        block: bytes of any number.
+        codec: one of the values of `COMPRESSIONS`.
+    """
+    if codec == "gzip":
+        return gzip.compress(block, 6, mtime=0)
+    if codec in ("bz2", "xz"):
+        return bz2.compress(block) if codec == "bz2" else lzma.compress(block)
+    compressed: bytes = import_optional("pyarrow", extra="corpus").compress(block, codec=codec, asbytes=True)
+    return compressed
 
 
 def _decompress(raw: Any, codec: str) -> Any:

@@ -1,21 +1,19 @@
-"""A checksum of records that does not depend on their order: the sum of their hashes.
+"""Checksum of records that does not depend on their order: the sum of their hashes.
 
 h(record) = two mixes of sum_t m_t (w_t xor w_t >> 32) + length, over the 64-bit words w_t of the record, padded with
-zeros; m_t are random odd numbers, the same everywhere. Sums are modulo 2**64 in each of two halves. It finds lost,
-invented and damaged records, whatever damaged them by accident; it is no defence against an adversary.
+zeros; m_t are random odd numbers, the same everywhere. Sums are modulo 2**64 in each of two halves. It
+detects lost, added and damaged records, but is no defence against an adversary.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from kexue._arrays import Array
 
-PAD = 64  # bytes behind the records that must be readable
-_BLOCK = 1 << 12  # records at a time, which the cache holds
-_ROW = PAD  # bytes at a time
+PAD = 64  # bytes after the last record that must be readable
+_BLOCK = 1 << 12  # records hashed at a time, which fit in the processor's cache
+_ROW = PAD  # bytes hashed at a time
 _WORDS = _ROW // 8
 _KEY = 0x6B65787565  # of the multipliers
 _MIXES = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB), (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
@@ -28,7 +26,11 @@ _MASKS = _masks.view("<u8")
 
 
 class Digest:
-    """Sum of the hashes of records seen so far."""
+    """Sum of the hashes of records.
+
+    Args:
+        value: digest to start from, 32 hexadecimal digits.
+    """
 
     def __init__(self, value: str = "0" * 32) -> None:
         self._sums = [int(value[:16], 16), int(value[16:], 16)]
@@ -39,7 +41,7 @@ class Digest:
             self._sums[i] = (self._sums[i] + int(hashes[:, i].sum(dtype=np.uint64))) % (1 << 64)
 
     def merge(self, other: str) -> None:
-        """Add what another digest has seen."""
+        """Add the records of another digest."""
         self._sums = [(a + b) % (1 << 64) for a, b in zip(self._sums, Digest(other)._sums, strict=True)]
 
     def __str__(self) -> str:
@@ -47,7 +49,7 @@ class Digest:
 
 
 def hash_records(data: Array, starts: Array, lengths: Array) -> Array:
-    """Hashes (n, 2) uint64 of the records data[start : start + length].
+    """Return the hashes (n, 2), uint64, of the records data[start : start + length].
 
     Args:
         data: uint8, with 64 bytes to spare behind the last record.
@@ -66,7 +68,7 @@ def hash_records(data: Array, starts: Array, lengths: Array) -> Array:
 
 
 def hash_words(data: Array, row: int) -> np.uint64:
-    """The sum over a contiguous piece that begins `row` rows of 64 bytes after the record's start."""
+    """Return the sum over a piece of a record that starts `row` rows of 64 bytes after the record."""
     words = np.zeros(-(-len(data) // _ROW) * _WORDS, "<u8")
     words.view(np.uint8)[: len(data)] = data
     words ^= words >> _HALF
@@ -76,7 +78,7 @@ def hash_words(data: Array, row: int) -> np.uint64:
 
 
 def finish(sums: Array, lengths: Array) -> Array:
-    """(n, 2): the sums with the lengths, mixed in two ways so that sums of hashes are no sums of words."""
+    """Return hashes (n, 2): sums and lengths, mixed in two ways, so that adding hashes is not adding words."""
     out = np.empty((len(sums), 2), np.uint64)
     for i, (first, second) in enumerate(_MIXES):
         x = sums + lengths.astype(np.uint64) * np.uint64(first) + np.uint64(second)
@@ -88,7 +90,7 @@ def finish(sums: Array, lengths: Array) -> Array:
 
 
 def _hash_block(rows: Array, starts: Array, lengths: Array) -> Array:
-    """Row after row of all records at once, the longest first, so that those that go on are a prefix."""
+    """Return the sums of records, row after row of all at once; in order of length, so unfinished ones are a prefix."""
     counts = (-(-lengths // _ROW)).astype(np.uint16)
     order = np.argsort(~counts, kind="stable")
     at, left = starts[order], lengths[order]
@@ -109,7 +111,7 @@ def _hash_block(rows: Array, starts: Array, lengths: Array) -> Array:
 
 
 def _loop_limit(lengths: Array) -> int:
-    """Rows that are done for all records at once; longer ones are finished one by one. Neither takes many steps."""
+    """Return how many rows are hashed for all records at once; the rest of longer records is hashed one by one."""
     limit = 16
     while limit < 1 << 14 and (lengths > limit * _ROW).sum() > limit:
         limit *= 2
@@ -117,13 +119,14 @@ def _loop_limit(lengths: Array) -> int:
 
 
 def _multipliers(start: int, stop: int) -> Array:
-    """(stop - start, 8) odd uint64."""
+    """Return the multipliers of rows `start` to `stop`, (stop - start, 8) odd uint64."""
     if stop <= len(_FIRST):
         return _FIRST[start:stop]
     return _draw(start, stop)
 
 
 def _draw(start: int, stop: int) -> Array:
+    """Draw the multipliers of rows `start` to `stop`."""
     words: Array = np.random.Philox(key=_KEY, counter=2 * start).random_raw(_WORDS * (stop - start)).reshape(-1, _WORDS)
     return words | np.uint64(1)
 

@@ -1,4 +1,4 @@
-"""Second pass: one bucket after another is read, sorted by key, and written; ties are decided by a second key."""
+"""Second pass: one bucket after another is read, sorted by key, and written to the output."""
 
 from __future__ import annotations
 
@@ -6,275 +6,247 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue.corpus.shuffle.job import Budget, Job
-from kexue.corpus.shuffle.keys import ALGORITHMS, Keys, tie_keys
-from kexue.corpus.shuffle.pipeline import run_ordered
-from kexue.corpus.shuffle.scatter import GIANT, HEAD, MAGIC, REFERENCE, Frame, resplit, take
-from kexue.corpus.shuffle.sink import Sink
-from kexue.corpus.shuffle.source import Lines
-from kexue.corpus.shuffle.state import Bucket, State, Workplace, fdatasync
+from kexue._arrays import Array
+from kexue.corpus.shuffle.buckets import (
+    GIANT,
+    REFERENCE,
+    Bucket,
+    BucketReader,
+    FrameOrigin,
+    fdatasync,
+    row_offsets,
+    split_bucket,
+)
+from kexue.corpus.shuffle.journal import Journal, State
+from kexue.corpus.shuffle.keys import ALGORITHMS, KeyRange, Keys
+from kexue.corpus.shuffle.lines import LineDigest
+from kexue.corpus.shuffle.options import ShuffleOptions
+from kexue.corpus.shuffle.output import OutputWriter
+from kexue.corpus.shuffle.parallel import map_ordered
+from kexue.corpus.shuffle.plan import Budget
+from kexue.corpus.shuffle.sorting import sort_order, take_rows
 from kexue.errors import DataError
 
-Array = np.ndarray[Any, Any]
-
 _SYNC = 64 << 20  # bytes of output that may wait to reach the disk
-_COPY = 1 << 20  # bytes of a giant record at a time
+_COPIED = 1 << 20  # bytes of a giant record copied at a time
 _MOST_PARTS = 256  # of a bucket that is too large
 
 
 @dataclass
-class _Loaded:
-    """A bucket in memory: its records, and the order they go out in."""
+class _SortedBucket:
+    """A bucket in memory and the order of its records; `data` lies in the buffer of `reader`."""
 
     bucket: Bucket
+    reader: BucketReader
     data: Array
     offsets: Array
     order: Array
     giant: Array
-    snapshot: dict[str, Any] | None = None
-    handle: int | None = None
 
 
-class Gather:
-    """Writes the buckets of `state` to `sink`, and deletes them as they reach the disk.
+class _Snapshot(NamedTuple):
+    """Where the output stands after a bucket, and a descriptor of its file to synchronise, if it has one."""
 
-    Attributes:
-        sampled_bytes: size of what was written, when it is a sample.
-        deeper: 1 when buckets had to be cut, which takes another pass over them.
+    output: dict[str, Any]
+    gathered: int
+    handle: int | None
+
+
+class Gatherer:
+    """The second pass of one shuffle. Buckets are deleted as their records reach the disk.
 
     Args:
-        tell: called with the bytes of each bucket.
-        resumable: the state is written after each bucket.
+        options: what is shuffled.
+        journal: holder of the folder of the buckets; the state is committed to it, if `resumable`.
+        state: where the pass stands, kept up to date.
+        budget: shares of the memory.
+        output: writer of the output.
+        advance: called with the bytes of each bucket.
+        resumable: whether the state is committed after each bucket.
+
+    Attributes:
+        sample_digest: digest of the lines written, when the output is a sample.
+        sample_bytes: size of the records written, when the output is a sample.
+        extra_passes: 1 if buckets were too large and had to be split, else 0.
     """
 
     def __init__(
         self,
-        job: Job,
-        work: Workplace,
+        options: ShuffleOptions,
+        journal: Journal,
         state: State,
         budget: Budget,
-        sink: Sink,
-        tell: Callable[[int], None],
+        output: OutputWriter,
+        advance: Callable[[int], None],
         *,
         resumable: bool,
     ) -> None:
-        self._job, self._work, self._state, self._budget = job, work, state, budget
-        self._sink, self._tell, self._resumable = sink, tell, resumable
-        self._waiting = deque(state.buckets)
-        self._buffers = [_Buffer() for _ in range(budget.workers)]
-        self._giants = os.open(work.folder / "giants", os.O_RDONLY) if state.giants else -1
+        self._journal, self._state, self._budget = journal, state, budget
+        self._output, self._advance, self._resumable = output, advance, resumable
+        self._keys = ALGORITHMS[options.algorithm]
+        self._sample = options.sample
+        self._queue = deque(state.buckets)
+        self._readers = deque(BucketReader() for _ in range(budget.workers))
+        self._giants = os.open(journal.folder / "giants", os.O_RDONLY) if state.giants else -1
         self._gathered, self._unsynced = state.gathered, 0
-        self._sampled_lines, self.sampled_bytes = Lines(job.form.separator), 0
-        self.deeper = 0
+        self._lines = LineDigest(options.form.separator)
+        self.sample_bytes = 0
+        self.extra_passes = 0
 
     @property
-    def sampled(self) -> str:
+    def sample_digest(self) -> str:
         """Digest of the lines of a sample."""
-        return str(self._sampled_lines.digest)
+        return str(self._lines.digest)
 
     def run(self) -> None:
-        """All of it."""
+        """Write all buckets."""
+        commit: Future[None] | None = None
         try:
-            run_ordered(self._budget.workers, self._next, self._load, self._write, self._finish)
+            with ThreadPoolExecutor(1) as committer:
+                for loaded in map_ordered(self._sort, self._buckets(), self._budget.workers):
+                    self._write(loaded)
+                    bucket = loaded.bucket
+                    self._readers.append(loaded.reader)
+                    del loaded  # its memory is free before the next bucket is read
+                    if commit is not None:
+                        commit.result()  # a snapshot may write over what the one before the last has left
+                    commit = committer.submit(self._commit, bucket, self._snapshot())
+                    self._advance(bucket.bytes)
+                if commit is not None:
+                    commit.result()
         finally:
             if self._giants >= 0:
                 os.close(self._giants)
 
-    def _next(self, _: int) -> Bucket | None:
-        """The next bucket; one that is too large is cut first."""
-        left = self._left()
-        while self._waiting and left != 0:
-            bucket = self._waiting.popleft()
-            need = self._budget.need(bucket.bytes, bucket.records)
+    def _buckets(self) -> Iterator[Bucket]:
+        """Yield the buckets in the order of their keys; one that is too large is split first."""
+        while self._queue and self._missing() != 0:
+            bucket = self._queue.popleft()
+            need = self._budget.sorting(bucket.bytes, bucket.records)
             if bucket.frames is None and need > self._budget.bucket and bucket.records > 1:
                 parts = min(_MOST_PARTS, max(2, math.ceil(1.2 * need / self._budget.bucket)))
                 if parts < bucket.hi - bucket.lo:
-                    self.deeper = 1
-                    frames = read_frames(bucket, self._work.folder)
-                    self._waiting.extendleft(reversed(resplit(self._work, self._state, bucket, parts, frames)))
+                    self.extra_passes = 1
+                    self._queue.extendleft(reversed(self._split(bucket, parts)))
                     continue
             if bucket.records:
-                return bucket
-        return None
+                yield bucket
 
-    def _left(self) -> int | None:
-        """Records that are still wanted; None: all."""
-        return None if self._job.sample is None else max(0, self._job.sample - self._gathered)
+    def _missing(self) -> int | None:
+        """Return how many records of a sample are missing; None: all records are wanted."""
+        return None if self._sample is None else max(0, self._sample - self._gathered)
 
-    def _load(self, worker: int, bucket: Bucket) -> _Loaded:
-        data, keys, lengths, frames = self._buffers[worker].fill(bucket, self._work.folder)
-        giant = lengths == GIANT
-        offsets = np.empty(len(lengths) + 1, np.int64)
-        offsets[0] = 0
-        np.cumsum(np.where(giant, REFERENCE.size, lengths) if giant.any() else lengths, out=offsets[1:])
-        order = sorted_order(keys, frames, self._state.seed, ALGORITHMS[self._job.algorithm])
-        return _Loaded(bucket, data, offsets, order, giant)
+    def _split(self, bucket: Bucket, parts: int) -> list[Bucket]:
+        """Replace a bucket by smaller ones, in the state and on the disk; return those that have records."""
+        journal, state = self._journal, self._state
+        ranges = KeyRange(bucket.lo, bucket.hi, parts)
+        children = [Bucket(state.buckets_made + i, lo, hi) for i, (lo, hi) in enumerate(ranges)]
+        split_bucket(bucket, children, ranges, journal.folder, durable=journal.durable)
+        filled = [child for child in children if child.records]
+        with journal.lock:
+            at = state.buckets.index(bucket)
+            state.buckets[at : at + 1] = filled
+            state.buckets_made += parts
+            journal.commit(state, durable=journal.durable)
+        bucket.path(journal.folder).unlink()
+        return filled
 
-    def _write(self, loaded: _Loaded) -> None:
-        left = self._left()
-        order = loaded.order if left is None else loaded.order[:left]
-        cuts = np.flatnonzero(loaded.giant[order]) if loaded.giant.any() else np.empty(0, np.int64)
+    def _sort(self, bucket: Bucket) -> _SortedBucket:
+        """Read a bucket and sort its records."""
+        reader = self._readers.popleft()
+        data, keys, lengths, frames = reader.read(bucket, self._journal.folder)
+        order = sort_order(keys, self._state.seed, RecordIndex(frames, self._state.seed, self._keys))
+        return _SortedBucket(bucket, reader, data, row_offsets(lengths), order, lengths == GIANT)
+
+    def _write(self, loaded: _SortedBucket) -> None:
+        """Write a bucket's records to the output; of a sample only the missing ones."""
+        order = loaded.order[: self._missing()]
+        giants = np.flatnonzero(loaded.giant[order]) if loaded.giant.any() else np.empty(0, np.int64)
         begin = 0
-        for cut in [*cuts, len(order)]:
-            for values, offsets in take(loaded.data, loaded.offsets, order[begin:cut]):
-                self._sink.write(values, offsets)
-                if self._job.sample is not None:
-                    self._sampled_lines.feed(values)
-                    self.sampled_bytes += len(values)
-            if cut < len(order):
-                row = int(order[cut])
-                at = int(loaded.offsets[row])
-                place, size = REFERENCE.unpack(loaded.data[at : at + REFERENCE.size].tobytes())
-                self._copy(place, size)
-            begin = int(cut) + 1
+        for end in [*giants, len(order)]:
+            for values, offsets in take_rows(loaded.data, loaded.offsets, order[begin:end]):
+                self._output.write(values, offsets)
+                if self._sample is not None:
+                    self._lines.add(values)
+                    self.sample_bytes += len(values)
+            if end < len(order):
+                at = int(loaded.offsets[int(order[end])])
+                self._copy_giant(*REFERENCE.unpack(loaded.data[at : at + REFERENCE.size].tobytes()))
+            begin = int(end) + 1
         self._gathered += len(order)
-        if self._resumable:
-            loaded.snapshot = {"sink": self._sink.state(), "gathered": self._gathered}
-            loaded.handle = self._sink.duplicate()
 
-    def _copy(self, place: int, size: int) -> None:
-        """A giant record from the file of giants."""
-        self._sink.begin_record(size)
-        for begin in range(place, place + size, _COPY):
-            block = os.pread(self._giants, min(_COPY, place + size - begin), begin)
-            if len(block) < min(_COPY, place + size - begin):
-                raise DataError("the file of giant records is shorter than it was.", path=self._work.folder)
-            self._sink.extend_record(np.frombuffer(block, np.uint8))
-            if self._job.sample is not None:
-                self._sampled_lines.feed(np.frombuffer(block, np.uint8))
-        self.sampled_bytes += size
+    def _copy_giant(self, start: int, size: int) -> None:
+        """Write a giant record, from the file of giants."""
+        self._output.begin_record(size)
+        for begin in range(start, start + size, _COPIED):
+            expected = min(_COPIED, start + size - begin)
+            block = np.frombuffer(os.pread(self._giants, expected, begin), np.uint8)
+            if len(block) < expected:
+                raise DataError("the file of giant records is shorter than it was.", path=self._journal.folder)
+            self._output.extend_record(block)
+            if self._sample is not None:
+                self._lines.add(block)
+        self.sample_bytes += size
 
-    def _finish(self, loaded: _Loaded) -> None:
-        """Once the output is on the disk, say so, and delete the bucket."""
-        self._tell(loaded.bucket.bytes)
+    def _snapshot(self) -> _Snapshot | None:
+        """Return where the output stands; None for a shuffle that cannot be resumed."""
         if not self._resumable:
-            if loaded.bucket.frames is None:
-                loaded.bucket.path(self._work.folder).unlink()
+            return None
+        return _Snapshot(self._output.state(), self._gathered, self._output.duplicate())
+
+    def _commit(self, bucket: Bucket, snapshot: _Snapshot | None) -> None:
+        """Commit a bucket once the output that holds its records is on the disk, and delete its file."""
+        if snapshot is None:
+            if bucket.frames is None:
+                bucket.path(self._journal.folder).unlink()
             return
-        if loaded.handle is not None:
-            try:
-                self._unsynced += loaded.bucket.bytes
-                if self._work.durable or self._unsynced > _SYNC:  # not all of it at the very end
-                    self._unsynced = 0
-                    with self._sink.name_errors():
-                        fdatasync(loaded.handle)
-            finally:
-                os.close(loaded.handle)
-        with self._work.lock:
-            if loaded.bucket not in self._state.buckets:
-                return  # a later one has been quicker, and spoke for this one
-            at = self._state.buckets.index(loaded.bucket)
-            gone, self._state.buckets = self._state.buckets[: at + 1], self._state.buckets[at + 1 :]
-            assert loaded.snapshot is not None
-            self._state.sink = loaded.snapshot["sink"]
-            self._state.gathered = loaded.snapshot["gathered"]
-            self._work.commit(self._state, durable=self._work.durable)
-        for bucket in gone:
-            bucket.path(self._work.folder).unlink(missing_ok=True)
+        try:
+            self._synchronise(bucket, snapshot.handle)
+            journal, state = self._journal, self._state
+            with journal.lock:
+                state.buckets.remove(bucket)
+                state.output, state.gathered = snapshot.output, snapshot.gathered
+                journal.commit(state, durable=journal.durable)
+            bucket.path(journal.folder).unlink(missing_ok=True)
+        finally:
+            if snapshot.handle is not None:
+                os.close(snapshot.handle)
+
+    def _synchronise(self, bucket: Bucket, handle: int | None) -> None:
+        """Write the output through to the disk: every bucket if the state is durable, else every 64 MB."""
+        if handle is None:
+            return
+        self._unsynced += bucket.bytes
+        if self._journal.durable or self._unsynced > _SYNC:  # not everything at the very end
+            self._unsynced = 0
+            with self._output.name_errors():
+                fdatasync(handle)
 
 
-class _Buffer:
-    """Memory that one bucket after another is read into: fresh memory costs more than the reading."""
-
-    def __init__(self) -> None:
-        self._data = np.empty(0, np.uint8)
-
-    def fill(self, bucket: Bucket, folder: Path) -> tuple[Array, Array, Array, list[tuple[int, int, int]]]:
-        """Bytes, keys and lengths of its records, and (first index, chunk's records, records) of its frames."""
-        keys, lengths = np.empty(bucket.records, np.uint64), np.empty(bucket.records, np.uint32)
-        if bucket.frames is not None and len(bucket.frames) == 1:
-            [frame] = bucket.frames
-            return frame.data[0], frame.keys, frame.lengths, [(frame.first, frame.total, len(frame.keys))]
-        if len(self._data) < bucket.bytes:
-            self._data = np.empty(0, np.uint8)
-            self._data = np.empty(bucket.bytes, np.uint8)
-        frames, row, at = [], 0, 0
-        for keys_of, lengths_of, data_of, first, total, count, size in _pieces(bucket, folder):
-            keys_of(keys[row : row + count])
-            lengths_of(lengths[row : row + count])
-            data_of(self._data[at : at + size])
-            frames.append((first, total, count))
-            row, at = row + count, at + size
-        return self._data[:at], keys, lengths, frames
-
-
-def _pieces(bucket: Bucket, folder: Path) -> Iterator[tuple[Any, ...]]:
-    """Each frame: three functions that put its keys, lengths and bytes where they are told, then its numbers."""
-    if bucket.frames is not None:
-        for frame in bucket.frames:
-            [data] = frame.data
-
-            def copy(source: Array) -> Callable[[Array], None]:
-                return lambda out: np.copyto(out, source)
-
-            yield (
-                copy(frame.keys),
-                copy(frame.lengths),
-                copy(data),
-                frame.first,
-                frame.total,
-                len(frame.keys),
-                len(data),
-            )
-        return
-    path = bucket.path(folder)
-    with open(path, "rb", buffering=0) as file:
-
-        def read(out: Array) -> None:
-            view = out.data.cast("B") if out.nbytes else memoryview(b"")
-            while len(view):
-                got = file.readinto(view)
-                if not got:
-                    raise DataError("it is shorter than it was.", path=path)
-                view = view[got:]
-
-        left = bucket.size
-        while left:
-            magic, count, first, total, size = HEAD.unpack(file.read(HEAD.size))
-            if magic != MAGIC:
-                raise DataError("it is damaged.", remedy="Run again with resume=False (--no-resume).", path=path)
-            left -= HEAD.size + 12 * count + size
-            yield read, read, read, first, total, count, size
-
-
-def read_frames(bucket: Bucket, folder: Path) -> Iterator[Frame]:
-    """The frames of a bucket's file, one at a time."""
-    for keys_of, lengths_of, data_of, first, total, count, size in _pieces(bucket, folder):
-        keys, lengths, data = np.empty(count, np.uint64), np.empty(count, np.uint32), np.empty(size, np.uint8)
-        keys_of(keys)
-        lengths_of(lengths)
-        data_of(data)
-        yield Frame(keys, lengths, [data], first, total)
-
-
-def sorted_order(keys: Array, frames: list[tuple[int, int, int]], seed: int, key_of: Keys) -> Array:
-    """What sorts the keys; equal ones go by the second key, then by the index of their record.
+class RecordIndex:
+    """Index, in the whole input, of records of a bucket with one and the same key.
 
     Args:
-        keys: (n,) of the records of all `frames`, one after another.
-        frames: of each its chunk's first index and number of records, and how many records of them are here.
+        frames: origins of the bucket's frames, in the order of their records.
+        seed: seed of the keys.
+        keys: function of the keys.
     """
-    order = np.argsort(keys)
-    in_order = keys[order]
-    tied = np.flatnonzero(in_order[1:] == in_order[:-1])
-    if not len(tied):
-        return order
-    starts = np.concatenate([[0], np.cumsum([count for _, _, count in frames])])
-    for value in np.unique(in_order[tied]):
-        begin, end = np.searchsorted(in_order, value, "left"), np.searchsorted(in_order, value, "right")
-        rows = np.sort(order[begin:end])
+
+    def __init__(self, frames: list[FrameOrigin], seed: int, keys: Keys) -> None:
+        self._frames, self._seed, self._keys = frames, seed, keys
+        self._starts = np.concatenate([[0], np.cumsum([frame.records for frame in frames])])
+
+    def __call__(self, rows: Array, key: np.uint64) -> Array:
+        """Return the index of each of the ascending `rows` of the bucket, which are all that have this key."""
         index = np.empty(len(rows), np.int64)
-        frame_of = np.searchsorted(starts, rows, "right") - 1
+        frame_of = np.searchsorted(self._starts, rows, "right") - 1
         for number in np.unique(frame_of):
-            first, total, _ = frames[number]
-            found = np.flatnonzero(key_of(seed, first, first + total) == value) + first
-            index[frame_of == number] = found  # a frame keeps the order of its chunk, and all of these
-        second = np.array([tie_keys(seed, int(i), int(i) + 1)[0] for i in index], np.uint64)
-        order[begin:end] = rows[np.lexsort((index, second))]
-    return order
+            first, total, _ = self._frames[number]
+            index[frame_of == number] = np.flatnonzero(self._keys(self._seed, first, first + total) == key) + first
+        return index  # a frame keeps the order of its chunk, and has all of its records with this key

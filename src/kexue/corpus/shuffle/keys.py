@@ -1,7 +1,7 @@
 """Random keys of records, computed from their index alone; the shuffled order is that of the keys.
 
-Source: kexue.fm/archives/8662 (the task, and the scheme here called rowwise). Counter-based random numbers: Salmon,
-Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
+Source: kexue.fm/archives/8662 (the task, and the scheme that is called rowwise here). Counter-based random numbers:
+Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
 Differences from the article: its scheme reaches (n!)^m (m!)^n of the (mn)! orders; independent keys reach them all
 with equal probability.
@@ -10,19 +10,19 @@ with equal probability.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from kexue._arrays import Array
+
 Keys = Callable[[int, int, int], Array]
 
 ROWS = 100_000  # lines of a block of the article's scheme
-SPACE = 1 << 64  # how many keys there are
+SPACE = 1 << 64  # number of keys
 
 
 def permutation_keys(seed: int, start: int, stop: int) -> Array:
-    """Keys of records `start` to `stop`: sorting all records by them shuffles uniformly.
+    """Return the keys of records `start` to `stop`: sorting all records by key shuffles them uniformly.
 
     u_i = word i mod 4 of Philox4x64(key=seed, counter=i div 4), so that any range can be computed anywhere.
 
@@ -43,16 +43,16 @@ def permutation_keys(seed: int, start: int, stop: int) -> Array:
 
 
 def tie_keys(seed: int, start: int, stop: int) -> Array:
-    """The second key, which decides between records whose first keys are equal: the stream of key seed + 2**64."""
+    """Return second keys, which order records with equal first keys: Philox with the key seed + 2**64."""
     return _words(seed + SPACE, start, stop)
 
 
 def rowwise_keys(seed: int, start: int, stop: int, *, rows: int = ROWS) -> Array:
-    """Keys that give the order of the article's scheme: shuffled blocks of `rows` lines, read a line of each in turn.
+    """Return keys of the order of the article's scheme: shuffled blocks of `rows` lines, read one line of each in turn.
 
-    The line that is the r-th of its shuffled block gets (r + U) / rows of the space of keys, U uniform. So round r
-    holds one line of every block, in random order. Not uniform: two lines of one block never share a round. A short
-    last block is spread over all rounds, which is the article's remedy for it.
+    The line that is the r-th of its shuffled block gets the key (r + U) / rows * 2**64, U uniform on [0, 1). So round
+    r holds one line of every block, in random order. Not uniform: two lines of one block never share a round. A short
+    last block is spread over all rounds, the article's remedy.
 
     Args:
         seed, start, stop: as in `permutation_keys`.
@@ -70,7 +70,7 @@ ALGORITHMS: dict[str, Keys] = {"keyed": permutation_keys, "rowwise": rowwise_key
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what is no seed."""
+    """Raise a TypeError or ValueError for what is not a seed."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise TypeError(f"seed must be a whole number, got {seed!r}.")
     if not 0 <= seed < SPACE:
@@ -78,13 +78,19 @@ def check_seed(seed: int) -> None:
 
 
 def _words(key: int, start: int, stop: int) -> Array:
+    """Return words `start` to `stop` of the stream of Philox4x64 with this key, uint64."""
     first = start // 4
     words: Array = np.random.Philox(key=int(key), counter=first).random_raw(stop - 4 * first)
     return words[start - 4 * first :]
 
 
-class Range:
-    """Keys lo <= u < hi, cut into `parts` ranges of nearly equal width; which part a key is in grows with the key."""
+class KeyRange:
+    """Keys lo <= u < hi, cut into `parts` ranges of nearly equal width, in the order of the keys.
+
+    Args:
+        lo, hi: 0 <= lo < hi <= 2**64.
+        parts: number of ranges, 1 to 65,535.
+    """
 
     def __init__(self, lo: int, hi: int, parts: int) -> None:
         self.lo, self.parts = lo, parts
@@ -93,7 +99,7 @@ class Range:
         self._hi = hi
 
     def part(self, keys: Array) -> Array:
-        """(n,) uint16: floor((u - lo) parts / width)."""
+        """Return the range that each key is in, (n,) uint16: floor((u - lo) parts / width)."""
         scaled = keys - np.uint64(self.lo)
         scaled >>= np.uint64(self._shift)
         scaled *= np.uint64(self.parts)
@@ -101,6 +107,6 @@ class Range:
         return scaled.astype(np.uint16)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """The parts as (lo, hi)."""
+        """Yield the ranges as (lo, hi)."""
         cuts = [self.lo + (-(-i * self._width // self.parts) << self._shift) for i in range(self.parts)]
         return zip(cuts, [*cuts[1:], self._hi], strict=True)

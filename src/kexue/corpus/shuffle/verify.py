@@ -1,40 +1,38 @@
-"""Whether an output holds the lines of its inputs, all of them and nothing else, whatever their order."""
+"""Verification of a shuffle: the output has the lines of the inputs, each as often, in any order."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from kexue.corpus.shuffle.digest import Digest, hash_records
-from kexue.corpus.shuffle.pipeline import run_ordered
-from kexue.corpus.shuffle.source import Chunk, Format, Reader
+from kexue.corpus.shuffle.digest import Digest
+from kexue.corpus.shuffle.lines import hash_lines
+from kexue.corpus.shuffle.options import Paths, check_separator, path_names
+from kexue.corpus.shuffle.parallel import map_ordered
+from kexue.corpus.shuffle.reader import Chunk, Reader, RecordFormat
 
 _BUFFER = 4 << 20
 _WORKERS = 2
 
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
 
 def multiset_digest(paths: Paths, *, separator: bytes = b"\n") -> str:
-    """Checksum of all lines of files that does not depend on their order, nor on how they are spread over files.
+    """Return a checksum of all lines of files that does not depend on their order or on the number of files.
 
     Args:
         paths: files, also compressed, or ``"-"``. A last line without separator is a line like others.
-        separator: one byte.
+        separator: one byte that ends lines.
 
     Returns:
         32 hexadecimal digits: the sum of 128-bit hashes of the lines. Zero for no lines.
     """
-    if not isinstance(separator, bytes) or len(separator) != 1:
-        raise ValueError(f"separator must be one byte, such as b'\\n' or b'\\0', got {separator!r}.")
-    return digest_of(_names(paths), Format(separator[0]))
+    check_separator(separator)
+    return digest_of(path_names(paths), RecordFormat(separator[0]))
 
 
 def verify_shuffle(inputs: Paths, outputs: Paths) -> bool:
-    r"""Whether both have the same lines, each as often; their order may differ.
+    r"""Return whether both have the same lines, each as often; their order may differ.
 
     >>> from pathlib import Path
     >>> import tempfile
@@ -47,33 +45,37 @@ def verify_shuffle(inputs: Paths, outputs: Paths) -> bool:
     return multiset_digest(inputs) == multiset_digest(outputs)
 
 
-def digest_of(paths: Sequence[str], form: Format) -> str:
-    """The digest of files cut by `form`."""
+def digest_of(paths: Sequence[str], form: RecordFormat) -> str:
+    """Return the digest of the lines of files that are cut by `form`."""
     total = Digest()
-    reader = Reader(paths, form, cap=_BUFFER // 32, giants=_Nowhere())
-    buffers = [np.empty(_BUFFER, np.uint8) for _ in range(_WORKERS)]
+    reader = Reader(paths, form, cap=_BUFFER // 32, giants=_NoFile())
 
-    def process(_: int, chunk: Chunk) -> str:
-        if chunk.giant:
-            return chunk.digest
-        part, starts = Digest(), np.concatenate([[0], chunk.lines[:-1] + 1])
-        part.add(hash_records(chunk.data, starts, chunk.lines - starts))
-        return str(part)
+    def chunks() -> Iterator[Chunk]:
+        buffers = [np.empty(_BUFFER, np.uint8) for _ in range(_WORKERS)]
+        number = 0
+        while (chunk := reader.read(buffers[number % _WORKERS])) is not None:
+            yield chunk
+            number += 1
 
     try:
-        run_ordered(_WORKERS, lambda worker: reader.read(buffers[worker]), process, total.merge)
+        for digest in map_ordered(_digest_chunk, chunks(), _WORKERS):
+            total.merge(digest)
     finally:
         reader.close()
     return str(total)
 
 
-class _Nowhere:
-    """Takes giant records, of which the digest is all that is wanted."""
+def _digest_chunk(chunk: Chunk) -> str:
+    """Return the digest of the lines of a chunk."""
+    if chunk.giant:
+        return chunk.digest
+    digest = Digest()
+    digest.add(hash_lines(chunk.data, chunk.lines))
+    return str(digest)
+
+
+class _NoFile:
+    """File of giant records that keeps nothing: only their digest is needed."""
 
     def write(self, _: Any) -> None:
-        """Forget it."""
-
-
-def _names(paths: Paths) -> list[str]:
-    some = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return [os.fspath(path) for path in some]
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Tables shuffled as lines are: row i has key i of `permutation_keys`, and rows go to Parquet in the order of keys."""
+"""Shuffle of the rows of tables, to Parquet: row i has key i of `permutation_keys`, as line i of files has."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import numpy as np
 
 from kexue._files import replacing, temporary_folder
 from kexue._optional import import_optional
-from kexue.corpus.shuffle.job import parse_size
-from kexue.corpus.shuffle.keys import Range, permutation_keys, tie_keys
+from kexue.corpus.shuffle.keys import SPACE, KeyRange, check_seed, permutation_keys
+from kexue.corpus.shuffle.options import parse_size
+from kexue.corpus.shuffle.sorting import partition, sort_order
 from kexue.errors import DataError
 
 _KEY, _ROW = "__key__", "__row__"
 _BATCH = 16_384  # rows read at a time
 _GROUP = 65_536  # rows of a row group of Parquet
 _SHARD = 16 * _GROUP  # rows of a file
-_MOST = 256  # buckets
+_MOST_BUCKETS = 256
 
 
 def shuffle_dataset(dataset: Any, out: str | os.PathLike[str], *, seed: int = 0, memory: int | str = "4G") -> Path:
@@ -31,34 +32,35 @@ def shuffle_dataset(dataset: Any, out: str | os.PathLike[str], *, seed: int = 0,
 
     Args:
         dataset: a `datasets.Dataset`, a pyarrow Table, or Parquet files: one, several, or a folder of them, which are
-            taken in the order of their names.
+            read in the order of their names.
         out: folder for part-00000.parquet and so on, of 1,048,576 rows each; it must hold no such files yet.
         seed: 0 <= seed < 2**64.
-        memory: about what it may take; rows wait in files below `out` meanwhile, which need their size uncompressed.
+        memory: approximate memory of the process; temporary files below `out` need the size of the rows,
+            uncompressed.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: no rows are there to be read, or the folder has shards already.
+        DataError: files that cannot be read as Parquet, none at all, or a folder that has shards already.
         MissingDependencyError: pyarrow is not installed.
     """
     limit = parse_size(memory)
     folder = Path(out)
-    schema, size, batches = _open(dataset)
+    schema, size, batches = _read_batches(dataset)
     if folder.is_dir() and any(folder.glob("part-*.parquet")):
         raise DataError("it holds shards already.", remedy="Remove them or choose another folder.", path=folder)
+    check_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    permutation_keys(seed, 0, 0)  # refuses what is no seed before work begins
-    parts = min(_MOST, max(1, math.ceil(4 * size / limit)))
+    parts = min(_MOST_BUCKETS, max(1, math.ceil(4 * size / limit)))
     with temporary_folder(folder, "kexue-shuffle") as work:
-        _scatter(batches, schema, work, seed, Range(0, 1 << 64, parts))
-        _write(folder, schema, (_sorted(path, seed) for path in (work / f"{i}" for i in range(parts))))
+        _scatter_rows(batches, schema, work, seed, KeyRange(0, SPACE, parts))
+        _write_shards(folder, schema, (_read_sorted(work / f"{i}", seed) for i in range(parts)))
     return folder
 
 
-def _open(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
-    """Schema, bytes in memory about, and batches."""
+def _read_batches(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
+    """Return the schema, the approximate size in memory, and the batches of a dataset."""
     pa = import_optional("pyarrow", extra="corpus")
     if isinstance(dataset, pa.Table):
         return dataset.schema, dataset.nbytes, dataset.to_batches(max_chunksize=_BATCH)
@@ -78,10 +80,10 @@ def _open(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
     size = 0
     for path in paths:
         try:
-            about = parquet.read_metadata(path)
+            metadata = parquet.read_metadata(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"cannot be read as Parquet: {error}", path=path) from error
-        size += sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        size += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
     def batches() -> Iterator[Any]:
         for path in paths:
@@ -91,12 +93,12 @@ def _open(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
     return parquet.read_schema(paths[0]), size, batches()
 
 
-def _scatter(batches: Iterable[Any], schema: Any, work: Path, seed: int, cuts: Range) -> None:
-    """Rows with their keys to the files of their buckets."""
+def _scatter_rows(batches: Iterable[Any], schema: Any, work: Path, seed: int, ranges: KeyRange) -> None:
+    """Write rows, with key and index, to the files of their buckets."""
     pa = import_optional("pyarrow", extra="corpus")
     inner = schema.append(pa.field(_KEY, pa.uint64())).append(pa.field(_ROW, pa.int64()))
     options = pa.ipc.IpcWriteOptions(compression="zstd" if pa.Codec.is_available("zstd") else None)
-    writers = [pa.ipc.new_stream(str(work / f"{i}"), inner, options=options) for i in range(cuts.parts)]
+    writers = [pa.ipc.new_stream(str(work / f"{i}"), inner, options=options) for i in range(ranges.parts)]
     row = 0
     try:
         for batch in batches:
@@ -104,51 +106,44 @@ def _scatter(batches: Iterable[Any], schema: Any, work: Path, seed: int, cuts: R
             keys = permutation_keys(seed, row, row + len(table))
             table = table.cast(schema).append_column(_KEY, pa.array(keys))
             table = table.append_column(_ROW, pa.array(np.arange(row, row + len(keys))))
-            part = cuts.part(keys)
-            order = np.argsort(part, kind="stable")
-            bounds = np.searchsorted(part[order], np.arange(cuts.parts + 1))
-            moved = table.take(pa.array(order))
-            for number in np.flatnonzero(np.diff(bounds)):
-                begin, end = int(bounds[number]), int(bounds[number + 1])
-                writers[number].write_table(moved.slice(begin, end - begin))
+            parts = partition(keys, ranges)
+            ordered = table.take(pa.array(parts.order))
+            for number, begin, end in parts.buckets():
+                writers[number].write_table(ordered.slice(begin, end - begin))
             row += len(keys)
     finally:
         for writer in writers:
             writer.close()
 
 
-def _sorted(path: Path, seed: int) -> Any:
-    """A bucket in the order of its keys; its file is deleted."""
+def _read_sorted(path: Path, seed: int) -> Any:
+    """Read a bucket, in the order of its keys, and delete its file."""
     pa = import_optional("pyarrow", extra="corpus")
     with pa.OSFile(str(path)) as file:
         table = pa.ipc.open_stream(file).read_all()
     path.unlink()
-    keys, rows = (table.column(name).to_numpy() for name in (_KEY, _ROW))
-    order = np.argsort(keys, kind="stable")
-    in_order = keys[order]
-    if (in_order[1:] == in_order[:-1]).any():
-        second = np.array([tie_keys(seed, int(i), int(i) + 1)[0] for i in rows], np.uint64)
-        order = np.lexsort((rows, second, keys))
+    keys, index = (table.column(name).to_numpy() for name in (_KEY, _ROW))
+    order = sort_order(keys, seed, lambda rows, _: index[rows])
     return table.drop_columns([_KEY, _ROW]).take(pa.array(order))
 
 
-def _write(folder: Path, schema: Any, tables: Iterator[Any]) -> None:
-    """Row groups of one size, so that the files do not depend on the buckets."""
+def _write_shards(folder: Path, schema: Any, tables: Iterator[Any]) -> None:
+    """Write tables in row groups of one size, so that the files do not depend on the buckets."""
     pa = import_optional("pyarrow", extra="corpus")
     parquet = import_optional("pyarrow.parquet", extra="corpus")
     waiting = schema.empty_table()
-    number, over = 0, False
-    while not over:
+    number, done = 0, False
+    while not done:
         with replacing(folder / f"part-{number:05}.parquet") as path, parquet.ParquetWriter(path, schema) as writer:
             written = 0
-            while written < _SHARD and not over:
+            while written < _SHARD and not done:
                 while len(waiting) < _GROUP and (table := next(tables, None)) is not None:
                     waiting = pa.concat_tables([waiting, table])
                 group, waiting = waiting.slice(0, _GROUP), waiting.slice(_GROUP)
                 if len(group) or not number + written:
                     writer.write_table(group, row_group_size=_GROUP)
                 written += len(group)
-                if not len(waiting) and (table := next(tables, None)) is not None:
+                while not len(waiting) and (table := next(tables, None)) is not None:
                     waiting = table
-                over = not len(waiting)
+                done = not len(waiting)
         number += 1

@@ -1,4 +1,4 @@
-"""Where a shuffle stands: a manifest beside the buckets, replaced in one rename, so that a killed run can go on."""
+"""Journal of a shuffle: its state beside the buckets, replaced in one rename, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -15,143 +15,147 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kexue._files import synchronise, temporary_folder
-from kexue.corpus.shuffle.job import Job, is_stream
-from kexue.corpus.shuffle.keys import SPACE
+from kexue.corpus.shuffle.buckets import Bucket
+from kexue.corpus.shuffle.options import ShuffleOptions
 from kexue.errors import DataError
 
-_VERSION = 1
+_VERSION = 2
 _DURABLE_AFTER = 60.0  # seconds of work that a loss of power may cost
 _MANIFEST, _DURABLE = "manifest.json", "durable.json"
 
 
 @dataclass
-class Bucket:
-    """Records whose keys are lo <= u < hi, in a file (`size` bytes of it count) or, if `frames` is a list, there."""
-
-    number: int
-    lo: int = 0
-    hi: int = SPACE
-    records: int = 0
-    bytes: int = 0
-    size: int = 0
-    frames: list[Any] | None = None
-
-    def path(self, folder: Path) -> Path:
-        """Its file."""
-        return folder / f"bucket-{self.number:06}"
-
-
-@dataclass
 class State:
-    """What has been done. `place` is where the next chunk begins, `sink` where the output stands."""
+    """Progress of a shuffle.
+
+    Attributes:
+        seed: seed of the keys.
+        phase: "scatter" (first pass), "gather" (second pass) or "publish" (the output is whole).
+        position: start of the next chunk: file, byte offset, index of the record.
+        header: header of the first file, as Latin-1.
+        digest: digest of the lines read so far.
+        records: number of records read so far.
+        bytes: size of the records read so far.
+        giants: size of the file of giant records.
+        buckets_made: number of the next bucket.
+        output: state of the output, as `OutputWriter.state` returns it; None: nothing has been written.
+        files: number of output files, once the output is whole.
+        gathered: number of records written to the output so far.
+        buckets: the buckets that are not in the output yet, in the order of their keys.
+    """
 
     seed: int
     phase: Literal["scatter", "gather", "publish"] = "scatter"
-    place: tuple[int, int, int] = (0, 0, 0)
+    position: tuple[int, int, int] = (0, 0, 0)
     header: str = ""
     digest: str = "0" * 32
     records: int = 0
     bytes: int = 0
     giants: int = 0
-    made: int = 0
-    sink: dict[str, Any] | None = None
+    buckets_made: int = 0
+    output: dict[str, Any] | None = None
     files: int = 0
     gathered: int = 0
-    started_with: int = 0
     buckets: list[Bucket] = field(default_factory=list)
 
 
-class Workplace:
-    """The folder of temporary files of one job: its lock, its manifest, and the way to be rid of it.
+class Journal:
+    """The folder of temporary files of one shuffle, with its lock and its state.
 
     Args:
-        folder: for its owner only. Where the output is a stream there is nothing to go on with, and one beside it, of
-            a name that nobody can foretell, is taken instead.
-        job: whose state it holds.
+        options: what is shuffled. The folder is for its owner only. Where the output is a stream, nothing can be
+            resumed, and the folder has a random name.
+
+    Attributes:
+        folder: the folder.
+        lock: lock for changes of the state.
 
     Raises:
-        DataError: the folder is in use, a link, or not this user's alone.
+        DataError: the folder is in use, a link, or writable by others.
     """
 
-    def __init__(self, folder: Path, job: Job) -> None:
-        self._job = job
+    def __init__(self, options: ShuffleOptions) -> None:
+        self._options = options
         self.lock = threading.RLock()
+        folder = options.folder()
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._opened = ExitStack()
-        if is_stream(job.output):
+        if options.to_stream:
             self.folder = self._opened.enter_context(temporary_folder(folder.parent, "kexue-shuffle"))
         else:
             self.folder = folder
-            self._opened.callback(os.close, own_folder(folder))
-        self._marked = time.monotonic()
+            self._opened.callback(os.close, lock_folder(folder))
+        self._synced = time.monotonic()
 
     def load(self) -> State | None:
-        """The state of a run of this job that was interrupted; None where there is none that can be gone on with."""
-        found = self._read(_MANIFEST)
-        if found is not None and found["boot"] != _boot():  # what was not synchronised may be lost
-            found = self._read(_DURABLE)
-        if found is None or found["version"] != _VERSION or found["job"] != self._job.identity():
+        """Return the state of an interrupted run with the same result; None if there is none that can be resumed."""
+        entry = self._read(_MANIFEST)
+        if entry is not None and entry["boot"] != _boot_id():  # what was not synchronised may be lost
+            entry = self._read(_DURABLE)
+        if entry is None or entry["version"] != _VERSION or entry["job"] != self._options.identity():
             return None
-        if found["inputs"] != self._job.fingerprints():
+        if entry["inputs"] != self._options.fingerprints():
             return None
-        state = State(**found["state"])
-        state.buckets = [Bucket(*row) for row in found["state"]["buckets"]]
+        state = State(**entry["state"])
+        state.buckets = [Bucket(*row) for row in entry["state"]["buckets"]]
         return state
 
     def commit(self, state: State, *, durable: bool = False) -> None:
-        """Write the state; `durable`: what it speaks of has been synchronised."""
+        """Write the state; `durable`: every file it names has been written through to the disk."""
         with self.lock:
             entry = {name: value for name, value in vars(state).items() if name != "buckets"}
             entry["buckets"] = [[b.number, b.lo, b.hi, b.records, b.bytes, b.size] for b in state.buckets]
             record = {
                 "version": _VERSION,
-                "boot": _boot(),
-                "job": self._job.identity(),
-                "inputs": self._job.fingerprints(),
+                "boot": _boot_id(),
+                "job": self._options.identity(),
+                "inputs": self._options.fingerprints(),
                 "state": entry,
             }
             text = json.dumps(record)
             self._write(_MANIFEST, text, sync=False)
             if durable:
                 self._write(_DURABLE, text, sync=True)
-                self._marked = time.monotonic()
+                self._synced = time.monotonic()
 
     @property
-    def due(self) -> bool:
-        """Whether it is time to synchronise."""
-        return time.monotonic() - self._marked > _DURABLE_AFTER
+    def sync_due(self) -> bool:
+        """Whether it is time to write through to the disk."""
+        return time.monotonic() - self._synced > _DURABLE_AFTER
 
     @property
     def durable(self) -> bool:
-        """Whether there is a state that outlives a loss of power."""
+        """Whether there is a state that survives a loss of power."""
         return (self.folder / _DURABLE).exists()
 
-    def tidy(self, keep: State | None) -> None:
-        """Delete what `keep` does not speak of."""
+    def clear(self, keep: State | None) -> None:
+        """Delete the files that the state `keep` does not name."""
         known = {b.path(self.folder).name for b in keep.buckets} | {_MANIFEST, _DURABLE, "giants"} if keep else set()
-        if keep and keep.sink:
-            known.add(keep.sink["pending"])
+        if keep and keep.output:
+            known.add(keep.output["pending"])
         for entry in os.scandir(self.folder):
             if entry.name not in known and entry.name != "lock" and not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.path)
 
-    def leave(self) -> None:
-        """Let go of the folder, and keep it."""
+    def release(self) -> None:
+        """Unlock the folder, and keep it."""
         self._opened.close()
 
     def remove(self) -> None:
-        """Delete the folder; links in it are not followed."""
+        """Delete the folder and unlock it; links in it are not followed."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._opened.close()
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        """Return a JSON object of the folder; None if it cannot be read."""
         try:
-            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            entry = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return entry if isinstance(entry, dict) else None
 
     def _write(self, name: str, text: str, *, sync: bool) -> None:
+        """Replace a file of the folder in one rename."""
         temporary = self.folder / f"{name}.tmp"
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -163,11 +167,11 @@ class Workplace:
             synchronise(self.folder)
 
 
-def own_folder(path: Path) -> int:
-    """A folder of this user alone, made if need be: the open, locked file in it that keeps other processes out.
+def lock_folder(path: Path) -> int:
+    """Lock a folder for this process, after making it if needed; return the open file that holds the lock.
 
     Raises:
-        DataError: it is in use, a link or a file, another user's, or others may write to it.
+        DataError: it is in use, a link, a file, of another user, or writable by others.
     """
     while True:
         with suppress(FileExistsError):
@@ -201,11 +205,9 @@ def own_folder(path: Path) -> int:
 
 _AWAY = "Remove it, or choose another folder for temporary files with tmp (--tmp)."
 
-fdatasync = getattr(os, "fdatasync", os.fsync)  # the bytes of a file to the disk
 
-
-def _boot() -> str:
-    """Tells one start of the machine from another, where the system says."""
+def _boot_id() -> str:
+    """Return an identifier of this start of the machine; empty where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
