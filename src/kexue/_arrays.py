@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def is_tensor(x: object) -> TypeGuard[Any]:
-    """True for a torch tensor; never imports torch (a tensor cannot exist before torch is loaded)."""
+    """Return whether `x` is a torch tensor; never imports torch (a tensor cannot exist before torch is loaded)."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
@@ -24,7 +24,7 @@ def as_matrix(x: object, name: str = "X") -> Any:
 
     Raises:
         ValueError: not two-dimensional, complex, without columns, or a meta tensor, which has no values.
-        TypeError: sparse, or entries that are no numbers.
+        TypeError: sparse, or entries that are not numbers.
     """
     if is_tensor(x):
         matrix: Any = x.detach()
@@ -56,7 +56,7 @@ def as_matrix(x: object, name: str = "X") -> Any:
 
 
 def host(block: Any) -> Array:
-    """Return a slice of what `as_matrix` gave as a numpy array (bfloat16 goes through float32)."""
+    """Return numbers of any kind, on any device, as a numpy array (bfloat16 as float32)."""
     if is_tensor(block):
         raise_no_values(block, "the input")
         block = block.detach()
@@ -66,13 +66,18 @@ def host(block: Any) -> Array:
     return np.asarray(reread(block))
 
 
+def as_float64(x: Any) -> Array:
+    """Return numbers of any kind, on any device, as a float64 numpy array."""
+    return np.asarray(host(x), dtype=np.float64)
+
+
 def reread(x: Any) -> Any:
-    """`x` itself, or the list of what a one-shot iterator yields, for those who look at it more than once."""
+    """Return `x` itself, or the items of a one-shot iterator as a list, which can be read more than once."""
     return list(x) if isinstance(x, Iterator) else x
 
 
 def raise_no_values(tensor: Any, name: str) -> None:
-    """Refuse a tensor that numpy cannot read: on the meta device, or sparse."""
+    """Raise on a tensor that numpy cannot read: ValueError on the meta device, TypeError where sparse."""
     if tensor.device.type == "meta":
         raise ValueError(f"{name} is on the meta device and has no values to compute with; pass one on a real device.")
     if tensor.layout != sys.modules["torch"].strided:
@@ -80,7 +85,7 @@ def raise_no_values(tensor: Any, name: str) -> None:
 
 
 def finite_rows(x: Any, name: str) -> Array:
-    """`x` as a float64 matrix; ValueError naming the first NaN or infinity, also one that float64 makes of it."""
+    """Return `x` as a float64 matrix; ValueError naming the first NaN or infinity, overflow of float64 included."""
     with np.errstate(over="ignore"):
         rows = host(as_matrix(x, name)).astype(np.float64)
     raise_non_finite(rows, name)
@@ -98,7 +103,7 @@ def like(result: Array, x: Any) -> Any:
 
 
 def working_dtype(x: Any) -> np.dtype[Any]:
-    """float32 for float32 and anything shorter, float64 for the rest."""
+    """Return float32 for float32 and shorter floats, float64 for everything else."""
     if is_tensor(x):
         small = x.dtype.is_floating_point and x.element_size() <= 4
     else:
@@ -107,7 +112,7 @@ def working_dtype(x: Any) -> np.dtype[Any]:
 
 
 def raise_non_finite(x: Any, name: str = "X", *, step: int = 65_536) -> None:
-    """Raise ValueError naming the first NaN or infinity of `x`; return when all of it is finite."""
+    """Raise DataError naming the first NaN or infinity of `x`; return where all of it is finite."""
     for start in range(0, x.shape[0], step):
         bad = ~np.isfinite(host(x[start : start + step]))
         if bad.any():

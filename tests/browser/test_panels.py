@@ -408,11 +408,11 @@ def test_the_nearest_measured_row_stands_for_what_was_not_measured(visit) -> Non
 
 
 def whitening_rows(scores: list[float], n: int) -> list[dict[str, object]]:
-    from kexue.similarity.calibration import share_limits
+    from kexue.similarity.probability import clopper_pearson
 
     rows = []
     for k, score in zip((16, 32, 64, 128), scores, strict=True):
-        low, high = (float(end[0]) for end in share_limits(np.array([score * n]), np.array([n])))
+        low, high = (float(end[0]) for end in clopper_pearson(np.array([score * n]), np.array([n])))
         row = {"beta": 0, "gamma": 0, "k": k, "score": score, "low": low, "high": high}
         rows.append({**row, "metric": "MRR", "memory_bytes": k})
     return rows

@@ -19,7 +19,7 @@ from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
 from kexue.search import Hit, Index
 from kexue.similarity import Whitening, known_item
-from kexue.similarity.calibration import share_limits
+from kexue.similarity.probability import clopper_pearson
 
 if TYPE_CHECKING:
     from kexue._progress import Progress
@@ -183,7 +183,7 @@ def _measure(
         found = [hit.id for hit in hits]
         ranks.append(found.index(answer) + 1 if answer in found else np.inf)
     quality = known_item(np.array(ranks), k=10)
-    low, high = share_limits(np.array([quality["mrr"] * len(ranks)]), np.array([len(ranks)]))
+    low, high = clopper_pearson(np.array([quality["mrr"] * len(ranks)]), np.array([len(ranks)]))
     first, median, third = 1000 * np.quantile(times, [0.25, 0.5, 0.75])
     return DemoRow(
         setting=name,

@@ -14,7 +14,7 @@ from kexue.serve import examples
 from kexue.serve.state import Served
 from kexue.serve.wire import Here, Route, Warnings, reply, shortened
 from kexue.similarity import Whitening, known_item
-from kexue.similarity.calibration import share_limits
+from kexue.similarity.probability import clopper_pearson
 
 router = APIRouter(tags=["kexue"], route_class=Route)
 _MAP = 2000
@@ -134,7 +134,7 @@ def _measured(
     ranks = 1 + (scores > own[:, None]).sum(axis=1)
     score = known_item(ranks, k=_RANKS)["mrr"]
     # Numbers in [0, 1] vary no more than zeros and ones of the same mean: their interval is wide enough for any.
-    low, high = share_limits(np.array([score * len(ranks)]), np.array([len(ranks)]))
+    low, high = clopper_pearson(np.array([score * len(ranks)]), np.array([len(ranks)]))
     return {
         "beta": beta,
         "gamma": gamma,

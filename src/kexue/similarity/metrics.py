@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue._arrays import Array, as_matrix, finite_rows, host, like
+from kexue._arrays import Array, as_float64, as_matrix, finite_rows, host, like
 from kexue.similarity._ranks import average_ranks
 from kexue.similarity._vectors import unit_rows
 
@@ -167,7 +167,7 @@ def known_item(ranks: Any, *, k: int = 10) -> dict[str, float]:
         >>> known_item([1, 2, float("inf"), 20], k=10)
         {'mrr': 0.375, 'recall': 0.5}
     """
-    values = np.asarray(host(ranks), dtype=np.float64)
+    values = as_float64(ranks)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"ranks must be (n,) with n >= 1, got shape {values.shape}.")
     if k < 1:
@@ -180,7 +180,7 @@ def known_item(ranks: Any, *, k: int = 10) -> dict[str, float]:
 
 def _read_vector(x: Any, name: str) -> Array:
     """Return `x` as float64 (n,); ValueError on another shape or a NaN."""
-    values = np.asarray(host(x), dtype=np.float64)
+    values = as_float64(x)
     if values.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {values.shape}.")
     if np.isnan(values).any():

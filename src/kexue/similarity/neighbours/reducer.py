@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from scipy import special
 
-from kexue._arrays import Array, as_matrix, finite_rows, host, like, raise_non_finite
+from kexue._arrays import Array, as_float64, as_matrix, finite_rows, host, like, raise_non_finite
 from kexue.errors import NotFittedError, NotSupported
 from kexue.similarity._vectors import centred_unit_rows, mean_row, unit_rows
 from kexue.similarity.neighbours.knn import nearest_neighbours
@@ -89,7 +89,7 @@ class HubnessReducer:
             ValueError: shapes that do not fit, NaN or infinity, an id that is no row of the corpus.
         """
         vectors = self._read_queries(queries)
-        cosines, rows = np.asarray(host(scores), dtype=np.float64), host(ids)
+        cosines, rows = as_float64(scores), host(ids)
         if cosines.shape != rows.shape or cosines.ndim != 2 or len(cosines) != len(vectors):
             raise ValueError(f"{len(vectors)} queries came with scores {cosines.shape} and ids {rows.shape}")
         raise_non_finite(cosines, "scores")

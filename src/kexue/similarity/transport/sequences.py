@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue._arrays import Array, as_matrix, finite_rows, host, raise_non_finite, reread
+from kexue._arrays import Array, as_float64, as_matrix, finite_rows, host, raise_non_finite, reread
 
 OnEmpty = Literal["inf", "raise"]
 
@@ -49,7 +49,7 @@ def read_weights(weights: Any, length: int, name: str) -> Array:
 
 def read_masses(masses: Any, name: str) -> Array:
     """Return `masses` as a float64 vector; ValueError unless finite and >= 0."""
-    values = host(masses).astype(np.float64)
+    values = as_float64(masses)
     if values.ndim != 1:
         raise ValueError(f"{name} must be a vector of masses, got shape {values.shape}")
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kexue._arrays import Array, as_matrix, host, raise_non_finite
+from kexue._arrays import Array, as_float64, as_matrix, host, raise_non_finite
 from kexue.similarity.whitening.threads import map_blocks
 
 _BLOCK_ROWS = 8_192  # largest number of rows that share one provisional mean: one task of a thread
@@ -191,7 +191,7 @@ def _rows_differ(x: Any, weight: Array | None) -> bool:
 
 def _read_weight(sample_weight: Any, rows: int) -> Array:
     """Return the weights as float64 (rows,); ValueError unless finite, not negative and not all zero."""
-    weight = np.asarray(host(sample_weight), dtype=np.float64)
+    weight = as_float64(sample_weight)
     if weight.shape != (rows,):
         raise ValueError(f"sample_weight must have shape ({rows},), one number a row, got {weight.shape}.")
     if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.sum() > 0):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue._arrays import Array, as_matrix, host, reread
+from kexue._arrays import Array, as_float64, as_matrix, host, reread
 from kexue.similarity._bootstrap import Metric
 from kexue.similarity.metrics import pair_cosine
 from kexue.similarity.whitening.advice import advise, advise_without_labels
@@ -194,7 +194,7 @@ def _read_pairs(x: Any, pairs: Any, d: int) -> tuple[Array, Array]:
 
 def _read_labels(labels: Any, m: int, cv: int) -> Array:
     """Return the labels (m,) as float64; ValueError unless finite, not all equal, and enough for `cv` folds."""
-    target = np.asarray(host(labels), dtype=np.float64)
+    target = as_float64(labels)
     if target.shape != (m,):
         raise ValueError(f"labels must have shape ({m},), one for each pair, got {target.shape}.")
     if not np.isfinite(target).all():
