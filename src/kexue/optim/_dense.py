@@ -101,11 +101,6 @@ class DenseOptimizer(Optimizer):
         return [self.state[param][name] for param in params]
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, anything else as it is."""
-    return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x
-
-
 def put_back(params: list[Tensor], values: list[Tensor]) -> None:
     """Round updated float32 values back into the half precision parameters that they were made from."""
     for param, value in zip(params, values, strict=True):

@@ -1,4 +1,4 @@
-"""The state of a wrapped optimizer as one mapping: what is written to it reaches the wrapper or the inner optimizer."""
+"""The state of a wrapper and its inner optimizer as one mapping: what is written to it reaches its owner."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 
 class Entry(MutableMapping[str, Any]):
-    """The state of one parameter: `inner`, and under names with `prefix` the wrapper's `own`.
+    """The state of one parameter: the values of `inner`, and under names with `prefix` those of the wrapper, `own`.
 
-    Like a dict it outlives its place: taken out of the state it still holds what it held, and may be put in elsewhere.
+    As with a dict, an entry that was taken out of the state keeps its values and can be put in elsewhere.
     """
 
     def __init__(self, inner: MutableMapping[str, Any], own: dict[str, Any], prefix: str) -> None:
         self._inner, self._own, self._prefix = inner, own, prefix
 
-    def _place(self, name: str) -> tuple[MutableMapping[str, Any], str]:
+    def _locate(self, name: str) -> tuple[MutableMapping[str, Any], str]:
         ours = name.startswith(self._prefix)
         return (self._own, name.removeprefix(self._prefix)) if ours else (self._inner, name)
 
     def __getitem__(self, name: str) -> Any:
-        values, key = self._place(name)
+        values, key = self._locate(name)
         return values[key]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        values, key = self._place(name)
+        values, key = self._locate(name)
         values[key] = value
 
     def __delitem__(self, name: str) -> None:
-        values, key = self._place(name)
+        values, key = self._locate(name)
         del values[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -43,12 +43,12 @@ class Entry(MutableMapping[str, Any]):
 
 
 class State(MutableMapping[Any, Any]):
-    """The states of all parameters; reading that of a new one begins an empty one, as in torch's optimizers.
+    """The states of all parameters; reading a missing one creates an empty one, as in torch's optimizers.
 
     Args:
         inner: the state of the inner optimizer.
         own: the wrapper's tensors by parameter and name.
-        prefix: of their names as they are shown.
+        prefix: of the names under which these are shown.
     """
 
     def __init__(self, inner: MutableMapping[Any, Any], own: dict[Any, dict[str, Any]], prefix: str) -> None:
@@ -78,13 +78,13 @@ class State(MutableMapping[Any, Any]):
         return sum(1 for _ in self)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """The state of a parameter, or `default` where there is none; begins none."""
+        """The state of a parameter, or `default` where there is none; creates none."""
         if key not in self:
             return default
         return self[key]
 
     def pop(self, key: Any, *default: Any) -> Any:
-        """Take the state of a parameter out."""
+        """Remove and return the state of a parameter."""
         if key not in self and default:
             return default[0]
         values = self.get(key)
@@ -92,13 +92,13 @@ class State(MutableMapping[Any, Any]):
         return values
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """The state of a parameter, which is made `default` where there is none."""
+        """The state of a parameter; set to `default` where there is none."""
         if key not in self:
             self[key] = {} if default is None else default
         return self[key]
 
     def clear(self) -> None:
-        """Forget all of it, the wrapper's part and the inner one."""
+        """Remove all states, the wrapper's and the inner ones."""
         self._inner.clear()
         self._own.clear()
 

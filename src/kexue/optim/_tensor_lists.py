@@ -41,5 +41,5 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def float32_or_wider(tensor: Tensor) -> torch.dtype:
-    """The type for what is computed from a tensor: its own, or float32 for half precision."""
+    """Type of numbers computed from a tensor: its own, or float32 for half precision."""
     return torch.promote_types(tensor.dtype, torch.float32)

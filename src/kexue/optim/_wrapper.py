@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kexue.optim._update import Update, only_prepares
 from kexue.optim.stack import Layer, layers
@@ -23,11 +24,16 @@ class Wrapper(Layer):
     `_allocate`. Everything else, such as groups, state and checkpoints, comes from `Layer`.
     """
 
-    _update: Update | None = None  # handed over by the layer outside, for the coming `step`
+    _update: Update | None = None  # set by the layer outside, for the coming `step`
 
     def _advance(self, update: Update) -> None:
         """Make one update: call `_inner_step` once, or not at all where nothing is to be updated yet."""
         raise NotImplementedError
+
+    def _allocate_all(self, params: list[Tensor]) -> None:
+        """Create the wrapper's tensors of several parameters; for `Update.before`."""
+        for p in params:
+            self._allocate(p)
 
     @torch.inference_mode(False)  # state that is created now must serve later steps
     @torch.no_grad()

@@ -29,24 +29,24 @@ class GradientAccumulation(Wrapper):
             optimizer.step(weight=batch.num_tokens)  # a mean over tokens; leave out for a mean of means
             optimizer.zero_grad()
 
-    Source: kexue.fm/archives/7094. Differences: there the condition lets the first call apply an empty sum and updates
+    Source: kexue.fm/archives/7094. Differences: in the article's code the first call applies an empty sum, and updates
     lag one call behind; here call number `steps` is the first update, and inner counters count updates.
 
     Args:
         inner: any optimizer of dense gradients.
-        steps: >= 1, micro-batches of an update.
-        average: False: the sum of w_i g_i.
-        accum_dtype: gradients of lower precision are summed in this type.
+        steps: >= 1, micro-batches per update.
+        average: whether to use the mean; False: the sum of w_i g_i.
+        accum_dtype: type of the sum, where gradients have a lower precision.
 
     Raises:
         ValueError: `steps` below 1; a weight that is negative or not finite.
         TypeError: a sparse gradient.
 
-    `step` takes each gradient away, `p.grad` is None after it; a step pre-hook of `inner` sees the mean, there clip it.
-    A parameter without a gradient in some micro-batches counts as zero there. A micro-batch of weight 0 counts as a
-    call and adds nothing. Wrappers around this one act, and count, at updates only; step schedulers there too, see
+    `step` removes each gradient: `p.grad` is None after it. Clip the mean in a step pre-hook of `inner`. A parameter
+    without a gradient in a micro-batch counts as zero there. A micro-batch of weight 0 counts as a call and adds
+    nothing. Wrappers around this one act, and count, at updates only; step schedulers at updates too, see
     `is_boundary`. The mean over micro-batches is the gradient of the large batch only if the loss is a mean over
-    independent samples: not with batch normalisation, nor with contrastive losses.
+    independent samples: not with batch normalisation, and not with contrastive losses.
     """
 
     name: ClassVar[str] = "gradient_accumulation"
@@ -76,7 +76,7 @@ class GradientAccumulation(Wrapper):
 
     @property
     def is_boundary(self) -> bool:
-        """Whether the coming `step` updates. Ask before `backward`, to know whether ranks must share gradients."""
+        """Whether the coming `step` updates. Read it before `backward`, to know whether ranks must share gradients."""
         return bool(self._counter("step") + 1 >= self.steps)
 
     def _advance(self, update: Update) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue.optim._dense import DenseOptimizer, at_least_float32, check_rate, put_back, sum_shards
+from kexue._tensors import at_least_float32
+from kexue.optim._dense import DenseOptimizer, check_rate, put_back, sum_shards
 from kexue.optim._fusion import fusible
 from kexue.optim.stack import Group
 
@@ -53,7 +54,7 @@ class Adafactor(DenseOptimizer):
         min_dim_size_to_factor: a tensor is factored when both dimensions are at least this long. 0: always.
         factor_dims: the two ``"largest"`` dimensions, the earlier of equal ones, or the two ``"last"``.
         weight_decay: >= 0, decoupled, times lr or the relative step.
-        warmup_init: the relative step begins as 1e-6 t.
+        warmup_init: the relative step starts as 1e-6 t.
         foreach: True: many tensors per call, faster on accelerators, with temporary memory as large as the parameters.
             None and False: one at a time.
         maximize: ascend instead of descend.

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue.optim._dense import DenseOptimizer, at_least_float32, check_rate, put_back
+from kexue._tensors import at_least_float32
+from kexue.optim._dense import DenseOptimizer, check_rate, put_back
 from kexue.optim._fusion import fusible
 from kexue.optim.stack import Group
 

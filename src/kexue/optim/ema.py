@@ -15,7 +15,7 @@ from kexue.optim._wrapper import Wrapper
 
 
 class EMA(Wrapper):
-    """Keep an exponential moving average of the parameters beside them; training itself is not changed.
+    """Exponential moving average of the parameters, kept beside them; training itself is not changed.
 
     s <- d_t s + (1 - d_t) p after update t = 1, 2, ..., with s = p before the first, d_t = decay, or with `warmup`
     min(decay, (1 + t) / (10 + t)).
@@ -28,9 +28,9 @@ class EMA(Wrapper):
     Raises:
         ValueError: decay out of range.
 
-    Put it outermost: inside another wrapper it would average weights that this one goes on to change. The average is
-    float32 for half precision, whose steps would be lost in rounding. Only parameters are averaged, not buffers. Costs
-    a copy of the parameters and one pass over them at each update.
+    Put it outermost: inside another wrapper it would average weights that the outer one changes afterwards. The average
+    is float32 for half precision, in which its steps would be lost to rounding. Only parameters are averaged, not
+    buffers. Costs a copy of the parameters and one pass over them at each update.
     """
 
     name: ClassVar[str] = "ema"
@@ -54,7 +54,7 @@ class EMA(Wrapper):
     def shadow_state_dict(self) -> dict[str | int, Tensor]:
         """The average by parameter name, where the inner optimizer has names, else by index; not copied.
 
-        A parameter that never had a gradient stands for itself. With names, `model.load_state_dict(..., strict=False)`
+        A parameter that never had a gradient is its own average. With names, `model.load_state_dict(..., strict=False)`
         takes it.
         """
         self._refuse_swapped("shadow_state_dict")
@@ -77,10 +77,6 @@ class EMA(Wrapper):
             else:
                 for p, shadow in zip(ps, shadows, strict=True):
                     shadow.lerp_(p.to(shadow.dtype), 1 - d)
-
-    def _allocate_all(self, params: list[Tensor]) -> None:
-        for p in params:
-            self._allocate(p)
 
     def _allocate(self, param: Tensor) -> None:
         if not self.tensors.get(param):

@@ -18,7 +18,7 @@ _LEAST_LR = 1e-7
 
 
 class LayerAdaptation(Excluding):
-    """Make the length of a tensor's update proportional to the length of the tensor.
+    """Updates whose length is proportional to the length of the tensor.
 
     With delta = p_new - p_old of the inner optimizer, ratio = |p_old| / |delta / max(lr, 1e-7)| and
 
@@ -37,8 +37,8 @@ class LayerAdaptation(Excluding):
         clip: (low, high), bounds of the ratio; None: no bounds, as in the article.
 
     A learning rate schedule belongs outside (`PiecewiseLinear`) or into the groups: inside, the ratio undoes it. Under
-    FSDP every parameter must be its own shard (`fully_shard`), since a flat one has lost its layers. Costs a copy of
-    the parameters while the step runs, and three passes over both.
+    FSDP each parameter must be sharded by itself (`fully_shard`); a flat parameter has no layers. Costs a copy of the
+    parameters during the step, and three passes over both.
     """
 
     name: ClassVar[str] = "layer_adaptation"

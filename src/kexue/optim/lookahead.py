@@ -19,7 +19,7 @@ _MOMENTA = ("momentum_buffer", "exp_avg")  # names of the first moment in torch'
 
 
 class Lookahead(Wrapper):
-    """Every k updates go back to a point between the old slow weights and the fast ones.
+    """Every k updates, a step back to a point between the slow weights and the present ones.
 
     After update number k, 2k, ...: phi <- phi + alpha (p - phi), then p <- phi, with phi = p before the first update.
 
@@ -100,10 +100,6 @@ class Lookahead(Wrapper):
             slow = self._tensors_named("momentum")
             pairs = [(moment, slow[p]) for p, moment in self._moments() if p in slow]
             _pull_back([fast for fast, _ in pairs], [slow for _, slow in pairs], self.alpha)
-
-    def _allocate_all(self, params: list[Tensor]) -> None:
-        for p in params:
-            self._allocate(p)
 
     def _allocate(self, param: Tensor) -> None:
         tensors = self.tensors.setdefault(param, {})

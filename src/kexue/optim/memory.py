@@ -19,7 +19,7 @@ from kexue.optim.stack import layers, unwrap
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes of optimizer state: all of it, by parameter (its name, else its index), and by layer of the stack."""
+    """Bytes of optimizer state: in total, by parameter (its name, else its index), and by layer of the stack."""
 
     total_bytes: int
     by_param: Mapping[str | int, int]
@@ -27,17 +27,16 @@ class MemoryReport:
 
 
 def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
-    """The bytes of state that an optimizer, ours or torch's, has once every parameter has had a gradient.
+    """Bytes of state of any optimizer after a step in which every parameter has a gradient.
 
-    A copy of it on the meta device, which has shapes but no numbers, takes a step; the optimizer stays as it is. One
-    that reads numbers in its step takes it on zeros, one parameter after the other. State that is there already counts
-    as it is.
+    A copy on the meta device, which has shapes but no values, makes that step; the optimizer itself is not changed. An
+    optimizer that reads values in its step makes it on zeros, one parameter at a time. Existing state counts as it is.
 
     Args:
-        optimizer: wrapped or not. Gradients are taken to be dense.
+        optimizer: wrapped or not. Gradients are assumed to be dense.
 
     Returns:
-        `by_wrapper` has the name of the inner class, and those of `extend` for the wrappers around it.
+        Bytes; the keys of `by_wrapper` are the class of the inner optimizer and the names of `extend` for wrappers.
 
     Raises:
         NotSupported: the optimizer cannot step on zeros either.
@@ -48,25 +47,25 @@ def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
     """
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
     try:
-        held = _after_a_step(optimizer, dict.fromkeys(params, "meta"))
+        sizes = _count_after_step(optimizer, dict.fromkeys(params, "meta"))
     except (NotImplementedError, RuntimeError, AssertionError, ValueError):
-        held = {}
+        sizes = {}
         for p in params:
             try:
-                held[p] = _after_a_step(optimizer, {p: "cpu"})[p]
+                sizes[p] = _count_after_step(optimizer, {p: "cpu"})[p]
             except (NotImplementedError, RuntimeError, AssertionError, ValueError) as error:
                 raise NotSupported(
                     f"{type(unwrap(optimizer)).__name__} cannot step on a copy of a parameter ({error}).",
-                    remedy="Let it take one step, and sum the bytes of the tensors in its state.",
+                    remedy="Make one step, and sum the bytes of the tensors in its state.",
                 ) from error
     names: list[Any] = [name for group in optimizer.param_groups for name in group.get("param_names", [])]
-    by_param = {name: sum(held[p].values()) for name, p in zip(names or range(len(params)), params, strict=True)}
-    by_wrapper = {layer: sum(of_layer[layer] for of_layer in held.values()) for layer in held[params[0]]}
+    by_param = {name: sum(sizes[p].values()) for name, p in zip(names or range(len(params)), params, strict=True)}
+    by_wrapper = {layer: sum(of_layer[layer] for of_layer in sizes.values()) for layer in sizes[params[0]]}
     return MemoryReport(sum(by_param.values()), by_param, by_wrapper)
 
 
-def _after_a_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tensor, dict[str, int]]:
-    """Bytes by parameter and layer once a copy has made a step with these parameters on these devices."""
+def _count_after_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tensor, dict[str, int]]:
+    """Bytes by parameter and layer after a copy made a step with these parameters on these devices."""
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
     twins = {p: _twin(p, devices.get(p)) for p in params}
     memo: dict[int, Any] = {id(p): twin for p, twin in twins.items()}
@@ -76,21 +75,22 @@ def _after_a_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tens
             memo.update({id(v): _like(v, device) for v in values.values() if isinstance(v, Tensor)})
     twin = copy.deepcopy(optimizer, memo)
     base = unwrap(twin)
-    scalars = _on_the_host(base)
+    scalars = _disable_device_flags(base)
     if isinstance(twin, Wrapper):
         twin.allocate_state()
     else:
         twin.step()
-    held = {}
+    sizes = {}
     for p in devices:
         parts = {type(base).__name__: base.state.get(twins[p], {})}
         parts |= {layer.prefix[6:-1]: layer.tensors.get(twins[p], {}) for layer in reversed([*layers(twin)])}
         scalar = 4 if twins[p] in scalars else 0
-        held[p] = {layer: sum(_bytes(value, scalar) for value in values.values()) for layer, values in parts.items()}
-    return held
+        sizes[p] = {layer: sum(_bytes(value, scalar) for value in values.values()) for layer, values in parts.items()}
+    return sizes
 
 
 def _twin(p: Tensor, device: str | None) -> Tensor:
+    """A parameter like `p`; with a gradient of zeros if it has a device."""
     twin = torch.nn.Parameter(_like(p, device or "meta"), requires_grad=p.requires_grad)
     if p.requires_grad and device is not None:
         twin.grad = torch.zeros_like(twin)
@@ -98,21 +98,21 @@ def _twin(p: Tensor, device: str | None) -> Tensor:
 
 
 def _like(tensor: Tensor, device: str) -> Tensor:
-    """The same on a device, of zeros; except for counters, which optimizers read."""
+    """Zeros like a tensor on a device; a counter, which optimizers read, keeps its value."""
     if tensor.dim() == 0 and not tensor.is_meta:
         return tensor.detach().cpu().clone()
     return torch.zeros_like(tensor.detach(), device=device)
 
 
-def _on_the_host(base: Optimizer) -> set[Tensor]:
-    """Turn off what needs a real device; the parameters whose counter is float32 whatever the default type."""
-    found: set[Tensor] = set()
+def _disable_device_flags(base: Optimizer) -> set[Tensor]:
+    """Switch off flags that need a real device; returns the parameters whose counter is always float32."""
+    params: set[Tensor] = set()
     for group in base.param_groups:
         flags = {"fused", "capturable"} & group.keys()
         if any(group[flag] for flag in flags):
-            found |= set(group["params"])
+            params |= set(group["params"])
             group.update(dict.fromkeys(flags, False))
-    return found
+    return params
 
 
 def _bytes(value: Any, scalar: int) -> int:

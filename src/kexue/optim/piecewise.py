@@ -54,14 +54,14 @@ class PiecewiseLinear(Wrapper):
 
     Args:
         inner: any optimizer; the learning rate in its groups stays, and a scheduler may move it too.
-        schedule: completed updates -> multiplier >= 0. Without a knot at 0 it begins at (0, 0.0), and the first update
-            then changes no parameter; after the last knot it stays.
+        schedule: completed updates -> multiplier >= 0. Without a knot at 0 it starts at (0, 0.0), and the first update
+            then changes no parameter; it is constant after the last knot.
 
     Raises:
         ValueError: an empty schedule, a knot or a multiplier out of range.
 
-    Where the step of the inner optimizer is known to be proportional to lr, lr is scaled while it runs, at no cost;
-    elsewhere the old parameters are kept during the step.
+    Where the step of the inner optimizer is known to be proportional to lr, lr is scaled during the step, at no cost;
+    otherwise the old parameters are kept during the step.
     """
 
     name: ClassVar[str] = "piecewise_linear"
@@ -103,10 +103,10 @@ class PiecewiseLinear(Wrapper):
 
 
 class PiecewiseLinearLR(LRScheduler):
-    """The same schedule as a torch scheduler: the learning rate of each group is its first one times m(t).
+    """The schedule of `PiecewiseLinear` as a torch scheduler: each group's lr is its initial lr times m(t).
 
     Args:
-        optimizer: whose learning rates move.
+        optimizer: the optimizer with the learning rates.
         schedule: as in `PiecewiseLinear`; t counts calls of `step`.
         last_epoch: as in every scheduler of torch.
 

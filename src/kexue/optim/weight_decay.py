@@ -16,7 +16,7 @@ from kexue.optim.stack import Group, Layer, unwrap
 
 
 class DecoupledWeightDecay(Excluding):
-    """Pull parameters to 0 apart from the gradient, so that adaptive step sizes do not weaken the pull.
+    """Weight decay apart from the gradient, so that adaptive step sizes do not weaken it.
 
     p <- p_new - lr rate p_old, where the inner optimizer takes p_old to p_new.
 
@@ -31,10 +31,10 @@ class DecoupledWeightDecay(Excluding):
         allow_double: take an inner optimizer that decays already, as AdamW does unless built with ``weight_decay=0``.
 
     Raises:
-        ValueError: a negative rate; a group with a `weight_decay` of its own; names to exclude where there are none.
+        ValueError: a negative rate; a group that has a `weight_decay` already; names to exclude where there are none.
 
-    Beside torch's element-wise optimizers the decay is one factor before the step, or, in Adam and AdamW, their own
-    decay at no cost; with other optimizers the old parameters are kept during the step.
+    Around torch's elementwise optimizers the decay is one factor before the step, or in Adam and AdamW their own decay
+    at no cost; with other optimizers the old parameters are kept during the step.
     """
 
     name: ClassVar[str] = "weight_decay"

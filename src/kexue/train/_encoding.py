@@ -33,7 +33,7 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
 def encode(value: Any, where: str, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as plain JSON; its tensors go into `tensors`, named by their path.
 
-    What JSON lacks is a dict whose one key begins with $, such as {"$tensor": name}.
+    What JSON lacks becomes a dict whose one key starts with $, such as {"$tensor": name}.
 
     Args:
         value: the nest.

@@ -18,7 +18,7 @@ Evaluate = Callable[[Any], Mapping[str, float]]
 
 
 def compute_metrics(state: RunState, evaluate: Evaluate, config: TrainConfig, processes: Processes) -> dict[str, float]:
-    """Metrics of the model as it is: in evaluation mode, with averaged weights and random generators of its own.
+    """Metrics of the model as it is: in evaluation mode, with averaged weights and separate random generators.
 
     Raises:
         TypeError: `evaluate` returned something other than numbers by name.

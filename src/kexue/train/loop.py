@@ -117,7 +117,7 @@ class Trainer:
                 gets a new order each epoch from `config.seed`; resuming loads no batch twice. With several processes
                 each takes its share of the batches.
             evaluate: called as ``evaluate(model)`` in evaluation mode, without gradients, with the averaged weights if
-                `ema` is set, and with random generators of its own; returns numbers by name. Every process calls it,
+                `ema` is set, and with separate random generators; returns numbers by name. Every process calls it,
                 the answer of the first one counts.
 
         Returns:
