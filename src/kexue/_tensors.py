@@ -68,6 +68,8 @@ def outside_inference_mode() -> AbstractContextManager[object]:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32; float32, float64 and complex numbers unchanged."""
+    if x.dtype in {torch.float32, torch.float64}:  # nearly always, and without a call of torch
+        return x
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
