@@ -237,9 +237,7 @@ class Lazy(Wrapper):
         active = _spread_rows(backup.active, p)
         p.copy_(torch.where(active, p, backup.old))  # section "LazyOptimizer"
         if self.mode == "strict" and p.dim():
-            fresh = (
-                0 if couples_decay(base) else None
-            )  # without decay, zero gradients leave new state as it was
+            fresh = 0 if couples_decay(base) else None  # without decay, zero gradients leave new state as it was
             for name, value in base.state.get(p, {}).items():
                 old = backup.state.get(name, fresh)
                 if isinstance(value, Tensor) and value.shape == p.shape and old is not None:
