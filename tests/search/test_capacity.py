@@ -9,7 +9,7 @@ import pytest
 
 from kexue.search import plan_capacity
 from kexue.search.capacity import BYTES_PER_TOKEN
-from kexue.search.engine import build_engine
+from kexue.search.engine import InvertedEngine, build_engine
 
 
 @pytest.mark.parametrize("dims", [64, 384])
@@ -34,6 +34,23 @@ def test_memory_of_an_inverted_file_is_that_of_its_snapshot(tmp_path) -> None:
     assert plan_capacity(n, dims, dtype="int8").index_bytes == pytest.approx(
         (tmp_path / "engine").stat().st_size, rel=0.1
     )
+
+
+@pytest.mark.parametrize(("n", "dims"), [(1_000, 8), (5_000, 16), (40_000, 32)])
+def test_plan_says_what_the_engine_builds(n: int, dims: int) -> None:
+    faiss = pytest.importorskip("faiss")
+    vectors = np.random.default_rng(1).standard_normal((n, dims)).astype(np.float32)
+    engine = build_engine([(np.arange(n), vectors)], lambda size: vectors[:size], n=n, dims=dims, approx="approx")
+    plan = plan_capacity(n, dims, dtype="int8")
+    assert isinstance(engine, InvertedEngine)
+    assert engine.cells == (plan.assumptions["cells"], plan.assumptions["probes"])
+    lists = faiss.extract_index_ivf(engine._index)
+    sizes = [lists.invlists.list_size(cell) for cell in range(lists.nlist)]
+    assert sum(sizes) * lists.code_size == plan.vector_bytes
+    stored = sum(sizes) * (lists.code_size + 8) + 4 * lists.nlist * dims
+    assert stored + engine.keys.nbytes == plan.index_bytes
+    exact = build_engine([(np.arange(n), vectors)], lambda size: vectors[:size], n=n, dims=dims, approx="exact")
+    assert exact.matrix.nbytes + exact.keys.nbytes == plan_capacity(n, dims).index_bytes  # type: ignore[attr-defined]
 
 
 def test_replicas_follow_the_rate_and_memory_the_size() -> None:

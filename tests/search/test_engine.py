@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position, wants_approximate
-from kexue.search.nearest import nearest, top_k
+from kexue.search.products import largest_products, top_k
 
 pytest.importorskip("faiss")
 
@@ -53,7 +53,7 @@ def test_blocks_do_not_matter(seed: int, m: int, k: int, sizes: list[int]) -> No
     queries = generator.integers(-1, 2, (m, 3)).astype(np.float32)
     keys, edges = np.arange(10, 10 + n), np.cumsum([0, *sizes])
     blocks = [(keys[a:b], vectors[a:b]) for a, b in pairwise(edges)]
-    scores, found = nearest(queries, blocks, k)
+    scores, found = largest_products(queries, blocks, k)
     expected, wanted = best(queries, keys, vectors, k)
     assert (found == wanted).all()
     assert (scores == expected).all()
@@ -116,7 +116,7 @@ def test_when_search_is_approximate() -> None:
     assert not wants_approximate(10**9, "exact")
 
 
-def test_cells_are_drawn_anew_when_they_have_become_too_few() -> None:
+def test_cells_are_built_again_when_they_have_become_too_few() -> None:
     vectors = unit(np.random.default_rng(3), 2000, 8)
     engine = build(np.arange(2000), vectors, "approx")
     assert engine.suits(2000, "approx")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from kexue.search import parse_filter
-from kexue.search.filters import OPERATORS, conditions, to_sql
+from kexue.search.filters import OPERATORS, conditions
+from kexue.search.store.sqlite.expressions import to_sql
 
 COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
 

@@ -22,9 +22,10 @@ from kexue.errors import DataError, IndexFormatError, KexueError, SpaceMismatchE
 from kexue.search import Index, copy_index
 from kexue.search.documents import DEPTH
 from kexue.search.engine import InvertedEngine
-from kexue.search.filters import MOST, conditions, plain_filter, to_sql
+from kexue.search.filters import MAX_CONDITIONS, conditions, plain_filter
 from kexue.search.store.milvus.expressions import to_expression
 from kexue.search.store.sqlite import database
+from kexue.search.store.sqlite.expressions import to_sql
 from kexue.similarity import Whitening
 from kexue.text import ModelIdentity
 
@@ -112,7 +113,7 @@ def test_a_filter_is_read_once_however_often_it_is_needed(index: Index, tiny_mod
         {"n": "half \ud800"},
         {"half \ud800": 1},
         {"n": {"in": 3}},
-        {"n": [{"ne": i} for i in range(MOST + 1)]},
+        {"n": [{"ne": i} for i in range(MAX_CONDITIONS + 1)]},
     ],
     ids=lambda wrong: str(wrong)[:40].encode("ascii", "replace").decode(),
 )
@@ -135,7 +136,7 @@ def test_nul_in_a_filter_is_compared_or_refused_never_cut_off(index: Index, name
                 names(index, filter)
 
 
-@pytest.mark.parametrize("n", [1100, MOST])
+@pytest.mark.parametrize("n", [1100, MAX_CONDITIONS])
 @pytest.mark.parametrize("spread", [False, True])
 def test_a_filter_of_many_conditions_is_answered(index: Index, n: int, spread: bool) -> None:
     many = {f"f{i}": {"exists": False} for i in range(n - 1)} if spread else {"n": [{"ne": i} for i in range(3, n + 2)]}

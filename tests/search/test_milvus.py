@@ -18,12 +18,12 @@ from hypothesis import given, settings, strategies as st
 
 from kexue.errors import DataError, IndexFormatError, KexueError, MissingDependencyError, NotSupported
 from kexue.search import Index, IndexExistsError, IndexMissingError, Row, build_index, open_store
-from kexue.search.filters import to_sql
 from kexue.search.store import EmbeddedStore, MilvusStore, create_store
 from kexue.search.store.milvus import connection as milvus_connection, store as milvus
 from kexue.search.store.milvus.connection import Address, Connection
 from kexue.search.store.milvus.expressions import literal, to_expression
 from kexue.search.store.milvus.head import Heads
+from kexue.search.store.sqlite.expressions import to_sql
 from kexue.similarity import Whitening
 
 # Without Milvus

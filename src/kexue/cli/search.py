@@ -70,7 +70,7 @@ def search(
     """
     from kexue.search import Index, parse_filter
     from kexue.search.records import Stopwatch, search_record
-    from kexue.search.rerank import count_candidates
+    from kexue.search.ranking import count_candidates
 
     if (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")

@@ -26,7 +26,7 @@ from kexue.errors import DataError
 from kexue.search.build import BuildReport, Inputs
 from kexue.search.hubs import Dehub, centring, check_dehub
 from kexue.search.index import APPROX
-from kexue.search.nearest import Vectors
+from kexue.search.products import Vectors
 from kexue.search.space import SupportsEncode, is_fitted
 from kexue.similarity import Whitening
 

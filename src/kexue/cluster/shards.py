@@ -19,7 +19,7 @@ from kexue._optional import import_optional
 from kexue.errors import DataError
 from kexue.search.encoding import encode_texts
 from kexue.search.index import BATCH
-from kexue.search.nearest import Vectors
+from kexue.search.products import Vectors
 from kexue.search.space import SupportsEncode
 from kexue.search.spool import Spool
 from kexue.text.identity import ModelIdentity, identify

@@ -24,7 +24,7 @@ from kexue.errors import DataError, IndexFormatError, SpaceMismatchError
 from kexue.search.hubs import Dehub, centring, check_dehub, local_means, neighbour_scores, with_offsets
 from kexue.search.index import APPROX, BATCH, AddReport, Index
 from kexue.search.meaning import stack
-from kexue.search.nearest import Vectors
+from kexue.search.products import Vectors
 from kexue.search.space import Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError, IndexExistsError, local_path

@@ -1,4 +1,4 @@
-"""How much memory, disk and time an index of a given size takes: arithmetic on measured constants."""
+"""Memory, disk and time of an index of a given size: arithmetic on measured constants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kexue.search.engine import APPROXIMATE_FROM
+from kexue.search.engine import APPROXIMATE_FROM, exact_bytes, inverted_bytes, plan_cells
 
 # Measured on two cores of an AMD EPYC with native bfloat16, a 384-wide encoder of six layers.
 TOKENS_PER_SECOND = 15_000  # encoded on both cores, short texts
@@ -18,18 +18,17 @@ PROCESS_BYTES = 700_000_000  # interpreter, libraries, a small encoder
 BYTES_PER_TOKEN = 5.5  # of text
 ROW_BYTES = 110  # a document's row and keys in the file
 PAGE_SHARE = 0.05  # of a vector, lost at the ends of pages
-OPENED = 1 / 24  # share of the cells a query looks into
 CORES = 2
 BUSY = 0.6  # of a core, beyond which waiting grows
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What `plan_capacity` found; fields of ``kexue plan``.
+    """Resources that an index needs; the fields of ``kexue plan``.
 
-    `vector_bytes` are those of the vectors alone, `index_bytes` of the search engine in memory, `memory_bytes` of one
-    serving process, `disk_bytes` of the file with its snapshot. `replicas` is how many processes of two cores answer
-    the wanted rate; 1 when none is given. `assumptions` are the numbers behind it.
+    `vector_bytes` is the size of the vectors alone, `index_bytes` that of the search engine in memory, `memory_bytes`
+    that of one serving process, `disk_bytes` that of the file with its snapshot. `replicas` is the number of processes
+    of two cores that answer the wanted rate; 1 without a rate. `assumptions` are the numbers behind the estimate.
     """
 
     docs: int
@@ -57,8 +56,7 @@ def plan_capacity(
         docs: documents. dims: numbers of a stored vector. tokens: of a document, on average.
         qps: text queries a second, encoding included; None asks for no rate.
         dtype: ``"float32"`` keeps every vector in memory and compares all; ``"int8"`` keeps one byte a dimension in an
-            inverted file (which is what an index does by itself from 200,000 documents on) and scores candidates
-            exactly from disk.
+            inverted file (the default of an index from 200,000 documents on) and scores candidates exactly from disk.
 
     Raises:
         ValueError: a number that is not positive, an unknown dtype.
@@ -72,18 +70,28 @@ def plan_capacity(
             raise ValueError(f"{name} must be positive, got {value}")
     if dtype not in ("float32", "int8"):
         raise ValueError(f"dtype must be 'float32' or 'int8', got {dtype!r}")
-    if dtype == "float32":
-        vector_bytes = 4 * docs * dims
-        index_bytes = vector_bytes + 8 * docs
-        search = vector_bytes / SCAN_BYTES_PER_SECOND + HIT_SECONDS
-    else:
-        cells = max(1, min(round(4 * math.sqrt(docs)), docs // 39))
-        vector_bytes = docs * dims
-        index_bytes = vector_bytes + 16 * docs + 4 * cells * dims
-        search = (vector_bytes * OPENED + 4 * cells * dims) / CELLS_BYTES_PER_SECOND + 2 * HIT_SECONDS
+    approximate = dtype == "int8"
+    vector_bytes = docs * dims * (1 if approximate else 4)
+    index_bytes = inverted_bytes(docs, dims) if approximate else exact_bytes(docs, dims)
+    search = _search_seconds(docs, dims, approximate=approximate)
     text_bytes = BYTES_PER_TOKEN * tokens
     rows = docs * (text_bytes + ROW_BYTES + 4 * dims * (1 + PAGE_SHARE))
     rate = CORES * BUSY / (ENCODE_SECONDS + search)
+    assumptions: dict[str, Any] = {
+        "dtype": dtype,
+        "tokens_per_document": tokens,
+        "text_bytes_per_document": text_bytes,
+        "cores_per_replica": CORES,
+        "encoder": "six layers, 384 wide, bfloat16 on a processor",
+        "tokens_per_second": TOKENS_PER_SECOND,
+        "encode_seconds": ENCODE_SECONDS,
+        "search_seconds": search,
+        "queries_per_second_per_replica": rate,
+        "approximate_from": APPROXIMATE_FROM,
+    }
+    if approximate:
+        cells = plan_cells(docs)
+        assumptions |= {"cells": cells.count, "probes": cells.probes}
     return Capacity(
         docs=docs,
         dims=dims,
@@ -93,16 +101,14 @@ def plan_capacity(
         disk_bytes=round(rows + index_bytes),
         build_seconds=docs * tokens / TOKENS_PER_SECOND,
         replicas=1 if qps is None else math.ceil(qps / rate),
-        assumptions={
-            "dtype": dtype,
-            "tokens_per_document": tokens,
-            "text_bytes_per_document": text_bytes,
-            "cores_per_replica": CORES,
-            "encoder": "six layers, 384 wide, bfloat16 on a processor",
-            "tokens_per_second": TOKENS_PER_SECOND,
-            "encode_seconds": ENCODE_SECONDS,
-            "search_seconds": search,
-            "queries_per_second_per_replica": rate,
-            "approximate_from": APPROXIMATE_FROM,
-        },
+        assumptions=assumptions,
     )
+
+
+def _search_seconds(docs: int, dims: int, *, approximate: bool) -> float:
+    """Seconds of one query without its encoding."""
+    if not approximate:
+        return 4 * docs * dims / SCAN_BYTES_PER_SECOND + HIT_SECONDS
+    cells = plan_cells(docs)
+    read = docs * dims * cells.probes / cells.count + 4 * cells.count * dims
+    return read / CELLS_BYTES_PER_SECOND + 2 * HIT_SECONDS

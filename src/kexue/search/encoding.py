@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from os import PathLike
+from typing import Any, Literal, cast
 
-from kexue.search.nearest import Vectors
-from kexue.search.space import SupportsEncode, as_vectors
+from kexue.errors import ModelNotFoundError
+from kexue.search.products import Vectors
+from kexue.search.space import Model, Space, SupportsEncode, as_vectors, read_record
+from kexue.search.store.base import Store, Value
 
 Role = Literal["query", "document", "pair"]
 # The prompts of a model that fit a role, best first. The two texts of a pair are treated alike: without a prompt.
@@ -50,3 +53,77 @@ def encode_texts(encoder: SupportsEncode, texts: list[str], role: Role, *, dim: 
     if len(vectors) != len(texts):
         raise ValueError(f"the encoder made {len(vectors)} vectors of {len(texts)} texts.")
     return as_vectors(vectors, dim=dim, what="the encoder's vectors")
+
+
+class IndexEncoder:
+    """The vector space that a store records, and the encoder whose vectors it holds.
+
+    The encoder is loaded when it is first needed, and then kept.
+
+    Args:
+        store: of the index.
+        path: of the index, for messages.
+        encoder: already loaded and compared with the record; None: the recorded one, when needed.
+    """
+
+    def __init__(self, store: Store, path: str, encoder: SupportsEncode | None = None) -> None:
+        self.encoder = encoder
+        self._store = store
+        self._path = path
+        self._space: Space | None = None
+        self._key: tuple[Value | None, Value] | None = None
+
+    @property
+    def space(self) -> Space:
+        """The recorded space; read again when another process has changed it."""
+        metadata = self._store.metadata()
+        key = (metadata.get("space"), metadata["model"])
+        if self._space is None or self._key != key:
+            self._space = read_record(self._path, "model or its whitening", lambda: Space.load(metadata))
+            self._key = key
+        return self._space
+
+    @property
+    def last_space(self) -> Space:
+        """The space as it was last read, if the index held vectors then; a search compares it with the record."""
+        return self._space if self._space is not None and self._space.token is not None else self.space
+
+    def load(
+        self, model: SupportsEncode | str | None = None, *, device: str = "auto", dtype: str = "auto"
+    ) -> SupportsEncode:
+        """Return the encoder, loaded if necessary; see `Index.load_encoder`."""
+        if self.encoder is None or model is not None:
+            recorded = self.space.model
+            reference = model or recorded.reference
+            if reference is None:
+                raise ModelNotFoundError(
+                    f"{self._path} does not record how to open its encoder ({recorded.describe()}).",
+                    remedy="Pass it: Index.open(path, encoder=...), or search with vectors.",
+                )
+            self.use(reference, device=device, dtype=dtype)
+            assert self.encoder is not None
+        return self.encoder
+
+    def use(self, encoder: SupportsEncode | str | PathLike[str], **options: Any) -> None:
+        """Take an encoder, or the name of one to open, after comparing it with the recorded one.
+
+        Raises:
+            SpaceMismatchError: it is another encoder.
+        """
+        space = self.space
+        if isinstance(encoder, str | PathLike):
+            from kexue.text import Encoder
+
+            encoder = cast(SupportsEncode, Encoder(encoder, **space.model.settings(), **options))
+        space.model.check(Model.of(encoder), whitened=space.whitening is not None)
+        self.encoder = encoder
+
+    def encode(self, texts: list[str], role: Role) -> Vectors:
+        """Encode texts for this space; see `encode_texts`."""
+        dim = self._space.model.dim if self._space is not None else self.space.model.dim
+        return encode_texts(self.load(), texts, role, dim=dim)
+
+    @property
+    def truncated(self) -> int:
+        """Texts of the last call of `encode` that the encoder cut."""
+        return int(getattr(self.encoder, "truncated_", 0))

@@ -1,4 +1,4 @@
-"""Vectors in memory: all of them compared, or the likely cells of a FAISS inverted file."""
+"""Search engines in memory: one that compares every vector, and a FAISS inverted file that compares likely ones."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
-from kexue.search.nearest import Keys, Scores, Vectors, nearest, slices
+from kexue.search.products import Keys, Scores, Vectors, largest_products, slices
 from kexue.search.snapshot import open_body, read_header, write_snapshot
 
 _LOG = logging.getLogger("kexue.search")
-APPROXIMATE_FROM = 200_000  # documents; below, looking at every vector is fast enough and never wrong
+APPROXIMATE_FROM = 200_000  # documents; with fewer, comparing every vector is fast enough and exact
 _FEWEST_APPROXIMATE = 1_000
+_TRAINING = 64  # vectors per cell that an inverted file is trained on; FAISS asks for 39 or more
 
 
 class Position(NamedTuple):
-    """How much of a store an engine has taken in: the store's `epoch`, its last document key and last removal.
+    """The state of a store that an engine holds: the store's `epoch`, its last document key and last removal.
 
-    `checksums` is the sum over the vectors taken in. An engine belongs to a store when removals and additions since
-    bring this sum to the store's own; one of another file, or of a later state than a backup, does not.
+    `checksums` is the sum over the vectors held. An engine belongs to a store when the removals and additions since
+    bring this sum to that of the store; an engine of another file, or of a later state than a restored backup, does
+    not.
     """
 
     epoch: str = ""
@@ -34,12 +36,12 @@ class Position(NamedTuple):
 
 
 class Engine(Protocol):
-    """Keys and vectors in ascending order of key, and the nearest of them.
+    """Keys and vectors in ascending order of key, searched by inner product.
 
     Attributes:
         keys: (n,), ascending.
-        position: what of the store is in here; kept by the owner.
-        exact: whether scores are true inner products with all vectors. If not, they are good for choosing candidates.
+        position: the state of the store that the engine holds; set by the owner.
+        exact: whether scores are inner products with all vectors. Otherwise they only serve to choose candidates.
     """
 
     keys: Keys
@@ -52,7 +54,7 @@ class Engine(Protocol):
         ...
 
     def suits(self, n: int, approx: str) -> bool:
-        """Whether `n` documents are searched in this way; otherwise it is time for a new engine."""
+        """Whether this kind of engine, in this size, suits `n` documents; otherwise a new one must be built."""
         ...
 
     def add(self, keys: Keys, vectors: Vectors) -> None:
@@ -60,11 +62,11 @@ class Engine(Protocol):
         ...
 
     def remove(self, keys: Keys) -> None:
-        """Drop these keys; unknown ones are passed over."""
+        """Remove the vectors with these keys; unknown keys are ignored."""
         ...
 
     def search(self, queries: Vectors, k: int, allowed: Keys | None = None) -> tuple[Scores, Keys]:
-        """The `k` best of the `allowed` keys (ascending; None: all) for each query, best first; -1 where none is left.
+        """Return the `k` best of the `allowed` keys (ascending; None: all) per query, best first; -1 fills missing ones.
 
         `k` must not exceed the number of vectors that may be found.
         """
@@ -80,14 +82,37 @@ def wants_approximate(n: int, approx: str) -> bool:
     return (approx == "approx" and n >= _FEWEST_APPROXIMATE) or (approx == "auto" and n >= APPROXIMATE_FROM)
 
 
-def _cells(n: int) -> int:
-    return max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS wants 39 training vectors a cell
+class Cells(NamedTuple):
+    """The cells of an inverted file, and how many of them a query opens."""
+
+    count: int
+    probes: int
+
+
+def plan_cells(n: int) -> Cells:
+    """Cells of the inverted file that is built for `n` vectors.
+
+    >>> plan_cells(1_000_000)
+    Cells(count=4000, probes=166)
+    """
+    count = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS asks for 39 training vectors a cell
+    return Cells(count, min(count, max(8, count // 24)))
+
+
+def exact_bytes(n: int, dims: int) -> int:
+    """Memory of an `ExactEngine` that holds `n` vectors: float32 numbers and keys."""
+    return n * (4 * dims + 8)
+
+
+def inverted_bytes(n: int, dims: int) -> int:
+    """Memory of an `InvertedEngine` that holds `n` vectors: a byte per number, keys twice, and the centres of cells."""
+    return n * (dims + 16) + 4 * plan_cells(n).count * dims
 
 
 def build_engine(
     blocks: Iterable[tuple[Keys, Vectors]], sample: Callable[[int], Vectors], *, n: int, dims: int, approx: str
 ) -> Engine:
-    """Take in `n` vectors that come in blocks; `sample(size)` gives some of them, to train an inverted file on."""
+    """Build the engine of `n` vectors that come in blocks; `sample(size)` draws vectors to train an inverted file on."""
     engine: Engine = ExactEngine(dims, n)
     if wants_approximate(n, approx):
         engine = InvertedEngine.train(sample, n=n, dims=dims)
@@ -102,8 +127,8 @@ def load_engine(path: str | os.PathLike[str]) -> Engine | None:
         return _load_engine(path)
     except MissingDependencyError:
         raise
-    except Exception as error:  # it saves time, nothing else: whatever is wrong with it, the engine is built anew
-        _LOG.warning("%s cannot be used, the vectors are read anew: %s: %s", path, type(error).__name__, error)
+    except Exception as error:  # a snapshot only saves time: whatever is wrong with it, the engine is built again
+        _LOG.warning("%s cannot be used, the vectors are read again: %s: %s", path, type(error).__name__, error)
         return None
 
 
@@ -124,20 +149,20 @@ def _load_engine(path: str | os.PathLike[str]) -> Engine | None:
             engine = InvertedEngine(faiss.read_index(faiss.PyCallbackIOReader(body.read)), keys)
             if (engine._index.ntotal, engine.dims, len(keys)) != (header["n"], header["dims"], header["n"]):
                 raise ValueError(f"it holds {engine._index.ntotal} vectors of {engine.dims} numbers")
-    engine.position = _position(header)
+    engine.position = _parse_position(header)
     return engine
 
 
-def read_position(path: str | os.PathLike[str]) -> Position | None:
-    """How far a snapshot reaches; None when there is none."""
+def read_parse_position(path: str | os.PathLike[str]) -> Position | None:
+    """Return the state that a snapshot holds; None when there is no snapshot."""
     header = read_header(path)
     try:
-        return None if header is None else _position(header)
+        return None if header is None else _parse_position(header)
     except KeyError:
         return None
 
 
-def _position(header: Mapping[str, Any]) -> Position:
+def _parse_position(header: Mapping[str, Any]) -> Position:
     return Position(*(header[name] for name in Position._fields))
 
 
@@ -150,8 +175,8 @@ class ExactEngine:
 
     Args:
         dims: length of a vector.
-        room: how many to make room for at once.
-        keys: of vectors that the caller will fill in; None: no vectors yet.
+        room: number of vectors to reserve memory for.
+        keys: of vectors that the caller will write into `matrix`; None: no vectors yet.
     """
 
     exact = True
@@ -162,7 +187,7 @@ class ExactEngine:
         self.position = Position()
 
     def suits(self, n: int, approx: str) -> bool:
-        """Always, but for the many that are searched approximately."""
+        """True unless `n` documents are searched approximately."""
         return not wants_approximate(n, approx)
 
     @property
@@ -176,7 +201,7 @@ class ExactEngine:
         return self._room[: len(self.keys)]
 
     def add(self, keys: Keys, vectors: Vectors) -> None:
-        """Append vectors; room grows by half, so that many small additions cost little."""
+        """Append vectors; memory grows by half, so that many small additions are cheap."""
         n = len(self.keys)
         if n + len(keys) > len(self._room):
             room = np.empty((max(n + len(keys), n + n // 2), self.dims), "<f4")
@@ -186,14 +211,14 @@ class ExactEngine:
         self.keys = np.concatenate([self.keys, keys])
 
     def remove(self, keys: Keys) -> None:
-        """Drop these keys."""
+        """Remove the vectors with these keys."""
         left = ~np.isin(self.keys, keys)
         if not left.all():
             self._room, self.keys = self.matrix[left], self.keys[left]
 
     def search(self, queries: Vectors, k: int, allowed: Keys | None = None) -> tuple[Scores, Keys]:
-        """The `k` best, exactly; equal ones in order of key."""
-        return nearest(queries, self._blocks(len(queries), allowed), k)
+        """Return the `k` best, exactly; equal ones in order of key."""
+        return largest_products(queries, self._blocks(len(queries), allowed), k)
 
     def _blocks(self, m: int, allowed: Keys | None) -> Iterator[tuple[Keys, Vectors]]:
         if allowed is None:
@@ -213,7 +238,7 @@ class ExactEngine:
 
 
 class InvertedEngine:
-    """FAISS ``IVF,SQ8``: one byte a dimension, and only the cells nearest to a query are opened; see `Engine`."""
+    """FAISS ``IVF,SQ8``: one byte per dimension, and only the cells nearest to a query are searched; see `Engine`."""
 
     exact = False
 
@@ -224,17 +249,22 @@ class InvertedEngine:
 
     @classmethod
     def train(cls, sample: Callable[[int], Vectors], *, n: int, dims: int) -> Self:
-        """An engine without vectors whose cells suit `n` of them."""
+        """Return an empty engine whose cells suit `n` vectors, trained on a sample of them."""
         faiss = import_optional("faiss")
-        cells = _cells(n)
-        index = faiss.index_factory(dims, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
-        index.train(sample(64 * cells))
-        index.nprobe = min(cells, max(8, cells // 24))
+        cells = plan_cells(n)
+        index = faiss.index_factory(dims, f"IVF{cells.count},SQ8", faiss.METRIC_INNER_PRODUCT)
+        index.train(sample(_TRAINING * cells.count))
+        index.nprobe = cells.probes
         return cls(index, np.empty(0, np.int64))
 
+    @property
+    def cells(self) -> Cells:
+        """Cells of the file, and how many a query opens."""
+        return Cells(int(self._index.nlist), int(self._index.nprobe))
+
     def suits(self, n: int, approx: str) -> bool:
-        """Until there are so many that twice the cells would be right."""
-        return wants_approximate(n, approx) and _cells(n) <= 2 * self._index.nlist
+        """True until twice as many cells would be right."""
+        return wants_approximate(n, approx) and plan_cells(n).count <= 2 * self._index.nlist
 
     @property
     def dims(self) -> int:
@@ -242,12 +272,12 @@ class InvertedEngine:
         return int(self._index.d)
 
     def add(self, keys: Keys, vectors: Vectors) -> None:
-        """Append vectors to the cells they fall into."""
+        """Append vectors to their nearest cells."""
         self._index.add_with_ids(vectors, keys)
         self.keys = np.concatenate([self.keys, keys])
 
     def remove(self, keys: Keys) -> None:
-        """Drop these keys."""
+        """Remove the vectors with these keys."""
         left = ~np.isin(self.keys, keys)
         if not left.all():
             faiss = import_optional("faiss")
@@ -255,7 +285,7 @@ class InvertedEngine:
             self.keys = self.keys[left]
 
     def search(self, queries: Vectors, k: int, allowed: Keys | None = None) -> tuple[Scores, Keys]:
-        """`k` good candidates; the rarer what is allowed, the more cells are opened to find it."""
+        """Return `k` good candidates; the fewer keys are allowed, the more cells are opened."""
         if allowed is None:
             scores, keys = self._index.search(queries, k)
             return scores, keys

@@ -1,12 +1,10 @@
-"""Conditions on metadata: checked, read from a command line, and turned into SQL."""
+"""Conditions on metadata: checked, and read from a command line."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ import numpy as np
 
 from kexue.corpus import parse_scalar
 
-MOST = 2_000  # conditions of one filter: SQLite plans that many in half a second, and ten times as many in fifty
+MAX_CONDITIONS = 2_000  # of one filter: SQLite plans 2,000 in half a second, and 20,000 in fifty
 OPERATORS = ("eq", "ne", "lt", "le", "gt", "ge", "in", "exists")
 GRAMMAR = "field=value, with one of = != < <= > >= between"
 _SIGNS = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
@@ -22,7 +20,7 @@ _EXPRESSION = re.compile(r"\s*([^<>=!]*[^<>=!\s])\s*(!=|<=|>=|=|<|>)\s*(?![<>=])
 
 
 class Condition(NamedTuple):
-    """`field` compared with `value`; `operator` is one of `OPERATORS`."""
+    """A comparison of the field `field` with `value`; `operator` is one of `OPERATORS`."""
 
     field: str
     operator: str
@@ -30,10 +28,10 @@ class Condition(NamedTuple):
 
 
 def conditions(filter: Mapping[str, Any]) -> list[Condition]:
-    """Check a filter and list its conditions, all of which must hold.
+    """Return the conditions of a filter, checked; all of them must hold.
 
     A field's value is a plain value (equality), a dictionary of operators, or a list of these; numbers and arrays of
-    numpy count as those of Python, and what ``in`` is given may be any iterable, which is read once. Numbers compare
+    numpy count as those of Python, and the values of ``in`` may be any iterable, which is read once. Numbers compare
     with numbers and strings with strings (by code point), never across; true is 1 and false is 0. `ne` is the negation
     of `eq`, so it holds where the field is missing. null counts as missing: `{"field": None}` is `{"exists": False}`.
 
@@ -45,7 +43,7 @@ def conditions(filter: Mapping[str, Any]) -> list[Condition]:
     """
     if not isinstance(filter, Mapping):
         raise TypeError(f'filter must be a dictionary such as {{"year": {{"ge": 2020}}}}, got {filter!r:.60}')
-    found: list[Condition] = []
+    checked: list[Condition] = []
     for field, wanted in filter.items():
         if not isinstance(field, str):
             raise TypeError(f"a filter's field must be a string, got {field!r}")
@@ -56,16 +54,18 @@ def conditions(filter: Mapping[str, Any]) -> list[Condition]:
             clauses = one if isinstance(one, Mapping) else {"eq": one}
             if not clauses:
                 raise ValueError(f"the filter on {field!r} has no operator; legal are {', '.join(OPERATORS)}")
-            found += [_checked(Condition(_text(field, field), op, _plain(value))) for op, value in clauses.items()]
-    if len(found) > MOST:
+            checked += [
+                _check_condition(Condition(_text(field, field), op, _plain(value))) for op, value in clauses.items()
+            ]
+    if len(checked) > MAX_CONDITIONS:
         raise ValueError(
-            f"the filter has {len(found)} conditions, at most {MOST} are possible; use 'in' for many values"
+            f"the filter has {len(checked)} conditions, at most {MAX_CONDITIONS} are possible; use 'in' for many values"
         )
-    return found
+    return checked
 
 
 def plain_filter(filter: Mapping[str, Any]) -> dict[str, Any]:
-    """The same filter in Python's own types, to be read as often as one likes.
+    """Return the same filter in plain Python types, without iterators.
 
     >>> plain_filter({"year": np.int64(2020), "lang": {"in": iter(["en", "de"])}})
     {'year': [{'eq': 2020}], 'lang': [{'in': ['en', 'de']}]}
@@ -77,20 +77,21 @@ def plain_filter(filter: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy as those of Python."""
-    if isinstance(value, np.longdouble):  # `tolist` leaves it as it is
+    """Return numbers and arrays of numpy as Python numbers and lists."""
+    if isinstance(value, np.longdouble):  # `tolist` does not convert it
         return float(value)
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _text(field: str, text: str) -> str:
-    """A string fit to be compared."""
+    """Return a string as a plain str; ValueError where it holds half a surrogate pair."""
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"the filter on {field!r} holds half a surrogate pair, which no text has")
     return str(text)
 
 
-def _checked(condition: Condition) -> Condition:
+def _check_condition(condition: Condition) -> Condition:
+    """Return a condition in plain Python values; ValueError where its operator or value is not legal."""
     field, operator, value = condition
     if operator not in OPERATORS:
         raise ValueError(f"unknown operator {operator!r} in the filter on {field!r}; legal are {', '.join(OPERATORS)}")
@@ -125,47 +126,8 @@ def _scalar(field: str, value: Any) -> str | int | float:
     )
 
 
-_SQL = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-
-
-def to_sql(filter: Mapping[str, Any], column: str = "metadata") -> tuple[str, list[Any]]:
-    """An SQL condition on a column of JSON objects, and its parameters; field names and values are never spliced in."""
-    clauses, parameters = [], []
-    for field, operator, value in conditions(filter):
-        if "\0" in field or any(
-            "\0" in one for one in (value if operator == "in" else [value]) if isinstance(one, str)
-        ):
-            _check_nul(field)
-        exists = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE key = ? AND "
-        parameters.append(field)
-        if operator == "exists":
-            clauses.append(("" if value else "NOT ") + exists + "type != 'null')")
-        elif operator == "in":
-            clauses.append(exists + "atom IN (SELECT value FROM json_each(?)))")
-            parameters.append(json.dumps(value))
-        elif operator == "ne":
-            clauses.append("NOT " + exists + "atom = ?)")
-            parameters.append(value)
-        else:
-            kind = "type = 'text'" if isinstance(value, str) else "type IN ('integer', 'real', 'true', 'false')"
-            clauses.append(exists + f"{kind} AND atom {_SQL[operator]} ?)")
-            parameters.append(value)
-    return join("AND", clauses) or "1", parameters
-
-
-def _check_nul(field: str) -> None:
-    """Refuse NUL where SQLite's functions for JSON take it for the end of a string, as they did before 2023."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        [(read,)] = connection.execute("SELECT atom FROM json_each(?)", (json.dumps(["a\0b"]),))
-        [(key,)] = connection.execute("SELECT key FROM json_each(?)", (json.dumps({"a\0b": 1}),))
-    if (read, key) != ("a\0b", "a\0b"):
-        raise ValueError(
-            f"the filter on {field!r} holds a NUL character, which SQLite {sqlite3.sqlite_version} cannot compare"
-        )
-
-
 def join(word: str, clauses: Sequence[str]) -> str:
-    """Clauses joined in a tree: a chain of thousands would go deeper than a parser likes.
+    """Join clauses in a balanced tree, since parsers limit the depth of a chain of thousands.
 
     >>> join("or", ["a", "b", "c"])
     '(a or (b or c))'
@@ -177,7 +139,7 @@ def join(word: str, clauses: Sequence[str]) -> str:
 
 
 def parse_filter(expressions: Iterable[str]) -> dict[str, Any]:
-    """Read conditions written ``field>=value`` into a filter; several on one field all apply.
+    """Parse conditions such as ``field>=value`` into a filter; several on one field must all hold.
 
     A value is a number or boolean where it looks like one (as `parse_scalar` reads a CSV field); between double
     quotes it is a string whatever it looks like, and may begin with < > or =.

@@ -16,7 +16,7 @@ import numpy as np
 
 from kexue.errors import NotSupported
 from kexue.search.engine import build_engine
-from kexue.search.nearest import Keys, Scores, Vectors
+from kexue.search.products import Keys, Scores, Vectors
 from kexue.similarity import Whitening
 from kexue.similarity.neighbours.selection import k_smallest
 

@@ -34,7 +34,7 @@ from kexue.search.hubs import (
     with_offsets,
 )
 from kexue.search.meaning import SAMPLE, calibration_record, meaning, sample_rows, stack
-from kexue.search.nearest import Vectors
+from kexue.search.products import Vectors
 from kexue.search.ranking import Hit
 from kexue.search.rerank import Reranker, TransportReranker, count_candidates, rerank_hits
 from kexue.search.space import (

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kexue.similarity import Explanation, Probability
+import numpy as np
+
+from kexue.search.calibration import interpret_scores
+from kexue.search.hubs import NEIGHBOURS, as_query, local_means
+from kexue.search.products import Vectors
+from kexue.search.space import Space
+from kexue.search.store.base import Filter, Match, Store
+from kexue.similarity import Explanation, Probability, ScoreCalibrator
+
+RERANKED = 50  # hits that are reranked or corrected by default
 
 
 class Hit(NamedTuple):
@@ -23,3 +33,71 @@ class Hit(NamedTuple):
     probability: Probability | None
     metadata: dict[str, Any]
     explanation: Explanation | None
+
+
+def rank_documents(
+    store: Store,
+    space: Space,
+    raw: Vectors,
+    k: int,
+    *,
+    dehub: str | None,
+    candidates: int | None,
+    filter: Filter | None,
+    exact: bool,
+) -> list[list[Match]]:
+    """Return the `k` best documents of each query in order, each with its cosine.
+
+    Args:
+        store, space: of the index.
+        raw: query vectors (m, dim) of the encoder, before whitening.
+        k, dehub, candidates, filter, exact: as in `Index.search`, checked.
+
+    Raises:
+        SpaceMismatchError: the store holds another space by now.
+    """
+    unit, expect = space.project(raw), {"space": space.token}
+    options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "expect": expect}
+    dehub = dehub or space.dehub
+    if space.dehub != "csls":
+        if dehub != "csls":
+            return store.search(unit, k, **options)
+        answers = store.search(unit, count_candidates(k, candidates), **options, with_vectors=True)
+        return [correct_hubs(store, matches)[:k] for matches in answers]
+    if dehub != "csls":
+        return store.search(as_query(unit, 0.0), k, **options)
+    answers = store.search(as_query(unit, 1.0), k, **options, with_vectors=True)
+    return [
+        [Match(one.id, one.text, one.metadata, one.score - float(one.vector[-1])) for one in matches]  # type: ignore[index]
+        for matches in answers
+    ]
+
+
+def correct_hubs(store: Store, matches: list[Match]) -> list[Match]:
+    """Order the answers of an index without offsets by CSLS; the neighbours of each are looked up."""
+    if not matches:
+        return matches
+    vectors = np.stack([match.vector for match in matches if match.vector is not None])
+    scores = np.full((len(matches), NEIGHBOURS), np.nan, np.float32)
+    near = store.search(vectors, NEIGHBOURS + 1)
+    for row, match, others in zip(scores, matches, near, strict=True):
+        best = [other.score for other in others if other.id != match.id][:NEIGHBOURS]
+        row[: len(best)] = best
+    # eq. CSLS: c - r(y) / 2, for one query the order of 2 c - r(q) - r(y)
+    corrected = np.array([match.score for match in matches]) - local_means(scores) / 2
+    return [matches[at] for at in np.argsort(-corrected, kind="stable")]
+
+
+def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> list[Hit]:
+    """Return the answers to one query as hits, with what their scores mean."""
+    scores = [max(-1.0, min(1.0, match.score)) for match in matches]
+    percentiles, chances = interpret_scores(calibrator, scores)
+    return [
+        Hit(match.id, match.text, score, percentile, chance, match.metadata, None)
+        for match, score, percentile, chance in zip(matches, scores, percentiles, chances, strict=True)
+    ]
+
+
+def count_candidates(k: int, candidates: int | None) -> int:
+    """Number of hits that are searched for before they are reranked or corrected, and the best `k` kept."""
+    return max(k, candidates or RERANKED)

@@ -11,7 +11,6 @@ from kexue.errors import NotSupported
 from kexue.search.ranking import Hit
 from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
-RERANKED = 50  # candidates, where nobody says how many
 _CHINESE = 0x2E80  # from here on a character is a word
 _MOST_TOKENS = 1024  # of a text; a plan of 1,024 x 1,024 takes a second, one of 8,192 x 8,192 gigabytes
 _LONGEST_WORD = 40  # letters of a word in an explanation
@@ -96,11 +95,6 @@ def by_words(explanation: Explanation) -> Explanation:
 
 def _label(word: str) -> str:
     return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}... ({len(word):,} letters)"
-
-
-def count_candidates(k: int, candidates: int | None) -> int:
-    """Hits that are searched for before they are reranked or corrected, of which the best `k` are then kept."""
-    return max(k, candidates or RERANKED)
 
 
 def rerank_hits(

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue._arrays import host
-from kexue.errors import SpaceMismatchError
+from kexue.errors import IndexFormatError, SpaceMismatchError
 from kexue.search.hubs import Dehub
-from kexue.search.nearest import Vectors
+from kexue.search.products import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
 from kexue.text.identity import ModelIdentity
@@ -139,6 +139,17 @@ def as_vectors(
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise ValueError(f"{what} hold NaN or infinity in {name(row)}; every number must be finite in float32.")
     return found
+
+
+def read_record(path: str, what: str, load: Callable[[], T]) -> T:
+    """Return what `load` reads from the metadata of the index at `path`; IndexFormatError where it cannot be read."""
+    try:
+        return load()
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IndexFormatError(
+            f"{path} is damaged: what it records as its {what} cannot be read ({type(error).__name__}: {error}).",
+            remedy="Restore it from a backup (kexue index restore), or build it again (kexue index build).",
+        ) from error
 
 
 def file_bytes(save: Callable[[Path], None]) -> bytes:

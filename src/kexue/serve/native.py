@@ -16,7 +16,7 @@ from kexue._text import visible
 from kexue.search import Hit, Index, TransportReranker
 from kexue.search.encoding import choose_prompt
 from kexue.search.engine import wants_approximate
-from kexue.search.rerank import count_candidates
+from kexue.search.ranking import count_candidates
 from kexue.serve import examples
 from kexue.serve.errors import ApiError
 from kexue.serve.state import Served, Timing, cut_warnings

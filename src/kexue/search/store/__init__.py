@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from kexue.errors import NotSupported
 from kexue.search.store.base import (
     CompactReport,
-    Found,
+    Match,
     IndexBusyError,
     IndexExistsError,
     IndexMissingError,
@@ -26,7 +26,7 @@ from kexue.search.store.sqlite.store import EmbeddedStore
 __all__ = [
     "CompactReport",
     "EmbeddedStore",
-    "Found",
+    "Match",
     "IndexBusyError",
     "IndexExistsError",
     "IndexMissingError",

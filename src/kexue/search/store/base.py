@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kexue.errors import IndexFormatError, KexueError
-from kexue.search.nearest import Vectors
+from kexue.search.products import Vectors
 
 Value = str | bytes
 Filter = Mapping[str, Any]
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     vector: Vectors | None = None
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
     """One answer of a store: a document, its inner product with the query, and its vector where it was asked for."""
 
     id: str
@@ -104,7 +104,7 @@ class Store(Protocol):
         candidates: int | None = None,
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """For each row of `vectors` (m, d) the `k` documents of largest inner product, best first, ties by age.
 
         `expect` is as in `upsert`; `with_vectors` hands out the stored vectors of the answers.

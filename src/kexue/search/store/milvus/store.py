@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kexue.errors import DataError, IndexFormatError, KexueError, SpaceMismatchError
-from kexue.search.nearest import Vectors, nearest
+from kexue.search.products import Vectors, largest_products
 from kexue.search.store.base import (
     CompactReport,
     Filter,
-    Found,
+    Match,
     IndexExistsError,
     IndexMissingError,
     Row,
@@ -265,7 +265,7 @@ class MilvusStore:
         candidates: int | None = None,
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """The `k` documents of largest inner product for each row of `vectors` (m, d).
 
         An approximate search asks Milvus for `candidates` and keeps the best `k`. ``exact=True`` there, and `k` of
@@ -274,7 +274,7 @@ class MilvusStore:
         expression = "" if filter is None else to_expression(filter)
         fields = ["key", "id", "text", "metadata", *(["vector"] if with_vectors else [])]
 
-        def ask(head: Head) -> list[list[Found]]:
+        def ask(head: Head) -> list[list[Match]]:
             if head.documents is None or not len(vectors):
                 return [[] for _ in vectors]
             if vectors.shape[1] != head.dims:
@@ -300,7 +300,7 @@ class MilvusStore:
 
     def _ask_milvus(
         self, head: Head, queries: Vectors, k: int, limit: int, expression: str, fields: list[str]
-    ) -> list[list[Found]] | None:
+    ) -> list[list[Match]] | None:
         """The answers of Milvus, asked for more than `k` until no tie is cut; None where it gives so many no more."""
         limit += 1
         while limit <= _LIMIT:
@@ -320,13 +320,13 @@ class MilvusStore:
             limit = _LIMIT if limit < _LIMIT < 4 * limit else 4 * limit
         return None
 
-    def _scan(self, head: Head, queries: Vectors, k: int, expression: str, fields: list[str]) -> list[list[Found]]:
+    def _scan(self, head: Head, queries: Vectors, k: int, expression: str, fields: list[str]) -> list[list[Match]]:
         """The same from every vector the filter lets through, compared here."""
         blocks = (
             (np.array([row["key"] for row in rows], np.int64), np.array([row["vector"] for row in rows], np.float32))
             for rows in self._windows(self._heads.fetch(), ["vector"], expression, width=BATCH)
         )
-        scores, keys = nearest(queries, blocks, k)
+        scores, keys = largest_products(queries, blocks, k)
         documents = {}
         for some in batches([str(key) for key in np.unique(keys)]):
             documents.update({row["key"]: row for row in self._query(head, f"key in [{', '.join(some)}]", fields)})
@@ -414,5 +414,5 @@ def _vector(row: Mapping[str, Any]) -> list[Vectors]:
     return [np.asarray(row["vector"], np.float32)] if "vector" in row else []
 
 
-def _found(row: Mapping[str, Any], score: float) -> Found:
-    return Found(*_document(row), float(score), *_vector(row))
+def _found(row: Mapping[str, Any], score: float) -> Match:
+    return Match(*_document(row), float(score), *_vector(row))

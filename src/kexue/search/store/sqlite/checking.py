@@ -12,7 +12,7 @@ from kexue._progress import Progress
 from kexue.search.store.sqlite import tables
 from kexue.search.store.sqlite.tables import Damage, Tally
 
-MOST = 20  # problems of a kind that are listed
+MAX_LISTED = 20  # problems of one kind
 
 
 def find_problems(connection: sqlite3.Connection, progress: Progress | None = None) -> list[str]:
@@ -20,7 +20,9 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
     problems: list[str] = []
     try:
         problems += [
-            f"structure: {line}" for (line,) in connection.execute(f"PRAGMA integrity_check({MOST})") if line != "ok"
+            f"structure: {line}"
+            for (line,) in connection.execute(f"PRAGMA integrity_check({MAX_LISTED})")
+            if line != "ok"
         ]
         state = tables.read_state(connection)
     except (sqlite3.Error, Damage) as error:
@@ -48,7 +50,7 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
         try:
             for problem in check():
                 kind.append(problem)
-                if len(kind) > MOST:
+                if len(kind) > MAX_LISTED:
                     kind[-1] = "and more of these"
                     break
         except (sqlite3.Error, Damage) as error:
@@ -92,5 +94,5 @@ def _whole(look: Callable[[], object]) -> Iterator[str]:
 
 def _strangers(connection: sqlite3.Connection) -> Iterator[str]:
     for one, other in (("documents", "vectors"), ("vectors", "documents")):
-        for (key,) in connection.execute(f"SELECT key FROM {one} EXCEPT SELECT key FROM {other} LIMIT {MOST}"):
+        for (key,) in connection.execute(f"SELECT key FROM {one} EXCEPT SELECT key FROM {other} LIMIT {MAX_LISTED}"):
             yield f"the key {key} is in the table {one}, not in {other}"

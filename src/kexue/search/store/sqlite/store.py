@@ -25,12 +25,11 @@ import numpy as np
 
 from kexue.errors import IndexFormatError, KexueError, SpaceMismatchError
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
-from kexue.search.filters import to_sql
-from kexue.search.nearest import Keys, Scores, Vectors
+from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.store.base import (
     CompactReport,
     Filter,
-    Found,
+    Match,
     IndexExistsError,
     IndexReadOnlyError,
     Row,
@@ -38,6 +37,7 @@ from kexue.search.store.base import (
     Value,
 )
 from kexue.search.store.sqlite import database, tables
+from kexue.search.store.sqlite.expressions import to_sql
 from kexue.search.store.sqlite.identity import Handle, Watch, has_log
 from kexue.search.store.sqlite.tables import State, Tally
 
@@ -283,7 +283,7 @@ class EmbeddedStore:
         candidates: int | None = None,
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """The `k` documents of largest inner product for each row of `vectors` (m, d)."""
         with _View(self) as connection:
             engine = self._follow(connection)

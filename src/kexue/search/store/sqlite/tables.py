@@ -17,8 +17,8 @@ from zlib import crc32
 
 import numpy as np
 
-from kexue.search.nearest import Keys, Scores, Vectors, nearest
-from kexue.search.store.base import Found, Row, Value
+from kexue.search.products import Keys, Scores, Vectors, largest_products
+from kexue.search.store.base import Match, Row, Value
 
 BLOCK = 4_096  # vectors read at a time
 IDS = "(SELECT value FROM json_each(?))"
@@ -288,10 +288,10 @@ def chosen(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, V
 def scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
     """The exact answer from the stored vectors, a block at a time."""
     source = blocks(connection, "key > 0", ()) if allowed is None else chosen(connection, allowed)
-    return nearest(queries, source, k)
+    return largest_products(queries, source, k)
 
 
-def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Found]]:
+def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Match]]:
     """The documents of a search's keys, with their scores, and with their vectors if wanted."""
     columns, tables = DOCUMENT, "documents"
     if vectors:
@@ -306,7 +306,7 @@ def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: b
             raise Damage(f"the document with key {missing[0]} is gone")
         hits.append(
             [
-                Found(id.decode(), text.decode(), _load(key, data), at, check_vector(key, *vector) if vectors else None)
+                Match(id.decode(), text.decode(), _load(key, data), at, check_vector(key, *vector) if vectors else None)
                 for (key, _, id, text, data, *vector), at in zip([documents[at] for at in places], best, strict=True)
             ]
         )

@@ -1,7 +1,7 @@
-"""The largest inner products, exactly: matrix products over blocks, and a selection that honours ties.
+"""The largest inner products, exactly: matrix products over blocks, and a selection with defined ties.
 
-On the sizes an index keeps in memory this is as fast as FAISS's flat search for one query and several times faster
-for many (`benchmarks/search.py`), because the products are one call of the BLAS.
+On the sizes that an index holds in memory this is as fast as FAISS's flat search for one query and several times
+faster for many (`benchmarks/search.py`), because the products are one call of the BLAS.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
-_BLOCK_VALUES = 4_000_000  # scores held at a time
+_BLOCK_VALUES = 4_000_000  # scores in memory at a time
 
 
 def top_k(scores: Scores, k: int) -> tuple[Scores, Keys]:
-    """The `k` largest of each row, largest first, and their columns; of equal ones the first columns.
+    """Return the `k` largest of each row, largest first, and their columns; equal ones in order of column.
 
     Args:
         scores: (m, n). k: >= 1; n when there are fewer.
@@ -29,7 +29,7 @@ def top_k(scores: Scores, k: int) -> tuple[Scores, Keys]:
     Cost: O(m n), without a full sort.
     """
     m, n = scores.shape
-    if m == 1 and k < n:  # the usual query, without the detours of many
+    if m == 1 and k < n:  # the usual case, with less overhead
         row = scores[0]
         places = np.flatnonzero(row >= np.partition(row, n - k)[n - k])
         best = row[places]
@@ -38,7 +38,7 @@ def top_k(scores: Scores, k: int) -> tuple[Scores, Keys]:
     if k < n:
         least = np.partition(scores, n - k, axis=1)[:, n - k, None]  # the k-th largest of each row
         rows, places = np.nonzero(scores >= least)
-        if len(rows) > m * k:  # ties with it: the first columns are kept
+        if len(rows) > m * k:  # ties at the k-th: keep the first columns
             kept = []
             for row in range(m):
                 place = places[rows == row]
@@ -54,8 +54,8 @@ def top_k(scores: Scores, k: int) -> tuple[Scores, Keys]:
     return best[every, order], columns[every, order]
 
 
-def nearest(queries: Vectors, blocks: Iterable[tuple[Keys, Vectors]], k: int) -> tuple[Scores, Keys]:
-    """The `k` vectors of largest inner product with each query, best first, ties by key.
+def largest_products(queries: Vectors, blocks: Iterable[tuple[Keys, Vectors]], k: int) -> tuple[Scores, Keys]:
+    """Return the `k` vectors of largest inner product with each query, best first, ties in order of key.
 
     Args:
         queries: (m, d).
@@ -70,14 +70,14 @@ def nearest(queries: Vectors, blocks: Iterable[tuple[Keys, Vectors]], k: int) ->
         more, columns = top_k(_products(queries, vectors), k)
         scores = np.concatenate([scores, more], axis=1)
         keys = np.concatenate([keys, block_keys[columns]], axis=1)
-        if scores.shape[1] > more.shape[1]:  # not the first block: what came before has the smaller keys
+        if scores.shape[1] > more.shape[1]:  # not the first block: earlier blocks have the smaller keys
             scores, columns = top_k(scores, k)
             keys = np.take_along_axis(keys, columns, axis=1)
     return scores, keys
 
 
 def slices(m: int, n: int) -> Iterator[slice]:
-    """Cut `n` vectors into blocks whose scores with `m` queries fit in memory."""
+    """Yield slices of `n` vectors whose scores with `m` queries fit in memory."""
     step = max(1024, _BLOCK_VALUES // max(1, m))
     return (slice(start, start + step) for start in range(0, n, step))
 
@@ -86,7 +86,7 @@ def _products(queries: Vectors, vectors: Vectors) -> Scores:
     products: Scores
     if len(queries) == 1:
         products = (vectors @ queries[0])[None]
-    elif len(queries) < 4:  # so few are faster one by one
+    elif len(queries) < 4:  # for two or three, separate products are faster
         products = np.stack([vectors @ query for query in queries])
     else:
         products = queries @ vectors.T
