@@ -66,7 +66,7 @@ class Engine(Protocol):
         ...
 
     def search(self, queries: Vectors, k: int, allowed: Keys | None = None) -> tuple[Scores, Keys]:
-        """Return the `k` best of the `allowed` keys (ascending; None: all) per query, best first; -1 fills missing ones.
+        """Return the `k` best `allowed` keys (ascending; None: all) of each query, best first; -1 where one is missing.
 
         `k` must not exceed the number of vectors that may be found.
         """
@@ -112,7 +112,7 @@ def inverted_bytes(n: int, dims: int) -> int:
 def build_engine(
     blocks: Iterable[tuple[Keys, Vectors]], sample: Callable[[int], Vectors], *, n: int, dims: int, approx: str
 ) -> Engine:
-    """Build the engine of `n` vectors that come in blocks; `sample(size)` draws vectors to train an inverted file on."""
+    """Build the engine of `n` vectors that come in blocks; `sample(size)` draws some to train an inverted file."""
     engine: Engine = ExactEngine(dims, n)
     if wants_approximate(n, approx):
         engine = InvertedEngine.train(sample, n=n, dims=dims)
@@ -153,7 +153,7 @@ def _load_engine(path: str | os.PathLike[str]) -> Engine | None:
     return engine
 
 
-def read_parse_position(path: str | os.PathLike[str]) -> Position | None:
+def read_position(path: str | os.PathLike[str]) -> Position | None:
     """Return the state that a snapshot holds; None when there is no snapshot."""
     header = read_header(path)
     try:
