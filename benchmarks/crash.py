@@ -95,7 +95,7 @@ def read(path: Path) -> dict[str, str]:
     if verdict != "ok" or left[0] != left[1]:
         raise RuntimeError(f"integrity check: {verdict}; {left[0]} documents, {left[1]} vectors")
     with Index.open(path, encoder=Encoder()) as index:
-        documents = {row.id: row.text for rows in index._store.iterate(vectors=False) for row in rows}
+        documents = {row.id: row.text for rows in index.store.iterate(vectors=False) for row in rows}
         if len(index) != len(documents):
             raise RuntimeError(f"count says {len(index)}, there are {len(documents)}")
         some = list(documents.items())[:: max(1, len(documents) // 20)]

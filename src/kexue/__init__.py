@@ -8,12 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kexue._version import __version__
+
 if TYPE_CHECKING:
     from kexue.search import Index
     from kexue.similarity import Whitening
     from kexue.text import Encoder
 
-__version__ = "0.1.0"
 __all__ = ["Encoder", "Index", "Whitening", "__version__"]
 
 _LAZY = {"Encoder": "kexue.text", "Index": "kexue.search", "Whitening": "kexue.similarity"}

@@ -21,8 +21,8 @@ from kexue.search import (
     IndexExistsError,
     add_files,
     build_index,
-    index as index_module,
 )
+from kexue.search.ingest import BATCH, Ingest
 from kexue.similarity import Whitening
 
 pytest.importorskip("faiss")
@@ -49,7 +49,7 @@ def source(tmp_path: Path) -> Path:
 
 def everything(path: Path, encoder: Any) -> dict[str, tuple[str, dict[str, Any], list[float]]]:
     with Index.open(path, readonly=True, encoder=encoder) as index:
-        found = [row for batch in index._store.iterate() for row in batch]
+        found = [row for batch in index.store.iterate() for row in batch]
     return {row.id: (row.text, row.metadata, np.round(row.vector, 4).tolist()) for row in found}
 
 
@@ -208,7 +208,7 @@ def test_a_partial_index_that_does_not_fit_is_dropped_aloud(
         assert report.warnings == []
     else:
         [said] = report.warnings
-        assert "started anew" in said
+        assert "started again" in said
     assert not any("partial" in name for name in files(tmp_path))
 
 
@@ -259,17 +259,17 @@ build_index({str(source)!r}, {str(out)!r}, encoder=Slow(), id="id")
 
 def test_large_inputs_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Any) -> None:
     sizes: list[int] = []
-    add = Index._add
+    add = Ingest.add_rows
 
-    def watched(self: Index, batch: list[Any], vectors: Any) -> Any:
+    def watched(self: Ingest, batch: list[Any], vectors: Any) -> Any:
         sizes.append(len(batch))
         return add(self, batch, vectors)
 
-    monkeypatch.setattr(Index, "_add", watched)
-    monkeypatch.setattr("kexue.search.build.BATCH", 100)
+    monkeypatch.setattr(Ingest, "add_rows", watched)
+    monkeypatch.setattr("kexue.search.ingest.BATCH", 100)
     build_index(write(tmp_path / "a.jsonl", rows(950)), tmp_path / "a.kx", encoder=encoder, whitening=Whitening(4))
     assert sizes == [100] * 9 + [50]
-    assert index_module.BATCH == 512
+    assert BATCH == 512
 
 
 def test_add_files_checks_all_inputs_first(tmp_path: Path, source: Path, encoder: Any) -> None:
@@ -304,14 +304,14 @@ def test_a_build_can_be_approximate(tmp_path: Path, source: Path, encoder: Any) 
         assert index.info().approx == "approx"
         text = rows(1)[0]["text"]
         assert index.search(text, 1)[0][0].score == pytest.approx(1, abs=1e-6)
-        assert not index._store._engine.exact  # type: ignore[attr-defined]
+        assert not index.store.follower.engine.exact  # type: ignore[attr-defined]
 
 
 def test_a_build_is_quick_to_open(tmp_path: Path, source: Path, encoder: Any) -> None:
     build_index(source, tmp_path / "a.kx", encoder=encoder)
     assert time.time() - (tmp_path / "a.kx-snapshot").stat().st_mtime < 60
     with Index.open(tmp_path / "a.kx", encoder=encoder) as index:
-        index._store._build = None  # type: ignore[attr-defined]
+        index.store.follower._build = None  # type: ignore[attr-defined]
         assert len(index.search("refund", 5)[0]) == 5, "the snapshot is all it needs"
 
 
@@ -374,7 +374,7 @@ def test_offsets_stand_beside_their_own_documents_over_several_batches(
     (tmp_path / "t.txt").write_text("\n".join(f"text number {i} {i * 7919 % 1000}" for i in range(n)))
     build_index(tmp_path / "t.txt", tmp_path / "t.kx", encoder=gram_encoder(), dehub="csls", approx="exact")
     with Index.open(tmp_path / "t.kx", encoder=gram_encoder()) as index:
-        rows = [row for some in index._store.iterate() for row in some]
+        rows = [row for some in index.store.iterate() for row in some]
     stored = np.stack([row.vector for row in rows]).astype(np.float64)
     raw = gram_encoder().encode([row.text for row in rows]).astype(np.float64)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)

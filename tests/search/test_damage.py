@@ -30,7 +30,7 @@ from kexue.search import (
     check_index,
     restore_index,
 )
-from kexue.search.store.sqlite import database, identity, tables
+from kexue.search.store.sqlite import database, handles, tables, wal
 
 pytest.importorskip("faiss")
 
@@ -64,7 +64,7 @@ def look(path: Path) -> Any:
             [document.text for document in index.get([f"id{i}" for i in range(N)])],
             [
                 (row.id, row.text, str(row.metadata), bytes(row.vector))
-                for some in index._store.iterate()
+                for some in index.store.iterate()
                 for row in some
             ],
             len(index),
@@ -245,7 +245,7 @@ def test_a_flipped_bit_in_what_a_log_was_sure_of_is_told(tmp_path: Path, place: 
     copy, ends = log_of_two_changes(tmp_path)
     log = Path(f"{copy}-wal")
     data = bytearray(log.read_bytes())
-    frame = 24 + identity.PAGE
+    frame = 24 + wal.PAGE
     at = {"magic": 3, "salt": 17, "sum": 25, "frame's number": 35, "frame's salt": 41, "frame's sum": 49}
     where = at.get(place, ends[0] - frame + 5000)
     data[where] ^= 4
@@ -267,19 +267,19 @@ def test_a_change_that_a_power_cut_tore_is_left_out(tmp_path: Path, caplog: pyte
     log.write_bytes(data[: ends[1] - 9000] + bytes(4000) + data[ends[1] - 5000 :])  # blocks reach a disk in any order
     with Index.open(copy) as index:
         assert [d.id for d in index.get(["first", "second"])] == ["first"]
-    assert "its last change is not whole" in caplog.text
+    assert "its last change is incomplete" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_the_checksum_of_a_log_is_sqlites(order: str) -> None:
     draw = np.random.default_rng(3)
-    for size in (8, 24, identity.PAGE):
+    for size in (8, 24, wal.PAGE):
         data, (a, b) = draw.bytes(size), (0x12345678, 0xFEDCBA98)
         sums = (a, b)
         for x, y in np.frombuffer(data, f"{order}u4").reshape(-1, 2).tolist():
             a = (a + x + b) % 2**32
             b = (b + y + a) % 2**32
-        assert identity._log_sums(data, sums, order) == (a, b)
+        assert wal._log_sums(data, sums, order) == (a, b)
 
 
 def test_a_new_index_never_meets_the_log_of_one_that_is_gone(tmp_path: Path, gram_encoder: Any) -> None:
@@ -412,7 +412,7 @@ def test_a_second_look_in_one_process_drops_no_lock(tmp_path: Path) -> None:
 @pytest.fixture
 def nothing_beside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """SQLite finds no room for the small file it shares a log by."""
-    connect = database._connect
+    connect = database.connect_file
 
     def refusing(path: Path, mode: str, readonly: bool, timeout: float) -> sqlite3.Connection:
         if "immutable" not in mode and path.is_relative_to(tmp_path):
@@ -421,14 +421,14 @@ def nothing_beside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             raise error
         return connect(path, mode, readonly, timeout)
 
-    monkeypatch.setattr(database, "_connect", refusing)
+    monkeypatch.setattr(database, "connect_file", refusing)
 
 
 @pytest.mark.usefixtures("nothing_beside")
 @pytest.mark.parametrize("logged", [False, True])
 def test_reading_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(database, "_connect", _connect)
+        patch.setattr(database, "connect_file", _connect)
         path = make(tmp_path / "x.kx")
         if logged:
             path = abandoned(path, tmp_path / "killed")
@@ -439,7 +439,7 @@ def test_reading_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         with pytest.raises(IndexReadOnlyError):
             index.add(["x"], vectors=VECTORS[:1])
         with monkeypatch.context() as patch:  # another process finds room, and its change is seen
-            patch.setattr(database, "_connect", _connect)
+            patch.setattr(database, "connect_file", _connect)
             with Index.open(path) as writer:
                 writer.add(["one more"], ids=["more"], vectors=QUERIES[:1])
         assert index.search(QUERIES[:1], 1)[0][0].id == "more"
@@ -448,7 +448,7 @@ def test_reading_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     )
 
 
-_connect = database._connect
+_connect = database.connect_file
 
 
 # ---- permissions -----------------------------------------------------------------------------------------------------
@@ -549,12 +549,8 @@ def test_temporary_files_of_a_killed_backup_go(tmp_path: Path, kill: int) -> Non
     script = f"""
 import os, sys
 from kexue.search import backup_index
-from kexue.search.store.sqlite import database
-name = ["find_problems", "make_way", "_connect"][{kill}]
-setattr(database, name, lambda *a, **k: os._exit(9)) if name != "_connect" else None
-if name == "_connect":
-    connect = database._connect
-    database._connect = lambda path, mode, *a: connect(path, mode, *a) if "rw" in mode else os._exit(9)
+from kexue.search.store.sqlite import copying
+setattr(copying, ["find_problems", "make_way", "connect_file"][{kill}], lambda *a, **k: os._exit(9))
 backup_index({str(path)!r}, {str(tmp_path / "b.kx")!r})
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
@@ -593,7 +589,7 @@ def test_the_state_page_is_where_it_is_looked_for(tmp_path: Path) -> None:
         index.delete([f"id{i}" for i in range(100)])
         index.compact()
         index.add(["x"], vectors=VECTORS[:1])
-    with identity.reading(path) as descriptor, contextlib.closing(sqlite3.connect(path)) as connection:
-        change = identity.file_change(descriptor)
+    with handles.read_descriptor(path) as descriptor, contextlib.closing(sqlite3.connect(path)) as connection:
+        change = wal.file_change(descriptor)
         assert change is not None
         assert change.own.decode() == tables.read_state(connection).change

@@ -9,7 +9,8 @@ import pytest
 
 from kexue.errors import NotSupported
 from kexue.search import Index, build_index
-from kexue.search.hubs import NEIGHBOURS, count_neighbours, local_means, neighbour_scores, with_offsets
+from kexue.search.hubness import count_neighbours
+from kexue.search.hubs import NEIGHBOURS, local_means, neighbour_scores, with_offsets
 from kexue.similarity import HubnessReducer, Whitening
 
 N, DIM = 150, 12  # more than r looks at
@@ -133,7 +134,7 @@ def test_equal_documents_have_one_r_however_they_come_in(make_index) -> None:
     for again in (False, True):
         if again:
             index.compact()
-        stored = np.stack([row.vector for rows in index._store.iterate() for row in rows])
+        stored = np.stack([row.vector for rows in index.store.iterate() for row in rows])
         for part in (stored[:60], stored[60:]) if not again else (stored,):
             assert len(np.unique(part, axis=0)) == 3
 
@@ -142,7 +143,7 @@ def test_neighbourhoods_of_documents_added_later(make_index, vectors, queries, t
     index = make_index(encoder=None, dehub="csls")
     index.add(texts[:100], ids=map(str, range(100)), vectors=vectors[:100])
     index.add(texts[100:], ids=map(str, range(100, N)), vectors=vectors[100:])
-    stored = {row.id: row.vector for rows in index._store.iterate() for row in rows}
+    stored = {row.id: row.vector for rows in index.store.iterate() for row in rows}
     _, cosines = explicit(vectors, vectors)
     np.fill_diagonal(cosines, -np.inf)
     last = -np.sort(-cosines[-1])[:NEIGHBOURS].mean() / -2  # sees everyone, also those it came with
@@ -160,7 +161,7 @@ def test_a_replaced_document_is_no_neighbour_of_itself(make_index, texts) -> Non
     index = make_index(encoder=None, dehub="csls")
     index.add(["a", "b"], ids=["a", "b"], vectors=np.eye(2))
     index.add(["a again"], ids=["a"], vectors=np.array([[3.0, 4.0]]))
-    [row] = index._store.get(["a"], vectors=True)
+    [row] = index.store.get(["a"], vectors=True)
     np.testing.assert_allclose(row.vector, [0.6, 0.8, -0.4], atol=1e-6)
 
 

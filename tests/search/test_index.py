@@ -137,7 +137,7 @@ BAD_ADDS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "blank text": ({"texts": ["a", " \n"]}, DataError, "position 1 is empty"),
     "no text": ({"texts": ["a", None]}, TypeError, "NoneType at position 1"),
     "half surrogate": ({"texts": ["a\ud800"]}, DataError, "surrogate"),
-    "double id": ({"texts": ["a", "b", "c"], "ids": ["x", "y", "x"]}, DataError, "'x' stands at positions 0 and 2"),
+    "double id": ({"texts": ["a", "b", "c"], "ids": ["x", "y", "x"]}, DataError, "'x' is at positions 0 and 2"),
     "blank id": ({"texts": ["a"], "ids": [""]}, DataError, "blank"),
     "float id": ({"texts": ["a"], "ids": [1.5]}, TypeError, "float at position 0"),
     "few ids": ({"texts": ["a", "b"], "ids": ["x"]}, ValueError, "2 texts came with 1 ids"),
@@ -255,12 +255,12 @@ def test_a_space_that_is_replaced_under_a_reader_is_read_anew(make_index: Make, 
     with Index.open(tmp_path / "test.kx", readonly=True, encoder=encoder) as reader:
         reader.search(texts[3])
         space = Space(reader.space.model, Whitening(5, gamma=0).fit(encoder.encode(texts)), token="another")
-        rows = [row for batch in index._store.iterate() for row in batch]
+        rows = [row for batch in index.store.iterate() for row in batch]
         unit = space.project(encoder.encode([row.text for row in rows]))
-        index._store.upsert([r._replace(vector=v) for r, v in zip(rows, unit, strict=True)], metadata=space.dump())
+        index.store.upsert([r._replace(vector=v) for r, v in zip(rows, unit, strict=True)], metadata=space.dump())
         assert [hits[0].score for hits in reader.search(texts, 1)] == pytest.approx([1] * 60, abs=1e-5)
         with pytest.raises(SpaceMismatchError, match="another space"):
-            index._store.search(unit[:1], 1, expect={"space": "no"})
+            index.store.search(unit[:1], 1, expect={"space": "no"})
 
 
 def test_very_long_and_very_short_vectors_keep_their_direction(make_index: Make) -> None:
@@ -344,11 +344,11 @@ def test_two_first_writers_do_not_mix_their_whitenings(make_index: Make, tmp_pat
     assert two.space.token is None
     two_space = two.space
     one.add(sentences(50))
-    two._store.metadata = lambda: {**one._store.metadata(), **two_space.dump(), "space": None}  # type: ignore[method-assign]
-    two._space = None
+    two.store.metadata = lambda: {**one.store.metadata(), **two_space.dump(), "space": None}  # type: ignore[method-assign]
+    two.encoder._space = None
     with pytest.raises(SpaceMismatchError, match="another space"):
         two.add(sentences(50, seed=9))
-    del two._store.metadata
+    del two.store.metadata
     assert two.add(sentences(50, seed=9)).added > 0, "and the next call sees the space that won"
     assert two.space.digest() == one.space.digest()
     two.close()

@@ -24,7 +24,7 @@ from kexue.search.documents import DEPTH
 from kexue.search.engine import InvertedEngine
 from kexue.search.filters import MAX_CONDITIONS, conditions, plain_filter
 from kexue.search.store.milvus.expressions import to_expression
-from kexue.search.store.sqlite import database
+from kexue.search.store.sqlite.errors import explain_errors
 from kexue.search.store.sqlite.expressions import to_sql
 from kexue.similarity import Whitening
 from kexue.text import ModelIdentity
@@ -84,7 +84,7 @@ def test_a_filter_means_the_same_in_any_type(index: Index, what: str) -> None:
     assert names(index, make()) == expected
     assert plain_filter(make()) == plain_filter(plain)
     assert to_expression(make()) == to_expression(plain)
-    assert index._store.count(filter=make()) == len(expected)
+    assert index.store.count(filter=make()) == len(expected)
     assert index.delete(filter=make()) == len(expected)
 
 
@@ -314,7 +314,7 @@ def test_what_an_index_says_of_itself_and_cannot_be_read_is_damage(tmp_path: Pat
     with Index.create(tmp_path / "x.kx", encoder=None, whitening=Whitening.preset("pca", 2).fit(VECTORS)) as index:
         index.add(["a", "b", "c"], vectors=VECTORS[:3])
         index.calibrate(n=10)
-        index._store.upsert([], metadata={key: b"no" if key in ("whitening", "calibration") else "[" * 5000})
+        index.store.upsert([], metadata={key: b"no" if key in ("whitening", "calibration") else "[" * 5000})
     with pytest.raises(IndexFormatError, match=r"x\.kx is damaged"), Index.open(tmp_path / "x.kx") as index:
         index.search(QUERY)
 
@@ -346,7 +346,7 @@ def test_an_inverted_file_opens_more_cells_the_rarer_what_is_allowed() -> None:
 
 
 def test_a_request_sqlite_cannot_take_is_not_called_damage(index: Index) -> None:
-    live = index._store._live  # type: ignore[attr-defined]
-    with pytest.raises(KexueError) as caught, database.sqlite_errors(Path("x.kx")):
+    live = index.store.transactions.connection  # type: ignore[attr-defined]
+    with pytest.raises(KexueError) as caught, explain_errors(Path("x.kx")):
         live.execute("SELECT " + "+".join(["1"] * 2000))
     assert not isinstance(caught.value, IndexFormatError)

@@ -89,7 +89,7 @@ def test_too_few_documents_are_named(tmp_path):
 
 
 def test_pairs_may_come_once(index, monkeypatch):
-    monkeypatch.setattr(index, "_encode", lambda texts, *_: np.eye(12)[[len(text) for text in texts]])
+    monkeypatch.setattr(index.encoder, "encode", lambda texts, *_: np.eye(12)[[len(text) for text in texts]])
     calibrator = index.calibrate(pairs=zip(["a", "aa"], ["a", "b"], strict=True), labels=[1, 0])
     assert calibrator.scores_.tolist() == [0.0, 1.0]
 

@@ -370,7 +370,7 @@ def test_a_server_that_does_not_answer_is_named_and_the_token_is_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("KEXUE_MILVUS_TOKEN", "me:secret")
-    monkeypatch.setattr(milvus_connection, "_PATIENCE", 2.0)
+    monkeypatch.setattr(milvus_connection, "_TIMEOUT", 2.0)
     with pytest.raises(KexueError, match=r"milvus://127\.0\.0\.1:9/faq cannot be opened.*Is Milvus running") as caught:
         open_store("milvus://127.0.0.1:9/faq")
     assert "secret" not in f"{caught.value} {caught.value.__cause__!r} {caplog.text}"

@@ -89,7 +89,7 @@ def test_bad_use_is_named(tmp_path):
             index.search("x", rerank="bm25")
         with pytest.raises(TypeError, match="rerank"):
             index.search("x", rerank=3)
-        with pytest.raises(ModelNotFoundError, match="does not say which cross-encoder") as caught:
+        with pytest.raises(ModelNotFoundError, match="does not name a cross-encoder") as caught:
             index.search("x", rerank="cross")
         assert "CrossEncoderReranker(folder)" in caught.value.remedy
     with pytest.raises(NotSupported, match="encode_tokens"):

@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kexue.errors import DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
 from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, Row, Store, open_store
-from kexue.search.store import EmbeddedStore, create_store, database, embedded as embedded_module
+from kexue.search.store import EmbeddedStore, create_store
+from kexue.search.store.sqlite import database, following
+from kexue.search.store.sqlite.following import EngineFollower
 
 pytest.importorskip("faiss")
 
@@ -300,7 +302,7 @@ def test_a_file_whose_end_is_still_in_the_log_is_whole(tmp_path: Path) -> None:
     store = EmbeddedStore.create(tmp_path / "x.kx", {})
     store.upsert([row(i)._replace(text="long " * 400) for i in range(300)])
     data = bytearray((tmp_path / "x.kx").read_bytes())
-    pages = store._live.execute("PRAGMA page_count").fetchone()[0]
+    pages = store.transactions.connection.execute("PRAGMA page_count").fetchone()[0]
     assert pages * 16_384 > len(data)
     data[28:32] = pages.to_bytes(4, "big")
     (tmp_path / "y.kx").write_bytes(data)
@@ -364,14 +366,14 @@ def test_an_index_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch
 def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path) -> None:
     path = create(tmp_path / "x.kx")
     store = EmbeddedStore.open(path)
-    store._live.execute("PRAGMA max_page_count = 20")  # SQLite then fails as it does on ENOSPC
+    store.transactions.connection.execute("PRAGMA max_page_count = 20")  # SQLite then fails as it does on ENOSPC
     with pytest.raises(DiskFullError) as caught:
         store.upsert([Row(f"n{i}", "x" * 10_000, {}, vector(i)) for i in range(100)], metadata={"note": "new"})
     assert caught.value.needed > 100 * 10_000
     assert caught.value.free > 0
     assert store.count() == 3
     assert "note" not in store.metadata()
-    store._live.execute("PRAGMA max_page_count = 100000")
+    store.transactions.connection.execute("PRAGMA max_page_count = 100000")
     assert store.upsert([row(7)]) == (1, 0)
     store.close()
 
@@ -380,10 +382,10 @@ def test_two_writers_take_turns_or_say_who_waits(tmp_path: Path, monkeypatch: py
     path = create(tmp_path / "x.kx")
     monkeypatch.setattr(EmbeddedStore, "busy_timeout", 0.1)
     one, two = EmbeddedStore.open(path), EmbeddedStore.open(path)
-    one._live.execute("BEGIN IMMEDIATE")
+    one.transactions.connection.execute("BEGIN IMMEDIATE")
     with pytest.raises(IndexBusyError, match=r"another process holds .*waited 0\.1 seconds"):
         two.upsert([row(8)])
-    one._live.execute("ROLLBACK")
+    one.transactions.connection.execute("ROLLBACK")
     assert two.upsert([row(8)]) == (1, 0)
     one.close()
     two.close()
@@ -430,7 +432,7 @@ store.close()
 
 def opened_engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     counts = {"built": 0, "loaded": 0}
-    build, load = EmbeddedStore._build, embedded_module.load_engine
+    build, load = EngineFollower._build, following.load_engine
 
     def counted_build(*arguments: object) -> object:
         counts["built"] += 1
@@ -441,8 +443,8 @@ def opened_engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         counts["loaded"] += found is not None
         return found
 
-    monkeypatch.setattr(EmbeddedStore, "_build", counted_build)
-    monkeypatch.setattr(embedded_module, "load_engine", counted_load)
+    monkeypatch.setattr(EngineFollower, "_build", counted_build)
+    monkeypatch.setattr(following, "load_engine", counted_load)
     return counts
 
 
@@ -553,5 +555,5 @@ def test_approximate_search_scores_exactly_and_can_be_exact(
     store.close()
     store = EmbeddedStore.open(tmp_path / "x.kx")
     assert store.search(queries, 10) == store.search(queries, 10)
-    assert not store._engine.exact  # type: ignore[union-attr]
+    assert not store.follower.engine.exact  # type: ignore[union-attr]
     store.close()

@@ -213,8 +213,11 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(client, indexes, te
     path, metrics = "/v1/indexes/plain/documents", client.get("/metrics").text
     served = client.app.state.service.indexes["plain"].index
     before = indexes[0].read_bytes()
-    [[pages]] = served._store._live.execute("PRAGMA page_count")
-    served._store._live.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then fails as it does on ENOSPC
+    connection = served.store.transactions.connection
+    [[pages]] = connection.execute("PRAGMA page_count")
+    served.store.transactions.connection.execute(
+        f"PRAGMA max_page_count = {pages}"
+    )  # SQLite then fails as it does on ENOSPC
     big = [{"id": f"big{n}", "text": f"dog {n} " + "runs " * 4000} for n in range(20)]
     answer = client.post(path, json={"documents": big})
     assert answer.status_code == 507
@@ -227,5 +230,5 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(client, indexes, te
     assert [line for line in client.get("/metrics").text.splitlines() if vectors in line] == [
         line for line in metrics.splitlines() if vectors in line
     ]
-    served._store._live.execute("PRAGMA max_page_count = 100000")
+    connection.execute("PRAGMA max_page_count = 100000")
     assert client.post(path, json={"documents": big}).json()["added"] == len(big)

@@ -69,8 +69,8 @@ def search(
     pairs the probability that it belongs to the query.
     """
     from kexue.search import Index, parse_filter
-    from kexue.search.records import Stopwatch, search_record
     from kexue.search.ranking import count_candidates
+    from kexue.search.records import Stopwatch, search_record
 
     if (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")

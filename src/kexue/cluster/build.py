@@ -24,8 +24,8 @@ from kexue.corpus.decoding import MAX_BYTES
 from kexue.corpus.open import STDIN
 from kexue.errors import DataError
 from kexue.search.build import BuildReport, Inputs
-from kexue.search.hubs import Dehub, centring, check_dehub
-from kexue.search.index import APPROX
+from kexue.search.hubs import Dehub, centre_whitening, check_dehub
+from kexue.search.opening import check_approx
 from kexue.search.products import Vectors
 from kexue.search.space import SupportsEncode, is_fitted
 from kexue.similarity import Whitening
@@ -80,10 +80,9 @@ def build_index(
         raise search.IndexExistsError(
             f"{target} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
         )
-    if approx not in APPROX:
-        raise ValueError(f"approx must be one of {', '.join(APPROX)}, got {approx!r}")
+    check_approx(approx)
     check_dehub(dehub)
-    whitening = centring(dehub, whitening)
+    whitening = centre_whitening(dehub, whitening)
     folder = Path(f"{target}.shards")
     sources = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     sources = [_kept(folder) if source == STDIN else source for source in sources]
@@ -110,7 +109,7 @@ def build_index(
     )
     if fitted:  # on these very vectors: what may drift is what comes after
         with search.Index.open(target) as index:
-            index._store.upsert([], metadata={"drift_n": "0", "drift_sum": ""})
+            index.ingest.reset_drift()
     _discard(folder)
     changes = {
         "truncated": done.truncated,

@@ -18,7 +18,7 @@ from kexue._files import replacing
 from kexue._optional import import_optional
 from kexue.errors import DataError
 from kexue.search.encoding import encode_texts
-from kexue.search.index import BATCH
+from kexue.search.ingest import BATCH
 from kexue.search.products import Vectors
 from kexue.search.space import SupportsEncode
 from kexue.search.spool import Spool

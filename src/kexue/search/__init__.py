@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
-    from kexue.search.backup import (
-        CheckReport as CheckReport,
+    from kexue.search.adding import add_files as add_files
+    from kexue.search.build import BuildReport as BuildReport, build_index as build_index
+    from kexue.search.capacity import Capacity as Capacity, plan_capacity as plan_capacity
+    from kexue.search.check import CheckReport as CheckReport, check_index as check_index
+    from kexue.search.copying import (
         CopyReport as CopyReport,
         backup_index as backup_index,
-        check_index as check_index,
+        copy_index as copy_index,
         restore_index as restore_index,
     )
-    from kexue.search.build import BuildReport as BuildReport, add_files as add_files, build_index as build_index
-    from kexue.search.capacity import Capacity as Capacity, plan_capacity as plan_capacity
-    from kexue.search.copying import copy_index as copy_index
     from kexue.search.cross import CrossEncoderReranker as CrossEncoderReranker
+    from kexue.search.documents import Document as Document
     from kexue.search.filters import parse_filter as parse_filter
-    from kexue.search.index import (
-        AddReport as AddReport,
-        Document as Document,
-        Index as Index,
-        IndexInfo as IndexInfo,
-    )
+    from kexue.search.index import Index as Index
+    from kexue.search.info import IndexInfo as IndexInfo
+    from kexue.search.ingest import AddReport as AddReport
     from kexue.search.ranking import Hit as Hit
     from kexue.search.rerank import (
         CosineReranker as CosineReranker,
@@ -47,13 +45,17 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "backup": ("CheckReport", "CopyReport", "backup_index", "check_index", "restore_index"),
-        "build": ("BuildReport", "add_files", "build_index"),
+        "adding": ("add_files",),
+        "build": ("BuildReport", "build_index"),
         "capacity": ("Capacity", "plan_capacity"),
-        "copying": ("copy_index",),
+        "check": ("CheckReport", "check_index"),
+        "copying": ("CopyReport", "backup_index", "copy_index", "restore_index"),
         "cross": ("CrossEncoderReranker",),
+        "documents": ("Document",),
         "filters": ("parse_filter",),
-        "index": ("AddReport", "Document", "Index", "IndexInfo"),
+        "index": ("Index",),
+        "info": ("IndexInfo",),
+        "ingest": ("AddReport",),
         "ranking": ("Hit",),
         "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
         "store": (

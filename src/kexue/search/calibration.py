@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
 
 from kexue.errors import InfeasibleError
+from kexue.search.encoding import IndexEncoder
+from kexue.search.sample import SAMPLE, documents_with_vectors, sample_rows
 from kexue.search.space import file_bytes, from_file_bytes, read_record
 from kexue.search.store.base import Store, Value
 from kexue.similarity import Probability, ScoreCalibrator
+from kexue.similarity.calibration import null_scores
 
 
 class StoredCalibration:
@@ -38,6 +43,30 @@ class StoredCalibration:
     def save(self, calibrator: ScoreCalibrator, *, expect: dict[str, Value | None]) -> None:
         """Record a calibration, if the store's metadata still are those of `expect`."""
         self._store.upsert([], metadata={"calibration": file_bytes(calibrator.save)}, expect=expect)
+
+
+def fit_calibration(
+    store: Store,
+    encoder: IndexEncoder,
+    *,
+    pairs: Iterable[tuple[str, str]] | None,
+    labels: Iterable[int] | None,
+    n: int,
+    method: Literal["isotonic", "platt"],
+    generator: Any,
+) -> ScoreCalibrator:
+    """Fit the scores of an index on random pairs of its documents, and on judged pairs; see `Index.calibrate`."""
+    if (pairs is None) != (labels is None):
+        raise ValueError("pairs come with labels, one each: 1 where the two texts belong together, 0 where not.")
+    judged = None if pairs is None else list(pairs)  # once: both may be iterators
+    given = None if labels is None else list(labels)
+    random = np.random.default_rng(generator)
+    _, vectors = documents_with_vectors(sample_rows(store, SAMPLE, random), encoder.space)
+    calibrator = ScoreCalibrator(method).fit(null_scores(vectors, n, generator=random))
+    if judged is not None and given is not None:
+        sides = [encoder.space.project(encoder.encode([pair[i] for pair in judged], "pair")) for i in (0, 1)]
+        calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), given)
+    return calibrator
 
 
 def interpret_scores(

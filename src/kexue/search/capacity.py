@@ -91,7 +91,7 @@ def plan_capacity(
     }
     if approximate:
         cells = plan_cells(docs)
-        assumptions |= {"cells": cells.count, "probes": cells.probes}
+        assumptions |= {"cells": cells.number, "probes": cells.probes}
     return Capacity(
         docs=docs,
         dims=dims,
@@ -110,5 +110,5 @@ def _search_seconds(docs: int, dims: int, *, approximate: bool) -> float:
     if not approximate:
         return 4 * docs * dims / SCAN_BYTES_PER_SECOND + HIT_SECONDS
     cells = plan_cells(docs)
-    read = docs * dims * cells.probes / cells.count + 4 * cells.count * dims
+    read = docs * dims * cells.probes / cells.number + 4 * cells.number * dims
     return read / CELLS_BYTES_PER_SECOND + 2 * HIT_SECONDS

@@ -8,8 +8,9 @@ from typing import Any, Literal, cast
 
 from kexue.errors import ModelNotFoundError
 from kexue.search.products import Vectors
-from kexue.search.space import Model, Space, SupportsEncode, as_vectors, read_record
+from kexue.search.space import Space, SupportsEncode, as_vectors, read_record
 from kexue.search.store.base import Store, Value
+from kexue.text.identity import identify
 
 Role = Literal["query", "document", "pair"]
 # The prompts of a model that fit a role, best first. The two texts of a pair are treated alike: without a prompt.
@@ -115,7 +116,7 @@ class IndexEncoder:
             from kexue.text import Encoder
 
             encoder = cast(SupportsEncode, Encoder(encoder, **space.model.settings(), **options))
-        space.model.check(Model.of(encoder), whitened=space.whitening is not None)
+        space.model.check(identify(encoder), whitened=space.whitening is not None)
         self.encoder = encoder
 
     def encode(self, texts: list[str], role: Role) -> Vectors:

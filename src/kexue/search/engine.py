@@ -85,7 +85,7 @@ def wants_approximate(n: int, approx: str) -> bool:
 class Cells(NamedTuple):
     """The cells of an inverted file, and how many of them a query opens."""
 
-    count: int
+    number: int
     probes: int
 
 
@@ -93,7 +93,7 @@ def plan_cells(n: int) -> Cells:
     """Cells of the inverted file that is built for `n` vectors.
 
     >>> plan_cells(1_000_000)
-    Cells(count=4000, probes=166)
+    Cells(number=4000, probes=166)
     """
     count = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS asks for 39 training vectors a cell
     return Cells(count, min(count, max(8, count // 24)))
@@ -106,7 +106,7 @@ def exact_bytes(n: int, dims: int) -> int:
 
 def inverted_bytes(n: int, dims: int) -> int:
     """Memory of an `InvertedEngine` that holds `n` vectors: a byte per number, keys twice, and the centres of cells."""
-    return n * (dims + 16) + 4 * plan_cells(n).count * dims
+    return n * (dims + 16) + 4 * plan_cells(n).number * dims
 
 
 def build_engine(
@@ -252,8 +252,8 @@ class InvertedEngine:
         """Return an empty engine whose cells suit `n` vectors, trained on a sample of them."""
         faiss = import_optional("faiss")
         cells = plan_cells(n)
-        index = faiss.index_factory(dims, f"IVF{cells.count},SQ8", faiss.METRIC_INNER_PRODUCT)
-        index.train(sample(_TRAINING * cells.count))
+        index = faiss.index_factory(dims, f"IVF{cells.number},SQ8", faiss.METRIC_INNER_PRODUCT)
+        index.train(sample(_TRAINING * cells.number))
         index.nprobe = cells.probes
         return cls(index, np.empty(0, np.int64))
 
@@ -264,7 +264,7 @@ class InvertedEngine:
 
     def suits(self, n: int, approx: str) -> bool:
         """True until twice as many cells would be right."""
-        return wants_approximate(n, approx) and plan_cells(n).count <= 2 * self._index.nlist
+        return wants_approximate(n, approx) and plan_cells(n).number <= 2 * self._index.nlist
 
     @property
     def dims(self) -> int:

@@ -18,12 +18,10 @@ from kexue.errors import NotSupported
 from kexue.search.engine import build_engine
 from kexue.search.products import Keys, Scores, Vectors
 from kexue.similarity import Whitening
-from kexue.similarity.neighbours.selection import k_smallest
 
 Dehub = Literal["csls", "center"]
 NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/howto/scores.md has the figures)
 _BLOCK = 512  # queries at a time
-_TIE = 1e-6  # scores that differ by no more are equal, up to rounding of float32
 
 
 def check_dehub(dehub: str | None) -> None:
@@ -32,7 +30,7 @@ def check_dehub(dehub: str | None) -> None:
         raise ValueError(f"dehub must be 'csls', 'center' or None, got {dehub!r}")
 
 
-def centring(dehub: str | None, whitening: Whitening | None) -> Whitening | None:
+def centre_whitening(dehub: str | None, whitening: Whitening | None) -> Whitening | None:
     """The whitening with the centring that ``dehub="center"`` asks for; without one, centring alone.
 
     Raises:
@@ -47,7 +45,7 @@ def centring(dehub: str | None, whitening: Whitening | None) -> Whitening | None
     return whitening
 
 
-def check_search(asked: str, built: str | None) -> None:
+def check_search_dehub(asked: str, built: str | None) -> None:
     """Refuse a correction this index cannot give at search time."""
     if asked not in ("none", "csls", "center"):
         raise ValueError(f"dehub must be 'none', 'csls' or 'center', got {asked!r}")
@@ -120,16 +118,3 @@ def local_means(*scores: Scores) -> Scores:
     there = np.isfinite(every)
     means: Scores = np.where(there, every, 0).sum(axis=1) / np.maximum(1, there.sum(axis=1))
     return means
-
-
-def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) -> Keys:
-    """N_k (n,) of stored vectors with offsets: how often each is among the `k` that answer another; ties by lot."""
-    n = len(stored)
-    counts = np.zeros(n, np.int64)
-    queries = as_query(stored[:, :-1], 1.0)
-    firsts, which = distinct(stored)
-    for start in range(0, n, _BLOCK):
-        distances = -(queries[start : start + _BLOCK] @ stored[firsts].T)[:, which]
-        distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = np.inf
-        counts += np.bincount(k_smallest(distances, k, generator, tie=_TIE).ravel(), minlength=n)
-    return counts

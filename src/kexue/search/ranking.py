@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kexue.errors import SpaceMismatchError
 from kexue.search.calibration import interpret_scores
+from kexue.search.documents import check_text
+from kexue.search.encoding import IndexEncoder
 from kexue.search.hubs import NEIGHBOURS, as_query, local_means
 from kexue.search.products import Vectors
-from kexue.search.space import Space
+from kexue.search.space import Space, as_vectors
 from kexue.search.store.base import Filter, Match, Store
 from kexue.similarity import Explanation, Probability, ScoreCalibrator
 
@@ -73,6 +76,43 @@ def rank_documents(
     ]
 
 
+def search_index(
+    store: Store,
+    encoder: IndexEncoder,
+    queries: str | Sequence[str] | Any,
+    k: int,
+    calibrator: ScoreCalibrator | None,
+    **options: Any,
+) -> list[list[Hit]]:
+    """Search an index without reranking; a search during which another process replaces the space is repeated.
+
+    Args:
+        store, encoder, calibrator: of the index.
+        queries: a text, several, or vectors (m, dim), as in `Index.search`.
+        k, options: those of `rank_documents`.
+    """
+    space = encoder.last_space
+    if isinstance(queries, str):
+        queries = [queries]
+    if isinstance(queries, list | tuple) and all(isinstance(query, str) for query in queries):
+        for place, query in enumerate(queries):
+            check_text(query, f"position {place} of the queries")
+        if not queries or space.token is None:
+            return [[] for _ in queries]
+        raw = encoder.encode(list(queries), "query")
+    else:
+        raw = as_vectors(queries, dim=space.model.dim, what="query vectors")
+    if space.token is None:
+        return [[] for _ in raw]
+    try:
+        answers = rank_documents(store, space, raw, k, **options)
+    except SpaceMismatchError:
+        if encoder.space.token == space.token:
+            raise
+        answers = rank_documents(store, encoder.space, raw, k, **options)
+    return [make_hits(matches, calibrator) for matches in answers]
+
+
 def correct_hubs(store: Store, matches: list[Match]) -> list[Match]:
     """Order the answers of an index without offsets by CSLS; the neighbours of each are looked up."""
     if not matches:
@@ -96,6 +136,14 @@ def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> l
         Hit(match.id, match.text, score, percentile, chance, match.metadata, None)
         for match, score, percentile, chance in zip(matches, scores, percentiles, chances, strict=True)
     ]
+
+
+def check_counts(k: Any, candidates: int | None) -> None:
+    """Raise ValueError where `k` or `candidates` is not a positive number."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number >= 1, got {k!r}.")
+    if candidates is not None and candidates < 1:
+        raise ValueError(f"candidates must be >= 1, got {candidates!r}.")
 
 
 def count_candidates(k: int, candidates: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from kexue.errors import NotSupported
+from kexue.errors import ModelNotFoundError, NotSupported
 from kexue.search.ranking import Hit
 from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
@@ -95,6 +95,40 @@ def by_words(explanation: Explanation) -> Explanation:
 
 def _label(word: str) -> str:
     return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}... ({len(word):,} letters)"
+
+
+def check_texts(queries: Any) -> list[str]:
+    """Return queries as a list of texts; ValueError for vectors, which cannot be reranked or explained."""
+    texts = [queries] if isinstance(queries, str) else queries
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("rerank and explain need words: give the queries as text, not as vectors.")
+    return list(texts)
+
+
+def choose_reranker(rerank: Any, load_encoder: Callable[[], Any]) -> Reranker | None:
+    """Return the reranker that `Index.search` was asked for; None for none.
+
+    Args:
+        rerank: ``"wrd"``, ``"wmd"``, an object with ``rerank(query, documents)``, or None.
+        load_encoder: returns the encoder whose tokens ``"wrd"`` and ``"wmd"`` compare.
+
+    Raises:
+        ModelNotFoundError: ``"cross"``, which names no cross-encoder. ValueError: another name.
+    """
+    if rerank is None:
+        return None
+    if rerank == "cross":
+        raise ModelNotFoundError(
+            "rerank='cross' does not name a cross-encoder.",
+            remedy="Pass rerank=CrossEncoderReranker(folder), or --cross-encoder FOLDER on the command line.",
+        )
+    if rerank in ("wrd", "wmd"):
+        return TransportReranker(load_encoder(), "wrd" if rerank == "wrd" else "wmd")
+    if isinstance(rerank, str):
+        raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
+    if not isinstance(rerank, Reranker):
+        raise TypeError(f"rerank must be 'wrd', 'wmd' or an object with rerank(query, documents), got {rerank!r:.60}")
+    return rerank
 
 
 def rerank_hits(

@@ -7,7 +7,9 @@ from itertools import chain
 
 import numpy as np
 
+from kexue.search.documents import Document
 from kexue.search.products import Vectors
+from kexue.search.space import Space
 from kexue.search.store.base import Row, Store
 
 SAMPLE = 20_000  # documents; 200 million pairs of them
@@ -27,3 +29,12 @@ def sample_rows(store: Store, most: int, random: np.random.Generator) -> list[Ro
 def stack_vectors(rows: Sequence[Row]) -> Vectors:
     """Return the vectors (n, d) of rows that have one."""
     return np.stack([row.vector for row in rows if row.vector is not None])
+
+
+def documents_with_vectors(rows: Sequence[Row], space: Space) -> tuple[list[Document], Vectors]:
+    """Return rows with vectors as documents, and their vectors (n, k) of length 1, without the offset of CSLS."""
+    if not rows:
+        return [], np.empty((0, 0), np.float32)
+    vectors = stack_vectors(rows)
+    unit = vectors[:, :-1] if space.dehub == "csls" else vectors
+    return [Document(row.id, row.text, row.metadata) for row in rows], unit

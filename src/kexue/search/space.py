@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kexue._arrays import host
 from kexue.errors import IndexFormatError, SpaceMismatchError
-from kexue.search.hubs import Dehub
+from kexue.search.hubs import Dehub, centre_whitening, check_dehub
 from kexue.search.products import Vectors
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
@@ -107,6 +107,28 @@ class Space:
             json.loads(metadata["raw"]),
             json.loads(metadata.get("dehub", "null")),
         )
+
+
+def plan_space(encoder: object, whitening: Whitening | None, dehub: Dehub | None) -> Space:
+    """Return the space of an index that is to be created; identity and fit come with the first vectors.
+
+    Args:
+        encoder: a name, an object with ``encode(texts)``, or None for an index that is given vectors only.
+        whitening, dehub: as in `Index.create`.
+
+    Raises:
+        TypeError: another type of encoder or whitening. ValueError: `dehub` is unknown, or contradicts the whitening.
+    """
+    check_dehub(dehub)
+    if not (encoder is None or isinstance(encoder, str | SupportsEncode)):
+        raise TypeError(f"encoder must be a name, an object with encode(texts) or None, got {encoder!r:.60}")
+    if whitening is not None and not isinstance(whitening, Whitening):
+        raise TypeError(f"whitening must be a kexue.similarity.Whitening or None, got {whitening!r:.60}")
+    whitening = centre_whitening(dehub, whitening)
+    fitted = whitening if whitening is not None and is_fitted(whitening) else None
+    unfitted = whitening.get_params() if whitening is not None and fitted is None else None
+    model = ModelIdentity(reference=encoder if isinstance(encoder, str) else None)
+    return Space(model, fitted, unfitted, dehub=dehub)
 
 
 def is_fitted(whitening: Whitening) -> bool:

@@ -1,4 +1,4 @@
-"""Input on its way in: checked, without doubles, and on disk when it is large."""
+"""Records of the input: checked, each id once, and on disk where they are large."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ from kexue.corpus import Record
 from kexue.errors import DataError
 from kexue.search.documents import check_id, check_metadata, check_text, text_id
 from kexue.search.store.base import Row
-from kexue.search.store.sqlite.database import sqlite_errors
+from kexue.search.store.sqlite.errors import explain_errors
 
 
 class Spool:
-    """Records in the order they came, each id once, in a temporary database that vanishes with the process.
+    """Records in the order of the input, each id once, in a temporary database that ends with the process.
 
     Attributes:
-        doubles: texts without an id that had come before, and were left out.
+        doubles: repeated texts without an id, which were left out.
     """
 
     def __init__(self) -> None:
-        self._connection = sqlite3.connect("", isolation_level=None)  # in memory first, then in a nameless file
+        self._connection = sqlite3.connect(
+            "", isolation_level=None
+        )  # in memory, or in an unnamed file where it is large
         self._connection.execute("CREATE TABLE input (n INTEGER PRIMARY KEY, id UNIQUE, text, metadata, path, line)")
         self.doubles = 0
 
     def fill(self, records: Iterable[Record]) -> None:
-        """Take all records in.
+        """Check and store all records.
 
         Raises:
             DataError: an id that comes twice, with both places; a record that cannot be stored.
         """
-        with sqlite_errors(Path(tempfile.gettempdir())):
+        with explain_errors(Path(tempfile.gettempdir())):
             self._connection.execute("BEGIN")
             for record in records:
-                self._take(record)
+                self._insert(record)
             self._connection.execute("COMMIT")
 
-    def _take(self, record: Record) -> None:
+    def _insert(self, record: Record) -> None:
         where = f"{record.path}, line {record.line}"
         check_text(record.text, where)
         name = text_id(record.text) if record.id is None else check_id(record.id, where)
         metadata = json.dumps(check_metadata(record.metadata, where), ensure_ascii=False) if record.metadata else "{}"
-        taken = self._connection.execute(
+        inserted = self._connection.execute(
             "INSERT OR IGNORE INTO input (id, text, metadata, path, line) VALUES (?, ?, ?, ?, ?)",
             (name, record.text, metadata, record.path, record.line),
         )
-        if taken.rowcount:
+        if inserted.rowcount:
             return
         if record.id is None:
             self.doubles += 1
@@ -66,7 +68,7 @@ class Spool:
         return int(self._connection.execute("SELECT count(*) FROM input").fetchone()[0])
 
     def batches(self, size: int) -> Iterator[list[Row]]:
-        """The records as rows without vectors, `size` at a time."""
+        """Yield the records as rows without vectors, `size` at a time."""
         last = 0
         while found := self._connection.execute(
             "SELECT n, id, text, metadata FROM input WHERE n > ? ORDER BY n LIMIT ?", (last, size)
@@ -75,7 +77,7 @@ class Spool:
             yield [Row(name, text, json.loads(metadata)) for _, name, text, metadata in found]
 
     def missing(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids` that no record has."""
+        """Return those of `ids` that no record has."""
         found = self._connection.execute(
             "SELECT id FROM input WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
         )
@@ -83,5 +85,5 @@ class Spool:
         return [name for name in ids if name not in there]
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete all records."""
         self._connection.close()

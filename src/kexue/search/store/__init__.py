@@ -1,20 +1,21 @@
-"""Places that keep documents and vectors: one protocol, one backend a file."""
+"""Stores of documents and vectors: one protocol, one folder for each backend."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from kexue.errors import NotSupported
 from kexue.search.store.base import (
     CompactReport,
-    Match,
     IndexBusyError,
     IndexExistsError,
     IndexMissingError,
     IndexReadOnlyError,
     IndexReplacedError,
+    Match,
     Row,
     Store,
     Upserted,
@@ -26,12 +27,12 @@ from kexue.search.store.sqlite.store import EmbeddedStore
 __all__ = [
     "CompactReport",
     "EmbeddedStore",
-    "Match",
     "IndexBusyError",
     "IndexExistsError",
     "IndexMissingError",
     "IndexReadOnlyError",
     "IndexReplacedError",
+    "Match",
     "MilvusStore",
     "Row",
     "Store",
@@ -44,10 +45,10 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def open_store(uri: str | os.PathLike[str], *, readonly: bool = False) -> Store:
-    """Open the store a path or address names.
+    """Open the store at a path or address.
 
     Args:
-        uri: a path opens the embedded store in that file; ``milvus://host:port/collection``, ``milvus+https://...`` and
+        uri: a path opens the SQLite store in that file; ``milvus://host:port/collection``, ``milvus+https://...`` and
             ``milvus:///folder/file.db#collection`` are in Milvus, see `kexue.search.store.milvus`.
         readonly: refuse every write.
 
@@ -64,9 +65,13 @@ def open_store(uri: str | os.PathLike[str], *, readonly: bool = False) -> Store:
 def create_store(
     uri: str | os.PathLike[str], metadata: Mapping[str, Value], *, overwrite: bool = False, mode: int | None = None
 ) -> Store:
-    """Make an empty store where a path or address says; an index that is there stays unless `overwrite`.
+    """Create an empty store at a path or address.
 
-    `mode` is the permissions of a new file; None: those of the file that is replaced, else what the umask leaves.
+    Args:
+        uri: see `open_store`.
+        metadata: of the store as a whole.
+        overwrite: replace an existing index; anything else is never replaced.
+        mode: permissions of a new file; None: those of the file that is replaced, else the default of the system.
 
     Raises:
         IndexExistsError: something is there. NotSupported, MissingDependencyError: see `open_store`.
@@ -77,7 +82,7 @@ def create_store(
 
 
 def local_path(uri: str | os.PathLike[str]) -> str:
-    """The path `uri` is, or NotSupported when it is the address of a server."""
+    """Return `uri` as a path; NotSupported where it is the address of a server."""
     path = os.fspath(uri)
     if is_remote(path):
         raise NotSupported(
@@ -91,6 +96,16 @@ def local_path(uri: str | os.PathLike[str]) -> str:
     return path
 
 
+def require_file(uri: str | os.PathLike[str]) -> Path:
+    """Return the path of an index to be checked or backed up; NotSupported where it is in Milvus."""
+    if is_remote(uri):
+        raise NotSupported(
+            f"{os.fspath(uri)} is in Milvus, which has its own tools for this.",
+            remedy="Copy it into a file first: kexue index copy.",
+        )
+    return Path(local_path(uri))
+
+
 def is_remote(uri: str | os.PathLike[str]) -> bool:
-    """Whether this is an address of Milvus, not a path."""
+    """Whether `uri` is an address of Milvus, not a path."""
     return os.fspath(uri).startswith(("milvus://", "milvus+https://"))

@@ -1,11 +1,13 @@
-"""What a place that keeps documents and vectors must be able to do; every backend passes the same contract tests."""
+"""The protocol of a store of documents and vectors; every backend passes the same contract tests."""
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from kexue.errors import IndexFormatError, KexueError
+from kexue.errors import IndexFormatError, KexueError, SpaceMismatchError
 from kexue.search.products import Vectors
 
 Value = str | bytes
@@ -13,7 +15,7 @@ Filter = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-    """One document: what it says, what is known about it, and its vector (d,) where one was asked for."""
+    """A document, and its vector (d,) where one was asked for."""
 
     id: str
     text: str
@@ -22,7 +24,7 @@ class Row(NamedTuple):
 
 
 class Match(NamedTuple):
-    """One answer of a store: a document, its inner product with the query, and its vector where it was asked for."""
+    """An answer of a store: a document, its inner product with the query, and its vector where one was asked for."""
 
     id: str
     text: str
@@ -32,14 +34,14 @@ class Match(NamedTuple):
 
 
 class Upserted(NamedTuple):
-    """How many documents a write added, and how many it replaced."""
+    """Numbers of documents that a write added, and replaced."""
 
     added: int
     updated: int
 
 
 class CompactReport(NamedTuple):
-    """Size on disk around a `compact`."""
+    """Bytes on disk before and after `compact`."""
 
     bytes_before: int
     bytes_after: int
@@ -50,26 +52,26 @@ class IndexMissingError(IndexFormatError, FileNotFoundError):
 
 
 class IndexExistsError(KexueError, FileExistsError):
-    """There is something at this place already."""
+    """Something exists at this place already."""
 
 
 class IndexBusyError(KexueError, TimeoutError):
-    """Another process kept the index locked for longer than we wait."""
+    """Another process has the index locked, and did not release it in time."""
 
 
 class IndexReadOnlyError(KexueError, PermissionError):
-    """The index cannot be written: it was opened to be read, or the system does not allow more."""
+    """The index cannot be written: it was opened for reading, or the system denies it."""
 
 
 class IndexReplacedError(KexueError):
-    """The file that was opened is no longer the one at its path; nothing was written to the one that is."""
+    """The file that was opened is no longer the one at its path; nothing was written to the new one."""
 
 
 class Store(Protocol):
     """Documents by id, each with text, metadata and one vector, and search among the vectors.
 
-    A store knows nothing of encoders and whitening: vectors come to it ready, and a score is an inner product.
-    A call that writes returns when its effect is durable, and has happened wholly or not at all.
+    A store does not encode or whiten: it gets final vectors, and a score is an inner product. A call that writes
+    returns when its effect is durable, and writes everything or nothing.
     """
 
     def upsert(
@@ -79,19 +81,20 @@ class Store(Protocol):
         metadata: Mapping[str, Value] | None = None,
         expect: Mapping[str, Value | None] | None = None,
     ) -> Upserted:
-        """Write documents by id, and `metadata` of the store, in one step; a document that is there is replaced.
+        """Write documents by id, and `metadata` of the store, in one step; existing documents are replaced.
 
-        SpaceMismatchError when the vectors have another dimension than those held, or when the store's metadata are
-        not what `expect` says (None: absent): someone else was first.
+        Raises:
+            SpaceMismatchError: the vectors have another dimension than the stored ones, or the metadata of the store
+                are not those of `expect` (None: absent), because another process has changed them.
         """
         ...
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
-        """Remove the documents with these ids, or those the filter matches; returns how many there were."""
+        """Remove the documents with these ids, or those the filter matches; returns how many were removed."""
         ...
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row]:
-        """The documents with these ids that exist, in the order asked for."""
+        """Return the documents with these ids that exist, in the order of `ids`."""
         ...
 
     def search(
@@ -105,32 +108,65 @@ class Store(Protocol):
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
     ) -> list[list[Match]]:
-        """For each row of `vectors` (m, d) the `k` documents of largest inner product, best first, ties by age.
+        """Return for each row of `vectors` (m, d) the `k` documents of largest inner product, best first, oldest first.
 
-        `expect` is as in `upsert`; `with_vectors` hands out the stored vectors of the answers.
+        Args:
+            vectors: queries.
+            k: >= 1.
+            filter: only documents whose metadata match.
+            exact: compare with every vector. candidates: vectors that an approximate search scores exactly.
+            with_vectors: return the stored vectors of the answers, too.
+            expect: as in `upsert`.
         """
         ...
 
     def count(self, *, filter: Filter | None = None) -> int:
-        """How many documents there are, or match."""
+        """Return the number of documents, or of those that match."""
         ...
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
-        """All documents in batches, oldest first; what is written meanwhile may or may not be seen."""
+        """Yield all documents in batches, oldest first; documents written meanwhile may be missing."""
         ...
 
     def metadata(self) -> Mapping[str, Value]:
-        """What is recorded about the whole store; not to be changed by the caller."""
+        """Return the metadata of the store as a whole; the caller must not change them."""
         ...
 
     def compact(self) -> CompactReport:
-        """Give the room of removed documents back."""
+        """Return the space of removed documents to the system."""
         ...
 
     def size(self) -> int:
-        """Bytes held on disk."""
+        """Return the bytes on disk."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections; again does nothing."""
+        """Close files and connections; a second call does nothing."""
         ...
+
+
+def now() -> str:
+    """Return the time in UTC in ISO 8601, to the microsecond, so that no two writes share it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+
+
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as the JSON text that is stored."""
+    return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else "{}"
+
+
+def dimension_error(what: str, received: int, expected: int | None) -> SpaceMismatchError:
+    """Return the error for a vector of another length than the store holds; `what` names the vector."""
+    return SpaceMismatchError(
+        f"{what} has {received} numbers, the index holds vectors of {expected}.", expected=expected, received=received
+    )
+
+
+def conflict_error(place: object, key: str, expected: object, received: object) -> SpaceMismatchError:
+    """Return the error for an entry `key` of the metadata that another process has changed meanwhile."""
+    return SpaceMismatchError(
+        f"{place} was given another {key} while this was prepared.",
+        expected=expected,
+        received=received,
+        remedy="Repeat the call.",
+    )

@@ -1,4 +1,4 @@
-"""A connection to Milvus: how an address is read, how requests are made, and what their errors mean."""
+"""Connections to Milvus: addresses, requests and their errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from kexue.search.store.milvus.expressions import NOTHING, literal
 
 TOKEN = "KEXUE_MILVUS_TOKEN"
 LONGEST = 65_535  # bytes of a string in Milvus
-BATCH = 1_024  # rows named in a request
+BATCH = 1_024  # rows of one request
 _BYTES = 16 << 20  # of rows in a request; servers take 64 MiB
-_PATIENCE = 120.0  # seconds for one request
+_TIMEOUT = 120.0  # seconds for one request
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _FORMS = "milvus://host:19530/collection, milvus+https://host:19530/collection or milvus:///folder/file.db#collection"
 _serving: Counter[str] = Counter()  # connections to each file of Milvus Lite
@@ -29,7 +29,7 @@ _serving_lock = threading.Lock()
 
 
 class Address(NamedTuple):
-    """Where an index is: `server` as pymilvus takes it, or the `file` of Milvus Lite."""
+    """The address of an index: the `server` in the form of pymilvus, or the `file` of Milvus Lite."""
 
     uri: str
     server: str | None
@@ -38,14 +38,14 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Address:
-        """Read one of the three forms.
+        """Parse an address in one of the three forms.
 
         Raises:
-            ValueError: another form, or one with a password in it, which is not repeated.
+            ValueError: another form, or one with a password, which the message does not repeat.
         """
         parts = urlsplit(uri)
         if "@" in parts.netloc:
-            raise ValueError(f"an address holds no user and no password: set {TOKEN} instead")
+            raise ValueError(f"an address must not hold a user or a password: set {TOKEN} instead")
         secure = parts.scheme == "milvus+https"
         if parts.netloc:
             server, file, collection = f"http{'s' * secure}://{parts.netloc}", None, parts.path[1:]
@@ -58,7 +58,7 @@ class Address(NamedTuple):
             or (file is None and parts.fragment)
         ):
             raise ValueError(
-                f"{uri!r} is no address of an index; write {_FORMS}, "
+                f"{uri!r} is not the address of an index; write {_FORMS}, "
                 "the name of a collection being letters, digits and _"
             )
         return cls(uri, server, file, collection)
@@ -69,7 +69,7 @@ class MilvusError(KexueError):
 
 
 class Connection:
-    """One client of a server, or of Milvus Lite in this process."""
+    """A client of a server, or of Milvus Lite in this process."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -78,43 +78,43 @@ class Connection:
         self._client: Any = self._connect()
 
     def close(self) -> None:
-        """End it, and Milvus Lite when nobody else in this process uses the file; again does nothing."""
+        """Close the connection, and stop Milvus Lite after the last connection of this process to the file."""
         if self._client is not None:
             client, self._client = self._client, None
             client.close()
             _stop_serving(self.address.file)
 
     def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """One request, with its errors in our words."""
+        """Make a request; an error of Milvus is raised as `MilvusError`."""
         client = self._client
         if client is None:
             raise KexueError(f"{self.address.uri} is closed.", remedy="Open it again with Index.open.")
         try:
-            return getattr(client, name)(*arguments, timeout=_PATIENCE, **options)
+            return getattr(client, name)(*arguments, timeout=_TIMEOUT, **options)
         except self._milvus.MilvusException as error:
             raise MilvusError(
                 f"{self.address.uri} failed to {name.replace('_', ' ')}: {error.message}.",
-                remedy=f"Look at the state of the server, and at the rights that {TOKEN} gives; then repeat the call.",
+                remedy=f"Check the state of the server, and the permissions of {TOKEN}; then repeat the call.",
             ) from error
 
     def query(self, collection: str, expression: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows that match, as they are now."""
+        """Return the rows that match."""
         return list(
             self.call("query", collection, filter=expression, output_fields=list(fields), consistency_level="Strong")
         )
 
     def write(self, collection: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Put rows, each in place of the one with its name, in requests of some MiB."""
+        """Write rows in requests of some MiB; a row replaces the one of the same name."""
         for some in _parts(rows):
             self.call("upsert", collection, some)
 
     def remove(self, collection: str, names: Sequence[str], field: str) -> None:
         """Delete the rows with these names."""
         for some in batches(names):
-            self.call("delete", collection, filter=named(some, field))
+            self.call("delete", collection, filter=name_expression(some, field))
 
     def load(self, name: str) -> None:
-        """Have Milvus take a collection into memory, unless it is there: its replicas stay as they were set."""
+        """Load a collection into the memory of Milvus, unless it is loaded; its replicas stay as they are."""
         if name not in self._loaded:
             if self.call("get_load_state", name)["state"].name != "Loaded":
                 self.call("load_collection", name)
@@ -123,7 +123,7 @@ class Connection:
     def make(
         self, name: str, strings: Mapping[str, int], dims: int, *, approx: bool = False, documents: bool = True
     ) -> None:
-        """A collection of strings, the first of them its primary key, and vectors; documents have two fields more."""
+        """Create a collection of vectors and strings, the first one its primary key; documents have two more fields."""
         client, types = self._milvus.MilvusClient, self._milvus.DataType
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description="a kexue index")
         for at, (field, longest) in enumerate(strings.items()):
@@ -147,16 +147,14 @@ class Connection:
                 _serving[str(file)] += 1
         elif os.environ.get(TOKEN):
             options["token"] = os.environ[TOKEN]
-        # a connection of its own, said twice for two generations of pymilvus: a shared one ends with its first user,
-        # or outlives the server
+        # a separate connection, requested in two ways for two versions of pymilvus: a shared one is closed by its first
+        # user, or outlives the server
         options.update(dedicated=True, alias=f"kexue-{secrets.token_hex(8)}")
         try:
-            return self._milvus.MilvusClient(self.address.server or str(file), timeout=_PATIENCE / 4, **options)
+            return self._milvus.MilvusClient(self.address.server or str(file), timeout=_TIMEOUT / 4, **options)
         except self._milvus.MilvusException as error:
             _stop_serving(file)
-            remedy = (
-                f"Is Milvus running there, does the address say http or https rightly, and is {TOKEN} set if needed?"
-            )
+            remedy = f"Is Milvus running there, is the address right about https, and is {TOKEN} set if needed?"
             if file is not None:
                 remedy = (
                     "Close it elsewhere: one process at a time can use a file of Milvus Lite; share a server instead."
@@ -164,18 +162,18 @@ class Connection:
             raise MilvusError(f"{self.address.uri} cannot be opened: {error.message}.", remedy=remedy) from error
 
 
-def named(names: Sequence[str], field: str = "id") -> str:
-    """The expression that holds for rows with these names."""
+def name_expression(names: Sequence[str], field: str = "id") -> str:
+    """Return the expression for the rows with these names."""
     return f"{field} in [{', '.join(map(literal, names))}]" if names else NOTHING
 
 
 def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
-    """Names in parts that one request can hold."""
+    """Yield names in batches of one request."""
     return (names[start : start + size] for start in range(0, len(names), size))
 
 
 def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in requests of a size that servers take."""
+    """Yield rows in requests of a size that servers accept."""
     part: list[dict[str, Any]] = []
     room = _BYTES
     for row in rows:
@@ -190,10 +188,10 @@ def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def bytes_below(file: Path) -> int:
-    """Bytes of a file, or of the files in a folder: Milvus Lite makes either."""
+    """Return the bytes of a file, or of the files in a folder: Milvus Lite makes either."""
     total = 0
     for path in [file, *file.rglob("*")]:
-        with contextlib.suppress(FileNotFoundError):  # merged away meanwhile
+        with contextlib.suppress(FileNotFoundError):  # removed by a merge meanwhile
             total += path.stat().st_size if path.is_file() else 0
     return total
 

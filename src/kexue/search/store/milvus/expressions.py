@@ -1,10 +1,11 @@
 """Conditions on metadata as a Boolean expression of Milvus.
 
-A document's metadata are stored twice: as JSON text, which is what a reader gets back, and as a JSON object `fields`
-made for comparing. There a field `year` is found under ``n_year`` if it is a number or a boolean (as 0 or 1), under
+The metadata of a document are stored twice: as JSON text, which readers get, and as a JSON object `fields` for
+comparisons. There a field `year` is found under ``n_year`` if it is a number or a boolean (as 0 or 1), under
 ``s_year`` if it is a string, under ``o_year`` if it is a list or an object, and nowhere if it is null. So a comparison
-meets values of its own type only, and what versions of Milvus make of missing fields, null and mixed types does not
-matter. A name that is not of letters, digits and _ is written in hexadecimal, ``nx_6f...``; values are escaped.
+only meets values of its own type, and does not depend on how a version of Milvus treats missing fields, null and mixed
+types. A name with characters other than letters, digits and _ is written in hexadecimal, ``nx_6f...``; values are
+escaped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
 
 def literal(value: str | float) -> str:
-    """A string or number as an expression holds it.
+    """Return a string or number as a literal of an expression.
 
     >>> literal('a "b"')
     '"a \\\\"b\\\\""'
@@ -34,24 +35,24 @@ def literal(value: str | float) -> str:
 
 
 def searchable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The object `fields` of a document.
+    """Return the object `fields` of a document.
 
     >>> searchable({"lang": "en", "draft": True, "tags": ["a"], "none": None})
     {'s_lang': 'en', 'n_draft': 1, 'o_tags': 1}
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field, value in metadata.items():
         if isinstance(value, str):
-            found[_name("s", field)] = value
+            fields[_name("s", field)] = value
         elif isinstance(value, int | float):
-            found[_name("n", field)] = _number(value)
+            fields[_name("n", field)] = _number(value)
         elif value is not None:
-            found[_name("o", field)] = 1
-    return found
+            fields[_name("o", field)] = 1
+    return fields
 
 
 def to_expression(filter: Mapping[str, Any]) -> str:
-    """An expression that holds for the documents a filter matches; the empty one for an empty filter.
+    """Return the expression for the documents that a filter matches; empty for an empty filter.
 
     >>> to_expression({"year": {"ge": 2020}, "lang": {"ne": "en"}})
     '((fields["n_year"] >= 2020) and (not (exists fields["s_lang"]) or fields["s_lang"] != "en"))'
@@ -61,20 +62,20 @@ def to_expression(filter: Mapping[str, Any]) -> str:
 
 def _clause(field: str, operator: str, value: Any) -> str:
     if operator == "exists":
-        there = join("or", [f"exists {_place(kind, field)}" for kind in "nso"])
+        there = join("or", [f"exists {_field(kind, field)}" for kind in "nso"])
         return there if value else f"not ({there})"
     if operator == "in":
-        return join("or", [f"{_of(field, one)} == {literal(one)}" for one in value]) or NOTHING
+        return join("or", [f"{_field_of(field, one)} == {literal(one)}" for one in value]) or NOTHING
     if operator == "ne":
-        return f"not (exists {_of(field, value)}) or {_of(field, value)} != {literal(value)}"
-    return f"{_of(field, value)} {_SIGNS[operator]} {literal(value)}"
+        return f"not (exists {_field_of(field, value)}) or {_field_of(field, value)} != {literal(value)}"
+    return f"{_field_of(field, value)} {_SIGNS[operator]} {literal(value)}"
 
 
-def _of(field: str, value: str | float) -> str:
-    return _place("s" if isinstance(value, str) else "n", field)
+def _field_of(field: str, value: str | float) -> str:
+    return _field("s" if isinstance(value, str) else "n", field)
 
 
-def _place(kind: str, field: str) -> str:
+def _field(kind: str, field: str) -> str:
     return f'fields["{_name(kind, field)}"]'
 
 
@@ -83,7 +84,7 @@ def _name(kind: str, field: str) -> str:
 
 
 def _number(value: float) -> int | float:
-    """Of 64 bits, as Milvus has them; larger ones are rounded, as the embedded store does."""
+    """Return a number of 64 bits, as Milvus stores it; larger ones are rounded, as in the SQLite store."""
     if isinstance(value, int) and -(2**63) < value < 2**63:
         return int(value)
     return float(max(-sys.float_info.max, min(sys.float_info.max, value)))

@@ -12,33 +12,43 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kexue.errors import DataError, IndexFormatError, KexueError, SpaceMismatchError
+from kexue.errors import DataError, IndexFormatError, KexueError
 from kexue.search.products import Vectors, largest_products
 from kexue.search.store.base import (
     CompactReport,
     Filter,
-    Match,
     IndexExistsError,
     IndexMissingError,
+    Match,
     Row,
     Upserted,
     Value,
+    conflict_error,
+    dimension_error,
+    dump_metadata,
+    now,
 )
-from kexue.search.store.milvus.connection import BATCH, LONGEST, Address, Connection, batches, bytes_below, named
+from kexue.search.store.milvus.connection import (
+    BATCH,
+    LONGEST,
+    Address,
+    Connection,
+    batches,
+    bytes_below,
+    name_expression,
+)
 from kexue.search.store.milvus.expressions import searchable, to_expression
-from kexue.search.store.milvus.head import Head, Heads, changed
-from kexue.search.store.sqlite.database import now
-from kexue.search.store.sqlite.tables import dump
+from kexue.search.store.milvus.head import Head, Heads
 
 T = TypeVar("T")
-_LIMIT = 16_384  # answers Milvus gives to one query
+_LIMIT = 16_384  # answers of Milvus to one query
 _QUERIES = 128  # at a time
 
 
 class MilvusStore:
     """The store in Milvus; see `kexue.search.Store` for what it does.
 
-    An index made with ``approx="approx"`` has Milvus's AUTOINDEX, every other one FLAT, which looks at every vector.
+    An index made with ``approx="approx"`` uses AUTOINDEX of Milvus, every other one FLAT, which compares every vector.
     """
 
     def __init__(self, address: Address, *, readonly: bool = False) -> None:
@@ -52,9 +62,9 @@ class MilvusStore:
 
     @classmethod
     def create(cls, uri: str, metadata: Mapping[str, Value], *, overwrite: bool = False) -> MilvusStore:
-        """Make an empty store; an index that is there stays unless `overwrite`, and anything else stays always.
+        """Create an empty store; an existing index is replaced if `overwrite`, anything else never.
 
-        An index is replaced at once, also while others have it open: Milvus cannot tell.
+        An index is replaced even while others have it open, which Milvus does not reveal.
         """
         store = cls(Address.parse(uri))
         try:
@@ -77,7 +87,7 @@ class MilvusStore:
 
     @classmethod
     def open(cls, uri: str, *, readonly: bool = False) -> MilvusStore:
-        """Open a store that exists.
+        """Open an existing store.
 
         Raises:
             IndexMissingError: no such collection. IndexFormatError: not an index, or of a newer version.
@@ -97,7 +107,7 @@ class MilvusStore:
         return store
 
     def close(self) -> None:
-        """End the connection, and Milvus Lite when nobody else in this process uses the file; again does nothing."""
+        """Close the connection, and Milvus Lite after its last user in this process; a second call does nothing."""
         with self._lock:
             self._connection.close()
 
@@ -110,7 +120,7 @@ class MilvusStore:
         metadata: Mapping[str, Value] | None = None,
         expect: Mapping[str, Value | None] | None = None,
     ) -> Upserted:
-        """Write `metadata`, then `rows`, in requests of some MiB; a row that is there is replaced in one step.
+        """Write `metadata`, then `rows`, in requests of some MiB; an existing row is replaced in one step.
 
         Raises:
             DataError: an id, a text or metadata of more than 65,535 bytes; nothing was written.
@@ -123,28 +133,30 @@ class MilvusStore:
                 self._heads.write(head, metadata or {}, head)
                 return Upserted(0, 0)
             entities = [_entity(row, key) for key, row in enumerate(rows, start=head.next)]
-            dims = self._checked_dims(head, rows)
+            dims = self._match_dims(head, rows)
             after = head._replace(next=head.next + len(rows), dims=dims)
             if after.documents is None or dims != head.dims:
                 approx = (metadata or {}).get("approx", self._heads.value(head, "approx"))
                 after = after._replace(documents=self._make(dims, approx))
-            replaced = 0 if after.documents != head.documents else len(self._there(head, [row.id for row in rows]))
+            replaced = (
+                0 if after.documents != head.documents else len(self._find_existing(head, [row.id for row in rows]))
+            )
             written = self._heads.write(head, metadata or {}, after)
             if expect and self._heads.fetch().raw != written:
-                raise changed(self.address.uri, "head", None, None)
+                raise conflict_error(self.address.uri, "head", None, None)
             self._connection.write(str(after.documents), entities)
             if head.documents not in (None, after.documents):  # it is empty
                 self._connection.call("drop_collection", head.documents)
         return Upserted(len(rows) - replaced, replaced)
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
-        """Remove documents by id or by filter, exactly one of them; those of one request of 1,024 at once."""
+        """Remove documents by id or by filter, exactly one of them, in requests of 1,024."""
         if (ids is None) == (filter is None):
-            raise ValueError("delete wants either ids or a filter")
+            raise ValueError("delete takes either ids or a filter")
         expression = None if filter is None else to_expression(filter)
         with self._writing() as head:
             if expression is None:
-                found = self._there(head, list(dict.fromkeys(ids or ())))
+                found = self._find_existing(head, list(dict.fromkeys(ids or ())))
             else:
                 found = [row["id"] for rows in self._windows(head, ["id"], expression) for row in rows]
             if found:
@@ -153,10 +165,10 @@ class MilvusStore:
         return len(found)
 
     def compact(self) -> CompactReport:
-        """Give the room of removed documents back; only while nobody else writes.
+        """Return the space of removed documents to the system; no other process may write meanwhile.
 
-        A server merges its segments, and removes their remains when it pleases. Milvus Lite merges nothing on request:
-        the documents are written again, and the old ones dropped.
+        A server merges its segments, and removes the old ones later. Milvus Lite does not merge on request: the
+        documents are written again, and the old ones dropped.
         """
         before = self.size()
         with self._writing() as head:
@@ -171,6 +183,7 @@ class MilvusStore:
         return CompactReport(before, self.size())
 
     def _rewrite(self, head: Head) -> None:
+        """Write all documents to a new collection, and drop the old one."""
         fields = ["id", "key", "text", "metadata", "fields", "vector"]
         fresh = self._make(int(head.dims or 0), self._heads.value(head, "approx"))
         for rows in self._windows(head, fields, width=BATCH):
@@ -180,53 +193,53 @@ class MilvusStore:
         self._connection.call("drop_collection", head.documents)
 
     def _make(self, dims: int, approx: Value | None) -> str:
-        """A collection for documents; its name."""
+        """Create a collection for documents, and return its name."""
         name = f"{self.address.collection}_documents_{secrets.token_hex(8)}"
         self._connection.make(name, dict.fromkeys(("id", "text", "metadata"), LONGEST), dims, approx=approx == "approx")
         return name
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Head]:
-        """The head as it is now, with the other threads of this store kept out."""
+        """Yield the current head, for one thread at a time."""
         if self.readonly:
             raise KexueError(f"{self.address.uri} was opened with readonly=True.", remedy="Open it without, to write.")
         with self._lock:
             yield self._heads.fetch()
 
-    def _checked_dims(self, head: Head, rows: Sequence[Row]) -> int:
-        """How long the vectors are; SpaceMismatchError when they differ, or those held are of another length."""
+    def _match_dims(self, head: Head, rows: Sequence[Row]) -> int:
+        """Return the length of the vectors; SpaceMismatchError where they differ from each other or the stored ones."""
         lengths = [0 if row.vector is None else len(row.vector) for row in rows]
         expected = lengths[0] if head.dims is None else head.dims
         if set(lengths) == {lengths[0]} != {expected} and not self._count(head, ""):
             expected = lengths[0]
         for row, length in zip(rows, lengths, strict=True):
             if length != expected:
-                raise SpaceMismatchError(
-                    f"the vector of {row.id!r} has {length} numbers, the index holds vectors of {expected}.",
-                    expected=expected,
-                    received=length,
-                )
+                raise dimension_error(f"the vector of {row.id!r}", length, expected)
         return expected
 
     # Reading
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row]:
-        """The documents with these ids that exist, in the order asked for."""
+        """Return the documents with these ids that exist, in the order of `ids`."""
         fields = ["id", "text", "metadata", *(["vector"] if vectors else [])]
 
         def ask(head: Head) -> list[dict[str, Any]]:
-            return [row for some in batches(list(dict.fromkeys(ids))) for row in self._query(head, named(some), fields)]
+            return [
+                row
+                for some in batches(list(dict.fromkeys(ids)))
+                for row in self._query(head, name_expression(some), fields)
+            ]
 
         found = {row["id"]: Row(*_document(row), *_vector(row)) for row in self._read(ask)[0]}
         return [found[one] for one in ids if one in found]
 
     def count(self, *, filter: Filter | None = None) -> int:
-        """How many documents there are, or match."""
+        """Return the number of documents, or of those that match."""
         expression = "" if filter is None else to_expression(filter)
         return self._read(lambda head: self._count(head, expression))[0]
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
-        """All documents in batches, oldest first."""
+        """Yield all documents in batches, oldest first."""
         waiting: list[str] = []
         for rows in self._windows(self._heads.fetch(), ["id"]):
             waiting += [row["id"] for row in rows]
@@ -237,11 +250,11 @@ class MilvusStore:
             yield self.get(waiting, vectors=vectors)
 
     def metadata(self) -> Mapping[str, Value]:
-        """What is recorded about the whole store."""
+        """Return the metadata of the store as a whole."""
         return self._heads.metadata()
 
     def size(self) -> int:
-        """Bytes of the file of Milvus Lite; of a server, which does not tell, an estimate: rows held by mean length."""
+        """Return the bytes of the file of Milvus Lite; for a server an estimate: number of rows times mean length."""
         file = self.address.file
         if file is not None:
             return bytes_below(file)
@@ -266,10 +279,10 @@ class MilvusStore:
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
     ) -> list[list[Match]]:
-        """The `k` documents of largest inner product for each row of `vectors` (m, d).
+        """Return the `k` documents of largest inner product for each row of `vectors` (m, d).
 
-        An approximate search asks Milvus for `candidates` and keeps the best `k`. ``exact=True`` there, and `k` of
-        16,384 or more anywhere, compare here with every vector the server sends.
+        An approximate search asks Milvus for `candidates` and keeps the best `k`. With ``exact=True`` there, and with
+        `k` of 16,384 or more anywhere, all vectors are read from the server and compared here.
         """
         expression = "" if filter is None else to_expression(filter)
         fields = ["key", "id", "text", "metadata", *(["vector"] if with_vectors else [])]
@@ -280,11 +293,7 @@ class MilvusStore:
             if vectors.shape[1] != head.dims:
                 if not self._count(head, ""):
                     return [[] for _ in vectors]
-                raise SpaceMismatchError(
-                    f"the query has {vectors.shape[1]} numbers, the index holds vectors of {head.dims}.",
-                    expected=head.dims,
-                    received=vectors.shape[1],
-                )
+                raise dimension_error("the query", vectors.shape[1], head.dims)
             approximate = self._heads.value(head, "approx") == "approx"
             limit = max(k, candidates or max(4 * k, 100)) if approximate else k
             found = []
@@ -301,7 +310,7 @@ class MilvusStore:
     def _ask_milvus(
         self, head: Head, queries: Vectors, k: int, limit: int, expression: str, fields: list[str]
     ) -> list[list[Match]] | None:
-        """The answers of Milvus, asked for more than `k` until no tie is cut; None where it gives so many no more."""
+        """Return the answers of Milvus, asked for more than `k` until no tie is cut; None once its limit is reached."""
         limit += 1
         while limit <= _LIMIT:
             answers = self._connection.call(
@@ -316,12 +325,12 @@ class MilvusStore:
             )
             if not any(len(hits) == limit and hits[k - 1]["distance"] == hits[-1]["distance"] for hits in answers):
                 ordered = [sorted(hits, key=lambda hit: (-hit["distance"], hit["entity"]["key"])) for hits in answers]
-                return [[_found(hit["entity"], hit["distance"]) for hit in hits[:k]] for hits in ordered]
+                return [[_make_match(hit["entity"], hit["distance"]) for hit in hits[:k]] for hits in ordered]
             limit = _LIMIT if limit < _LIMIT < 4 * limit else 4 * limit
         return None
 
     def _scan(self, head: Head, queries: Vectors, k: int, expression: str, fields: list[str]) -> list[list[Match]]:
-        """The same from every vector the filter lets through, compared here."""
+        """Return the same answers from all vectors that match the filter, compared here."""
         blocks = (
             (np.array([row["key"] for row in rows], np.int64), np.array([row["vector"] for row in rows], np.float32))
             for rows in self._windows(self._heads.fetch(), ["vector"], expression, width=BATCH)
@@ -331,7 +340,7 @@ class MilvusStore:
         for some in batches([str(key) for key in np.unique(keys)]):
             documents.update({row["key"]: row for row in self._query(head, f"key in [{', '.join(some)}]", fields)})
         return [
-            [_found(documents[key], score) for key, score in zip(names, best, strict=True) if key in documents]
+            [_make_match(documents[key], score) for key, score in zip(names, best, strict=True) if key in documents]
             for names, best in zip(keys.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -339,14 +348,14 @@ class MilvusStore:
         found = self._query(head, expression, ["count(*)"])
         return int(found[0]["count(*)"]) if found else 0
 
-    def _there(self, head: Head, ids: Sequence[str]) -> list[str]:
-        """Those of the ids that exist."""
-        return [row["id"] for some in batches(ids) for row in self._query(head, named(some), ["id"])]
+    def _find_existing(self, head: Head, ids: Sequence[str]) -> list[str]:
+        """Return those of the ids that exist."""
+        return [row["id"] for some in batches(ids) for row in self._query(head, name_expression(some), ["id"])]
 
     def _windows(
         self, head: Head, fields: list[str], expression: str = "", *, width: int = _LIMIT
     ) -> Iterator[list[dict[str, Any]]]:
-        """Fields, and keys, of the documents that match, oldest first, from `width` keys at a time."""
+        """Yield fields and keys of the documents that match, oldest first, `width` keys at a time."""
         low, step = 0, width
         while low < head.next - 1:
             between = f"key > {low} and key <= {low + step}"
@@ -359,35 +368,35 @@ class MilvusStore:
         return [] if head.documents is None else self._connection.query(head.documents, expression, fields)
 
     def _read(self, ask: Callable[[Head], T]) -> tuple[T, Head]:
-        """What `ask` finds, and the head after it; asked again where the documents have moved meanwhile."""
-        head = self._heads.seen or self._heads.fetch()
+        """Return the answer of `ask` and the head after it; repeated if the documents have moved meanwhile."""
+        head = self._heads.last or self._heads.fetch()
         while True:
             try:
                 answer = ask(head)
             except KexueError:
                 before, head = head, self._heads.fetch()
-                if _moved(before, head):
+                if _documents_moved(before, head):
                     continue
                 raise
             before, head = head, self._heads.fetch()
-            if not _moved(before, head):
+            if not _documents_moved(before, head):
                 return answer, head
 
 
-def _moved(before: Head, head: Head) -> bool:
+def _documents_moved(before: Head, head: Head) -> bool:
     return (before.documents, before.dims) != (head.documents, head.dims)
 
 
 def _entity(row: Row, key: int) -> dict[str, Any]:
-    """A document as a row of Milvus."""
+    """Return a document as a row of Milvus."""
     if row.vector is None:
         raise ValueError(f"document {row.id!r} comes without a vector")
-    metadata = dump(row.metadata)
+    metadata = dump_metadata(row.metadata)
     for what, value in {"id": row.id, "text": row.text, "metadata": metadata}.items():
         if len(value) * 4 > LONGEST and (length := len(value.encode())) > LONGEST:
             raise DataError(
                 f"the {what} of document {row.id[:60]!r} has {length} bytes, Milvus takes {LONGEST}.",
-                remedy="Cut it into several documents, or keep the index in a file.",
+                remedy="Split it into several documents, or keep the index in a file.",
             )
     return {
         "id": row.id,
@@ -410,9 +419,9 @@ def _document(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 
 def _vector(row: Mapping[str, Any]) -> list[Vectors]:
-    """The vector of a row, if it has been asked for."""
+    """Return the vector of a row in a list, which is empty where it was not asked for."""
     return [np.asarray(row["vector"], np.float32)] if "vector" in row else []
 
 
-def _found(row: Mapping[str, Any], score: float) -> Match:
+def _make_match(row: Mapping[str, Any], score: float) -> Match:
     return Match(*_document(row), float(score), *_vector(row))

@@ -1,4 +1,4 @@
-"""Everything in an index file looked at, and what is wrong with it."""
+"""Search for damage in everything an index file holds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from kexue._progress import Progress
 from kexue.search.store.sqlite import tables
-from kexue.search.store.sqlite.tables import Damage, Tally
+from kexue.search.store.sqlite.errors import Damage
+from kexue.search.store.sqlite.tables import Tally
 
 MAX_LISTED = 20  # problems of one kind
 
 
 def find_problems(connection: sqlite3.Connection, progress: Progress | None = None) -> list[str]:
-    """Compare the structure, every row and every sum with what was written; one sentence a problem, none when whole."""
+    """Check the structure, every row and every sum of a file; returns one sentence per problem."""
     problems: list[str] = []
     try:
         problems += [
@@ -37,13 +38,13 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
 
     documents, vectors = Tally(), Tally()
     checks: list[Callable[[], Iterator[str]]] = [
-        lambda: _documents(connection, documents, tick),
-        lambda: _vectors(connection, vectors, tick),
-        lambda: _whole(lambda: tables.read_metadata(connection, state)),
-        lambda: _whole(lambda: tables.removals(connection, 0)),
-        lambda: _whole(lambda: documents.check(state.n, state.documents, "documents")),
-        lambda: _whole(lambda: vectors.check(state.n, state.vectors, "vectors")),
-        lambda: _strangers(connection),
+        lambda: _check_documents(connection, documents, tick),
+        lambda: _check_vectors(connection, vectors, tick),
+        lambda: _report_damage(lambda: tables.read_metadata(connection, state)),
+        lambda: _report_damage(lambda: tables.removals(connection, 0)),
+        lambda: _report_damage(lambda: documents.check(state.n, state.documents, "documents")),
+        lambda: _report_damage(lambda: vectors.check(state.n, state.vectors, "vectors")),
+        lambda: _check_keys(connection),
     ]
     for check in checks:
         kind: list[str] = []
@@ -59,7 +60,8 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
     return problems
 
 
-def _documents(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int], None]) -> Iterator[str]:
+def _check_documents(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int], None]) -> Iterator[str]:
+    """Yield the documents that differ from their checksums."""
     for row in connection.execute(f"SELECT {tables.DOCUMENT} FROM documents ORDER BY key"):
         try:
             tables.check_document(*row)
@@ -69,30 +71,34 @@ def _documents(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int
         tick(1)
 
 
-def _vectors(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int], None]) -> Iterator[str]:
+def _check_vectors(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int], None]) -> Iterator[str]:
+    """Yield the vectors that differ from their checksums, from the common length, or are not finite."""
     length = None
     for key, checksum, data in connection.execute("SELECT key, checksum, vector FROM vectors ORDER BY key"):
         try:
             vector = tables.check_vector(key, checksum, data)
             length = length or len(vector)
             if len(vector) != length:
-                yield f"the vector with key {key}{tables.name(connection, key)} has {len(vector)} numbers, not {length}"
+                words = tables.id_words(connection, key)
+                yield f"the vector with key {key}{words} has {len(vector)} numbers, not {length}"
             if not math.isfinite(vector.sum()) and not np.isfinite(vector).all():
-                yield f"the vector with key {key}{tables.name(connection, key)} holds NaN or infinity"
+                yield f"the vector with key {key}{tables.id_words(connection, key)} holds NaN or infinity"
         except Damage as error:
-            yield f"{error}{tables.name(connection, key)}"
+            yield f"{error}{tables.id_words(connection, key)}"
         tally.add(checksum)
         tick(1)
 
 
-def _whole(look: Callable[[], object]) -> Iterator[str]:
+def _report_damage(read: Callable[[], object]) -> Iterator[str]:
+    """Yield the damage that `read` finds."""
     try:
-        look()
+        read()
     except Damage as error:
         yield str(error)
 
 
-def _strangers(connection: sqlite3.Connection) -> Iterator[str]:
+def _check_keys(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield the keys of documents without a vector, and of vectors without a document."""
     for one, other in (("documents", "vectors"), ("vectors", "documents")):
         for (key,) in connection.execute(f"SELECT key FROM {one} EXCEPT SELECT key FROM {other} LIMIT {MAX_LISTED}"):
             yield f"the key {key} is in the table {one}, not in {other}"

@@ -1,7 +1,7 @@
-"""Reading and writing rows of the embedded store's tables, each under a checksum.
+"""Rows of the tables of a store, read and written with a checksum each.
 
-A row's checksum covers its key, so that a row in another's place is noticed too. The sums of the checksums of each
-table stand in ``state``; whoever reads a whole table compares, and notices rows that are gone.
+The checksum of a row covers its key, which also detects a row in the place of another. The sums of the checksums of
+each table are in ``state``; reading a whole table compares them, which detects missing rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from zlib import crc32
 import numpy as np
 
 from kexue.search.products import Keys, Scores, Vectors, largest_products
-from kexue.search.store.base import Match, Row, Value
+from kexue.search.store.base import Match, Row, Value, dump_metadata
+from kexue.search.store.sqlite.errors import Damage
 
 BLOCK = 4_096  # vectors read at a time
 IDS = "(SELECT value FROM json_each(?))"
@@ -28,25 +29,21 @@ _VECTOR = "vectors.checksum, vector"
 _decode = json.JSONDecoder().raw_decode
 
 
-class Damage(Exception):  # noqa: N818 - never leaves the store: it becomes an IndexFormatError that names the file
-    """A row that is not what was written; the message says which."""
-
-
 # ---- checksums -------------------------------------------------------------------------------------------------------
 
 
 def document_checksum(key: int, id: bytes, text: bytes, metadata: bytes) -> int:
-    """Of a row of documents."""
+    """Return the checksum of a row of documents."""
     return crc32(b"%d %d %d " % (key, len(id), len(text)) + id + text + metadata)
 
 
 def vector_checksum(key: int, vector: bytes) -> int:
-    """Of a row of vectors."""
+    """Return the checksum of a row of vectors."""
     return crc32(vector, key & _MASK)
 
 
 def tombstone_checksum(n: int, key: int, vector: int) -> int:
-    """Of a row of tombstones: `key` is gone, and its vector had the checksum `vector`."""
+    """Return the checksum of a row of tombstones: `key` was removed, and its vector had the checksum `vector`."""
     return crc32(b"%d %d %d" % (n, key, vector))
 
 
@@ -56,9 +53,9 @@ def _metadata_checksum(key: bytes, kind: str, value: bytes) -> int:
 
 @dataclass
 class State:
-    """What the tables of a store hold after a transaction: how many rows, and the sums of their checksums.
+    """Numbers of rows in the tables of a store after a transaction, and the sums of their checksums.
 
-    `change` is the name of that transaction and `before` that of the one before it; see `store.identity`.
+    `change` is the name of the transaction and `before` that of the previous one; see `wal`.
     """
 
     before: str = "0" * 16
@@ -70,14 +67,14 @@ class State:
     metadata: int = 0
 
     def line(self) -> str:
-        """As it is stored."""
+        """Return the state as the line that is stored."""
         words = f"kexue-state {self.before} {self.change} {self.n} {self.documents} {self.vectors} "
         words += f"{self.entries} {self.metadata}"
         return f"{words} {crc32(words.encode()):08x}"
 
     @classmethod
     def parse(cls, line: bytes) -> State:
-        """From what is stored."""
+        """Read a stored line."""
         words, _, checksum = line.rpartition(b" ")
         if checksum != b"%08x" % crc32(words):
             raise Damage("its table 'state' is not what was written")
@@ -86,7 +83,7 @@ class State:
 
 
 def read_state(connection: sqlite3.Connection) -> State:
-    """The state this transaction sees."""
+    """Return the state that this transaction sees."""
     rows = connection.execute("SELECT CAST(line AS BLOB) FROM state").fetchall()
     if len(rows) != 1:
         raise Damage("its table 'state' is not what was written")
@@ -94,25 +91,25 @@ def read_state(connection: sqlite3.Connection) -> State:
 
 
 def write_state(connection: sqlite3.Connection, state: State) -> None:
-    """End a transaction: give it a name, and store the state it leaves."""
+    """Name a transaction that is about to end, and store its state."""
     state.before, state.change = state.change, secrets.token_hex(8)
     connection.execute("UPDATE state SET line = ?", (state.line(),))
 
 
 class Tally:
-    """Rows read, and the sum of their checksums."""
+    """The number of rows read, and the sum of their checksums."""
 
     def __init__(self) -> None:
         self.n = 0
         self.checksums = 0
 
     def add(self, checksum: int) -> None:
-        """One row more."""
+        """Count one row."""
         self.n += 1
         self.checksums += checksum if isinstance(checksum, int) else 0
 
     def check(self, n: int, checksums: int, what: str) -> None:
-        """Refuse another number, or another sum, than the state says."""
+        """Raise `Damage` where number or sum differ from those in the state."""
         if (self.n, self.checksums) != (n, checksums):
             raise Damage(f"it holds {self.n} {what} of {n}, or others than were written")
 
@@ -121,7 +118,7 @@ class Tally:
 
 
 def read_metadata(connection: sqlite3.Connection, state: State) -> dict[str, Value]:
-    """What is recorded about the whole store."""
+    """Return the metadata of the store as a whole."""
     found: dict[str, Value] = {}
     tally = Tally()
     columns = "CAST(key AS BLOB), typeof(value), CAST(value AS BLOB), checksum"
@@ -135,7 +132,7 @@ def read_metadata(connection: sqlite3.Connection, state: State) -> dict[str, Val
 
 
 def write_metadata(connection: sqlite3.Connection, state: State, values: Mapping[str, Value]) -> None:
-    """Record values, each in place of the one that is there."""
+    """Write entries of the metadata, replacing existing ones."""
     for key, value in values.items():
         old = connection.execute("SELECT checksum FROM meta WHERE key = ?", (key,)).fetchone()
         kind, data = ("text", value.encode()) if isinstance(value, str) else ("blob", value)
@@ -149,25 +146,20 @@ def write_metadata(connection: sqlite3.Connection, state: State, values: Mapping
 
 
 def scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> Any:
-    """The one value a statement gives."""
+    """Return the single value of a statement."""
     return connection.execute(statement, parameters).fetchone()[0]
 
 
-def dump(metadata: Mapping[str, Any]) -> str:
-    """Metadata as the JSON that is stored."""
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else "{}"
-
-
 def vector_length(row: Row) -> int:
-    """How many numbers a document's vector has; 0 without one."""
+    """Return the length of the vector of a document; 0 without one."""
     return 0 if row.vector is None else len(row.vector)
 
 
 def insert(connection: sqlite3.Connection, state: State, rows: Sequence[Row], first: int) -> None:
-    """Write new documents and their vectors under keys from `first` on."""
+    """Write new documents and their vectors with the keys `first`, `first` + 1, ..."""
     documents, vectors = [], []
     for key, row in enumerate(rows, start=first):
-        metadata, blob = dump(row.metadata), _blob(row)
+        metadata, blob = dump_metadata(row.metadata), _blob(row)
         ours = document_checksum(key, row.id.encode(), row.text.encode(), metadata.encode())
         theirs = vector_checksum(key, blob)
         documents.append((key, ours, row.id, row.text, metadata))
@@ -179,20 +171,20 @@ def insert(connection: sqlite3.Connection, state: State, rows: Sequence[Row], fi
 
 
 def remove(connection: sqlite3.Connection, state: State, ids: Sequence[str]) -> int:
-    """Delete documents by id, and leave tombstones; returns how many there were."""
+    """Delete documents by id, and write tombstones; returns how many were deleted."""
     gone = connection.execute(
         "SELECT key, documents.checksum, vectors.checksum FROM documents LEFT JOIN vectors USING (key) "
         f"WHERE id IN {IDS}",
         (json.dumps(ids),),
     ).fetchall()
     first = last_key(connection, "tombstones") + 1
-    graves = []
+    tombstones = []
     for n, (key, ours, theirs) in enumerate(gone, start=first):
         if type(ours) is not int or type(theirs) is not int:
             raise Damage(f"the document with key {key} has no vector or no checksum")
-        graves.append((n, tombstone_checksum(n, key, theirs), key, theirs))
+        tombstones.append((n, tombstone_checksum(n, key, theirs), key, theirs))
         state.documents, state.vectors = state.documents - ours, state.vectors - theirs
-    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?)", graves)
+    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?)", tombstones)
     keys = [(key,) for key, *_ in gone]
     connection.executemany("DELETE FROM documents WHERE key = ?", keys)
     connection.executemany("DELETE FROM vectors WHERE key = ?", keys)
@@ -201,7 +193,7 @@ def remove(connection: sqlite3.Connection, state: State, ids: Sequence[str]) -> 
 
 
 def removals(connection: sqlite3.Connection, after: int) -> list[tuple[int, int]]:
-    """Keys removed after the tombstone `after`, and the checksums of their vectors."""
+    """Return the keys removed after the tombstone `after`, and the checksums of their vectors."""
     found = connection.execute("SELECT n, checksum, key, vector FROM tombstones WHERE n > ?", (after,)).fetchall()
     for n, checksum, key, vector in found:
         if checksum != tombstone_checksum(n, key, vector):
@@ -210,14 +202,14 @@ def removals(connection: sqlite3.Connection, after: int) -> list[tuple[int, int]
 
 
 def last_key(connection: sqlite3.Connection, table: str) -> int:
-    """The largest key a table has ever had."""
+    """Return the largest key that a table has ever had."""
     return int(scalar(connection, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", [table]))
 
 
-def rows(
+def read_rows(
     connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool, tally: Tally | None = None
 ) -> list[Row]:
-    """The documents that `where` selects, oldest first, with their vectors if wanted."""
+    """Return the documents that `where` selects, oldest first, with their vectors if `vectors`."""
     columns, tables = DOCUMENT, "documents"
     if vectors:
         columns, tables = f"{DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
@@ -234,7 +226,7 @@ def rows(
 
 
 def verify_documents(connection: sqlite3.Connection, after: int, tally: Tally) -> None:
-    """Compare documents with their checksums, from the key behind `after` on."""
+    """Compare the documents with keys above `after` with their checksums."""
     statement = f"SELECT {DOCUMENT} FROM documents WHERE key > ? ORDER BY key"
     for key, checksum, id, text, metadata in connection.execute(statement, (after,)):
         check_document(key, checksum, id, text, metadata)
@@ -242,7 +234,7 @@ def verify_documents(connection: sqlite3.Connection, after: int, tally: Tally) -
 
 
 def verify_ids(connection: sqlite3.Connection) -> None:
-    """Compare the index of ids with the documents: one it has lost would count as new."""
+    """Compare the index of ids with the documents; a document missing in it would be taken for a new one."""
     lost = scalar(
         connection,
         "SELECT count(*) FROM documents AS one NOT INDEXED WHERE NOT EXISTS (SELECT 1 FROM documents AS other "
@@ -252,47 +244,47 @@ def verify_ids(connection: sqlite3.Connection) -> None:
         raise Damage(f"{lost} of its documents cannot be looked up by their ids")
 
 
-def blocks(
+def read_blocks(
     connection: sqlite3.Connection, where: str, parameters: Sequence[Any], tally: Tally | None = None
 ) -> Iterator[tuple[Keys, Vectors]]:
-    """Keys and vectors of the documents that `where` selects, in ascending order, a block at a time."""
+    """Yield keys and vectors of the documents that `where` selects, in ascending order, in blocks."""
     cursor = connection.execute(f"SELECT key, checksum, vector FROM vectors WHERE {where} ORDER BY key", parameters)
     while block := cursor.fetchmany(BLOCK):
         width = len(block[0][2]) if type(block[0][2]) is bytes else 0
         for key, checksum, vector in block:
             if type(vector) is not bytes or crc32(vector, key & _MASK) != checksum or len(vector) != width or width % 4:
-                raise Damage(f"the vector with key {key}{name(connection, key)} is not what was written")
+                raise Damage(f"the vector with key {key}{id_words(connection, key)} is not what was written")
         keys = np.array([key for key, _, _ in block], np.int64)
         vectors = np.frombuffer(b"".join([vector for _, _, vector in block]), "<f4").reshape(len(block), -1)
         if not math.isfinite(vectors.sum()) and not (finite := np.isfinite(vectors).all(axis=1)).all():
             key = int(keys[finite.argmin()])
-            raise Damage(f"the vector with key {key}{name(connection, key)} holds NaN or infinity")
+            raise Damage(f"the vector with key {key}{id_words(connection, key)} holds NaN or infinity")
         if tally is not None:
             tally.n += len(block)
             tally.checksums += sum([checksum for _, checksum, _ in block])
         yield keys, vectors
 
 
-def chosen(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, Vectors]]:
-    """The same for keys (ascending) that are named."""
+def read_vectors(connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Keys, Vectors]]:
+    """Yield keys and vectors for the given keys (ascending), in blocks."""
     for start in range(0, len(keys), BLOCK):
         some = keys[start : start + BLOCK]
         done = 0
-        for block in blocks(connection, f"key IN {IDS}", (json.dumps(some.tolist()),)):
+        for block in read_blocks(connection, f"key IN {IDS}", (json.dumps(some.tolist()),)):
             done += len(block[0])
             yield block
         if done != len(some):
-            raise Damage(f"{len(some) - done} of {len(some)} vectors are gone")
+            raise Damage(f"{len(some) - done} of {len(some)} vectors are missing")
 
 
 def scan(connection: sqlite3.Connection, queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
-    """The exact answer from the stored vectors, a block at a time."""
-    source = blocks(connection, "key > 0", ()) if allowed is None else chosen(connection, allowed)
+    """Search the stored vectors exactly, reading them in blocks; `allowed`: keys (ascending), None: all."""
+    source = read_blocks(connection, "key > 0", ()) if allowed is None else read_vectors(connection, allowed)
     return largest_products(queries, source, k)
 
 
-def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Match]]:
-    """The documents of a search's keys, with their scores, and with their vectors if wanted."""
+def read_matches(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: bool) -> list[list[Match]]:
+    """Return the documents of the keys that a search has found, with scores, and with vectors if `vectors`."""
     columns, tables = DOCUMENT, "documents"
     if vectors:
         columns, tables = f"{DOCUMENT}, {_VECTOR}", "documents LEFT JOIN vectors USING (key)"
@@ -303,7 +295,7 @@ def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: b
     hits = []
     for best, places in zip(scores.tolist(), keys.tolist(), strict=True):
         if missing := [key for key in places if key not in documents]:
-            raise Damage(f"the document with key {missing[0]} is gone")
+            raise Damage(f"the document with key {missing[0]} is missing")
         hits.append(
             [
                 Match(id.decode(), text.decode(), _load(key, data), at, check_vector(key, *vector) if vectors else None)
@@ -314,14 +306,14 @@ def found(connection: sqlite3.Connection, scores: Scores, keys: Keys, vectors: b
 
 
 def _blob(row: Row) -> bytes:
-    """A document's vector as it is stored: float32, little end first."""
+    """Return the vector of a document as it is stored: little-endian float32."""
     if row.vector is None:
         raise ValueError(f"document {row.id!r} comes without a vector")
     return np.ascontiguousarray(row.vector, "<f4").tobytes()
 
 
 def check_document(key: int, checksum: int, id: bytes, text: bytes, metadata: bytes) -> None:
-    """Refuse a row that is not what was written."""
+    """Raise `Damage` for a document that differs from its checksum."""
     if not type(id) is type(text) is type(metadata) is bytes or checksum != document_checksum(key, id, text, metadata):
         name = id.decode(errors="replace") if isinstance(id, bytes) else "?"
         raise Damage(f"the document with key {key} (id {name!r:.80}) is not what was written")
@@ -331,20 +323,20 @@ def _load(key: int, metadata: bytes) -> dict[str, Any]:
     if metadata == b"{}":
         return {}
     try:
-        loaded: dict[str, Any] = _decode(metadata.decode())[0]  # skips the checks of json.loads for stray whitespace
+        loaded: dict[str, Any] = _decode(metadata.decode())[0]  # json.loads also checks whitespace
     except (ValueError, RecursionError):
         raise Damage(f"the metadata of the document with key {key} are no JSON") from None
     return loaded
 
 
 def check_vector(key: int, checksum: int, vector: bytes) -> Vectors:
-    """The vector of a row, refused when it is not what was written."""
+    """Return the vector of a row; `Damage` where it differs from its checksum."""
     if type(vector) is not bytes or len(vector) % 4 or checksum != vector_checksum(key, vector):
         raise Damage(f"the vector with key {key} is not what was written")
     return np.frombuffer(vector, "<f4")
 
 
-def name(connection: sqlite3.Connection, key: int) -> str:
-    """The id of a document for a message, where it can be told."""
+def id_words(connection: sqlite3.Connection, key: int) -> str:
+    """Return the id of a document for a message; empty where it cannot be read."""
     found = connection.execute("SELECT CAST(id AS BLOB) FROM documents WHERE key = ?", (key,)).fetchone()
     return f" (id {found[0].decode(errors='replace')!r:.80})" if found and isinstance(found[0], bytes) else ""

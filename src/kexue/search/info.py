@@ -1,0 +1,79 @@
+"""Description of an index: the fields of ``kexue index info``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kexue.search.calibration import calibration_record
+from kexue.search.ingest import drift_sum
+from kexue.search.space import Space
+from kexue.search.store.base import Store, Value
+from kexue.search.store.sqlite.files import FORMAT_VERSION
+from kexue.similarity import ScoreCalibrator
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """Contents of an index; the fields of ``kexue index info``.
+
+    `dims` is the length of the stored vectors, None while there are none. `bytes` is the size on disk. `drift` is the
+    distance between the mean of the vectors added since the whitening was fitted and the mean it was fitted on, in
+    units of the root of the total variance; None without whitening or without such vectors.
+    """
+
+    index: str
+    documents: int
+    dims: int | None
+    model: dict[str, Any]
+    whitening: dict[str, Any] | None
+    calibration: dict[str, Any] | None
+    hubness: dict[str, Any] | None
+    dehub: str | None
+    approx: str
+    bytes: int
+    format_version: int
+    created: str
+    updated: str
+    drift: float | None
+
+
+def describe_index(path: str, store: Store, space: Space, calibrator: ScoreCalibrator | None) -> IndexInfo:
+    """Return the description of the index at `path`."""
+    metadata = store.metadata()
+    whitening, dims, drift = None, space.model.dim, None
+    if (fitted := space.whitening) is not None:
+        dims = int(fitted.kernel_.shape[1])
+        whitening = {"beta": fitted.beta, "gamma": fitted.gamma, "k": dims, "rank": fitted.rank_}
+        drift = _measure_drift(space, metadata)
+    return IndexInfo(
+        index=path,
+        documents=store.count(),
+        dims=dims,
+        model=space.model.to_record(),
+        whitening=whitening,
+        calibration=calibration_record(calibrator),
+        hubness=json.loads(str(metadata["hubness"])) if "hubness" in metadata else None,
+        dehub=space.dehub,
+        approx=str(metadata["approx"]),
+        bytes=store.size(),
+        format_version=FORMAT_VERSION,
+        created=str(metadata["created"]),
+        updated=str(metadata["updated"]),
+        drift=drift,
+    )
+
+
+def _measure_drift(space: Space, metadata: Mapping[str, Value]) -> float | None:
+    """Distance of the mean of later vectors from the fitted mean; see `IndexInfo`."""
+    assert space.whitening is not None
+    n, total = drift_sum(metadata)
+    variance = float(np.trace(space.whitening.covariance_))
+    if not n or variance <= 0:
+        return None
+    return float(np.linalg.norm(total / n - space.whitening.mean_)) / math.sqrt(variance)

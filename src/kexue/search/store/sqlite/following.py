@@ -1,0 +1,159 @@
+"""The search engine in memory, kept up to date with the file of a store."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
+from kexue.search.products import Keys, Scores, Vectors
+from kexue.search.store.sqlite import tables
+from kexue.search.store.sqlite.tables import State, Tally
+from kexue.search.store.sqlite.transactions import Transactions, Version
+
+_LOG = logging.getLogger("kexue.search")
+_SNAPSHOT_DRIFT = 0.1  # share of the documents; after more changes, closing writes a new snapshot
+_QUERIES = 64  # queries of an approximate search at a time
+
+
+class EngineFollower:
+    """The engine of a store, and its snapshot beside the file.
+
+    A changed document gets a new key, and its old key goes to `tombstones`; both only increase. So the changes since
+    any earlier state are a range of keys and a range of tombstones, and the same code brings up to date an engine in
+    memory and one from a snapshot, no matter which process made the changes.
+
+    Attributes:
+        engine: None before the first search, and while there are no vectors.
+        snapshot_path: of the snapshot.
+    """
+
+    def __init__(self, transactions: Transactions) -> None:
+        self.engine: Engine | None = None
+        self.snapshot_path = Path(f"{transactions.file}-snapshot")
+        self._transactions = transactions
+        self._version: Version | None = None
+        self._stale = False
+
+    def follow(self, connection: sqlite3.Connection) -> Engine | None:
+        """Return the engine with the vectors that this transaction sees; None while there are none."""
+        version = self._transactions.version
+        if self._version == version:
+            return self.engine
+        state, metadata = self._transactions.state(connection), self._transactions.metadata(connection)
+        n, epoch, approx = state.n, str(metadata["epoch"]), str(metadata.get("approx", "auto"))
+        engine = self.engine or (load_engine(self.snapshot_path) if n else None)
+        if engine is not None and not (engine.position.epoch == epoch and engine.suits(n, approx)):
+            engine = None
+        if engine is not None and not _catch_up(connection, engine, state):
+            engine = None
+        if engine is None and n:
+            engine = self._build(connection, state, approx)
+            self._stale = True
+        if engine is not None:
+            last, removed = tables.last_key(connection, "documents"), tables.last_key(connection, "tombstones")
+            engine.position = Position(epoch, last, removed, state.vectors)
+        self.engine, self._version = engine, version
+        return engine
+
+    def _build(self, connection: sqlite3.Connection, state: State, approx: str) -> Engine:
+        dims = tables.scalar(connection, "SELECT length(vector) FROM vectors LIMIT 1") // 4
+        tally = Tally()
+
+        def sample(size: int) -> Vectors:
+            keys = np.array([key for (key,) in connection.execute("SELECT key FROM vectors")])
+            some = np.random.default_rng(0).permutation(keys)[:size]
+            return np.concatenate([block for _, block in tables.read_vectors(connection, np.sort(some))])
+
+        blocks = tables.read_blocks(connection, "key > 0", (), tally)
+        engine = build_engine(blocks, sample, n=state.n, dims=dims, approx=approx)
+        tally.check(state.n, state.vectors, "vectors")
+        return engine
+
+    def save_snapshot(self) -> None:
+        """Write the engine beside the file. A snapshot only saves time: a failure is logged."""
+        with self._transactions.lock:
+            with self._transactions.read() as connection:
+                engine = self.follow(connection)
+            try:
+                if engine is not None:
+                    engine.save(self.snapshot_path, mode=stat.S_IMODE(os.stat(self._transactions.file).st_mode))
+                    self._stale = False
+            except OSError as error:
+                _LOG.warning("%s was not written, opening will take longer: %s", self.snapshot_path, error)
+
+    def save_stale_snapshot(self) -> None:
+        """Write a snapshot if more than a tenth of the documents have changed since the last one."""
+        with self._transactions.read() as connection:
+            epoch = self._transactions.metadata(connection)["epoch"]
+            n = self._transactions.state(connection).n
+            position = read_position(self.snapshot_path)
+            changes = n
+            if position is not None and position.epoch == epoch and not self._stale:
+                changes = tables.scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
+                changes += tables.scalar(
+                    connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal]
+                )
+        if changes > _SNAPSHOT_DRIFT * n:
+            self.save_snapshot()
+
+
+def _catch_up(connection: sqlite3.Connection, engine: Engine, state: State) -> bool:
+    """Bring an engine to the state of the store; False where it does not belong to this store."""
+    _, last_key, last_removal, checksums = engine.position
+    gone = [(key, vector) for key, vector in tables.removals(connection, last_removal) if key <= last_key]
+    if gone:
+        engine.remove(np.array([key for key, _ in gone], np.int64))
+    tally = Tally()
+    for keys, vectors in tables.read_blocks(connection, "key > ?", (last_key,), tally):
+        if vectors.shape[1] != engine.dims:
+            return False
+        engine.add(keys, vectors)
+    checksums += tally.checksums - sum(vector for _, vector in gone)
+    return (len(engine.keys), checksums) == (state.n, state.vectors)
+
+
+def search_approximate(
+    connection: sqlite3.Connection,
+    engine: Engine,
+    vectors: Vectors,
+    k: int,
+    *,
+    allowed: Keys | None,
+    exact: bool,
+    candidates: int | None,
+) -> tuple[Scores, Keys]:
+    """Score the candidates of an inverted file by their stored vectors; scan all where that is asked for or cheaper.
+
+    Args:
+        connection: to the stored vectors.
+        engine: chooses the candidates.
+        vectors: queries (m, d).
+        k: answers per query, at most the number of documents allowed.
+        allowed: keys (ascending); None: all.
+        exact, candidates: as in `Store.search`.
+    """
+    among = len(engine.keys if allowed is None else allowed)
+    wanted = max(k, candidates or max(4 * k, 100))
+    if exact or wanted >= among // 4 or (allowed is not None and among <= tables.BLOCK):
+        return tables.scan(connection, vectors, k, allowed)
+    scores, keys = np.empty((len(vectors), k), np.float32), np.empty((len(vectors), k), np.int64)
+    for start in range(0, len(vectors), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        _, near = engine.search(vectors[part], wanted, allowed)
+        union = np.unique(near[near >= 0])
+        stored = np.concatenate([block for _, block in tables.read_vectors(connection, union)]) if len(union) else None
+        for row, (query, some) in enumerate(zip(vectors[part], near, strict=True), start=start):
+            some = np.sort(some[some >= 0])  # noqa: PLW2901
+            if stored is None or len(some) < k:  # the opened cells hold too few
+                scores[row], keys[row] = (best[0] for best in tables.scan(connection, query[None], k, allowed))
+                continue
+            exactly = stored[np.searchsorted(union, some)] @ query
+            order = np.argsort(-exactly, kind="stable")[:k]
+            scores[row], keys[row] = exactly[order], some[order]
+    return scores, keys
