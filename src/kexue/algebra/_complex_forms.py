@@ -25,7 +25,7 @@ def _add_newton(form: Callable[..., list[Array]]) -> Callable[[list[Array]], tup
 
 def _two_roots(b: Array, c: Array) -> list[Array]:
     """n = 2."""
-    h = -b / 2
+    h = -b / 2  # section "Two roots"
     root = np.sqrt(h * h - c)
     larger = np.where(abs(h + root) >= abs(h - root), h + root, h - root)
     return [larger, c / larger]
@@ -33,7 +33,7 @@ def _two_roots(b: Array, c: Array) -> list[Array]:
 
 def _three_roots(b: Array, c: Array, d: Array) -> list[Array]:
     """n = 3."""
-    y1 = -b / 3
+    y1 = -b / 3  # section "Three roots"
     P, half, delta = resolvent(y1, c, -d)
     root = np.sqrt(delta)
     t = np.where(abs(half + root) >= abs(half - root), half + root, half - root)
@@ -45,7 +45,7 @@ def _three_roots(b: Array, c: Array, d: Array) -> list[Array]:
 
 def _four_roots(b: Array, c: Array, d: Array, e: Array) -> list[Array]:
     """n = 4."""
-    y1 = -b / 4
+    y1 = -b / 4  # section "Four roots"
     square = y1 * y1
     p, q, r = c - 6 * square, depressed_linear(y1, c, -d), e + y1 * (d + y1 * (c - 3 * square))
     z = np.stack(_three_roots(p / 2, (p * p - 4 * r) / 16, -q * q / 64))

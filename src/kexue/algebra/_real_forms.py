@@ -21,11 +21,11 @@ def _quadratic_roots(c: list[Array]) -> tuple[Array, Array]:
 
 def _quadratic(a: Array, b: Array, c: Array) -> tuple[Array, Array, Array]:
     """(y2^2 a^2; the real root of larger modulus, or the real part; the other root, or the imaginary part)."""
-    h = -b / 2  # y1 = e1/2, times a: section "two roots"
+    h = -b / 2  # y1 = e1/2, times a: section "Two roots"
     halves = split_digits(h)
     p, ep = two_product(h, halves, h, halves)
     q, eq = two_product(a, split_digits(a), c, split_digits(c))
-    delta = (p - q) + (ep - eq)  # y2^2 = y1^2 - e2, times a^2, as if in twice the precision: section "two roots"
+    delta = (p - q) + (ep - eq)  # y2^2 = y1^2 - e2, times a^2, as if in twice the precision: section "Two roots"
     root = np.sqrt(abs(delta))
     larger = h + np.copysign(root, h)
     real = delta >= 0
@@ -60,7 +60,7 @@ def _cubic_roots(c: list[Array]) -> tuple[Array, Array]:
 
 def resolvent(y1: Array, e2: Array, e3: Array) -> tuple[Array, Array, Array]:
     """P = y2 y3; S/2, half the sum of y2^3 and y3^3; and (S/2)^2 - P^3, the square of half their difference."""
-    P = y1 * y1 - e2 / 3
+    P = y1 * y1 - e2 / 3  # section "Three roots"
     half = (e3 + y1 * (3 * P - y1 * y1)) / 2
     return P, half, half * half - P * P * P
 
@@ -85,7 +85,7 @@ def _one_real_root(P: Array, half: Array, delta: Array) -> tuple[Array, Array]:
 def _quartic_roots(c: list[Array]) -> tuple[Array, Array]:
     """Roots (m, 4) for n = 4, and which rows need refinement."""
     a, b, c2, d, e = c
-    y1 = -b / (4 * a)
+    y1 = -b / (4 * a)  # section "Four roots"
     e2, e3, e4 = c2 / a, -d / a, e / a
     square = y1 * y1
     p, q, r = e2 - 6 * square, depressed_linear(y1, e2, e3), e4 - y1 * (e3 - y1 * (e2 - 3 * square))

@@ -43,7 +43,7 @@ def symmetric_coordinates(roots: Any) -> Array:
     if n == 4:
         signs = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
         return np.asarray(x @ signs / 4)
-    # section "two roots" for n = 2
+    # section "Two roots" for n = 2
     w = {2: -1.0, 3: complex(-0.5, np.sqrt(0.75))}[n]
     transform = np.array([[np.conj(w) ** (j * k % n) for k in range(n)] for j in range(n)])
     return np.asarray(x @ transform / n)

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.losses.class_diameter import (
+        AdaptiveMarginSchedule as AdaptiveMarginSchedule,
+        estimate_class_diameter as estimate_class_diameter,
+    )
     from kexue.losses.contrastive import (
         FlatNCELoss as FlatNCELoss,
         InfoNCELoss as InfoNCELoss,
@@ -18,22 +22,28 @@ if TYPE_CHECKING:
         info_nce as info_nce,
         pair_contrastive_loss as pair_contrastive_loss,
     )
+    from kexue.losses.distillation import (
+        seq2seq_loss as seq2seq_loss,
+        similarity_distillation_loss as similarity_distillation_loss,
+    )
+    from kexue.losses.label_sets import (
+        combination_softmax_loss as combination_softmax_loss,
+        pairwise_logsumexp_loss as pairwise_logsumexp_loss,
+    )
     from kexue.losses.margin import (
-        AdaptiveMarginSchedule as AdaptiveMarginSchedule,
         AMSoftmaxLoss as AMSoftmaxLoss,
         ArcFaceLoss as ArcFaceLoss,
         am_softmax_loss as am_softmax_loss,
         arcface_loss as arcface_loss,
-        estimate_class_diameter as estimate_class_diameter,
         margin_loss as margin_loss,
     )
     from kexue.losses.multilabel import (
         ZLPRLoss as ZLPRLoss,
-        combination_softmax_loss as combination_softmax_loss,
-        fit_temperature as fit_temperature,
-        pairwise_logsumexp_loss as pairwise_logsumexp_loss,
         sparse_zlpr_loss as sparse_zlpr_loss,
         zlpr_loss as zlpr_loss,
+    )
+    from kexue.losses.multilabel_prediction import (
+        fit_temperature as fit_temperature,
         zlpr_predict as zlpr_predict,
         zlpr_proba as zlpr_proba,
     )
@@ -41,15 +51,15 @@ if TYPE_CHECKING:
         NMWayLoss as NMWayLoss,
         nmway_loss as nmway_loss,
     )
-    from kexue.losses.pairs import (
-        CoSENTLoss as CoSENTLoss,
+    from kexue.losses.pair_heads import (
         MultiTaskPairLoss as MultiTaskPairLoss,
         PairClassificationLoss as PairClassificationLoss,
+    )
+    from kexue.losses.pairs import (
+        CoSENTLoss as CoSENTLoss,
         cosent_loss as cosent_loss,
         cosine_hinge_loss as cosine_hinge_loss,
         cosine_mse_loss as cosine_mse_loss,
-        seq2seq_loss as seq2seq_loss,
-        similarity_distillation_loss as similarity_distillation_loss,
     )
     from kexue.losses.tailored import (
         GammaWarmup as GammaWarmup,
@@ -60,6 +70,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "class_diameter": ("AdaptiveMarginSchedule", "estimate_class_diameter"),
         "contrastive": (
             "FlatNCELoss",
             "InfoNCELoss",
@@ -68,36 +79,20 @@ __getattr__, __dir__, __all__ = attach(
             "info_nce",
             "pair_contrastive_loss",
         ),
+        "distillation": ("seq2seq_loss", "similarity_distillation_loss"),
+        "label_sets": ("combination_softmax_loss", "pairwise_logsumexp_loss"),
         "margin": (
             "AMSoftmaxLoss",
-            "AdaptiveMarginSchedule",
             "ArcFaceLoss",
             "am_softmax_loss",
             "arcface_loss",
-            "estimate_class_diameter",
             "margin_loss",
         ),
-        "multilabel": (
-            "ZLPRLoss",
-            "combination_softmax_loss",
-            "fit_temperature",
-            "pairwise_logsumexp_loss",
-            "sparse_zlpr_loss",
-            "zlpr_loss",
-            "zlpr_predict",
-            "zlpr_proba",
-        ),
+        "multilabel": ("ZLPRLoss", "sparse_zlpr_loss", "zlpr_loss"),
+        "multilabel_prediction": ("fit_temperature", "zlpr_predict", "zlpr_proba"),
         "multiway": ("NMWayLoss", "nmway_loss"),
-        "pairs": (
-            "CoSENTLoss",
-            "MultiTaskPairLoss",
-            "PairClassificationLoss",
-            "cosent_loss",
-            "cosine_hinge_loss",
-            "cosine_mse_loss",
-            "seq2seq_loss",
-            "similarity_distillation_loss",
-        ),
+        "pair_heads": ("MultiTaskPairLoss", "PairClassificationLoss"),
+        "pairs": ("CoSENTLoss", "cosent_loss", "cosine_hinge_loss", "cosine_mse_loss"),
         "tailored": ("GammaWarmup", "TaiLrLoss", "tailr_loss"),
     },
     needs="torch",

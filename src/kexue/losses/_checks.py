@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kexue._tensors import as_floats, may_read
+from kexue._tensors import Reduction, as_class_numbers, as_floats, check_range, may_read, reduce
 
 
 def as_real_numbers(labels: Tensor, name: str = "labels") -> Tensor:
@@ -66,3 +66,26 @@ def split_infinite(own: Tensor) -> tuple[Tensor, Tensor]:
     """
     infinite = own == -torch.inf
     return own.masked_fill(infinite, torch.finfo(own.dtype).min / 16), torch.where(infinite, -own, 0.0)
+
+
+def reduced_cross_entropy(scores: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
+    """`cross_entropy` over the rows whose label is not -100, reduced."""
+    kept = labels != -100
+    return reduce(cross_entropy(as_floats(scores), labels, kept), kept, reduction)
+
+
+def check_embeddings(u: Tensor, v: Tensor) -> None:
+    """ValueError unless both are (B, d)."""
+    if u.ndim != 2 or u.shape != v.shape:
+        raise ValueError(f"expected two batches of embeddings (B, d), got {tuple(u.shape)} and {tuple(v.shape)}")
+
+
+def check_class_rows(
+    labels: Tensor, rows: int, classes: int | Tensor, name: str = "labels", ignore_index: int | None = -100
+) -> Tensor:
+    """`labels` (rows,) as int64 in [0, classes) or equal to `ignore_index`; `classes` may differ by row."""
+    if labels.shape != (rows,):
+        raise ValueError(f"{name} must have shape ({rows},), got {tuple(labels.shape)}")
+    labels = as_class_numbers(labels, name)
+    check_range(labels, classes, ignore_index, name)
+    return labels

@@ -1,4 +1,4 @@
-"""Contrastive losses that stay exact when the positive wins by far: InfoNCE, and FlatNCE for small batches.
+"""Contrastive losses that stay exact where the positive leads by far: InfoNCE, and FlatNCE for small batches.
 
 For one anchor with scores s, positive t and negatives i, all the losses are functions of one number,
 
@@ -34,7 +34,9 @@ from kexue.losses._checks import check_mask, check_scale, is_class
 
 
 class _Gaps(NamedTuple):
-    values: Tensor  # (B, K): s_i - s_t, -inf where column i is no negative of the row
+    """Gaps between the negatives and the positive of each anchor."""
+
+    values: Tensor  # (B, K): s_i - s_t, -inf where column i is not a negative of the row
     log_xi: Tensor  # (B,): finite everywhere; 0 for rows without a negative
     kept: Tensor  # (B,) bool: the row has a negative
 
@@ -51,9 +53,9 @@ def info_nce(
         scores: (B, K) similarities already divided by the temperature; B anchors, K candidates. A negative of -inf is
             masked; a positive of -inf has the limit, an infinite loss with finite gradients.
         labels: (B,) integers, the column of each row's positive; None means the diagonal, which needs K >= B.
-        mask: (B, K) bool, True where the column may serve as a negative; the positive's own entry is not read. A row
-            left without negatives, as in a last batch of one pair, is dropped: it adds 0 and does not count in the
-            mean. A batch with no such row, or empty, gives 0.
+        mask: (B, K) bool, True where the column may be a negative; the positive's entry is not read. A row
+            without negatives, as in a last batch of one pair, is dropped: it adds 0 and does not count in the mean.
+            A batch without any other row, or empty, gives 0.
         reduction: ``"none"`` (one value per anchor), ``"mean"`` over kept anchors, or ``"sum"``.
 
     Returns:
@@ -61,31 +63,32 @@ def info_nce(
 
     Raises:
         ValueError: wrong shapes, or a label outside [0, K).
-        TypeError: scores that are not floating point, labels no integers, a mask that is not bool.
+        TypeError: scores that are not floats, labels that are not integers, a mask that is not bool.
     """
     gaps = _gaps(scores, labels, mask, reduction)
-    return reduce(_log1p_exp(gaps.log_xi), gaps.kept, reduction)
+    return reduce(_log1p_exp(gaps.log_xi), gaps.kept, reduction)  # section "One number an anchor"
 
 
 def flat_nce(
     scores: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
-    """FlatNCE as log xi = logsumexp over negatives of (s_i - s_t): every anchor pulls with the same total weight.
+    """FlatNCE, log xi = logsumexp over negatives of (s_i - s_t): every anchor has the same total weight.
 
     Its gradient is -1 on the positive and softmax over the negatives, that of xi / stop_gradient(xi), the article's
-    form. The value falls without bound and is often negative; that is normal, so do not stop at "loss near 0", and set
-    thresholds for gradient clipping anew. Same arguments, returns and errors as `info_nce`.
+    form. The value has no lower bound and is often negative: do not stop at "loss near 0", and choose new thresholds
+    for gradient clipping. Same arguments, returns and errors as `info_nce`.
     """
     gaps = _gaps(scores, labels, mask, reduction)
-    return reduce(gaps.log_xi, gaps.kept, reduction)
+    return reduce(gaps.log_xi, gaps.kept, reduction)  # section "FlatNCE"
 
 
 def _log1p_exp(x: Tensor) -> Tensor:
-    return -functional.logsigmoid(-x)  # log(1 + e^x), accurate at both ends; softplus gives up the e^-x above 20
+    """log(1 + e^x), accurate at both ends; softplus drops e^-x above 20."""
+    return -functional.logsigmoid(-x)
 
 
 def _gaps(scores: Tensor, labels: Tensor | None, mask: Tensor | None, reduction: Reduction = "none") -> _Gaps:
-    """Check the arguments of a contrastive loss and form log xi per anchor."""
+    """Check the arguments of a contrastive loss and compute log xi per anchor."""
     check_reduction(reduction)
     scores = as_floats(scores)
     labels = _check(scores, labels, mask)
@@ -95,14 +98,14 @@ def _gaps(scores: Tensor, labels: Tensor | None, mask: Tensor | None, reduction:
         negative = negative & mask
     kept = negative.any(dim=1)
     own = scores.gather(1, labels[:, None])
-    gone = own == -torch.inf
-    values = (scores - own.masked_fill(gone, 0.0)).masked_fill(~negative, -torch.inf)
-    log_xi = masked_logsumexp(values, negative, 1) + torch.where(gone, -own, 0.0).squeeze(1)
+    infinite = own == -torch.inf
+    values = (scores - own.masked_fill(infinite, 0.0)).masked_fill(~negative, -torch.inf)
+    log_xi = masked_logsumexp(values, negative, 1) + torch.where(infinite, -own, 0.0).squeeze(1)
     return _Gaps(values, log_xi.masked_fill(~kept, 0.0), kept)
 
 
 def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor:
-    """The positives' columns, once shapes and values fit."""
+    """The positives' columns, after checks of shapes and values."""
     if scores.ndim != 2:
         raise ValueError(f"scores must be (anchors, candidates), got {tuple(scores.shape)}")
     rows, columns = scores.shape
@@ -113,12 +116,14 @@ def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor
         return torch.arange(rows, device=scores.device)
     labels = as_class_numbers(labels)
     if labels.shape != (rows,):
-        raise ValueError(f"labels must have shape ({rows},), one positive a row, got {tuple(labels.shape)}")
+        raise ValueError(f"labels must have shape ({rows},), one positive per row, got {tuple(labels.shape)}")
     check_range(labels, columns, None)
     return labels
 
 
 class _TwoViewLoss(nn.Module):
+    """Settings and scores of the losses of two views."""
+
     def __init__(self, temperature: float = 0.1, *, symmetric: bool = True, reduction: Reduction = "mean") -> None:
         super().__init__()
         if not temperature > 0:
@@ -129,8 +134,8 @@ class _TwoViewLoss(nn.Module):
     def scores(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and mask for the functions above, from B pairs of views.
 
-        One direction: row i of `a` against all of `b`. Symmetric: all 2B rows against each other; a row is no candidate
-        of itself, and its other view is the positive, hence no negative.
+        One direction: row i of `a` against all of `b`. Symmetric: all 2B rows against each other; a row is not its own
+        candidate, and its other view is the positive, not a negative.
         """
         if a.ndim != 2 or a.shape != b.shape:
             raise ValueError(f"expected two views of shape (B, d), got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -146,19 +151,19 @@ class _TwoViewLoss(nn.Module):
         return scores, (rows + size) % (2 * size), rows[:, None] != rows
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Settings in the printed form."""
         return f"temperature={self.temperature}, symmetric={self.symmetric}, reduction={self.reduction!r}"
 
 
 class InfoNCELoss(_TwoViewLoss):
-    """InfoNCE of two views: `forward(a, b)`, each (B, d), rows of the same number are partners.
+    """InfoNCE of two views: `forward(a, b)`, each (B, d); equal row numbers are partners.
 
     A row of length 0 has no direction: its cosines are 0, and so is its gradient.
 
     Args:
         temperature: > 0; cosines are divided by it.
         symmetric: True compares all 2B vectors with each other (NT-Xent, SimCLR) and ``"none"`` gives 2B values;
-            False compares each row of `a` with the rows of `b` alone.
+            False compares each row of `a` with the rows of `b` only.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
 
     Raises:
@@ -167,7 +172,7 @@ class InfoNCELoss(_TwoViewLoss):
     """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The loss of a batch of pairs."""
+        """Compute the loss of a batch of pairs."""
         scores, labels, mask = self.scores(a, b)
         return info_nce(scores, labels, mask=mask, reduction=self.reduction)
 
@@ -177,8 +182,8 @@ class FlatNCELoss(_TwoViewLoss):
 
     Args:
         temperature, symmetric, reduction: as `InfoNCELoss`.
-        report: the value shown; the gradient is that of FlatNCE either way. ``"flat"`` shows log xi, often
-            negative; ``"infonce"`` shows InfoNCE, so that curves of both losses can be compared.
+        report: the returned value; the gradient is that of FlatNCE in both cases. ``"flat"`` returns log xi, often
+            negative; ``"infonce"`` returns InfoNCE, so that curves of both losses can be compared.
     """
 
     def __init__(
@@ -195,19 +200,19 @@ class FlatNCELoss(_TwoViewLoss):
         self.report = report
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The loss of a batch of pairs."""
+        """Compute the loss of a batch of pairs."""
         scores, labels, mask = self.scores(a, b)
         loss = flat_nce(scores, labels, mask=mask, reduction=self.reduction)
         if self.report == "flat":
             return loss
-        shown = info_nce(scores.detach(), labels, mask=mask, reduction=self.reduction)
-        return loss - loss.detach() + shown
+        value = info_nce(scores.detach(), labels, mask=mask, reduction=self.reduction)
+        return loss - loss.detach() + value
 
 
 def pair_contrastive_loss(embeddings: Tensor, *, scale: float = 20.0, reduction: Reduction = "mean") -> Tensor:
     """InfoNCE of a batch whose rows 2i and 2i + 1 are partners; all other rows are negatives.
 
-    The loss of SimBERT and RoFormer-Sim, kexue.fm/archives/7427: cosines times `scale`, the diagonal taken out.
+    The loss of SimBERT and RoFormer-Sim, kexue.fm/archives/7427: cosines times `scale`, without the diagonal.
 
     Args:
         embeddings: (2B, d), any length; they are normalised here, and one of length 0 has cosines and gradient 0.
@@ -232,10 +237,10 @@ def pair_contrastive_loss(embeddings: Tensor, *, scale: float = 20.0, reduction:
 def contrastive_diagnostics(
     scores: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What a contrastive batch still has to learn from: xi, the loss of rounding, and how unevenly anchors weigh.
+    """Diagnostics of a contrastive batch: xi, anchors lost to rounding, and the spread of the anchors' weights.
 
     Args:
-        scores, labels, mask: as `info_nce`; rows without negatives are left out.
+        scores, labels, mask: as `info_nce`; rows without negatives are ignored.
 
     Returns:
         ``xi_quantiles``: (5,) minimum, quartiles and maximum of xi over anchors.
@@ -246,11 +251,11 @@ def contrastive_diagnostics(
         scales the gradient FlatNCE gives an anchor; infinite when all weigh the same.
 
     Raises:
-        ValueError: no row has a negative; otherwise as `info_nce`.
+        ValueError: no row with a negative; otherwise as `info_nce`.
     """
     gaps = _gaps(scores, labels, mask)
     if not gaps.kept.any():
-        raise ValueError("no row has a negative: there is nothing to diagnose")
+        raise ValueError("no row has a negative: nothing to diagnose")
     log_xi = gaps.log_xi[gaps.kept].double()
     weights = gaps.values[gaps.kept].double().softmax(dim=1)
     factors = log_xi.sigmoid()

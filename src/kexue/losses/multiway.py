@@ -1,6 +1,6 @@
-"""Many m-way classifications at once, balanced over classes: the sum over tasks stands inside the logarithm.
+"""n classifications over the same m classes, balanced over classes: the sum over tasks is inside the logarithm.
 
-Source: kexue.fm/archives/9158, which calls itself an unsuccessful attempt; both of its forms are here.
+Source: kexue.fm/archives/9158, titled an unsuccessful attempt; both of its forms are here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def nmway_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """n decisions over the same m classes, where each class weighs about as much as its logarithm's count.
+    """Loss of n decisions over the same m classes, in which a class of c tasks weighs about log c.
 
         pairwise: loss = sum_j log(1 + sum_i t_ij sum_{k != j} e^{s_ik - s_ij})
         centered: loss = sum_j log(1 + sum_i t_ij e^{mean_k s_ik - s_ij})
@@ -47,16 +47,16 @@ def nmway_loss(
     Args:
         scores: (..., n, m) raw scores, m >= 2. The centered form needs finite ones; in the other -inf drops a class,
             and a label of it has the limit, an infinite loss with finite gradients.
-        labels: (..., n) integers in [0, m); or (..., n, m) floats, each row summing to 1, or to 0 to drop the task.
+        labels: (..., n) integers in [0, m); or (..., n, m) floats, each row with sum 1, or 0 to drop the task.
         form: ``"pairwise"`` (time and memory n m^2 for soft labels) or ``"centered"``.
         ignore_index: integer label of a task to drop. A sample without tasks counts 0, outside the mean.
-        reduction: ``"none"`` gives one value a leading index, shape (...).
+        reduction: ``"none"`` (one value per leading index, shape (...)), ``"mean"`` or ``"sum"``.
 
     Returns:
         float32 for half-precision scores, else their dtype.
 
     Raises:
-        TypeError: scores are no floats; labels bool or complex.
+        TypeError: scores that are not floats, labels that are bool or complex.
         ValueError: shapes do not fit, m < 2, a label out of range, rows that sum to neither 1 nor 0, an unknown form.
     """
     check_reduction(reduction)
@@ -78,7 +78,8 @@ def nmway_loss(
         terms = _gaps_of_true(scores, low, labels, present, form).unsqueeze(-1).expand_as(scores)
         present = present & taken.unsqueeze(-1)
     terms = terms.masked_fill(~present, -torch.inf)
-    # log(1 + ...) as a log-sum-exp with an explicit 0: a class that is absent has value 0 and gradient 0.
+    # section "Moving the sum into the logarithm" (pairwise), "Working backwards from the optimum" (centered):
+    # log(1 + ...) as a log-sum-exp with an explicit 0, so that an absent class has value 0 and gradient 0
     per_class = torch.cat([terms, torch.zeros_like(terms[..., :1, :])], -2).logsumexp(-2)
     values = per_class.sum(-1) + rest.masked_fill(~present, 0.0).sum((-2, -1))
     return reduce(values, present.flatten(-2).any(-1), reduction)
@@ -96,7 +97,7 @@ class NMWayLoss(nn.Module):
         self.reduction: Reduction = reduction
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """The loss."""
+        """Compute the loss."""
         return nmway_loss(scores, labels, form=self.form, ignore_index=self.ignore_index, reduction=self.reduction)
 
     def extra_repr(self) -> str:
@@ -105,20 +106,20 @@ class NMWayLoss(nn.Module):
 
 
 def _without_dropped(scores: Tensor, low: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with zeros for the tasks that are dropped, which may hold anything."""
+    """Both scores with zeros for dropped tasks, which may hold anything."""
     if may_read(taken) and bool(taken.all()):
         return scores, low
     return scores.masked_fill(~taken.unsqueeze(-1), 0.0), low.masked_fill(~taken.unsqueeze(-1), 0.0)
 
 
 def _gaps_of_true(scores: Tensor, low: Tensor, labels: Tensor, true: Tensor, form: Form) -> Tensor:
-    """How far the others are above the true score: (..., n)."""
+    """log sum exp of the other scores (centered: their mean), minus the true score: (..., n)."""
     own = low.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     return (scores.mean(-1) if form == "centered" else masked_logsumexp(scores, ~true)) - own
 
 
 def _gaps_of_all(scores: Tensor, low: Tensor, form: Form) -> Tensor:
-    """The same for every class taken as the true one: (..., n, m)."""
+    """`_gaps_of_true` with each class in turn as the true one: (..., n, m)."""
     if form == "centered":
         return scores.mean(-1, keepdim=True) - low
     m = scores.shape[-1]
@@ -128,22 +129,24 @@ def _gaps_of_all(scores: Tensor, low: Tensor, form: Form) -> Tensor:
 
 
 def _check_form(form: str) -> None:
+    """ValueError for an unknown form."""
     if form not in {"pairwise", "centered"}:
         raise ValueError(f"form must be 'pairwise' or 'centered', got {form!r}")
 
 
 def _check_soft(scores: Tensor, labels: Tensor) -> None:
+    """ValueError unless the labels have the shape of the scores and rows that sum to 1 or 0."""
     if labels.shape != scores.shape:
         raise ValueError(f"float labels must be {tuple(scores.shape)} like scores, got {tuple(labels.shape)}")
     if may_read(labels):
         sums = labels.float().sum(-1)
-        wrong = ~((sums - 1).abs() <= 1e-2) & (sums != 0) | (labels < 0).any(-1)  # halves sum to 1 within 1e-2
+        wrong = ~((sums - 1).abs() <= 1e-2) & (sums != 0) | (labels < 0).any(-1)  # half precision sums to 1 within 1e-2
         if bool(wrong.any()):
             raise ValueError(f"each row of labels must be >= 0 and sum to 1, or to 0; got {labels[wrong][0].tolist()}")
 
 
 def _check_hard(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Labels with a harmless class at the ignored places, and the places taken."""
+    """(labels with class 0 for ignored tasks, bool True for the other tasks)."""
     if labels.shape != scores.shape[:-1]:
         raise ValueError(f"integer labels must be {tuple(scores.shape[:-1])}, got {tuple(labels.shape)}")
     labels = as_class_numbers(labels)
