@@ -109,6 +109,18 @@ def test_failures(run, tmp_path, monkeypatch):
     assert run("large", "-o", "out", "--memory", "16M", "--allow-tmpfs")[0] == 0
 
 
+def test_the_output_is_verified_unless_no_verify_is_given(run, tmp_path, monkeypatch):
+    from kexue.corpus.shuffle import run as shuffle_run
+
+    monkeypatch.setattr(shuffle_run, "digest_of", lambda *_: "0" * 32)
+    code, _, err = run("in.txt", "--out", "out")
+    assert (code, (tmp_path / "out").exists()) == (1, False)
+    assert b"does not hold the lines" in err
+    assert run("in.txt", "-o", "out", "--verify")[0] == 1
+    assert run("in.txt", "--output", "out", "--no-verify", "--seed", 1)[0] == 0
+    assert (tmp_path / "out").read_bytes() == expected(1)
+
+
 def test_what_goes_to_stdout_cannot_be_verified(run):
     code, out, err = run("in.txt", "-o", "-", "--verify")
     assert (code, out) == (2, b"")

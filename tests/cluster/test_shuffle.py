@@ -12,7 +12,7 @@ import pytest
 from kexue import corpus
 from kexue.cli import main
 from kexue.cluster import shuffle as shuffle_module, shuffle_files
-from kexue.errors import DataError
+from kexue.errors import DataError, KexueError
 
 pytest.importorskip("ray")
 pytest.importorskip("pyarrow")
@@ -61,19 +61,35 @@ def test_ties_too(tmp_path, inputs, monkeypatch):
     monkeypatch.setitem(keys_module.ALGORITHMS, "keyed", few)
     monkeypatch.setattr(shuffle_module, "permutation_keys", few)
 
-    class Here:
-        retried = 0
-
-        def __init__(self, session, make):
-            self.function = make()
-
-        def map(self, jobs, most):
-            yield from ((number, self.function(item)) for number, item in jobs)
-
     monkeypatch.setattr(shuffle_module, "Pool", Here)
     corpus.shuffle_files(inputs, tmp_path / "one", seed=5)
     shuffle_files(inputs, tmp_path / "many", seed=5)
     assert (tmp_path / "many").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+class Here:
+    """A pool that works in this process."""
+
+    retried = 0
+
+    def __init__(self, session, make):
+        self.function = make()
+
+    def map(self, jobs, most):
+        yield from ((number, self.function(item)) for number, item in jobs)
+
+
+def test_a_damaged_output_is_noticed_and_removed(ray, tmp_path, inputs, monkeypatch):
+    from kexue.corpus.shuffle import run as shuffle_run
+
+    monkeypatch.setattr(shuffle_module, "Pool", Here)
+    monkeypatch.setattr(shuffle_run, "digest_of", lambda *_: "0" * 32)
+    with pytest.raises(KexueError, match="does not hold the lines"):
+        shuffle_files(inputs, tmp_path / "many", seed=5)
+    assert not (tmp_path / "many").exists()
+    assert not list(tmp_path.glob("*.partial"))
+    shuffle_files(inputs, tmp_path / "many", seed=5, verify=False)
+    assert (tmp_path / "many").exists()
 
 
 def test_an_interrupted_job_goes_on(ray, tmp_path, inputs):

@@ -31,7 +31,7 @@ from kexue.corpus import (
     verify_shuffle,
 )
 from kexue.corpus.open import codec_of
-from kexue.corpus.shuffle import journal, keys as keys_module, output, plan, run
+from kexue.corpus.shuffle import journal, keys as keys_module, output, plan, run, tables
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.keys import KeyRange, rowwise_keys, tie_keys
 from kexue.errors import DataError, DiskFullError, KexueError
@@ -768,6 +768,16 @@ def test_rows_of_a_dataset_take_the_order_of_lines(tmp_path, memory):
         shuffle_dataset(3, tmp_path / "out4")
     empty = shuffle_dataset(table.slice(0, 0), tmp_path / "empty")
     assert parquet.read_table(empty).num_rows == 0
+
+
+def test_an_empty_bucket_after_full_row_groups_does_not_end_the_table(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(tables, "_GROUP", 10)
+    monkeypatch.setattr(tables, "_SHARD", 40)
+    whole = pa.table({"n": list(range(33))})
+    parts = [whole.slice(start, stop - start) for start, stop in ((0, 20), (20, 20), (20, 33), (33, 33))]
+    tables._write_shards(tmp_path, parts[0].schema, iter(parts))
+    assert parquet.read_table(tmp_path)["n"].to_pylist() == list(range(33))
 
 
 def test_a_real_dataset(tmp_path):

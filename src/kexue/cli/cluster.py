@@ -148,14 +148,21 @@ def index(
 )
 def shuffle(
     out: Output,
-    inputs: Annotated[list[str], typer.Argument(help="Plain files that all machines see under these names.")],
-    target: Annotated[str, typer.Option("--out", help="File, or folder for shards.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Plain files, which all machines see under these names, read in this order.")
+    ],
+    target: Annotated[str, typer.Option("--out", "--output", "-o", help="File, or folder for shards.")],
     ray: _Ray = "local",
-    shards: Annotated[int | None, typer.Option("--shards", help="So many files; default: one.", min=1)] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; --no-resume begins anew.")] = True,
-    zero: Annotated[bool, typer.Option("-z", "--zero-terminated", help="Lines end in NUL, not in newline.")] = False,
+    shards: Annotated[
+        int | None, typer.Option("--shards", help="Number of output files, with equal numbers of lines.", min=1)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run; --no-resume discards it.")] = True,
+    verify: Annotated[bool, typer.Option(help="Read the output again and compare checksums.")] = True,
+    zero: Annotated[
+        bool, typer.Option("-z", "--zero-terminated", help="Lines end with NUL, not with newline.")
+    ] = False,
 ) -> None:
-    """Shuffle lines on a cluster: the bytes that `kexue shuffle` gives with the same seed."""
+    """Shuffle lines on a cluster; the output is that of `kexue shuffle` with the same seed."""
     from kexue.cluster import shuffle_files
 
     with out.progress("shuffling") as progress:
@@ -167,6 +174,7 @@ def shuffle(
             shards=shards,
             separator=b"\0" if zero else b"\n",
             resume=resume,
+            verify=verify,
             progress=progress,
         )
     out.emit(

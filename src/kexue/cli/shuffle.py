@@ -1,4 +1,4 @@
-"""`kexue shuffle`: all lines of files in uniformly random order, however large the files."""
+"""`kexue shuffle`: shuffle the lines of files of any size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kexue.errors import KexueError
 
 _EXAMPLES = (
     "kexue shuffle corpus.txt -o shuffled.txt --memory 2G",
-    "kexue shuffle part-*.jsonl.gz -o shuffled/ --shards 16 --seed 7 --verify",
+    "kexue shuffle part-*.jsonl.gz -o shuffled/ --shards 16 --seed 7",
     "kexue shuffle news.zh news.en -o both/ --aligned",
     "zcat logs.gz | kexue shuffle - -n 1000 -o -",
     "kexue shuffle huge.txt -o shuffled.txt --tmp /scratch --dry-run",
@@ -26,53 +26,70 @@ def register(app: typer.Typer) -> None:
     verb(app, "shuffle", examples=_EXAMPLES)(shuffle)
 
 
-Inputs = Annotated[list[str], typer.Argument(help="Files of lines, also compressed, in this order; or - for stdin.")]
-Memory = Annotated[str, typer.Option(help="Memory it may take, beside 60 MB for Python.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Decides the order; without it one is drawn and told.", min=0)]
+Inputs = Annotated[list[str], typer.Argument(help="Files of lines, also compressed, read in this order; - is stdin.")]
+Memory = Annotated[str, typer.Option(help="Limit of memory, such as 512M, beside 60 MB for Python.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; default: one is drawn and printed.", min=0)]
 
 
 def shuffle(
     out: Output,
     inputs: Inputs,
     output: Annotated[
-        str, typer.Option("--output", "-o", help="File (.gz, .bz2, .xz, .zst, .lz4 compress), folder, or - for stdout.")
+        str,
+        typer.Option(
+            "--out", "--output", "-o", help="File (.gz, .bz2, .xz, .zst, .lz4 compress), folder, or - for stdout."
+        ),
     ],
     memory: Memory = "4G",
     tmp: Annotated[Path | None, typer.Option(help="Folder for temporary files; default: that of the output.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads; default: one a core, 4 at most.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads; default: one per core, 4 at most.", min=1)] = None,
     seed: Seed = None,
-    zero: Annotated[bool, typer.Option("-z", "--zero-terminated", help="Records end in NUL, not in newline.")] = False,
-    sample: Annotated[int | None, typer.Option("-n", "--head-count", help="At most so many lines.", min=0)] = None,
+    zero: Annotated[
+        bool, typer.Option("-z", "--zero-terminated", help="Lines end with NUL, not with newline.")
+    ] = False,
+    sample: Annotated[int | None, typer.Option("-n", "--head-count", help="Number of lines to write.", min=0)] = None,
     algorithm: Annotated[
-        Literal["keyed", "rowwise"], typer.Option(help="keyed is exact; rowwise is the article's, and not uniform.")
+        Literal["keyed", "rowwise"], typer.Option(help="keyed is uniform; rowwise is the article's, which is not.")
     ] = "keyed",
-    shards: Annotated[int | None, typer.Option(help="So many files, of as many lines.", min=1)] = None,
-    shard_lines: Annotated[int | None, typer.Option(help="Files of at most so many lines.", min=1)] = None,
-    shard_bytes: Annotated[str | None, typer.Option(help="Files of at most this size, such as 1G.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Number of output files, with equal numbers of lines.", min=1)
+    ] = None,
+    shard_lines: Annotated[int | None, typer.Option(help="Maximum number of lines in an output file.", min=1)] = None,
+    shard_bytes: Annotated[str | None, typer.Option(help="Maximum size of an output file, such as 1G.")] = None,
     aligned: Annotated[
         bool, typer.Option("--aligned", help="Parallel files: the same order for each; the output is a folder.")
     ] = False,
-    header: Annotated[int, typer.Option(help="Lines that stay on top; the other files' are dropped.", min=0)] = 0,
-    lines_per_record: Annotated[int, typer.Option(help="So many lines stay together, as 4 in FASTQ.", min=1)] = 1,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run; --no-resume begins anew.")] = True,
-    verify: Annotated[bool, typer.Option("--verify", help="Read the output again and compare checksums.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    header: Annotated[
+        int,
+        typer.Option(
+            help="Lines at the start of the first file that stay on top; the other files' are dropped.", min=0
+        ),
+    ] = 0,
+    lines_per_record: Annotated[int, typer.Option(help="Lines that stay together, such as 4 in FASTQ.", min=1)] = 1,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run; --no-resume discards it.")] = True,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify", help="Read the output again and compare checksums; default: on, except for stdout."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan (memory, passes, disk) and stop.")] = False,
     strip_bom: Annotated[
-        bool, typer.Option("--strip-bom", help="Drop byte order marks at the start of files.")
+        bool, typer.Option("--strip-bom", help="Drop a byte order mark at the start of each file.")
     ] = False,
     allow_tmpfs: Annotated[
-        bool, typer.Option("--allow-tmpfs", help="Let temporary files lie in memory (tmpfs).")
+        bool, typer.Option("--allow-tmpfs", help="Accept a folder for temporary files in memory (tmpfs).")
     ] = False,
 ) -> None:
-    """Shuffle the lines of files exactly, in little memory. The same seed gives the same bytes on any machine."""
+    """Shuffle the lines of files uniformly, in little memory. The same seed gives the same bytes on any machine."""
     from kexue.corpus import plan_shuffle, shuffle_files
     from kexue.corpus.shuffle.options import parse_size
     from kexue.corpus.shuffle.plan import in_memory
 
     if output == "-" and out.json and not dry_run:
-        raise typer.BadParameter("the lines and --json would both go to stdout; name a file with -o")
+        raise typer.BadParameter("lines and --json cannot both go to stdout; name a file with --out")
     if output == "-" and verify:
-        raise typer.BadParameter("what went to stdout cannot be read again; leave --verify out, or name a file with -o")
+        raise typer.BadParameter("stdout cannot be read again; leave --verify out, or name a file with --out")
     options: dict[str, Any] = {
         "memory": memory,
         "tmp": tmp,
@@ -89,17 +106,17 @@ def shuffle(
         "sample": sample,
         "strip_bom": strip_bom,
         "resume": resume,
-        "verify": verify,
+        "verify": verify is not False,
     }
     plan = plan_shuffle(inputs, output, **options)
     if dry_run:
-        out.emit(dataclasses.asdict(plan), lambda: _planned(plan))
+        out.emit(dataclasses.asdict(plan), lambda: _render_plan(plan))
         return
     folder = tmp or (Path(tempfile.gettempdir()) if output == "-" else Path(output).absolute().parent)
     if plan.passes > 1 and not allow_tmpfs and in_memory(folder):
         raise KexueError(
             f"{folder} is in memory (tmpfs), which temporary files would fill.",
-            remedy="Name a folder on a disk with --tmp, or insist with --allow-tmpfs.",
+            remedy="Name a folder on a disk with --tmp, or pass --allow-tmpfs.",
         )
     with out.progress("shuffling, MB") as progress:
         report = shuffle_files(
@@ -109,16 +126,18 @@ def shuffle(
             progress=lambda done, total: progress(done // 10**6, None if total is None else total // 10**6),
         )
     if output == "-":
-        out.remark(_told(report))
+        out.remark(_render_report(report))
     else:
-        out.emit(dataclasses.asdict(report), lambda: _told(report))
+        out.emit(dataclasses.asdict(report), lambda: _render_report(report))
 
 
-def _planned(plan: Any) -> str:
+def _render_plan(plan: Any) -> str:
+    """Return a plan as text for a person."""
+
     def size(value: int | None) -> str:
-        return "not known beforehand" if value is None else f"about {value / 1e9:,.2f} GB"
+        return "unknown" if value is None else f"about {value / 1e9:,.2f} GB"
 
-    lines = "not known beforehand" if plan.records is None else f"about {plan.records:,}"
+    lines = "unknown" if plan.records is None else f"about {plan.records:,}"
     return "\n".join(
         [
             f"records          {lines}, {size(plan.bytes)}",
@@ -130,7 +149,8 @@ def _planned(plan: Any) -> str:
     )
 
 
-def _told(report: Any) -> str:
+def _render_report(report: Any) -> str:
+    """Return a report as text for a person."""
     where = report.outputs[0] if len(report.outputs) == 1 else f"{len(report.outputs)} files, {report.outputs[0]} ..."
     rate = report.bytes / 1e6 / max(report.seconds, 1e-9)
     return (

@@ -161,6 +161,7 @@ class Gatherer:
         """Read a bucket and sort its records."""
         reader = self._readers.popleft()
         data, keys, lengths, frames = reader.read(bucket, self._journal.folder)
+        # section "Two passes": gather
         order = sort_order(keys, self._state.seed, RecordIndex(frames, self._state.seed, self._keys))
         return _SortedBucket(bucket, reader, data, row_offsets(lengths), order, lengths == GIANT)
 

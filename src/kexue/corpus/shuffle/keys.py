@@ -39,12 +39,12 @@ def permutation_keys(seed: int, start: int, stop: int) -> Array:
     check_seed(seed)
     if not 0 <= start <= stop:
         raise ValueError(f"expected 0 <= start <= stop, got start {start} and stop {stop}.")
-    return _words(seed, start, stop)
+    return _words(seed, start, stop)  # section "Sorting by random keys"
 
 
 def tie_keys(seed: int, start: int, stop: int) -> Array:
     """Return second keys, which order records with equal first keys: Philox with the key seed + 2**64."""
-    return _words(seed + SPACE, start, stop)
+    return _words(seed + SPACE, start, stop)  # section "Sorting by random keys": ties
 
 
 def rowwise_keys(seed: int, start: int, stop: int, *, rows: int = ROWS) -> Array:
@@ -60,6 +60,7 @@ def rowwise_keys(seed: int, start: int, stop: int, *, rows: int = ROWS) -> Array
     """
     first, last = start // rows, -(-stop // rows)
     inner = _words(seed, first * rows, last * rows).reshape(-1, rows)
+    # section "The article's scheme": shuffle each block, then take one line of each block per round
     rank = inner.argsort(axis=1, kind="stable").argsort(axis=1).ravel().astype(np.uint64)
     spread = tie_keys(seed, first * rows, last * rows) // np.uint64(rows)
     keys: Array = rank * np.uint64(SPACE // rows) + np.minimum(spread, np.uint64(SPACE // rows - 1))
@@ -100,6 +101,7 @@ class KeyRange:
 
     def part(self, keys: Array) -> Array:
         """Return the range that each key is in, (n,) uint16: floor((u - lo) parts / width)."""
+        # section "Two passes": the bucket grows with the key
         scaled = keys - np.uint64(self.lo)
         scaled >>= np.uint64(self._shift)
         scaled *= np.uint64(self.parts)

@@ -95,6 +95,7 @@ class Scatterer:
 
     def _split(self, chunk: Chunk) -> _Split:
         """Compute the keys of a chunk's records, split them by bucket and hash their lines."""
+        # section "Two passes": scatter
         keys = self._keys(self._state.seed, chunk.first, chunk.first + chunk.records)
         if chunk.giant:
             [bucket] = self._ranges.part(keys)
