@@ -73,8 +73,9 @@ if TYPE_CHECKING:
         TransportStats as TransportStats,
     )
     from kexue.similarity.transport.solvers import TransportPlan as TransportPlan
-    from kexue.similarity.whitening.estimator import Whitening as Whitening, whiten as whiten
+    from kexue.similarity.whitening.estimator import Whitening as Whitening
     from kexue.similarity.whitening.kernel import Kernel as Kernel, whitening_kernel as whitening_kernel
+    from kexue.similarity.whitening.mapping import whiten as whiten
     from kexue.similarity.whitening.statistics import (
         Moments as Moments,
         merge_moments as merge_moments,
@@ -112,6 +113,7 @@ __getattr__, __dir__, __all__ = attach(
         "transport.bounds": ("relaxed_wmd", "relaxed_wrd", "wcd", "wrd_centroid_bound"),
         "transport.index": ("TransportHits", "TransportIndex", "TransportStats"),
         "whitening.tuning": ("Tuned", "TunedRow", "tune_whitening"),
-        "whitening.estimator": ("Whitening", "whiten"),
+        "whitening.estimator": ("Whitening",),
+        "whitening.mapping": ("whiten",),
     },
 )

@@ -21,59 +21,13 @@ from kexue.similarity.whitening.dense import append_dense
 from kexue.similarity.whitening.files import WhiteningState, file_error, read_whitening, write_whitening
 from kexue.similarity.whitening.kernel import Kernel, check_parameters, scale_spectrum, second_moment_spectrum
 from kexue.similarity.whitening.mapping import map_rows
-from kexue.similarity.whitening.output import check_container, wrap_output
 from kexue.similarity.whitening.statistics import Moments, merge_moments, moments
+from kexue.similarity.whitening.transformer import Transformer
 
 _PRESETS = {"identity": (0.0, 0.0), "rotate": (0.0, 0.0), "pca": (1.0, 0.0), "whiten": (1.0, 1.0)}
 
 
-def whiten(
-    embeddings: Any,
-    *,
-    n_components: int | None = None,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-    eps: float = 0.0,
-    rcond: float = 1e-10,
-    ddof: int = 0,
-    normalize: bool = False,
-) -> Any:
-    """Whiten a set of vectors by the statistics of that set, in one call: moments, kernel, transform.
-
-    y = (x - beta mu) U Lambda^(-gamma/2) [:, :k]; at beta = gamma = 1 and full rank y has mean 0 and covariance I.
-
-    Source: kexue.fm/archives/8321 and 9079. To apply the same map to other vectors, keep a `Whitening`.
-
-    Args:
-        embeddings: (n, d), numpy or torch, finite. The other arguments are those of `Whitening`.
-        n_components: k in [1, d]; None keeps d.
-        beta: share of the mean to remove.
-        gamma: share of the anisotropy to remove.
-        eps: ridge on the eigenvalues.
-        rcond: relative size below which an eigenvalue counts as zero.
-        ddof: divisor n - ddof.
-        normalize: scale each row of the result to length 1.
-
-    Returns:
-        (n, k), the kind, device and dtype of `embeddings`.
-
-    Raises:
-        ValueError: see `moments` and `whitening_kernel`.
-
-    Example:
-        >>> import numpy as np
-        >>> y = whiten(np.random.default_rng(0).normal(5.0, [1.0, 9.0], size=(100, 2)))
-        >>> bool(np.allclose(y.T @ y / 100, np.eye(2)))
-        True
-    """
-    embeddings = as_matrix(embeddings, "embeddings")
-    whitening = Whitening(n_components, beta=beta, gamma=gamma, eps=eps, rcond=rcond, ddof=ddof, normalize=normalize)
-    whitening.fit(embeddings)
-    rows = map_rows(embeddings, whitening.kernel_, beta * whitening.mean_, normalize=normalize)
-    return like(rows, embeddings)
-
-
-class Whitening:
+class Whitening(Transformer):
     """Linear post-processing of vectors: centre by beta, flatten the spectrum by gamma, keep k dimensions.
 
     y = (x - beta mu) U Lambda^(-gamma/2) [:, :k], U Lambda U' the second moment about beta mu.
@@ -239,8 +193,7 @@ class Whitening:
         x = as_matrix(X)
         self._check_features(x)
         result = like(map_rows(x, kernel, self.beta * self.moments_.mean, normalize=self.normalize), x)
-        container = vars(self).get("_sklearn_output_config", {}).get("transform")
-        return wrap_output(result, X, container, self.get_feature_names_out)
+        return self.wrap_output(result, X)
 
     def fit_transform(self, X: Any, y: object = None, sample_weight: Any = None) -> Any:
         """Return fit(X).transform(X)."""
@@ -387,8 +340,6 @@ class Whitening:
         """
         return append_dense(self.kernel_, self.bias_, model_folder, out, normalize=self.normalize)
 
-    # ---- the estimator contract of scikit-learn ------------------------------------------------------------------
-
     def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Return the names of the k output columns, "whitening0", ...; `input_features` is only counted."""
         k = self._solve().kernel.shape[1]
@@ -396,42 +347,8 @@ class Whitening:
             raise ValueError(f"input_features holds {len(names)} names, but X has {self.n_features_in_} features.")
         return np.array([f"{type(self).__name__.lower()}{i}" for i in range(k)], dtype=object)
 
-    def set_output(self, *, transform: str | None = None) -> Self:
-        """Choose what `transform` returns: "default" (arrays), "pandas" or "polars" data frames. Returns self.
-
-        None changes nothing. Without a choice `sklearn.set_config(transform_output=...)` is followed.
-        """
-        check_container(transform)
-        if transform is not None:
-            self._sklearn_output_config = {"transform": transform}
-        return self
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's arguments by name."""
-        return {name: getattr(self, name) for name in _PARAMETERS}
-
-    def set_params(self, **params: Any) -> Self:
-        """Change constructor arguments; a fitted estimator uses the new ones at once. Returns self."""
-        for name, value in params.items():
-            if name not in _PARAMETERS:
-                raise ValueError(f"unknown parameter {name!r}; Whitening has {', '.join(_PARAMETERS)}.")
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        changed = [f"{k}={v!r}" for k, v in self.get_params().items() if v is not _DEFAULTS[k] and v != _DEFAULTS[k]]
-        return f"{type(self).__name__}({', '.join(changed)})"
-
     def __sklearn_is_fitted__(self) -> bool:
         return "moments_" in vars(self)
-
-    def __sklearn_tags__(self) -> Any:
-        utils = import_optional("sklearn.utils", extra="bench")
-        return utils.Tags(
-            estimator_type=None,
-            target_tags=utils.TargetTags(required=False),
-            transformer_tags=utils.TransformerTags(preserves_dtype=["float64", "float32"]),
-        )
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -472,7 +389,3 @@ class Whitening:
         kernel = scale_spectrum(stats, self._spectrum[1], *options)
         self._solution = (key, kernel)
         return kernel
-
-
-_DEFAULTS = Whitening().__dict__.copy()
-_PARAMETERS = tuple(_DEFAULTS)

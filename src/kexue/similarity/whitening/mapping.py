@@ -1,4 +1,4 @@
-"""Application of a whitening to many rows: blocks in threads, chunks that stay in the cache."""
+"""Application of a whitening to rows: a set by the statistics of that set, or many rows in blocks and threads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,61 @@ from typing import Any
 
 import numpy as np
 
-from kexue._arrays import Array, host, raise_non_finite, working_dtype
+from kexue._arrays import Array, as_matrix, host, like, raise_non_finite, working_dtype
 from kexue.similarity._vectors import unit_rows
+from kexue.similarity.whitening.kernel import whitening_kernel
+from kexue.similarity.whitening.statistics import moments
 from kexue.similarity.whitening.threads import map_blocks
 
 _BLOCK_ROWS = 4_096  # rows of one task of a thread
 _CHUNK_ROWS = 512  # rows that stay in the second-level cache
+
+
+def whiten(
+    embeddings: Any,
+    *,
+    n_components: int | None = None,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    eps: float = 0.0,
+    rcond: float = 1e-10,
+    ddof: int = 0,
+    normalize: bool = False,
+) -> Any:
+    """Whiten a set of vectors by the statistics of that set, in one call: moments, kernel, transform.
+
+    y = (x - beta mu) U Lambda^(-gamma/2) [:, :k]; at beta = gamma = 1 and full rank y has mean 0 and covariance I.
+
+    Source: kexue.fm/archives/8321 and 9079. To apply the same map to other vectors, keep a `Whitening`.
+
+    Args:
+        embeddings: (n, d), numpy or torch, finite. The other arguments are those of `Whitening`.
+        n_components: k in [1, d]; None keeps d.
+        beta: share of the mean to remove.
+        gamma: share of the anisotropy to remove.
+        eps: ridge on the eigenvalues.
+        rcond: relative size below which an eigenvalue counts as zero.
+        ddof: divisor n - ddof.
+        normalize: scale each row of the result to length 1.
+
+    Returns:
+        (n, k), the kind, device and dtype of `embeddings`.
+
+    Raises:
+        ValueError: see `moments` and `whitening_kernel`.
+
+    Example:
+        >>> import numpy as np
+        >>> y = whiten(np.random.default_rng(0).normal(5.0, [1.0, 9.0], size=(100, 2)))
+        >>> bool(np.allclose(y.T @ y / 100, np.eye(2)))
+        True
+    """
+    x = as_matrix(embeddings, "embeddings")
+    stats = moments(x)
+    kernel = whitening_kernel(
+        stats, n_components=n_components, beta=beta, gamma=gamma, eps=eps, rcond=rcond, ddof=ddof
+    ).kernel
+    return like(map_rows(x, kernel, beta * stats.mean, normalize=normalize), x)
 
 
 def map_rows(x: Any, kernel: Array, shift: Array, *, normalize: bool = False) -> Array:
