@@ -1,4 +1,4 @@
-"""`kexue evaluate`: how well cosines agree with labels on sentence pairs."""
+"""`kexue evaluate`: agreement of cosines with the labels of sentence pairs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,22 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     out: Output,
-    pairs: Annotated[list[str], typer.Argument(help="tsv, csv or jsonl files of pairs, or sets in KEXUE_DATA.")],
+    pairs: Annotated[
+        list[str], typer.Argument(help="tsv, csv or jsonl files of pairs, or names of sets in KEXUE_DATA.")
+    ],
     model: opt.Model = "auto",
     whiten: Annotated[
-        list[str] | None, typer.Option(help="none, pca, rotate, whiten, a file, or beta=1,gamma=0.5,k=128; repeat it.")
+        list[str] | None,
+        typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128; repeat to compare."),
     ] = None,
     dims: opt.Dims = None,
     pooling: Annotated[
-        list[str] | None, typer.Option(help="cls, pooler, last-avg, first-last-avg or max; repeat it.")
+        list[str] | None, typer.Option(help="cls, pooler, last-avg, first-last-avg or max; repeat to compare.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of a named set.")] = None,
-    bootstrap: Annotated[int, typer.Option(help="Resamples behind the 95 % intervals.", min=0)] = 1000,
+    split: Annotated[str | None, typer.Option(help="Part of a named set, such as test.")] = None,
+    bootstrap: Annotated[
+        int, typer.Option(help="Number of resamples behind the 95 % intervals; 0: no intervals.", min=0)
+    ] = 1000,
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
@@ -46,9 +51,9 @@ def evaluate(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Score an encoder on labelled pairs: Spearman x100 with interval, the ceiling ties allow, and paired tests.
+    """Score an encoder on labelled pairs: Spearman x100 with its interval, the best value ties allow, paired tests.
 
-    An unfitted whitening is fitted on the texts of each set, labels unseen, as the article does.
+    A whitening by name is fitted on the texts of each set, labels unseen, as in the article.
     """
     from kexue.similarity import evaluate_pairs, load_pairs
 
@@ -69,6 +74,7 @@ def evaluate(
 
 
 def _tables(result: Evaluation) -> Any:
+    """Return the rows, and the tests if any, as tables."""
     from rich.console import Group
     from rich.table import Table
 
@@ -97,6 +103,7 @@ def _tables(result: Evaluation) -> Any:
 
 
 def _draw(result: Evaluation, path: Path) -> None:
+    """Draw the scores with their intervals and ceilings."""
     from kexue._figures import save_picture
 
     def draw(figure: Any) -> None:

@@ -1,4 +1,4 @@
-"""`kexue hubness`: which documents are found by everything, and how bad it is."""
+"""`kexue hubness`: documents that are among the nearest of very many others."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def hubness(
     source: Annotated[
         Path, typer.Argument(help="An index, or a .npy file of vectors (n, d).", metavar="INDEX|VECTORS")
     ],
-    k: Annotated[int, typer.Option("-k", help="Neighbours.", min=1)] = 10,
-    top: Annotated[int, typer.Option(help="How many of the worst hubs to list.", min=1)] = 20,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours.", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="Number of the largest hubs to list.", min=1)] = 20,
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
 ) -> None:
-    """Count how often each document is among the nearest of another, and list those that are too often."""
+    """Count how often each document is among the nearest of another, and list the most frequent ones."""
     from kexue.search.records import hubness_record
 
     measured = _measure(source, k, top, out.seed)
@@ -58,6 +58,7 @@ def hubness(
 
 
 def _measure(source: Path, k: int, top: int, seed: int) -> MeasuredHubness:
+    """Measure the hubness of an index or of a file of vectors."""
     import numpy as np
 
     from kexue.corpus.vectors import read_vectors, vector_chunks
@@ -72,6 +73,7 @@ def _measure(source: Path, k: int, top: int, seed: int) -> MeasuredHubness:
 
 
 def _draw(counts: np.ndarray[Any, Any], k: int, path: Path) -> None:
+    """Draw the histogram of the counts."""
     import numpy as np
 
     from kexue._figures import save_picture

@@ -1,4 +1,4 @@
-"""`kexue summarize`: the sentences that stand for a pile of them, around a topic."""
+"""`kexue summarize`: the sentences that best represent many, around a topic."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ def summarize(
     out: Output,
     inputs: opt.Inputs,
     topic: Annotated[
-        list[str] | None, typer.Option(help="A word; the topic is the mean of the texts that hold one. Repeat it.")
+        list[str] | None,
+        typer.Option(help="Topic word: the topic is the mean of the texts that contain it. Repeat for several."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Most sentences.", min=1)] = 5,
-    k: Annotated[int, typer.Option("-k", help="Neighbours in the graph.", min=1)] = 10,
+    n: Annotated[int, typer.Option("-n", help="Largest number of sentences.", min=1)] = 5,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours in the graph.", min=1)] = 10,
     redundancy: Annotated[
-        float, typer.Option(help="Cosine to a chosen sentence above which one is passed over.")
+        float, typer.Option(help="Cosine to a chosen sentence above which another is skipped.")
     ] = 0.8,
-    budget: Annotated[int | None, typer.Option(help="Most words in all; a Chinese character counts as one.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Largest number of words in all; a Chinese character counts as one.")
+    ] = None,
     text: opt.TextColumn = None,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
@@ -41,7 +44,7 @@ def summarize(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Choose the texts nearest to a topic along the neighbourhood graph, without repeating one another."""
+    """Choose the texts nearest to a topic by geodesic distance, without near repetitions."""
     from kexue.corpus import read_records
     from kexue.similarity import GeodesicSummarizer
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Fit, apply, tune and export a whitening.", no_args_is_help=True)
 
-_Beta = Annotated[float, typer.Option(help="How much of the mean is taken off: 0 none, 1 all.")]
-_Gamma = Annotated[float, typer.Option(help="How isotropic the result gets: 0 a rotation, 1 full whitening.")]
+_Beta = Annotated[float, typer.Option(help="Share of the mean to subtract: 0 none, 1 all.")]
+_Gamma = Annotated[float, typer.Option(help="Share of the anisotropy to remove: 0 a rotation, 1 full whitening.")]
 _Whitening = Annotated[Path, typer.Argument(help="A file from `kexue whiten fit` or `tune`.", metavar="W")]
 _OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
 
@@ -50,7 +50,7 @@ def fit(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Learn a whitening from vectors, or from texts that are encoded first, in flat memory."""
+    """Fit a whitening to vectors, or to texts that are encoded first; memory does not grow with the input."""
     from kexue.corpus.vectors import read_vectors, vector_chunks
     from kexue.similarity import Whitening
 
@@ -64,7 +64,7 @@ def fit(
         chunks = itertools.chain.from_iterable([vector_chunks(read_vectors(name), name) for name in files])
     else:
         encoder = opt.load_encoder(model, device, dtype, batch_tokens)
-        chunks = _encoded(encoder, inputs, text, encoding_errors, max_bytes)
+        chunks = _encode_chunks(encoder, inputs, text, encoding_errors, max_bytes)
     with out.progress("fitting") as progress:
         done = 0
         for chunk in chunks:
@@ -127,13 +127,16 @@ def apply(
 )
 def tune(
     out: Output,
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs: a tsv, csv or jsonl file, or a set in KEXUE_DATA.")],
+    pairs: Annotated[
+        str, typer.Argument(help="Labelled pairs: a tsv, csv or jsonl file, or the name of a set in KEXUE_DATA.")
+    ],
     target: _OutFile,
     fit_on: Annotated[
-        list[str] | None, typer.Option("--fit", help="Texts to take the statistics from; default: those of the pairs.")
+        list[str] | None,
+        typer.Option("--fit", help="Files of texts for the statistics; default: the texts of the pairs."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of a named set.")] = None,
-    cv: Annotated[int, typer.Option(help="Folds of the cross-validation.", min=2)] = 5,
+    split: Annotated[str | None, typer.Option(help="Part of a named set, such as test.")] = None,
+    cv: Annotated[int, typer.Option(help="Number of folds of the cross-validation.", min=2)] = 5,
     text: opt.TextColumn = None,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
@@ -142,7 +145,7 @@ def tune(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Choose beta, gamma and the dimension on labelled pairs; the score printed is on pairs the choice never saw."""
+    """Choose beta, gamma and the number of dimensions on labelled pairs; the score is on held-out pairs."""
     import numpy as np
 
     from kexue.similarity import load_pairs, tune_whitening
@@ -152,7 +155,9 @@ def tune(
     with out.progress("encoding") as progress:
         both = encoder.encode([*data.texts_a, *data.texts_b], progress=progress)
     a, b = both[: len(data.texts_a)], both[len(data.texts_a) :]
-    fitted_on = np.concatenate(list(_encoded(encoder, fit_on, text, encoding_errors, max_bytes))) if fit_on else both
+    fitted_on = (
+        np.concatenate(list(_encode_chunks(encoder, fit_on, text, encoding_errors, max_bytes))) if fit_on else both
+    )
     tuned = tune_whitening(fitted_on, (a, b), data.labels, cv=cv, generator=out.seed)
     tuned.whitening.save(target)
     table = [dataclasses.asdict(row) if dataclasses.is_dataclass(row) else dict(row) for row in tuned.table]
@@ -181,10 +186,10 @@ def tune(
 def export(
     out: Output,
     whitening: _Whitening,
-    model: Annotated[str, typer.Argument(help="The encoder's folder, or auto.")],
+    model: Annotated[str, typer.Argument(help="Folder of the encoder, or auto.")],
     target: Annotated[Path, typer.Option("--out", help="Folder to write.")],
 ) -> None:
-    """Write the encoder with the whitening as a plain Dense stage, which other servers load as it is."""
+    """Write the encoder with the whitening as a plain Dense stage, which other servers can load."""
     import json
 
     import numpy as np
@@ -214,9 +219,10 @@ def export(
     )
 
 
-def _encoded(
+def _encode_chunks(
     encoder: Encoder, inputs: list[str], text: str | None, errors: str, max_bytes: str
 ) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the vectors of the texts in files, chunk by chunk."""
     from kexue.corpus import read_records
     from kexue.corpus.vectors import CHUNK
 
