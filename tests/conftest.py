@@ -6,8 +6,12 @@ import importlib.util
 import json
 import os
 import string
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -71,6 +75,35 @@ def tiny_model(make_tiny_model: Callable[..., Path]) -> Path:
 def other_tiny_model(make_tiny_model: Callable[..., Path]) -> Path:
     """The same encoder with other weights: same dimension, another vector space."""
     return make_tiny_model(seed=1)
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., SimpleNamespace]:
+    """Serve `Settings` on a free port, in a thread; has `url`, `port`, `app`, `server` and `stop()`."""
+    pytest.importorskip("fastapi")
+    uvicorn = pytest.importorskip("uvicorn")
+    from kexue.serve import Settings, create_app
+    from kexue.serve.app import serving_options
+
+    def start(**options: Any) -> SimpleNamespace:
+        settings = Settings(**{"api_keys": {}, "port": 0, **options})
+        app = create_app(settings)
+        server = uvicorn.Server(uvicorn.Config(app, **{**serving_options(settings), "log_level": "error"}))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            if not thread.is_alive():
+                raise RuntimeError("the server did not start") from app.state.failure
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+
+        def stop() -> None:
+            server.should_exit = True
+            thread.join(20)
+
+        return SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, app=app, server=server, stop=stop)
+
+    return start
 
 
 def _write_tiny_model(folder: Path, seed: int, hidden: int, max_seq_length: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,10 +16,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 import httpx
-import uvicorn
 
 from kexue.search import Index
-from kexue.serve import Settings, create_app
 from kexue.text import Encoder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -68,46 +64,20 @@ def index_files(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> l
     return [folder / "faq.kx", folder / "few.kx"]
 
 
-def _listening(settings: Settings) -> tuple[str, Callable[[], None]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{url}/ready").status_code == 200:
-                break
-        except httpx.TransportError:
-            pass
-        if time.monotonic() > deadline:
-            raise RuntimeError("the server did not become ready")
-        time.sleep(0.05)
-
-    def stop() -> None:
-        server.should_exit = True
-        thread.join(20)
-
-    return url, stop
-
-
 @pytest.fixture(scope="module")
-def server(index_files: list[Path]) -> Iterator[Server]:
+def server(index_files: list[Path], start_server: Callable[..., Any]) -> Iterator[Server]:
     """Both indexes, open to everyone on this machine."""
-    url, stop = _listening(Settings(indexes=index_files, api_keys={}))
-    yield Server(url)
-    stop()
+    running = start_server(indexes=index_files)
+    yield Server(running.url)
+    running.stop()
 
 
 @pytest.fixture
-def guarded(index_files: list[Path]) -> Iterator[Server]:
+def guarded(index_files: list[Path], start_server: Callable[..., Any]) -> Iterator[Server]:
     """The same behind a key."""
-    url, stop = _listening(Settings(indexes=index_files, api_keys={KEY: "read"}))
-    yield Server(url, {"Authorization": f"Bearer {KEY}"})
-    stop()
+    running = start_server(indexes=index_files, api_keys={KEY: "read"})
+    yield Server(running.url, {"Authorization": f"Bearer {KEY}"})
+    running.stop()
 
 
 @pytest.fixture(scope="module")  # no longer: while it runs, asyncio.run() is impossible in this thread

@@ -1,10 +1,7 @@
-"""A server with two small indexes of the tiny encoder, and the ways to speak to it."""
+"""Two small indexes of the tiny encoder, and servers of them: in this process, or on a port."""
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +10,10 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-import httpx
-import uvicorn
 from starlette.testclient import TestClient
 
 from kexue.search import Index
 from kexue.serve import Settings, create_app
-from kexue.serve.app import serving_options
 from kexue.similarity import Whitening
 from kexue.text import Encoder
 
@@ -67,33 +61,14 @@ def client(indexes: list[Path]) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def listen() -> Iterator[Callable[..., SimpleNamespace]]:
-    """Serve settings on a free port of this machine, over real sockets; `.url` and `.app`."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+def listen(start_server: Callable[..., SimpleNamespace]) -> Iterator[Callable[..., SimpleNamespace]]:
+    """Serve settings on a free port of this machine, over real sockets; see `start_server`."""
+    running: list[SimpleNamespace] = []
 
     def start(**options: object) -> SimpleNamespace:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        settings = Settings(**{"api_keys": {}, "port": port, **options})  # type: ignore[arg-type]
-        app = create_app(settings)
-        server = uvicorn.Server(uvicorn.Config(app, **{**serving_options(settings), "log_level": "error"}))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        running.append((server, thread))
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            try:
-                if httpx.get(f"{url}/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        else:
-            raise RuntimeError("the server did not become ready")
-        return SimpleNamespace(url=url, app=app, port=port, server=server)
+        running.append(start_server(**options))
+        return running[-1]
 
     yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(10)
+    for server in running:
+        server.stop()

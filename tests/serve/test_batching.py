@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from kexue.serve import batching
 from kexue.serve.batching import Batcher, Draining, Encoded, Overloaded, PassFailed, choose_pass
 
 T = TypeVar("T")
@@ -23,9 +23,8 @@ class Recorder:
 
     dim = 2
 
-    def __init__(self, *, pass_tokens: int = 2048, seconds: float = 0.0) -> None:
+    def __init__(self, *, pass_tokens: int = 2048) -> None:
         self.pass_tokens = pass_tokens
-        self.seconds = seconds
         self.passes: list[list[np.ndarray]] = []
         self.threads: set[int] = set()
         self.gate = threading.Event()
@@ -42,13 +41,42 @@ class Recorder:
         self.threads.add(threading.get_ident())
         self.passes.append(sequences)
         assert self.gate.wait(10)
-        time.sleep(self.seconds)
         if any(ids[0] == BAD for ids in sequences):
             raise RuntimeError("no such id")
         return expected(sequences)
 
     def first_pass_with(self, first_id: int) -> int:
         return next(i for i, rows in enumerate(self.passes) if any(ids[0] == first_id for ids in rows))
+
+
+class Clock:
+    """A clock that moves only when it is told to."""
+
+    now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class TimedRecorder(Recorder):
+    """A recorder whose passes take 20 ms of the clock."""
+
+    def __init__(self, clock: Clock, *, pass_tokens: int = 2048) -> None:
+        super().__init__(pass_tokens=pass_tokens)
+        self.clock = clock
+
+    def encode_ids(self, sequences: list[np.ndarray], *, normalize: bool | None = None) -> np.ndarray:
+        vectors = super().encode_ids(sequences, normalize=normalize)
+        self.clock.now += 0.02
+        return vectors
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the batcher."""
+    clock = Clock()
+    monkeypatch.setattr(batching, "time", clock)
+    return clock
 
 
 def expected(sequences: list[np.ndarray]) -> np.ndarray:
@@ -169,8 +197,8 @@ def test_each_request_gets_its_own_vectors_in_order_from_shared_passes() -> None
     assert threading.get_ident() not in encoder.threads
 
 
-def test_times_and_what_observers_hear() -> None:
-    encoder = Recorder(seconds=0.02)
+def test_times_and_what_observers_hear(clock: Clock) -> None:
+    encoder = TimedRecorder(clock)
     heard: list[tuple[int, int, float, float]] = []
 
     async def main() -> list[Encoded]:
@@ -178,7 +206,7 @@ def test_times_and_what_observers_hear() -> None:
         batcher.observe = lambda *values: heard.append(values)
         first = await blocked(encoder, batcher)
         second = (await submitted(batcher, of_lengths(8, 10, 9)))[0]
-        await asyncio.sleep(0.2)
+        clock.now += 0.2
         encoder.gate.set()
         results = [await first, await second]
         await batcher.drain()
@@ -186,12 +214,11 @@ def test_times_and_what_observers_hear() -> None:
 
     first, second = run(main())
     assert [values[:2] for values in heard] == [(1, 10), (3, 30)]  # 27 tokens and 3 of padding
-    assert first.inference_seconds >= 0.2
-    assert first.queue_seconds < 0.15
-    assert 0.02 <= second.inference_seconds < 0.15
-    assert second.queue_seconds >= 0.2
-    assert heard[1][2] == pytest.approx(second.queue_seconds, abs=0.15)
-    assert heard[1][3] == pytest.approx(second.inference_seconds)
+    assert first.inference_seconds == pytest.approx(0.22)
+    assert first.queue_seconds == pytest.approx(0, abs=1e-9)
+    assert second.inference_seconds == pytest.approx(0.02)
+    assert second.queue_seconds == pytest.approx(0.22)
+    assert heard[1][2:] == pytest.approx((0.22, 0.02))
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
@@ -297,8 +324,8 @@ def test_a_request_cancelled_while_it_is_computed_disturbs_nobody() -> None:
     run(main())
 
 
-def test_a_full_queue_refuses_and_tells_when_to_come_back() -> None:
-    encoder = Recorder(pass_tokens=100, seconds=0.02)
+def test_a_full_queue_refuses_and_tells_when_to_come_back(clock: Clock) -> None:
+    encoder = TimedRecorder(clock, pass_tokens=100)
 
     async def main() -> None:
         batcher = Batcher(encoder, max_queue=50)  # type: ignore[arg-type]
@@ -310,7 +337,7 @@ def test_a_full_queue_refuses_and_tells_when_to_come_back() -> None:
         assert batcher.queue_size == 200
         with pytest.raises(Overloaded, match="Try again in") as caught:
             await batcher.submit([ids(1)])
-        assert 0.35 < caught.value.retry_after < 4  # 0.4 on an idle machine
+        assert caught.value.retry_after == pytest.approx(0.4)  # 200 wait, ten in 20 ms
         encoder.gate.set()
         await asyncio.gather(first, *tasks)
         await batcher.submit([ids(1)])  # there is room again
@@ -333,7 +360,7 @@ def test_before_anything_was_measured_come_back_in_a_second() -> None:
 
 
 def test_draining_finishes_what_waits_and_takes_no_more() -> None:
-    encoder = Recorder(pass_tokens=100, seconds=0.001)
+    encoder = Recorder(pass_tokens=100)
 
     async def main() -> None:
         batcher = Batcher(encoder)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ pytest.importorskip("fastapi")
 import httpx
 
 from kexue.serve import connection
-from kexue.serve.weight import MAX_HEAD, MAX_HEADERS
+from kexue.serve.limits import MAX_HEAD, MAX_HEADERS
 
 HOST = b"Host: localhost\r\n"
 BODY = json.dumps({"input": "the dog eats"}).encode()
@@ -45,7 +45,7 @@ def hurried(monkeypatch, listen, indexes):
     """A server whose patience is measured in tenths of seconds."""
     for name in ("HEAD_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS"):
         monkeypatch.setattr(connection, name, 0.3)
-    monkeypatch.setattr(connection, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "CHECK_SECONDS", 0.05)
     return listen(indexes=indexes)
 
 

@@ -66,13 +66,18 @@ def waiting(url: str) -> int:
     return int(float(size))
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> float:
-    """Wait; how long it took."""
-    start = time.perf_counter()
+def encoded(url: str) -> int:
+    """Texts in all forward passes so far."""
+    [size] = re.findall(r"^kexue_batch_size_sum\{.*\} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return int(float(size))
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for a condition; give up after `seconds`."""
+    start = time.monotonic()
     while not condition():
-        assert time.perf_counter() - start < seconds, "it did not happen"
+        assert time.monotonic() - start < seconds, "it did not happen"
         time.sleep(0.01)
-    return time.perf_counter() - start
 
 
 def connect(port: int, body: str, *, cut: int | None = None) -> socket.socket:
@@ -107,7 +112,7 @@ def test_sigterm_lets_requests_under_way_finish(faults, encoder, texts, tmp_path
     path = make(tmp_path, encoder, texts)
     answers: list[Any] = []
     with faults.server(str(path), *SLOW, "--max-queue", "100000") as (process, url):
-        count = 2000
+        count = 600  # seconds of work, and fewer than the server waits for
         threads = [embed(url, count, answers) for _ in range(2)]
         until(lambda: waiting(url) > count)  # both are in the queue
         process.send_signal(signal.SIGTERM)
@@ -134,10 +139,9 @@ def test_slow_clients_hold_up_nobody(small) -> None:
     try:
         for character in body:
             trickling.sendall(character.encode())
-            start = time.perf_counter()
-            answer = httpx.post(f"{small.url}/v1/search", json={"query": "the dog runs"})
+            # Answered before the slow requests are complete.
+            answer = httpx.post(f"{small.url}/v1/search", json={"query": "the dog runs"}, timeout=60)
             assert answer.status_code == 200
-            assert time.perf_counter() - start < 5
         assert trickling.recv(100).startswith(b"HTTP/1.1 200 OK")
     finally:
         for connection in [*stalled, trickling]:
@@ -146,13 +150,12 @@ def test_slow_clients_hold_up_nobody(small) -> None:
 
 
 def test_clients_that_go_away_take_their_work_with_them(small) -> None:
-    start = time.perf_counter()
-    assert httpx.post(f"{small.url}/v1/embeddings", json={"input": [TEXT] * 500}, timeout=60).status_code == 200
-    usual = time.perf_counter() - start
+    before = encoded(small.url)
     gone = connect(small.port, '{"input": [' + ", ".join([f'"{TEXT}"'] * 2000) + "]}")
     until(lambda: waiting(small.url) > 0)
     gone.close()
-    assert until(lambda: waiting(small.url) == 0) < 2 * usual, "four times as much work was dropped"
+    until(lambda: waiting(small.url) == 0)
+    assert encoded(small.url) - before < 1000, "at least half of the work was dropped"
     assert 'endpoint="/v1/embeddings",outcome="499"' in httpx.get(f"{small.url}/metrics").text
 
 

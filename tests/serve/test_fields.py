@@ -440,7 +440,7 @@ def check_tei(answer: Any, status: int) -> None:
 @pytest.mark.parametrize("path", TEI)
 def test_every_refusal_of_a_tei_route_has_tei_s_shape(client, tmp_path, encoder, monkeypatch, path) -> None:
     from kexue.serve.batching import Overloaded
-    from kexue.serve.state import Service
+    from kexue.serve.service import Service
 
     body = BODIES.get(("post", path))
     method = "get" if body is None else "post"
@@ -464,9 +464,9 @@ def test_every_refusal_of_a_tei_route_has_tei_s_shape(client, tmp_path, encoder,
         def busy(*_: object) -> None:
             raise Overloaded(3.0)
 
-        patch.setattr(Service, "model", busy)
+        patch.setattr(Service, "find_model", busy)
         patch.setattr(Service, "work", busy)
-        patch.setattr(Service, "reranker", busy)
+        patch.setattr(Service, "find_reranker", busy)
         refused = send(client)
         check_tei(refused, 429)
         assert int(refused.headers["retry-after"]) >= 1

@@ -69,7 +69,7 @@ def test_requests_drawn_from_the_schema(client, method, path) -> None:
         max_examples=WANTED or 25,
         derandomize=not WANTED,
         database=None,
-        deadline=10_000,  # milliseconds: nothing hangs
+        deadline=None,  # a busy machine may take any time
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=[hypothesis.Phase.generate],
     )

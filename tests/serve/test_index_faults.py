@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from kexue.errors import DiskFullError, IndexFormatError
 from kexue.search import Index, IndexBusyError, IndexReadOnlyError, IndexReplacedError
 from kexue.serve import Settings, create_app
-from kexue.serve.errors import translated
+from kexue.serve.errors import to_api_error
 
 DOCUMENTS = "/v1/indexes/plain/documents"
 WRITES = [
@@ -178,7 +178,7 @@ def test_readonly_servers_ask_for_the_key_first(plain) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_errors_of_the_store_as_answers(error, status) -> None:
-    assert translated(error).status == status
+    assert to_api_error(error).status == status
 
 
 def test_device_and_dtype_reach_the_models(plain, tiny_model) -> None:

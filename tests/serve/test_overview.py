@@ -106,8 +106,8 @@ def test_too_few_texts_are_counted(client) -> None:
 
 def test_samples_are_called_samples(client, monkeypatch) -> None:
     assert client.get("/v1/hubness", params={"k": 3}).json()["documents"] == 105
-    monkeypatch.setattr("kexue.search.index.SAMPLE", 40)
+    monkeypatch.setattr("kexue.search.hubness.SAMPLE", 40)
     part = client.get("/v1/hubness", params={"k": 4}).json()
     assert (part["n"], part["documents"]) == (40, 105)
-    monkeypatch.setattr(overview, "_TRIED", 30)
+    monkeypatch.setattr(overview, "_SAMPLE", 30)
     assert client.get("/v1/indexes/small/whitening").json()["sample"] == 30

@@ -221,7 +221,7 @@ def test_browsers_are_told_what_is_allowed(client) -> None:
     "origin", ["https://good.example/", "good.example", "https://good.example/page", "HTTPS://good.example", "", "null"]
 )
 def test_an_origin_no_browser_sends_is_refused(origin) -> None:
-    with pytest.raises(ValueError, match="cors wants origins such as"):
+    with pytest.raises(ValueError, match="cors must hold origins such as"):
         Settings(indexes=["x.kx"], cors=[origin])
 
 

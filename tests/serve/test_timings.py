@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("fastapi")
 
 from kexue.search import Index, TransportReranker
-from kexue.serve import metrics, native, state
+from kexue.serve import metrics, models
 from kexue.serve.batching import Batcher, Encoded
-from kexue.serve.state import Model, Timing
-from kexue.serve.wire import headers_of
+from kexue.serve.models import ServedModel, Timing
+from kexue.serve.wire import compute_headers
 
 TOKENIZE, QUEUE, INFERENCE, SEARCH, RERANK = 1.0, 2.0, 4.0, 8.0, 16.0
 
@@ -41,8 +41,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
         return timed
 
-    tokens = Model._sequences
-    monkeypatch.setattr(Model, "_sequences", moved(tokens, TOKENIZE))
+    tokenize = ServedModel._tokenize
+    monkeypatch.setattr(ServedModel, "_tokenize", moved(tokenize, TOKENIZE))
     submit = Batcher.submit
 
     async def waited(self: Batcher, sequences: Any) -> Encoded:
@@ -55,7 +55,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(Index, "encode_queries", moved(Index.encode_queries, TOKENIZE + INFERENCE))
     monkeypatch.setattr(TransportReranker, "rerank", moved(TransportReranker.rerank, RERANK))
     fake = SimpleNamespace(perf_counter=clock.perf_counter, time=time.time)
-    for module in (native, state, metrics):
+    for module in (models, metrics):
         monkeypatch.setattr(module, "time", fake)
     monkeypatch.setattr("kexue.search.records.time", fake)
     return clock
@@ -112,7 +112,7 @@ def test_metrics_are_of_the_same_clock(client, clock) -> None:
 
 
 def test_headers_of_parts() -> None:
-    headers = headers_of("cpu", Timing(0.001, 0.002, 0.004), 7, 11)
+    headers = compute_headers("cpu", Timing(0.001, 0.002, 0.004), 7, 11)
     assert headers == {
         "x-compute-type": "cpu",
         "x-compute-tokens": "7",

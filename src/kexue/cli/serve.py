@@ -79,11 +79,15 @@ def serve(
         log_texts=log_texts,
         strict=strict,
     )
-    shown = f"[{host}]" if ":" in host else host
-    record = {
-        "url": f"http://{shown}:{port}",
-        "indexes": list(settings.indexes),
-        "models": list(settings.models),
-        "auth": bool(settings.keys),
-    }
-    run(settings, started=lambda: out.emit(record, lambda: f"{record['url']} - Ctrl-C stops"))
+
+    def report(port: int) -> None:
+        address = f"[{host}]" if ":" in host else host
+        record = {
+            "url": f"http://{address}:{port}",
+            "indexes": list(settings.indexes),
+            "models": list(settings.models),
+            "auth": bool(settings.keys),
+        }
+        out.emit(record, lambda: f"{record['url']} - press Ctrl-C to stop")
+
+    run(settings, started=report)

@@ -1,4 +1,4 @@
-"""Embeddings, reranking and search over HTTP, in the shapes that existing clients speak, and a page for people."""
+"""HTTP server for embeddings, reranking and search, in the formats of existing clients, with a web page."""
 
 from __future__ import annotations
 

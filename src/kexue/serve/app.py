@@ -1,13 +1,14 @@
-"""The application: dialects, door, metrics and page put together."""
+"""ASGI application and server: routes, access control, metrics and the page."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,24 @@ from fastapi.staticfiles import StaticFiles
 import kexue
 from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
 from kexue.serve.connection import Connection
-from kexue.serve.hangup import Hangup
-from kexue.serve.head import Head
-from kexue.serve.metrics import Measure, Metrics
-from kexue.serve.security import Door
+from kexue.serve.disconnect import CancelOnDisconnect
+from kexue.serve.head import AnswerHead
+from kexue.serve.metrics import MeasureRequests, Metrics
+from kexue.serve.security import AccessControl
+from kexue.serve.service import Service
 from kexue.serve.settings import Settings
-from kexue.serve.state import Service
 
 WEB = Path(__file__).parent / "web"
-# torch keeps a compiled kernel for each of the last 1,024 shapes it has multiplied, a megabyte and more for each shape
-# of a batch; batches of a server rarely have the same shape twice, so its memory would grow for minutes.
+# torch caches compiled kernels for the last 1,024 shapes, over a megabyte for each shape of a batch. Batches of a
+# server rarely have the same shape twice, so its memory would grow for minutes.
 _KERNEL_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The server as an ASGI application; models and indexes are loaded when it starts.
+    """Return the server as an ASGI application; it loads models and indexes when it starts.
 
     Args:
-        settings: what to serve, and how.
+        settings: server settings.
 
     Example:
         >>> app = create_app(Settings(indexes=["faq.kx"]))  # doctest: +SKIP
@@ -55,7 +56,6 @@ def create_app(settings: Settings) -> FastAPI:
             for name, served in service.indexes.items():
                 metrics.vectors.labels(name).set(len(served.index))
             app.state.service = service
-            app.state.started()
             yield
 
     app = FastAPI(
@@ -68,8 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.metrics = metrics
     app.state.failure = None
-    app.state.started = lambda: None
-    errors.install(app)
+    errors.install_handlers(app)
     for dialect in (openai, rerank, native, overview):
         app.include_router(dialect.router, responses=examples.refusals())
     app.include_router(tei.router, responses=examples.refusals(tei=True, openai=False))
@@ -80,17 +79,17 @@ def create_app(settings: Settings) -> FastAPI:
         return FileResponse(WEB / "index.html")
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
-    app.add_middleware(Head)
-    app.add_middleware(Hangup)
+    app.add_middleware(AnswerHead)
+    app.add_middleware(CancelOnDisconnect)
     if settings.cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(Door, settings=settings)
-    app.add_middleware(Measure, metrics=metrics)
+    app.add_middleware(AccessControl, settings=settings)
+    app.add_middleware(MeasureRequests, metrics=metrics)
     return app
 
 
 def serving_options(settings: Settings) -> dict[str, Any]:
-    """How uvicorn serves the application: with limits and time-outs, and believing no header about who asks."""
+    """Return the options of uvicorn: time limits, and no trust in headers about the client's address."""
     return {
         "host": settings.host,
         "port": settings.port,
@@ -104,34 +103,55 @@ def serving_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def run(settings: Settings, *, started: Callable[[], object] | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests under way are finished first, for up to half a minute.
+def run(settings: Settings, *, started: Callable[[int], object] | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish running requests for at most 30 seconds.
 
     Args:
-        settings: what to serve, and where.
-        started: called when every index and model is loaded.
+        settings: server settings.
+        started: called with the port once every index and model is loaded and the server listens.
 
     Raises:
-        Exception: what kept a model or index from being loaded.
+        Exception: a model or index could not be loaded.
     """
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, "64")
     app = create_app(settings)
-    app.state.started = started or app.state.started
+    server = _Server(uvicorn.Config(app, **serving_options(settings)), started)
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
     try:
-        with _stopping_is_no_failure():
-            uvicorn.run(app, **serving_options(settings))
+        with _ignore_second_sigterm(), suppress(KeyboardInterrupt):
+            server.run()
+        if not server.started:
+            raise SystemExit(1)  # uvicorn has logged why
     except SystemExit:
         if app.state.failure is None:
             raise
         raise app.state.failure from None
 
 
+class _Server(uvicorn.Server):
+    """Server of uvicorn that reports the port it listens on.
+
+    Args:
+        config: configuration of uvicorn.
+        report: called with the port.
+    """
+
+    def __init__(self, config: uvicorn.Config, report: Callable[[int], object] | None) -> None:
+        super().__init__(config)
+        self._report = report
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load the application, listen, and report the port."""
+        await super().startup(sockets)
+        if self.started and self._report is not None:
+            self._report(self.servers[0].sockets[0].getsockname()[1])
+
+
 @contextmanager
-def _stopping_is_no_failure() -> Iterator[None]:
-    """Ignore the SIGTERM that uvicorn raises once more after it has stopped for the first."""
-    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+def _ignore_second_sigterm() -> Iterator[None]:
+    """Ignore the SIGTERM that uvicorn raises again after it has stopped for the first."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda *_: None)

@@ -1,4 +1,4 @@
-"""Continuous batching: whatever waits when the encoder is free shares its next forward pass."""
+"""Continuous batching: texts of all waiting requests share the next forward pass of the encoder."""
 
 from __future__ import annotations
 
@@ -18,32 +18,42 @@ if TYPE_CHECKING:
     from kexue.text import Encoder
 
 _LOG = logging.getLogger("kexue.serve")
-_LOOKAHEAD = 4  # budgets' worth of waiting sequences that a pass is chosen from
-_LEAST_SHARE = 0.6  # of the longest; where one text in ten is long, half more gets done than without
-_MEMORY = 0.9  # what a pass counts in the measured rate once another has followed
+_LOOKAHEAD = 4  # budgets of tokens that are looked at to choose a pass
+_LEAST_SHARE = 0.6  # of the longest sequence of a pass; where one text in ten is long, throughput grows by half
+_DECAY = 0.9  # weight of a pass in the measured rate after each later pass
 
 
-class Overloaded(KexueError):  # noqa: N818 - a state, not a mistake  # noqa: N818 - the contract's name
-    """Too many sequences wait already; in `retry_after` seconds those will be done."""
+class Overloaded(KexueError):  # noqa: N818 - a state, not a mistake
+    """Too many sequences wait.
+
+    Attributes:
+        retry_after: estimated seconds until they are done.
+    """
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("too many texts wait already.", remedy=f"Try again in {retry_after:.1f} seconds.")
         self.retry_after = retry_after
 
 
-class Draining(KexueError):  # noqa: N818  # noqa: N818 - the contract's name
-    """The server stops and takes no new work."""
+class Draining(KexueError):  # noqa: N818 - a state, not a mistake
+    """The server is stopping and takes no new work."""
 
     def __init__(self) -> None:
         super().__init__("the server is stopping and takes no new work.")
 
 
-class PassFailed(KexueError):  # noqa: N818  # noqa: N818 - as the two above
-    """The forward pass of a request raised; ``__cause__`` is what."""
+class PassFailed(KexueError):  # noqa: N818 - as the two above
+    """The forward pass of a request raised the exception ``__cause__``."""
 
 
 class Encoded(NamedTuple):
-    """Vectors (n, dim) float32, not normalised, and how long the request waited and was computed, in seconds."""
+    """Encoded sequences of a request.
+
+    Attributes:
+        vectors: (n, dim) float32, not normalised.
+        queue_seconds: time the request waited.
+        inference_seconds: time of its forward passes.
+    """
 
     vectors: np.ndarray
     queue_seconds: float
@@ -51,28 +61,39 @@ class Encoded(NamedTuple):
 
 
 class _Request:
-    """Sequences of one `submit`; `waiting` holds the places of those not yet computed, longest last."""
+    """Sequences of one call of `submit`.
+
+    Attributes:
+        sequences: n arrays of token ids.
+        waiting: places of the sequences that are not yet in a pass, longest last.
+        vectors: (n, dim), filled pass by pass.
+        missing: number of sequences that are not yet computed.
+        arrival: time of the call.
+        end: end of the last forward pass so far.
+        inference_seconds: time of the forward passes so far.
+        done: set once all vectors are there.
+    """
 
     def __init__(self, sequences: Sequence[np.ndarray], dim: int) -> None:
         self.sequences = sequences
         self.waiting = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         self.vectors = np.empty((len(sequences), dim), dtype=np.float32)
         self.missing = len(sequences)
-        self.arrival = time.perf_counter()
+        self.arrival = self.end = time.perf_counter()
         self.inference_seconds = 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 def choose_pass(lengths: np.ndarray, anchor: int, budget: int) -> slice:
-    """Choose the run of sequences that makes the fullest pass around one of them.
+    """Return the run of sequences around one of them that makes the fullest forward pass.
 
-    Of all runs that hold `anchor`, stay within ``rows * longest <= budget`` (or are one row) and have no sequence
-    shorter than 0.6 of the longest: the one with most tokens, padding not counted.
+    Among the runs that contain `anchor`, keep to ``rows * longest <= budget`` (or are one row) and have no sequence
+    shorter than 0.6 of the longest, it is the one with most tokens, padding not counted.
 
     Args:
         lengths: (n,) tokens of each sequence, longest first.
-        anchor: place in `lengths` that the run must hold.
-        budget: most tokens of the pass, padding included.
+        anchor: place in `lengths` that the run must contain.
+        budget: limit of tokens of the pass, padding included.
 
     Cost: O(n log n).
     """
@@ -87,28 +108,29 @@ def choose_pass(lengths: np.ndarray, anchor: int, budget: int) -> slice:
 
 
 class Batcher:
-    """Front of an encoder for many requests at a time: their sequences share forward passes.
+    """Encodes the sequences of many concurrent requests in shared forward passes.
 
-    A pass is formed whenever the encoder is free, from whatever waits; nothing waits for company. Requests stand in a
-    ring. A pass looks at their sequences in rounds, one of each request a round, until it has seen a few passes'
-    worth; then takes those that are similar in length to the longest waiting sequence of the request at the head of
-    the ring, which goes to the end.
+    A pass is formed as soon as the encoder is free, from the sequences that wait then; nothing waits for a pass to
+    fill up. Requests are in a ring. A pass looks at their sequences in rounds, one sequence of each request per round,
+    until it has seen four budgets of tokens. It takes those of similar length to the longest waiting sequence of the
+    first request in the ring, which then moves to the end.
 
-    Bound on waiting: of a request with r others ahead of it, at least one sequence is in one of the next r + 1 passes
-    to be formed, however many and however long the others are. So a request of one sequence, short or long, waits
-    for the running pass and r more at most; one of n sequences is done within n (R + 1) passes, R others around.
+    Bound on waiting: if r requests are ahead of a request, at least one of its sequences is in one of the next r + 1
+    passes, whatever the number and length of the others. So a request of one sequence waits for the running pass and
+    at most r more; a request of n sequences among R others is done within n (R + 1) passes.
 
-    One thread runs the encoder; all else happens in the event loop that called `start`.
+    One thread runs the encoder; everything else runs in the event loop that called `start`.
 
     Args:
-        encoder: may be used elsewhere at the same time.
-        max_batch_tokens: most tokens of a pass, padding included; never more than `Encoder.pass_tokens`. A longer
-            sequence is a pass of its own.
-        max_queue: sequences waiting from which on requests are refused.
+        encoder: the encoder; other code may use it at the same time.
+        max_batch_tokens: limit of tokens of a pass, padding included, at least 1; never more than
+            `Encoder.pass_tokens`. A longer sequence is a pass by itself.
+        max_queue: number of waiting sequences at which new requests are refused, at least 1.
 
     Attributes:
         observe: called after each pass as ``observe(sequences, tokens, queue_seconds, inference_seconds)``: tokens
-            with padding, and the longest that one of its requests had then been waiting. None = nobody is told.
+            with padding, and the longest time that one of its requests has waited. None = no call.
+        queue_size: number of waiting sequences, without those in the running pass.
     """
 
     def __init__(self, encoder: Encoder, *, max_batch_tokens: int = 16384, max_queue: int = 1024) -> None:
@@ -116,40 +138,41 @@ class Batcher:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         self.observe: Callable[[int, int, float, float], None] | None = None
-        self.queue_size = 0  # sequences waiting, those in the running pass not counted
+        self.queue_size = 0
         self._encoder = encoder
         self._budget = min(max_batch_tokens, encoder.pass_tokens)
         self._max_queue = max_queue
         self._ring: deque[_Request] = deque()
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._draining = False
         self._worker: asyncio.Task[None] | None = None
-        self._rate = (0.0, 0.0)  # sequences and seconds of the last passes, the older the less
+        self._rate = (0.0, 0.0)  # sequences and seconds of past passes, with weights that decay
 
     async def start(self) -> None:
-        """Begin to work; requests submitted before are kept for this moment."""
+        """Start the worker; requests that were submitted before are served now."""
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
 
     async def drain(self) -> None:
-        """Refuse new work, finish what waits, stop the thread."""
+        """Refuse new requests, finish those that wait, and stop the thread."""
         self._draining = True
-        self._news.set()
+        self._wake.set()
         await self.start()
         if self._worker is not None:
-            await asyncio.shield(self._worker)  # who gives up waiting for the end does not bring it about
+            await asyncio.shield(self._worker)  # cancelling `drain` must not cancel the worker
 
     async def submit(self, sequences: Sequence[np.ndarray]) -> Encoded:
         """Encode token ids, special tokens included, in their order; see `Encoder.tokenize`.
 
-        When the awaiting task is cancelled, what is not yet computed is dropped.
+        When the awaiting task is cancelled, sequences that are not yet computed are dropped.
 
         Args:
-            sequences: n arrays (t,) of whole numbers; more than `max_queue` are taken, if fewer than that wait.
+            sequences: n arrays (t,) of whole numbers; n may exceed `max_queue` while fewer than that wait.
 
         Raises:
-            Overloaded: `max_queue` sequences wait already. Draining: `drain` has begun.
-            ValueError: sequences the encoder cannot read (`Encoder.check_ids`); they never meet those of others.
+            Overloaded: `max_queue` sequences wait already.
+            Draining: `drain` was called.
+            ValueError: the encoder cannot read the sequences (`Encoder.check_ids`); no other request is affected.
             PassFailed: the encoder raised on a pass with sequences of this request.
         """
         if self._draining:
@@ -160,26 +183,28 @@ class Batcher:
         if request.missing:
             self._ring.append(request)
             self.queue_size += request.missing
-            self._news.set()
+            self._wake.set()
             try:
                 await request.done
             finally:
                 self._forget(request)
-        waited = time.perf_counter() - request.arrival - request.inference_seconds
+        waited = request.end - request.arrival - request.inference_seconds
         return Encoded(request.vectors, max(0.0, waited), request.inference_seconds)
 
     def _forget(self, request: _Request) -> None:
+        """Drop the waiting sequences of a request."""
         self.queue_size -= len(request.waiting)
         request.waiting.clear()
 
     def _retry_after(self) -> float:
-        """Seconds in which what waits will be done at the measured rate; 1 where nothing has been measured."""
+        """Return the seconds that the waiting sequences will take at the measured rate; 1 before the first pass."""
         sequences, seconds = self._rate
         return self.queue_size * seconds / sequences if sequences else 1.0
 
-    # -- from here on: the worker ----------------------------------------------------------------------------------
+    # The worker
 
     async def _work(self) -> None:
+        """Run passes until `drain` was called and nothing waits."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="kexue-encoder") as thread:
             while True:
@@ -189,11 +214,11 @@ class Batcher:
                 elif self._draining:
                     return
                 else:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._wake.clear()
+                    await self._wake.wait()
 
     def _choose(self) -> list[tuple[_Request, int]]:
-        """Take the sequences of the next pass from the ring: request and place in it."""
+        """Take the sequences of the next pass from the ring, each as request and place."""
         self._ring = deque(request for request in self._ring if request.waiting)
         window = list(self._rounds())
         if not window:
@@ -204,7 +229,7 @@ class Batcher:
         taken: dict[_Request, set[int]] = {}
         for request, place in chosen:
             taken.setdefault(request, set()).add(place)
-        for request, places in taken.items():  # all of them among the last that the window has seen
+        for request, places in taken.items():  # the window holds only the last of `waiting`
             seen = slice(-len(window), None)
             request.waiting[seen] = [place for place in request.waiting[seen] if place not in places]
         self.queue_size -= len(chosen)
@@ -212,7 +237,7 @@ class Batcher:
         return chosen
 
     def _rounds(self) -> Iterator[tuple[int, _Request, int]]:
-        """Yield length, request and place of what waits, the longest of each request, then the second of each, ..."""
+        """Yield length, request and place of waiting sequences: the longest of each request, then the second, ..."""
         active, depth, tokens = list(self._ring), 0, 0
         while active:
             depth += 1
@@ -228,6 +253,7 @@ class Batcher:
     async def _compute(
         self, chosen: list[tuple[_Request, int]], loop: asyncio.AbstractEventLoop, thread: ThreadPoolExecutor
     ) -> None:
+        """Run one pass in the thread, and hand vectors or the failure to its requests."""
         sequences = [request.sequences[place] for request, place in chosen]
         requests = dict.fromkeys(request for request, _ in chosen)
         start = time.perf_counter()
@@ -242,16 +268,18 @@ class Batcher:
                     request.done.set_exception(failure)
                 self._forget(request)
             return
-        seconds = time.perf_counter() - start
+        end = time.perf_counter()
+        seconds = end - start
         for (request, place), vector in zip(chosen, vectors, strict=True):
             request.vectors[place] = vector
             request.missing -= 1
         for request in requests:
             request.inference_seconds += seconds
+            request.end = end
             if not request.missing and not request.done.done():
                 request.done.set_result(None)
         rows = len(chosen)
-        self._rate = (_MEMORY * self._rate[0] + rows, _MEMORY * self._rate[1] + seconds)
+        self._rate = (_DECAY * self._rate[0] + rows, _DECAY * self._rate[1] + seconds)
         if self.observe is not None:
             waited = start - min(request.arrival for request in requests)
             loop.call_soon(self.observe, rows, rows * max(map(len, sequences)), waited, seconds)

@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong: one exception, and its two shapes, OpenAI's and TEI's."""
+"""Errors as HTTP answers: one exception, and its JSON in the formats of OpenAI and of TEI."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from kexue.search import IndexBusyError, IndexReadOnlyError, IndexReplacedError
 from kexue.serve.batching import Draining, Overloaded
 from kexue.serve.target import routed_path
 
-# Served and not: whoever asks for one of them reads TEI's shape of an error.
+# TEI's routes, offered here or not: their clients read errors in TEI's format.
 _TEI = ("/embed", "/similarity", "/info", "/embed_all", "/embed_sparse", "/predict", "/tokenize", "/decode")
-# What a value must be, by the kind of pydantic's complaint.
-_WANTED = {
+# Expected kind of value, by pydantic's type of error.
+_EXPECTED = {
     "string_type": "a string",
     "string_unicode": "a string of valid Unicode",
     "int_type": "a whole number",
@@ -38,7 +38,7 @@ _WANTED = {
     "model_attributes_type": "an object",
 }
 _LOG = logging.getLogger("kexue.serve")
-_SHOWN = 40  # characters of a wrong value
+_MAX_SHOWN = 40  # characters of a wrong value
 _TYPES = {
     400: ("invalid_request_error", "validation"),
     401: ("authentication_error", "authentication"),
@@ -59,10 +59,13 @@ _TYPES = {
 
 
 class ApiError(Exception):
-    """An answer other than success.
+    """Answer other than success.
 
     Args:
-        status: of HTTP. message: for the client. param: the field that is wrong. retry_after: seconds.
+        status: HTTP status.
+        message: text for the client.
+        param: name of the wrong field; None = no single field.
+        retry_after: seconds after which the client may try again.
     """
 
     def __init__(
@@ -75,38 +78,38 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
 
-def body(status: int, message: str, *, tei: bool, param: str | None = None) -> dict[str, Any]:
-    """The JSON of an error."""
+def error_body(status: int, message: str, *, tei: bool, param: str | None = None) -> dict[str, Any]:
+    """Return the JSON of an error, in TEI's format or in OpenAI's."""
     openai, short = _TYPES.get(status, ("server_error", "backend"))
     if tei:
         return {"error": message, "error_type": short}
     return {"error": {"message": message, "type": openai, "param": param, "code": short}}
 
 
-def response(request: Request, error: ApiError) -> JSONResponse:
-    """An error in the dialect of the route it was asked on."""
+def error_response(request: Request, error: ApiError) -> JSONResponse:
+    """Return an error in the format of the request's route."""
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    content = body(error.status, error.message, tei=_speaks_tei(request), param=error.param)
+    content = error_body(error.status, error.message, tei=_speaks_tei(request), param=error.param)
     return JSONResponse(content, status_code=error.status, headers=headers)
 
 
 def _speaks_tei(request: Request) -> bool:
-    """Whether the answer is for a client of TEI; /rerank without a version is TEI's until its body says otherwise."""
+    """Return whether the client expects TEI's format. /rerank without a version is TEI's unless its body is not."""
     path = routed_path(request.scope)
     return path in _TEI or (path == "/rerank" and getattr(request.state, "tei", True))
 
 
 def rerank_speaks_tei(texts: object, documents: object) -> bool:
-    """Whether the fields of a request to /rerank are those of TEI."""
+    """Return whether a request to /rerank has the fields of TEI."""
     return texts is not None or documents is None
 
 
-def translated(error: Exception) -> ApiError:
-    """The library's errors as answers."""
+def to_api_error(error: Exception) -> ApiError:
+    """Translate any exception into an `ApiError`."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Overloaded):
@@ -123,59 +126,59 @@ def translated(error: Exception) -> ApiError:
         return ApiError(503, f"{error.message} Restart the server to serve what is there now.")
     if isinstance(error, IndexFormatError):
         return ApiError(500, str(error))
-    if isinstance(error, sqlite3.Error | json.JSONDecodeError | UnicodeDecodeError):  # no body gets as far as here
-        _LOG.error("what is stored cannot be read.", exc_info=error)
+    if isinstance(error, sqlite3.Error | json.JSONDecodeError | UnicodeDecodeError):  # stored data
+        _LOG.error("stored data cannot be read.", exc_info=error)
         return ApiError(500, "What the server has stored cannot be read; its log says why.")
     if isinstance(error, DataError | SpaceMismatchError | NotSupported | ValueError | TypeError):
         return ApiError(400, str(error))
     if isinstance(error, KexueError):
         return ApiError(424, str(error))
-    return ApiError(424, "The model or index failed on this request; the server's log says why.")  # uvicorn writes it
+    return ApiError(424, "The model or index failed on this request; the server's log says why.")  # uvicorn logs it
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of the app in its dialect."""
+def install_handlers(app: FastAPI) -> None:
+    """Make the application answer every error in the format of its route."""
 
-    async def known(request: Request, error: Exception) -> JSONResponse:
-        found = translated(error)
+    async def answer_error(request: Request, error: Exception) -> JSONResponse:
+        answer = to_api_error(error)
         service = getattr(request.app.state, "service", None)
         for name, served in service.indexes.items() if service else ():
             for path in (os.path.realpath(served.path), served.path):
-                if os.sep in path:  # where files lie is nobody's business
-                    found.message = found.message.replace(path, name)
-        return response(request, found)
+                if os.sep in path:  # clients must not learn where files are
+                    answer.message = answer.message.replace(path, name)
+        return error_response(request, answer)
 
-    async def malformed(request: Request, error: Exception) -> JSONResponse:
+    async def answer_invalid_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, dict):
             request.state.tei = rerank_speaks_tei(error.body.get("texts"), error.body.get("documents"))
-        return response(request, _complaint(error.errors(), error.body))
+        return error_response(request, _describe_invalid(error.errors(), error.body))
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
+    async def answer_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        path = request.scope["path"][:_SHOWN]
+        path = request.scope["path"][:_MAX_SHOWN]
         message = {
             404: f"there is nothing at {path}; /openapi.json describes what there is.",
             405: f"{request.method} is not for {path}; /openapi.json describes what is.",
         }.get(error.status_code, str(error.detail))
-        if error.detail == "There was an error parsing the body":  # FastAPI's, for what `json` refuses without a place
+        if error.detail == "There was an error parsing the body":  # FastAPI's, where `json` gives no place
             message = "the body is no JSON in UTF-8, or holds a whole number of thousands of digits."
-        found = response(request, ApiError(error.status_code, message))
-        found.headers.update(error.headers or {})
-        return found
+        answer = error_response(request, ApiError(error.status_code, message))
+        answer.headers.update(error.headers or {})
+        return answer
 
     for kind in (ApiError, KexueError, sqlite3.Error, ValueError, TypeError, Exception):
-        app.add_exception_handler(kind, known)
-    app.add_exception_handler(RequestValidationError, malformed)
-    app.add_exception_handler(HTTPException, http)
+        app.add_exception_handler(kind, answer_error)
+    app.add_exception_handler(RequestValidationError, answer_invalid_body)
+    app.add_exception_handler(HTTPException, answer_http_error)
 
 
-def _complaint(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """One of the things that are wrong with a request: where, what was wanted and what came instead."""
+def _describe_invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """Return one error of an invalid request: its place, the expected value and the received one."""
     if errors[0]["type"] == "json_invalid":
-        said, at = errors[0]["ctx"]["error"], errors[0]["loc"][-1]
-        return ApiError(400, f"the body is no JSON: {said}, at character {at}.")
-    # pydantic tells of every way to read a field: the best is the one that reads most of it before it fails.
+        reason, at = errors[0]["ctx"]["error"], errors[0]["loc"][-1]
+        return ApiError(400, f"the body is no JSON: {reason}, at character {at}.")
+    # pydantic lists an error for every type that a field may have: the best type is the one that reads most of it.
     ways: dict[tuple[Any, ...], list[tuple[tuple[str | int, ...], Mapping[str, Any]]]] = {}
     for one in errors:
         if one["loc"][:2] == errors[0]["loc"][:2]:
@@ -185,7 +188,7 @@ def _complaint(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     def reach(failures: list[tuple[tuple[str | int, ...], Mapping[str, Any]]]) -> tuple[Any, ...]:
         path, one = failures[0]
         places = [part for part in path if isinstance(part, int)]
-        return len(path), -len(failures), places, one["type"] not in _WANTED
+        return len(path), -len(failures), places, one["type"] not in _EXPECTED
 
     most = max(map(reach, ways.values()))
     best = [failures[0] for failures in ways.values() if reach(failures) == most]
@@ -194,16 +197,17 @@ def _complaint(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     param = str(path[0]) if path else None
     if first["type"] == "missing":
         return ApiError(400, f"{where} is missing.", param=param)
-    if first["type"] in _WANTED:
-        wanted = list(dict.fromkeys(_WANTED[one["type"]] for _, one in best))
-        return ApiError(400, f"{where} must be {' or '.join(wanted)}, got {_sent(first['input'])}.", param=param)
-    said = str(first["msg"])
-    told = f"{where} must be {said.removeprefix('Input should be ')}" if said.startswith("Input should be ") else None
-    return ApiError(400, f"{told or f'{where}: {said}'}, got {_sent(first['input'])}.", param=param)
+    if first["type"] in _EXPECTED:
+        expected = list(dict.fromkeys(_EXPECTED[one["type"]] for _, one in best))
+        return ApiError(400, f"{where} must be {' or '.join(expected)}, got {_render(first['input'])}.", param=param)
+    reason = str(first["msg"])
+    start = "Input should be "
+    claim = f"{where} must be {reason.removeprefix(start)}" if reason.startswith(start) else f"{where}: {reason}"
+    return ApiError(400, f"{claim}, got {_render(first['input'])}.", param=param)
 
 
 def _path(error: Mapping[str, Any], body: Any) -> tuple[tuple[str | int, ...], tuple[Any, ...]]:
-    """Keys and positions of a complaint; and pydantic's names for the way in which it read the field."""
+    """Return keys and positions of an error in the body, and pydantic's names for the type it tried."""
     kind, *places = error["loc"]
     if kind != "body":
         return tuple(places[:1]), ()
@@ -220,10 +224,10 @@ def _path(error: Mapping[str, Any], body: Any) -> tuple[tuple[str | int, ...], t
     return tuple(path), tuple(way)
 
 
-def _sent(value: Any) -> str:
-    """A JSON value in a few characters."""
+def _render(value: Any) -> str:
+    """Return a JSON value in at most 43 characters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    shown = json.dumps(value if not isinstance(value, str) else value[:_SHOWN], ensure_ascii=False, default=repr)
+    shown = json.dumps(value if not isinstance(value, str) else value[:_MAX_SHOWN], ensure_ascii=False, default=repr)
     shown = shown.encode("utf-8", "backslashreplace").decode()
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

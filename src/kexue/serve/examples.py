@@ -1,4 +1,4 @@
-"""Answers in the OpenAPI schema: an example of each, and the shape that can be read off it."""
+"""Answers in the OpenAPI schema: an example of each, and the schema derived from it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def answers(example: Any, media_type: str = "application/json") -> Responses:
-    """The successful answer of a route, by example.
+    """Return the OpenAPI entry of a successful answer.
 
     Args:
         example: the answer. A key that ends in ``?`` may be missing; a tuple holds alternatives, of which the first is
-            shown; what a list holds looks like its first item, and ``{}`` is any object.
+            the example; the items of a list are like the first, and ``{}`` is any object.
+        media_type: content type of the answer.
 
     >>> answers({"id": "17", "percentile?": (99.1, None)})[200]["content"]["application/json"]["example"]
     {'id': '17', 'percentile': 99.1}
@@ -24,39 +25,52 @@ def answers(example: Any, media_type: str = "application/json") -> Responses:
 
 
 def refusals(*statuses: int, openai: bool = True, tei: bool = False) -> Responses:
-    """What a route answers when something is wrong, in one shape or both; all statuses when none is named."""
-    said = {
+    """Return the OpenAPI entries of errors.
+
+    Args:
+        statuses: HTTP statuses; all that exist if none is named.
+        openai: include OpenAI's format.
+        tei: include TEI's format.
+    """
+    texts = {
         400: ("Empty or malformed.", "query is empty."),
         401: ("No valid key.", "A valid API key is needed: Authorization: Bearer KEY."),
         403: ("The key, the page or the server may not do this.", "This key may read, not write."),
         404: ("No model or index of this name.", "no index 'fag'; there are: faq."),
         413: ("Too large.", "The request is larger than 33,554,432 bytes."),
         414: ("The address is too long.", "The address of the request has 70,000 bytes, at most 61,440 are taken."),
-        421: ("Another host was meant.", "This server is not evil.example; --allow-host would let it answer to it."),
+        421: (
+            "The request names another host.",
+            "This server is not evil.example; --allow-host would allow it.",
+        ),
         422: ("Cannot be tokenised.", "query is no valid Unicode: it holds half a surrogate pair."),
         424: ("The model or index failed.", "the model failed on this input: RuntimeError."),
         429: ("Busy; see Retry-After.", "The server is busy; try again later."),
         431: ("Headers too large.", "The request has 120 headers of 8,000 bytes, at most 100 of 61,440 are taken."),
         500: ("The index is damaged.", "faq is damaged: the vector with key 2 (id '2') is not what was written."),
         503: ("Not ready, or the index was replaced.", "The server is not ready."),
-        507: ("No room on the disk.", "The disk of the server is full; nothing was written."),
+        507: ("The disk is full.", "The disk of the server is full; nothing was written."),
     }
-    found: Responses = {}
-    for status in statuses or said:
-        description, message = said[status]
-        shapes = [errors.body(status, message, tei=shape) for shape in (True, False) if (tei if shape else openai)]
+    entries: Responses = {}
+    for status in statuses or texts:
+        description, message = texts[status]
+        shapes = [
+            errors.error_body(status, message, tei=shape) for shape in (True, False) if (tei if shape else openai)
+        ]
         for shape in shapes:
             if isinstance(shape["error"], dict):
                 shape["error"]["param"] = ("query", None) if status in (400, 422) else (None, "query")
-        found[status] = {"description": description, "content": {"application/json": _content(tuple(shapes))}}
-    return found
+        entries[status] = {"description": description, "content": {"application/json": _content(tuple(shapes))}}
+    return entries
 
 
 def _content(example: Any) -> dict[str, Any]:
-    return {"schema": _schema(example), "example": _shown(example)}
+    """Return schema and example of an answer."""
+    return {"schema": _schema(example), "example": _example(example)}
 
 
 def _schema(example: Any) -> dict[str, Any]:
+    """Return the JSON schema of an example."""
     if isinstance(example, tuple):
         return {"anyOf": [_schema(one) for one in example]}
     if isinstance(example, dict):
@@ -67,12 +81,13 @@ def _schema(example: Any) -> dict[str, Any]:
     return {"type": "null" if example is None else _TYPES[type(example)]}
 
 
-def _shown(example: Any) -> Any:
+def _example(example: Any) -> Any:
+    """Return an example without its marks for optional keys and alternatives."""
     if isinstance(example, tuple):
-        return _shown(example[0])
+        return _example(example[0])
     if isinstance(example, dict):
-        return {key.removesuffix("?"): _shown(value) for key, value in example.items()}
-    return [_shown(one) for one in example] if isinstance(example, list) else example
+        return {key.removesuffix("?"): _example(value) for key, value in example.items()}
+    return [_example(one) for one in example] if isinstance(example, list) else example
 
 
 _WARNINGS = ["unknown field 'topk' was ignored."]

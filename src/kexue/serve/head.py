@@ -1,12 +1,12 @@
-"""HEAD on whatever answers GET, for monitors and load balancers."""
+"""HEAD requests, as monitors and load balancers send them, on every route that answers GET."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class Head:
-    """ASGI middleware: asks for GET where a client asks for HEAD, and sends the head of the answer alone."""
+class AnswerHead:
+    """ASGI middleware: answers HEAD as GET without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -17,7 +17,7 @@ class Head:
             await self.app(scope, receive, send)
             return
 
-        async def bodiless(message: Message) -> None:
+        async def send_without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self.app({**scope, "method": "GET"}, receive, bodiless)
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)

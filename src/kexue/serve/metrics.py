@@ -1,4 +1,4 @@
-"""Prometheus metrics; labels are few and bounded: model, endpoint, outcome."""
+"""Prometheus metrics, with few labels: model, endpoint, outcome, version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 class Metrics:
-    """The counters of one server."""
+    """Metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -25,37 +25,37 @@ class Metrics:
 
         self.requests = Counter("kexue_requests_total", "Requests.", ("endpoint", "outcome"), registry=self.registry)
         self.duration = histogram("request_duration_seconds", "Whole request.", ("endpoint",), _SECONDS)
-        self.queue_time = histogram("queue_duration_seconds", "Waiting for a batch.", ("model",), _SECONDS)
+        self.queue_time = histogram("queue_duration_seconds", "Waiting for a forward pass.", ("model",), _SECONDS)
         self.tokenize_time = histogram("tokenize_duration_seconds", "Tokenising.", ("model",), _SECONDS)
         self.inference_time = histogram("inference_duration_seconds", "One forward pass.", ("model",), _SECONDS)
-        self.batch_size = histogram("batch_size", "Texts of a forward pass.", ("model",), _SIZES)
-        self.batch_tokens = histogram("batch_tokens", "Tokens of a forward pass, with padding.", ("model",), _TOKENS)
-        self.queue_size = Gauge("kexue_queue_size", "Texts waiting.", ("model",), registry=self.registry)
+        self.batch_size = histogram("batch_size", "Texts in a forward pass.", ("model",), _SIZES)
+        self.batch_tokens = histogram("batch_tokens", "Tokens in a forward pass, with padding.", ("model",), _TOKENS)
+        self.queue_size = Gauge("kexue_queue_size", "Texts that wait.", ("model",), registry=self.registry)
         self.tokens = Counter("kexue_tokens_total", "Tokens read.", ("model",), registry=self.registry)
-        self.vectors = Gauge("kexue_index_vectors", "Documents of an index.", ("model",), registry=self.registry)
+        self.vectors = Gauge("kexue_index_vectors", "Documents in an index.", ("model",), registry=self.registry)
         build = Gauge("kexue_build_info", "Version.", ("version",), registry=self.registry)
         build.labels(kexue.__version__).set(1)
 
     def page(self) -> bytes:
-        """The text Prometheus reads."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
-class Measure:
-    """ASGI middleware: how many requests of each route, how long, with which outcome."""
+class MeasureRequests:
+    """ASGI middleware: counts requests by route and outcome, and measures their duration."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Time one request; the endpoint is the route's pattern, never what a client wrote in the path."""
+        """Measure one request. Its label is the pattern of the route, never a path that a client wrote."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 499  # the client went away
+        status = 499  # if no answer is sent: the client disconnected
 
-        async def watched(message: Message) -> None:
+        async def send_timed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -65,7 +65,7 @@ class Measure:
 
         start = time.perf_counter()
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, send_timed)
         finally:
             route = scope.get("route")
             endpoint = getattr(route, "path", "other")

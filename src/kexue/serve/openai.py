@@ -1,4 +1,4 @@
-"""OpenAI's dialect: /v1/embeddings and /v1/models."""
+"""OpenAI's routes: /v1/embeddings and /v1/models."""
 
 from __future__ import annotations
 
@@ -12,70 +12,63 @@ from pydantic import Field
 
 from kexue.search.encoding import Role, choose_prompt
 from kexue.serve import examples
+from kexue.serve.checks import check_number, check_texts
 from kexue.serve.errors import ApiError
-from kexue.serve.state import Model
-from kexue.serve.wire import (
-    Fields,
-    Here,
-    Route,
-    Warnings,
-    check,
-    check_number,
-    check_texts,
-    reply,
-    timing_headers,
-    usage,
-)
+from kexue.serve.fields import Fields, check_fields
+from kexue.serve.models import ServedModel
+from kexue.serve.wire import Here, Route, Warnings, count_usage, reply, timing_headers
 
 router = APIRouter(tags=["OpenAI"], route_class=Route)
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 
 class EmbeddingsRequest(Fields):
-    """A text, several, or token ids of the model's own vocabulary."""
+    """One text, several texts, or token ids of the model's vocabulary."""
 
     input: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(examples=["how long does a refund take"])
-    model: str | None = Field(None, description="As /v1/models lists them; the first one when left out.")
+    model: str | None = Field(None, description="A name that /v1/models lists; default: the first one.")
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1, description="By whitening where one is fitted, else cut.")
-    user: str | None = Field(None, description="OpenAI's name for who asks; nothing is kept about it.")
-    normalize: bool | None = Field(None, description="Vectors of length 1; as the model does when left out.")
-    prompt_name: str | None = Field(None, description="A prompt of the model, put before each text.")
+    dimensions: int | None = Field(
+        None, ge=1, description="Width of a vector: by whitening if fitted, else by cutting."
+    )
+    user: str | None = Field(None, description="Accepted as in OpenAI's interface; neither used nor stored.")
+    normalize: bool | None = Field(None, description="Scale vectors to length 1; default: as the model does.")
+    prompt_name: str | None = Field(None, description="Name of a prompt of the model, put before each text.")
     input_type: Literal["query", "document"] | None = Field(
-        None, description="The model's prompt for it, where it has one; prompt_name goes first."
+        None, description="Choose the model's prompt for queries or documents, if it has one; prompt_name wins."
     )
 
 
 @router.post("/v1/embeddings", responses=examples.EMBEDDINGS)
 @router.post("/embeddings", include_in_schema=False)
 async def embeddings(body: EmbeddingsRequest, service: Here, warnings: Warnings) -> Response:
-    """Vectors of texts, in their order."""
-    warnings += check(service, body)
-    model = service.model(body.model)
+    """Encode texts, in their order."""
+    warnings += check_fields(body, strict=service.settings.strict)
+    model = service.find_model(body.model)
     inputs, characters = _inputs(body.input, model)
     prompt, more = _prompt(body, model, ids=not isinstance(inputs[0], str))
     warnings += more
-    found = await model.embed(inputs, prompt=prompt, normalize=body.normalize, dimensions=body.dimensions)
-    rows: Any = found.vectors
+    encoded = await model.embed(inputs, prompt=prompt, normalize=body.normalize, dimensions=body.dimensions)
+    rows: Any = encoded.vectors
     if body.encoding_format == "base64":
-        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in found.vectors]
+        rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in encoded.vectors]
     content = {
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)],
         "model": model.name,
-        "usage": usage(found.tokens),
+        "usage": count_usage(encoded.tokens),
     }
-    return reply(content, timing_headers(model, found, characters), warnings + found.warnings)
+    return reply(content, timing_headers(model, encoded, characters), warnings + encoded.warnings)
 
 
-def _prompt(body: EmbeddingsRequest, model: Model, *, ids: bool) -> tuple[str | None, list[str]]:
-    """The prompt to put before the texts, and what of the request it leaves unanswered."""
+def _prompt(body: EmbeddingsRequest, model: ServedModel, *, ids: bool) -> tuple[str | None, list[str]]:
+    """Return the prompt to put before the texts, and warnings on fields that have no effect."""
     if ids and body.prompt_name is not None:
         raise ApiError(400, "prompt_name goes with texts; token ids are read as they are.", param="prompt_name")
     if body.input_type is None:
         return body.prompt_name, []
     if body.prompt_name is not None:
-        return body.prompt_name, ["input_type was ignored: prompt_name says what to put before the texts."]
+        return body.prompt_name, ["input_type was ignored: prompt_name names the prompt."]
     role: Role = "query" if body.input_type == "query" else "document"
     prompt = None if ids else choose_prompt(model.encoder, role)
     if prompt is None:
@@ -84,8 +77,8 @@ def _prompt(body: EmbeddingsRequest, model: Model, *, ids: bool) -> tuple[str | 
     return prompt, []
 
 
-def _inputs(given: Any, model: Model) -> tuple[list[Any], int]:
-    """Texts, or arrays of ids with special tokens around them; and how many characters."""
+def _inputs(given: Any, model: ServedModel) -> tuple[list[Any], int]:
+    """Return texts, or arrays of ids with special tokens, and the number of characters."""
     if isinstance(given, str):
         given = [given]
     if given and isinstance(given[0], str):
@@ -95,10 +88,11 @@ def _inputs(given: Any, model: Model) -> tuple[list[Any], int]:
         raise ApiError(400, "input must hold at least one text.", param="input")
     rows = [given] if isinstance(given[0], int) else given
     check_number(len(rows), "input")
-    return [_framed(row, model, place) for place, row in enumerate(rows)], 0
+    return [_add_special_tokens(row, model, place) for place, row in enumerate(rows)], 0
 
 
-def _framed(ids: list[int], model: Model, place: int) -> np.ndarray[Any, Any]:
+def _add_special_tokens(ids: list[int], model: ServedModel, place: int) -> np.ndarray[Any, Any]:
+    """Return token ids with the special tokens at both ends, cut to the maximum length."""
     encoder = model.encoder
     if not ids:
         raise ApiError(400, f"input[{place}] is empty.", param="input")
@@ -113,17 +107,18 @@ def _framed(ids: list[int], model: Model, place: int) -> np.ndarray[Any, Any]:
 
 @router.get("/v1/models", responses=examples.MODELS)
 async def models(service: Here, warnings: Warnings) -> Response:
-    """What is served, and what `dimensions` does to each."""
+    """List the encoders, and how `dimensions` shortens the vectors of each."""
     return reply({"object": "list", "data": [_record(one) for one in service.models.values()]}, warnings=warnings)
 
 
 @router.get("/v1/models/{name:path}", responses=examples.MODEL)
 async def model(name: str, service: Here, warnings: Warnings) -> Response:
-    """One of them; its name may hold slashes."""
-    return reply(_record(service.model(name)), warnings=warnings)
+    """Describe one encoder; its name may hold slashes."""
+    return reply(_record(service.find_model(name)), warnings=warnings)
 
 
-def _record(model: Model) -> dict[str, Any]:
+def _record(model: ServedModel) -> dict[str, Any]:
+    """Return an encoder as JSON values."""
     whitening = model.whitening
     return {
         "id": model.name,

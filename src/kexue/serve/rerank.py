@@ -1,4 +1,4 @@
-"""Reranking in the shapes of Cohere, Jina and text-embeddings-inference, from one handler."""
+"""Reranking routes in the formats of Cohere, Jina and text-embeddings-inference (TEI)."""
 
 from __future__ import annotations
 
@@ -12,39 +12,44 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kexue.search import CrossEncoderReranker
 from kexue.serve import examples
+from kexue.serve.checks import check_number, check_text, check_texts
 from kexue.serve.errors import ApiError, rerank_speaks_tei
-from kexue.serve.state import Model, Service, cut_warnings
-from kexue.serve.wire import Fields, Here, Route, Warnings, check, check_number, check_text, check_texts, reply, usage
+from kexue.serve.fields import Fields, check_fields
+from kexue.serve.models import ServedModel, truncation_warnings
+from kexue.serve.service import Service
+from kexue.serve.wire import Here, Route, Warnings, count_usage, reply
 
 router = APIRouter(tags=["rerank"], route_class=Route)
 
 
-class Named(BaseModel):
-    """A document as an object: its text, or the fields that `rank_fields` names."""
+class DocumentObject(BaseModel):
+    """A document as an object: with a text, or with the fields that `rank_fields` names."""
 
     model_config = ConfigDict(extra="allow")
     text: str | None = None
 
 
 class RerankRequest(Fields):
-    """Cohere's and Jina's fields; TEI's request is told by `texts`."""
+    """A query and documents, with the fields of Cohere and Jina; `texts` marks a request of TEI."""
 
     query: str = Field(examples=["how long does a refund take"])
-    documents: list[str | Named] | None = Field(None, examples=[["refunds take five days", "opening hours"]])
-    texts: list[str] | None = Field(None, description="TEI's name for documents; at /rerank the answer is TEI's, too.")
-    model: str | None = Field(None, description="wrd, wmd, cosine, or a cross-encoder that is served.")
+    documents: list[str | DocumentObject] | None = Field(None, examples=[["refunds take five days", "opening hours"]])
+    texts: list[str] | None = Field(
+        None, description="TEI's name for documents; on /rerank the answer has TEI's format."
+    )
+    model: str | None = Field(None, description="wrd, wmd, cosine, or the name of a cross-encoder.")
     top_n: int | None = Field(None, ge=1)
     return_documents: bool = False
     return_text: bool = Field(False, description="TEI's name for return_documents.")
-    raw_scores: bool = Field(False, description="Log odds instead of probabilities; of cross-encoders only.")
-    max_tokens_per_doc: int | None = Field(None, ge=1, description="Of a document no more is read.")
+    raw_scores: bool = Field(False, description="Return log odds instead of probabilities; for cross-encoders only.")
+    max_tokens_per_doc: int | None = Field(None, ge=1, description="Limit of tokens read of a document.")
     max_chunks_per_doc: int | None = Field(None, description="Refused: a long document is cut, not read in chunks.")
     rank_fields: list[str] | None = Field(
-        None, min_length=1, max_length=64, description="Fields of documents that are objects, read in this order."
+        None, min_length=1, max_length=64, description="Fields to read, in this order, of documents that are objects."
     )
-    truncate: bool = Field(True, description="Cut what is longer than the model reads; otherwise refuse it.")
+    truncate: bool = Field(True, description="Cut texts that are longer than the model reads; if false, refuse them.")
     truncation_direction: Literal["left", "right", "Left", "Right"] = Field(
-        "right", description="Cutting on the left is not offered: with it, what is too long is refused."
+        "right", description="Only cutting on the right is offered; with left, texts that are too long are refused."
     )
 
 
@@ -52,10 +57,10 @@ class RerankRequest(Fields):
 @router.post("/v2/rerank", responses=examples.RERANK)
 @router.post("/rerank", responses=examples.RERANK_OR_TEI | examples.refusals(tei=True))
 async def rerank(body: RerankRequest, service: Here, request: Request, warnings: Warnings) -> Response:
-    """Documents by how well they answer the query, best first."""
+    """Rank documents by how well they answer the query, best first."""
     unversioned = request.scope["path"] == "/rerank"
     request.state.tei = unversioned and rerank_speaks_tei(body.texts, body.documents)
-    warnings += check(service, body)
+    warnings += check_fields(body, strict=service.settings.strict)
     texts = _texts(body, "texts" if request.state.tei else "documents")
     name, scores, tokens, cut = await _scores(service, body, texts)
     warnings += cut
@@ -79,13 +84,13 @@ async def rerank(body: RerankRequest, service: Here, request: Request, warnings:
             "billed_units": {"search_units": 1},
             "tokens": {"input_tokens": sum(tokens)},
         },
-        "usage": usage(tokens),
+        "usage": count_usage(tokens),
     }
     return reply(content, warnings=warnings)
 
 
 def _texts(body: RerankRequest, field: str) -> list[str]:
-    """What is ranked, one text a document."""
+    """Return one text per document; refuse a request that names none, or two kinds."""
     if body.max_chunks_per_doc is not None:
         raise ApiError(
             400,
@@ -100,12 +105,13 @@ def _texts(body: RerankRequest, field: str) -> list[str]:
         raise ApiError(400, f"{field} is missing.", param=field)
     check_text(body.query, "query")
     check_number(len(given), field)
-    texts = [_text(one, body.rank_fields, f"{field}[{place}]", field) for place, one in enumerate(given)]
+    texts = [_read_text(one, body.rank_fields, f"{field}[{place}]", field) for place, one in enumerate(given)]
     check_texts(texts, field)
     return texts
 
 
-def _text(document: str | Named, rank_fields: list[str] | None, place: str, field: str) -> str:
+def _read_text(document: str | DocumentObject, rank_fields: list[str] | None, place: str, field: str) -> str:
+    """Return the text of one document."""
     if isinstance(document, str):
         if rank_fields is not None:
             raise ApiError(400, f"rank_fields names fields of objects; {place} is a string.", param="rank_fields")
@@ -121,7 +127,7 @@ def _text(document: str | Named, rank_fields: list[str] | None, place: str, fiel
 async def _scores(
     service: Service, body: RerankRequest, texts: list[str]
 ) -> tuple[str, np.ndarray[Any, Any], list[int], list[str]]:
-    """Name of the reranker, its scores, the tokens it read, and a warning where it did not read all."""
+    """Return the reranker's name, the scores, the tokens of each text, and a warning where texts were cut."""
     model = next(iter(service.models.values()), None)
     name = body.model
     if name is None:
@@ -131,13 +137,13 @@ async def _scores(
             raise ApiError(404, f"no reranker {name!r}.", param="model")
         if body.raw_scores:
             raise ApiError(
-                400, f"raw_scores is of cross-encoders; scores of {name!r} are as they come.", param="raw_scores"
+                400, f"raw_scores is for cross-encoders only; {name!r} has one kind of score.", param="raw_scores"
             )
-    reranker = service.reranker(name, model) if model is not None else service.rerankers[name]
+    reranker = service.find_reranker(name, model) if model is not None else service.rerankers[name]
     may_cut = body.truncate and body.truncation_direction.lower() == "right"
 
     def work() -> tuple[str, np.ndarray[Any, Any], list[int], list[str]]:
-        reader = reranker if isinstance(reranker, CrossEncoderReranker) else _model(model).encoder
+        reader = reranker if isinstance(reranker, CrossEncoderReranker) else _require(model).encoder
         given = texts if body.max_tokens_per_doc is None else reader.cut(texts, body.max_tokens_per_doc)
         if isinstance(reader, CrossEncoderReranker):
             whole = reader.count_tokens(body.query, given)
@@ -151,11 +157,12 @@ async def _scores(
         scores = np.asarray(reranker.rerank(body.query, given).scores, np.float64)
         if body.raw_scores:
             scores = np.log(scores) - np.log1p(-scores)
-        return name, scores, tokens, cut_warnings(long, reader.max_length)
+        return name, scores, tokens, truncation_warnings(long, reader.max_length)
 
     return await service.work(work)
 
 
-def _model(model: Model | None) -> Model:
-    assert model is not None  # only cross-encoders work without
+def _require(model: ServedModel | None) -> ServedModel:
+    """Return the model, which every reranker but a cross-encoder has."""
+    assert model is not None
     return model

@@ -1,4 +1,4 @@
-"""The door: who may come in, how much they may bring, and what a browser may do with what it gets."""
+"""Access control: keys, hosts and origins, size limits of requests, and security headers for browsers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kexue.serve import errors
 from kexue.serve.errors import ApiError
+from kexue.serve.limits import JsonMeter, check_head
 from kexue.serve.settings import Settings
-from kexue.serve.target import SAFE, Names, other_site, parse_host, routed_path
-from kexue.serve.weight import JsonMeter, check_head
+from kexue.serve.target import SAFE, HostNames, find_foreign_site, parse_host, routed_path
 
-OPEN = (
-    "/",
-    "/health",
-    "/ready",
-    "/openapi.json",
-)  # and the page's files; everything else wants a key where keys are set
+# With the files of the page, the only paths that need no key where keys are set.
+OPEN = ("/", "/health", "/ready", "/openapi.json")
 _HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -30,11 +26,11 @@ _HEADERS = {
     "x-frame-options": "DENY",
     "cross-origin-opener-policy": "same-origin",
 }
-_BODIES = 512 * 2**20  # bytes of all requests being read and answered, with what their JSON becomes
+_MAX_TOTAL = 512 * 2**20  # bytes of all bodies in memory, with the estimated size of their values
 
 
-class Door:
-    """ASGI middleware: hosts and origins, keys and scopes, the size of requests, headers for browsers."""
+class AccessControl:
+    """ASGI middleware: checks hosts, origins, keys and sizes of requests; adds security headers to answers."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -42,75 +38,79 @@ class Door:
         self.max_body = settings.max_body
         self.readonly = settings.readonly
         self.cors = settings.cors
-        self.names = Names(settings.host, settings.allow_hosts)
+        self.hosts = HostNames(settings.host, settings.allow_hosts)
         self._weight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or say why not."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # nothing here speaks over web sockets
+        if scope["type"] != "http":  # no route uses web sockets
             await send({"type": "websocket.close", "code": 1008})
             return
 
         request = Request(scope)
-        refused = self._refused(scope)
-        stopped: ApiError | None = None
+        refusal = self._check(scope)
+        failure: ApiError | None = None  # found while the body is read
         meter = JsonMeter()
         size = weight = 0
 
-        async def limited() -> Message:
-            nonlocal stopped, size, weight
+        async def receive_within_limits() -> Message:
+            nonlocal failure, size, weight
             message = await receive()
             chunk = message.get("body", b"")
-            if stopped is None and chunk:
+            if failure is None and chunk:
                 before = weight
                 size += len(chunk)
-                stopped = _too_large(self.max_body) if size > self.max_body else meter.add(chunk)
+                failure = _too_large(self.max_body) if size > self.max_body else meter.add(chunk)
                 weight = size + meter.weight
                 self._weight += weight - before
-                if stopped is None and self._weight > _BODIES and self._weight > weight:
-                    stopped = ApiError(429, "The server reads too many large requests; try again.", retry_after=1)
-            return {"type": "http.disconnect"} if stopped else message  # who reads on gives up
+                if failure is None and self._weight > _MAX_TOTAL and self._weight > weight:
+                    failure = ApiError(429, "The server reads too many large requests; try again.", retry_after=1)
+            return {"type": "http.disconnect"} if failure else message  # makes the application stop reading
 
-        async def guarded(message: Message) -> None:
-            if stopped is not None:
-                return  # what the application says to half a body is of no interest
+        async def send_with_headers(message: Message) -> None:
+            if failure is not None:
+                return  # drop the application's answer to half a body
             await _send_with_headers(message, send)
 
-        if refused is None:
+        if refusal is None:
             try:
-                await self.app(scope, limited, guarded)
+                await self.app(scope, receive_within_limits, send_with_headers)
             finally:
                 self._weight -= weight
-            refused, stopped = stopped, None
-        if refused is not None:
-            await errors.response(request, refused)(scope, receive, guarded)
+            refusal, failure = failure, None
+        if refusal is not None:
+            await errors.error_response(request, refusal)(scope, receive, send_with_headers)
 
-    def _refused(self, scope: Scope) -> ApiError | None:
-        return check_head(scope) or self._misdirected(scope) or self._locked(scope) or self._oversized(scope)
+    def _check(self, scope: Scope) -> ApiError | None:
+        """Return why a request is refused before its body is read; None where it is not."""
+        checks = (check_head, self._check_site, self._check_key, self._check_length)
+        return next((error for check in checks if (error := check(scope)) is not None), None)
 
-    def _misdirected(self, scope: Scope) -> ApiError | None:
-        """Who sends a request to this server, and is it meant for it?"""
+    def _check_site(self, scope: Scope) -> ApiError | None:
+        """Refuse a request to another host, and one from a page of another site."""
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if host is None and (hosts or scope.get("http_version") != "1.0"):
             return ApiError(400, "A request names one host: Host: NAME or NAME:PORT.")
-        if not self.keys and host is not None and not self.names.holds(host[0], scope):
+        if not self.keys and host is not None and not self.hosts.contains(host[0], scope):
             return ApiError(421, f"This server is not {host[0]}; --allow-host would let it answer to that name.")
-        site = other_site(scope, self.cors) if not self.keys or self._writes(scope) else None
+        site = find_foreign_site(scope, self.cors) if not self.keys or self._writes(scope) else None
         if site is not None:
             return ApiError(403, f"This server takes no requests from {site}; --cors ORIGIN would let them in.")
         return None
 
-    def _oversized(self, scope: Scope) -> ApiError | None:
+    def _check_length(self, scope: Scope) -> ApiError | None:
+        """Refuse a body whose declared length is over the limit or not a number."""
         length = Request(scope).headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self.max_body:
             return _too_large(self.max_body)
         return None
 
-    def _locked(self, scope: Scope) -> ApiError | None:
+    def _check_key(self, scope: Scope) -> ApiError | None:
+        """Refuse a request without the key it needs, and writes to a read-only server."""
         path, method = routed_path(scope), scope["method"]
         if not path.startswith("/"):
             return ApiError(400, "The path of a request begins with a slash.")
@@ -126,11 +126,12 @@ class Door:
         return None
 
     def _writes(self, scope: Scope) -> bool:
-        """Whether a request is one to change an index."""
+        """Return whether a request changes an index."""
         return routed_path(scope).startswith("/v1/indexes") and scope["method"] not in (*SAFE, "OPTIONS")
 
 
 async def _send_with_headers(message: Message, send: Send) -> None:
+    """Send a message, with the security headers that it lacks."""
     if message["type"] == "http.response.start":
         there = {name for name, _ in message["headers"]}
         ours = ((k.encode(), v.encode()) for k, v in _HEADERS.items() if k.encode() not in there)
@@ -143,9 +144,9 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _scope_of(key: str, keys: Mapping[str, str]) -> str | None:
-    """The scope of a key; every known key is compared, each in constant time."""
-    found = None
+    """Return the scope of a key, None for an unknown one; every key is compared, each in constant time."""
+    allowed = None
     for known, scope in keys.items():
         if hmac.compare_digest(known.encode(), key.encode()):
-            found = scope
-    return found
+            allowed = scope
+    return allowed

@@ -1,9 +1,8 @@
-"""What a server is told when it starts, checked before anything is loaded."""
+"""Server settings, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,40 +10,41 @@ from typing import Literal
 
 from kexue.corpus.decoding import read_lines
 from kexue.errors import DataError, KexueError
-from kexue.serve.target import is_loopback, parse_host
+from kexue.serve.target import is_loopback, is_origin, parse_host
 
 Scope = Literal["read", "write"]
 MAX_BODY = 32 * 2**20
-_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")  # as browsers write it
 _PRIVATE = "Run chmod 600 on it (0400, 0440 and 0444 do as well)."
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
+    """Server settings.
 
     Attributes:
-        indexes: files (or store URIs) of indexes; each is served under the name of its file without ending.
-        models: folders or hub ids of encoders and cross-encoders, or ``name=folder`` to serve one under a name that
-            clients already send. The encoders of the indexes are served too.
-        host, port: where to listen.
-        api_keys: key -> ``"read"`` or ``"write"`` (which includes read); None takes `KEXUE_API_KEY`,
-            `KEXUE_API_KEY_READ` and `KEXUE_API_KEY_FILE`. Empty: everyone may do everything.
-        allow_public: listen to other machines without a key.
-        allow_hosts: names by which a server without keys may be asked, beside loopback and the address it listens on.
-        cors: origins whose pages may call; none by default.
-        readonly: change no index; needed for none that cannot be written anyway.
-        device, dtype: of the models, as `kexue.text.Encoder` takes them; a cross-encoder keeps float32.
-        max_batch_tokens: tokens of one forward pass, padding included.
-        max_queue: texts that may wait; beyond, 429 with Retry-After.
-        max_input_tokens: a text with more is refused with 413; None: texts are cut at what the model reads.
-        max_body: bytes of a request.
-        log_texts: write queries to the log. Otherwise texts are never logged.
-        strict: refuse fields that a route does not know instead of ignoring them.
+        indexes: files or store addresses of indexes; the name of an index is that of its file without the ending.
+        models: folders or hub ids of encoders and cross-encoders, or ``name=folder`` to use a name that clients
+            already send. The encoders of the indexes are served, too.
+        host: address to listen on.
+        port: port to listen on, 0 to 65535; 0 = a free one.
+        api_keys: key -> ``"read"`` or ``"write"`` (which includes read); None = read `KEXUE_API_KEY`,
+            `KEXUE_API_KEY_READ` and `KEXUE_API_KEY_FILE`; empty = no key is needed.
+        allow_public: allow an address that other machines reach without a key.
+        allow_hosts: further host names that requests to a server without keys may carry.
+        cors: origins whose pages may send requests; none by default.
+        readonly: refuse every change of an index. An index whose file is read-only is served for reading anyway.
+        device: device of the models, as in `kexue.text.Encoder`.
+        dtype: arithmetic of the encoders, as in `kexue.text.Encoder`; a cross-encoder stays in float32.
+        max_batch_tokens: limit of tokens in one forward pass, padding included, at least 1.
+        max_queue: limit of waiting texts, at least 1; above it requests get status 429 with Retry-After.
+        max_input_tokens: texts with more tokens are refused with 413; None = they are cut to what the model reads.
+        max_body: limit of the bytes of a request, at least 1.
+        log_texts: write queries to the log; texts are never logged otherwise.
+        strict: refuse unknown fields instead of ignoring them.
 
     Raises:
         ValueError: a value out of range, or a key that no client could send.
-        KexueError: an open address without a key.
+        KexueError: an address that other machines reach, without a key.
     """
 
     indexes: Sequence[str | os.PathLike[str]] = ()
@@ -78,16 +78,16 @@ class Settings:
         if self.api_keys is None:
             object.__setattr__(self, "api_keys", keys_from_environment())
         for key, scope in self.keys.items():
-            if (wrong := _fault_of(key)) is not None:
+            if (wrong := _find_fault(key)) is not None:
                 raise ValueError(f"an API key {wrong}")
             if scope not in ("read", "write"):
                 raise ValueError(f"the scope of a key must be 'read' or 'write', got {scope!r}")
         for origin in self.cors:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f'cors wants origins such as "https://example.com:8443", or "*"; got {origin!r}')
+            if origin != "*" and not is_origin(origin):
+                raise ValueError(f'cors must hold origins such as "https://example.com:8443", or "*"; got {origin!r}')
         for host in self.allow_hosts:
             if parse_host(f"[{host}]" if ":" in host else host) is None:
-                raise ValueError(f"allow_hosts wants names without scheme and port, got {host!r}")
+                raise ValueError(f"allow_hosts must hold names without scheme and port, got {host!r}")
         if not (self.keys or self.allow_public or is_loopback(self.host)):
             raise KexueError(
                 f"{self.host} can be reached from other machines and no API key is set.",
@@ -96,24 +96,27 @@ class Settings:
 
     @property
     def keys(self) -> Mapping[str, Scope]:
-        """Key -> scope."""
+        """API keys and their scopes; empty where no key is needed."""
         return self.api_keys or {}
 
 
 def keys_from_environment(file: str | os.PathLike[str] | None = None) -> dict[str, Scope]:
-    """Keys of the environment, and of a file of lines ``scope:key`` that only its owner, or nobody, may change.
+    """Read the API keys of the environment, and of a file of lines ``scope:key``.
 
-    Blanks and line ends around a key are no part of it. A source that is named and holds no key is an error: a server
-    that was to be locked does not open its door because a secret is missing.
+    Spaces around a key are dropped. A variable or file without a key is an error, so that a missing secret does not
+    leave a server open.
+
+    Args:
+        file: file of keys that only its owner, or nobody, may change; None = `KEXUE_API_KEY_FILE`, if set.
 
     Raises:
-        DataError: no key where one is promised, a key no client could send, a line that is no ``read:key`` or
-            ``write:key``, or a file that others can read or change; the key is not shown.
+        DataError: a variable or file without a key, a key that no client could send, a line that is neither
+            ``read:key`` nor ``write:key``, or a file that others can read or change. The message does not show keys.
     """
     keys: dict[str, Scope] = {}
     for name, scope in (("KEXUE_API_KEY_READ", "read"), ("KEXUE_API_KEY", "write")):
         if (value := os.environ.get(name)) is not None:
-            _take(keys, value, scope, name, None)
+            _add_key(keys, value, scope, name, None)
     path = os.environ.get("KEXUE_API_KEY_FILE") if file is None else os.fspath(file)
     if path is None:
         return keys
@@ -127,7 +130,7 @@ def keys_from_environment(file: str | os.PathLike[str] | None = None) -> dict[st
         scope, colon, key = line.strip().partition(":")
         if not colon or scope not in ("read", "write"):
             raise DataError("not of the form scope:key.", path=path, line=number, remedy="Write read:KEY or write:KEY.")
-        _take(keys, key, scope, path, number)
+        _add_key(keys, key, scope, path, number)
         count += 1
     if not count:
         raise DataError("there is no key in this file of keys.", path=path, remedy="Write read:KEY or write:KEY.")
@@ -137,8 +140,8 @@ def keys_from_environment(file: str | os.PathLike[str] | None = None) -> dict[st
 def _check_rights(path: str) -> None:
     """Refuse a file of keys that others may change, or may read while its owner may change it.
 
-    A file nobody may write, such as 0440 and 0444, was put there by what manages secrets: systemd shows the access
-    list of a credential as rights of the group, containers mount secrets for whoever runs in them.
+    A file that nobody may write, with mode 0440 or 0444, comes from a manager of secrets: systemd shows the access
+    list of a credential as rights of the group, and containers mount secrets readable for every user in them.
     """
     mode = stat.S_IMODE(os.stat(path).st_mode)
     if mode & 0o022:
@@ -147,10 +150,10 @@ def _check_rights(path: str) -> None:
         raise DataError(f"others can read this file of keys (mode {mode:04o}).", path=path, remedy=_PRIVATE)
 
 
-def _take(keys: dict[str, Scope], value: str, scope: str, source: str, line: int | None) -> None:
-    """Add a key; refuse one that cannot be sent, or that may do two things."""
+def _add_key(keys: dict[str, Scope], value: str, scope: str, source: str, line: int | None) -> None:
+    """Add a key; refuse one that cannot be sent, or that has two scopes."""
     key = value.strip()
-    wrong = _fault_of(key)
+    wrong = _find_fault(key)
     if wrong is None and keys.get(key, scope) != scope:
         wrong = "is given twice, to read and to write."
     if wrong is not None:
@@ -158,8 +161,8 @@ def _take(keys: dict[str, Scope], value: str, scope: str, source: str, line: int
     keys[key] = "write" if scope == "write" else "read"
 
 
-def _fault_of(key: str) -> str | None:
-    """Why no client could send this key as it is written, if none could."""
+def _find_fault(key: str) -> str | None:
+    """Return why no client could send this key in a header; None where it can be sent."""
     if not key:
         return "is empty."
     if not (key.isascii() and key.isprintable() and key == key.strip()):

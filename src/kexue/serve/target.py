@@ -1,4 +1,4 @@
-"""What a request is aimed at: the path that is routed, the host it names, and the page it comes from."""
+"""Target and origin of a request: routed path, host name, and the site of the page that sent it."""
 
 from __future__ import annotations
 
@@ -11,33 +11,39 @@ from starlette.types import Scope
 
 SAFE = ("GET", "HEAD")  # methods that change nothing
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")  # as browsers write it
 _PORTS = {"http": 80, "https": 443}
 
 
 def routed_path(scope: Scope) -> str:
-    """The path by which the router chooses: never that of `Request.url`, into which the header Host is written."""
+    """Return the path that the router matches; unlike `Request.url` it does not depend on the header Host."""
     path: str = scope["path"]
     root = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
-    """Name and port of ``name[:port]``; None where it is nothing of the kind.
+    """Return name and port of ``name[:port]``; None where the text has another form.
 
-    Names are brought to one form: lower case, no dot at the end, addresses as `ipaddress` writes them.
+    The name is normalised: lower case, no dot at the end, addresses as `ipaddress` writes them.
 
     >>> parse_host("LocalHost.:8000"), parse_host("[0::1]"), parse_host("x/web/?")
     (('localhost', 8000), ('::1', None), None)
     """
     match = _HOST.fullmatch(text)
-    if match is None or (name := plain_name(match[1] or match[2])) is None:
+    if match is None or (name := normalize_name(match[1] or match[2])) is None:
         return None
     port = None if match[3] is None else int(match[3])
     return None if port is not None and port > 65535 else (name, port)
 
 
-def plain_name(text: str) -> str | None:
-    """A host in the one form in which hosts are compared; None for an empty one, and for an address that is none."""
+def is_origin(text: str) -> bool:
+    """Return whether a text has the form that browsers give an origin, such as ``https://example.com:8443``."""
+    return _ORIGIN.fullmatch(text) is not None
+
+
+def normalize_name(text: str) -> str | None:
+    """Return a host name in normal form; None for an empty name and for a malformed address."""
     name = text.lower().removesuffix(".")
     try:
         address = ipaddress.ip_address(name)
@@ -47,7 +53,7 @@ def plain_name(text: str) -> str | None:
 
 
 def is_address(name: str) -> bool:
-    """Whether a host is a number: then no name service can point it elsewhere."""
+    """Return whether a host is an IP address, which no name service can redirect."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -56,38 +62,42 @@ def is_address(name: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    name = plain_name(host)
+    """Return whether only this machine can reach `host`."""
+    name = normalize_name(host)
     return name == "localhost" or (name is not None and is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
-class Names:
-    """The hosts by which a server may be asked that tells its own users by their place in the network alone.
+class HostNames:
+    """Host names that a request to a server without keys may carry.
 
-    A page of the web may point its own name at this machine and read and write what is served here, as the browser
-    takes both for one site. So a request must name loopback, the address on which the server listens or it came in,
-    or a host of `allowed`. A server that listens on all addresses takes every address for its own, since which ones
-    lead to it a container cannot know, and a page cannot point a number elsewhere.
+    A page on the web can point its host name at this machine (DNS rebinding); the browser then takes page and server
+    for one site, and the page could read and write the indexes. So a request must name loopback, the address on which
+    the server listens or on which the request arrived, or a host of `allowed`. A server that listens on all addresses
+    accepts every IP address: a container cannot know which ones lead to it, and a page cannot redirect an address.
+
+    Args:
+        host: address on which the server listens.
+        allowed: further names.
     """
 
     def __init__(self, host: str, allowed: Sequence[str]) -> None:
         self._all_addresses = host in ("", "0.0.0.0", "::")
-        self._known = {plain_name(name) for name in (host, *allowed)}
+        self._known = {normalize_name(name) for name in (host, *allowed)}
 
-    def holds(self, name: str, scope: Scope) -> bool:
-        """Whether a request that names this host is meant for this server."""
-        arrived = plain_name(str((scope.get("server") or ("",))[0]))
+    def contains(self, name: str, scope: Scope) -> bool:
+        """Return whether a request that names this host is meant for this server."""
+        arrived = normalize_name(str((scope.get("server") or ("",))[0]))
         return name in self._known or name == arrived or is_loopback(name) or (self._all_addresses and is_address(name))
 
 
-def other_site(scope: Scope, allowed: Sequence[str]) -> str | None:
-    """The site of a page that is not the server's own, by what its browser says; None for any other request.
+def find_foreign_site(scope: Scope, allowed: Sequence[str]) -> str | None:
+    """Return the site of a foreign page that sent a request, from the headers of its browser; None where there is none.
 
-    A link that is followed is no request of the page it stands on.
+    Following a link does not count as a request of the page that holds the link.
 
     Args:
-        scope: of a request with a legal header Host.
-        allowed: origins whose pages may call; ``"*"`` for all.
+        scope: scope of a request with a legal header Host.
+        allowed: origins whose pages may send requests; ``"*"`` for all.
     """
     headers = Headers(scope=scope)
     origins = set(headers.getlist("origin"))
@@ -101,6 +111,7 @@ def other_site(scope: Scope, allowed: Sequence[str]) -> str | None:
 
 
 def _is_own(origin: str, host: str) -> bool:
+    """Return whether an origin is this server, by the header Host."""
     scheme, _, place = origin.partition("://")
     theirs, ours = parse_host(place), parse_host(host)
     if scheme not in _PORTS or theirs is None or ours is None:

@@ -1,4 +1,4 @@
-"""The dialect of text-embeddings-inference: /embed, /similarity, /info."""
+"""Routes of text-embeddings-inference (TEI): /embed, /similarity, /info."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ from pydantic import Field
 
 import kexue
 from kexue.serve import examples
-from kexue.serve.wire import (
-    MAX_INPUTS,
-    Fields,
-    Here,
-    Route,
-    Warnings,
-    check,
-    check_text,
-    check_texts,
-    reply,
-    timing_headers,
-)
+from kexue.serve.checks import check_text, check_texts
+from kexue.serve.fields import Fields, check_fields
+from kexue.serve.limits import MAX_INPUTS
+from kexue.serve.wire import Here, Route, Warnings, reply, timing_headers
 from kexue.similarity import pair_cosine
 
 router = APIRouter(tags=["text-embeddings-inference"], route_class=Route)
@@ -40,14 +32,14 @@ class EmbedRequest(Fields):
 
 
 class Sentences(Fields):
-    """One sentence and those it is compared with."""
+    """A sentence, and the sentences to compare it with."""
 
     source_sentence: str = Field(examples=["refund"])
     sentences: list[str] = Field(examples=[["money back", "opening hours"]])
 
 
 class Parameters(Fields):
-    """How to read the texts."""
+    """Settings for reading the texts."""
 
     truncate: bool = True
     truncation_direction: Literal["left", "right", "Left", "Right"] = "right"
@@ -55,50 +47,50 @@ class Parameters(Fields):
 
 
 class SimilarityRequest(Fields):
-    """A comparison."""
+    """Sentences to compare, and settings."""
 
     inputs: Sentences
     parameters: Parameters | None = None
 
 
 def _may_cut(how: EmbedRequest | Parameters) -> bool:
-    """Whether long texts are cut, which is done on the right; asked to cut on the left, they are refused instead."""
+    """Return whether long texts may be cut on the right; if not, or if only on the left, they are refused."""
     return how.truncate and how.truncation_direction.lower() == "right"
 
 
 @router.post("/embed", responses=examples.EMBED)
 async def embed(body: EmbedRequest, service: Here, warnings: Warnings) -> Response:
-    """Vectors of texts, in their order."""
-    warnings += check(service, body)
-    model = service.model(None)
+    """Encode texts, in their order."""
+    warnings += check_fields(body, strict=service.settings.strict)
+    model = service.find_model(None)
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     check_texts(texts, "inputs")
-    found = await model.embed(
+    encoded = await model.embed(
         texts, prompt=body.prompt_name, normalize=body.normalize, dimensions=body.dimensions, truncate=_may_cut(body)
     )
-    return reply(found.vectors, timing_headers(model, found, sum(map(len, texts))), warnings + found.warnings)
+    return reply(encoded.vectors, timing_headers(model, encoded, sum(map(len, texts))), warnings + encoded.warnings)
 
 
 @router.post("/similarity", responses=examples.SIMILARITY)
 async def similarity(body: SimilarityRequest, service: Here, warnings: Warnings) -> Response:
-    """Cosine of one sentence with each of several."""
-    warnings += check(service, body)
-    model = service.model(None)
-    asked, given = body.inputs.source_sentence, body.inputs.sentences
-    check_text(asked, "inputs.source_sentence")
-    check_texts(given, "inputs.sentences")
+    """Compute the cosine of one sentence with each of several."""
+    warnings += check_fields(body, strict=service.settings.strict)
+    model = service.find_model(None)
+    source, others = body.inputs.source_sentence, body.inputs.sentences
+    check_text(source, "inputs.source_sentence")
+    check_texts(others, "inputs.sentences")
     how = body.parameters or Parameters()
-    found = await model.embed([asked, *given], prompt=how.prompt_name, truncate=_may_cut(how))
-    first = np.broadcast_to(found.vectors[0], found.vectors[1:].shape)
-    cosines: Any = pair_cosine(first, found.vectors[1:])
-    characters = len(asked) + sum(map(len, given))
-    return reply(cosines.tolist(), timing_headers(model, found, characters), warnings + found.warnings)
+    encoded = await model.embed([source, *others], prompt=how.prompt_name, truncate=_may_cut(how))
+    first = np.broadcast_to(encoded.vectors[0], encoded.vectors[1:].shape)
+    cosines: Any = pair_cosine(first, encoded.vectors[1:])
+    characters = len(source) + sum(map(len, others))
+    return reply(cosines.tolist(), timing_headers(model, encoded, characters), warnings + encoded.warnings)
 
 
 @router.get("/info", responses=examples.INFO)
 async def info(service: Here, warnings: Warnings) -> Response:
-    """What is served, in TEI's words."""
-    model, settings = service.model(None), service.settings
+    """Describe the first model and the limits in TEI's fields."""
+    model, settings = service.find_model(None), service.settings
     encoder = model.encoder
     return reply(
         {

@@ -13,9 +13,9 @@ pytest.importorskip("fastapi")
 
 from starlette.testclient import TestClient
 
-from kexue.serve import Settings, create_app, errors, security, weight
-from kexue.serve.weight import MAX_HEAD, MAX_HEADERS, JsonMeter, check_head
-from kexue.serve.wire import Fields
+from kexue.serve import Settings, create_app, errors, limits, security
+from kexue.serve.fields import Fields
+from kexue.serve.limits import MAX_HEAD, MAX_HEADERS, JsonMeter, check_head
 
 OPENAPI = create_app(Settings(indexes=["any.kx"], api_keys={})).openapi()
 WITH_BODY = [
@@ -84,9 +84,9 @@ def test_a_piece_counts_as_its_bytes_do(size) -> None:
     assert (whole.counts, whole.depth) == (parts.counts, parts.depth)
 
 
-@pytest.mark.parametrize("what", weight.MOST)
+@pytest.mark.parametrize("what", limits.MAX_JSON)
 def test_limits_are_exact(monkeypatch, what) -> None:
-    monkeypatch.setattr(weight, "MOST", {what: (weight.MOST[what][0], 10)})
+    monkeypatch.setattr(limits, "MAX_JSON", {what: (limits.MAX_JSON[what][0], 10)})
     inside = {"values": "{}", "fields of objects": '{{"a": {}}}', "lists and objects": "{}"}[what]
     several = {
         "values": lambda n: "[" + ",".join("1" * (n + 1)) + "]",
@@ -102,7 +102,7 @@ def test_limits_are_exact(monkeypatch, what) -> None:
 
 def test_depth_is_counted_to_the_level() -> None:
     for marks in ("[]", "{}"):
-        for levels, refused in ((weight.MAX_DEPTH, False), (weight.MAX_DEPTH + 1, True)):
+        for levels, refused in ((limits.MAX_DEPTH, False), (limits.MAX_DEPTH + 1, True)):
             content = (marks[0] * levels + marks[1] * levels).encode()
             assert (JsonMeter().add(content) is not None) is refused
     assert JsonMeter().add(b"[]" * 10_000) is None
@@ -163,8 +163,10 @@ def test_there_are_lists() -> None:
 @pytest.mark.parametrize("wrong", [{}, [], None, -1, True, "1", [{}], [None]], ids=repr)
 def test_a_long_list_of_wrong_items_is_one_complaint(shared, monkeypatch, method, path, name, wrong) -> None:
     seen = []
-    complaint = errors._complaint
-    monkeypatch.setattr(errors, "_complaint", lambda found, body: seen.append(len(found)) or complaint(found, body))
+    complaint = errors._describe_invalid
+    monkeypatch.setattr(
+        errors, "_describe_invalid", lambda found, body: seen.append(len(found)) or complaint(found, body)
+    )
     answer = shared.request(method, path.format(name="plain"), json=body_with(name, [wrong] * 20_000))
     assert answer.status_code in (200, 400, 413, 422)
     assert all(n <= 20 for n in seen), "errors are built by the thousand"
@@ -193,9 +195,11 @@ def test_every_list_of_every_body_stops_at_its_first_wrong_item() -> None:
 @pytest.mark.parametrize(("method", "path"), WITH_BODY)
 @pytest.mark.parametrize("item", ["{}", "[]", "1", '""', '{"text":1}', "[1]", '[{"a":[]}]'])
 def test_bodies_of_too_many_values_are_refused_unread(shared, monkeypatch, method, path, item) -> None:
-    monkeypatch.setattr(weight, "MOST", {what: (marks, most // 256) for what, (marks, most) in weight.MOST.items()})
+    monkeypatch.setattr(
+        limits, "MAX_JSON", {what: (marks, most // 256) for what, (marks, most) in limits.MAX_JSON.items()}
+    )
     read = []
-    monkeypatch.setattr(errors, "_complaint", lambda *given: read.append(given))
+    monkeypatch.setattr(errors, "_describe_invalid", lambda *given: read.append(given))
     content = b'{"input":[' + b",".join([item.encode()] * 5000) + b"]}"
     for sent in (content, iter([content[:777], content[777:]])):  # with and without Content-Length
         answer = shared.request(method, path.format(name="plain"), content=sent, headers=JSON)
@@ -233,7 +237,7 @@ def test_large_requests_at_once_are_put_off(shared, monkeypatch) -> None:
 
     import httpx
 
-    monkeypatch.setattr(security, "_BODIES", 10_000)
+    monkeypatch.setattr(security, "_MAX_TOTAL", 10_000)
     content = json.dumps({"input": "the dog " * 1200}).encode()
 
     async def main() -> list[int]:
