@@ -265,5 +265,11 @@ def _draw(figure: Any, curves: tuple[Any, dict[int, Any]] | None, orbits: dict[i
     bars = right.bar(counts, list(orbits.values()), 0.55, color="tab:blue", label="values of the resolvent")
     right.bar_label(bars)
     right.plot([1.6, 5.4], [1.6, 5.4], "k--", lw=1, label="as many as roots")
-    right.set(xlabel="number of roots", xticks=counts, ylim=(0, 7), title="the resolvent under all permutations")
+    right.set(
+        xlabel="number of roots",
+        ylabel="number of values",
+        xticks=counts,
+        ylim=(0, 7),
+        title="the resolvent under all permutations",
+    )
     right.legend(loc="upper left")

@@ -84,6 +84,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
                 axes.plot(runs["measured"][:, 2], runs["measured"][:, 0], "k*", label="mAP, margin measured")
             axes.set_title(title)
             axes.set_xlabel("margin between cosines")
+            axes.set_ylabel("score on test digits, share")
             axes.set_ylim(0.45, 1.0)
             axes.legend()
 

@@ -215,7 +215,7 @@ def _draw(
     ):
         bars = panel.bar(list(values), list(values.values()), color=["C0", "C2"][: len(values)], width=0.6)
         panel.bar_label(bars, fmt="%.0f" if unit == "MB" else "%.1f")
-        panel.set(title=f"{title}, {size / 1e6:,.0f} MB of lines", ylabel=unit)
+        panel.set(title=f"{title}, {size / 1e6:,.0f} MB of lines", xlabel="program", ylabel=f"{title}, {unit}")
         panel.margins(y=0.15)
     middle.axhline(limit * 1.048576 + _PYTHON / 1e6, color="black", lw=1, ls="--", label="limit + 60 MB")
     middle.legend(loc="upper left")

@@ -101,7 +101,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             left.semilogy(gaps, shown, "o" if way == "cross_entropy" else "-", label=_WAYS[way], markersize=4)
         left.axvline(17, color="grey", linestyle=":", label="zero from here on in float32")
         left.set_xlabel("lead of the positive over one negative")
-        left.set_ylabel("pull on the positive")
+        left.set_ylabel("gradient on the positive score")
         left.legend(fontsize=8)
         for number, (way, label) in enumerate(_WAYS.items()):
             if found:
@@ -109,7 +109,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
                 values = np.array([found[way, batch][:, 0] for batch in _BATCHES])
                 right.plot(at, values.mean(axis=1), "o", markersize=8, color=f"C{number}", label=label)
                 right.vlines(at, values.min(axis=1), values.max(axis=1), color=f"C{number}", linewidth=3, alpha=0.4)
-        right.set_xticks(range(len(_BATCHES)), [f"batch {batch}" for batch in _BATCHES])
+        right.set_xticks(range(len(_BATCHES)), [f"{batch}" for batch in _BATCHES])
+        right.set_xlabel("anchors in a batch")
         right.set_ylabel("mAP on test digits")
         right.grid(False, axis="x")
         right.set_ylim(0.45, 0.85)

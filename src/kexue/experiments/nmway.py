@@ -89,6 +89,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             axes.set_xticks(range(len(_WAYS)), [way.replace("_", "-") for way in _WAYS])
             axes.set_xlim(-0.5, 2.8)
             axes.set_title(title)
+            axes.set_xlabel("loss")
         figure.axes[0].set_ylabel("mean recall of the ten digits, test data")
 
     return Report(tuple(claims), figures, notes=tuple(notes), draw=draw, seeds=tuple(range(seed, seed + seeds)))

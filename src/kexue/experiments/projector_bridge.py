@@ -155,7 +155,7 @@ async def _measure(budget: Budget, seed: int) -> Report:
                 times.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), style, label=f"{name}: {what}")
         times.set_xscale("log")
         times.set_xlim(0.4, 500)
-        times.set_xlabel("milliseconds after the command")
+        times.set_xlabel("time after the command, ms")
         times.set_ylabel("share of commands")
         times.legend(fontsize=7, loc="lower right")
         share = figure.add_subplot(grid[1, 1])
@@ -188,7 +188,8 @@ def _draw_evening(axes: Any, evening: Rehearsal) -> None:
     axes.set_yticks([-0.35, 0, 1], ["datagrams", "off", "on"])
     axes.set_ylim(-0.55, 1.6)
     axes.set_xlim(-0.1, end + 0.4)
-    axes.set_xlabel(f"seconds; orange: switching, green: measured; datagrams lost: {evening.lost}")
+    axes.set_ylabel("power")
+    axes.set_xlabel(f"time, s; orange: switching, green: measured; datagrams lost: {evening.lost}")
     axes.grid(visible=False)
 
 

@@ -318,7 +318,8 @@ def _draw(figure: Any, curves: Mapping[tuple[str, str], Array], digits: Mapping[
             panel = axes[column - 1][_WHERE.index(where)]
             panel.plot(curve[:, 0], curve[:, column], "o-", ms=3, label=_LABELS[name])
     for index, what in enumerate(("one round Gaussian", "64 clusters")):
-        axes[0][index].set(title=f"{what}, d = {_DIM}", ylabel=f"share of {_CODES} codes in use", ylim=(0, 1.03))
+        axes[0][index].set(title=f"{what}, d = {_DIM}", xlabel="step", ylabel=f"share of {_CODES} codes in use")
+        axes[0][index].set_ylim(0, 1.03)
         axes[1][index].set(xlabel="step", ylabel="squared error per vector")
         axes[1][index].set_ylim(bottom=0)
     axes[0][0].legend()
