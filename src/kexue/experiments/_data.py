@@ -137,8 +137,8 @@ def describe_pairs(pairs: Sequence[PairDataset]) -> tuple[dict[str, Any], ...]:
 
 def read_lines(path: Path) -> Iterator[str]:
     """Lines of a text, compressed or not, without their ends."""
-    with open_bytes(str(path)) as file:
-        for line in io.TextIOWrapper(file, encoding="utf-8"):
+    with open_bytes(str(path)) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        for line in text:
             yield line.rstrip("\n")
 
 
