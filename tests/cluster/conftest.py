@@ -80,7 +80,7 @@ def source(tmp_path: Path, documents: list[dict[str, str]]) -> Path:
 def ray() -> Iterator[Any]:
     """Ray with two workers, as a caller would have it running already."""
     pytest.importorskip("ray")
-    from kexue.cluster.pool import Session
+    from kexue.cluster.session import RaySession
 
-    with Session("local") as session:
+    with RaySession("local") as session:
         yield session.start(2)

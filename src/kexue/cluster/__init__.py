@@ -1,4 +1,4 @@
-"""The long jobs on many machines through Ray: same results as one machine, and a restart redoes what is missing."""
+"""Long jobs on a Ray cluster: embedding, moments, building an index, shuffling. Results equal those of one machine."""
 
 from __future__ import annotations
 

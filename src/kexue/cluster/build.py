@@ -1,4 +1,4 @@
-"""An index from shards: encoded on many machines, written by the one that owns the file."""
+"""Build an index whose texts are encoded on a cluster; this machine writes the file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from kexue import search
 from kexue._progress import Progress
 from kexue._text import standard_input
 from kexue.cluster.embed import embed
-from kexue.cluster.pool import Session
+from kexue.cluster.session import RaySession
 from kexue.cluster.shards import list_shards, read_facts, read_shard
-from kexue.cluster.statistics import merged
+from kexue.cluster.statistics import compute_moments
 from kexue.corpus.decoding import MAX_BYTES
 from kexue.corpus.open import STDIN
 from kexue.errors import DataError
@@ -35,7 +35,7 @@ _STDIN_COPY = "stdin.txt"
 
 @dataclass(frozen=True)
 class ClusterBuildReport(BuildReport):
-    """What `build_index` did: as on one machine, then `shards` encoded or found, and how many were `retried`."""
+    """Result of `build_index`: that of one machine, the number of shards, and those repeated after a worker died."""
 
     shards: int
     retried: int
@@ -63,16 +63,16 @@ def build_index(
 ) -> ClusterBuildReport:
     """Build the index that `kexue.search.build_index` builds, encoding on a cluster.
 
-    Texts are encoded in shards, in ``<out>.shards``; the moments of a whitening that is to be fitted are gathered
-    shard by shard; then this machine writes the one file. Interrupted anywhere, the same call goes on.
+    Texts are encoded in shards in the folder ``<out>.shards``; the moments for a whitening that has to be fitted are
+    computed shard by shard; then this machine writes the index. After an interruption the same call continues.
 
     Args:
         inputs, out, whitening, dehub, approx, overwrite: see `kexue.search.build_index`.
         encoder, ray, shards, resume: see `embed_files`.
-        progress: called as progress(done, n), first for texts encoded, then again for texts written.
+        progress: called as progress(done, n), first for encoded texts, then from 0 for written ones.
 
     Raises:
-        What `embed_files` and `kexue.search.build_index` raise.
+        Exception: the same as `embed_files` and `kexue.search.build_index`.
     """
     start = time.perf_counter()
     target = Path(out)
@@ -85,38 +85,26 @@ def build_index(
     whitening = centre_whitening(dehub, whitening)
     folder = Path(f"{target}.shards")
     sources = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    sources = [_kept(folder) if source == STDIN else source for source in sources]
+    sources = [_save_stdin(folder) if source == STDIN else source for source in sources]
     reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
-    reading["max_bytes"] = max_bytes
-    with Session(ray) as session:
-        done = embed(
-            session, sources, folder, encoder=encoder, shards=shards, resume=resume, progress=progress, **reading
-        )
-        fitted = whitening is not None and not is_fitted(whitening)
-        if whitening is not None and fitted:
-            whitening = Whitening(**whitening.get_params()).merge(merged(session, folder))
-    report = search.build_index(
-        sources,
-        target,
-        encoder=_ShardEncoder(folder),
-        whitening=whitening,
-        dehub=dehub,
-        approx=approx,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-        **reading,
-    )
-    if fitted:  # on these very vectors: what may drift is what comes after
+    common: dict[str, Any] = {"resume": resume, "progress": progress, **reading, "max_bytes": max_bytes}
+    fit = whitening is not None and not is_fitted(whitening)
+    with RaySession(ray) as session:
+        embedded = embed(session, sources, folder, encoder=encoder, shards=shards, **common)
+        if whitening is not None and fit:
+            whitening = Whitening(**whitening.get_params()).merge(compute_moments(session, folder))
+    space: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx}
+    report = search.build_index(sources, target, encoder=_ShardEncoder(folder), overwrite=overwrite, **space, **common)
+    if fit:  # drift is measured from these vectors on
         with search.Index.open(target) as index:
             index.ingest.reset_drift()
-    _discard(folder)
+    _remove_shards(folder)
     changes = {
-        "truncated": done.truncated,
+        "truncated": embedded.truncated,
         "seconds": time.perf_counter() - start,
-        "warnings": list(dict.fromkeys([*done.warnings, *report.warnings])),
+        "warnings": list(dict.fromkeys([*embedded.warnings, *report.warnings])),
     }
-    return ClusterBuildReport(**{**asdict(report), **changes}, shards=done.shards, retried=done.retried)
+    return ClusterBuildReport(**{**asdict(report), **changes}, shards=embedded.shards, retried=embedded.retried)
 
 
 class _ShardEncoder:
@@ -130,13 +118,14 @@ class _ShardEncoder:
         facts = read_facts(list_shards(folder)[0])
         assert facts is not None
         self.identity = facts.identity
-        self._pairs = _pairs(folder)
+        self._pairs = _read_pairs(folder)
 
     def encode(self, texts: list[str]) -> Vectors:
         """Return the vectors (n, dim); their prompt was put before the texts when they were encoded."""
         return np.stack([self._find(text) for text in texts])
 
     def _find(self, wanted: str) -> Vectors:
+        """Return the vector (dim,) of the next text that equals `wanted`; DataError where there is none."""
         for text, vector in self._pairs:
             if text == wanted:
                 return vector
@@ -146,20 +135,22 @@ class _ShardEncoder:
         )
 
 
-def _pairs(folder: Path) -> Iterator[tuple[str, Vectors]]:
+def _read_pairs(folder: Path) -> Iterator[tuple[str, Vectors]]:
+    """Yield text and vector (dim,) of all shards, in order."""
     for path in list_shards(folder):
         yield from zip(*read_shard(path), strict=True)
 
 
-def _discard(folder: Path) -> None:
+def _remove_shards(folder: Path) -> None:
+    """Delete the shards and their folder."""
     for path in [*list_shards(folder), folder / _STDIN_COPY]:
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # something of the user's is in it
+    with suppress(OSError):  # the folder holds other files
         folder.rmdir()
 
 
-def _kept(folder: Path) -> Path:
-    """Standard input as a file, since it is read twice."""
+def _save_stdin(folder: Path) -> Path:
+    """Save standard input to a file, because it is read twice."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _STDIN_COPY
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Files of texts to files of vectors, one a shard, on as many machines as Ray has."""
+"""Encode files of texts on a Ray cluster into a folder of shards, Parquet files of texts and vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 from kexue._progress import Progress
 from kexue._text import same_json
-from kexue.cluster.pool import Job, Pool, Session
+from kexue.cluster.pool import Job, Pool
+from kexue.cluster.session import RaySession
 from kexue.cluster.shards import (
     Facts,
     cut,
@@ -39,11 +40,21 @@ from kexue.text.identity import ModelIdentity, identify
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What `embed_files` did.
+    """Result of `embed_files`.
 
-    `n` texts became vectors of `dims` numbers in `shards` files, `resumed` of which were there from an earlier run;
-    `retried` counts shards given to another worker because theirs died. `skipped` counts texts that had come before,
-    `replaced` malformed characters, `truncated` texts the encoder cut. `warnings` are sentences worth reading.
+    Attributes:
+        out: folder of the shards.
+        n: number of texts.
+        dims: width of a vector.
+        shards: number of files.
+        resumed: shards kept from an earlier run.
+        retried: shards given to another worker because theirs died.
+        skipped: texts that occurred before.
+        replaced: malformed characters that were replaced.
+        truncated: texts that the encoder cut.
+        model: ``id`` and ``fingerprint`` of the encoder.
+        seconds: duration.
+        warnings: sentences for the caller.
     """
 
     out: str
@@ -76,31 +87,32 @@ def embed_files(
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> EmbedReport:
-    """Encode files of texts into a folder of Parquet files, one a shard: id, text, metadata (JSON), vector.
+    """Encode files of texts into a folder of Parquet files, one per shard: id, text, metadata (JSON), vector.
 
-    All inputs are read and checked first, here; shard i is decided by the position of its texts alone. Tables go to
-    the workers and come back with vectors, so that no disk is shared. Killed at any moment, the same call encodes
-    only the shards whose file is missing, or was made of other texts or by another encoder.
+    This process reads and checks all inputs first; the position of a text alone decides on its shard. Tables are sent
+    to the workers and returned with vectors, so that no shared disk is needed. If the call is killed, the same call
+    encodes only the shards whose file is missing or holds other texts or vectors of another encoder.
 
     Args:
         inputs: files, folders or ``"-"``; with `text`, `id`, `metadata`, `format`, `errors` and `max_bytes` as in
             `kexue.search.build_index`.
-        out: the folder.
-        encoder: a folder or hub id, ``"auto"``, or an object. A `kexue.text.Encoder` is opened again by each worker,
-            which must find the model under the same name, in the arithmetic it has here and on the device Ray gives
-            it; another object is sent there.
-        ray: ``"local"`` starts Ray on this machine and stops it; else an address. A Ray the caller has initialised is
-            used whatever `ray` says.
-        shards: how many, at most; None: so many that one holds 512 to 8,192 texts. Another number starts anew.
-        resume: False encodes everything.
+        out: folder of the shards.
+        encoder: a folder or hub id, ``"auto"``, or an object. Each worker opens a `kexue.text.Encoder` by its name, in
+            the arithmetic it has here and on the device that Ray assigns; another object is sent to the workers.
+        ray: ``"local"`` starts Ray on this machine and stops it at the end; otherwise the address of a cluster. If the
+            caller has initialised Ray, `ray` is ignored.
+        shards: limit of the number of shards, at least 1; None = 512 to 8,192 texts per shard. With another number
+            than before everything is encoded again.
+        resume: keep finished shards; False encodes everything.
         progress: called as progress(texts done, n).
 
     Raises:
-        DataError: input that cannot be read, or an id twice; Ray was not started.
-        RetryError: a shard's workers died 3 times. SpaceMismatchError: a worker found another model by that name.
+        DataError: input that cannot be read, or a repeated id; raised before Ray starts.
+        RetryError: the workers of a shard died 3 times.
+        SpaceMismatchError: a worker found another model under the name of the encoder.
         MissingDependencyError: Ray is not installed.
     """
-    with Session(ray) as session:
+    with RaySession(ray) as session:
         return embed(
             session,
             inputs,
@@ -119,7 +131,7 @@ def embed_files(
 
 
 def embed(
-    session: Session,
+    session: RaySession,
     inputs: Inputs,
     folder: Path,
     *,
@@ -129,14 +141,9 @@ def embed(
     progress: Progress | None,
     **reading: Any,
 ) -> EmbedReport:
-    """`embed_files` within a session."""
+    """Encode files in a running session; see `embed_files`."""
     began = time.perf_counter()
-    if shards is not None and (isinstance(shards, bool) or not isinstance(shards, int) or shards < 1):
-        raise ValueError(f"shards must be a whole number >= 1 or None, got {shards!r}.")
-    if not isinstance(encoder, str | os.PathLike | SupportsEncode):
-        raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
-    if folder.exists() and not folder.is_dir():
-        raise DataError("it is a file.", remedy="Name a folder for the shards.", path=folder)
+    _check_arguments(encoder, shards, folder)
     records = read_records(inputs, **reading)
     with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -145,78 +152,131 @@ def embed(
             from kexue.text import Encoder
 
             encoder = Encoder(encoder)
-        total, whose = len(spool), encoder_record(encoder)
-        rows, batches = layout(total, shards)
-        paths = [shard_path(folder, number, len(batches)) for number in range(len(batches))]
-        found: dict[int, Facts] = {}
-        digests: dict[int, str] = {}
-        done = 0
-
-        def tell(count: int) -> None:
-            nonlocal done
-            done += count
-            if progress is not None:
-                progress(done, total)
-
-        def missing() -> Iterator[Job]:
-            for number, (table, digest) in enumerate(cut(spool, rows, batches)):
-                facts = read_facts(paths[number]) if resume else None
-                if facts is not None and facts.sha256 == digest and same_json(facts.encoder, whose):
-                    found[number] = facts
-                    tell(table.num_rows)
-                    continue
-                if facts is not None:
-                    warnings.warn(
-                        f"{paths[number].name} is encoded anew: it holds other texts or another encoder's vectors.",
-                        stacklevel=2,
-                    )
-                digests[number] = digest
-                yield number, table
-
-        pool = Pool(session, partial(_function, _opener(encoder)), gpu=True)
-        for number, table in pool.map(missing(), most=len(batches)):
-            found[number] = facts_of(table)._replace(encoder=whose, sha256=digests[number])
-            write_shard(paths[number], with_facts(table, found[number]))
-            tell(table.num_rows)
-        drop_others(folder, len(batches))
-    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    facts = [found[number] for number in range(len(batches))]
+        job = _ShardJob(spool, folder, encoder_record(encoder), shards, resume=resume, progress=progress)
+        pool = Pool(session, partial(_make_function, _choose_opener(encoder)), gpu=True)
+        for number, table in pool.map(job.missing(), most=len(job.paths)):
+            job.store(number, table)
+        drop_others(folder, len(job.paths))
+    caught_texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    facts = [job.facts[number] for number in range(len(job.paths))]
     return EmbedReport(
         out=str(folder),
-        n=total,
+        n=job.total,
         dims=facts[0].dim,
-        shards=len(batches),
-        resumed=len(batches) - len(digests),
+        shards=len(job.paths),
+        resumed=len(job.paths) - job.encoded,
         retried=pool.retried,
         skipped=spool.doubles,
         replaced=records.replaced,
         truncated=sum(one.truncated for one in facts),
-        model={name: whose[name] for name in ("id", "fingerprint")},
+        model={name: job.encoder[name] for name in ("id", "fingerprint")},
         seconds=time.perf_counter() - began,
-        warnings=list(dict.fromkeys([*said, *(line for one in facts for line in one.warnings)])),
+        warnings=list(dict.fromkeys([*caught_texts, *(line for one in facts for line in one.warnings)])),
     )
 
 
-def _function(make: Callable[[], SupportsEncode]) -> Callable[[Any], Any]:
-    """What a worker runs."""
+def _check_arguments(encoder: object, shards: object, folder: Path) -> None:
+    """Raise a TypeError, ValueError or DataError for an illegal argument of `embed`."""
+    if shards is not None and (isinstance(shards, bool) or not isinstance(shards, int) or shards < 1):
+        raise ValueError(f"shards must be a whole number >= 1 or None, got {shards!r}.")
+    if not isinstance(encoder, str | os.PathLike | SupportsEncode):
+        raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
+    if folder.exists() and not folder.is_dir():
+        raise DataError("a file, where a folder is expected.", remedy="Name a folder for the shards.", path=folder)
+
+
+class _ShardJob:
+    """Shards of one run: which of them are done, and which have to be encoded.
+
+    Args:
+        spool: texts that were read.
+        folder: folder of the shards.
+        encoder: record of the encoder, as a shard holds it.
+        shards: limit of the number of shards; None = see `layout`.
+        resume: keep shards that hold the same texts and are of the same encoder.
+        progress: called as progress(texts done, total).
+
+    Attributes:
+        total: number of texts.
+        paths: files of the shards, in order.
+        facts: facts of finished shards, by number.
+        encoded: number of shards that this run encodes.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        folder: Path,
+        encoder: dict[str, Any],
+        shards: int | None,
+        *,
+        resume: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.encoder = encoder
+        self.total = len(spool)
+        rows, batches = layout(self.total, shards)
+        self.paths = [shard_path(folder, number, len(batches)) for number in range(len(batches))]
+        self.facts: dict[int, Facts] = {}
+        self._tables = cut(spool, rows, batches)
+        self._digests: dict[int, str] = {}
+        self._resume = resume
+        self._progress = progress
+        self._done = 0
+
+    @property
+    def encoded(self) -> int:
+        """Number of shards that this run encodes."""
+        return len(self._digests)
+
+    def missing(self) -> Iterator[Job]:
+        """Yield number and table of each shard that has to be encoded; count the others as done."""
+        for number, (table, digest) in enumerate(self._tables):
+            facts = read_facts(self.paths[number]) if self._resume else None
+            if facts is not None and facts.sha256 == digest and same_json(facts.encoder, self.encoder):
+                self.facts[number] = facts
+                self._count(table.num_rows)
+                continue
+            if facts is not None:
+                warnings.warn(
+                    f"{self.paths[number].name} is encoded again: it holds other texts or another encoder's vectors.",
+                    stacklevel=2,
+                )
+            self._digests[number] = digest
+            yield number, table
+
+    def store(self, number: int, table: Any) -> None:
+        """Write the file of a shard that a worker encoded."""
+        self.facts[number] = facts_of(table)._replace(encoder=self.encoder, sha256=self._digests[number])
+        write_shard(self.paths[number], with_facts(table, self.facts[number]))
+        self._count(table.num_rows)
+
+    def _count(self, rows: int) -> None:
+        self._done += rows
+        if self._progress is not None:
+            self._progress(self._done, self.total)
+
+
+def _make_function(make: Callable[[], SupportsEncode]) -> Callable[[Any], Any]:
+    """Return the function of a worker, with its encoder."""
     return partial(encode_table, encoder=make())
 
 
-def _opener(encoder: SupportsEncode) -> Callable[[], SupportsEncode]:
-    """Return what makes the encoder in a worker: a name and settings where it can be opened, else the object."""
+def _choose_opener(encoder: SupportsEncode) -> Callable[[], SupportsEncode]:
+    """Return a function that makes the encoder in a worker: by name where it can be opened, else as an object."""
     identity = identify(encoder)
     if identity.reference is None:
-        return partial(_same, encoder)
+        return partial(_pass_on, encoder)
     settings = {name: getattr(encoder, name) for name in ("dtype", "batch_tokens") if hasattr(encoder, name)}
-    return partial(_open, identity, settings)
+    return partial(_open_encoder, identity, settings)
 
 
-def _same(encoder: SupportsEncode) -> SupportsEncode:
+def _pass_on(encoder: SupportsEncode) -> SupportsEncode:
     return encoder
 
 
-def _open(identity: ModelIdentity, settings: dict[str, Any]) -> SupportsEncode:
-    """Open the encoder of this identity in a worker; SpaceMismatchError where another model has its name."""
+def _open_encoder(identity: ModelIdentity, settings: dict[str, Any]) -> SupportsEncode:
+    """Open the encoder of an identity in a worker; SpaceMismatchError where another model has its name."""
     from kexue.text import Encoder
 
     encoder = Encoder(str(identity.reference), **identity.settings(), **settings)

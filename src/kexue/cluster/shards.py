@@ -1,4 +1,4 @@
-"""Shards: tables of texts that become tables of texts and vectors, and the files that hold them."""
+"""Shards: tables of texts and their vectors, and the Parquet files that hold them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,19 @@ from kexue.search.spool import Spool
 from kexue.text.identity import ModelIdentity, identify
 
 _NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
-_KEY = b"kexue"  # in the metadata of the schema: one JSON object
-_FEW = 16  # shards up to which a shard is one batch, unless the caller says how many
+_KEY = b"kexue"  # key in the metadata of the schema; its value is a JSON object
+_FEW = 16  # up to this number of shards a shard is one batch, unless the caller sets their number
 
 
 class Facts(NamedTuple):
-    """What a shard's file says about itself.
+    """Facts that a shard's file states about itself.
 
-    `encoder` is its identity, `sha256` that of ids, texts and metadata; `warnings` are those of the encoder.
+    Attributes:
+        encoder: record of the encoder, see `encoder_record`.
+        dim: width of a vector.
+        truncated: texts that the encoder cut.
+        warnings: warnings of the encoder.
+        sha256: hash of ids, texts and metadata; None before it is known.
     """
 
     encoder: dict[str, Any]
@@ -48,7 +53,7 @@ class Facts(NamedTuple):
 
 
 def encode_table(table: Any, encoder: SupportsEncode) -> Any:
-    """Encode a table: the pure function under every engine.
+    """Encode the texts of a table: the function that every worker runs.
 
     Texts are encoded 512 at a time, as `kexue.search.build_index` does, so the vectors are the same to the bit. Where
     the encoder has a prompt called ``"document"`` or ``"passage"``, it is put before each text.
@@ -58,11 +63,11 @@ def encode_table(table: Any, encoder: SupportsEncode) -> Any:
         encoder: an object with ``encode(texts) -> (n, dim)``.
 
     Returns:
-        The table with a column ``vector`` (list of float32, not whitened) and, in the metadata of its schema, whose
-        vectors they are, how many texts were cut, and what the encoder warned of.
+        The table with a column ``vector`` (list of float32, not whitened). The metadata of its schema hold the
+        encoder's record, the number of cut texts, and the encoder's warnings.
 
     Raises:
-        ValueError: vectors that are no (n, dim), not finite, or not as many as the texts.
+        ValueError: the encoder did not return finite vectors (n, dim), one for each text.
 
     >>> import numpy as np, pyarrow as pa
     >>> class Length:
@@ -96,23 +101,23 @@ def encoder_record(encoder: SupportsEncode) -> dict[str, Any]:
 
 
 def with_facts(table: Any, facts: Facts) -> Any:
-    """The table with these facts in the metadata of its schema."""
+    """Return the table with facts in the metadata of its schema."""
     return table.replace_schema_metadata({_KEY: json.dumps(facts._asdict(), ensure_ascii=False)})
 
 
 def facts_of(table: Any) -> Facts:
-    """The facts that `encode_table` has put there."""
+    """Return the facts in the metadata of a table's schema."""
     return Facts(**json.loads(table.schema.metadata[_KEY]))
 
 
-# ---- which texts are in which shard ----------------------------------------------------------------------------------
+# Texts of a shard
 
 
 def layout(n: int, shards: int | None) -> tuple[int, list[int]]:
-    """How `n` texts are cut: rows of a batch, and how many batches go into each shard. Depends on nothing else.
+    """Return the rows of a batch and the number of batches in each shard; they depend only on the arguments.
 
-    Shards hold whole batches of 512, so that batches are those of one machine; of fewer rows only where there would
-    be fewer shards than asked for. None asks for one batch a shard up to 16, then for 16 batches a shard.
+    Shards hold whole batches of 512 texts, the batches of a single machine; a batch is smaller only where there would
+    be fewer shards than wanted. With None there is one batch per shard up to 16 shards, then up to 16 in each.
 
     >>> layout(2000, 3), layout(100, 4), layout(100, None)
     ((512, [1, 1, 2]), (25, [1, 1, 1, 1]), (512, [1]))
@@ -125,37 +130,37 @@ def layout(n: int, shards: int | None) -> tuple[int, list[int]]:
 
 
 def cut(spool: Spool, rows: int, batches: list[int]) -> Iterator[tuple[Any, str]]:
-    """The shards of what was read, in order: a table (id, text, metadata as JSON) and its hash."""
+    """Yield the shards in order: a table (id, text, metadata as JSON) and its hash."""
     pa = import_optional("pyarrow", extra="cluster")
     stream = spool.batches(rows)
     for count in batches:
-        found = [row for batch in islice(stream, count) for row in batch]
+        texts = [row for batch in islice(stream, count) for row in batch]
         columns = {
-            "id": [row.id for row in found],
-            "text": [row.text for row in found],
-            "metadata": [json.dumps(row.metadata, ensure_ascii=False) for row in found],
+            "id": [row.id for row in texts],
+            "text": [row.text for row in texts],
+            "metadata": [json.dumps(row.metadata, ensure_ascii=False) for row in texts],
         }
         digest = hashlib.sha256(json.dumps(columns, ensure_ascii=False).encode()).hexdigest()
         yield pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), digest
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# Files
 
 
 def shard_path(folder: Path, number: int, count: int) -> Path:
-    """The file of a shard."""
+    """Return the path of a shard."""
     return folder / f"part-{number:05}-of-{count:05}.parquet"
 
 
 def write_shard(path: Path, table: Any) -> None:
-    """Write a shard's file, whole or not at all."""
+    """Write the file of a shard atomically."""
     parquet = import_optional("pyarrow.parquet", extra="cluster")
     with replacing(path) as temporary:
         parquet.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
 def read_facts(path: Path) -> Facts | None:
-    """What a shard's file says about itself; None where there is none, or something else."""
+    """Read the facts of a shard's file; None where it is missing or not a shard."""
     pa = import_optional("pyarrow", extra="cluster")
     parquet = import_optional("pyarrow.parquet", extra="cluster")
     try:
@@ -165,7 +170,7 @@ def read_facts(path: Path) -> Facts | None:
 
 
 def read_shard(path: Path) -> tuple[list[str], Vectors]:
-    """Texts and vectors (n, dim) of a shard, compared with its checksums."""
+    """Read texts and vectors (n, dim) of a shard and check its checksums."""
     pa = import_optional("pyarrow", extra="cluster")
     parquet = import_optional("pyarrow.parquet", extra="cluster")
     try:
@@ -179,10 +184,10 @@ def read_shard(path: Path) -> tuple[list[str], Vectors]:
 
 
 def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files that `embed_files` wrote, in order.
+    """Return the files of the shards that `embed_files` wrote, in order.
 
     Raises:
-        DataError: `folder` holds none, not all of them, or those of two runs.
+        DataError: `folder` holds no shards, not all of them, or those of two runs.
     """
     names = [match for path in sorted(Path(folder).glob("part-*.parquet")) if (match := _NAME.fullmatch(path.name))]
     counts = {int(match[2]) for match in names}
@@ -191,14 +196,14 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
             f"it holds {len(names)} of {' or '.join(map(str, sorted(counts)))} shards."
             if names
             else "it has no shards.",
-            remedy="Make or finish them with embed_files (kexue cluster embed): what is there is not done again.",
+            remedy="Make or complete them with embed_files (kexue cluster embed); existing shards are kept.",
             path=folder,
         )
     return [Path(folder, match[0]) for match in names]
 
 
 def drop_others(folder: Path, count: int) -> None:
-    """Delete shards of another number of shards, and temporary files of a run that was killed."""
+    """Delete shards of runs with another number of shards, and temporary files of killed runs."""
     for path in folder.glob("part-*.parquet"):
         match = _NAME.fullmatch(path.name)
         if match and int(match[2]) != count and read_facts(path) is not None:

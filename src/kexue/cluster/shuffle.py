@@ -24,7 +24,8 @@ import numpy as np
 from kexue._arrays import Array
 from kexue._files import replacing
 from kexue._progress import Progress
-from kexue.cluster.pool import Pool, Session
+from kexue.cluster.pool import Pool
+from kexue.cluster.session import RaySession
 from kexue.corpus import ShuffleReport
 from kexue.corpus.open import read_codec
 from kexue.corpus.shuffle.buckets import FrameOrigin, split_chunk
@@ -168,7 +169,7 @@ class _Rounds:
         """Run the rounds and write the output; return its digest and the names of its files."""
         assert self._options.seed is not None
         work = _Work(str(self._folder), self._options.seed, self._options.form.separator, self.buckets)
-        with Session(ray) as session:
+        with RaySession(ray) as session:
             run = partial(self.steps.run, session, self._folder)
             counts = run("count", partial(_count_lines, work), self._pieces)
             firsts = np.cumsum([0, *(count["records"] for count in counts)])
@@ -212,7 +213,7 @@ class _Steps:
         self.resumed = self.retried = 0
 
     def run(
-        self, session: Session, folder: Path, name: str, function: Callable[[Any], Any], tasks: list[Any]
+        self, session: RaySession, folder: Path, name: str, function: Callable[[Any], Any], tasks: list[Any]
     ) -> list[dict[str, Any]]:
         """Run a round; return the result of each task, in order."""
         paths = [folder / f"{name}-{number}.json" for number in range(len(tasks))]

@@ -1,6 +1,6 @@
-"""Mean and scatter of vectors in many files: one `Moments` a part, joined by a tree whose shape is that of the input.
+"""Mean and scatter of vectors in many files: one `Moments` per part, merged by a tree that the input determines.
 
-Sources: kexue.fm/archives/8069 (the statistics of whitening); Chan, Golub, LeVeque 1979 (the join).
+Sources: kexue.fm/archives/8069 (the statistics of whitening); Chan, Golub, LeVeque 1979 (merging).
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from kexue.cluster.pool import Job, Pool, Session
+from kexue.cluster.pool import Job, Pool
+from kexue.cluster.session import RaySession
 from kexue.cluster.shards import list_shards, read_shard
 from kexue.corpus.vectors import read_vectors
 from kexue.similarity import Moments, merge_moments, moments
 
-_ROWS = 16_384  # of a part, where the input has no shards of its own
+_ROWS = 16_384  # rows of a part, where the input has no shards
 
 
 def whitening_moments(vectors: str | os.PathLike[str] | Any, *, ray: str = "local") -> Moments:
-    """Count, mean and centred scatter of many vectors, in float64, as `kexue.similarity.moments` has them.
+    """Compute count, mean and centred scatter of many vectors, in float64, as `kexue.similarity.moments` does.
 
-    Each part gives its own; parts 2 i and 2 i + 1 are merged, then pairs of pairs, whoever finishes first. So the
-    result does not depend on the number of workers, and equals that of one process to 1e-12 relative.
+    Parts 2 i and 2 i + 1 are merged, then pairs of pairs, in any order of completion. So the result does not depend on
+    the number of workers; it equals that of one process to 1e-12 relative.
 
     Args:
         vectors: a folder that `embed_files` wrote, a ``.npy`` file (n, d), or an array (n, d).
@@ -34,25 +35,26 @@ def whitening_moments(vectors: str | os.PathLike[str] | Any, *, ray: str = "loca
         Moments(n, mean (d,), scatter (d, d)), for `Whitening.merge`.
 
     Raises:
-        DataError: a folder without all of its shards, or a file that is no matrix.
+        DataError: a folder without all of its shards, or a file that is not a matrix.
         ValueError: no rows, or a value that is not finite.
     """
-    with Session(ray) as session:
-        return merged(session, vectors)
+    with RaySession(ray) as session:
+        return compute_moments(session, vectors)
 
 
-def merged(session: Session, vectors: str | os.PathLike[str] | Any) -> Moments:
-    """`whitening_moments` within a session."""
-    count, jobs = _parts(vectors)
-    return _tree(Pool(session, _function).map(jobs, most=count), count)
+def compute_moments(session: RaySession, vectors: str | os.PathLike[str] | Any) -> Moments:
+    """Compute `whitening_moments` in a running session."""
+    count, jobs = _split(vectors)
+    return _merge_tree(Pool(session, _make_function).map(jobs, most=count), count)
 
 
-def _function() -> Any:
+def _make_function() -> Any:
+    """Return the function of the workers."""
     return moments
 
 
-def _parts(vectors: str | os.PathLike[str] | Any) -> tuple[int, Iterator[Job]]:
-    """How many parts there are, and each of them as a matrix."""
+def _split(vectors: str | os.PathLike[str] | Any) -> tuple[int, Iterator[Job]]:
+    """Return the number of parts, and each part as a matrix."""
     if isinstance(vectors, str | os.PathLike):
         if Path(vectors).is_dir():
             paths = list_shards(vectors)
@@ -65,14 +67,14 @@ def _parts(vectors: str | os.PathLike[str] | Any) -> tuple[int, Iterator[Job]]:
     return count, ((i, np.asarray(matrix[i * _ROWS : (i + 1) * _ROWS])) for i in range(count))
 
 
-def _tree(parts: Iterable[tuple[int, Moments]], count: int) -> Moments:
-    """Merge parts, in whatever order they come, as a binary tree by number: few of them wait at a time.
+def _merge_tree(parts: Iterable[tuple[int, Moments]], count: int) -> Moments:
+    """Merge parts, which come in any order, in a binary tree by number; few of them are in memory at a time.
 
     >>> counts = [(i, Moments(1, np.zeros(1), np.zeros((1, 1)))) for i in (4, 0, 2, 1, 3)]
-    >>> _tree(counts, 5).n
+    >>> _merge_tree(counts, 5).n
     5
     """
-    widths = [count]  # of each level, leaves first
+    widths = [count]  # nodes of each level, leaves first
     while widths[-1] > 1:
         widths.append(-(-widths[-1] // 2))
     waiting: dict[tuple[int, int], Moments] = {}
@@ -88,4 +90,4 @@ def _tree(parts: Iterable[tuple[int, Moments]], count: int) -> Moments:
             number //= 2  # noqa: PLW2901
         else:
             return one
-    raise AssertionError("fewer parts came than were announced")
+    raise AssertionError(f"expected {count} parts, got fewer")
