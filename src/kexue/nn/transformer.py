@@ -1,10 +1,10 @@
-"""One Transformer encoder to read and to build on: any mask, several kinds of positions, and a cache.
+"""Transformer encoder: any mask, several kinds of positions, and a cache.
 
-With x of width d and heads h, a block whose norm stands after (`norm="post"`, as in BERT and RoFormer) is
+With states x of width d and h heads, a block with `norm="post"` (the norm after its map, as in BERT and RoFormer) is
 
     x <- LN(x + O attention(x)),    x <- LN(x + W2 gelu(W1 x + b1) + b2)
 
-and one whose norm stands before is x <- x + O attention(LN x), x <- x + W2 gelu(W1 LN x + b1) + b2. Attention is
+and one with `norm="pre"` is x <- x + O attention(LN x), x <- x + W2 gelu(W1 LN x + b1) + b2. Attention is
 softmax(q k' / sqrt(d/h) + bias) v, computed without an array of its weights.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2019, arXiv:1810.04805; Su et al. 2021, arXiv:2104.09864.
@@ -12,6 +12,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2019, arXiv:1810.04
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue.nn._affine import Affine
 from kexue.nn.attention import attend
+from kexue.nn.linear import Affine
 from kexue.nn.position import LearnedPositions, SinusoidalPositions, T5Bias, rotary_angles, rotate
 
-Cache = tuple[tuple[Tensor, Tensor], ...]  # keys and values (B, H, T, D) of every layer
+KeysValues = tuple[Tensor, Tensor]  # (B, H, T, D) each
+Cache = tuple[KeysValues, ...]  # of every layer
 Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles
 
 
@@ -41,7 +43,7 @@ class TransformerConfig:
         dropout: of embeddings, attention weights and the two maps of a block.
         num_segments: rows of the segment table; 0 leaves it out.
         max_length: longest input, for ``"learned"`` only.
-        pad_id: token whose embedding is and stays 0. It is attended to unless the mask says no.
+        pad_id: token whose embedding is 0 and is not trained. It is attended to unless the mask excludes it.
     """
 
     vocab_size: int
@@ -73,7 +75,13 @@ class TransformerConfig:
 
 
 class TransformerOutput(NamedTuple):
-    """States of a forward pass: the last ones (B, T, d), all L + 1 of them and the cache, where asked for."""
+    """Result of a `Transformer`.
+
+    Attributes:
+        last_hidden_state: (B, T, d).
+        hidden_states: the L + 1 states before the first block and after each; None unless requested.
+        cache: keys and values of every layer; None unless requested.
+    """
 
     last_hidden_state: Tensor
     hidden_states: tuple[Tensor, ...] | None
@@ -81,10 +89,12 @@ class TransformerOutput(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """Token ids to states; see the head of this file for its equations. Weights start as normal(0, 0.02), biases as 0.
+    """Map token ids to states; the equations are in the module's docstring.
+
+    Weights start as normal(0, 0.02), biases as 0.
 
     Args:
-        config: its shape.
+        config: shape of the model.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -101,7 +111,7 @@ class Transformer(nn.Module):
         self.bias = T5Bias(config.num_heads) if config.position == "t5" else None
         self.norm = nn.LayerNorm(d, eps=1e-12)  # on the embeddings in "post", on the result in "pre"
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.apply(_start)
+        self.apply(_initialize)
         with torch.no_grad():
             self.tokens.weight[config.pad_id].zero_()
 
@@ -115,18 +125,19 @@ class Transformer(nn.Module):
         cache: Cache | tuple[()] | None = None,
         hidden_states: bool = False,
     ) -> TransformerOutput:
-        """Run the blocks over `token_ids` (B, T).
+        """Compute the states of `token_ids` (B, T).
 
         Args:
             token_ids: int64 (B, T), in [0, vocab_size).
             mask: bool, True = may be attended. (B, S) keeps keys, S = T plus what is cached; (B, T, S) and anything
-                that broadcasts to (B, h, T, S) says for every query which keys. None keeps all. A query without
-                keys attends to nothing.
+                that broadcasts to (B, h, T, S) selects keys for every query. None keeps all. A query without keys
+                attends to nothing.
             segment_ids: (B, T); None is segment 0.
-            positions: (T,) or (B, T); None counts on from the cache. Not for (B, T) after a cache under ``"t5"``.
-            cache: None keeps none, ``()`` starts one, and what an earlier call returned continues it: new tokens
-                then see the cached ones, and each other unless the mask says no.
-            hidden_states: return the states before the first block and after each as well.
+            positions: (T,) or (B, T); None counts from the number of cached tokens. Under ``"t5"`` (T,) only, if there
+                is a cache.
+            cache: None stores none, ``()`` starts one, and the cache that an earlier call returned continues it: new
+                tokens then see the cached ones, and each other unless the mask excludes them.
+            hidden_states: whether to return the states before the first block and after each as well.
 
         Raises:
             TypeError: a mask that is not bool. ValueError: shapes that do not fit, a position beyond the table.
@@ -136,34 +147,41 @@ class Transformer(nn.Module):
         (batch, length), past = token_ids.shape, cache[0][0].shape[-2] if cache else 0
         if positions is None:
             positions = torch.arange(past, past + length, device=token_ids.device)
-        allowed = _spread(mask, batch, length, past + length)
-        x = self.tokens(token_ids)
-        if self.segments is not None:
-            x = x + (self.segments.weight[0] if segment_ids is None else self.segments(segment_ids))
-        if self.positions is not None:
-            x = x + self.positions(positions).to(x.dtype)
-        if self.config.norm == "post":
-            x = self.norm(x)
-        x = functional.dropout(x, self.config.dropout, self.training)
+        allowed = _broadcast_mask(mask, batch, length, past + length)
+        x = self._embed(token_ids, segment_ids, positions)
         turn = None
         if self.config.position == "rotary":
             turn = rotary_angles(positions, self.config.hidden_size // self.config.num_heads, dtype=x.dtype)
         added = allowed if self.bias is None else self._t5_bias(positions, past, allowed, x.dtype)
 
-        states, kept = [x], []
+        states, new_cache = [x], []
         for i, block in enumerate(self.blocks):
-            x, entry = block(x, added, turn, cache[i] if cache else None)
+            x, keys_values = block(x, added, turn, cache[i] if cache else None)
             if hidden_states:
                 states.append(x)
             if cache is not None:
-                kept.append(entry)
+                new_cache.append(keys_values)
         if self.config.norm == "pre":
             x = self.norm(x)
         return TransformerOutput(
-            x, tuple(states) if hidden_states else None, tuple(kept) if cache is not None else None
+            x, tuple(states) if hidden_states else None, tuple(new_cache) if cache is not None else None
         )
 
+    def _embed(self, token_ids: Tensor, segment_ids: Tensor | None, positions: Tensor) -> Tensor:
+        """Return the states before the first block: tokens + (positions + segments), normalised in "post"."""
+        x: Tensor = self.tokens(token_ids)
+        places = None if self.positions is None else self.positions(positions).to(x.dtype)
+        if self.segments is not None:
+            segment = self.segments.weight[0] if segment_ids is None else self.segments(segment_ids)
+            places = segment if places is None else places + segment
+        if places is not None:
+            x = x + places
+        if self.config.norm == "post":
+            x = self.norm(x)
+        return functional.dropout(x, self.config.dropout, self.training)
+
     def _t5_bias(self, positions: Tensor, past: int, allowed: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Return T5's bias (h, T, S) or (B, h, T, S), -inf where the mask excludes a key."""
         assert self.bias is not None
         if past and positions.dim() == 2:
             raise ValueError("positions must be (T,) after a cache with position='t5': those of the cache are not kept")
@@ -172,8 +190,66 @@ class Transformer(nn.Module):
         return bias if allowed is None else torch.where(allowed, bias, -torch.inf)
 
 
+class BlockMaps(NamedTuple):
+    """The six maps of a block, from (..., in) to (..., out): modules, or functions of plain tensors.
+
+    Functions save the time of calling a module, a tenth of the whole for a short text on a processor; only modules
+    have hooks and take part in training.
+    """
+
+    qkv: Callable[[Tensor], Tensor]
+    out: Callable[[Tensor], Tensor]
+    norm1: Callable[[Tensor], Tensor]
+    up: Callable[[Tensor], Tensor]
+    down: Callable[[Tensor], Tensor]
+    norm2: Callable[[Tensor], Tensor]
+
+
+def run_block(
+    x: Tensor,
+    maps: BlockMaps,
+    heads: int,
+    added: Tensor | None,
+    *,
+    pre: bool = False,
+    turn: Turn | None = None,
+    past: KeysValues | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, KeysValues]:
+    """Compute a block: attention and a feed-forward map, each with its residual and norm.
+
+    Args:
+        x: states (B, T, d).
+        maps: the block's maps.
+        heads: h, a divisor of d.
+        added: mask (bool, True = may be attended) or bias, broadcastable to (B, h, T, S); None attends everywhere.
+        pre: whether the norms stand before their maps.
+        turn: rotary angles of the T places.
+        past: keys and values of earlier tokens, (B, h, S - T, d / h) each.
+        dropout: of the attention weights and of both residual branches.
+
+    Returns:
+        the new states, and keys and values (B, h, S, d / h) with the past ones in front.
+    """
+    batch, length, width = x.shape
+    qkv = maps.qkv(maps.norm1(x) if pre else x)
+    q, k, v = qkv.reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
+    if turn is not None:
+        q, k = rotate(q, turn), rotate(k, turn)
+    if past is not None:
+        k, v = torch.cat((past[0], k), -2), torch.cat((past[1], v), -2)
+    mixed = attend(q, k, v, added, dropout_p=dropout)
+    branch = maps.out(mixed.transpose(1, 2).reshape(batch, length, width))
+    x = x + (functional.dropout(branch, dropout) if dropout else branch)
+    if not pre:
+        x = maps.norm1(x)
+    branch = maps.down(functional.gelu(maps.up(maps.norm2(x) if pre else x)))
+    x = x + (functional.dropout(branch, dropout) if dropout else branch)
+    return (x if pre else maps.norm2(x)), (k, v)
+
+
 class Block(nn.Module):
-    """Attention and a feed-forward map, each with its residual and norm."""
+    """One layer of a `Transformer`, computed by `run_block`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -187,50 +263,29 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(d, eps=1e-12)
 
     def forward(
-        self, x: Tensor, added: Tensor | None, turn: Turn | None, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The new states, and this layer's keys and values with the past ones in front."""
-        if self.pre:
-            mixed, entry = self._attend(self.norm1(x), added, turn, past)
-            x = x + mixed
-            return x + self._feed(self.norm2(x)), entry
-        mixed, entry = self._attend(x, added, turn, past)
-        x = self.norm1(x + mixed)
-        return self.norm2(x + self._feed(x)), entry
-
-    def _attend(
-        self, x: Tensor, added: Tensor | None, turn: Turn | None, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        if past is not None:
-            k, v = torch.cat((past[0], k), -2), torch.cat((past[1], v), -2)
-        mixed = attend(q, k, v, added, dropout_p=self.dropout if self.training else 0.0)
-        return self._drop(self.out(mixed.transpose(1, 2).flatten(-2))), (k, v)
-
-    def _feed(self, x: Tensor) -> Tensor:
-        return self._drop(self.down(functional.gelu(self.up(x))))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training)
+        self, x: Tensor, added: Tensor | None, turn: Turn | None, past: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        """Return the new states, and this layer's keys and values with the past ones in front."""
+        maps = BlockMaps(self.qkv, self.out, self.norm1, self.up, self.down, self.norm2)
+        dropout = self.dropout if self.training else 0.0
+        return run_block(x, maps, self.heads, added, pre=self.pre, turn=turn, past=past, dropout=dropout)
 
 
-def _start(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
+    """Set the weights of one map or table at random, its bias to 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
 
 
-def _spread(mask: Tensor | None, batch: int, queries: int, keys: int) -> Tensor | None:
-    """A mask of 2, 3 or 4 axes to one that broadcasts to (B, h, queries, keys)."""
+def _broadcast_mask(mask: Tensor | None, batch: int, queries: int, keys: int) -> Tensor | None:
+    """Return a mask of 2, 3 or 4 axes with axes that broadcast to (B, h, queries, keys)."""
     if mask is None:
         return None
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True = may be attended, got {mask.dtype}; use mask.bool()")
-    spread = {2: lambda m: m[:, None, None, :], 3: lambda m: m[:, None], 4: lambda m: m}.get(mask.dim())
-    wide = mask if spread is None else spread(mask)
+    wide = mask[:, None, None] if mask.dim() == 2 else mask[:, None] if mask.dim() == 3 else mask
     if (
         wide.dim() != 4
         or wide.shape[0] not in {1, batch}

@@ -1,21 +1,37 @@
-"""BERT's forward pass, without the seconds it takes to import a library of every model.
+"""BERT for inference: its published weights mapped onto the blocks of `kexue.nn.transformer`.
 
-Most sentence encoders are BERTs (MiniLM, BGE, GTE, text2vec, SimBERT). For them this file stands in for the general
-loader: a search from the command line starts in about half the time, and a single query costs a third less.
+Most sentence encoders are BERTs (MiniLM, BGE, GTE, text2vec, SimBERT). For them this file stands in for the
+transformers library: a search from the command line starts in about half the time.
+
+The blocks run on plain tensors by `run_block`, not as a `kexue.nn.Transformer`: calling its modules leaves 0.89 to 0.92
+of the speed for a single short text, 0.97 to 1.0 for a full batch (MiniLM on a processor).
 
 Source: Devlin et al. 2019, arXiv:1810.04805; its blocks are those of Vaswani et al. 2017, arXiv:1706.03762.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Affine = tuple[Tensor, Tensor]  # weight, bias
+from kexue.nn.linear import affine
+from kexue.nn.transformer import BlockMaps, run_block
+
+WeightBias = tuple[Tensor, Tensor]
+
+_BLOCK_NAMES = {  # published name of each map of a block, with query, key and value as one
+    "qkv": "attention.self.qkv",
+    "out": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm2": "output.LayerNorm",
+}
 
 
 def is_bert(config: Mapping[str, Any]) -> bool:
@@ -31,12 +47,6 @@ def is_bert(config: Mapping[str, Any]) -> bool:
 class Bert:
     """Token ids to hidden states, for inference.
 
-    One block, with h = heads x d and all products over the last axis:
-
-        q, k, v = A x + a                                     one product for the three
-        x <- LN(x + O softmax(q k^T / sqrt(d)) v + o)
-        x <- LN(x + W2 gelu(W1 x + b1) + b2)
-
     Args:
         config: the folder's config.json, for which `is_bert` holds.
         tensors: weights under their published names, ``attention.self.qkv`` in place of query, key and value.
@@ -48,31 +58,32 @@ class Bert:
         self.max_positions: int | None = config["max_position_embeddings"]
         self._tensors = tensors
         self._heads: int = config["num_attention_heads"]
-        self._eps: float = config.get("layer_norm_eps", 1e-12)
-        self._norm = self._affine("embeddings.LayerNorm")
-        names = (
-            "attention.self.qkv",
-            "attention.output.dense",
-            "attention.output.LayerNorm",
-            "intermediate.dense",
-            "output.dense",
-            "output.LayerNorm",
-        )
+        self._norm = self._map("embeddings.LayerNorm")
         layers = [f"encoder.layer.{i}." for i in range(config["num_hidden_layers"])]
-        self._blocks = [[self._affine(layer + name) for name in names] for layer in layers]
+        self._blocks = [
+            BlockMaps(**{ours: self._map(layer + name) for ours, name in _BLOCK_NAMES.items()}) for layer in layers
+        ]
 
-    def _affine(self, name: str) -> Affine:
+    def _map(self, name: str) -> Callable[[Tensor], Tensor]:
+        """Return the affine map or layer normalisation with this name."""
+        weight, bias = self._weight_bias(name)
+        if name.endswith("LayerNorm"):
+            eps = self.config.get("layer_norm_eps", 1e-12)
+            return partial(functional.layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=eps)
+        return partial(affine, weight=weight, bias=bias)
+
+    def _weight_bias(self, name: str) -> WeightBias:
         return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
 
     @property
     def dtype(self) -> torch.dtype:
         """Arithmetic of the forward pass."""
-        return self._norm[0].dtype
+        return self._tensors["embeddings.LayerNorm.weight"].dtype
 
     @property
-    def pooler(self) -> Affine | None:
+    def pooler(self) -> WeightBias | None:
         """The pooler's linear map, where the checkpoint has one."""
-        return self._affine("pooler.dense") if "pooler.dense.weight" in self._tensors else None
+        return self._weight_bias("pooler.dense") if "pooler.dense.weight" in self._tensors else None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Bert:
         """Return a copy on another device or in another arithmetic; this one stays as it is."""
@@ -80,30 +91,16 @@ class Bert:
 
     def __call__(self, ids: Tensor, keep: Tensor, every: bool = False) -> tuple[Tensor, ...]:
         """Map ids (B, T) and keep (B, T), True = token, to states (B, T, h): all L + 1 of them, or the last alone."""
-        t = ids.shape[1]
-        place = self._tensors["embeddings.position_embeddings.weight"][:t]
+        places = self._tensors["embeddings.position_embeddings.weight"][: ids.shape[1]]
         segment = self._tensors["embeddings.token_type_embeddings.weight"][0]
-        x = functional.embedding(ids, self._tensors["embeddings.word_embeddings.weight"]) + (place + segment)
-        x = self._layer_norm(x, self._norm)
-        mask = None if bool(keep.all()) else keep[:, None, None, :].expand(-1, 1, t, -1)
+        x = functional.embedding(ids, self._tensors["embeddings.word_embeddings.weight"]) + (places + segment)
+        x = self._norm(x)
+        mask = None if bool(keep.all()) else keep[:, None, None, :]
         states = [x]
-        for block in self._blocks:
-            x = self._block(x, mask, block)
+        for maps in self._blocks:
+            x, _ = run_block(x, maps, self._heads, mask)
             states = [*states, x] if every else [x]
         return tuple(states)
-
-    def _block(self, x: Tensor, mask: Tensor | None, weights: list[Affine]) -> Tensor:
-        b, t, h = x.shape
-        qkv, out, norm1, up, down, norm2 = weights
-        q, k, v = (
-            functional.linear(x, *qkv).view(b, t, 3, self._heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        )  # (B, H, T, d)
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(b, t, h)
-        x = self._layer_norm(x + functional.linear(mixed, *out), norm1)
-        return self._layer_norm(x + functional.linear(functional.gelu(functional.linear(x, *up)), *down), norm2)
-
-    def _layer_norm(self, x: Tensor, norm: Affine) -> Tensor:
-        return functional.layer_norm(x, (self.hidden_size,), *norm, self._eps)
 
 
 def from_checkpoint(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Bert:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError
-from kexue.text.bert import Affine
+from kexue.text.bert import WeightBias
 
 
 class General:
@@ -69,7 +69,7 @@ class General:
         return dtype
 
     @property
-    def pooler(self) -> Affine | None:
+    def pooler(self) -> WeightBias | None:
         """Linear map of the pooler, weight and bias; None where the checkpoint has none."""
         pooler = getattr(self._model, "pooler", None)
         linear = getattr(pooler, "dense", pooler)
