@@ -18,11 +18,11 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if (
         weight.dtype == torch.float32
-        and torch.is_inference_mode_enabled()
         and x.shape[:-1].numel() >= _FEW
+        and not torch.compiler.is_compiling()
+        and torch.is_inference_mode_enabled()
         and x.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     ):

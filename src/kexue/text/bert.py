@@ -91,11 +91,12 @@ class Bert:
 
     def __call__(self, ids: Tensor, keep: Tensor, every: bool = False) -> tuple[Tensor, ...]:
         """Map ids (B, T) and keep (B, T), True = token, to states (B, T, h): all L + 1 of them, or the last alone."""
-        places = self._tensors["embeddings.position_embeddings.weight"][: ids.shape[1]]
+        t = ids.shape[1]
+        places = self._tensors["embeddings.position_embeddings.weight"][:t]
         segment = self._tensors["embeddings.token_type_embeddings.weight"][0]
         x = functional.embedding(ids, self._tensors["embeddings.word_embeddings.weight"]) + (places + segment)
         x = self._norm(x)
-        mask = None if bool(keep.all()) else keep[:, None, None, :]
+        mask = None if bool(keep.all()) else keep[:, None, None, :].expand(-1, 1, t, -1)
         states = [x]
         for maps in self._blocks:
             x, _ = run_block(x, maps, self._heads, mask)
