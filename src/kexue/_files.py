@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -138,6 +139,12 @@ def displaced(path: str | os.PathLike[str]) -> Path:
     """Where `replacing_folder` keeps the old folder for the moment between its two renames."""
     target = Path(os.path.realpath(path))
     return target.with_name(f".{target.name}.kexue-old")
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def synchronise(path: str | os.PathLike[str]) -> None:

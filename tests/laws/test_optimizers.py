@@ -324,7 +324,7 @@ def test_what_prepares_a_distributed_checkpoint_makes_state_and_moves_no_counter
 
 
 @every
-def test_memory_is_told_exactly_before_the_first_step(make):
+def test_memory_is_exact_before_the_first_step(make):
     model = build()
     optimizer = make(model.parameters())
     held = contents(optimizer)

@@ -109,7 +109,7 @@ def test_a_parameter_silent_in_some_parts_counts_as_zero_there(average):
     assert c not in unwrap(optimizer).state
 
 
-def test_flush_divides_by_what_was_seen_and_begins_anew():
+def test_flush_divides_by_the_number_of_calls_and_resets():
     p = nn.Parameter(torch.zeros(1))
     optimizer = Lookahead(GradientAccumulation(SGD([p], lr=1.0), 4), k=2, alpha=0.5)
     optimizer.flush()

@@ -274,15 +274,15 @@ def test_half_precision_is_the_float32_step_rounded(make, foreach):
 @each_way
 @each_foreach
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_memory_is_foretold_to_the_byte(make, foreach, dtype):
+def test_the_memory_is_predicted_to_the_byte(make, foreach, dtype):
     params = parameters(dtype)
     optimizer = make(params, foreach=foreach)
-    foretold = optimizer_memory(optimizer)
+    predicted = optimizer_memory(optimizer)
     assert not optimizer.state
     descend(params, optimizer, 1)
     held = [sum(value.nbytes for value in optimizer.state[p].values()) for p in params]
-    assert list(foretold.by_param.values()) == held
-    assert foretold.total_bytes == sum(held) == optimizer_memory(optimizer).total_bytes
+    assert list(predicted.by_param.values()) == held
+    assert predicted.total_bytes == sum(held) == optimizer_memory(optimizer).total_bytes
 
 
 @each_foreach

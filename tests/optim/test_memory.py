@@ -52,7 +52,7 @@ def test_torch_s_own_optimizers_are_foreseen(name, default):
     assert foreseen.by_wrapper == {name.split()[0]: foreseen.total_bytes}
 
 
-def test_a_stack_is_told_by_layer_and_by_name():
+def test_memory_of_a_stack_by_layer_and_by_name():
     model = nn.Sequential(nn.Linear(200, 300), nn.LayerNorm(300)).bfloat16()
     inner = AdaX(model.named_parameters())
     optimizer = extend(inner, ("gradient_accumulation", {"steps": 4}), "lookahead", "ema")

@@ -189,7 +189,7 @@ def test_state_is_written_through(wrap):
     optimizer.state = {}
     for q in (p, other):
         q.grad = torch.ones_like(q)
-    optimizer.step()  # all of it is made anew
+    optimizer.step()  # all of it is created again
     optimizer.step()
 
 

@@ -5,7 +5,16 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from toys import points, run_of
 
 from kexue.train.data import epoch_batches, group, move
 
@@ -130,3 +139,41 @@ def test_move_goes_into_every_nest():
     assert moved["x"][1][1].is_meta
     assert moved["y"].a.is_meta
     assert (moved["x"][1][0], moved["y"].b, type(moved["x"][1])) == ("text", 5, tuple)
+
+
+class Epochs(IterableDataset):
+    def __init__(self):
+        self.epochs = []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def __iter__(self):
+        return iter(torch.zeros(4, 3))
+
+
+def test_every_part_of_a_loader_hears_of_the_epoch(tmp_path):
+    dataset = Epochs()
+    run_of(tmp_path / "a", steps=None, epochs=3).fit(DataLoader(dataset, 2))
+    assert dataset.epochs == [0, 1, 2]
+
+    class Sampler(RandomSampler):
+        heard = ()
+
+        def set_epoch(self, epoch):
+            self.heard = (*self.heard, epoch)
+
+    data = TensorDataset(*points(8))
+    sampler = Sampler(data)
+    batches = torch.utils.data.BatchSampler(sampler, 4, drop_last=False)
+    list(epoch_batches(DataLoader(data, batch_sampler=batches), seed=0, epoch=5))
+    assert sampler.heard == (5,)
+
+
+def test_a_sampler_that_shares_out_is_refused_and_one_for_one_process_is_taken():
+    data = TensorDataset(torch.arange(8.0))
+    with pytest.raises(ValueError, match="DistributedSampler shares out the data among 2 processes"):
+        list(epoch_batches(DataLoader(data, 2, sampler=DistributedSampler(data, 2, 0)), seed=0, epoch=0))
+    one = DataLoader(data, 2, sampler=DistributedSampler(data, 1, 0, seed=3))
+    orders = [[x.tolist() for (x,) in epoch_batches(one, seed=0, epoch=epoch)] for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]

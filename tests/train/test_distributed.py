@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from toys import MODELS, accuracy, loader, make_run
 
 from kexue.errors import CheckpointError

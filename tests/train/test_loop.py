@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,8 +14,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parent))
 from toys import Classifier, Contrastive, TinyGAN, accuracy, loader, make_run, points, train_slowly
 
 from kexue._optional import import_optional
@@ -294,7 +291,7 @@ def _wait_for_progress(path, child):
         time.sleep(0.002)
 
 
-def test_a_smoke_run_can_be_gone_on_with(tmp_path, uninterrupted):
+def test_a_smoke_run_can_be_continued(tmp_path, uninterrupted):
     assert make_run(tmp_path, limit=3).fit(loader(), evaluate=lambda _: {"accuracy": 0.0}).steps == 3
     run = make_run(tmp_path)
     assert run.fit(loader(), evaluate=accuracy).steps == 20

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -115,6 +116,45 @@ class Branches(nn.Module):
         x, y = batch
         scores = self.branches[int(x[0, 0] > 0)](x)
         return LossOutput((scores[:, 0] - y).square().mean(), {"tokens": 1 + y.sum(), "score": scores.mean()})
+
+
+class Line(nn.Module):
+    """The mean square of x w + b."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+        self.parts = parts
+
+    def forward(self, x):
+        return self.line(x)
+
+    def training_step(self, batch, **_):
+        x = batch[0] if isinstance(batch, (list, tuple)) else batch
+        return LossOutput(self(x).square().mean(), self.parts)
+
+
+def run_of(out, model=None, *, optimizer=None, schedulers=(), **options):
+    torch.manual_seed(0)
+    model = Line() if model is None else model
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.1)
+    config = TrainConfig(out, **{"steps": 6, "device": "cpu", "log": ("jsonl",)} | options)
+    return Trainer(model, optimizer, config, schedulers=list(schedulers))
+
+
+def rows(n=8):
+    return list(torch.randn(n, 2, 3, generator=torch.Generator().manual_seed(1)))
+
+
+def records(out):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 MODELS = {

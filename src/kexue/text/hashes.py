@@ -7,6 +7,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from kexue._files import hash_file
 from kexue.errors import CheckpointError
 
 
@@ -45,5 +46,4 @@ def _hash_json(path: Path, without: tuple[str, ...], size: int, mtime_ns: int) -
 
 @lru_cache(maxsize=64)
 def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kexue._files import displaced, is_disk_full, replacing_folder
+from kexue._files import displaced, hash_file, is_disk_full, replacing_folder
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError, DiskFullError
 from kexue.optim.kind import check_kind
@@ -133,7 +133,7 @@ def write_checkpoint(
                 if named:
                     file = temporary / f"{part}.safetensors"
                     save_file(named, file)
-                    files[file.name] = _sha256(file)
+                    files[file.name] = hash_file(file)
             body = {"format": FORMAT, "version": VERSION, "files": files, "parts": trees}
             manifest = json.dumps({"digest": _digest(body), "body": body}, allow_nan=False)
             (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
@@ -158,7 +158,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         file = folder / Path(name).name
         if not file.is_file():
             raise DamagedError(f"{folder} is incomplete: {name} is missing.")
-        if _sha256(file) != digest:
+        if hash_file(file) != digest:
             raise DamagedError(f"{file} is damaged: its hash differs from the one in {MANIFEST}.")
         try:
             tensors[name.removesuffix(".safetensors")] = load_file(file)
@@ -238,11 +238,6 @@ def find_foreign(folder: Path) -> list[str]:
 def _digest(body: Any) -> str:
     """SHA-256 of the body of a manifest, in hexadecimal."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _disk_full_error(folder: Path, needed: int) -> DiskFullError:

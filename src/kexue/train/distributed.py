@@ -64,7 +64,7 @@ class Processes:
             yield
 
     @contextmanager
-    def unsharded(self, model: nn.Module) -> Iterator[None]:
+    def gather_weights(self, model: nn.Module) -> Iterator[None]:
         """Every weight in full within the `with`, for code that calls other methods than `training_step`."""
         if isinstance(model, FSDPModule):
             model.unshard()

@@ -31,7 +31,7 @@ def compute_metrics(state: RunState, evaluate: Evaluate, config: TrainConfig, pr
         fork_random(config.seed, state.position.step, 1, device=processes.device),
         torch.no_grad(),
         state.averaged_weights(),
-        processes.unsharded(model),
+        processes.gather_weights(model),
     ):
         metrics: dict[str, float] = processes.first(_read_metrics(evaluate(model)))
     for module, training in modes.items():

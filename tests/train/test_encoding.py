@@ -1,4 +1,4 @@
-"""Values of every make in a checkpoint, and towers of every make in GradCache."""
+"""Values of every kind in a checkpoint come back to the bit."""
 
 import math
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kexue.losses import InfoNCELoss
-from kexue.train import GradCache, LossOutput, load_checkpoint, save_checkpoint
+from kexue.train import load_checkpoint, save_checkpoint
 
 TYPES = [
     torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32,
@@ -104,93 +103,3 @@ def test_tied_weights_stay_tied(tmp_path):
     load_checkpoint(tmp_path / "c").restore(model=other)
     assert other[1].weight is other[0].weight
     assert torch.equal(other[0].weight, model[0].weight)
-
-
-# towers
-
-
-class Words(nn.Module):
-    """Takes a dict, a list of samples or a tensor."""
-
-    def __init__(self, trained=True):
-        super().__init__()
-        self.line = nn.Linear(4, 3).requires_grad_(trained)
-
-    def forward(self, x):
-        if isinstance(x, dict):
-            assert x.get("mask") is None
-            assert x.get("mode", "mean") == "mean"
-            x = x["x"]
-        return self.line(x if isinstance(x, torch.Tensor) else torch.stack(x))
-
-
-X, Y = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
-FORMS = {
-    "tensor": lambda x: x,
-    "dict": lambda x: {"x": x},
-    "dict with more": lambda x: {"x": x, "mask": None, "mode": "mean", "scale": 2, "zero": torch.tensor(1.0)},
-    "list": list,
-}
-
-
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
-@pytest.mark.parametrize("chunk_size", [1, 2, 3, 6, 7, 100])
-def test_towers_of_every_make_have_the_gradient_of_the_whole(form, frozen, chunk_size):
-    torch.manual_seed(0)
-    towers = [Words(trained=index not in frozen) for index in range(2)]
-    scale = nn.Parameter(torch.tensor(1.5))
-
-    def loss(a, b):
-        return LossOutput(InfoNCELoss(0.3, symmetric=False)(a * scale, b), {"n": len(a), "norm": a.norm()})
-
-    output = loss(*(tower(x) for tower, x in zip(towers, (X, Y), strict=True)))
-    output.loss.backward()
-    trained = [scale, *(p for tower in towers for p in tower.parameters())]
-    wanted = [p.grad for p in trained]
-    for p in trained:
-        p.grad = None
-    found = GradCache(towers, loss, chunk_size=chunk_size).step((form(X), form(Y)))
-    torch.testing.assert_close(found.loss, output.loss.detach(), check_device=False)
-    assert found.parts["n"] == 7
-    for p, grad in zip(trained, wanted, strict=True):
-        assert (p.grad is None) == (grad is None)
-        if grad is not None:
-            torch.testing.assert_close(p.grad, grad, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("chunk_size", [1, 2, 7])
-def test_one_encoder_for_several_towers(chunk_size):
-    tower, loss = Words(), InfoNCELoss(0.3)
-    loss(tower(X), tower(Y)).backward()
-    wanted = tower.line.weight.grad.clone()
-    tower.zero_grad()
-    GradCache(tower, loss, chunk_size=chunk_size).step((X, Y))
-    torch.testing.assert_close(tower.line.weight.grad, wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_a_tower_that_the_loss_does_not_use_gets_no_gradient_and_no_second_pass():
-    passes = []
-    towers = [Words(), Words()]
-    towers[1].register_forward_hook(lambda *_: passes.append(1))
-    GradCache(towers, lambda a, b: a.square().mean(), chunk_size=7).step((X, Y))
-    assert towers[0].line.weight.grad is not None
-    assert towers[1].line.weight.grad is None
-    assert passes == [1]
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_gradients_there_is_the_loss_alone(mode):
-    tower, loss = Words(), InfoNCELoss(0.3)
-    cache = GradCache(tower, loss, chunk_size=3)
-    with mode():
-        found = cache.step((X, Y)).loss
-    assert tower.line.weight.grad is None
-    torch.testing.assert_close(found.clone(), loss(tower(X), tower(Y)).detach())
-    cache.step((X, Y))  # and the next one trains
-    assert tower.line.weight.grad is not None
-
-
-def test_an_encoder_that_returns_no_tensor_is_refused():
-    with pytest.raises(TypeError, match="encode must return a tensor, got dict"):
-        GradCache(lambda x: {"z": x}, lambda z: z.mean(), chunk_size=2).step(X)
