@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and stay."""
+"""Atomic files and folders, durable on the disk, and errors of the system in plain words."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from kexue.errors import DataError
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on a clean exit it takes the place of `path` in one rename.
+    """Yield a temporary name beside `path`; on a clean exit it replaces `path` in one rename.
 
-    When the body raises, `path` is as it was and the temporary file is gone. A symbolic link stays: the file it
-    points to is replaced. The permissions are `mode`, else those of the file that is replaced, else what the umask
-    leaves of 0666. Temporary files of writers that were killed are removed; living writers hold a lock on theirs.
+    If the body raises, `path` is unchanged and the temporary file is removed. A symbolic link stays: the file it
+    points to is replaced. The permissions are `mode`, else those of the file that is replaced, else 0666 less the
+    umask. Temporary files of writers that were killed are removed; running writers hold a lock on theirs.
+
+    Args:
+        path: the file to write.
+        mode: permissions; None: see above.
 
     Raises:
-        DataError: `path` is there and is not a regular file.
+        DataError: `path` exists and is not a regular file.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,7 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
             os.fchmod(handle, mode)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
         yield temporary
-        temporary.chmod(mode)  # some writers put a file of their own there
+        temporary.chmod(mode)  # some writers replace the file
         synchronise(temporary)
         temporary.replace(target)
         synchronise(target.parent)
@@ -58,19 +62,20 @@ def replacing_folder(
     foreign: Callable[[Path], list[str]],
     older: str | os.PathLike[str] | None = None,
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on a clean exit it takes the place of `path`.
+    """Yield a temporary folder beside `path`; on a clean exit it replaces `path`.
 
-    A kill between the two renames leaves the old folder at `displaced(path)`. A symbolic link stays: the folder it
-    points to is replaced. The permissions are those of the folder that is replaced, else what the umask leaves;
-    files get what of them makes sense for a file, whatever the writers of some formats think.
+    A kill between the two renames leaves the old folder at `displaced_path(path)`. A symbolic link stays: the folder
+    it points to is replaced. The permissions are those of the folder that is replaced, else 0777 less the umask; files
+    get the same without the right to execute.
 
     Args:
         path: the folder to write.
-        foreign: names in an existing folder that its caller did not write; while there are any, nothing is replaced.
-        older: where the folder that is replaced is kept, in the place of what is there; None: nowhere.
+        foreign: function that returns the names in an existing folder that its caller did not write; if there are
+            any, nothing is replaced.
+        older: where the replaced folder is kept, instead of what is there; None: it is deleted.
 
     Raises:
-        DataError: `path` or `older` is not a folder, or holds something foreign.
+        DataError: `path` or `older` is not a folder, or holds foreign names.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,7 @@ def replacing_folder(
                     file.chmod(mode & 0o666)
                 synchronise(file)
             synchronise(folder)
-        old = displaced(target) if older is None else Path(older)
+        old = displaced_path(target) if older is None else Path(older)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
@@ -105,9 +110,9 @@ def replacing_folder(
 
 @contextmanager
 def temporary_folder(parent: str | os.PathLike[str], name: str) -> Iterator[Path]:
-    """Yield an empty folder in `parent`, for its owner only, under a name nobody can foretell; it goes at the end.
+    """Yield an empty folder in `parent`, for its owner only, with a random name; it is deleted at the end.
 
-    Folders of the same `name` whose processes were killed are removed.
+    Folders with the same `name` whose processes were killed are removed.
     """
     target = Path(parent, name)
     _sweep(target)
@@ -120,7 +125,7 @@ def temporary_folder(parent: str | os.PathLike[str], name: str) -> Iterator[Path
 
 
 def refuse_foreign(path: str | os.PathLike[str], foreign: Callable[[Path], list[str]]) -> None:
-    """Raise a DataError where `path` is there and is not a folder, or holds names that `foreign` returns."""
+    """Raise a DataError if `path` exists and is not a folder, or if `foreign` returns names in it."""
     target = Path(os.path.realpath(path))
     if not target.exists():
         return
@@ -135,8 +140,8 @@ def refuse_foreign(path: str | os.PathLike[str], foreign: Callable[[Path], list[
         )
 
 
-def displaced(path: str | os.PathLike[str]) -> Path:
-    """Where `replacing_folder` keeps the old folder for the moment between its two renames."""
+def displaced_path(path: str | os.PathLike[str]) -> Path:
+    """Return where `replacing_folder` keeps the old folder between its two renames."""
     target = Path(os.path.realpath(path))
     return target.with_name(f".{target.name}.kexue-old")
 
@@ -148,7 +153,7 @@ def hash_file(path: str | os.PathLike[str]) -> str:
 
 
 def synchronise(path: str | os.PathLike[str]) -> None:
-    """Make a file's bytes, or the names in a folder, outlive a loss of power."""
+    """Write a file's bytes, or the names in a folder, through to the disk, so that they survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -164,7 +169,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def explain(error: OSError) -> tuple[str, str]:
-    """What an error of the system says about a file, and what to do about it."""
+    """Return the message and the remedy for an error of the system about a file."""
     if is_disk_full(error):
         return "no room on the disk.", "Make room, then run the same again."
     known = {
@@ -177,24 +182,24 @@ def explain(error: OSError) -> tuple[str, str]:
         errno.ENAMETOOLONG: ("the name is too long.", "Choose a shorter name."),
         errno.ELOOP: ("the symbolic links lead in a circle.", "Give the name of the file itself."),
     }
-    said = f"cannot be read or written: {error.strerror or error}."
-    return known.get(error.errno or 0, (said, "Check the disk, and that nothing else uses the file."))
+    other = f"cannot be read or written: {error.strerror or error}."
+    return known.get(error.errno or 0, (other, "Check the disk, and that nothing else uses the file."))
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error says that the disk, or the user's share of it, is full."""
+    """Return whether an error is about a full disk or a used-up quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new temporary name beside `target` and an open, locked handle of it."""
+    """Create a temporary file or folder beside `target`; return its name and an open, locked handle of it."""
     while True:
         temporary = target.with_name(f".{target.name}.kexue-{secrets.token_hex(4)}.tmp")
         try:
             handle = create(temporary)
         except FileExistsError:
             continue
-        with contextlib.suppress(OSError):  # not every network file system has locks, or those of folders
+        with contextlib.suppress(OSError):  # some network file systems have no locks, or none of folders
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:  # 0: swept by another writer before the lock was taken
             return temporary, handle
@@ -202,12 +207,13 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
 
 
 def _make_folder(path: Path, mode: int = 0o777) -> int:
+    """Make a folder and open it."""
     path.mkdir(mode)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _sweep(target: Path) -> None:
-    """Remove temporary files and folders of this target whose writers are gone."""
+    """Remove temporary files and folders of this target whose writers have ended."""
     pattern = re.compile(re.escape(f".{target.name}.kexue-") + r"[0-9a-f]{8}\.tmp")
     for name in os.listdir(target.parent):
         if not pattern.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Text from a user's file: lines and JSON, with errors that say where."""
+"""Text and JSON of users' files, with errors that name the place; text for terminals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kexue.errors import DataError
 
 
 def decode(data: bytes, path: str | os.PathLike[str]) -> str:
-    """UTF-8, with or without a byte order mark; a wrong byte is reported with its line and column."""
+    """Return the text of UTF-8, with or without a byte order mark; a malformed byte is a DataError with its place."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -32,7 +32,7 @@ def not_utf8(
     column: str | None = None,
     replaceable: bool = False,
 ) -> DataError:
-    """The error that names byte `start` of a line, the encoding it looks like, and the command that converts it."""
+    """Return the error about byte `start` of a line: its likely encoding, and the command that converts it."""
     encoding = _likely_encoding(raw, line)
     looks = f"; the file may be {encoding}" if encoding else ""
     remedy = f"Save it as UTF-8: iconv -f {encoding or 'ITS-ENCODING'} -t UTF-8 OLD > NEW"
@@ -43,12 +43,12 @@ def not_utf8(
 
 
 def is_utf16(raw: bytes) -> bool:
-    """Whether a file begins with the byte order mark of UTF-16 (or of UTF-32, little-endian)."""
+    """Return whether a file begins with the byte order mark of UTF-16 (or of UTF-32, little-endian)."""
     return raw[:2] in (b"\xff\xfe", b"\xfe\xff")
 
 
 def _likely_encoding(raw: bytes, line: int) -> str | None:
-    """UTF-16 by its mark; GB18030 where a line reads as Chinese, two high bytes a character."""
+    """Return UTF-16 for its mark, GB18030 for a line that reads as Chinese with two high bytes per character."""
     if line == 1 and is_utf16(raw):
         return "UTF-16"
     try:
@@ -62,7 +62,7 @@ def _likely_encoding(raw: bytes, line: int) -> str | None:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Lines end with \n or \r\n and with nothing else: U+2028, \f and their like are text.
+    r"""Split text at \n and \r\n, and at nothing else: U+2028, \f and similar characters are text.
 
     >>> split_lines("a\u2028b\r\nc\n")
     ['a\u2028b', 'c']
@@ -74,7 +74,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """A file's bytes; a `DataError` with a remedy when it cannot be read."""
+    """Return a file's bytes; a file that cannot be read is a `DataError` with a remedy."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -83,14 +83,14 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def standard_input() -> BinaryIO:
-    """The bytes of standard input; a `DataError` when it is closed."""
+    """Return the stream of bytes of standard input; if it is closed, raise a `DataError`."""
     if sys.stdin is None:
         raise DataError("standard input is closed.", path="-", remedy="Pipe something in, or name a file.")
     return sys.stdin.buffer
 
 
 def refuse_lone_cr(line: str, path: str | os.PathLike[str]) -> None:
-    """Refuse a file of one line that has CR where other lines would begin."""
+    """Raise a `DataError` for the only line of a file if it has CR inside, which ends lines on old systems."""
     if line.rstrip("\r").count("\r"):
         raise DataError(
             "lines end with CR alone, expected LF or CRLF.",
@@ -102,7 +102,13 @@ def refuse_lone_cr(line: str, path: str | os.PathLike[str]) -> None:
 def parse_json(
     data: str | bytes, path: str | os.PathLike[str], *, line: int | None = None, kind: type | None = None
 ) -> Any:
-    """A JSON value of a user's file; `kind` is dict or list where it must be one.
+    """Return a JSON value of a user's file.
+
+    Args:
+        data: JSON; bytes must be UTF-8.
+        path: the file, for errors.
+        line: line of the value in the file; None: the value is the whole file.
+        kind: dict or list, if the value must be one; None: any value.
 
     Raises:
         DataError: it is not JSON, not UTF-8, nested too deeply, or of another kind.
@@ -110,8 +116,10 @@ def parse_json(
     try:
         value = json.loads(decode(data, path) if isinstance(data, bytes) else data)
     except json.JSONDecodeError as error:
-        place = error.lineno if line is None else line
-        raise DataError(f"not JSON: {error.msg}.", path=path, line=place, column=error.colno, remedy=_CORRECT) from None
+        number = error.lineno if line is None else line
+        raise DataError(
+            f"not JSON: {error.msg}.", path=path, line=number, column=error.colno, remedy=_CORRECT
+        ) from None
     except RecursionError:
         raise DataError("JSON nested too deeply.", path=path, line=line, remedy=_CORRECT) from None
     except ValueError as error:  # a number of thousands of digits
@@ -119,8 +127,8 @@ def parse_json(
             raise
         raise DataError(f"not JSON that can be read: {error}.", path=path, line=line, remedy=_CORRECT) from None
     if kind is not None and not isinstance(value, kind):
-        wanted = "an array" if kind is list else "an object"
-        raise DataError(f"expected {wanted}, got {value!r:.40}.", path=path, line=line, remedy=_CORRECT)
+        expected = "an array" if kind is list else "an object"
+        raise DataError(f"expected {expected}, got {value!r:.40}.", path=path, line=line, remedy=_CORRECT)
     return value
 
 
@@ -128,10 +136,10 @@ _CORRECT = "Correct the file, or fetch it again."
 
 
 def visible(text: str) -> str:
-    r"""A text that may be shown on a terminal: what would steer it becomes a picture or an escape; \n and \t stay.
+    r"""Return a text with control characters made visible, safe to print on a terminal; \n and \t stay.
 
-    Control characters of ASCII become their pictures (U+2400 and on); those of Latin-1, what turns the direction of
-    writing, and halves of surrogate pairs become escapes.
+    Control characters of ASCII become their pictures (from U+2400 on); those of Latin-1, characters that change the
+    direction of writing, and halves of surrogate pairs become escapes.
 
     >>> visible("a\x1b[31mb\x9b")
     'a␛[31mb\\x9b'
@@ -149,7 +157,7 @@ _VISIBLE = {
 
 
 def same_json(a: Any, b: Any) -> bool:
-    """Whether two values are one value of JSON: 1, 1.0 and true are three, the order of keys is none.
+    """Return whether two values are the same in JSON: 1, 1.0 and true differ, the order of keys does not matter.
 
     >>> same_json({"a": 1, "b": 2}, {"b": 2, "a": 1}), same_json(1, True), same_json([1], [1.0])
     (True, False, False)

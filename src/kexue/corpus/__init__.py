@@ -1,4 +1,4 @@
-"""Collections of text on disk, read as a stream or shuffled, whatever their size or format."""
+"""Collections of text on disk, of any size: reading them as a stream, and shuffling them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
-    from kexue.corpus.records import (
-        Record as Record,
-        Records as Records,
-        parse_scalar as parse_scalar,
-        read_records as read_records,
-    )
+    from kexue.corpus.fields import Record as Record, parse_scalar as parse_scalar
+    from kexue.corpus.records import Records as Records, read_records as read_records
     from kexue.corpus.shuffle.keys import permutation_keys as permutation_keys
     from kexue.corpus.shuffle.plan import ShufflePlan as ShufflePlan
     from kexue.corpus.shuffle.run import (
@@ -26,7 +22,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "records": ("Record", "Records", "parse_scalar", "read_records"),
+        "fields": ("Record", "parse_scalar"),
+        "records": ("Records", "read_records"),
         "shuffle.tables": ("shuffle_dataset",),
         "shuffle.plan": ("ShufflePlan",),
         "shuffle.keys": ("permutation_keys",),

@@ -1,4 +1,4 @@
-"""Rows of a table, one reader per format: each yields (line, {column: value}) and says where a file is wrong."""
+"""Rows of tables, one reader per format: each yields (line, {column: value}), and its errors name the place."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kexue.corpus.open import STDIN, explain_errors, read_codec
 from kexue.errors import DataError
 
 Row = tuple[int, dict[str, Any]]
-_BATCH = 1024  # rows of Parquet at a time
-_BATCH_BYTES = 64 << 20  # of their strings at a time
+_BATCH = 1024  # rows of Parquet read at a time
+_BATCH_BYTES = 64 << 20  # bytes of their strings converted at a time
 
 
-def read_csv(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
-    """Rows of a CSV or TSV file whose first row names the columns; quoted fields may hold line breaks."""
+def csv_table(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file whose first row names the columns; quoted fields may hold line breaks."""
     header: list[str] | None = None
     for line, fields in csv_rows(path, decoder, delimiter):
         if header is None:
@@ -33,7 +33,7 @@ def read_csv(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
             continue
         if len(fields) != len(header):
             raise DataError(
-                f"the row has {len(fields)} fields, the header {len(header)} ({shown(header)}).",
+                f"the row has {len(fields)} fields, the header {len(header)} ({list_names(header)}).",
                 remedy="Put a field that holds the separator, a quote or a line break between double quotes.",
                 path=path,
                 line=line,
@@ -42,23 +42,24 @@ def read_csv(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
 
 
 def csv_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, fields) of each row that is not blank.
+    """Yield (number of its first line, fields) of each row that is not blank.
 
-    Where the first line does not hold `delimiter` outside quotes, but a comma, semicolon, tab or bar, that separates
-    the fields of this file: spreadsheets of many countries write semicolons.
+    If the first line has no `delimiter` outside quotes, but a comma, semicolon, tab or bar, that separates the fields
+    of this file: spreadsheets of many countries write semicolons.
     """
-    if csv.field_size_limit() < decoder.max_bytes:  # its default, 128 KiB, is smaller than documents people have
+    if csv.field_size_limit() < decoder.max_bytes:  # its default, 128 KiB, is too small for some documents
         csv.field_size_limit(decoder.max_bytes)
     begin, size = 1, 0
 
-    def counted() -> Iterator[str]:
+    def limit_rows() -> Iterator[str]:
+        """Yield the lines, and refuse a row that is too long."""
         nonlocal size
         for _, text in decode_lines(path, decoder):
             size += len(text)
             decoder.check_length(size, path=path, line=begin, what='the row that begins here (is a " missing?)')
             yield text
 
-    source = counted()
+    source = limit_rows()
     head = list(_until_text(source))
     reader = csv.reader(chain(head, source), delimiter=_separator(head, delimiter), strict=True)
     try:
@@ -76,7 +77,7 @@ def csv_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[tuple[int,
 
 
 def _until_text(source: Iterator[str]) -> Iterator[str]:
-    """The lines up to the first that is not blank."""
+    """Yield the lines up to the first that is not blank."""
     for line in source:
         yield line
         if line.strip():
@@ -84,19 +85,19 @@ def _until_text(source: Iterator[str]) -> Iterator[str]:
 
 
 def _separator(head: list[str], expected: str) -> str:
-    """What separates the fields of the first line."""
+    """Return the separator of the fields of a file that begins with the lines `head`."""
     bare = re.sub(r'"[^"]*("|$)', "", head[-1]) if head else ""
     return next((mark for mark in (expected, *",;\t|") if mark in bare), expected)
 
 
-def shown(names: Sequence[str], most: int = 20) -> str:
-    """Names for a message, however many there are."""
+def list_names(names: Sequence[str], most: int = 20) -> str:
+    """Return names for a message, the first `most` of them."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + more
 
 
-def read_jsonl(path: str, decoder: Decoder) -> Iterator[Row]:
-    """Objects of a JSON Lines file; blank lines are skipped, `NaN` and `Infinity` are no JSON."""
+def jsonl_objects(path: str, decoder: Decoder) -> Iterator[Row]:
+    """Yield the objects of a JSON Lines file; blank lines are skipped, `NaN` and `Infinity` are refused."""
     for line, text in decode_lines(path, decoder):
         if not text.strip():
             continue
@@ -107,7 +108,9 @@ def read_jsonl(path: str, decoder: Decoder) -> Iterator[Row]:
                 f"not JSON: {error.msg}.", remedy=_ONE_PER_LINE, path=path, line=line, column=error.colno
             ) from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON that can be read: {error}.", path=path, line=line) from error
+            raise DataError(
+                f"not JSON that can be read: {error}.", remedy=_ONE_PER_LINE, path=path, line=line
+            ) from error
         if not isinstance(value, dict):
             raise DataError(f"expected a JSON object, got {_kind(value)}.", remedy=_ONE_PER_LINE, path=path, line=line)
         yield line, value
@@ -117,17 +120,19 @@ _ONE_PER_LINE = 'Write one JSON object a line: {"text": "..."}.'
 
 
 def _refuse_constant(name: str) -> NoReturn:
+    """Raise a ValueError for NaN and Infinity."""
     raise ValueError(f"{name} is no JSON value")
 
 
 def _kind(value: object) -> str:
+    """Return the name of a JSON value's type."""
     names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def read_parquet(path: str, columns: Sequence[str] | None, decoder: Decoder) -> Iterator[Row]:
-    """Rows of a Parquet file, `columns` only, strings as bytes; the line is the row's number from 1."""
-    file = _parquet(path)
+def parquet_rows(path: str, columns: Sequence[str] | None, decoder: Decoder) -> Iterator[Row]:
+    """Yield the rows of a Parquet file, `columns` only, strings as bytes; the line is the row's number from 1."""
+    file = _open_parquet(path)
     try:
         line = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
@@ -143,8 +148,8 @@ def read_parquet(path: str, columns: Sequence[str] | None, decoder: Decoder) -> 
     except DataError:
         raise
     except (OSError, ValueError, NotImplementedError, MemoryError) as error:
-        said = str(error) or "not enough memory"
-        raise DataError(f"cannot be read as Parquet: {said}.", path=path, remedy=_FETCH) from error
+        reason = str(error) or "not enough memory"
+        raise DataError(f"cannot be read as Parquet: {reason}.", path=path, remedy=_FETCH) from error
     finally:
         file.close()
 
@@ -153,7 +158,7 @@ _FETCH = "Fetch or write the file again."
 
 
 def _longest(column: Any) -> int:
-    """The length of the longest string of a column of strings, also below a dictionary; 0 for others."""
+    """Return the length of the longest string of a column of strings, also of a dictionary; 0 for other columns."""
     pyarrow, compute = import_optional("pyarrow"), import_optional("pyarrow.compute")
     parts = [part.dictionary if pyarrow.types.is_dictionary(part.type) else part for part in column.chunks]
     strings = [part for part in parts if pyarrow.types.is_large_binary(part.type) or pyarrow.types.is_binary(part.type)]
@@ -161,20 +166,21 @@ def _longest(column: Any) -> int:
 
 
 def parquet_columns(path: str) -> list[str]:
-    """Names of the columns of a Parquet file."""
-    file = _parquet(path)
+    """Return the names of the columns of a Parquet file."""
+    file = _open_parquet(path)
     try:
         return [str(name) for name in file.schema_arrow.names]
     finally:
         file.close()
 
 
-def _parquet(path: str) -> Any:
+def _open_parquet(path: str) -> Any:
+    """Open a Parquet file."""
     with explain_errors(path):
         codec = None if path == STDIN else read_codec(path)
     if path == STDIN or codec is not None:
         raise DataError(
-            "Parquet must be a plain file: it is read from its end, and is compressed inside.",
+            "Parquet must be a plain file: it is read from its end, and compressed inside.",
             remedy="Give the .parquet file itself.",
             path=path,
         )
@@ -190,14 +196,14 @@ def _parquet(path: str) -> Any:
 
 
 def _binary_strings(batch: Any) -> Any:
-    """Strings as bytes, so that malformed UTF-8 meets the same decoder as everywhere else."""
+    """Return a table with strings as bytes, so that `Decoder` sees malformed UTF-8 as everywhere else."""
     pyarrow = import_optional("pyarrow")
     columns = [column.cast(_binary(column.type)) for column in batch.columns]
     return pyarrow.table(columns, names=batch.schema.names)
 
 
 def _binary(kind: Any) -> Any:
-    """A type with bytes where it has strings, at any depth; a dictionary stays one outside, where it saves memory."""
+    """Return a type with bytes in place of strings, at any depth; an outer dictionary stays, as it saves memory."""
     pyarrow = import_optional("pyarrow")
     types = pyarrow.types
     if types.is_string(kind) or types.is_large_string(kind):

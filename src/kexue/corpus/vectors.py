@@ -1,4 +1,4 @@
-"""Files of vectors, as numpy writes them."""
+"""Vectors in .npy files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from kexue._files import explain
 from kexue.errors import DataError
 
-CHUNK = 8192
+CHUNK = 8192  # rows read at a time
 _SAVE = "Give a .npy file of floats of shape (n, d), as numpy.save writes."
 
 
 def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarray[Any, Any]:
-    """The vectors (n, d) of a .npy file, mapped into memory.
+    """Return the vectors (n, d) of a .npy file, mapped into memory.
 
     Args:
-        path: the file.
-        kinds: which kinds of numbers are accepted, as numpy's `dtype.kind` says them.
+        path: a .npy file, n >= 1.
+        kinds: accepted kinds of numbers, letters of numpy's `dtype.kind`.
 
     Raises:
-        DataError: it cannot be read, is empty, cut short or an archive, or holds anything but numbers of shape (n, d).
+        DataError: the file cannot be read, is empty, cut short or an archive, or has no numbers of shape (n, d).
     """
     try:
         with open(path, "rb") as file:
@@ -32,7 +32,7 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
         if not head.startswith(b"\x93NUMPY"):
             what = "an archive of several arrays" if head.startswith(b"PK") else "no array" if head else "an empty file"
             raise DataError(f"{what}, not one array of numbers.", path=path, remedy=_SAVE)
-        with np.errstate(over="ignore"):  # of a made-up shape
+        with np.errstate(over="ignore"):  # in the size of a damaged shape
             vectors: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         message, remedy = explain(error)
@@ -51,10 +51,14 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
 
 
 def vector_chunks(vectors: np.ndarray[Any, Any], path: str | os.PathLike[str]) -> Iterator[np.ndarray[Any, Any]]:
-    """The rows of `read_vectors`, 8,192 at a time.
+    """Yield the rows of `read_vectors`, 8,192 at a time.
+
+    Args:
+        vectors: (n, d).
+        path: their file, for errors.
 
     Raises:
-        DataError: a number that is not finite; its row in the file and its column are named, both from 0.
+        DataError: a number that is not finite, with its row in the file and its column, both from 0.
     """
     for start in range(0, len(vectors), CHUNK):
         chunk = vectors[start : start + CHUNK]

@@ -87,15 +87,18 @@ def load_pairs(
     path, name, part = _locate(name_or_path, split)
     names = None if columns is None else (columns[0], columns[1], columns[2])
     reader = PairReader(path, names, Decoder(errors, max_bytes))
-    pairs = list(reader)
-    if not pairs:
+    texts_a, texts_b, labels = [], [], []
+    for a, b, label in reader:
+        texts_a.append(a)
+        texts_b.append(b)
+        labels.append(label)
+    if not labels:
         raise DataError(
             f"no pairs ({reader.skipped} lines without the right number of fields).",
             path=path,
             remedy="A line is text, text and number, separated by tabs (.tsv) or commas (.csv).",
         )
-    texts_a, texts_b, labels = zip(*pairs, strict=True)
-    return PairDataset(name, part, list(texts_a), list(texts_b), np.array(labels), reader.skipped, reader.replaced)
+    return PairDataset(name, part, texts_a, texts_b, np.array(labels), reader.skipped, reader.replaced)
 
 
 def pair_datasets(pairs: Any) -> list[PairDataset]:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kexue._files import displaced, hash_file, is_disk_full, replacing_folder
+from kexue._files import displaced_path, hash_file, is_disk_full, replacing_folder
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError, DiskFullError
 from kexue.optim.kind import check_kind
@@ -150,8 +150,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: no checkpoint there, a damaged one, or one of another program or a newer version.
     """
     folder = Path(path)
-    if not folder.exists() and displaced(folder).exists():
-        folder = displaced(folder)  # a kill came between the two renames
+    if not folder.exists() and displaced_path(folder).exists():
+        folder = displaced_path(folder)  # a kill came between the two renames
     body = read_manifest(folder)
     tensors = {}
     for name, digest in body["files"].items():

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from kexue._files import displaced, refuse_foreign
+from kexue._files import displaced_path, refuse_foreign
 from kexue.errors import CheckpointError
 from kexue.train.checkpoint import MANIFEST, find_foreign, read_manifest
 from kexue.train.logs import EVENTS, refuse_foreign_log
@@ -40,14 +40,14 @@ def _written_names(last: Path) -> set[str]:
 
 def is_begun(folder: Path) -> bool:
     """Whether there is a checkpoint to resume from."""
-    paths = [path for name in (LAST, PREVIOUS) for path in (folder / name, displaced(folder / name))]
+    paths = [path for name in (LAST, PREVIOUS) for path in (folder / name, displaced_path(folder / name))]
     return any(path.is_dir() and any(path.iterdir()) for path in paths)
 
 
 def clear_run(folder: Path, log: Sequence[str]) -> None:
     """Remove the checkpoints and the log of an earlier run, and nothing else; call `check_folder` first."""
     for name in _FOLDERS:
-        for path in (folder / name, displaced(folder / name)):
+        for path in (folder / name, displaced_path(folder / name)):
             if path.exists():
                 shutil.rmtree(path.resolve() if path.is_symlink() else path)
     if "jsonl" in log:

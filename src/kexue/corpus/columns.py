@@ -1,0 +1,165 @@
+"""Columns of a table as the text, id and metadata of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kexue.corpus.decoding import Decoder
+from kexue.corpus.fields import Record, parse_scalar, to_json
+from kexue.corpus.rows import csv_table, jsonl_objects, list_names, parquet_columns, parquet_rows
+from kexue.errors import DataError
+
+TEXT_COLUMNS = ("text", "sentence", "question", "content", "title", "document", "body")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that hold the text, id and metadata.
+
+    Attributes:
+        text: column of the text; None: the only column, else the first of `TEXT_COLUMNS`.
+        id: column of the identifier; None: no ids.
+        metadata: columns of the metadata.
+    """
+
+    text: str | None
+    id: str | None
+    metadata: tuple[str, ...]
+
+    def refuse_names(self, path: str, what: str) -> None:
+        """Raise a DataError if a column is named; `what` is the input, which has no columns."""
+        for name, value in (("text", self.text), ("id", self.id), ("metadata", self.metadata)):
+            if value:
+                raise DataError(
+                    f"{name}={value!r} names a column, and {what} has none.",
+                    remedy=f"Leave {name} out, or say the format with format= (--format).",
+                    path=path,
+                )
+
+    def read_csv(self, path: str, decoder: Decoder, delimiter: str) -> Iterator[Record]:
+        """Yield the records of a CSV or TSV file."""
+        text: str | None = None
+        for line, row in csv_table(path, decoder, delimiter):
+            text = text or self._text_column(list(row), path)
+            metadata = {name: parse_scalar(row[name]) for name in self.metadata if row[name]}
+            yield self._record(row, text, metadata, decoder, path, line)
+
+    def read_jsonl(self, path: str, decoder: Decoder) -> Iterator[Record]:
+        """Yield the records of a JSON Lines file; an object may lack metadata, but not the text or the id."""
+        text: str | None = None
+        missing, fields = set(self.metadata), dict[str, None]()
+        for line, row in jsonl_objects(path, decoder):
+            if text is None or text not in row or (self.id is not None and self.id not in row):
+                text = self._text_column(list(row), path, line=line, text=text)
+            if missing:
+                missing.difference_update(row)
+                fields.update(dict.fromkeys(list(row)[:50]))
+            metadata = {}
+            for name in self.metadata:
+                if name in row:
+                    metadata[name] = decoder.clean_json(row[name], path=path, line=line, column=name)
+            yield self._record(row, text, metadata, decoder, path, line)
+        if missing and fields:
+            raise _no_column(sorted(missing)[0], "metadata", list(fields), path)
+
+    def read_parquet(self, path: str, decoder: Decoder) -> Iterator[Record]:
+        """Yield the records of a Parquet file."""
+        names = parquet_columns(path)
+        text = self._text_column(names, path)
+        if names.count(text) > 1:
+            raise _same_name(text, path)
+        needed = dict.fromkeys([text, *([self.id] if self.id else []), *self.metadata])
+        for line, row in parquet_rows(path, list(needed), decoder):
+            values = {
+                name: decoder.decode(value, path=path, line=line, column=name) if isinstance(value, bytes) else value
+                for name, value in row.items()
+            }
+            metadata = {
+                name: to_json(values[name], decoder, path=path, line=line, column=name) for name in self.metadata
+            }
+            yield self._record(values, text, metadata, decoder, path, line)
+
+    def _text_column(self, names: list[str], path: str, *, line: int | None = None, text: str | None = None) -> str:
+        """Return the text column among `names`, and check that all named columns are there.
+
+        Args:
+            names: columns of the table, or of one object of a JSON Lines file.
+            path: the file, for errors.
+            line: line of the object, which may lack metadata; None: the names are those of a table.
+            text: text column of the objects before this one.
+        """
+        text = self.text or text
+        needed = [("text", text), ("id", self.id)]
+        needed += [] if line else [("metadata", name) for name in self.metadata]
+        for role, name in needed:
+            if name is not None and name not in names:
+                raise _no_column(name, role, names, path, line)
+            if name is not None and names.count(name) > 1:
+                raise _same_name(name, path)
+        if text:
+            return text
+        if len(names) == 1:
+            return names[0]
+        lower = {name.strip().lower(): name for name in reversed(names)}
+        for name in TEXT_COLUMNS:
+            if name in lower:
+                return lower[name]
+        raise DataError(
+            f"which column holds the text? There are: {list_names(names)}.",
+            remedy="Name it with text= (--text).",
+            path=path,
+            line=line,
+        )
+
+    def _record(
+        self, row: dict[str, Any], column: str, metadata: dict[str, Any], decoder: Decoder, path: str, line: int
+    ) -> Record:
+        """Return the record of a row, after checking its text and id."""
+        text = row[column]
+        if text is None or text == "" or (isinstance(text, str) and text.isspace()):
+            raise DataError(
+                "the text is empty.", remedy="Fill it in or remove the row.", path=path, line=line, column=column
+            )
+        if not isinstance(text, str):
+            raise DataError(
+                f"the text must be a string, got {text!r:.40}.",
+                remedy="Name another column with text= (--text), or quote the value.",
+                path=path,
+                line=line,
+                column=column,
+            )
+        text = decoder.clean(text, path=path, line=line, column=column)
+        id = None if self.id is None else self._identifier(row[self.id], decoder, path, line)
+        return Record(id, text, metadata, path, line)
+
+    def _identifier(self, value: Any, decoder: Decoder, path: str, line: int) -> str:
+        """Return an id as text."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if isinstance(value, str) and value.strip():
+            return decoder.clean(value, path=path, line=line, column=self.id)
+        raise DataError(
+            f"the id must be a string or a whole number, got {value!r:.40}.",
+            remedy="Correct the value, or name another column with id= (--id).",
+            path=path,
+            line=line,
+            column=self.id,
+        )
+
+
+def _no_column(name: str, role: str, names: list[str], path: str, line: int | None = None) -> DataError:
+    """Return the error about a column that is missing."""
+    return DataError(
+        f"there is no column {name!r}. There are: {list_names(names)}.",
+        remedy=f"Name one of them with {role}= (--{role}).",
+        path=path,
+        line=line,
+        column=name,
+    )
+
+
+def _same_name(name: str, path: str) -> DataError:
+    """Return the error about two columns of one name."""
+    return DataError(f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name)
