@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from kexue import errors
-from kexue._files import displaced, replacing, replacing_folder
+from kexue._files import displaced_path, replacing, replacing_folder
 from kexue._text import parse_json
 from kexue.corpus.decoding import read_lines
 from kexue.errors import DataError
@@ -109,7 +109,7 @@ def test_a_folder_with_something_foreign_is_not_replaced(tmp_path):
     with pytest.raises(DataError, match=r"years\.txt"), replacing_folder(folder, foreign=os.listdir):
         pass
     assert (folder / "years.txt").read_text() == "of work"
-    assert not displaced(folder).exists()
+    assert not displaced_path(folder).exists()
 
 
 def test_lines_end_with_line_feeds_only(tmp_path):
