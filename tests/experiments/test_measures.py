@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from kexue.errors import DataError, MissingDependencyError
-from kexue.experiments import Claim, Figure
+from kexue.experiments import Claim, Figure, _measures
 from kexue.experiments._data import CharacterVectors, attempt, draw_planted_pairs, load_sentence_pairs, read_lines
 from kexue.experiments._measures import bootstrap_interval, count_multiplications, student_interval
 
@@ -40,6 +40,22 @@ def test_multiplications_of_a_matrix_product_and_its_gradient():
     a, b = torch.ones(2, 3, requires_grad=True), torch.ones(3, 5, requires_grad=True)
     assert count_multiplications(lambda: a @ b) == 2 * 3 * 5
     assert count_multiplications(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5
+
+
+def test_calls_are_timed_alternately(monkeypatch):
+    clock, order = iter(range(100)), []
+    monkeypatch.setattr(_measures.time, "perf_counter", lambda: next(clock))
+
+    def prepare(name, ticks):
+        def call():
+            order.append(name)
+            for _ in range(ticks):
+                next(clock)
+
+        return lambda: order.append(f"prepare {name}") or call
+
+    assert _measures.time_in_turns({"a": prepare("a", 2), "b": prepare("b", 0)}, 2) == {"a": [3, 3], "b": [1, 1]}
+    assert order == ["prepare a", "a", "prepare b", "b"] * 2
 
 
 def test_what_is_missing_is_a_note_and_any_other_error_is_not_hidden():

@@ -1,4 +1,4 @@
-"""Every article's claim, re-run: one file per article, found by its slug."""
+"""Experiments that test the claims of the articles, one file per article; run by slug with `run_experiment`."""
 
 from kexue.experiments.registry import Experiment, experiment, list_experiments, run_experiment
 from kexue.experiments.report import Claim, Figure, Report

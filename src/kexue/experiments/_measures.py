@@ -1,8 +1,9 @@
-"""Measures that several experiments share: retrieval within classes, arithmetic of a call, intervals of a mean."""
+"""Measures that several experiments share: retrieval within classes, work and duration of calls, intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,23 @@ def count_multiplications(call: Callable[[], Any]) -> float:
     with Counter():  # type: ignore[no-untyped-call]
         call()
     return total
+
+
+def time_in_turns(prepare: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of several calls, made alternately so that the state of the machine is the same for all.
+
+    Args:
+        prepare: by name, a function that is not timed and returns the call that is.
+        rounds: calls of each name, >= 1.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in prepare}
+    for _ in range(rounds):
+        for name, make in prepare.items():
+            call = make()
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def student_interval(values: Any) -> tuple[float, float, float]:

@@ -10,7 +10,6 @@ The cost of a critic step is measured on the bare step, so that seconds and mult
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from kexue._arrays import Array
 from kexue._optional import import_optional
 from kexue.experiments._data import attempt, split_digits
-from kexue.experiments._measures import count_multiplications
+from kexue.experiments._measures import count_multiplications, time_in_turns
 from kexue.experiments._training import build_mlp, fit, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -206,12 +205,7 @@ def _cost_figures(rounds: int) -> dict[str, Figure]:
         _critic_loss(critics[kind], x, fake, weights[kind], numbers).backward()
         adams[kind].step()
 
-    seconds: dict[str, list[float]] = {kind: [] for kind in critics}
-    for _ in range(rounds):
-        for kind in critics:
-            start = time.perf_counter()
-            step(kind)
-            seconds[kind].append(time.perf_counter() - start)
+    seconds = time_in_turns({kind: partial(partial, step, kind) for kind in critics}, rounds)
     work = {kind: count_multiplications(partial(step, kind)) for kind in critics}
     milliseconds = {kind: 1e3 * float(np.median(times)) for kind, times in seconds.items()}
     return {

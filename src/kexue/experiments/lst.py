@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import numpy as np
 from kexue import nn as layers
 from kexue._optional import import_optional
 from kexue.experiments._data import attempt, read_lines, split_digits
-from kexue.experiments._measures import count_multiplications
+from kexue.experiments._measures import count_multiplications, time_in_turns
 from kexue.experiments._training import Training, fit, share_right, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -135,23 +135,24 @@ def _measure_cost(seed: int, *, rounds: int, size: tuple[int, int, int, int]) ->
         side = layers.LadderSideNetwork(copy.deepcopy(backbone), taps=range(depth + 1), width=width // 8)
         side(x)
     ways = {"full": backbone, "adapters": adapted, "ladder": side}
-    saved: dict[str, int] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):  # the first does not count
-        for name, module in ways.items():
-            saved[name], loss = _count_saved(module, x)
-            start = time.perf_counter()
-            loss.backward()
-            seconds[name] += [time.perf_counter() - start] if number else []
+    saved = {name: _count_saved(module, x)[0] for name, module in ways.items()}
+    passes = {name: partial(_prepare_backward, module, x) for name, module in ways.items()}
+    seconds = time_in_turns(passes, rounds + 1)
     return {
         name: _Cost(
             saved[name],
-            median(seconds[name]),
+            median(seconds[name][1:]),  # the first pass is a warm-up
             sum(p.numel() for p in module.parameters() if p.requires_grad),
-            count_multiplications(_count_saved(module, x)[1].backward),
+            count_multiplications(passes[name]()),
         )
         for name, module in ways.items()
     }
+
+
+def _prepare_backward(module: Any, x: Any) -> Callable[[], None]:
+    """The backward pass of a module, after its forward pass."""
+    backward: Callable[[], None] = _count_saved(module, x)[1].backward
+    return backward
 
 
 def _count_saved(module: Any, x: Any) -> tuple[int, Any]:
