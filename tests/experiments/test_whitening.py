@@ -57,4 +57,4 @@ def test_with_data(slug, data_folder):
     names = {entry["name"] for entry in report.data}
     assert {"stsb_en", "atec", "bq", "lcqmc", "pawsx_zh", "stsb_zh"} <= names
     assert len(report.claims) >= 5
-    assert not any("want of data" in note for note in report.notes)
+    assert not any("data are missing" in note for note in report.notes)

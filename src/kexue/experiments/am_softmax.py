@@ -68,8 +68,8 @@ def _triangle_figures(seed: int, n: int) -> dict[str, Figure]:
     worst = _worst_triangle(seed, n)
     corner = _triangle(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])[:, None])
     return {
-        "chord_triangle_slack": Figure(worst["sqrt"], unit="least of d(a,b) + d(b,c) - d(a,c)"),
-        "cosine_triangle_slack": Figure(worst["plain"], unit="the same of 1 - cos"),
+        "chord_triangle_slack": Figure(worst["sqrt"], unit="smallest d(a,b) + d(b,c) - d(a,c)"),
+        "cosine_triangle_slack": Figure(worst["plain"], unit="smallest d(a,b) + d(b,c) - d(a,c), d = 1 - cos"),
         "chord_corner": Figure(float(corner["sqrt"][0]), expected=0.0824, source="computed"),
         "cosine_corner": Figure(float(corner["plain"][0]), expected=-0.4142, source="computed"),
     }
@@ -101,7 +101,7 @@ def _digit_claims(closed: _Runs, unseen: _Runs) -> list[Claim]:
     seen, new, measured = gains(closed, "0.35", "0"), gains(unseen, "0.35", "0"), gains(closed, "measured", "0.35")
     return [
         Claim.check(
-            "With a margin, samples of one class find one another: retrieval on digits improves.",
+            "With a margin, samples of one class are closer together: retrieval on digits improves.",
             bool((seen > 0).all() and seen.mean() > 0.02),
             rule=_RULE,
             figures=["map_digits_0", "map_digits_0.35", "recall1_digits_0", "recall1_digits_0.35"],

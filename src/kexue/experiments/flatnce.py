@@ -35,7 +35,7 @@ _WAYS = {  # name: label in the picture
 
 @experiment(
     "flatnce",
-    claim="Small batches suffer from rounding in the cross-entropy, and FlatNCE, free of it, does better there.",
+    claim="Small batches suffer from rounding in the cross-entropy; FlatNCE avoids it and does better there.",
     effect=(
         "mAP at batch 3 {map_cross_entropy_3} to {map_flat_3}; at batch 64 {map_cross_entropy_64} to {map_flat_64}"
     ),
@@ -151,7 +151,7 @@ def _digit_claims(runs: _Runs) -> list[Claim]:
             figures=names(("cross_entropy", "flat"), _SMALL, "map", "recall1"),
         ),
         Claim.check(
-            "In a larger batch FlatNCE is at least not worse.",
+            "In a larger batch FlatNCE is not worse.",
             bool(_gain(runs, "flat", 64).mean() > -0.01),
             rule="mean average precision at batch 64 not more than 0.01 below",
             figures=names(("cross_entropy", "flat"), (64,), "map", "recall1"),
@@ -166,14 +166,14 @@ def _digit_claims(runs: _Runs) -> list[Claim]:
             ],
         ),
         Claim.check_parts(
-            "The epsilon of Adam is why: without it InfoNCE closes the gap (an addition of ours).",
+            "The epsilon of Adam is why: without it InfoNCE closes the gap (our addition).",
             reaches_half("epsilon"),
             rule=f"epsilon 1e-30 {half}; partly when at one of them",
             figures=names(("epsilon",), _SMALL, "share_of_gain"),
         ),
         Claim.check_parts(
             "The weight of a whole batch is why: InfoNCE with the weights of each batch scaled to sum 1 closes the gap "
-            "(an addition of ours; what is left is the weights within a batch).",
+            "(our addition; what is left is the weights within a batch).",
             reaches_half("rescaled"),
             rule=f"it {half}; partly when at one of them",
             figures=names(("rescaled",), _SMALL, "share_of_gain"),

@@ -1,7 +1,7 @@
-"""kexue.fm/archives/9158: the multi-label loss carried over to n m-way decisions, an attempt that brought nothing.
+"""kexue.fm/archives/9158: the multi-label loss extended to n m-way decisions, an attempt without gain.
 
-Measures: the identities that the pairwise form keeps; on digits it does as well as cross-entropy and no better, the
-centered form worse; why: its loss vanishes while the answer is wrong; and what balancing does when one class abounds.
+Measures: identities of the pairwise form; recall on digits of both forms and of cross-entropy, also with one dominant
+class; and the loss of the centered form for a wrong answer, which can be almost 0.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _COMMON = 0.9  # share of the digit 0 in the unbalanced stream
     minutes=0.2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Identities, the failing example, and linear models of digits: balanced, and with one digit abounding."""
+    """Identities, the failing example, and linear models of digits: balanced, and with one dominant digit."""
     import_optional("torch", extra="train")
     count, epochs = {"smoke": (1, 5), "small": (5, 30), "full": (20, 30)}[budget]
     seeds = range(seed, seed + count)
     figures = {name: Figure(value) for name, value in _measure_identities(seed).items()}
     claims = _identity_claims(figures)
-    notes = ["the verdict of the article, in words, is tested here on digits with a linear model"]
+    notes = ["the article's verdict, given in words, is tested on digits with a linear model"]
     recalls = attempt(lambda: _measure_digits(seeds, epochs), "the digits", notes)
     if recalls:
         figures |= {
@@ -106,7 +106,7 @@ def _digit_claims(figures: dict[str, Figure]) -> list[Claim]:
             figures=["accuracy_cross_entropy", "accuracy_centered", "accuracy_loss_centered"],
         ),
         Claim.check(
-            "Where one class abounds the pairwise form balances the classes (the aim, measured by us).",
+            "Where one class dominates, the pairwise form balances the classes (the article's aim, our measurement).",
             figures[f"{common}_gain_pairwise"].value > 0.01,
             rule="mean recall over the digits higher than with cross-entropy by more than 0.01, the digit 0 being "
             f"{_COMMON:.0%} of the training stream",

@@ -41,7 +41,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     sets = _data.load_similarity_data(seed, data, budget, notes)
     results = _evaluate_all(sets, {"smoke": 100, "small": 1000, "full": 2000}[budget], seed, notes)
     if sets.absent:
-        notes.append(f"left out for want of data: {', '.join(sets.absent)}")
+        notes.append(f"left out, since the data are missing: {', '.join(sets.absent)}")
     notes.append(
         "not tested, since weights of Chinese BERT and SimBERT are missing: which pooling is best, whether larger "
         "models are better, and that SimBERT is best on every set but PAWSX"

@@ -65,7 +65,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         losses["characters, 67 of 200"] = _rotate(sets.characters, sets.chinese, 67, draws, seed)
         claims.append(_loss_claim("200 averaged character", losses["characters, 67 of 200"], "characters", figures))
     if sets.absent:
-        notes.append(f"left out for want of data: {', '.join(sets.absent)}")
+        notes.append(f"left out, since the data are missing: {', '.join(sets.absent)}")
     return Report(
         tuple(claims),
         figures,
@@ -172,7 +172,7 @@ def _transfer_claims(
             for split in ("train", "valid", "test")
         )
     except (ValueError, IndexError):
-        notes.append("left out for want of data: tuning on stsb_en (train, valid and test)")
+        notes.append("left out, since the data are missing: tuning on stsb_en (train, valid and test)")
         return []
     texts = list(dict.fromkeys([*train.texts_a, *train.texts_b]))
     sides = tuple(encoder.encode(side) for side in (valid.texts_a, valid.texts_b))
