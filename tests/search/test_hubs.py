@@ -10,7 +10,7 @@ import pytest
 from kexue.errors import NotSupported
 from kexue.search import Index, build_index
 from kexue.search.hubness import count_neighbours
-from kexue.search.hubs import NEIGHBOURS, local_means, neighbour_scores, with_offsets
+from kexue.search.hubs import NEIGHBOURS, append_offsets, local_means, neighbour_scores
 from kexue.similarity import HubnessReducer, Whitening
 
 N, DIM = 150, 12  # more than r looks at
@@ -111,7 +111,7 @@ def test_equal_rows_count_alike_wherever_they_stand(groups: list[int], dim: int,
     """Over 200 lots the mean count of equal rows is one number: a place among them is worth nothing."""
     unit = copies(np.random.default_rng(4), groups, dim)
     local = local_means(neighbour_scores(unit))
-    stored = with_offsets(unit, local)
+    stored = append_offsets(unit, local)
     _, which = np.unique(stored, axis=0, return_inverse=True)
     assert len(np.unique(which)) == len(groups), "equal rows have one r, to the bit"
     generator = np.random.default_rng(5)

@@ -19,7 +19,7 @@ from kexue.corpus.decoding import MAX_BYTES
 from kexue.search.hubs import Dehub, centre_whitening, check_dehub
 from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport
-from kexue.search.opening import check_approx, open_index_store
+from kexue.search.opening import check_approx, open_index
 from kexue.search.partial import PartialIndex, check_place, discard, put_in_place
 from kexue.search.space import Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
@@ -192,7 +192,7 @@ class _Job:
 
     def finish(self, *, overwrite: bool) -> IndexInfo:
         """Write the snapshot, put the index in place, and describe it."""
-        store, encoder = open_index_store(self._finished)
+        store, encoder = open_index(self._finished)
         try:
             cast(EmbeddedStore, store).save_snapshot()
             info = describe_index(str(self._finished), store, encoder.space, None)

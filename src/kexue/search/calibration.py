@@ -10,7 +10,7 @@ import numpy as np
 
 from kexue.errors import InfeasibleError
 from kexue.search.encoding import IndexEncoder
-from kexue.search.sample import SAMPLE, documents_with_vectors, sample_rows
+from kexue.search.sample import SAMPLE, documents_with_vectors, require_documents, sample_rows
 from kexue.search.space import file_bytes, from_file_bytes, read_record
 from kexue.search.store.base import Store, Value
 from kexue.similarity import Probability, ScoreCalibrator
@@ -60,6 +60,7 @@ def fit_calibration(
         raise ValueError("pairs come with labels, one each: 1 where the two texts belong together, 0 where not.")
     judged = None if pairs is None else list(pairs)  # once: both may be iterators
     given = None if labels is None else list(labels)
+    require_documents(store, encoder.path, 2, "random pairs")
     random = np.random.default_rng(generator)
     _, vectors = documents_with_vectors(sample_rows(store, SAMPLE, random), encoder.space)
     calibrator = ScoreCalibrator(method).fit(null_scores(vectors, n, generator=random))

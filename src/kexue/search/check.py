@@ -10,7 +10,7 @@ from kexue._progress import Progress
 from kexue.errors import IndexFormatError
 from kexue.search.calibration import StoredCalibration
 from kexue.search.info import describe_index
-from kexue.search.opening import open_index_store
+from kexue.search.opening import open_index
 from kexue.search.store import require_file
 from kexue.search.store.base import IndexMissingError, IndexReplacedError
 from kexue.search.store.sqlite import copying, files
@@ -63,7 +63,7 @@ def check_index(path: str | os.PathLike[str], *, progress: Progress | None = Non
 
 def _read_records(path: str) -> None:
     """Read what the index records about itself; IndexFormatError where that is damaged."""
-    store, encoder = open_index_store(path, readonly=True)
+    store, encoder = open_index(path, readonly=True)
     try:
         describe_index(path, store, encoder.space, StoredCalibration(store, path).load())
     finally:

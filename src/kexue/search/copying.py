@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from kexue._progress import Progress
-from kexue.search.opening import open_index_store
+from kexue.search.opening import open_index
 from kexue.search.store import create_store, is_remote, require_file
 from kexue.search.store.base import IndexExistsError, Value
 from kexue.search.store.sqlite import copying
@@ -111,7 +111,7 @@ def copy_index(
     2
     """
     _check_distinct(source, target)
-    old, _ = open_index_store(source, readonly=True)
+    old, _ = open_index(source, readonly=True)
     try:
         metadata: dict[str, Value] = {key: value for key, value in old.metadata().items() if key not in _STORE_ENTRIES}
         mode = None if is_remote(source) else stat.S_IMODE(os.stat(source).st_mode)

@@ -1,4 +1,4 @@
-"""Candidates read once more together with the query: a classifier over the pair, from a Hugging Face folder."""
+"""Reranking with a cross-encoder: a classifier of query and document together, from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kexue.text.folder import weight_files
 from kexue.text.models import find_model, model_id_of
 from kexue.text.tokenizer import cut_text, list_texts
 
-_SILENT = 1_000_000  # a tokenizer that names no limit names a huge one
+_UNLIMITED = 1_000_000  # a tokenizer without a limit has a huge one
 _NAME = 'Name the folder or hub id of a trained one, such as "cross-encoder/ms-marco-MiniLM-L6-v2".'
 _CONVERT = (
     "Only safetensors weights are read. Convert once, where you trust the file: "
@@ -26,24 +26,24 @@ _CONVERT = (
 
 
 class CrossEncoderReranker:
-    """Score by a transformer that reads query and document as one sequence.
+    """Rerank with a transformer that reads query and document as one sequence.
 
     With one output z the score is sigmoid(z); with two it is the softmax probability of label 1, sigmoid(z_1 - z_0).
     The transformer runs in float32, the sigmoid in float64, so that scores stay below 1 up to z = 36. Any
-    activation the folder asks for instead is left out; the order of the documents is that of z either way.
+    activation of the folder is ignored; the order of the documents is that of z either way.
 
     Source: Nogueira & Cho 2019, arXiv:1901.04085.
 
     Args:
         folder: a folder with a sequence classifier, its tokenizer and safetensors weights, or a hub id (see
-            `kexue.text.find_model`, which asks the network last and, offline, never).
+            `kexue.text.find_model`, which uses the network last and, offline, never).
         device: ``"auto"`` (`KEXUE_DEVICE`, else cuda, mps, cpu in this order), ``"cpu"``, ``"cuda"``, ``"cuda:0"``, ...
 
     Attributes:
         model_id: hub id, or the folder's absolute path.
-        max_length: tokens of query and document together, special ones included: what tokenizer and model allow, 512
-            where the tokenizer names no limit. Only the document is cut.
-        batch_tokens: most tokens of one forward pass, padding included; a longer pair is a batch of its own.
+        max_length: tokens of query and document together, special ones included: the limit of tokenizer and model, 512
+            where the tokenizer has none. Only the document is cut.
+        batch_tokens: tokens of one forward pass at most, padding included; a longer pair is a batch by itself.
 
     Raises:
         ModelNotFoundError: no such model.
@@ -66,27 +66,30 @@ class CrossEncoderReranker:
         set_threads()
         self.device = choose_device(device)
         try:
-            found = find_model(folder)
+            path = find_model(folder)
         except ModelNotFoundError as error:
             raise ModelNotFoundError(error.message, tried=error.tried, remedy=_NAME) from None
-        self.model_id = model_id_of(found)
-        self._tokenizer, model = _load(found)
+        self.model_id = model_id_of(path)
+        self._tokenizer, model = _load(path)
         self._model = model.to(self.device).eval()
         limit = self._tokenizer.model_max_length
         positions = General(model.base_model, has_pooler=False).max_positions
-        limits = [limit if limit < _SILENT else 512, *([positions] if positions is not None and positions > 0 else [])]
+        limits = [
+            limit if limit < _UNLIMITED else 512,
+            *([positions] if positions is not None and positions > 0 else []),
+        ]
         self.max_length: int = min(limits)
         self.batch_tokens = 2048 if self.device.type == "cpu" else 8192  # as `kexue.text.Encoder`
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
-        """Score `documents`, in their order, each in [0, 1]; there are no explanations.
+        """Return the scores of `documents`, in their order, each in [0, 1]; without explanations.
 
         Raises:
             ValueError: the query is blank, or so long that no token of a document fits beside it.
             TypeError: a document is not a string; its position is named.
         """
         if not query.strip():
-            raise ValueError(f"the query must hold more than blanks, got {query!r}.")
+            raise ValueError(f"the query must not be blank, got {query!r}.")
         documents = list_texts(documents)
         if not documents:
             return Reranked(np.empty(0), [])
@@ -106,20 +109,20 @@ class CrossEncoderReranker:
         return Reranked(np.exp(-np.logaddexp(0, -margins)), [None] * len(documents))  # sigmoid, without overflow
 
     def cut(self, documents: Sequence[str], tokens: int) -> list[str]:
-        """Each document up to the end of its first `tokens` tokens; whole where it has no more."""
+        """Return each document up to the end of its first `tokens` tokens."""
         documents = list_texts(documents)
-        found = self._tokenizer(documents, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = self._tokenizer(documents, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [
-            cut_text(text, offsets, tokens) for text, offsets in zip(documents, found["offset_mapping"], strict=True)
+            cut_text(text, offsets, tokens) for text, offsets in zip(documents, encoded["offset_mapping"], strict=True)
         ]
 
     def count_tokens(self, query: str, documents: Sequence[str]) -> list[int]:
-        """Tokens of each document with the query, special ones included, nothing cut."""
+        """Return the number of tokens of each document with the query, special ones included, before cutting."""
         documents = list_texts(documents)
         return list(map(len, self._tokenizer([query] * len(documents), documents, verbose=False)["input_ids"]))
 
     def _margins(self, pairs: dict[str, list[list[int]]]) -> np.ndarray:
-        """Return (B,) float64, the log odds of "relevant"."""
+        """Return (B,) float64, the log odds of relevance."""
         torch = import_optional("torch")
         batch = self._tokenizer.pad(pairs, return_tensors="pt").to(self.device)
         with torch.inference_mode():
@@ -148,11 +151,11 @@ def _load(folder: Path) -> tuple[Any, Any]:
             raise CheckpointError(
                 f"{folder} cannot be loaded as a cross-encoder: {type(error).__name__}: {error}", remedy=_NAME
             ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # the default tokenizer of transformers where there is none
         raise CheckpointError(f"{folder} has no tokenizer.", remedy="Copy the whole folder, with its tokenizer.json.")
     if info["missing_keys"]:
         raise CheckpointError(
-            f"{folder} is no cross-encoder: {', '.join(sorted(info['missing_keys']))} are not among its weights "
+            f"{folder} is not a cross-encoder: {', '.join(sorted(info['missing_keys']))} are not among its weights "
             "and would be random.",
             remedy=_NAME,
         )

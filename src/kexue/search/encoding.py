@@ -65,12 +65,16 @@ class IndexEncoder:
         store: of the index.
         path: of the index, for messages.
         encoder: already loaded and compared with the record; None: the recorded one, when needed.
+
+    Attributes:
+        path: as given.
+        encoder: None until it is loaded.
     """
 
     def __init__(self, store: Store, path: str, encoder: SupportsEncode | None = None) -> None:
         self.encoder = encoder
         self._store = store
-        self._path = path
+        self.path = path
         self._space: Space | None = None
         self._key: tuple[Value | None, Value] | None = None
 
@@ -80,7 +84,7 @@ class IndexEncoder:
         metadata = self._store.metadata()
         key = (metadata.get("space"), metadata["model"])
         if self._space is None or self._key != key:
-            self._space = read_record(self._path, "model or its whitening", lambda: Space.load(metadata))
+            self._space = read_record(self.path, "model or its whitening", lambda: Space.load(metadata))
             self._key = key
         return self._space
 
@@ -92,13 +96,23 @@ class IndexEncoder:
     def load(
         self, model: SupportsEncode | str | None = None, *, device: str = "auto", dtype: str = "auto"
     ) -> SupportsEncode:
-        """Return the encoder, loaded if necessary; see `Index.load_encoder`."""
+        """Return the encoder, loaded if necessary.
+
+        Args:
+            model: where it is now (a folder or hub id), or the encoder itself; None: where it was.
+            device: "auto", "cpu", "cuda" or "mps".
+            dtype: "auto", "float32", "bfloat16" or "float16".
+
+        Raises:
+            ModelNotFoundError: it is not there, or the index does not record how to open it.
+            SpaceMismatchError: `model` is another encoder.
+        """
         if self.encoder is None or model is not None:
             recorded = self.space.model
             reference = model or recorded.reference
             if reference is None:
                 raise ModelNotFoundError(
-                    f"{self._path} does not record how to open its encoder ({recorded.describe()}).",
+                    f"{self.path} does not record how to open its encoder ({recorded.describe()}).",
                     remedy="Pass it: Index.open(path, encoder=...), or search with vectors.",
                 )
             self.use(reference, device=device, dtype=dtype)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from kexue.search.hubs import as_query, distinct
+from kexue.search.encoding import IndexEncoder
+from kexue.search.hubs import extend_queries, find_distinct
 from kexue.search.products import Keys, Vectors
-from kexue.search.sample import SAMPLE, sample_rows, stack_vectors
-from kexue.search.space import Space
+from kexue.search.sample import SAMPLE, require_documents, sample_rows, stack_vectors
 from kexue.search.store.base import Store
 from kexue.similarity import HubnessReport, k_occurrence
 from kexue.similarity.neighbours.selection import k_smallest
@@ -19,11 +19,14 @@ _BLOCK = 512  # queries at a time
 _TIE = 1e-6  # scores that differ by no more are equal, up to rounding of float32
 
 
-def count_occurrences(store: Store, space: Space, k: int, generator: Any) -> tuple[np.ndarray[Any, Any], list[str]]:
+def count_occurrences(
+    store: Store, encoder: IndexEncoder, k: int, generator: Any
+) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Count how often each document is among the `k` nearest of another; see `Index.k_occurrence`."""
+    require_documents(store, encoder.path, k + 1, f"k = {k} neighbours")
     rows = sample_rows(store, SAMPLE, np.random.default_rng(generator))
     ids, vectors = [row.id for row in rows], stack_vectors(rows)
-    if space.dehub == "csls":
+    if encoder.space.dehub == "csls":
         return count_neighbours(vectors, k, np.random.default_rng(generator)), ids
     return k_occurrence(vectors, k, generator=generator), ids
 
@@ -38,8 +41,8 @@ def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) ->
     """Count how often each stored vector with offset is among the `k` best of another; ties broken at random."""
     n = len(stored)
     counts = np.zeros(n, np.int64)
-    queries = as_query(stored[:, :-1], 1.0)
-    firsts, which = distinct(stored)
+    queries = extend_queries(stored[:, :-1], 1.0)
+    firsts, which = find_distinct(stored)
     for start in range(0, n, _BLOCK):
         distances = -(queries[start : start + _BLOCK] @ stored[firsts].T)[:, which]
         distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = np.inf

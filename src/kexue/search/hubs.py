@@ -1,4 +1,4 @@
-"""Hubs taken out of an index: one more coordinate makes a plain search of inner products rank as CSLS does.
+"""Correction for hubs: with one more coordinate, a search by inner product ranks as CSLS does.
 
 With c the cosine of query q and document y, and r(y) the mean cosine of y with its nearest documents, CSLS orders by
 2 c - r(q) - r(y); for one query this is the order of c - r(y) / 2 = <(q, 1), (y, -r(y) / 2)>.
@@ -25,13 +25,13 @@ _BLOCK = 512  # queries at a time
 
 
 def check_dehub(dehub: str | None) -> None:
-    """Refuse what is no correction."""
+    """Raise ValueError for an unknown correction."""
     if dehub not in (None, "csls", "center"):
         raise ValueError(f"dehub must be 'csls', 'center' or None, got {dehub!r}")
 
 
 def centre_whitening(dehub: str | None, whitening: Whitening | None) -> Whitening | None:
-    """The whitening with the centring that ``dehub="center"`` asks for; without one, centring alone.
+    """Return the whitening that subtracts the mean for ``dehub="center"``; without a whitening, centring alone.
 
     Raises:
         ValueError: the whitening does not subtract the mean.
@@ -45,24 +45,24 @@ def centre_whitening(dehub: str | None, whitening: Whitening | None) -> Whitenin
     return whitening
 
 
-def check_search_dehub(asked: str, built: str | None) -> None:
-    """Refuse a correction this index cannot give at search time."""
-    if asked not in ("none", "csls", "center"):
-        raise ValueError(f"dehub must be 'none', 'csls' or 'center', got {asked!r}")
-    if asked == "center" != built or (asked == "none" and built == "center"):
+def check_search_dehub(dehub: str, built: str | None) -> None:
+    """Raise an error for a correction that an index built with the correction `built` cannot apply to a search."""
+    if dehub not in ("none", "csls", "center"):
+        raise ValueError(f"dehub must be 'none', 'csls' or 'center', got {dehub!r}")
+    if dehub == "center" != built or (dehub == "none" and built == "center"):
         raise NotSupported(
             f"centring is done when an index is built, and this one was built with dehub={built!r}.",
             remedy="Build it again with the dehub you want (kexue index build --dehub), or search with dehub='csls'.",
         )
 
 
-def with_offsets(unit: Vectors, local: Scores) -> Vectors:
-    """Vectors to store, (n, d + 1): y and -r(y) / 2."""
+def append_offsets(unit: Vectors, local: Scores) -> Vectors:
+    """Return vectors to store, (n, d + 1): y and -r(y) / 2."""
     return np.column_stack([unit, -local / 2]).astype(np.float32)
 
 
-def as_query(unit: Vectors, weight: float) -> Vectors:
-    """Queries for them, (m, d + 1): weight 1 ranks by CSLS, 0 by cosine."""
+def extend_queries(unit: Vectors, weight: float) -> Vectors:
+    """Return queries for stored vectors with offsets, (m, d + 1): weight 1 ranks by CSLS, 0 by cosine."""
     query = np.empty((unit.shape[0], unit.shape[1] + 1), np.float32)
     query[:, :-1] = unit
     query[:, -1] = weight
@@ -70,13 +70,13 @@ def as_query(unit: Vectors, weight: float) -> Vectors:
 
 
 def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, approx: str = "exact") -> Scores:
-    """Cosines (n, min(k, n - 1)) of each vector with its nearest others; NaN where an inverted file found fewer."""
+    """Return cosines (n, min(k, n - 1)) of each vector with its nearest others; NaN where fewer were found."""
     n = len(unit)
     k = min(k, n - 1)
-    firsts, which = distinct(unit)
-    found = np.empty((len(firsts), k), np.float32)
+    firsts, which = find_distinct(unit)
+    cosines = np.empty((len(firsts), k), np.float32)
     if k < 1:
-        return found[which]
+        return cosines[which]
     engine = build_engine(
         [(np.arange(n), unit)],
         lambda size: unit[np.random.default_rng(0).permutation(n)[:size]],
@@ -88,17 +88,17 @@ def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, approx: str = "exact
         some = firsts[start : start + _BLOCK]
         scores, places = engine.search(unit[some], k + 1)
         own = places == some[:, None]
-        own[~own.any(axis=1), -1] = True  # a duplicate stands in its place
-        found[start : start + _BLOCK] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
-    return found[which]
+        own[~own.any(axis=1), -1] = True  # a duplicate was returned instead of the vector itself
+        cosines[start : start + _BLOCK] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
+    return cosines[which]
 
 
-def distinct(rows: Vectors) -> tuple[Keys, Keys]:
-    """Where each different row of (n, d) stands first, and (n,) which of these each row is.
+def find_distinct(rows: Vectors) -> tuple[Keys, Keys]:
+    """Return the first place of each distinct row of (n, d), and (n,) the number of its distinct row for each row.
 
-    Equal rows are compared once: rounding, which differs from place to place in a product, must not part them.
+    Equal rows are compared once, because rounding in a matrix product depends on the place of a row.
 
-    >>> distinct(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
+    >>> find_distinct(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
     (array([0, 1]), array([0, 1, 0]))
     """
     seen: dict[bytes, int] = {}
@@ -113,7 +113,7 @@ def distinct(rows: Vectors) -> tuple[Keys, Keys]:
 
 
 def local_means(*scores: Scores) -> Scores:
-    """r (n,): the mean of the largest 50 in each row of all the scores, NaN passed over; 0 where there are none."""
+    """Return r (n,): the mean of the largest 50 scores of each row, NaN ignored; 0 where there are none."""
     every = -np.sort(-np.concatenate(scores, axis=1), axis=1)[:, :NEIGHBOURS]  # NaN come last
     there = np.isfinite(every)
     means: Scores = np.where(there, every, 0).sum(axis=1) / np.maximum(1, there.sum(axis=1))

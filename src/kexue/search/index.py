@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from kexue._progress import Progress
-from kexue.errors import DataError
 from kexue.search.calibration import StoredCalibration, fit_calibration
 from kexue.search.check import CheckReport, check_index
 from kexue.search.copying import CopyReport, backup_index
@@ -21,12 +20,12 @@ from kexue.search.hubness import count_occurrences, record_hubness
 from kexue.search.hubs import Dehub, check_search_dehub
 from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport, Ingest
-from kexue.search.opening import check_approx, create_index_store, open_index_store
+from kexue.search.opening import create_index, open_index
 from kexue.search.products import Vectors
 from kexue.search.ranking import Hit, check_counts, count_candidates, search_index
-from kexue.search.rerank import Reranker, TransportReranker, check_texts, choose_reranker, rerank_hits
+from kexue.search.rerank import Reranker, check_rerank, choose_reranker, rerank_answers
 from kexue.search.sample import documents_with_vectors, sample_rows
-from kexue.search.space import Space, SupportsEncode, plan_space
+from kexue.search.space import Space, SupportsEncode
 from kexue.search.store.base import CompactReport, Filter, Store
 from kexue.similarity import HubnessReport, ScoreCalibrator, Whitening, hubness_report
 
@@ -51,15 +50,13 @@ class Index:
     >>> index.close()
     """
 
-    def __init__(self, store: Store, path: str, encoder: IndexEncoder | None = None, *, readonly: bool = False) -> None:
+    def __init__(self, store: Store, encoder: IndexEncoder, *, readonly: bool = False) -> None:
         self.store = store
-        self.encoder = encoder or IndexEncoder(store, path)
-        self.ingest = Ingest(store, self.encoder)
-        self._path = path
+        self.encoder = encoder
+        self.ingest = Ingest(store, encoder)
+        self._path = encoder.path
         self._readonly = readonly
-        self._calibration = StoredCalibration(store, path)
-
-    # Opening and closing
+        self._calibration = StoredCalibration(store, encoder.path)
 
     @classmethod
     def create(
@@ -76,13 +73,12 @@ class Index:
 
         Args:
             path_or_uri: the file to make, or an address such as ``milvus://host:19530/faq`` (see `open_store`).
-            encoder: a folder or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or None for an index
-                that is given vectors only. It is loaded, and recorded, when the first text comes.
+            encoder: a folder or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or None for vectors
+                only. It is loaded, and recorded, when the first text comes.
             whitening: applied to every vector before it is stored; one that is not fitted is fitted on the first `add`.
-            dehub: correction for hubs, documents that are near everything. ``"csls"`` ranks by
-                2 cos(q, y) - r(q) - r(y), r the mean cosine with the 50 nearest documents, at no cost to a search; r
-                of a document is measured when it is added, and r of all documents again by `compact`. ``"center"``
-                subtracts the mean: a whitening with beta = 1.
+            dehub: correction for hubs, documents near everything. ``"csls"`` ranks by 2 cos(q, y) - r(q) - r(y), r the
+                mean cosine with the 50 nearest documents, at no cost to a search; r is measured when a document is
+                added, and of all again by `compact`. ``"center"`` subtracts the mean: a whitening with beta = 1.
             approx: ``"exact"`` compares a query with every vector, ``"approx"`` with likely ones (and scores those
                 exactly), ``"auto"`` does the latter from 200,000 documents on.
             overwrite: replace an existing index.
@@ -90,12 +86,8 @@ class Index:
         Raises:
             IndexExistsError: something is at `path` (FileExistsError). IndexBusyError: it is in use.
         """
-        check_approx(approx)
-        encoder = fspath(encoder) if isinstance(encoder, PathLike) else encoder
-        space = plan_space(encoder, whitening, dehub)
-        store = create_index_store(path_or_uri, space, approx=approx, overwrite=overwrite)
-        path, loaded = fspath(path_or_uri), None if isinstance(encoder, str) else encoder
-        return cls(store, path, IndexEncoder(store, path, loaded))
+        options: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx, "overwrite": overwrite}
+        return cls(*create_index(path_or_uri, encoder, **options))
 
     @classmethod
     def open(
@@ -117,14 +109,7 @@ class Index:
             IndexFormatError: nothing there (also a FileNotFoundError), not an index, damaged, or of a newer version.
             SpaceMismatchError: the index holds vectors of another encoder.
         """
-        store, index_encoder = open_index_store(path_or_uri, readonly=readonly)
-        try:
-            if encoder is not None and encoder != "auto":
-                index_encoder.use(encoder)
-        except BaseException:
-            store.close()
-            raise
-        return cls(store, fspath(path_or_uri), index_encoder, readonly=readonly)
+        return cls(*open_index(path_or_uri, readonly=readonly, encoder=encoder), readonly=readonly)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -143,8 +128,6 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({self._path!r})"
-
-    # Writing
 
     def add(
         self,
@@ -203,8 +186,6 @@ class Index:
             self.ingest.remeasure_offsets()
         return self.store.compact()
 
-    # Reading
-
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return the documents with these ids, in this order; missing ids are skipped."""
         return [Document(row.id, row.text, row.metadata) for row in self.store.get(check_ids(ids))]
@@ -229,17 +210,16 @@ class Index:
         exact: bool = False,
         candidates: int | None = None,
     ) -> list[list[Hit]]:
-        """Find the `k` documents nearest to each query, best first; ties in order of entry.
+        """Return the `k` documents nearest to each query, best first; ties in order of entry.
 
         Args:
             queries: a text, several, or vectors (m, dim) of the encoder, before whitening.
             k: >= 1; all documents when there are fewer.
             filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
                 eq ne lt le gt ge in exists, all of which must hold.
-            rerank: reorder the nearest `candidates` by ``"wrd"`` or ``"wmd"`` between the tokens of query and
-                document, or by an object with ``rerank(query, documents)``, such as a `CrossEncoderReranker` (which
-                ``"cross"`` asks for). The score of a hit is then the reranker's; percentile and probability stay
-                those of its cosine. Needs queries as text.
+            rerank: reorder the nearest `candidates` by ``"wrd"`` or ``"wmd"`` between tokens, or by an object with
+                ``rerank(query, documents)``, such as `CrossEncoderReranker`. The score of a hit is then that of the
+                reranker; percentile and probability stay those of its cosine. Needs queries as text.
             dehub: None orders as the index was built to. ``"none"`` orders by cosine; ``"csls"``, in an index built
                 without it, corrects the nearest `candidates` and looks up the neighbours of each. Either way the score
                 of a hit stays its cosine.
@@ -264,10 +244,10 @@ class Index:
         options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "dehub": dehub}
         if rerank is None and not explain:
             return search_index(self.store, self.encoder, queries, int(k), self.calibrator, **options)
-        texts = check_texts(queries)
+        texts = check_rerank(queries, rerank)
         if not len(self):
             return [[] for _ in texts]
-        reranker = choose_reranker(rerank, self.load_encoder)
+        reranker = choose_reranker(rerank, self.load_encoder)  # before the search: it may refuse
         wanted = k if reranker is None else count_candidates(k, candidates)
         answers = search_index(self.store, self.encoder, texts, wanted, self.calibrator, **options)
         return self.rerank(texts, answers, k, rerank=reranker, explain=explain)
@@ -289,19 +269,12 @@ class Index:
             k: hits to keep of each query, the best by the reranker.
             rerank, explain: as in `search`.
         """
-        reranker = choose_reranker(rerank, self.load_encoder)
-        explainer = (lambda: TransportReranker(self.load_encoder())) if explain else None
-        return [
-            rerank_hits(query, hits, k, reranker=reranker, explainer=explainer)
-            for query, hits in zip(queries, answers, strict=True)
-        ]
+        return rerank_answers(queries, answers, k, rerank=rerank, explain=explain, load_encoder=self.load_encoder)
 
     def compare(self, a: str, b: str) -> float:
         """Return the cosine of two texts in the space of this index, both encoded as documents."""
         unit = self.space.project(self.encoder.encode([a, b], "document"))
         return float(np.clip(unit[0].astype(np.float64) @ unit[1], -1, 1))
-
-    # Meaning of scores
 
     def calibrate(
         self,
@@ -317,15 +290,13 @@ class Index:
         Args:
             pairs: judged texts (a, b); with them hits have a probability too.
             labels: one for each pair, 1 where they belong together, 0 where not; both must occur.
-            n: random pairs of documents behind the percentiles; every pair once where there are no more. No percentile
-                is above 100 n/(n + 1).
+            n: random pairs of documents; every pair once where there are fewer. No percentile is above 100 n/(n + 1).
             method: see `kexue.similarity.ScoreCalibrator`.
             generator: draws the random pairs; int or numpy Generator.
 
         Raises:
             DataError: fewer than two documents. ValueError: pairs without labels, or labels of one kind only.
         """
-        self._require_documents(2, "random pairs")
         calibrator = fit_calibration(
             self.store, self.encoder, pairs=pairs, labels=labels, n=n, method=method, generator=generator
         )
@@ -338,34 +309,22 @@ class Index:
         return self._calibration.load()
 
     def k_occurrence(self, k: int = 10, *, generator: Any = 0) -> tuple[np.ndarray[Any, Any], list[str]]:
-        """Count how often each document is among the `k` nearest of another; returns counts (n,) and ids.
+        """Count how often each of at most 20,000 random documents is among the `k` nearest of another.
 
-        At most 20,000 documents are counted, drawn at random from a larger index.
-
-        Raises:
-            DataError: no more than `k` documents.
+        Returns counts (n,) and ids. Raises DataError where there are no more than `k` documents.
         """
-        self._require_documents(k + 1, f"k = {k} neighbours")
-        return count_occurrences(self.store, self.space, k, generator)
+        return count_occurrences(self.store, self.encoder, k, generator)
 
     def hubness(self, k: int = 10, *, top: int = 20, generator: Any = 0) -> HubnessReport:
-        """Measure how unevenly documents are found; see `kexue.similarity.hubness_report` and `k_occurrence`.
+        """Measure how unevenly documents are found; recorded for `info` where the index can be written.
 
-        In an index that can be written, the result is recorded and `info` shows it.
+        See `kexue.similarity.hubness_report` and `k_occurrence`.
         """
         counts, _ = self.k_occurrence(k, generator=generator)
         report = hubness_report(counts, k, top=top)
         if not self._readonly:
             record_hubness(self.store, report)
         return report
-
-    def _require_documents(self, least: int, what: str) -> None:
-        if len(self) < least:
-            raise DataError(
-                f"{self._path} holds {len(self)} documents; {what} need {least} or more.", remedy="Add more first."
-            )
-
-    # Maintenance
 
     def check(self, *, progress: Progress | None = None) -> CheckReport:
         """Check everything in the file for damage; see `kexue.search.check_index`."""
@@ -381,8 +340,6 @@ class Index:
         """Return what the index holds; see `IndexInfo`."""
         return describe_index(self._path, self.store, self.space, self.calibrator)
 
-    # Space and encoder
-
     @property
     def space(self) -> Space:
         """The vector space of the index; read again when another process has changed it."""
@@ -391,17 +348,7 @@ class Index:
     def load_encoder(
         self, model: SupportsEncode | str | None = None, *, device: str = "auto", dtype: str = "auto"
     ) -> SupportsEncode:
-        """Return the encoder of this index, loaded if necessary.
-
-        Args:
-            model: where it is now (a folder or hub id), or the encoder itself; None: where it was.
-            device: "auto", "cpu", "cuda" or "mps".
-            dtype: "auto", "float32", "bfloat16" or "float16".
-
-        Raises:
-            ModelNotFoundError: it is not there, or the index does not record how to open it.
-            SpaceMismatchError: `model` is another encoder.
-        """
+        """Return the encoder of this index, loaded if necessary; see `IndexEncoder.load`."""
         return self.encoder.load(model, device=device, dtype=dtype)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:

@@ -13,7 +13,7 @@ from kexue._progress import Progress
 from kexue._text import same_json
 from kexue.errors import SpaceMismatchError
 from kexue.search.encoding import IndexEncoder
-from kexue.search.hubs import NEIGHBOURS, as_query, distinct, local_means, neighbour_scores, with_offsets
+from kexue.search.hubs import NEIGHBOURS, append_offsets, extend_queries, find_distinct, local_means, neighbour_scores
 from kexue.search.products import Scores, Vectors
 from kexue.search.sample import stack_vectors
 from kexue.search.space import Space, as_vectors
@@ -92,7 +92,7 @@ class Ingest:
             metadata = {**({} if fitted is space else fitted.dump()), **self._add_drift(space, raw)}
             unit = fitted.project(raw)
             if fitted.dehub == "csls":
-                unit = with_offsets(unit, self._mean_similarities(unit, [row.id for row in rows]))
+                unit = append_offsets(unit, self._mean_similarities(unit, [row.id for row in rows]))
             written += [rows[at]._replace(vector=v) for at, v in zip(fresh, unit, strict=True)]
         if not written:
             return AddReport(0, 0, skipped), 0
@@ -134,8 +134,8 @@ class Ingest:
         scores = [neighbour_scores(unit)]
         if self._store.count():
             replaced = set(ids)
-            firsts, which = distinct(unit)
-            answers = self._store.search(as_query(unit[firsts], 0.0), NEIGHBOURS)
+            firsts, which = find_distinct(unit)
+            answers = self._store.search(extend_queries(unit[firsts], 0.0), NEIGHBOURS)
             there = np.full((len(firsts), max(map(len, answers))), np.nan, np.float32)
             for row, matches in zip(there, answers, strict=True):
                 row[: len(matches)] = [np.nan if match.id in replaced else match.score for match in matches]

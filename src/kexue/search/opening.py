@@ -8,9 +8,11 @@ from os import PathLike, fspath
 from kexue._version import __version__
 from kexue.errors import IndexFormatError
 from kexue.search.encoding import IndexEncoder
-from kexue.search.space import Space
+from kexue.search.hubs import Dehub
+from kexue.search.space import Space, SupportsEncode, plan_space
 from kexue.search.store import Store, create_store, open_store
 from kexue.search.store.base import Value
+from kexue.similarity import Whitening
 
 APPROX = ("auto", "exact", "approx")
 
@@ -42,22 +44,46 @@ def create_index_store(
     return create_store(uri, entries, overwrite=overwrite, mode=mode)
 
 
-def open_index_store(uri: str | PathLike[str], *, readonly: bool = False) -> tuple[Store, IndexEncoder]:
-    """Open the store of a finished index, and read the space it records.
+def create_index(
+    uri: str | PathLike[str],
+    encoder: SupportsEncode | str | PathLike[str] | None,
+    *,
+    whitening: Whitening | None,
+    dehub: Dehub | None,
+    approx: str,
+    overwrite: bool,
+) -> tuple[Store, IndexEncoder]:
+    """Create the store of an empty index; see `Index.create`."""
+    check_approx(approx)
+    encoder = fspath(encoder) if isinstance(encoder, PathLike) else encoder
+    space = plan_space(encoder, whitening, dehub)
+    store = create_index_store(uri, space, approx=approx, overwrite=overwrite)
+    return store, IndexEncoder(store, fspath(uri), None if isinstance(encoder, str) else encoder)
+
+
+def open_index(
+    uri: str | PathLike[str],
+    *,
+    readonly: bool = False,
+    encoder: SupportsEncode | str | PathLike[str] | None = None,
+) -> tuple[Store, IndexEncoder]:
+    """Open the store of a finished index, and read the space it records; see `Index.open`.
 
     Raises:
         IndexFormatError: nothing there (also a FileNotFoundError), not an index, damaged, of a newer version, or an
-            unfinished build.
+            unfinished build. SpaceMismatchError: the index holds vectors of another encoder.
     """
     store = open_store(uri, readonly=readonly)
     try:
-        encoder = IndexEncoder(store, fspath(uri))
-        if encoder.space.raw:
+        index_encoder = IndexEncoder(store, fspath(uri))
+        if index_encoder.space.raw:
             raise IndexFormatError(
                 f"{fspath(uri)} is an unfinished build.",
                 remedy="Run the same kexue index build again: it resumes where it stopped.",
             )
+        if encoder is not None and encoder != "auto":
+            index_encoder.use(encoder)
     except BaseException:
         store.close()
         raise
-    return store, encoder
+    return store, index_encoder

@@ -16,7 +16,7 @@ import numpy as np
 from kexue._progress import Progress
 from kexue.errors import IndexFormatError, SpaceMismatchError
 from kexue.search.encoding import IndexEncoder
-from kexue.search.hubs import Dehub, local_means, neighbour_scores, with_offsets
+from kexue.search.hubs import Dehub, append_offsets, local_means, neighbour_scores
 from kexue.search.ingest import AddReport, Ingest
 from kexue.search.opening import create_index_store
 from kexue.search.products import Vectors
@@ -140,7 +140,7 @@ class PartialIndex:
             for rows in self.store.iterate():
                 vectors = space.project(stack_vectors(rows))
                 if local is not None:
-                    vectors = with_offsets(vectors, local[done : done + len(rows)])
+                    vectors = append_offsets(vectors, local[done : done + len(rows)])
                 new.upsert([row._replace(vector=vector) for row, vector in zip(rows, vectors, strict=True)])
                 done += len(rows)
         finally:

@@ -11,7 +11,7 @@ from kexue.errors import SpaceMismatchError
 from kexue.search.calibration import interpret_scores
 from kexue.search.documents import check_text
 from kexue.search.encoding import IndexEncoder
-from kexue.search.hubs import NEIGHBOURS, as_query, local_means
+from kexue.search.hubs import NEIGHBOURS, extend_queries, local_means
 from kexue.search.products import Vectors
 from kexue.search.space import Space, as_vectors
 from kexue.search.store.base import Filter, Match, Store
@@ -68,8 +68,8 @@ def rank_documents(
         answers = store.search(unit, count_candidates(k, candidates), **options, with_vectors=True)
         return [correct_hubs(store, matches)[:k] for matches in answers]
     if dehub != "csls":
-        return store.search(as_query(unit, 0.0), k, **options)
-    answers = store.search(as_query(unit, 1.0), k, **options, with_vectors=True)
+        return store.search(extend_queries(unit, 0.0), k, **options)
+    answers = store.search(extend_queries(unit, 1.0), k, **options, with_vectors=True)
     return [
         [Match(one.id, one.text, one.metadata, one.score - float(one.vector[-1])) for one in matches]  # type: ignore[index]
         for matches in answers
@@ -123,7 +123,7 @@ def correct_hubs(store: Store, matches: list[Match]) -> list[Match]:
     for row, match, others in zip(scores, matches, near, strict=True):
         best = [other.score for other in others if other.id != match.id][:NEIGHBOURS]
         row[: len(best)] = best
-    # eq. CSLS: c - r(y) / 2, for one query the order of 2 c - r(q) - r(y)
+    # c - r(y) / 2: for one query the order of 2 c - r(q) - r(y)
     corrected = np.array([match.score for match in matches]) - local_means(scores) / 2
     return [matches[at] for at in np.argsort(-corrected, kind="stable")]
 

@@ -1,4 +1,4 @@
-"""Candidates looked at once more, word by word: scores from transported tokens, and why two texts are near."""
+"""Reranking: hits of a search scored again by optimal transport between tokens, or by another model."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from kexue.errors import ModelNotFoundError, NotSupported
+from kexue.search.encoding import encode_texts
 from kexue.search.ranking import Hit
 from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
-_CHINESE = 0x2E80  # from here on a character is a word
+_CHINESE = 0x2E80  # characters from here on are words of their own
 _MOST_TOKENS = 1024  # of a text; a plan of 1,024 x 1,024 takes a second, one of 8,192 x 8,192 gigabytes
 _LONGEST_WORD = 40  # letters of a word in an explanation
 
 
 class Reranked(NamedTuple):
-    """Scores (n,) of the documents, larger is nearer, and for each an explanation, or None where there is none."""
+    """Scores (n,) of documents, larger is nearer, and an explanation or None for each."""
 
     scores: np.ndarray[Any, Any]
     explanations: list[Explanation | None]
@@ -25,29 +26,29 @@ class Reranked(NamedTuple):
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Anything that scores documents against a query."""
+    """An object that scores documents for a query."""
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
-        """Score `documents`, in their order."""
+        """Return the scores of `documents`, in their order."""
         ...
 
 
 class TransportReranker:
-    """Score by moving the tokens of the query onto those of the document.
+    """Rerank by optimal transport between the tokens of query and document.
 
-    ``"wrd"``: 1 - WRD, in [-1, 1]; ``"wmd"``: 1 / (1 + WMD), in (0, 1]. The plan that moves them is the explanation:
-    which token went to which, and what each pair cost, adding up to the distance.
+    ``"wrd"``: 1 - WRD, in [-1, 1]; ``"wmd"``: 1 / (1 + WMD), in (0, 1]. The transport plan is the explanation:
+    which token moved to which, and the cost of each pair, which add up to the distance.
 
     Source: kexue.fm/archives/7388. Token vectors of encoders that end in a layer norm have similar lengths, so the
     weights of WRD are then nearly equal.
 
-    Of a text at most its first 1,024 tokens are looked at, and never more than the encoder reads.
+    At most the first 1,024 tokens of a text are used, and never more than the encoder reads.
 
     Args:
         encoder: has ``encode_tokens(texts)``, as `kexue.text.Encoder`.
-        kind: which distance.
+        kind: ``"wrd"`` or ``"wmd"``.
 
-    Cost: one pass of the encoder over query and documents, and one small exact problem each.
+    Cost: one pass of the encoder over query and documents, and one small exact transport problem per document.
     """
 
     def __init__(self, encoder: Any, kind: Literal["wrd", "wmd"] = "wrd") -> None:
@@ -62,23 +63,23 @@ class TransportReranker:
         self.kind: Literal["wrd", "wmd"] = kind
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
-        """Score `documents`, in their order; a text without tokens scores lowest and has no explanation."""
+        """Return the scores of `documents`, in their order; a text without tokens scores lowest, unexplained."""
         asked, *given = self.encoder.encode_tokens([query, *documents])
         x, words = asked.vectors[:_MOST_TOKENS], surface(query, asked.offsets[:_MOST_TOKENS])
-        found = []
+        explanations = []
         for text, one in zip(documents, given, strict=True):
             y, names = one.vectors[:_MOST_TOKENS], surface(text, one.offsets[:_MOST_TOKENS])
-            found.append(by_words(explain(x, y, words, names, kind=self.kind)))
-        distances = np.array([one.distance for one in found])
+            explanations.append(merge_words(explain(x, y, words, names, kind=self.kind)))
+        distances = np.array([one.distance for one in explanations])
         scores = np.maximum(1 - distances, -1) if self.kind == "wrd" else 1 / (1 + distances)
-        return Reranked(scores, [one if np.isfinite(one.distance) else None for one in found])
+        return Reranked(scores, [one if np.isfinite(one.distance) else None for one in explanations])
 
 
-def by_words(explanation: Explanation) -> Explanation:
-    """The moves between the same two words as one: masses and contributions add, the cost is their mean.
+def merge_words(explanation: Explanation) -> Explanation:
+    """Merge the moves between the same two words: masses and contributions are summed, costs averaged.
 
-    A word that the tokenizer took to pieces is moved in pieces; so is one that a text says twice. Words of more than 40
-    letters are cut, with their length beside.
+    A word that the tokenizer splits moves in pieces, and so does one that occurs twice. Words of more than 40 letters
+    are cut, and their length is added.
     """
     sums: dict[tuple[str, str], list[float]] = {}
     for pair in explanation.pairs:
@@ -97,11 +98,17 @@ def _label(word: str) -> str:
     return word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}... ({len(word):,} letters)"
 
 
-def check_texts(queries: Any) -> list[str]:
-    """Return queries as a list of texts; ValueError for vectors, which cannot be reranked or explained."""
+def check_rerank(queries: Any, rerank: Any) -> list[str]:
+    """Return queries that are to be reranked or explained as a list of texts.
+
+    Raises:
+        ValueError: vectors instead of texts, or an unknown name of a reranker.
+    """
     texts = [queries] if isinstance(queries, str) else queries
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ValueError("rerank and explain need words: give the queries as text, not as vectors.")
+    if isinstance(rerank, str) and rerank not in ("wrd", "wmd", "cross"):
+        raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
     return list(texts)
 
 
@@ -122,13 +129,30 @@ def choose_reranker(rerank: Any, load_encoder: Callable[[], Any]) -> Reranker | 
             "rerank='cross' does not name a cross-encoder.",
             remedy="Pass rerank=CrossEncoderReranker(folder), or --cross-encoder FOLDER on the command line.",
         )
-    if rerank in ("wrd", "wmd"):
-        return TransportReranker(load_encoder(), "wrd" if rerank == "wrd" else "wmd")
     if isinstance(rerank, str):
-        raise ValueError(f"rerank must be 'wrd', 'wmd', 'cross', an object or None, got {rerank!r}")
+        check_rerank([], rerank)
+        return TransportReranker(load_encoder(), "wrd" if rerank == "wrd" else "wmd")
     if not isinstance(rerank, Reranker):
         raise TypeError(f"rerank must be 'wrd', 'wmd' or an object with rerank(query, documents), got {rerank!r:.60}")
     return rerank
+
+
+def rerank_answers(
+    queries: Sequence[str],
+    answers: Sequence[Sequence[Hit]],
+    k: int,
+    *,
+    rerank: Any,
+    explain: bool,
+    load_encoder: Callable[[], Any],
+) -> list[list[Hit]]:
+    """Rerank or explain the hits of several queries; see `Index.rerank` and `rerank_hits`."""
+    reranker = choose_reranker(rerank, load_encoder)
+    explainer = (lambda: TransportReranker(load_encoder())) if explain else None
+    return [
+        rerank_hits(query, hits, k, reranker=reranker, explainer=explainer)
+        for query, hits in zip(queries, answers, strict=True)
+    ]
 
 
 def rerank_hits(
@@ -163,28 +187,28 @@ def rerank_hits(
 
 
 def surface(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
-    """The word of `text` that each token stands in; a token of Chinese is a word of its own."""
+    """Return the word of `text` that contains each token; a token of Chinese is a word by itself."""
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
-    while ends and _joined(text, ends[-1], ends[-1]):  # the encoder reads no further than some place within a word
+    while ends and _within_word(text, ends[-1], ends[-1]):  # the last token read may end within a word
         ends[-1] += 1
     for i in range(1, len(offsets)):
-        if _joined(text, ends[i - 1], offsets[i][0]):
+        if _within_word(text, ends[i - 1], offsets[i][0]):
             starts[i] = starts[i - 1]
     for i in range(len(offsets) - 1, 0, -1):
-        if _joined(text, offsets[i - 1][1], offsets[i][0]):
+        if _within_word(text, offsets[i - 1][1], offsets[i][0]):
             ends[i - 1] = ends[i]
     return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _joined(text: str, end: int, start: int) -> bool:
-    """Whether nothing but the tokenizer parts what ends at `end` from what starts at `start`."""
+def _within_word(text: str, end: int, start: int) -> bool:
+    """Whether a token that ends at `end` and one that starts at `start` are pieces of the same word."""
     return (
         end == start and 0 < end < len(text) and all(c.isalnum() and ord(c) < _CHINESE for c in text[end - 1 : end + 1])
     )
 
 
 class CosineReranker:
-    """Score by the cosine of another encoder's sentence vectors.
+    """Rerank by the cosine of the sentence vectors of another encoder.
 
     Args:
         encoder: has ``encode(texts) -> (n, d)``.
@@ -194,7 +218,7 @@ class CosineReranker:
         self.encoder = encoder
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
-        """Score `documents`, in their order."""
-        vectors = np.asarray(self.encoder.encode([query, *documents]))
-        asked = np.broadcast_to(vectors[0], vectors[1:].shape)
-        return Reranked(pair_cosine(asked, vectors[1:]), [None] * len(documents))
+        """Return the scores of `documents`, in their order."""
+        vectors = encode_texts(self.encoder, [query, *documents], "pair")
+        query_vectors = np.broadcast_to(vectors[0], vectors[1:].shape)
+        return Reranked(pair_cosine(query_vectors, vectors[1:]), [None] * len(documents))

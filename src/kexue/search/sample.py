@@ -7,6 +7,7 @@ from itertools import chain
 
 import numpy as np
 
+from kexue.errors import DataError
 from kexue.search.documents import Document
 from kexue.search.products import Vectors
 from kexue.search.space import Space
@@ -24,6 +25,12 @@ def sample_rows(store: Store, most: int, random: np.random.Generator) -> list[Ro
         wanted[random.choice(total, most, replace=False)] = True
     stored = zip(wanted, chain.from_iterable(store.iterate()), strict=False)
     return [row for take, row in stored if take]
+
+
+def require_documents(store: Store, path: str, least: int, what: str) -> None:
+    """Raise DataError where the index at `path` holds fewer than `least` documents, which `what` needs."""
+    if (n := store.count()) < least:
+        raise DataError(f"{path} holds {n} documents; {what} need {least} or more.", remedy="Add more first.")
 
 
 def stack_vectors(rows: Sequence[Row]) -> Vectors:

@@ -1,4 +1,4 @@
-"""An engine's state in a file beside the database: a line of JSON, then bytes, under a checksum. No pickle."""
+"""Snapshot files of search engines: a checksum, a line of JSON, then bytes. No pickle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_snapshot(
     *,
     mode: int | None = None,
 ) -> None:
-    """Write a header and what `body` hands to the function it is given; whole or not at all."""
+    """Write a header, then the bytes that `body` passes to its argument; whole or not at all."""
     with replacing(path, mode=mode) as temporary, temporary.open("r+b") as file:
         crc = 0
 
@@ -40,7 +40,7 @@ def write_snapshot(
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The header of a snapshot, without looking at the rest; None when there is none that can be read."""
+    """Return the header of a snapshot without reading the rest; None where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
@@ -54,7 +54,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 @contextmanager
 def open_body(path: str | os.PathLike[str]) -> Iterator[BinaryIO | None]:
-    """The bytes after the header, or None when the checksum says they are not what was written."""
+    """Yield the file after its header; None where the checksum is wrong."""
     with Path(path).open("rb") as file:
         file.seek(len(_MAGIC))
         stated, crc = file.read(_CHECKSUM).strip(), 0

@@ -1,4 +1,4 @@
-"""Which vector space an index holds: whose vectors they are, and the whitening they went through."""
+"""The vector space of an index: the identity of the encoder, and the whitening of its vectors."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ T = TypeVar("T")
 
 @runtime_checkable
 class SupportsEncode(Protocol):
-    """What an index asks of an encoder; `kexue.text.Encoder` is one."""
+    """An encoder, as an index needs it; `kexue.text.Encoder` is one."""
 
     def encode(self, texts: list[str]) -> Any:
-        """Vectors (n, dim), float32, one for each text."""
+        """Return vectors (n, dim), float32, one for each text."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """The map from an encoder's vectors to those stored: whitening if any, then length 1.
+    """The map from the vectors of an encoder to the stored ones: whitening if any, then length 1.
 
     Attributes:
-        model: whose vectors come in.
+        model: identity of the encoder.
         whitening: fitted, or None.
-        unfitted: parameters of a whitening that waits for its first vectors, or None.
-        token: changes when the stored vectors mean something else; None while the index holds nothing.
-        raw: vectors are kept as they come: a build that must see all of them before it can store them is under way.
-        dehub: how hubs were removed: ``"csls"`` adds a coordinate to what is stored, ``"center"`` is in the whitening.
+        unfitted: parameters of a whitening that is fitted on the first vectors, or None.
+        token: random name of the space of the stored vectors; None while the index is empty.
+        raw: vectors are stored without whitening, in an unfinished build that needs all of them for the final form.
+        dehub: correction for hubs: ``"csls"`` adds a coordinate to stored vectors, ``"center"`` is in the whitening.
     """
 
     model: ModelIdentity
@@ -56,36 +56,38 @@ class Space:
     dehub: Dehub | None = None
 
     def __post_init__(self) -> None:
-        if self.whitening is not None:  # in float32 once, not at every query
+        if self.whitening is not None:  # converted to float32 once, not for every query
             shift = (self.whitening.beta * self.whitening.mean_).astype(np.float32)
             object.__setattr__(self, "_map", (shift, self.whitening.kernel_.astype(np.float32)))
 
     def project(self, vectors: Vectors) -> Vectors:
-        """(n, d) of the encoder to (n, k) of length 1; a vector without direction stays zero."""
+        """Map (n, d) of the encoder to (n, k) of length 1; a zero vector stays zero."""
         if self.raw:
             return vectors
         if self.whitening is not None:
             shift, kernel = self._map  # type: ignore[attr-defined]
             vectors = (vectors - shift) @ kernel
         with np.errstate(over="ignore"):
-            if len(vectors) == 1 and 1e-20 < (square := float(vectors[0] @ vectors[0])) < 1e30:  # the usual query
+            if (
+                len(vectors) == 1 and 1e-20 < (square := float(vectors[0] @ vectors[0])) < 1e30
+            ):  # the usual case: one query
                 return vectors / np.float32(math.sqrt(square))
             squares = np.einsum("ij,ij->i", vectors, vectors)
-        if squares.size and not 1e-20 < squares.min() <= squares.max() < 1e30:  # zero, or beyond float32 when squared
+        if squares.size and not 1e-20 < squares.min() <= squares.max() < 1e30:  # zero, or not in float32
             squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
             squares[squares == 0] = 1
         unit: Vectors = np.divide(vectors, np.sqrt(squares)[:, None], dtype=np.float32, casting="same_kind")
         return unit
 
     def digest(self) -> str | None:
-        """A hash of the whitening's map; None without whitening."""
+        """Return a hash of the map of the whitening; None without whitening."""
         if self.whitening is None:
             return None
         shift, kernel = self._map  # type: ignore[attr-defined]
         return hashlib.sha256(shift.tobytes() + kernel.tobytes()).hexdigest()
 
     def dump(self) -> dict[str, Value]:
-        """As metadata of a store."""
+        """Return the space as metadata of a store."""
         values: dict[str, Value] = {
             "model": json.dumps(self.model.to_record()),
             "whitening": b"" if self.whitening is None else file_bytes(self.whitening.save),
@@ -97,7 +99,7 @@ class Space:
 
     @classmethod
     def load(cls, metadata: Mapping[str, Value]) -> Self:
-        """From the metadata of a store."""
+        """Read the space from the metadata of a store."""
         blob, token = metadata["whitening"], metadata.get("space")
         return cls(
             ModelIdentity.from_record(json.loads(metadata["model"])),
@@ -132,16 +134,16 @@ def plan_space(encoder: object, whitening: Whitening | None, dehub: Dehub | None
 
 
 def is_fitted(whitening: Whitening) -> bool:
-    """Whether it has seen data."""
+    """Whether a whitening is fitted."""
     return getattr(whitening, "moments_", None) is not None
 
 
 def as_vectors(
     vectors: Any, *, dim: int | None, what: str, name: Callable[[int], str] = lambda row: f"row {row}"
 ) -> Vectors:
-    """Check a matrix of an encoder's vectors: (n, dim), finite; the row of the first bad value is named.
+    """Return the vectors of an encoder as a finite float32 matrix (n, dim); an error names the first bad row.
 
-    Anything numpy reads, of any float or integer type and any order in memory, and tensors; the result is float32.
+    Accepts anything that numpy reads, of any float or integer type and memory order, and tensors.
     """
     if isinstance(vectors, np.ma.MaskedArray):
         raise TypeError(f"{what} are a masked array; give plain numbers: vectors.filled(...).")
@@ -175,7 +177,7 @@ def read_record(path: str, what: str, load: Callable[[], T]) -> T:
 
 
 def file_bytes(save: Callable[[Path], None]) -> bytes:
-    """What `save(path)` writes, as bytes."""
+    """Return the bytes that `save(path)` writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "saved")
         save(path)
@@ -183,7 +185,7 @@ def file_bytes(save: Callable[[Path], None]) -> bytes:
 
 
 def from_file_bytes(blob: bytes, load: Callable[[Path], T]) -> T:
-    """What `load(path)` makes of a file with these bytes; in memory where the system can, for a disk may be full."""
+    """Return what `load(path)` reads from a file with these bytes; in memory if possible: the disk may be full."""
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "saved")
