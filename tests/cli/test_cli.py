@@ -553,3 +553,15 @@ def test_arithmetic_that_fails_is_told_without_a_traceback(run, monkeypatch, err
     code, _, err = run("solve", "x")
     assert code == 1
     assert err.strip() == f"kexue: {error}"
+
+
+@pytest.mark.parametrize(
+    ("verb", "shown"), [(["index", "info"], False), (["index", "calibrate"], True), (["hubness"], True)], ids=str
+)
+def test_only_verbs_that_draw_show_a_seed(verb, shown):
+    assert ("--seed" in kexue(*verb, "--help").stdout) == shown
+
+
+def test_every_verb_takes_a_seed(run):
+    code, _, error = run("plan", "--docs", "10", "--dims", "2", "--seed", "3")
+    assert code == 0, error

@@ -1,4 +1,4 @@
-"""The command line: `kexue VERB ...`. One file a verb; each is thin and loads its room only when it runs."""
+"""The command line: `kexue VERB ...`. One file per verb; each is thin and imports its room only when it runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ app.add_typer(projector.app, name="projector")
 for module in (search, serve, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, doctor):
     module.register(app)
 
-_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, wherever this typer keeps it
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, wherever this version of typer keeps it
 
 
 def _version(wanted: bool) -> None:
@@ -61,7 +61,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -82,24 +82,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False, prog_name="kexue")
     except _UsageError as error:
         if as_json:
-            print(_verb.json_line(_verb.failure(error)))
+            print(_verb.json_line(_verb.failure_record(error)))
         else:
             error.message = visible(str(error.message))
             error.show()
         return _verb.EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = _verb.EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
         sys.stderr.close()
         return 0
     except (KexueError, OSError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
         if as_json:
-            print(_verb.json_line(_verb.failure(error)))
+            print(_verb.json_line(_verb.failure_record(error)))
         else:
             _verb.print_failure(error)
         return _verb.EXIT_FAILED
-    if code == _verb.EXIT_INTERRUPTED:  # newer typers return it themselves
-        print(
-            "kexue: interrupted; work that can be resumed goes on when the same command is run again", file=sys.stderr
-        )
+    if code == _verb.EXIT_INTERRUPTED:  # newer versions of typer return the code
+        print("kexue: interrupted; run the same command again to resume work that can be resumed", file=sys.stderr)
     return code if isinstance(code, int) else 0

@@ -17,58 +17,58 @@ Inputs = Annotated[
         help="Files (txt, csv, tsv, jsonl, parquet; also compressed), folders of text files, or - for stdin."
     ),
 ]
-IndexPath = Annotated[str, typer.Argument(help="An index: a file, or milvus://HOST:PORT/NAME.", metavar="INDEX")]
-TextColumn = Annotated[str | None, typer.Option("--text", help="Column that holds the text.")]
-IdColumn = Annotated[str | None, typer.Option("--id", help="Column that holds the id; default: a hash of the text.")]
+IndexPath = Annotated[str, typer.Argument(help="Index: a file, or milvus://HOST:PORT/NAME.", metavar="INDEX")]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.")]
+IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the id; default: a hash of the text.")]
 MetadataColumns = Annotated[
     str | None, typer.Option("--metadata", help="Columns to keep for filters, separated by commas.")
 ]
 Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl or parquet.")]
 EncodingErrors = Annotated[
     Literal["strict", "replace"],
-    typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: put U+FFFD and count."),
+    typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: insert U+FFFD and count."),
 ]
-MaxBytes = Annotated[str, typer.Option("--max-bytes", help="Longest line, row or document that is read, such as 64M.")]
+MaxBytes = Annotated[str, typer.Option("--max-bytes", help="Longest line, row or document to read, such as 64M.")]
 Model = Annotated[str, typer.Option("--model", help="Encoder: a folder, a hub id, or auto.", envvar="KEXUE_MODEL")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens in one batch.", min=1)]
-Dims = Annotated[int | None, typer.Option("--dims", help="Keep this many dimensions.", min=1)]
+BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens of one batch.", min=1)]
+Dims = Annotated[int | None, typer.Option("--dims", help="Dimensions to keep.", min=1)]
 Filters = Annotated[
-    list[str] | None, typer.Option("--filter", help="field=value, !=, <, <=, > or >=; repeat it to narrow down.")
+    list[str] | None, typer.Option("--filter", help="field=value, !=, <, <=, > or >=; repeated filters must all hold.")
 ]
 
 
 def load_encoder(model: str, device: str, dtype: str, batch_tokens: int, **options: Any) -> Encoder:
-    """The encoder that the common model options describe."""
+    """Open the encoder that the common model options describe."""
     from kexue.text import Encoder
 
     return Encoder(model, device=device, dtype=dtype, batch_tokens=batch_tokens, **options)
 
 
 def parse_size(size: str) -> int:
-    """``"16M"`` as bytes."""
+    """Parse ``"16M"`` as bytes."""
     from kexue.corpus.shuffle.options import parse_size
 
     return parse_size(size, "--max-bytes")
 
 
 def index_name(index: str) -> str:
-    """What an index is called: its file without ending, or its name in a database."""
+    """Return the name of an index: its file without ending, or its name in a database."""
     return Path(index.rpartition("#")[2]).stem
 
 
 def split_columns(columns: str | None) -> tuple[str, ...]:
-    """``"a,b"`` as ``("a", "b")``."""
+    """Parse ``"a,b"`` as ``("a", "b")``."""
     return tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
 
 
 def parse_whitening(spec: str, dims: int | None = None) -> Whitening | None:
-    """A `--whiten` value as a Whitening: a preset's name, a saved file, or ``beta=1,gamma=0.5,k=128``.
+    """Parse a `--whiten` value: the name of a preset, a saved file, or ``beta=1,gamma=0.5,k=128``.
 
     Args:
         spec: ``"none"``, ``"pca"``, ``"rotate"``, ``"whiten"``, a path, or settings separated by commas.
-        dims: kept dimensions; None keeps what `spec` says.
+        dims: dimensions to keep; None: those of `spec`.
 
     Raises:
         typer.BadParameter: `spec` is none of these.
@@ -77,7 +77,7 @@ def parse_whitening(spec: str, dims: int | None = None) -> Whitening | None:
 
     if spec == "none":
         if dims is not None:
-            raise typer.BadParameter("--dims needs a map that shortens: add --whiten pca (or rotate, whiten)")
+            raise typer.BadParameter("--dims needs a whitening: add --whiten pca (or rotate, whiten)")
         return None
     if spec in ("pca", "rotate", "whiten"):
         return Whitening.preset(spec, dims)
@@ -92,7 +92,7 @@ def parse_whitening(spec: str, dims: int | None = None) -> Whitening | None:
             settings[names[key.strip()]] = int(value) if key.strip() == "k" else float(value)
         except (KeyError, ValueError):
             raise typer.BadParameter(
-                f"--whiten {spec!r} is no saved file and not understood; give none, pca, rotate, whiten, "
+                f"--whiten {spec!r} is neither a saved file nor a known setting; give none, pca, rotate, whiten, "
                 "a file from `kexue whiten fit`, or settings such as beta=1,gamma=0.5,k=128"
             ) from None
     return Whitening(**settings)

@@ -1,4 +1,4 @@
-"""What every verb shares: its common options, where its answer goes, how it fails."""
+"""Common options of every verb, and how answers and errors are printed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "json_output": (Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")], False),
-    "seed": (Annotated[int, typer.Option("--seed", help="Everything random derives from it.")], 0),
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")], False),
-    "verbose": (Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, on stderr.")], False),
+    "seed": (Annotated[int, typer.Option("--seed", help="Random seed.")], 0),
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no warnings.")], False),
+    "verbose": (Annotated[bool, typer.Option("--verbose", "-v", help="Log details on stderr.")], False),
 }
+_HIDDEN_SEED = (Annotated[int, typer.Option("--seed", hidden=True)], 0)
 
 
 class _Visible:
-    """What rich draws, with the control characters of users' texts made visible and rich's own left as they are."""
+    """A rich renderable with the control characters of users' texts made visible."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -49,14 +50,14 @@ class _Formatter(logging.Formatter):
 
 @dataclass(frozen=True)
 class Output:
-    """Where a verb writes: its answer on stdout, progress and remarks on stderr."""
+    """Output of a verb: its answer on stdout, progress and remarks on stderr."""
 
     json: bool
     seed: int
     quiet: bool
 
     def emit(self, record: Mapping[str, Any], render: Callable[[], Any]) -> None:
-        """Print one answer: `record` as a JSON line, or what `render` returns (text or a rich object) for a person."""
+        """Print one answer: `record` as a JSON line with `--json`, else the text or rich object of `render`."""
         if self.json:
             print(json_line(record), flush=True)
             return
@@ -66,28 +67,28 @@ class Output:
             return
         from rich.console import Console
 
-        # A pipe has no width of its own: give it room rather than cut columns.
+        # A pipe has no width: use a large one rather than cut columns.
         console = Console() if sys.stdout.isatty() else Console(width=160)
         console.print(_Visible(answer), markup=False, highlight=False)
 
     def remark(self, text: str) -> None:
-        """Say something on stderr that is no part of the answer."""
+        """Print a remark on stderr, which is not part of the answer."""
         if not self.quiet:
             print(visible(text), file=sys.stderr, flush=True)
 
     def confirm(self, question: str, option: str) -> None:
-        """Ask on stderr and leave unless the answer is yes; `option` says yes beforehand, where nobody can be asked."""
+        """Ask on stderr, and exit unless the answer is yes; `option` is the option that answers yes beforehand."""
         print(visible(f"{question} [y/N]: "), end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline() if sys.stdin is not None else ""
         if not answer:
-            raise typer.BadParameter(f"nobody answered; add {option} to do it unasked")
+            raise typer.BadParameter(f"nobody answered; add {option} to skip the question")
         if answer.strip().lower() not in ("y", "yes"):
             self.remark("nothing was done")
             raise typer.Exit(EXIT_FAILED)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
-        """A bar with rate and time left on stderr; silent with `--quiet` and when stderr is no terminal."""
+        """Yield a progress function that draws a bar on stderr, unless `--quiet` or stderr is not a terminal."""
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -113,7 +114,7 @@ class Output:
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """A record as one line of JSON, in which no control character is bare: JSON itself escapes ASCII's only."""
+    """Return a record as one line of JSON with all control characters escaped; JSON only requires those of ASCII."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False, default=str).translate(_CONTROLS)
 
 
@@ -121,17 +122,22 @@ _CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def verb(
-    app: typer.Typer, name: str, *, examples: tuple[str, ...], context: dict[str, Any] | None = None
+    app: typer.Typer,
+    name: str,
+    *,
+    examples: tuple[str, ...],
+    context: dict[str, Any] | None = None,
+    seeded: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a verb: it gets an `Output` first, and the options `--json --seed -q -v` are added.
-
-    A verb that takes a `seed` of its own, to have another default, gets it.
+    """Register a function as a verb with the common options; its first argument is an `Output`.
 
     Args:
-        app: where to register.
+        app: the group of verbs.
         name: the verb as typed.
-        examples: command lines shown at the end of `--help`.
+        examples: command lines at the end of `--help`.
         context: settings of click, such as whether an unknown option is an argument.
+        seeded: the verb uses the seed of its `Output`. Other verbs accept `--seed` without showing it in their help;
+            one with its own argument `seed` gets that instead.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -141,7 +147,7 @@ def verb(
             seed = 0 if own_seed else arguments.pop("seed")
             try:
                 function(Output(json_output, seed, quiet), **arguments)
-            except EOFError as error:  # the command line's machinery would take it for Ctrl-C
+            except EOFError as error:  # typer would take it for Ctrl-C
                 raise DataError(
                     f"a file ends too early ({error}).", remedy="Fetch or write it again: it is empty or cut short."
                 ) from error
@@ -150,10 +156,12 @@ def verb(
         own = list(inspect.signature(function).parameters.values())[1:]
         own_seed = any(p.name == "seed" for p in own)
         own = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        options = {key: value for key, value in _COMMON.items() if not (own_seed and key == "seed")}
+        if not (own_seed or seeded):
+            options["seed"] = _HIDDEN_SEED
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for key, (annotation, default) in _COMMON.items()
-            if not (own_seed and key == "seed")
+            for key, (annotation, default) in options.items()
         ]
         command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *common]}
@@ -164,9 +172,9 @@ def verb(
     return register
 
 
-def failure(error: BaseException) -> dict[str, Any]:
-    """An exception as the JSON object that `--json` prints for it."""
-    message, remedy = _told(error)
+def failure_record(error: BaseException) -> dict[str, Any]:
+    """Return an exception as the JSON object that `--json` prints."""
+    message, remedy = _describe(error)
     entry: dict[str, Any] = {"type": type(error).__name__, "message": message, "remedy": remedy}
     if isinstance(error, OSError) and not isinstance(error, KexueError) and error.filename is not None:
         entry["path"] = str(error.filename)
@@ -177,8 +185,8 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {"error": entry}
 
 
-def _told(error: BaseException) -> tuple[str, str | None]:
-    """What went wrong, and what to do about it."""
+def _describe(error: BaseException) -> tuple[str, str | None]:
+    """Return the message of an exception, and the remedy if it has one."""
     if isinstance(error, KexueError):
         return error.message, error.remedy
     if isinstance(error, KeyError) and error.args:
@@ -187,14 +195,17 @@ def _told(error: BaseException) -> tuple[str, str | None]:
         message, remedy = explain(error)
         return f"{error.filename}: {message}" if error.filename is not None else message, remedy
     if isinstance(error, MemoryError):
-        return "not enough memory.", "Give it more, or take less at a time: smaller files, --batch-tokens, --memory."
+        return (
+            "not enough memory.",
+            "Use a machine with more, or less at a time: smaller files, --batch-tokens, --memory.",
+        )
     context = getattr(error, "ctx", None)  # of wrong usage
     return str(error) or type(error).__name__, f"See {context.command_path} --help." if context else None
 
 
 def print_failure(error: BaseException) -> None:
-    """Say what failed, where and what to do, on stderr."""
-    message, remedy = _told(error)
+    """Print message and remedy of an exception on stderr."""
+    message, remedy = _describe(error)
     print(visible(f"kexue: {message}"), file=sys.stderr)
     if remedy:
         print(visible(f"       {remedy}"), file=sys.stderr)

@@ -145,6 +145,7 @@ def index(
         "kexue cluster shuffle corpus/part-*.txt --out shuffled.txt --seed 7",
         "kexue cluster shuffle /shared/corpus.jsonl --out /shared/shuffled --shards 64 --seed 7 --ray head:6379",
     ),
+    seeded=True,
 )
 def shuffle(
     out: Output,

@@ -1,4 +1,4 @@
-"""`kexue compare`: how alike two texts are, and why."""
+"""`kexue compare`: similarity of two texts, and its explanation."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ def register(app: typer.Typer) -> None:
 def compare(
     out: Output,
     a: Annotated[str, typer.Argument(help="A text.")],
-    b: Annotated[str, typer.Argument(help="Another one.")],
-    explain: Annotated[bool, typer.Option("--explain", help="Say which word of A went to which of B.")] = False,
-    kind: Annotated[Literal["wrd", "wmd"], typer.Option(help="Rotator's or mover's distance between words.")] = "wrd",
+    b: Annotated[str, typer.Argument(help="Another text.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Show which word of A matched which of B.")] = False,
+    kind: Annotated[Literal["wrd", "wmd"], typer.Option(help="Distance between words.")] = "wrd",
     index: Annotated[
-        str | None, typer.Option(help="An index: its encoder and space, and its percentile once calibrated.")
+        str | None, typer.Option(help="Index whose encoder, vector space and calibration are used.")
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Picture of the words' plan (needs the figures extra).")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Figure of the transport between words (needs the figures extra).")
+    ] = None,
     model: opt.Model = "auto",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Compare two texts: cosine of their vectors, distance between their words, and how the words were matched."""
+    """Compare two texts: cosine of their vectors, distance between their words, and how the words match."""
     from kexue.search import Index
     from kexue.search.records import compare_texts, comparison_record
 
@@ -76,7 +78,7 @@ def compare(
 
 
 def _draw(explanation: Explanation, path: Path) -> None:
-    """Words of both texts in their order of weight, joined by the mass that moved."""
+    """Draw the words of both texts by weight, joined by lines as wide as the mass moved."""
     from kexue._figures import save_picture
 
     def draw(figure: Any) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    verb(app, "demo", examples=("kexue demo", "kexue demo --out /tmp/demo --limit 2000"))(demo)
+    verb(app, "demo", examples=("kexue demo", "kexue demo --out /tmp/demo --limit 2000"), seeded=True)(demo)
 
 
 def demo(

@@ -23,7 +23,7 @@ _EXAMPLES = (
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    verb(app, "evaluate", examples=_EXAMPLES)(evaluate)
+    verb(app, "evaluate", examples=_EXAMPLES, seeded=True)(evaluate)
 
 
 def evaluate(

@@ -23,7 +23,7 @@ _EXAMPLES = (
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    verb(app, "hubness", examples=_EXAMPLES)(hubness)
+    verb(app, "hubness", examples=_EXAMPLES, seeded=True)(hubness)
 
 
 def hubness(

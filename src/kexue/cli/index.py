@@ -1,4 +1,4 @@
-"""`kexue index`: build an index from files, change it, look at it."""
+"""`kexue index`: build, change, check, copy and calibrate an index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from kexue.cli import _options as opt
 from kexue.cli._verb import EXIT_FAILED, Output, verb
 
-app = typer.Typer(help="Build an index from files, change it, look at it.", no_args_is_help=True)
+app = typer.Typer(help="Build, change, check, copy and calibrate an index.", no_args_is_help=True)
 
 FEW_PAIRS = 1000  # random pairs below which percentiles are rough
 
@@ -38,11 +38,11 @@ def build(
     dims: opt.Dims = None,
     dehub: Annotated[
         Literal["none", "csls", "center"],
-        typer.Option(help="Keep documents that are near everything from answering everything; csls or center."),
+        typer.Option(help="Correction for hubs, documents near everything: csls or center."),
     ] = "none",
-    approx: Annotated[str, typer.Option(help="auto, exact or approx search in memory.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted build.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    approx: Annotated[str, typer.Option(help="Search in memory: auto, exact or approx.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Resume an interrupted build.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
@@ -50,7 +50,7 @@ def build(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Turn a pile of texts into an index. Interrupted, the same command goes on where it stopped."""
+    """Build an index from files of texts. After an interruption, the same command resumes where it stopped."""
     from kexue.search import build_index
 
     with out.progress("indexing") as progress:
@@ -73,10 +73,10 @@ def build(
         )
     for warning in report.warnings:
         out.remark(f"kexue: warning: {warning}")
-    out.emit(dataclasses.asdict(report), lambda: _built(report))
+    out.emit(dataclasses.asdict(report), lambda: _describe_build(report))
 
 
-def _built(report: Any) -> str:
+def _describe_build(report: Any) -> str:
     noun = "document" if report.documents == 1 else "documents"
     parts = [f"{report.documents:,} {noun} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
     parts += [f"{name} {value:,}" for name in ("skipped", "replaced", "truncated") if (value := getattr(report, name))]
@@ -96,9 +96,9 @@ def add(
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
 ) -> None:
-    """Add documents, or replace those whose id is already there; all inputs are checked before the first is added.
+    """Add documents, or replace those whose id exists; all inputs are checked before the first is added.
 
-    Columns that are not named are those the index was built with; --id '' and --metadata '' say that there are none.
+    Columns that are not named are those the index was built with; --id '' and --metadata '' mean that there are none.
     """
     from kexue.search import Index, add_files
 
@@ -141,10 +141,10 @@ def add(
 def delete(
     out: Output,
     index: opt.IndexPath,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="Id to delete; repeat it.")] = None,
-    ids_file: Annotated[Path | None, typer.Option(help="File with one id a line; - for stdin.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Id to delete; may be repeated.")] = None,
+    ids_file: Annotated[Path | None, typer.Option(help="File with one id per line; - for stdin.")] = None,
     filters: opt.Filters = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting by filter.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete by filter without asking.")] = False,
 ) -> None:
     """Delete documents by id or by filter."""
     from kexue.corpus.decoding import read_lines
@@ -154,7 +154,7 @@ def delete(
     if ids_file is not None:
         wanted += [line for line in read_lines(ids_file) if line]
     if bool(wanted) == bool(filters):
-        raise typer.BadParameter("say which documents: either --id / --ids-file, or --filter")
+        raise typer.BadParameter("name the documents: either --id / --ids-file, or --filter")
     with Index.open(index) as opened:
         if filters:
             missing: list[str] = []
@@ -163,9 +163,9 @@ def delete(
                 out.confirm(f"Delete every document of {index} where {' and '.join(filters)}?", "--yes")
             deleted = opened.delete(filter=condition)
         else:
-            found = {document.id for document in opened.get(wanted)}
-            missing = [name for name in dict.fromkeys(wanted) if name not in found]
-            deleted = opened.delete(list(found))
+            existing = {document.id for document in opened.get(wanted)}
+            missing = [name for name in dict.fromkeys(wanted) if name not in existing]
+            deleted = opened.delete(list(existing))
         documents = len(opened)
     out.emit(
         {"index": index, "deleted": deleted, "missing": missing, "documents": documents},
@@ -175,7 +175,7 @@ def delete(
 
 @verb(app, "info", examples=("kexue index info faq.kx", "kexue index info faq.kx --json"))
 def info(out: Output, index: opt.IndexPath) -> None:
-    """Show what an index holds: documents, model, whitening, size."""
+    """Show the contents of an index: documents, model, whitening, size."""
     from kexue.search import Index
 
     with Index.open(index, readonly=True) as opened:
@@ -194,7 +194,7 @@ def info(out: Output, index: opt.IndexPath) -> None:
 
 @verb(app, "compact", examples=("kexue index compact faq.kx",))
 def compact(out: Output, index: opt.IndexPath) -> None:
-    """Give back the room of deleted and replaced documents."""
+    """Return the space of deleted and replaced documents to the system."""
     from kexue.search import Index
 
     start = time.perf_counter()
@@ -213,17 +213,17 @@ def compact(out: Output, index: opt.IndexPath) -> None:
 
 @verb(app, "check", examples=("kexue index check faq.kx", "kexue index check faq.kx --json"))
 def check(out: Output, index: opt.IndexPath) -> None:
-    """Look for damage: structure, the checksum of every row, whitening, calibration; exit 1 when there is any."""
+    """Check for damage: structure, the checksum of every row, whitening, calibration; exit code 1 if there is any."""
     from kexue.search import check_index
 
     with out.progress("checking") as progress:
         report = check_index(index, progress=progress)
-    out.emit(dataclasses.asdict(report), lambda: _checked(report))
+    out.emit(dataclasses.asdict(report), lambda: _describe_check(report))
     if not report.ok:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _checked(report: Any) -> str:
+def _describe_check(report: Any) -> str:
     if report.ok:
         return f"{report.documents:,} documents in {report.index}, all as they were written"
     lines = [f"{report.index} is damaged:", *(f"  {problem}" for problem in report.problems)]
@@ -234,10 +234,10 @@ def _checked(report: Any) -> str:
 def backup(
     out: Output,
     index: opt.IndexPath,
-    target: Annotated[Path, typer.Option("--out", help="File to write; an index itself.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older backup that is there.")] = False,
+    target: Annotated[Path, typer.Option("--out", help="File to write; it is an index itself.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older backup.")] = False,
 ) -> None:
-    """Copy an index to one file while it is in use: the state of one moment, checked, whole or not at all."""
+    """Copy an index to one file while it is in use: its state at one moment, checked, whole or not at all."""
     from kexue.search import backup_index
 
     with out.progress("copying") as progress:
@@ -248,13 +248,13 @@ def backup(
 @verb(app, "restore", examples=("kexue index restore faq-monday.kx --out faq.kx --overwrite",))
 def restore(
     out: Output,
-    source: Annotated[Path, typer.Argument(help="What kexue index backup wrote.", metavar="BACKUP")],
+    source: Annotated[Path, typer.Argument(help="File written by kexue index backup.", metavar="BACKUP")],
     target: Annotated[Path, typer.Option("--out", help="Where the index was.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an index that is there; its last changes are lost.")
+        bool, typer.Option("--overwrite", help="Replace an existing index; its last changes are lost.")
     ] = False,
 ) -> None:
-    """Put a backup back as an index: checked first; the log and the snapshot of what was there go."""
+    """Restore an index from a backup, which is checked first; log and snapshot of the old index are deleted."""
     from kexue.search import restore_index
 
     with out.progress("copying") as progress:
@@ -270,8 +270,8 @@ def restore(
 def copy(
     out: Output,
     index: opt.IndexPath,
-    target: Annotated[str, typer.Argument(help="Where to: a file, or milvus://HOST:PORT/NAME.", metavar="TARGET")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    target: Annotated[str, typer.Argument(help="Target: a file, or milvus://HOST:PORT/NAME.", metavar="TARGET")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
 ) -> None:
     """Copy an index to another place, such as Milvus; nothing is encoded again."""
     from kexue.search import copy_index
@@ -287,6 +287,7 @@ def copy(
     app,
     "calibrate",
     examples=("kexue index calibrate faq.kx", "kexue index calibrate faq.kx --pairs judged.tsv --precision 0.95"),
+    seeded=True,
 )
 def calibrate(
     out: Output,
@@ -294,17 +295,15 @@ def calibrate(
     pairs: Annotated[
         str | None, typer.Option(help="Judged pairs: lines of two texts and 0 or 1; or a set in KEXUE_DATA.")
     ] = None,
-    sample: Annotated[
-        int, typer.Option(help="Random pairs of documents behind the percentiles; at most all there are.", min=1)
-    ] = 100_000,
+    sample: Annotated[int, typer.Option(help="Random pairs of documents for the percentiles.", min=1)] = 100_000,
     method: Annotated[
-        Literal["isotonic", "platt"], typer.Option(help="isotonic: any rising curve; platt: for few labels.")
+        Literal["isotonic", "platt"], typer.Option(help="isotonic: any increasing curve; platt: for few labels.")
     ] = "isotonic",
-    precision: Annotated[float, typer.Option(help="Precision that the threshold shall keep.")] = 0.9,
+    precision: Annotated[float, typer.Option(help="Precision of the threshold.")] = 0.9,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
 ) -> None:
-    """Learn what a score means here: its percentile among random pairs and, from judged pairs, a probability."""
+    """Fit the meaning of scores: percentile among random pairs and, from judged pairs, a probability."""
     from kexue.search import Index
     from kexue.similarity import load_pairs
 
@@ -335,7 +334,7 @@ def calibrate(
             f"no percentile can be above {100 * drawn / (drawn + 1):.{max(2, len(str(drawn)) - 1)}f}"
         ]
         if drawn < FEW_PAIRS:
-            lines.append("So few pairs make rough percentiles: add documents before relying on them.")
+            lines.append("Percentiles of so few pairs are rough: add documents before relying on them.")
         if threshold is not None:
             lines.append(
                 f"on {record['labelled_pairs']:,} judged pairs a score of {threshold.value:.3f} or more is right "

@@ -1,4 +1,4 @@
-"""`kexue plan`: what an index of a given size needs."""
+"""`kexue plan`: memory, disk and time of an index of a given size."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     out: Output,
-    docs: Annotated[str, typer.Option(help="Documents; k, M and B are understood.")],
-    dims: Annotated[int, typer.Option(help="Numbers of a stored vector.", min=1)],
-    qps: Annotated[float | None, typer.Option(help="Text queries a second.")] = None,
-    dtype: Annotated[Literal["float32", "int8"], typer.Option(help="Vectors in memory.")] = "float32",
-    tokens: Annotated[int, typer.Option(help="Tokens of a document, on average.", min=1)] = 20,
+    docs: Annotated[str, typer.Option(help="Number of documents, such as 200000, 200k or 50M.")],
+    dims: Annotated[int, typer.Option(help="Dimensions of a stored vector.", min=1)],
+    qps: Annotated[float | None, typer.Option(help="Text queries per second.")] = None,
+    dtype: Annotated[Literal["float32", "int8"], typer.Option(help="Type of the vectors in memory.")] = "float32",
+    tokens: Annotated[int, typer.Option(help="Mean number of tokens of a document.", min=1)] = 20,
 ) -> None:
-    """Estimate memory, disk and time of an index, from constants measured on two processor cores."""
+    """Estimate memory, disk and time of an index from constants measured on two processor cores."""
     from kexue.search import plan_capacity
 
-    found = plan_capacity(_count(docs), dims, qps=qps, dtype=dtype, tokens=tokens)
+    planned = plan_capacity(_count(docs), dims, qps=qps, dtype=dtype, tokens=tokens)
 
     def text() -> str:
-        hours = found.build_seconds / 3600
+        hours = planned.build_seconds / 3600
+        memory, index, disk = planned.memory_bytes, planned.index_bytes, planned.disk_bytes
         lines = [
-            f"{found.docs:,} documents of {found.dims} dimensions",
-            f"memory of a server  {found.memory_bytes / 1e9:9.2f} GB, the index {found.index_bytes / 1e9:.2f} GB of it",
-            f"disk                {found.disk_bytes / 1e9:9.2f} GB",
+            f"{planned.docs:,} documents of {planned.dims} dimensions",
+            f"memory of a server  {memory / 1e9:9.2f} GB, of which the index {index / 1e9:.2f} GB",
+            f"disk                {disk / 1e9:9.2f} GB",
             f"encoding            {hours:9.2f} h on two cores",
         ]
         if qps is not None:
-            rate = found.assumptions["queries_per_second_per_replica"]
-            lines.append(f"replicas            {found.replicas:9d}   of two cores, {rate:.0f} queries a second each")
+            rate = planned.assumptions["queries_per_second_per_replica"]
+            lines.append(f"replicas            {planned.replicas:9d}   of two cores, {rate:.0f} queries a second each")
         return "\n".join(lines)
 
-    out.emit(asdict(found), text)
+    out.emit(asdict(planned), text)
 
 
 def _count(text: str) -> int:
-    """``"50M"`` as 50,000,000."""
+    """Parse ``"50M"`` as 50,000,000."""
     scale = _UNITS.get(text[-1:].lower(), 1)
     try:
         return round(float(text[:-1] if scale > 1 else text.replace(",", "").replace("_", "")) * scale)
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"--docs {text!r} is no number; write 200000, 200k or 50M") from None
+        raise typer.BadParameter(f"--docs {text!r} is not a number; write 200000, 200k or 50M") from None

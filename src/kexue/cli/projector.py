@@ -91,7 +91,7 @@ def off(out: Output, host: _Host = None, config: _Config = None) -> None:
     _switch(out, "off", _settings(host, config))
 
 
-@verb(app, "simulate", examples=("kexue projector simulate --loss 0.3",))
+@verb(app, "simulate", examples=("kexue projector simulate --loss 0.3",), seeded=True)
 def simulate(
     out: Output,
     loss: Annotated[float, typer.Option(help="Probability that a datagram gets lost.", min=0, max=1)] = 0.0,

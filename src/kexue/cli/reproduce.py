@@ -27,7 +27,7 @@ _EXAMPLES = (
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    verb(app, "reproduce", examples=_EXAMPLES)(reproduce)
+    verb(app, "reproduce", examples=_EXAMPLES, seeded=True)(reproduce)
 
 
 def reproduce(

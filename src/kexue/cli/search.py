@@ -1,4 +1,4 @@
-"""`kexue search`: ask an index."""
+"""`kexue search`: search an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kexue.corpus.decoding import read_lines
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kexue.search import Reranker
+    from kexue.search import Hit, Reranker
     from kexue.similarity import Explanation
     from kexue.text import Encoder
 
@@ -39,38 +39,40 @@ def register(app: typer.Typer) -> None:
 def search(
     out: Output,
     index: opt.IndexPath,
-    queries: Annotated[list[str] | None, typer.Argument(help="Questions; - reads one a line from stdin.")] = None,
+    queries: Annotated[
+        list[str] | None, typer.Argument(help="Queries as text; - reads one per line from stdin.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Hits per query.", min=1)] = 10,
     filters: opt.Filters = None,
     rerank: Annotated[
         Literal["none", "wrd", "wmd", "cross"],
-        typer.Option(help="Order the nearest again: by transported tokens, or by a cross-encoder."),
+        typer.Option(help="Rerank candidates by word-level optimal transport or a cross-encoder."),
     ] = "none",
     cross_encoder: Annotated[str | None, typer.Option(help="Folder or hub id for --rerank cross.")] = None,
     dehub: Annotated[
         Literal["none", "csls", "center"] | None,
-        typer.Option(help="Correct for documents near everything; default: as the index was built."),
+        typer.Option(help="Correction for hubs, documents near everything; default: that of the index."),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say which word of the query went to which.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every document, however large.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which word of the query matched which.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every document, also in a large index.")] = False,
     candidates: Annotated[
-        int | None, typer.Option(help="Candidates that are reranked, or that approximate search scores.", min=1)
+        int | None, typer.Option(help="Candidates to rerank, or to score in an approximate search.", min=1)
     ] = None,
-    queries_file: Annotated[Path | None, typer.Option("--queries", help="File of lines, each a query, or -.")] = None,
+    queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query per line, or -.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Where the index's own encoder is now, if it has moved.")
+        str | None, typer.Option("--model", help="Folder or hub id of the encoder of the index, if it has moved.")
     ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
 ) -> None:
-    """Find the documents nearest in meaning; scores are cosines of the stored vectors.
+    """Search an index by meaning; scores are cosines of the stored vectors.
 
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
     pairs the probability that it belongs to the query.
     """
     from kexue.search import Index, parse_filter
     from kexue.search.ranking import count_candidates
-    from kexue.search.records import Stopwatch, search_record
+    from kexue.search.records import Stopwatch
 
     if (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")
@@ -79,9 +81,9 @@ def search(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with Index.open(index, readonly=True) as opened:
-        texts = _queries(queries or [], queries_file)
+        texts = _read_queries(queries or [], queries_file)
         encoder = cast("Encoder", opened.load_encoder(model, device=device, dtype=dtype))
-        reranker = _reranker(rerank, cross_encoder, encoder, device)
+        reranker = _open_reranker(rerank, cross_encoder, encoder, device)
         options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
         watch = Stopwatch()
         vectors = opened.encode_queries(texts)
@@ -92,25 +94,30 @@ def search(
         if reranker is not None or explain:
             answers = opened.rerank(texts, answers, k, rerank=reranker, explain=explain)
         watch.lap("rerank")
-    timings = watch.seconds()
+    seconds = watch.seconds()
+    _emit_answers(out, index, texts, answers, encoder, seconds)
+    out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * seconds['total']:.0f} ms")
+
+
+def _emit_answers(
+    out: Output, index: str, texts: list[str], answers: list[list[Hit]], encoder: Encoder, seconds: dict[str, float]
+) -> None:
+    """Print the hits of each query; the seconds of a stage are divided equally among the queries."""
+    from kexue.search.records import search_record
+
+    each = {stage: total / len(texts) for stage, total in seconds.items()}
     tokens = encoder.count_tokens(texts)
     cut = [bool(encoder.tokenize([text]).truncated) for text in texts]
     for query, hits, used, short in zip(texts, answers, tokens, cut, strict=True):
-        record = {"query": query, "index": index} | search_record(
-            hits,
-            opt.index_name(index),
-            tokens=used,
-            seconds={stage: seconds / len(texts) for stage, seconds in timings.items()},
-            warnings=[f"the query was cut: at most {encoder.max_length} tokens are read."] if short else [],
-        )
+        warnings = [f"the query was cut: at most {encoder.max_length} tokens are read."] if short else []
+        found = search_record(hits, opt.index_name(index), tokens=used, seconds=each, warnings=warnings)
         title = query if len(texts) > 1 else None
-        out.emit(record, partial(_answer, hits, title))
+        out.emit({"query": query, "index": index} | found, partial(_render_answer, hits, title))
     if any(cut) and not out.json:
         out.remark(f"kexue: warning: {sum(cut)} of the queries cut: at most {encoder.max_length} tokens are read")
-    out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * timings['total']:.0f} ms")
 
 
-def _reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: str) -> Reranker | None:
+def _open_reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: str) -> Reranker | None:
     from kexue.search import CrossEncoderReranker, TransportReranker
 
     if cross_encoder is not None:
@@ -118,7 +125,7 @@ def _reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: st
     return None if kind == "none" else TransportReranker(encoder, "wrd" if kind == "wrd" else "wmd")
 
 
-def _queries(given: list[str], file: Path | None) -> list[str]:
+def _read_queries(given: list[str], file: Path | None) -> list[str]:
     texts = [text for text in given if text != "-"]
     if "-" in given:
         texts += read_lines("-")
@@ -131,18 +138,18 @@ def _queries(given: list[str], file: Path | None) -> list[str]:
 
 
 def explanation_lines(explanation: Explanation, most: int = 12) -> str:
-    """The heaviest moves of an explanation, one a line, and what they add up to."""
+    """Return the heaviest moves of an explanation, one per line, and the distance."""
     lines = [
         f"    {pair.source:>14} -> {pair.target:<14} {pair.mass:6.1%} of the weight at cost {pair.cost:.3f}"
         for pair in explanation.pairs[:most]
     ]
-    left = len(explanation.pairs) - most
-    rest = f", {left} smaller moves left out" if left > 0 else ""
+    more = len(explanation.pairs) - most
+    rest = f", {more} smaller moves not shown" if more > 0 else ""
     return "\n".join([*lines, f"    {explanation.kind.upper()} distance {explanation.distance:.3f}{rest}"])
 
 
 def percentile_words(percentile: float) -> str:
-    """A percentile with the digits that its distance from 100 needs, never rounded up to it."""
+    """Return a percentile with as many digits as its distance from 100 needs, never rounded up to 100."""
     left = max(100 - percentile, 1e-3)
     digits = max(2, min(4, math.ceil(-math.log10(left) - 1e-6) + 1))
     scale = 10**digits
@@ -153,7 +160,7 @@ def _probability_words(probability: Any) -> str:
     return f"{probability.value:.2f} ({probability.low:.2f}-{probability.high:.2f})"
 
 
-def _answer(hits: list[Any], title: str | None) -> Any:
+def _render_answer(hits: list[Any], title: str | None) -> Any:
     from rich.console import Group
 
     reasons = [
@@ -161,27 +168,27 @@ def _answer(hits: list[Any], title: str | None) -> Any:
         for hit in hits
         if hit.explanation is not None
     ]
-    table = _table(hits, title)
+    table = _make_table(hits, title)
     return Group(table, "", *reasons) if reasons else table
 
 
-def _table(hits: list[Any], title: str | None) -> Table | str:
+def _make_table(hits: list[Any], title: str | None) -> Table | str:
     from rich.markup import escape
     from rich.table import Table
 
     if not hits:
         return f"{title + ': ' if title else ''}no document matches"
     table = Table(title=escape(visible(title)) if title else None, title_justify="left", box=None, pad_edge=False)
-    shown = [("score", [f"{hit.score:.3f}" for hit in hits])]
+    columns = [("score", [f"{hit.score:.3f}" for hit in hits])]
     if hits[0].percentile is not None:
-        shown.append(("percentile", [percentile_words(hit.percentile) for hit in hits]))
+        columns.append(("percentile", [percentile_words(hit.percentile) for hit in hits]))
     if hits[0].probability is not None:
-        shown.append(("probability", [_probability_words(hit.probability) for hit in hits]))
-    for name, _ in shown:
+        columns.append(("probability", [_probability_words(hit.probability) for hit in hits]))
+    for name, _ in columns:
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
     table.add_column("text", overflow="ellipsis", no_wrap=True)
     for row, hit in enumerate(hits):
         texts = (escape(visible(hit.id)), escape(visible(" ".join(hit.text.split())[:_WIDEST])))
-        table.add_row(*(column[row] for _, column in shown), *texts)
+        table.add_row(*(column[row] for _, column in columns), *texts)
     return table

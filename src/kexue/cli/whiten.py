@@ -124,6 +124,7 @@ def apply(
         "kexue whiten tune pairs.tsv --out w.safetensors",
         "kexue whiten tune stsb_en --cv 5 --out w.safetensors",
     ),
+    seeded=True,
 )
 def tune(
     out: Output,
