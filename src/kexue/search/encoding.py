@@ -139,6 +139,6 @@ class IndexEncoder:
         return encode_texts(self.load(), texts, role, dim=dim)
 
     @property
-    def truncated(self) -> int:
+    def truncated_count(self) -> int:
         """Texts of the last call of `encode` that the encoder cut."""
         return int(getattr(self.encoder, "truncated_", 0))

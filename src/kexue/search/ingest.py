@@ -85,7 +85,7 @@ class Ingest:
         if fresh:
             if vectors is None:
                 raw = self._encoder.encode([rows[place].text for place in fresh], "document")
-                truncated = self._encoder.truncated
+                truncated = self._encoder.truncated_count
             else:
                 raw = vectors[fresh]
             fitted = self._fit_space(space, raw, encoded=vectors is None)

@@ -171,7 +171,7 @@ def read_record(path: str, what: str, load: Callable[[], T]) -> T:
         return load()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexFormatError(
-            f"{path} is damaged: what it records as its {what} cannot be read ({type(error).__name__}: {error}).",
+            f"{path} is damaged: its recorded {what} cannot be read ({type(error).__name__}: {error}).",
             remedy="Restore it from a backup (kexue index restore), or build it again (kexue index build).",
         ) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kexue.errors import DataError, IndexFormatError, KexueError
+from kexue.errors import KexueError
 from kexue.search.products import Vectors, largest_products
 from kexue.search.store.base import (
     CompactReport,
@@ -25,7 +24,6 @@ from kexue.search.store.base import (
     Value,
     conflict_error,
     dimension_error,
-    dump_metadata,
     now,
 )
 from kexue.search.store.milvus.connection import (
@@ -37,8 +35,9 @@ from kexue.search.store.milvus.connection import (
     bytes_below,
     name_expression,
 )
-from kexue.search.store.milvus.expressions import searchable, to_expression
+from kexue.search.store.milvus.expressions import to_expression
 from kexue.search.store.milvus.head import Head, Heads
+from kexue.search.store.milvus.rows import make_entity, make_match, parse_document, parse_vector
 
 T = TypeVar("T")
 _LIMIT = 16_384  # answers of Milvus to one query
@@ -132,7 +131,7 @@ class MilvusStore:
             if not rows:
                 self._heads.write(head, metadata or {}, head)
                 return Upserted(0, 0)
-            entities = [_entity(row, key) for key, row in enumerate(rows, start=head.next)]
+            entities = [make_entity(row, key) for key, row in enumerate(rows, start=head.next)]
             dims = self._match_dims(head, rows)
             after = head._replace(next=head.next + len(rows), dims=dims)
             if after.documents is None or dims != head.dims:
@@ -230,7 +229,7 @@ class MilvusStore:
                 for row in self._query(head, name_expression(some), fields)
             ]
 
-        found = {row["id"]: Row(*_document(row), *_vector(row)) for row in self._read(ask)[0]}
+        found = {row["id"]: Row(*parse_document(row), *parse_vector(row)) for row in self._read(ask)[0]}
         return [found[one] for one in ids if one in found]
 
     def count(self, *, filter: Filter | None = None) -> int:
@@ -325,7 +324,7 @@ class MilvusStore:
             )
             if not any(len(hits) == limit and hits[k - 1]["distance"] == hits[-1]["distance"] for hits in answers):
                 ordered = [sorted(hits, key=lambda hit: (-hit["distance"], hit["entity"]["key"])) for hits in answers]
-                return [[_make_match(hit["entity"], hit["distance"]) for hit in hits[:k]] for hits in ordered]
+                return [[make_match(hit["entity"], hit["distance"]) for hit in hits[:k]] for hits in ordered]
             limit = _LIMIT if limit < _LIMIT < 4 * limit else 4 * limit
         return None
 
@@ -340,7 +339,7 @@ class MilvusStore:
         for some in batches([str(key) for key in np.unique(keys)]):
             documents.update({row["key"]: row for row in self._query(head, f"key in [{', '.join(some)}]", fields)})
         return [
-            [_make_match(documents[key], score) for key, score in zip(names, best, strict=True) if key in documents]
+            [make_match(documents[key], score) for key, score in zip(names, best, strict=True) if key in documents]
             for names, best in zip(keys.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -384,44 +383,5 @@ class MilvusStore:
 
 
 def _documents_moved(before: Head, head: Head) -> bool:
+    """Whether the documents are in another collection, or have vectors of another length."""
     return (before.documents, before.dims) != (head.documents, head.dims)
-
-
-def _entity(row: Row, key: int) -> dict[str, Any]:
-    """Return a document as a row of Milvus."""
-    if row.vector is None:
-        raise ValueError(f"document {row.id!r} comes without a vector")
-    metadata = dump_metadata(row.metadata)
-    for what, value in {"id": row.id, "text": row.text, "metadata": metadata}.items():
-        if len(value) * 4 > LONGEST and (length := len(value.encode())) > LONGEST:
-            raise DataError(
-                f"the {what} of document {row.id[:60]!r} has {length} bytes, Milvus takes {LONGEST}.",
-                remedy="Split it into several documents, or keep the index in a file.",
-            )
-    return {
-        "id": row.id,
-        "key": key,
-        "text": row.text,
-        "metadata": metadata,
-        "fields": searchable(row.metadata),
-        "vector": np.ascontiguousarray(row.vector, np.float32),
-    }
-
-
-def _document(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    try:
-        return row["id"], row["text"], json.loads(row["metadata"])
-    except (ValueError, RecursionError):
-        raise IndexFormatError(
-            f"the metadata of document {row['id']!r:.80} in Milvus are not what was written.",
-            remedy="Add it again, or copy the index there again (kexue index copy).",
-        ) from None
-
-
-def _vector(row: Mapping[str, Any]) -> list[Vectors]:
-    """Return the vector of a row in a list, which is empty where it was not asked for."""
-    return [np.asarray(row["vector"], np.float32)] if "vector" in row else []
-
-
-def _make_match(row: Mapping[str, Any], score: float) -> Match:
-    return Match(*_document(row), float(score), *_vector(row))

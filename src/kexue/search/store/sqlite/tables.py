@@ -124,7 +124,7 @@ def read_metadata(connection: sqlite3.Connection, state: State) -> dict[str, Val
     columns = "CAST(key AS BLOB), typeof(value), CAST(value AS BLOB), checksum"
     for key, kind, value, checksum in connection.execute(f"SELECT {columns} FROM meta"):
         if checksum != _metadata_checksum(key, kind, value):
-            raise Damage(f"what it records as {key.decode(errors='replace')!r:.60} is not what was written")
+            raise Damage(f"its metadata entry {key.decode(errors='replace')!r:.60} is not what was written")
         tally.add(checksum)
         found[key.decode()] = value if kind == "blob" else value.decode()
     tally.check(state.entries, state.metadata, "entries of metadata")
