@@ -1,4 +1,4 @@
-"""Dilated gated convolutions: the light encoder of "information extraction with DGCNN".
+"""Dilated gated convolutions, the encoder of "information extraction with DGCNN".
 
 Source: kexue.fm/archives/5409 and 6671.
 """
@@ -13,17 +13,17 @@ from torch.nn import functional
 
 
 class DilatedGatedConv1d(nn.Module):
-    """One convolution makes a gate g and a candidate h of the sequence; the gate says how much of it stays.
+    """Mix a sequence x with a convolution h of it, by a gate g from the same convolution.
 
         y = x sigma(g) + h (1 - sigma(g)),    (g, h) = conv(x)
 
-    ``forward(x (B, T, dim), mask)`` gives (B, T, dim); `mask` (B, T) bool, True = token; padding counts as zeros and
-    stays zero, so that more of it changes nothing.
+    ``forward(x (B, T, dim), mask)`` gives (B, T, dim); `mask` (B, T) bool, True = token; padding is read and
+    returned as zeros, so that more of it changes nothing.
 
     Args:
-        dim: channels.
-        kernel_size: odd; padded so that the length stays.
-        dilation: distance of neighbouring taps.
+        dim: number of channels.
+        kernel_size: odd; the input is padded so that the length stays.
+        dilation: distance between the places a kernel reads.
         dropout: of g, in training.
     """
 
@@ -35,28 +35,31 @@ class DilatedGatedConv1d(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The gated mixture."""
-        x = _keep(x, mask)
+        """Return the gated mixture."""
+        x = _clear_padding(x, mask)
         g, h = self.conv(x.transpose(1, 2)).transpose(1, 2).chunk(2, -1)
         gate = functional.dropout(g, self.dropout, self.training).sigmoid()
-        return _keep(torch.lerp(h.to(x.dtype), x, gate.to(x.dtype)), mask)  # autocast makes h and gate narrow
+        return _clear_padding(
+            torch.lerp(h.to(x.dtype), x, gate.to(x.dtype)), mask
+        )  # autocast computes h and gate in half precision
 
 
 class DGCNN(nn.Module):
-    """A stack of `DilatedGatedConv1d`; the default dilations see 27 tokens to either side."""
+    """Stack of `DilatedGatedConv1d`; with the default dilations it sees 27 tokens to either side."""
 
     def __init__(self, dim: int, *, dilations: Sequence[int] = (1, 2, 5, 1, 2, 5, 1, 2, 5, 1, 1, 1)) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DilatedGatedConv1d(dim, dilation=d) for d in dilations)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, dim), mask (B, T) to (B, T, dim)."""
+        """Map x (B, T, dim) and mask (B, T) to (B, T, dim)."""
         for layer in self.layers:
             x = layer(x, mask)
         return x
 
 
-def _keep(x: Tensor, mask: Tensor | None) -> Tensor:
+def _clear_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x with zeros where the mask is False."""
     if mask is None:
         return x
     if mask.dtype != torch.bool or mask.shape != x.shape[:2]:

@@ -35,5 +35,5 @@ class Affine(nn.Linear):
     """`torch.nn.Linear` by `affine`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
+        """Map (..., in) to (..., out)."""
         return affine(input, self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""A score for every span and type at once, and the spans that such scores mean.
+"""GlobalPointer: a score for every span and type, and the spans with a positive score.
 
 Source: kexue.fm/archives/8373 and 8877 (efficient form); Su et al. 2022, arXiv:2208.03054.
 """
@@ -15,7 +15,7 @@ from kexue.nn.position import rotary_angles, rotate
 
 
 class GlobalPointer(nn.Module):
-    """Scores s_a(i, j) that the span i..j, both inclusive, is of type a; train with the multi-label loss `zlpr_loss`.
+    """Score s_a(i, j) of the span i..j, both ends included, and type a; train with the multi-label loss `zlpr_loss`.
 
         s_a(i, j) = (R_i q_ai)' (R_j k_aj) / sqrt(D),    q_ai = Q_a h_i + b_a,  k_aj = K_a h_j + c_a
 
@@ -28,11 +28,12 @@ class GlobalPointer(nn.Module):
     bool, True = token; dropped cells are -inf. Half precision is scored in float32.
 
     Args:
-        hidden_size, num_types: width of the states, number of span types.
-        head_dim: D, even with `rotary`.
-        rotary: without it, far ends of a long text are as good as near ones.
-        upper_only: drop the cells whose end stands before their start.
-        efficient: the second form.
+        hidden_size: width of the states, >= 1.
+        num_types: number of span types, >= 1.
+        head_dim: D, >= 1, even with `rotary`.
+        rotary: whether q and k carry rotary positions; without them scores do not depend on the length of a span.
+        upper_only: whether to drop the cells whose end stands before their start.
+        efficient: whether to use the second form.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class GlobalPointer(nn.Module):
         self.ends = nn.Linear(2 * head_dim, 2 * num_types) if efficient else None
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The scores (B, num_types, T, T)."""
+        """Return the scores (B, num_types, T, T)."""
         if hidden.dim() != 3 or hidden.shape[-1] != self.qk.in_features:
             raise ValueError(f"hidden must be (batch, length, {self.qk.in_features}), got {tuple(hidden.shape)}")
         length = hidden.shape[1]
         if mask is not None and (mask.dtype != torch.bool or mask.shape != hidden.shape[:2]):
             raise ValueError(f"mask must be bool {tuple(hidden.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
         if mask is not None:
-            hidden = hidden.masked_fill(~mask[..., None], 0.0)  # padding may hold anything, in gradients too
+            hidden = hidden.masked_fill(~mask[..., None], 0.0)  # padding may hold NaN, which would reach the gradients
         both = self.qk(hidden)  # (B, T, types * 2 * D), or (B, T, 2 * D)
         wide = at_least_float32(both)
         q, k = (
@@ -87,11 +88,11 @@ class GlobalPointer(nn.Module):
 
 
 def decode_spans(scores: Tensor, *, threshold: float = 0.0) -> list[list[tuple[int, int, int]]]:
-    """Every cell above the threshold: for each text its (type, start, end), ends inclusive, in ascending order.
+    """Return every cell above the threshold: for each text its (type, start, end), ends included, in ascending order.
 
     Args:
         scores: (B, num_types, T, T) as from `GlobalPointer`.
-        threshold: scores must lie above it; 0 is the multi-label loss's own.
+        threshold: lower limit of the scores, excluded; 0 fits the multi-label loss.
     """
     if scores.dim() != 4 or scores.shape[-1] != scores.shape[-2]:
         raise ValueError(f"scores must be (batch, types, length, length), got {tuple(scores.shape)}")

@@ -1,4 +1,4 @@
-"""Where a token stands: rotary, sinusoidal and learned positions, and T5's relative buckets.
+"""Positions of tokens: rotary, sinusoidal and learned ones, and T5's relative buckets.
 
 Positions are integers of shape (T,) or (B, T). Relative tables use the offset key - query.
 """
@@ -16,19 +16,20 @@ from kexue._tensors import may_read
 def apply_rotary(
     q: Tensor, k: Tensor, positions: Tensor | None = None, *, base: float = 10000.0
 ) -> tuple[Tensor, Tensor]:
-    """Turn queries and keys by their positions, so that their products depend on the distance alone.
+    """Rotate queries and keys by their positions, so that their products depend on the distance alone.
 
         (x_2i, x_2i+1) <- (x_2i cos a - x_2i+1 sin a, x_2i sin a + x_2i+1 cos a),   a = position * base^(-2i/D)
 
-    Then <q turned by m, k turned by n> is a function of n - m. Source: kexue.fm/archives/8265; Su et al. 2021,
+    Then <q rotated by m, k rotated by n> is a function of n - m. Source: kexue.fm/archives/8265; Su et al. 2021,
     arXiv:2104.09864.
 
     Args:
         q, k: (B, H, T, D), D even; they may differ in H.
-        positions: (T,) or (B, T); None counts from 0.
+        positions: (T,) or (B, T); None is 0 to T - 1.
+        base: of the angles, > 0.
 
     Returns:
-        q and k turned, in their own dtypes; half precision is computed in float32.
+        q and k rotated, in their own dtypes; half precision is computed in float32.
 
     Raises:
         ValueError: D is odd, or lengths do not fit together.
@@ -46,9 +47,9 @@ def apply_rotary(
 def rotary_angles(
     positions: Tensor, dim: int, base: float = 10000.0, *, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position * base^(-2i/dim), for `rotate`: (T, dim/2), or (B, 1, T, dim/2) for (B, T).
+    """Return cosine and sine of position * base^(-2i/dim), for `rotate`: (T, dim/2), or (B, 1, T, dim/2) for (B, T).
 
-    In float32, or in float64 for what is to turn numbers of that `dtype`.
+    In float64 for that `dtype`, otherwise in float32.
     """
     wide = torch.promote_types(dtype, torch.float32)
     angles = _angles(positions, dim, base)
@@ -58,25 +59,25 @@ def rotary_angles(
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the pairs (2i, 2i+1) of x (B, H, T, D) by angles from `rotary_angles`."""
+    """Rotate the pairs (2i, 2i+1) of x (B, H, T, D) by angles from `rotary_angles`."""
     cos, sin = turn
     a, b = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2).unbind(-1)
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2).to(x.dtype)
 
 
 def _angles(positions: Tensor, dim: int, base: float) -> Tensor:
-    """position * base^(-2i/dim) for i < dim/2. In float64: at position 10^5 float32 is off by a hundredth of a turn."""
+    """Return position * base^(-2i/dim) for i < dim/2, in float64: at position 10^5 float32 is off by 0.01 of a turn."""
     if dim % 2:
-        raise ValueError(f"positions turn pairs of numbers, so the width must be even, got {dim}")
+        raise ValueError(f"positions rotate pairs of numbers, so the width must be even, got {dim}")
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     frequency = base ** (-torch.arange(0, dim, 2, dtype=wide, device=positions.device) / dim)
     return positions.to(wide)[..., None] * frequency
 
 
 class SinusoidalPositions(nn.Module):
-    """Fixed waves: entry 2i is sin(position * 10000^(-2i/dim)), entry 2i+1 the cosine.
+    """Fixed positions: entry 2i is sin(position * 10000^(-2i/dim)), entry 2i+1 the cosine.
 
-    ``forward(positions)`` maps (..., T) to (..., T, dim), in the dtype the module is in, float32 for half precision.
+    ``forward(positions)`` maps (..., T) to (..., T, dim), in the dtype of the module, float32 for half precision.
     Source: Vaswani et al. 2017, arXiv:1706.03762.
     """
 
@@ -90,14 +91,14 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("dtype_of", torch.zeros(()), persistent=False)  # moves with .double() and the like
 
     def forward(self, positions: Tensor) -> Tensor:
-        """The waves at `positions`."""
+        """Return the vectors at `positions`."""
         angles = _angles(positions, self.dim, 10000.0)
         wide = torch.promote_types(self.dtype_of.dtype, torch.float32)
         return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2).to(wide)
 
 
 class LearnedPositions(nn.Module):
-    """One learned vector a position: ``forward(positions)`` maps (..., T) below `max_length` to (..., T, dim)."""
+    """Learned vector for each position: ``forward(positions)`` maps (..., T) below `max_length` to (..., T, dim)."""
 
     def __init__(self, max_length: int, dim: int) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class LearnedPositions(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """The vectors at `positions`; ValueError for one beyond the table."""
+        """Return the vectors at `positions`; ValueError for one beyond the table."""
         last = self.table.num_embeddings - 1
         if positions.numel() and may_read(positions) and int(positions.max()) > last:
             raise ValueError(f"position {int(positions.max())} is beyond max_length - 1 = {last}")
@@ -114,16 +115,16 @@ class LearnedPositions(nn.Module):
 
 
 class T5Bias(nn.Module):
-    """A learned number for every head and bucket of offsets, added to the scores before the softmax.
+    """Learned number for every head and bucket of offsets, added to the scores before the softmax.
 
     ``forward(q_positions, k_positions)`` gives (H, Lq, Lk), or (B, H, Lq, Lk) for positions (B, L). Small offsets have
-    a bucket each, larger ones share (`relative_buckets`); the table may serve all layers. Source: Raffel et al. 2020,
-    arXiv:1910.10683, section 2.1. T5 itself does not scale its scores by 1/sqrt(D).
+    a bucket each, larger ones share one (`relative_buckets`); the table may serve all layers. Source: Raffel et al.
+    2020, arXiv:1910.10683, section 2.1. T5 itself does not scale its scores by 1/sqrt(D).
 
     Args:
         num_heads: H.
-        num_buckets: rows of the table; half of them for each direction when `bidirectional`.
-        max_distance: from here on all offsets share a bucket.
+        num_buckets: columns of the table; half of them for each direction when `bidirectional`.
+        max_distance: offset from which on all share the last bucket.
         bidirectional: False puts every key after the query into bucket 0, for causal masks.
     """
 
@@ -137,23 +138,23 @@ class T5Bias(nn.Module):
         nn.init.normal_(self.table, std=0.02)
 
     def forward(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        """The biases between positions (Lq,) and (Lk,)."""
+        """Return the biases between positions (Lq,) and (Lk,)."""
         offset = relative_offsets(q_positions, k_positions)
         return look_up(self.table, relative_buckets(offset, self.num_buckets, self.max_distance, self.bidirectional))
 
 
 def relative_offsets(q_positions: Tensor, k_positions: Tensor) -> Tensor:
-    """Key - query: (..., Lq) and (..., Lk) to (..., Lq, Lk)."""
+    """Return key - query: (..., Lq) and (..., Lk) to (..., Lq, Lk)."""
     return k_positions[..., None, :] - q_positions[..., :, None]
 
 
 def look_up(table: Tensor, columns: Tensor) -> Tensor:
-    """Entries of a table (H, C) at columns (..., Lq, Lk): (..., H, Lq, Lk)."""
+    """Return the entries of a table (H, C) at columns (..., Lq, Lk): (..., H, Lq, Lk)."""
     return table[:, columns].movedim(0, -3)
 
 
 def check_buckets(num_buckets: int, max_distance: int, bidirectional: bool = True) -> None:
-    """ValueError unless every direction has a small and a large bucket, and the distances to fill them."""
+    """Raise ValueError unless every direction has a small and a large bucket, and the distances to fill them."""
     side = num_buckets // 2 if bidirectional else num_buckets
     if side < 2 or max_distance <= side // 2:
         raise ValueError(
@@ -163,7 +164,7 @@ def check_buckets(num_buckets: int, max_distance: int, bidirectional: bool = Tru
 
 
 def relative_buckets(offset: Tensor, num_buckets: int, max_distance: int, bidirectional: bool = True) -> Tensor:
-    """T5's buckets of offsets key - query: one each up to half of a side, then ever wider ones up to `max_distance`.
+    """Return T5's buckets of offsets key - query: one each up to half of a side, then wider ones up to `max_distance`.
 
     With n buckets a side and e = n // 2, a distance x >= e falls into e + floor((n - e) log(x/e) / log(max/e)), at
     most n - 1. Keys after the query take the upper half of the buckets.

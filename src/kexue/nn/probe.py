@@ -1,4 +1,4 @@
-"""Can a model tell where it is? The probe: n equal tokens in, their places out.
+"""Position probe: whether a model can name the place of each of n equal tokens.
 
 Source: kexue.fm/archives/9105.
 """
@@ -12,9 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue._tensors import as_generator
+
 
 class ProbeResult(NamedTuple):
-    """Share of right places, cross-entropy in nats, whether all places were right, and the steps it took."""
+    """Result of `position_probe`, in evaluation mode.
+
+    Attributes:
+        accuracy: share of the places named correctly.
+        loss: cross-entropy in nats.
+        passed: whether all places are correct.
+        steps: training steps taken.
+    """
 
     accuracy: float
     loss: float
@@ -32,41 +41,44 @@ def position_probe(
 ) -> ProbeResult:
     """Train a copy of `model` to name the place of each of n equal tokens.
 
-    A model whose attention rows sum to 1, with positions only inside the softmax, gives equal scores everywhere: its
-    loss stays at ln n or above whatever the training, and its accuracy near 1/n, where rounding may tell equal scores
-    apart. One that can express places reaches accuracy 1.
+    A model whose attention rows sum to 1, with positions only inside the softmax, gives equal scores at every place:
+    its loss stays at ln n or above whatever the training, and its accuracy near 1/n, where rounding decides between
+    equal scores. A model that can express positions reaches accuracy 1.
 
     Args:
-        model: token ids (B, n) int64 to scores (B, n, n), one class a place; it is left as it is. Token id 1 is fed.
-        n: tokens, at least 2.
-        steps: at most so many steps of Adam with rate `lr`; it ends once every place is right.
-        generator: drives dropout, if the model has any.
+        model: token ids (B, n) int64 to scores (B, n, n), one class a place; it is not changed. Its
+            input is token id 1, n times.
+        n: number of tokens, >= 2.
+        steps: most steps of Adam, >= 0; training ends once every place is correct.
+        lr: learning rate, > 0.
+        generator: seed of the dropout, if the model has any.
 
     Returns:
-        Figures in evaluation mode. An accuracy between 1/n and 1 means: more steps.
+        The result in evaluation mode. An accuracy between 1/n and 1 calls for more steps.
     """
     if n < 2 or steps < 0:
         raise ValueError(f"n must be at least 2 and steps at least 0, got n={n}, steps={steps}")
     model = copy.deepcopy(model).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    ids, places = torch.ones(1, n, dtype=torch.int64, device=device), torch.arange(n, device=device)
+    ids, places = torch.ones(1, n, dtype=torch.int64, device=device), torch.arange(n, device=device)  # eq. 1
     optimizer = torch.optim.Adam(parameters, lr=lr) if parameters else None
-    seed = _seed(generator)
+    seed = generator if isinstance(generator, int) else _draw_seed(generator)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        taken = 0
-        accuracy, loss = _judge(model, ids, places)
-        while accuracy < 1 and taken < steps and optimizer is not None:
+        done = 0
+        accuracy, loss = _evaluate(model, ids, places)
+        while accuracy < 1 and done < steps and optimizer is not None:
             optimizer.zero_grad()
-            torch.autograd.backward(functional.cross_entropy(_scores(model, ids), places))
+            torch.autograd.backward(functional.cross_entropy(_score(model, ids), places))
             optimizer.step()
-            taken += 1
-            accuracy, loss = _judge(model, ids, places)
-    return ProbeResult(accuracy, loss, accuracy == 1, taken)
+            done += 1
+            accuracy, loss = _evaluate(model, ids, places)
+    return ProbeResult(accuracy, loss, accuracy == 1, done)
 
 
-def _scores(model: nn.Module, ids: Tensor) -> Tensor:
+def _score(model: nn.Module, ids: Tensor) -> Tensor:
+    """Return the model's scores (n, n); ValueError for another shape."""
     n = ids.shape[1]
     scores: Tensor = model(ids)
     if scores.shape != (1, n, n):
@@ -75,17 +87,16 @@ def _scores(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(model: nn.Module, ids: Tensor, places: Tensor) -> tuple[float, float]:
+def _evaluate(model: nn.Module, ids: Tensor, places: Tensor) -> tuple[float, float]:
+    """Return accuracy and loss in evaluation mode."""
     model.eval()
-    scores = _scores(model, ids).float()
+    scores = _score(model, ids).float()
     model.train()
-    right = (scores.argmax(-1) == places).double().mean()
-    return float(right), float(functional.cross_entropy(scores, places))
+    accuracy = (scores.argmax(-1) == places).double().mean()
+    return float(accuracy), float(functional.cross_entropy(scores, places))
 
 
-def _seed(generator: torch.Generator | int | None) -> int:
-    if isinstance(generator, int):
-        return generator
-    if generator is None:
-        return torch.Generator().seed()
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+def _draw_seed(generator: torch.Generator | None) -> int:
+    """Return a seed drawn from the generator, or from the system for None."""
+    source = as_generator(generator, "cpu" if generator is None else generator.device)
+    return int(torch.randint(2**62, (), generator=source, device=source.device))
