@@ -144,6 +144,7 @@ EXAMPLES = [
     errors.DiskFullError("a", needed=2, free=1),
     errors.InfeasibleError("a"),
     errors.RetryError("a", exceptions=[OSError("b")], tries=2),
+    errors.UnknownArticleError("a", remedy="b"),
 ]
 
 
