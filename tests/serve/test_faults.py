@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import signal
 import socket
@@ -210,6 +211,24 @@ def test_a_damaged_index_is_named_at_the_start(encoder, texts, tmp_path, harm) -
     assert done.returncode == 1
     assert str(path) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_on_port_0_prints_where_it_listens(encoder, texts, tmp_path) -> None:
+    path = make(tmp_path, encoder, texts[:5])
+    program = "import sys; from kexue.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(path), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        assert not url.endswith(":0")
+        assert httpx.get(f"{url}/ready", timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(client, indexes, texts) -> None:

@@ -76,7 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         kexue 0.1.0
         0
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, as `| head` does
+        _verb.discard_stdout()
+        return 0
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command line; print an error in the form that `--json` or a person expects."""
     as_json = "--json" in arguments
     try:
         code = app(arguments, standalone_mode=False, prog_name="kexue")
@@ -89,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _verb.EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = _verb.EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has closed it, as `| head` does
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:
+        raise
     except (KexueError, OSError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
         if as_json:
             print(_verb.json_line(_verb.failure_record(error)))

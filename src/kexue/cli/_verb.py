@@ -147,6 +147,9 @@ def verb(
             seed = 0 if own_seed else arguments.pop("seed")
             try:
                 function(Output(json_output, seed, quiet), **arguments)
+            except BrokenPipeError as error:  # the reader of the output has ended, as `| head` does
+                discard_stdout()
+                raise typer.Exit from error
             except EOFError as error:  # typer would take it for Ctrl-C
                 raise DataError(
                     f"a file ends too early ({error}).", remedy="Fetch or write it again: it is empty or cut short."
@@ -170,6 +173,17 @@ def verb(
         return function
 
     return register
+
+
+def discard_stdout() -> None:
+    """Point the process's standard output at the null device, so that the flush at exit does not fail."""
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None:  # replaced by a caller of `main`, whose it is
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, sys.stdout.fileno())
+    finally:
+        os.close(null)
 
 
 def failure_record(error: BaseException) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`kexue cluster`: the long jobs on the machines of a Ray cluster, or on all cores of this one."""
+"""`kexue cluster`: long jobs on a Ray cluster, or on all cores of this machine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
 
 app = typer.Typer(
-    help="Encode and index on a Ray cluster, with the results of one machine; a restart redoes what is missing.",
+    help="Encode, index and shuffle on a Ray cluster, with the same results as on one machine.",
     no_args_is_help=True,
 )
 
-_Ray = Annotated[
-    str, typer.Option("--ray", help="local starts Ray here and stops it; else an address, such as host:6379.")
-]
+_Ray = Annotated[str, typer.Option("--ray", help="local (start Ray on this machine), or an address such as host:6379.")]
 _Shards = Annotated[
-    int | None, typer.Option("--shards", help="Shards, at most; default: 512 to 8,192 texts in each.", min=1)
+    int | None, typer.Option("--shards", help="Largest number of shards; default: 512 to 8,192 texts in each.", min=1)
 ]
 
 
@@ -35,10 +33,10 @@ _Shards = Annotated[
 def embed(
     out: Output,
     inputs: opt.Inputs,
-    target: Annotated[Path, typer.Option("--out", help="Folder for the shards: Parquet, with a column vector.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for the shards: Parquet files with a column vector.")],
     ray: _Ray = "local",
     shards: _Shards = None,
-    resume: Annotated[bool, typer.Option(help="Keep the shards that are there; --no-resume encodes all anew.")] = True,
+    resume: Annotated[bool, typer.Option(help="Keep finished shards; --no-resume encodes everything again.")] = True,
     text: opt.TextColumn = None,
     id_column: opt.IdColumn = None,
     metadata: opt.MetadataColumns = None,
@@ -49,7 +47,7 @@ def embed(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Encode files into a folder of vectors. Killed at any moment, the same command goes on where it stopped."""
+    """Encode files into a folder of vectors. After an interruption the same command continues."""
     from kexue.cluster import embed_files
 
     with out.progress("encoding") as progress:
@@ -69,7 +67,7 @@ def embed(
             progress=progress,
         )
     _warn(out, report)
-    out.emit(dataclasses.asdict(report), lambda: _told(report, f"{report.n:,} vectors in {report.out}"))
+    out.emit(dataclasses.asdict(report), lambda: _summarize(report, f"{report.n:,} vectors in {report.out}"))
 
 
 @verb(
@@ -86,7 +84,7 @@ def index(
     target: Annotated[Path, typer.Option("--out", help="Index file to write.")],
     ray: _Ray = "local",
     shards: _Shards = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted build.")] = True,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted build.")] = True,
     text: opt.TextColumn = None,
     id_column: opt.IdColumn = None,
     metadata: opt.MetadataColumns = None,
@@ -97,10 +95,10 @@ def index(
     dims: opt.Dims = None,
     dehub: Annotated[
         Literal["none", "csls", "center"],
-        typer.Option(help="Keep documents that are near everything from answering everything; csls or center."),
+        typer.Option(help="Reduce hubs, documents that are near to everything: csls or center."),
     ] = "none",
-    approx: Annotated[str, typer.Option(help="auto, exact or approx search in memory.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    approx: Annotated[str, typer.Option(help="Search in memory: auto, exact or approx.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
     model: opt.Model = "auto",
@@ -134,7 +132,7 @@ def index(
     head = f"{report.documents:,} documents in {report.index} ({report.bytes / 1e6:.1f} MB)"
     out.emit(
         dataclasses.asdict(report),
-        lambda: f'{_told(report, head)}\nNext: kexue search {report.index} "your question"',
+        lambda: f'{_summarize(report, head)}\nNext: kexue search {report.index} "your question"',
     )
 
 
@@ -188,11 +186,13 @@ def shuffle(
 
 
 def _warn(out: Output, report: Any) -> None:
+    """Print the warnings of a report."""
     for warning in report.warnings:
         out.remark(f"kexue: warning: {warning}")
 
 
-def _told(report: Any, head: str) -> str:
+def _summarize(report: Any, head: str) -> str:
+    """Return a report as two lines of text."""
     names = ("resumed", "retried", "skipped", "replaced", "truncated")
     parts = [head, f"{report.shards:,} shards"]
     parts += [f"{name} {value:,}" for name in names if (value := getattr(report, name, 0))]

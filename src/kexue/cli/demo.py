@@ -1,4 +1,4 @@
-"""`kexue demo`: the main job on text that every machine has."""
+"""`kexue demo`: index and search Python's docstrings, and measure the quality."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Output,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the index and the report.")] = Path("demo-out"),
-    limit: Annotated[int | None, typer.Option(help="Index only this many docstrings.", min=100)] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of docstrings to index; default: all.", min=100)] = None,
     model: opt.Model = "auto",
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Index the standard library's docstrings, measure the index, answer five questions, write a report."""
+    """Index the docstrings of the standard library, measure the index, answer five questions, write a report."""
     from kexue.demo import run_demo
 
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("encoding docstrings") as progress:
         report = run_demo(folder, encoder=encoder, limit=limit, seed=out.seed, progress=progress)
-    out.emit(dataclasses.asdict(report), lambda: _shown(report))
+    out.emit(dataclasses.asdict(report), lambda: _render(report))
 
 
-def _shown(report: DemoReport) -> Any:
+def _render(report: DemoReport) -> Any:
+    """Return the report for the terminal."""
     from rich.console import Group
     from rich.table import Table
 
@@ -60,5 +61,5 @@ def _shown(report: DemoReport) -> Any:
         f'        kexue search {report.index} "your question"\n'
         "        kexue index build your-texts.csv --text COLUMN --out yours.kx"
     )
-    told = f"one search: median of {report.rows[0].timed}, in turns, encoding not counted"
-    return Group(head, "", rows, told, *answers, tail)
+    note = f"one search: median of {report.rows[0].timed}, without encoding; the indexes take turns"
+    return Group(head, "", rows, note, *answers, tail)

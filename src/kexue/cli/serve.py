@@ -1,4 +1,4 @@
-"""`kexue serve`: indexes and models over HTTP, with a page for people."""
+"""`kexue serve`: indexes and models over HTTP, with a web page."""
 
 from __future__ import annotations
 
@@ -26,41 +26,43 @@ def serve(
     out: Output,
     indexes: Annotated[
         list[str] | None,
-        typer.Argument(help="Indexes; without any and without --models, that of the demo.", envvar="KEXUE_STORE"),
+        typer.Argument(help="Index files; default without --models: the index of the demo.", envvar="KEXUE_STORE"),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
     models: Annotated[
         list[str] | None,
-        typer.Option(help="Encoder or cross-encoder: a folder, a hub id, or NAME=FOLDER; repeat it."),
+        typer.Option(help="Encoder or cross-encoder: a folder, a hub id, or NAME=FOLDER; may be repeated."),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File with lines read:KEY or write:KEY, mode 0600.", envvar="KEXUE_API_KEY_FILE"),
+        typer.Option(help="File of lines read:KEY or write:KEY, with mode 0600.", envvar="KEXUE_API_KEY_FILE"),
     ] = None,
     allow_public: Annotated[
-        bool, typer.Option("--allow-public", help="Listen to other machines without a key.")
+        bool, typer.Option("--allow-public", help="Allow an address that other machines reach, without a key.")
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name by which a server without a key may be asked, beside its address; repeat it."),
+        typer.Option(help="Further host name that requests to a server without a key may carry; may be repeated."),
     ] = None,
-    cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call; repeat it.")] = None,
-    readonly: Annotated[bool, typer.Option("--readonly", help="Change no index.")] = False,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="Origin whose web pages may send requests; may be repeated.")
+    ] = None,
+    readonly: Annotated[bool, typer.Option("--readonly", help="Refuse every change of an index.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    max_batch_tokens: Annotated[int, typer.Option(help="Tokens of one forward pass.", min=1)] = 16384,
-    max_queue: Annotated[int, typer.Option(help="Texts that may wait; beyond, 429.", min=1)] = 1024,
+    max_batch_tokens: Annotated[int, typer.Option(help="Limit of tokens in one forward pass.", min=1)] = 16384,
+    max_queue: Annotated[int, typer.Option(help="Limit of waiting texts; then requests get status 429.", min=1)] = 1024,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Write queries to the log.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse fields that a route does not know.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse unknown fields instead of ignoring them.")] = False,
 ) -> None:
-    """Serve embeddings, reranking and search, in the shapes of OpenAI, Cohere, Jina and TEI, and a page at /."""
+    """Serve embeddings, reranking and search in the formats of OpenAI, Cohere, Jina and TEI, and a web page at /."""
     from kexue.serve import Settings, run
     from kexue.serve.settings import keys_from_environment
 
     if not indexes and not models:
         if not DEMO.exists():
-            raise typer.BadParameter(f"nothing to serve: name an index, or run `kexue demo` first, which makes {DEMO}")
+            raise typer.BadParameter(f"nothing to serve: name an index, or run `kexue demo` first, which writes {DEMO}")
         indexes = [str(DEMO)]
     settings = Settings(
         indexes=tuple(indexes or ()),

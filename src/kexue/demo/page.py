@@ -1,4 +1,4 @@
-"""The demo's report as one HTML file that needs nothing else."""
+"""Page of the demo: one HTML file without further files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import tempfile
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kexue._figures import save_picture
 from kexue._files import replacing
+from kexue.demo.report import DemoReport, DemoRow
 from kexue.errors import MissingDependencyError
-
-if TYPE_CHECKING:
-    from kexue.demo.run import DemoReport, DemoRow
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -28,7 +26,7 @@ _PAGE = Template("""<!doctype html>
   table { border-collapse: collapse; width: 100%; }
   th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dde3ea; }
   th:first-child, td:first-child { text-align: left; }
-  tr.kept { background: #eef6ff; }
+  tr.saved { background: #eef6ff; }
   img { max-width: 100%; }
   code, pre { font-family: ui-monospace, monospace; background: #f4f6f8; }
   pre { padding: .8rem; overflow-x: auto; }
@@ -37,8 +35,9 @@ _PAGE = Template("""<!doctype html>
 </head>
 <body>
 <h1>The standard library, searchable by meaning</h1>
-<p>$documents docstrings of this machine's Python, indexed and asked for $queries known items: a query is the words of
-an object's name, or a sentence of its docstring that was <em>not</em> indexed; the one right answer is that object.</p>
+<p>This index holds $documents docstrings of this machine's Python. It was tested with $queries queries whose answer is
+known: a query is the words of an object's name, or a sentence of its docstring that was <em>not</em> indexed; the only
+right answer is that object.</p>
 <h2>Quality, memory and time</h2>
 $picture
 <table>
@@ -46,15 +45,16 @@ $picture
 <th>one search (quartiles)</th></tr>
 $rows
 </table>
-<p>The interval of MRR is that of other queries of the same kind; rows whose intervals overlap are not told apart by it
-alone. The time of one search, without encoding, is the median of $timed in turns.</p>
-<p>No label was used to fit anything. <em>pca</em> turns the vectors onto their principal axes and keeps the strongest;
-<em>whiten</em> also makes the kept axes equally long. The marked row is the index that was kept: the setting that is
-safe to choose before anything is measured. On your own texts <code>kexue whiten tune</code> chooses on labelled
+<p>The interval of MRR is for other queries of the same kind; where intervals overlap, the table does not show which
+setting is better. The time of one search, without encoding, is the median of $timed searches; the indexes take
+turns.</p>
+<p>Nothing was fitted on labels. <em>pca</em> rotates the vectors onto their principal axes and keeps the strongest;
+<em>whiten</em> also scales the remaining axes to equal variance. The marked row is the saved index: a setting that is
+safe to choose before any measurement. For your own texts, <code>kexue whiten tune</code> chooses by labelled
 pairs.</p>
 <h2>Five questions</h2>
 $answers
-<h2>Go on</h2>
+<h2>Next steps</h2>
 <pre>kexue search $index "your question"
 kexue index build your-texts.csv --text COLUMN --out yours.kx
 kexue search yours.kx "your question"</pre>
@@ -63,9 +63,15 @@ kexue search yours.kx "your question"</pre>
 """)
 
 
-def write_page(report: DemoReport, *, queries: int, kept: tuple[str, int]) -> None:
-    """Write `report.report` with the row `kept` (setting, dimensions) marked; no matplotlib, no picture."""
-    rows = "\n".join(_row(row, marked=(row.setting, row.dims) == kept) for row in report.rows)
+def write_page(report: DemoReport, *, queries: int, saved: tuple[str, int]) -> None:
+    """Write the page of a report, without a picture where matplotlib is missing.
+
+    Args:
+        report: report to show; the page is written to `report.report`.
+        queries: number of queries.
+        saved: setting and dimensions of the saved index, whose row is marked.
+    """
+    rows = "\n".join(_row(row, marked=(row.setting, row.dims) == saved) for row in report.rows)
     answers = "\n".join(
         f"<h3>{escape(answer['question'])}</h3>\n<ol>"
         + "".join(
@@ -89,6 +95,7 @@ def write_page(report: DemoReport, *, queries: int, kept: tuple[str, int]) -> No
 
 
 def _row(row: DemoRow, *, marked: bool) -> str:
+    """Return a row of the table."""
     cells = (
         row.setting,
         row.dims,
@@ -97,18 +104,20 @@ def _row(row: DemoRow, *, marked: bool) -> str:
         f"{row.memory_bytes / 1e6:.1f} MB",
         f"{row.latency_ms:.2f} ms ({row.latency_low_ms:.2f}-{row.latency_high_ms:.2f})",
     )
-    return f"<tr{' class=kept' if marked else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return f"<tr{' class=saved' if marked else ''}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _picture(rows: list[DemoRow]) -> str:
+    """Return quality against memory as an embedded picture, or a sentence where matplotlib is missing."""
+
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for setting, marker, below in (("pca", "o", -14), ("whiten", "s", 6)):
-            chosen = [row for row in rows if row.setting == setting]
+            points = [row for row in rows if row.setting == setting]
             axes.plot(
-                [row.memory_bytes / 1e6 for row in chosen], [row.mrr for row in chosen], f"{marker}-", label=setting
+                [row.memory_bytes / 1e6 for row in points], [row.mrr for row in points], f"{marker}-", label=setting
             )
-            for row in chosen:
+            for row in points:
                 axes.annotate(f"{row.dims}", (row.memory_bytes / 1e6, row.mrr), (4, below), textcoords="offset points")
         raw = rows[0]
         axes.axhline(raw.mrr, color="0.5", linestyle="--", label=f"raw, {raw.dims} dimensions")

@@ -1,4 +1,4 @@
-"""Build a real index, measure it by known-item search at several sizes, answer five questions."""
+"""Run of the demo: build an index, measure it by known-item search at several sizes, answer five questions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
+from kexue.demo.report import DemoReport, DemoRow
 from kexue.search import Hit, Index
 from kexue.similarity import Whitening, known_item
 from kexue.similarity.probability import clopper_pearson
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kexue.text import Encoder
 
 SIZES = (384, 256, 128, 64)
-KEPT = ("pca", 128)  # the index that stays: a third of the memory for the smallest loss, labels unseen
+SAVED = ("pca", 128)  # saved index: a third of the memory for the smallest loss of quality, chosen without labels
 QUESTIONS = (
     "How do I read a file line by line?",
     "run a function in another thread and get its result",
@@ -35,41 +35,8 @@ QUESTIONS = (
     "compare two sequences and show the differences",
 )
 _QUERIES = 1000
-_TIMED = 200
-_UNCOUNTED = 5
-
-
-@dataclass(frozen=True)
-class DemoRow:
-    """One way to shorten the vectors: quality of known-item search, memory of the vectors, time of one search.
-
-    `mrr_low` and `mrr_high` are the ends of its 95 % interval (Clopper and Pearson's).
-    `latency_ms` is the median of `timed` searches, half of which lie between `latency_low_ms` and `latency_high_ms`.
-    """
-
-    setting: str
-    dims: int
-    mrr: float
-    mrr_low: float
-    mrr_high: float
-    recall: float
-    memory_bytes: int
-    latency_ms: float
-    latency_low_ms: float
-    latency_high_ms: float
-    timed: int
-
-
-@dataclass(frozen=True)
-class DemoReport:
-    """What the demo found; fields of `kexue demo --json`. `answers` are `{question, results: [{id, score, text}]}`."""
-
-    index: str
-    documents: int
-    rows: list[DemoRow]
-    answers: list[dict[str, Any]]
-    report: str
-    seconds: float
+_TIMED = 200  # searches that are timed
+_WARM_UP = 5  # searches before them
 
 
 def run_demo(
@@ -80,17 +47,17 @@ def run_demo(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DemoReport:
-    """Index the standard library's docstrings, evaluate, answer, and write `report.html` and `stdlib.kx` into `out`.
+    """Index the docstrings of the standard library, measure the index, and answer five questions.
 
-    Quality is that of known-item search: a query is either the words of an object's name, or a sentence of its
-    docstring that was not indexed, and the one right answer is that object.
+    Quality is measured by known-item search: a query is the words of an object's name, or a sentence of its docstring
+    that was not indexed, and the only right answer is that object.
 
     Args:
-        out: folder to write into.
-        encoder: turns texts into vectors.
-        limit: index only this many entries, evenly spread; None takes all.
-        seed: which entries become queries.
-        progress: told how many texts are encoded.
+        out: folder for ``report.html`` and ``stdlib.kx``.
+        encoder: encoder of the texts.
+        limit: number of indexed docstrings, evenly spread; None = all.
+        seed: seed of the choice of queries.
+        progress: called as ``progress(texts_done, n)``.
     """
     start = time.perf_counter()
     folder = Path(out)
@@ -114,22 +81,24 @@ def run_demo(
             _measure(name, dims, index, query_vectors, wanted, spent)
             for (name, dims, _), index, spent in zip(settings, indexes, times, strict=True)
         ]
-    kept = Whitening.preset(KEPT[0], min(KEPT[1], *vectors.shape))
+    whitening = Whitening.preset(SAVED[0], min(SAVED[1], *vectors.shape))
     path = folder / "stdlib.kx"
-    with _index(path, encoder, entries, vectors, kept) as index:
+    with _index(path, encoder, entries, vectors, whitening) as index:
         index.calibrate(generator=seed)
-        answers = [_answer(question, hits) for question, hits in zip(QUESTIONS, _ask(index, encoder), strict=True)]
+        answers = [
+            _answer(question, hits) for question, hits in zip(QUESTIONS, _search_questions(index, encoder), strict=True)
+        ]
     report = DemoReport(str(path), len(entries), rows, answers, str(folder / "report.html"), 0.0)
-    write_page(report, queries=len(queries), kept=KEPT)
+    write_page(report, queries=len(queries), saved=SAVED)
     return dataclasses.replace(report, seconds=time.perf_counter() - start)
 
 
 def known_item_queries(entries: Sequence[Entry], *, generator: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Queries and the name each must find: held-out sentences first, then names taken apart into words."""
+    """Return queries and the name each must find: first held-out sentences, then names split into words."""
     half = _QUERIES // 2
-    tellable = [entry for entry in entries if entry.held_out]
+    candidates = [entry for entry in entries if entry.held_out]
     queries, wanted = [], []
-    for entry in generator.permutation(np.array(tellable, dtype=object))[:half]:
+    for entry in generator.permutation(np.array(candidates, dtype=object))[:half]:
         queries.append(entry.held_out)
         wanted.append(entry.name)
     for entry in generator.permutation(np.array(entries, dtype=object))[:half]:
@@ -142,6 +111,7 @@ def known_item_queries(entries: Sequence[Entry], *, generator: np.random.Generat
 def _index(
     path: Path, encoder: Encoder, entries: Sequence[Entry], vectors: np.ndarray[Any, Any], whitening: Whitening | None
 ) -> Index:
+    """Return a new index of all entries."""
     index = Index.create(path, encoder, whitening=whitening, overwrite=True)
     index.add(
         [entry.text for entry in entries],
@@ -153,14 +123,14 @@ def _index(
 
 
 def search_times(indexes: Sequence[Index], queries: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Seconds (indexes, queries) of single searches: the indexes take turns, after a few that are not counted.
+    """Return seconds (indexes, queries) of single searches; the indexes take turns, after five searches each.
 
-    The first search of an index reads its vectors, and a machine is now and then busy: taken one after the other, one
-    index would pay for both.
+    The first search of an index reads its vectors, and other programs may slow down the machine for a while; without
+    turns a single index would bear both.
     """
     times = np.empty((len(indexes), len(queries)))
     for index in indexes:
-        for query in queries[:_UNCOUNTED]:
+        for query in queries[:_WARM_UP]:
             index.search(query[None], k=10)
     for column, query in enumerate(queries):
         for row, index in enumerate(indexes):
@@ -178,10 +148,11 @@ def _measure(
     wanted: Sequence[str],
     times: np.ndarray[Any, Any],
 ) -> DemoRow:
+    """Return the measurements of an index; `times` are the seconds of its searches."""
     ranks = []
     for hits, answer in zip(index.search(queries, k=10), wanted, strict=True):
-        found = [hit.id for hit in hits]
-        ranks.append(found.index(answer) + 1 if answer in found else np.inf)
+        ids = [hit.id for hit in hits]
+        ranks.append(ids.index(answer) + 1 if answer in ids else np.inf)
     quality = known_item(np.array(ranks), k=10)
     low, high = clopper_pearson(np.array([quality["mrr"] * len(ranks)]), np.array([len(ranks)]))
     first, median, third = 1000 * np.quantile(times, [0.25, 0.5, 0.75])
@@ -200,7 +171,7 @@ def _measure(
     )
 
 
-def _ask(index: Index, encoder: Encoder) -> list[list[Hit]]:
+def _search_questions(index: Index, encoder: Encoder) -> list[list[Hit]]:
     return index.search(encoder.encode(list(QUESTIONS)), k=3)
 
 

@@ -96,6 +96,7 @@ def serving_options(settings: Settings) -> dict[str, Any]:
         "http": Connection,
         "ws": "none",
         "proxy_headers": False,
+        "log_config": None,  # the caller decides where messages go; uvicorn would reconfigure all of `logging`
         "log_level": os.environ.get("KEXUE_LOG", "warning").lower(),
         "access_log": False,
         "server_header": False,
