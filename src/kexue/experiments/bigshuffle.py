@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 
 from kexue.corpus.shuffle.keys import permutation_keys, rowwise_keys
+from kexue.experiments._panels import draw_bars
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -263,8 +264,7 @@ def _draw(figure: Any, orders: dict[str, Any], runs: _Runs) -> None:
         (middle, {way: peak / 1e6 for way, peak in runs.peaks.items()}, "peak memory", "MB"),
         (right, runs.seconds, "time", "s"),
     ):
-        bars = panel.bar(list(values), list(values.values()), color=["C0", "C2"][: len(values)], width=0.6)
-        panel.bar_label(bars, fmt="%.0f" if unit == "MB" else "%.1f")
+        draw_bars(panel, values, form="%.0f" if unit == "MB" else "%.1f", color=["C0", "C2"][: len(values)])
         panel.set(title=f"{title}, {runs.size / 1e6:,.0f} MB of lines", xlabel="program", ylabel=f"{title}, {unit}")
         panel.margins(y=0.15)
     middle.axhline(runs.limit * 1.048576 + _PYTHON / 1e6, color="black", lw=1, ls="--", label="limit + 60 MB")

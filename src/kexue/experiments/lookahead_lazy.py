@@ -16,6 +16,7 @@ import numpy as np
 
 from kexue._optional import import_optional
 from kexue.experiments._measures import student_interval
+from kexue.experiments._panels import draw_runs
 from kexue.experiments._training import fit, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -241,9 +242,5 @@ def _draw(figure: Any, noisy: Mapping[str, list[float]], drift: Mapping[str, lis
         middle.plot(range(1, len(moves) + 1), moves, "--" if way == "strict" else "-", label=_WAYS[way])
     middle.set(title="rows that no batch touches", xlabel="steps since the last visit", ylabel="mean move of a row")
     middle.legend(loc="center right")
-    for index, runs in enumerate(accuracy.values()):
-        offsets = np.linspace(-0.15, 0.15, len(runs))
-        right.plot(index + offsets, runs, "o", color=f"C{index}")
-        right.plot([index - 0.25, index + 0.25], [np.mean(runs)] * 2, color=f"C{index}")
-    right.set_xticks(range(3), list(_WAYS.values()))
+    draw_runs(right, {_WAYS[way]: runs for way, runs in accuracy.items()})
     right.set(title="texts with rare words, by seed", xlabel="optimizer", ylabel="test accuracy, share")

@@ -25,6 +25,7 @@ from kexue import nn as layers
 from kexue._optional import import_optional
 from kexue.experiments._data import attempt, read_lines, split_digits
 from kexue.experiments._measures import count_multiplications, time_in_turns
+from kexue.experiments._panels import draw_bars
 from kexue.experiments._training import Training, fit, share_right, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -354,17 +355,11 @@ def _accuracy_claim(key: str, what: str, figures: Mapping[str, Figure]) -> Claim
 def _draw(figure: Any, cost: Mapping[str, _Cost], transfers: Mapping[str, Sequence[_Transfer]]) -> None:
     figure.set_size_inches(4 * (2 + len(transfers)), 4)
     memory, duration, *others = figure.subplots(1, 2 + len(transfers))
-    names = [_LABELS[name] for name in cost]
-    bars = memory.bar(names, [one.saved / 2**20 for one in cost.values()], color="C0")
-    memory.bar_label(bars, fmt="%.0f")
+    draw_bars(memory, {_LABELS[name]: one.saved / 2**20 for name, one in cost.items()}, form="%.0f")
     memory.set(title="memory", xlabel="what is trained", ylabel="kept for backward, MiB")
-    bars = duration.bar(names, [1e3 * one.seconds for one in cost.values()], color="C0")
-    duration.bar_label(bars, fmt="%.0f")
+    draw_bars(duration, {_LABELS[name]: 1e3 * one.seconds for name, one in cost.items()}, form="%.0f")
     duration.set(title="time", xlabel="what is trained", ylabel="backward pass, ms")
-    for panel in (memory, duration):
-        panel.margins(y=0.1)
     for panel, (title, runs) in zip(others, transfers.items(), strict=True):
-        means = [100 * fmean(run.accuracy[name] for run in runs) for name in _WAYS]
-        bars = panel.bar([_LABELS[name] for name in _WAYS], means, color="C2")
-        panel.bar_label(bars, fmt="%.1f")
+        means = {_LABELS[name]: 100 * fmean(run.accuracy[name] for run in runs) for name in _WAYS}
+        draw_bars(panel, means, color="C2")
         panel.set(title=title, xlabel="what is trained", ylabel="accuracy, %", ylim=(0, 108))

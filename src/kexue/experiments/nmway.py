@@ -15,6 +15,7 @@ import numpy as np
 from kexue._arrays import Array
 from kexue._optional import import_optional
 from kexue.experiments._data import attempt, load_digits
+from kexue.experiments._panels import draw_runs
 from kexue.experiments._training import fit
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -116,7 +117,7 @@ def _digit_claims(figures: dict[str, Figure]) -> list[Claim]:
 
 
 def _draw(figure: Any, recalls: Mapping[str, Mapping[str, Array]]) -> None:
-    """Recall by loss, balanced and with one digit abounding."""
+    """Recall by loss, balanced and with one dominant digit."""
     if not recalls:
         figure.text(0.5, 0.5, "scikit-learn is not installed: no digits", ha="center")
         return
@@ -124,17 +125,9 @@ def _draw(figure: Any, recalls: Mapping[str, Mapping[str, Array]]) -> None:
         "accuracy": "digits as they are",
         "balanced_accuracy_common": f"{_COMMON:.0%} of the training stream is the digit 0",
     }
-    for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
-        for at, way in enumerate(_WAYS):
-            values = recalls[kind][way]
-            axes.plot(np.full(len(values), at), values, "o", alpha=0.5, color=f"C{at}")
-            axes.plot([at - 0.2, at + 0.2], [values.mean()] * 2, color=f"C{at}", linewidth=3)
-            label = f"{values.mean():.3f}"
-            axes.annotate(label, (at + 0.22, values.mean()), va="center")
-        axes.set_xticks(range(len(_WAYS)), [way.replace("_", "-") for way in _WAYS])
-        axes.set_xlim(-0.5, 2.8)
-        axes.set_title(title)
-        axes.set_xlabel("loss")
+    for panel, (kind, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        draw_runs(panel, {way.replace("_", "-"): recalls[kind][way] for way in _WAYS})
+        panel.set(title=title, xlabel="loss")
     figure.axes[0].set_ylabel("mean recall of the ten digits, test data")
 
 

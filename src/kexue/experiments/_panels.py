@@ -1,0 +1,26 @@
+"""Panels that several pictures share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def draw_runs(panel: Any, runs: Mapping[str, Any]) -> None:
+    """Draw the runs of each category, by label, as dots, and their mean as a line with its value."""
+    for at, values in enumerate(runs.values()):
+        mean = float(np.mean(values))
+        panel.plot(at + np.linspace(-0.1, 0.1, len(values)), values, "o", alpha=0.5, color=f"C{at}")
+        panel.plot([at - 0.2, at + 0.2], [mean, mean], color=f"C{at}", linewidth=3)
+        panel.annotate(f"{mean:.3f}", (at + 0.22, mean), va="center")
+    panel.set_xticks(range(len(runs)), list(runs))
+    panel.set_xlim(-0.5, len(runs) - 0.2)
+
+
+def draw_bars(panel: Any, heights: Mapping[str, float], *, form: str = "%.1f", color: Any = "C0") -> None:
+    """Draw one bar for each label, with its height written above in a printf format."""
+    bars = panel.bar(list(heights), list(heights.values()), color=color)
+    panel.bar_label(bars, fmt=form)
+    panel.margins(y=0.1)
