@@ -14,19 +14,19 @@ from toys import records, rows, run_of, same
 
 from kexue.train import load_checkpoint
 
-PATIENT = Path(__file__).with_name("patient.py")
+PROGRAM = Path(__file__).with_name("signalled.py")
 
 
-def patient(out, kind, sign):
+def run_program(out, kind, sign):
     """The program of that name, in a process group of its own."""
-    command = [sys.executable, str(PATIENT), str(out), kind, sign]
+    command = [sys.executable, str(PROGRAM), str(out), kind, sign]
     return subprocess.run(command, check=False, start_new_session=True, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert patient(out, "alone", "none").returncode == 0
+    assert run_program(out, "alone", "none").returncode == 0
     return out
 
 
@@ -37,12 +37,12 @@ def undisturbed(tmp_path_factory):
 ])  # fmt: skip
 def test_a_signal_to_the_whole_group_still_saves(tmp_path, undisturbed, kind, sign):
     """The workers of every loader hear it: those of training, however they are made, and those of evaluating."""
-    done = patient(tmp_path / "run", kind, sign)
+    done = run_program(tmp_path / "run", kind, sign)
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads(done.stdout.splitlines()[-1])
     assert steps["interrupted"]
     assert load_checkpoint(tmp_path / "run" / "last").step == steps["steps"] >= 3
-    again = patient(tmp_path / "run", "alone", "none")
+    again = run_program(tmp_path / "run", "alone", "none")
     assert again.returncode == 0, again.stderr[-3000:]
     one, other = (load_checkpoint(folder / "last") for folder in (tmp_path / "run", undisturbed))
     assert one.place == other.place
@@ -52,7 +52,7 @@ def test_a_signal_to_the_whole_group_still_saves(tmp_path, undisturbed, kind, si
 
 @pytest.mark.slow
 def test_a_worker_that_dies_of_something_else_is_an_error(tmp_path):
-    done = patient(tmp_path / "run", "mortal", "none")
+    done = run_program(tmp_path / "run", "mortal", "none")
     assert done.returncode == 1
     assert "exited unexpectedly" in done.stderr
 

@@ -168,7 +168,7 @@ class _Step(nn.Module):
             raise ValueError("training_step returned a loss without a graph: no trainable parameter took part in it")
         parts = {name: _read_part(name, part, loss.device) for name, part in parts.items()}
         if loss.is_leaf and dist.is_initialized():  # `GradCache` made its backward pass already, unseen by the wrapper
-            loss = _Touch.apply(loss, *(p for p in self.model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
+            loss = _LinkWeights.apply(loss, *(p for p in self.model.parameters() if p.requires_grad))  # type: ignore[no-untyped-call]
         return LossOutput(loss, parts)
 
 
@@ -183,8 +183,8 @@ def _read_part(name: str, value: Any, device: torch.device) -> Tensor:
     raise TypeError(f"part {name!r} of training_step must be a real number or a tensor of such, got {value!r}")
 
 
-class _Touch(torch.autograd.Function):
-    """The loss, with every weight in its graph and no gradient for any."""
+class _LinkWeights(torch.autograd.Function):
+    """The loss with every weight linked into its graph, and no gradient for any of them."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, *weights: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class RunState:
     Attributes:
         settings: what a resumed run must share: settings, processes, batches, kinds of optimizers and schedulers.
         frozen: names of weights that checkpoints leave out.
-        averages: the optimizers, where they keep averaged weights.
+        averages: wrappers that average the weights, one per optimizer; empty without `ema`.
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""A run whose whole process group hears a signal; `patient.py OUT KIND SIGNAL` prints how it ended.
+"""A run whose whole process group hears a signal; `signalled.py OUT KIND SIGNAL` prints how it ended.
 
 KIND: fork, spawn, forkserver (of the workers of training), iterable (a data set without length), evaluating (the signal
 comes while workers make the data of an evaluation), idle (an evaluation's workers wait all the time), mortal (a worker
@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ class Rows(Dataset):
         if self.sign is not None and index == 3:
             os.killpg(0, self.sign)
         if index == self.fatal:
+            time.sleep(1)  # until the batches before it were taken over
             os._exit(3)
         return torch.full((2,), index / 10.0)
 
