@@ -1,4 +1,4 @@
-"""Errors a caller may want to catch. Every message names the value received and, in `remedy`, the way out."""
+"""Errors for callers to catch. Every message names the value received; `remedy` says what to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 
 def _rebuild(kind: type[KexueError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> KexueError:
+    """An unpickled error: its arguments and attributes, without its constructor."""
     error = kind.__new__(kind, *arguments)
     error.args = arguments
     error.__dict__.update(attributes)
@@ -15,7 +16,7 @@ def _rebuild(kind: type[KexueError], arguments: tuple[Any, ...], attributes: dic
 
 
 class KexueError(Exception):
-    """Root of the library's own errors; `remedy` says what to do, where something can be done."""
+    """Base class of the library's errors; `remedy` says what to do, None where nothing can be done."""
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
@@ -26,12 +27,12 @@ class KexueError(Exception):
         return f"{self.message} {self.remedy}" if self.remedy else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy by attributes: constructors differ, and an error must reach the parent of a worker."""
+        """Pickle and copy by attributes, since constructors differ: errors of a worker reach the parent process."""
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class MissingDependencyError(KexueError, ImportError):
-    """An optional package is not installed; `extra` is the one that brings it."""
+    """An optional package is not installed; `extra` is the extra of kexue that contains it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed.", remedy=f'Install it with: pip install "kexue[{extra}]"')
@@ -44,7 +45,7 @@ class NotFittedError(KexueError, ValueError, AttributeError):
 
 
 class NotSupported(KexueError, NotImplementedError):  # noqa: N818 - the contract's name
-    """What was asked has no exact answer here; the message says what the object can do."""
+    """An operation that the object does not support; the message says what it does support."""
 
 
 class UnknownArticleError(KexueError, KeyError):
@@ -52,7 +53,7 @@ class UnknownArticleError(KexueError, KeyError):
 
 
 class DataError(KexueError, ValueError):
-    """User data that cannot be read or makes no sense; `path`, `line` and `column` say where."""
+    """User data that cannot be read or is invalid; `path`, `line` and `column` say where."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class DataError(KexueError, ValueError):
 
 
 class ModelNotFoundError(KexueError, FileNotFoundError):
-    """No encoder was found; `tried` lists the places, in order."""
+    """No encoder is available; `tried` lists the places searched, in order."""
 
     def __init__(self, message: str, *, tried: Sequence[str] = (), remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
@@ -81,7 +82,7 @@ class ModelNotFoundError(KexueError, FileNotFoundError):
 
 
 class SpaceMismatchError(KexueError, ValueError):
-    """Vectors of another model, whitening or dimension than the index holds."""
+    """Vectors whose model, whitening or dimension differs from that of the index."""
 
     def __init__(self, message: str, *, expected: object, received: object, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
@@ -90,15 +91,15 @@ class SpaceMismatchError(KexueError, ValueError):
 
 
 class IndexFormatError(KexueError):
-    """The file is no index, is damaged, or was written by a newer version."""
+    """The file is not an index, is damaged, or was written by a newer version."""
 
 
 class CheckpointError(KexueError):
-    """Saved weights do not fit: wrong stack, missing or extra names, or another hash."""
+    """Saved weights do not fit: a different stack of wrappers, missing or extra names, or a different hash."""
 
 
 class DiskFullError(KexueError, OSError):
-    """No room; nothing half-written stays behind. `needed` and `free` are bytes."""
+    """The disk is full; no partly written file remains. `needed` and `free` are bytes."""
 
     def __init__(self, message: str, *, needed: int, free: int, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
@@ -107,11 +108,11 @@ class DiskFullError(KexueError, OSError):
 
 
 class InfeasibleError(KexueError):
-    """Hard constraints that no state satisfies, or a start of zero density."""
+    """Hard constraints that no state satisfies, or a starting state of zero density."""
 
 
 class RetryError(KexueError):
-    """Every try failed; `exceptions` holds what each of the `tries` raised."""
+    """Every try failed; `exceptions` holds the error of each of the `tries`."""
 
     def __init__(self, message: str, *, exceptions: Sequence[BaseException] = (), tries: int = 0) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The catalogue: one record per article of kexue.fm; the tables of the README and the docs are made from it."""
+"""Catalogue of the articles of kexue.fm, one record each; the tables of README and docs are generated from it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Status = Literal["planned", "working"]
 
 @dataclass(frozen=True)
 class Method:
-    """One article, the code that implements it and the places that show it.
+    """One article, the code that implements it, its experiment and its page.
 
     Attributes:
         slug: short name; also the name of the experiment and of the page `docs/methods/<slug>.md`.
-        title: what the article is about, in English.
-        title_zh: the article's own title.
+        title: subject of the article, in English.
+        title_zh: title of the article.
         archive: number of the article, `https://kexue.fm/archives/<archive>`.
-        also: further articles the method draws on.
+        also: further articles of the method.
         date: day of publication of `archive`.
         objects: public entry points as ``"module:name"``.
-        experiment: name that `kexue reproduce` takes.
-        page: the derivation, relative to the docs folder.
-        status: ``"working"`` once code, test, experiment and page are there.
+        experiment: name for `kexue reproduce`.
+        page: path of the derivation, relative to the docs folder.
+        status: ``"working"`` once code, test, experiment and page exist; ``"planned"`` before.
     """
 
     slug: str
@@ -56,7 +56,7 @@ def _method(
     objects: str,
     status: Status = "planned",
 ) -> Method:
-    """A record; `objects` reads ``"room: name name; room: name"``."""
+    """Build a record; `objects` has the form ``"room: name name; room: name"``."""
     first, *also = (archive,) if isinstance(archive, int) else archive
     names: list[str] = []
     for group in objects.split(";"):
@@ -193,7 +193,7 @@ _ADDRESS = re.compile(
 
 
 def get_method(name: str | int) -> Method:
-    """The record of one article, by its slug, the number of its archive (of any it draws on), or its address.
+    """Return the record of one article, by slug, by number of its archive (also of `also`), or by address.
 
     Raises:
         UnknownArticleError: a KeyError; the message has the nearest slugs and numbers.
@@ -215,5 +215,5 @@ def get_method(name: str | int) -> Method:
 
 
 def list_methods(*, status: Status | None = None) -> list[Method]:
-    """All records in the catalogue's order, or those of one status."""
+    """Return all records in the order of the catalogue, or those of one status."""
     return [method for method in METHODS if status is None or method.status == status]

@@ -15,13 +15,13 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from functools import wraps
 from operator import index as whole_number
-from threading import Lock
 from types import AsyncGeneratorType, GeneratorType, TracebackType
 from typing import Any, Literal, NoReturn, ParamSpec, Self, TypeVar, cast
 
+from kexue._pauses import Pauses, as_delay, as_seconds
 from kexue.errors import RetryError
 
 __all__ = ["AsyncRetry", "Retry", "retry"]
@@ -77,7 +77,7 @@ class _Tries:
         if max_tries is not None and max_tries < 1:
             raise ValueError(f"max_tries must be >= 1 or None, got {max_tries}")
         if not (type(delay) is float and delay >= 0):
-            delay = _as_delay(delay)
+            delay = as_delay(delay)
         if not (backoff > 0 and jitter >= 0 and (max_delay is None or max_delay >= 0)):
             got = f"{backoff=}, {jitter=}, {max_delay=}"
             raise ValueError(f"expected backoff > 0, jitter >= 0, max_delay >= 0; got {got}")
@@ -190,12 +190,12 @@ class _Tries:
     def _pause(self) -> float:
         """Seconds after the failed try `index`: delay * backoff ** index, at most max_delay, plus U(0, jitter)."""
         base = self._delay
-        if isinstance(base, _Pauses):
+        if isinstance(base, Pauses):
             base = base.at(self.index)
         elif isinstance(base, tuple):
             base = base[min(self.index, len(base) - 1)]
         elif callable(base):
-            base = _seconds(base(self.index, cast("BaseException", self.last_exception)))
+            base = as_seconds(base(self.index, cast("BaseException", self.last_exception)))
         try:
             pause = cast("float", base) * self._backoff**self.index  # section "One object, two protocols"
         except OverflowError:
@@ -426,50 +426,6 @@ def _as_whole_number(max_tries: Any) -> int:
         raise TypeError(
             f"max_tries must be an int or None, got {max_tries!r} (a decorator is written @retry())"
         ) from None
-
-
-class _Pauses:
-    """Pauses from an iterator, each drawn once when first needed; every loop reads them from the start."""
-
-    def __init__(self, source: Iterable[Any]) -> None:
-        self._source, self._drawn, self._lock = iter(source), list[float](), Lock()
-        self.at(0)
-
-    def at(self, index: int) -> float:
-        """The pause after try `index`; the last repeats."""
-        with self._lock:
-            while len(self._drawn) <= index:
-                try:
-                    self._drawn.append(_seconds(next(self._source)))
-                except StopIteration:
-                    break
-            return float(_check_not_empty(self._drawn)[min(index, len(self._drawn) - 1)])
-
-
-def _as_delay(delay: Any) -> Any:
-    """A delay as seconds, a tuple of seconds, `_Pauses` or a callable."""
-    if callable(delay) or isinstance(delay, _Pauses):
-        return delay
-    if isinstance(delay, str | bytes) or not isinstance(delay, Iterable) or getattr(delay, "ndim", 1) == 0:
-        return _seconds(delay)
-    return _check_not_empty(tuple(map(_seconds, delay))) if isinstance(delay, Sized) else _Pauses(delay)
-
-
-def _check_not_empty(delays: Any) -> Any:
-    """The sequence; ValueError where it is empty."""
-    if not len(delays):
-        raise ValueError("delay is an empty sequence: give at least one number of seconds")
-    return delays
-
-
-def _seconds(delay: Any) -> float:
-    """One pause; TypeError unless it is a number, ValueError unless it is >= 0."""
-    if isinstance(delay, str | bytes) or not hasattr(type(delay), "__float__"):
-        raise TypeError(f"delay must be a number of seconds, an iterable of them or a callable, got {delay!r}")
-    seconds = float(delay)
-    if not seconds >= 0:
-        raise ValueError(f"delay must be >= 0 seconds, got {delay}")
-    return seconds
 
 
 async def _async_sleep(seconds: float) -> None:

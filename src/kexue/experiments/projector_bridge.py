@@ -1,9 +1,9 @@
 """kexue.fm/archives/9365: a voice assistant that controls a projector, by infrared and plug as in the article, or over
 the network.
 
-Shows: what the article's chain can and cannot do, simulated; then, on loopback, how fast a command of the network
-bridge becomes a datagram and a report, how often "off" gets through when datagrams get lost, how soon a restarted
-service is found again, and that nothing a cloud says goes beyond the allow-list.
+Measures: states of the article's chain, simulated; then, on loopback, the delay from a command of the network bridge to
+a datagram and to a report, the share of commands "off" that succeed when datagrams get lost, the time to reconnect to a
+restarted service, and actions outside the allow-list caused by invalid messages.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ async def _latency(
     outcomes: asyncio.Queue[Outcome],
     n: int,
 ) -> list[tuple[float, float]]:
-    """Seconds from "off" to the first datagram, and from "on" to its report, n times."""
+    """Seconds from "off" to the first datagram, and from "on" to its report, for n commands each."""
     pairs = []
     for _ in range(n):
         await asyncio.sleep(_PAUSE)

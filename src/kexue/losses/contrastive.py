@@ -66,7 +66,7 @@ def info_nce(
         TypeError: scores that are not floats, labels that are not integers, a mask that is not bool.
     """
     gaps = _gaps(scores, labels, mask, reduction)
-    return reduce(_log1p_exp(gaps.log_xi), gaps.kept, reduction)  # section "One number an anchor"
+    return reduce(_log1p_exp(gaps.log_xi), gaps.kept, reduction)  # section "One number per anchor"
 
 
 def flat_nce(
