@@ -54,8 +54,7 @@ class Index:
         self.store = store
         self.encoder = encoder
         self.ingest = Ingest(store, encoder)
-        self._path = encoder.path
-        self._readonly = readonly
+        self._readonly, self._path = readonly, encoder.path
         self._calibration = StoredCalibration(store, encoder.path)
 
     @classmethod
@@ -167,11 +166,7 @@ class Index:
         return report + AddReport(0, 0, checked.doubles)
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
-        """Remove documents by id, or those a filter matches; returns how many were removed.
-
-        Raises:
-            ValueError: neither or both of `ids` and `filter`, or a filter that is not legal.
-        """
+        """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""
         if (ids is None) == (filter is None):
             raise ValueError("delete takes either ids or a filter; an empty filter {} removes everything.")
         return self.store.delete(None if ids is None else check_ids(ids), filter=filter)
@@ -316,10 +311,7 @@ class Index:
         return count_occurrences(self.store, self.encoder, k, generator)
 
     def hubness(self, k: int = 10, *, top: int = 20, generator: Any = 0) -> HubnessReport:
-        """Measure how unevenly documents are found; recorded for `info` where the index can be written.
-
-        See `kexue.similarity.hubness_report` and `k_occurrence`.
-        """
+        """Measure how unevenly documents are found (see `hubness_report`); recorded where the index can be written."""
         counts, _ = self.k_occurrence(k, generator=generator)
         report = hubness_report(counts, k, top=top)
         if not self._readonly:
