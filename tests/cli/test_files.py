@@ -120,8 +120,8 @@ def test_a_file_that_is_none_is_named_with_a_remedy(run, folder, verb, state, mo
 
             def __exit__(self, *_): ...
 
-        monkeypatch.setattr(embed, "Session", Idle)  # nothing is to be sent anywhere
-        monkeypatch.setattr(build, "Session", Idle)
+        monkeypatch.setattr(embed, "RaySession", Idle)  # nothing is to be sent anywhere
+        monkeypatch.setattr(build, "RaySession", Idle)
     [word] = [word for word in VERBS[verb].split() if word.startswith("FILE")]
     path = folder / word.replace("FILE", f"is-{state}")
     if state == "folder":
