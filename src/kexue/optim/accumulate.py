@@ -16,7 +16,7 @@ from kexue.optim._wrapper import Wrapper
 
 
 class GradientAccumulation(Wrapper):
-    """Call `step` after every micro-batch; every `steps`-th call updates with the mean of their gradients.
+    """Gradient accumulation: every `steps`-th call of `step` updates with the mean gradient of the micro-batches.
 
     gradient = sum w_i g_i / sum w_i, w_i = 1 unless `step(weight=w_i)` says otherwise.
 
@@ -66,12 +66,12 @@ class GradientAccumulation(Wrapper):
 
     @property
     def is_fused(self) -> bool:
-        """Whether the inner optimizer is."""
+        """Whether nothing inside follows the step at the bottom."""
         return is_fused(self.inner)
 
     @property
     def is_linear(self) -> bool:
-        """Whether the inner optimizer is."""
+        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
         return is_linear(self.inner)
 
     @property

@@ -42,7 +42,7 @@ class _Backup(NamedTuple):
 
 
 class Lazy(Wrapper):
-    """Update only the rows of an embedding that the batch used, where momentum would move all others too.
+    """Updates of those embedding rows alone that the batch used; momentum would move all the others too.
 
     A row (index of dimension 0; an element of a vector) is active when its gradient has any entry other than 0.
 
@@ -114,7 +114,7 @@ class Lazy(Wrapper):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the inner optimizer is."""
+        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:

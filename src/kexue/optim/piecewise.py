@@ -79,7 +79,7 @@ class PiecewiseLinear(Wrapper):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the inner optimizer is."""
+        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:
