@@ -131,7 +131,7 @@ def evaluate_pairs(
     for data in datasets:
         settings = [setting for each in encoders for setting in _apply_posts(each, posts, data)]
         samples = bootstrap_spearman([setting.cosines for setting in settings], data.labels, bootstrap, random)
-        points = [100 * spearman(setting.cosines, data.labels) for setting in settings]
+        points = [100 * spearman(each.cosines, data.labels) for each in settings]  # section "结果汇总" (8321)
         rows += [_row(data, model, *each) for each in zip(settings, points, samples, strict=True)]
         if compare and bootstrap:
             labels = [_short_name(setting, len(encoders), len(posts)) for setting in settings]

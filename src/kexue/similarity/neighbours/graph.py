@@ -83,6 +83,7 @@ def knn_graph(
         _, first, place = np.unique(points, axis=0, return_index=True, return_inverse=True)
         place = place.reshape(-1)
     approx = n > APPROXIMATE_FROM if approx is None else approx
+    # section "测地距离" (9368): the k nearest of each point, as weighted edges
     rows, columns, lengths = _nearest_edges(points[first], min(int(k), len(first) - 1), metric, approx)
     graph = _symmetric_graph(n, first[rows], first[columns], lengths, symmetrize, radius)
     copies = np.flatnonzero(first[place] != np.arange(n))

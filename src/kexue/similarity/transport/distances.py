@@ -56,7 +56,7 @@ def emd(p: Any, q: Any, cost: Any, *, return_plan: bool = False, solver: Solver 
     """
     p, q, D = read_problem(p, q, cost)
     check_option(solver, "solver", SOLVERS)
-    return transport_plan(p, q, D, solver) if return_plan else transport_cost(p, q, D, solver)
+    return transport_plan(p, q, D, solver) if return_plan else transport_cost(p, q, D, solver)  # eq. 2 (7388)
 
 
 def product_upper_bound(p: Any, q: Any, cost: Any) -> float:
@@ -114,7 +114,7 @@ def word_movers_distance(
         0.0
     """
     x, y = reread(x), reread(y)
-    problem = wmd_problem(x, y, weights_x, weights_y, metric, scale, on_empty)
+    problem = wmd_problem(x, y, weights_x, weights_y, metric, scale, on_empty)  # eq. 3 (7388)
     return _solve(problem, x, y, return_plan, solver)
 
 
@@ -147,7 +147,7 @@ def word_rotators_distance(
         0.5
     """
     x, y = reread(x), reread(y)
-    problem = wrd_problem(x, y, on_empty)
+    problem = wrd_problem(x, y, on_empty)  # eq. 5, 6, 7 (7388)
     return _solve(problem, x, y, return_plan, solver)
 
 

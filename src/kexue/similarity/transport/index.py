@@ -159,7 +159,7 @@ class TransportIndex:
     def _distance(self, query: Array, document: int) -> float:
         """Return the exact distance to a document, by its number in the table."""
         tokens = self._table.tokens(document)
-        problem = wrd_problem(query, tokens) if self.kind == "wrd" else wmd_problem(query, tokens)
+        problem = wrd_problem(query, tokens) if self.kind == "wrd" else wmd_problem(query, tokens)  # eq. 3, 7 (7388)
         return (
             problem if isinstance(problem, float) else transport_cost(problem.p, problem.q, problem.cost, self.solver)
         )

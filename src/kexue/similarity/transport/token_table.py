@@ -157,10 +157,8 @@ class TokenTable:
         if self._overflows(query):
             return np.zeros(len(self.starts) - 1)
         c = (self.weights_of(query) @ self._vectors(query)).astype(np.float32)
-        half = (
-            (self._centroid_squares + c @ c) / 2 - self._centroids @ c - self._slack(query, len(c))
-        )  # eq. 4, 8 (7388)
-        half = np.maximum(half, 0.0).astype(np.float64)
+        half = (self._centroid_squares + c @ c) / 2 - self._centroids @ c  # eq. 4, 8 (7388): half of |c - c'|^2
+        half = np.maximum(half - self._slack(query, len(c)), 0.0).astype(np.float64)
         return np.asarray(half if self.kind == "wrd" else np.ldexp(np.sqrt(2 * half), self._exponent))
 
     def weights_of(self, query: Array) -> Array:

@@ -129,7 +129,7 @@ class Whitening(Transformer):
         Raises:
             ValueError: no rows, NaN, or equal rows with gamma > 0, which have no direction to whiten.
         """
-        stats = moments(X, sample_weight=sample_weight)
+        stats = moments(X, sample_weight=sample_weight)  # eq. 1, 2 (9079): mu and Sigma
         self._check_parameters(stats)
         self.moments_ = stats
         self._solve()
@@ -192,7 +192,8 @@ class Whitening(Transformer):
         kernel = self._solve().kernel
         x = as_matrix(X)
         self._check_features(x)
-        result = like(map_rows(x, kernel, self.beta * self.moments_.mean, normalize=self.normalize), x)
+        shift = self.beta * self.moments_.mean
+        result = like(map_rows(x, kernel, shift, normalize=self.normalize), x)  # eq. 2 (9079)
         return self.wrap_output(result, X)
 
     def fit_transform(self, X: Any, y: object = None, sample_weight: Any = None) -> Any:

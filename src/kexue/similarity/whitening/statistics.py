@@ -119,7 +119,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
         scatter = np.multiply.outer(part, part)  # bitwise symmetric
         scatter += a.scatter
         scatter += b.scatter
-        return Moments(n, a.mean + delta * (b.n / n), scatter)
+        return Moments(n, a.mean + delta * (b.n / n), scatter)  # eq. 7, 8 (8069), in centred form
 
 
 class _BlockSums(NamedTuple):

@@ -136,7 +136,7 @@ def tune_whitening(
     random = np.random.default_rng(generator)
 
     settings, cosines = [Setting(0.0, 0.0, d, 1.0, "raw")], [pair_cosine(left, right)]
-    for setting, cosine in grid_cosines(stats, left, right, grid):
+    for setting, cosine in grid_cosines(stats, left, right, grid):  # eq. 4 (9079)
         settings.append(setting)
         cosines.append(cosine)
     trial = Trial(settings, cosines, target, metric)
