@@ -92,7 +92,7 @@ def test_an_address_reproduces_a_search_and_back_undoes_it(visit, server) -> Non
     page.reload()
     here.settle()
     assert texts(page, ".hit .id") == less
-    assert page.get_by_label("Look again, word by word").input_value() == "wrd"
+    assert page.get_by_label("Rerank word by word").input_value() == "wrd"
 
 
 def test_keys_walk_the_hits_and_open_the_reason(visit, server) -> None:
@@ -215,7 +215,7 @@ def test_the_map_marks_hits(visit, server) -> None:
     page = here.page
     assert in_view(page) == len(server.ask("v1/indexes/faq/map")["points"])
     assert pixels(page) == 0
-    page.get_by_label("Mark what a query finds").fill(QUERY)
+    page.get_by_label("Mark the hits of a query").fill(QUERY)
     here.settle()
     assert pixels(page) > 20 * 20
     assert page.get_by_role("status").inner_text() == f"{len(TEXTS) + 4} documents. 20 of 20 hits are marked."
@@ -247,7 +247,7 @@ def test_hits_that_a_sample_misses_are_drawn_too(visit, server) -> None:
     outside = [one for one in others if one not in known]
     said = page.get_by_role("status").inner_text()
     assert said.startswith(f"7 of {len(TEXTS) + 4} documents, drawn at random.")
-    assert f"20 of 20 hits are marked; {len(outside)} of them had not been drawn" in said
+    assert f"20 of 20 hits are marked; {len(outside)} of them are not in the sample" in said
     assert sorted(texts(page, ".hit-point a")) == sorted(hit["document"]["text"] for hit in found)
     [url] = asked
     assert all(f"id={one}" in url for one in outside)
@@ -256,7 +256,7 @@ def test_hits_that_a_sample_misses_are_drawn_too(visit, server) -> None:
     assert [(point["id"], point["x"], point["y"]) for point in again["points"]] == [
         (one, pytest.approx(placed[one]["x"], abs=1e-4), pytest.approx(placed[one]["y"], abs=1e-4)) for one in others
     ]
-    page.get_by_label("Mark what a query finds").fill("")
+    page.get_by_label("Mark the hits of a query").fill("")
     here.settle()
     assert in_view(page) == 7
 
@@ -354,7 +354,7 @@ def test_sliders_pick_measured_rows(visit, server) -> None:
     facts = page.locator(".meaning")
     assert f"{raw['score']:.3f}" in facts.inner_text()
     assert "These are the settings of this index." in page.inner_text("main")
-    page.get_by_label("k: dimensions kept").focus()
+    page.get_by_label("k: number of dimensions").focus()
     page.keyboard.press("Home")
     here.settle()
     least = min(row["k"] for row in rows)
@@ -363,7 +363,7 @@ def test_sliders_pick_measured_rows(visit, server) -> None:
     assert f"{row['score']:.3f}" in facts.inner_text()
     assert f"memory {100 * row['memory_bytes'] / raw['memory_bytes']:.0f} %" in facts.inner_text()
     assert page.locator(".mark.own").count() == 2
-    page.get_by_label("γ: directions evened out").focus()
+    page.get_by_label("γ: variances made equal").focus()
     page.keyboard.press("End")  # nothing was measured at beta 0, gamma 1: beta follows
     here.settle()
     row = next(one for one in rows if (one["beta"], one["gamma"], one["k"]) == (1, 1, least))
@@ -396,7 +396,7 @@ def test_the_nearest_measured_row_stands_for_what_was_not_measured(visit) -> Non
     here.go("whitening", index="faq", beta=0.9, gamma=0.6, dims=70)
     facts = page.locator(".meaning")
     assert "MRR\n0.124" in facts.inner_text()  # 1, 0.5, 64
-    page.get_by_label("γ: directions evened out").focus()
+    page.get_by_label("γ: variances made equal").focus()
     page.keyboard.press("End")
     here.settle()
     assert here.state == {"index": "faq", "beta": "1", "gamma": "1", "dims": "64"}
@@ -451,7 +451,7 @@ def test_a_difference_within_the_doubt_is_called_so(visit, server) -> None:
         rows[1]["k"], rows[0]["k"] = (33, 16) if k == 16 else (32, 15)
         here.go("compare", index="faq")
         here.go("whitening", index="faq", dims=rows[0]["k"] if k == 16 else 33)
-        assert ("(within the doubt)" in page.locator(".meaning").inner_text()) is doubt
+        assert ("(within the uncertainty)" in page.locator(".meaning").inner_text()) is doubt
 
 
 def test_without_measurements_the_command_is_named(visit) -> None:
