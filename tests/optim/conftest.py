@@ -19,7 +19,7 @@ def two_ranks(tmp_path):
             for rank in range(2)
         ]
         try:
-            outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+            outputs = [rank.communicate(timeout=400)[0] for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()
