@@ -48,6 +48,7 @@ def _values(row: Array) -> Array:
 
 
 def _range_error(c: list[Any]) -> DataError:
+    """The error for roots that floats cannot hold."""
     return DataError(
         f"some roots of {c} are beyond the range of floats (1e-324 to 1e308).", remedy="Give exact=True and digits=20."
     )

@@ -42,6 +42,7 @@ def value_text(z: Any, digits: int | None = None) -> str:
 
 
 def _root_record(root: Root, digits: int | None) -> dict[str, Any]:
+    """One root as a JSON object; an infinite condition is null."""
     return {
         "re": _part(root.value.real, digits),
         "im": _part(root.value.imag, digits),

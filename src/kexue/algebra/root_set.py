@@ -108,4 +108,5 @@ def _describe(kinds: list[tuple[int, str]], of_pairs: int) -> str:
 
 
 def _number_text(z: complex) -> str:
+    """A number for `repr`, without brackets and without ".0"."""
     return str(z).strip("()") if z.imag else repr(z.real).removesuffix(".0")
