@@ -7,7 +7,7 @@ and none of its activations are stored for a backward pass.
     gated:     s_0 = D_0 h_0,  s_i = Block_i(g_i s_{i-1} + (1 - g_i) D_i h_i),  g_i = sigmoid(a_i / T)
     additive:  s_0 = D_0 h_0,  s_i = Block_i(s_{i-1}) + D_i h_i
 
-Source: kexue.fm/archives/9138, whose text has no equations (section "方法大意"); Sung, Cho, Bansal 2022,
+Source: kexue.fm/archives/9138, section "Main idea", which describes the structure by a figure; Sung, Cho, Bansal 2022,
 arXiv:2206.06522 (gated); the author's code for CLUE (additive).
 """
 
@@ -239,7 +239,7 @@ class LadderSideNetwork(nn.Module):
         masks = () if mask is None else (mask,)
         for down, h in zip(self.down, states, strict=True):
             _initialize_lazy(down, h)
-        # section "方法大意": the side network reads D_i h_i
+        # section "Main idea": the side network reads D_i h_i
         lowered = [down(_match_dtype(h, down)) for down, h in zip(self.down, states, strict=True)]
         s: Tensor = lowered[0]  # s_0
         for number, (block, h) in enumerate(zip(self.blocks, lowered[1:], strict=True)):

@@ -73,6 +73,7 @@ class Bert:
         return partial(affine, weight=weight, bias=bias)
 
     def _weight_bias(self, name: str) -> WeightBias:
+        """Return weight and bias of the map with this name."""
         return self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
 
     @property
