@@ -1,6 +1,6 @@
 """Compare vectors and bags of vectors. numpy and scipy only; torch tensors are accepted where torch is loaded.
 
-Names load on first use, so importing this package costs next to nothing.
+Public names load on first use, so importing this package is cheap.
 """
 
 from __future__ import annotations

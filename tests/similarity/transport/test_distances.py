@@ -221,7 +221,7 @@ def test_large_masses_are_no_infinity():
 
 @pytest.mark.parametrize("solver", ["auto", *SOLVERS])
 def test_uneven_masses_against_even_ones_are_no_assignment(solver):
-    # As many tokens on either side, equal masses on one only: an assignment would move 1/3 each.
+    # The same number of tokens on both sides, equal masses on one only: an assignment would move 1/3 each.
     p, q = np.array([0.6, 0.3, 0.1]), np.full(3, 1 / 3)
     cost = np.abs(np.subtract.outer([0.0, 1.0, 2.0], [0.0, 1.0, 2.0]))
     for one, other in ((p, q), (q, p)):
@@ -353,18 +353,18 @@ def test_bad_weights():
 def test_an_explanation_adds_up(kind, distance):
     x, y = np.insert(bag(0, m=9), 4, 0.0, axis=0), bag(1, m=5)
     names_x, names_y = [f"a{i}" for i in range(10)], [f"b{i}" for i in range(5)]
-    told = explain(x, y, names_x, names_y, kind=kind)
-    assert told.kind == kind
-    assert told.distance == pytest.approx(distance(x, y), abs=TIGHT)
-    assert sum(pair.contribution for pair in told.pairs) == pytest.approx(told.distance, abs=1e-9)
-    assert sum(pair.mass for pair in told.pairs) == pytest.approx(1, abs=TIGHT)
-    assert [pair.mass for pair in told.pairs] == sorted((pair.mass for pair in told.pairs), reverse=True)
+    explanation = explain(x, y, names_x, names_y, kind=kind)
+    assert explanation.kind == kind
+    assert explanation.distance == pytest.approx(distance(x, y), abs=TIGHT)
+    assert sum(pair.contribution for pair in explanation.pairs) == pytest.approx(explanation.distance, abs=1e-9)
+    assert sum(pair.mass for pair in explanation.pairs) == pytest.approx(1, abs=TIGHT)
+    assert [pair.mass for pair in explanation.pairs] == sorted((pair.mass for pair in explanation.pairs), reverse=True)
     plan = distance(x, y, return_plan=True).plan
-    for pair in told.pairs:  # the names sit where the plan has them, the zero vector skipped
+    for pair in explanation.pairs:  # the names sit where the plan has them, the zero vector skipped
         assert plan[int(pair.source[1:]), int(pair.target[1:])] == pytest.approx(pair.mass, abs=TIGHT)
         assert pair.contribution == pair.mass * pair.cost
-    assert ("a4" in {pair.source for pair in told.pairs}) == (kind == "wmd")
-    assert explain(x, y, names_x, names_y, kind=kind, top=2).pairs == told.pairs[:2]
+    assert ("a4" in {pair.source for pair in explanation.pairs}) == (kind == "wmd")
+    assert explain(x, y, names_x, names_y, kind=kind, top=2).pairs == explanation.pairs[:2]
 
 
 def test_explanations_refuse_what_does_not_fit():
