@@ -1,4 +1,5 @@
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,21 @@ def test_a_working_article_has_code_experiment_page_and_record(method):
     assert method.url in text
     assert (ROOT / "docs" / "results" / method.slug / "report.json").is_file()
     assert (ROOT / "docs" / "results" / method.slug / "figure.png").is_file()
+
+
+@pytest.mark.parametrize("method", list_methods(status="working"), ids=lambda m: m.slug)
+def test_the_page_of_an_article_says_where_its_equations_are_in_the_code(method):
+    page = (ROOT / "docs" / method.page).read_text(encoding="utf-8")
+    assert "## Where in the code" in page
+    section = page.partition("## Where in the code")[2].partition("\n## ")[0]
+    sources = {path.as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("[st]*/**/*.py")}
+    names = set(re.findall(r"`([\w/]+(?:\.\w+)*)`", section))
+    files = {name for name in names if name.endswith(".py")}
+    texts = [text for path, text in sources.items() if any(path.endswith(f"/{name}") for name in files)]
+    for name in files:
+        assert any(path.endswith(f"/{name}") for path in sources), f"there is no file {name}"
+    for name in names - files - {name for name in names if "/" in name}:
+        last = name.rpartition(".")[2]
+        assert any(re.search(rf"\b{last}\b", text) for text in sources.values()), f"nothing is called {name}"
+    equation = re.compile(r"#.*(\beq\. \(?\d|section \")")
+    assert any(equation.search(text) for text in texts), "no line says which equation it computes"
