@@ -429,6 +429,7 @@ def test_where_chance_does_as_well_no_curve_is_drawn(visit, scores, n, signal) -
     page = here.page
     page.route("**/v1/indexes/faq/whitening", lambda route: route.fulfill(json=answer))
     here.go("whitening", index="faq", dims=16)
+    page.locator(".meaning").wait_for()
     words = page.inner_text("main")
     assert ("There is no signal here" in words) is not signal
     assert page.locator("svg .curve").count() == (2 if signal else 0)

@@ -177,7 +177,7 @@ const en = {
   hub_slight: "Hubness is slight (skewness {skewness}; below 1 there is little to gain from correcting it).",
   hub_marked: "Hubness is noticeable (skewness {skewness}; between 1 and 2 a correction may help).",
   hub_strong: "Hubness is strong (skewness {skewness}; above 2 a few documents crowd out the rest).",
-  hubTop: "The 20 % of documents found most often take {share} % of all places; 20 % would be even.",
+  hubTop: "The fifth of the documents that is found most often takes {share} % of all places; 20 % would be even.",
   hubAnti: "{share} % of the documents are never among the {k} nearest of another.",
   hubMax: "The worst hub is found {max} times; the mean is {k}.",
   hubSample: [
