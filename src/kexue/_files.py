@@ -147,7 +147,7 @@ def displaced_path(path: str | os.PathLike[str]) -> Path:
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -110,9 +110,9 @@ def test_failures(run, tmp_path, monkeypatch):
 
 
 def test_the_output_is_verified_unless_no_verify_is_given(run, tmp_path, monkeypatch):
-    from kexue.corpus.shuffle import run as shuffle_run
+    from kexue.corpus.shuffle import verify
 
-    monkeypatch.setattr(shuffle_run, "digest_of", lambda *_: "0" * 32)
+    monkeypatch.setattr(verify, "digest_of", lambda *_: "0" * 32)
     code, _, err = run("in.txt", "--out", "out")
     assert (code, (tmp_path / "out").exists()) == (1, False)
     assert b"does not hold the lines" in err

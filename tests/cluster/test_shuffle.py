@@ -80,10 +80,10 @@ class Here:
 
 
 def test_a_damaged_output_is_noticed_and_removed(ray, tmp_path, inputs, monkeypatch):
-    from kexue.corpus.shuffle import run as shuffle_run
+    from kexue.corpus.shuffle import verify
 
     monkeypatch.setattr(shuffle_module, "Pool", Here)
-    monkeypatch.setattr(shuffle_run, "digest_of", lambda *_: "0" * 32)
+    monkeypatch.setattr(verify, "digest_of", lambda *_: "0" * 32)
     with pytest.raises(KexueError, match="does not hold the lines"):
         shuffle_files(inputs, tmp_path / "many", seed=5)
     assert not (tmp_path / "many").exists()

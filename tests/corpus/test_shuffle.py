@@ -31,7 +31,7 @@ from kexue.corpus import (
     verify_shuffle,
 )
 from kexue.corpus.open import codec_of
-from kexue.corpus.shuffle import journal, keys as keys_module, output, plan, run, tables
+from kexue.corpus.shuffle import journal, keys as keys_module, output, plan, run, tables, verify
 from kexue.corpus.shuffle.digest import PAD, Digest, hash_records
 from kexue.corpus.shuffle.keys import KeyRange, rowwise_keys, tie_keys
 from kexue.errors import DataError, DiskFullError, KexueError
@@ -579,7 +579,7 @@ def test_short_writes_are_completed(tmp_path, small, monkeypatch):
 
 def test_a_failed_verification_leaves_no_output(tmp_path, small, monkeypatch):
     (tmp_path / "in").write_bytes(text(5000))
-    monkeypatch.setattr(run, "digest_of", lambda *_: "0" * 32)
+    monkeypatch.setattr(verify, "digest_of", lambda *_: "0" * 32)
     with pytest.raises(KexueError, match="does not hold the lines"):
         shuffle_files(tmp_path / "in", tmp_path / "out", memory="1M")
     assert os.listdir(tmp_path) == ["in"]

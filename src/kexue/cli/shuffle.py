@@ -135,6 +135,7 @@ def _render_plan(plan: Any) -> str:
     """Return a plan as text for a person."""
 
     def size(value: int | None) -> str:
+        """Return a number of bytes as text."""
         return "unknown" if value is None else f"about {value / 1e9:,.2f} GB"
 
     lines = "unknown" if plan.records is None else f"about {plan.records:,}"

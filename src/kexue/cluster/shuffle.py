@@ -37,8 +37,9 @@ from kexue.corpus.shuffle.lines import hash_lines
 from kexue.corpus.shuffle.options import ShuffleOptions, check_options
 from kexue.corpus.shuffle.output import OutputNames, OutputWriter, check_output
 from kexue.corpus.shuffle.reader import Position, Reader, RecordFormat
-from kexue.corpus.shuffle.run import check_digest, peak_rss
+from kexue.corpus.shuffle.run import peak_rss
 from kexue.corpus.shuffle.sorting import sort_order, take_rows
+from kexue.corpus.shuffle.verify import check_digest
 from kexue.errors import DataError, KexueError
 
 _PIECE = 32 << 20  # bytes of input that a worker has at a time; it takes about six times as much memory
@@ -148,7 +149,7 @@ class _Rounds:
     """The rounds of one shuffle.
 
     Args:
-        options: what is shuffled.
+        options: options of the shuffle.
         pieces: pieces of the input.
         folder: folder of the results of the rounds.
         progress: called with the number of pieces of work done and of all.

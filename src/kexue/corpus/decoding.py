@@ -69,6 +69,7 @@ class Decoder:
             return self.clean(value, path=path, line=line, column=column)
 
         def clean(value: Any) -> Any:
+            """Clean a value at any depth."""
             if isinstance(value, str):
                 return self.clean(value, path=path, line=line, column=column)
             if isinstance(value, list):
@@ -83,6 +84,7 @@ class Decoder:
             return value
 
         def data_error(message: str, remedy: str) -> DataError:
+            """Return an error with the place of the value."""
             return DataError(message, path=path, line=line, column=column, remedy=remedy)
 
         try:

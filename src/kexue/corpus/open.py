@@ -50,8 +50,8 @@ def codec_of(head: bytes, ending: str = "") -> str | None:
 
     Args:
         head: its first `HEAD` bytes, fewer only where the file is shorter.
-        ending: of its name, such as ``".gz"``. It decides where the first bytes do not: in a file cut short within
-            them, and between zstd and lz4, which share the frame without data that a file may begin with.
+        ending: ending of its name, such as ``".gz"``. It decides where the first bytes do not: in a file cut short
+            within them, and between zstd and lz4, which share the frame without data that a file may begin with.
 
     >>> codec_of(b"BZh91AY&SY"), codec_of(b"BZhou is a name"), codec_of(b"plain text", ".gz")
     ('bz2', None, None)
@@ -116,6 +116,7 @@ def explain_errors(path: str) -> Iterator[None]:
 
 
 def _damaged_data(error: BaseException, path: str) -> DataError:
+    """Return the error about damaged compressed data."""
     return DataError(
         f"the compressed data are damaged or cut short ({error}).", path=path, remedy="Fetch or write the file again."
     )
@@ -158,7 +159,7 @@ def _peek(stream: Any) -> tuple[Any, bytes]:
     if len(head) == HEAD:
         return stream, head
     head = b""
-    while len(head) < HEAD and (block := stream.read(HEAD - len(head))):  # a pipe may give less than what was asked for
+    while len(head) < HEAD and (block := stream.read(HEAD - len(head))):  # a pipe may give less than is asked for
         head += block
     return io.BufferedReader(_Rejoined(head, stream)), head
 

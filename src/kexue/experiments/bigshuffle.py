@@ -6,7 +6,6 @@ within its limit; the bytes depend on neither memory nor workers nor a kill; and
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import random
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from kexue._files import hash_file
 from kexue.corpus.shuffle.keys import permutation_keys, rowwise_keys
 from kexue.experiments._panels import draw_bars
 from kexue.experiments.registry import Budget, experiment
@@ -115,7 +115,7 @@ def _measure(budget: Budget, seed: int) -> _Runs:
         digests = set()
         for memory, workers in settings:
             watch([*ours[:-2], memory, str(workers)])
-            digests.add(_sha256(folder / "out"))
+            digests.add(hash_file(folder / "out"))
         typical = next(iter(seconds.values()))
         wrong = sum(_kill_and_resume([*ours], folder, typical, seed + i) not in digests for i in range(kills))
     return _Runs(size, limit, rounds, seconds, peaks, digests, len(settings), kills, wrong)
@@ -237,13 +237,7 @@ def _kill_and_resume(command: list[Any], folder: Path, seconds: float, seed: int
         time.sleep(random.Random(seed).uniform(0.1, 0.95) * seconds)
         process.send_signal(signal.SIGKILL)
     watch(command)
-    return _sha256(folder / "out")
-
-
-def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(folder / "out")
 
 
 def _draw(figure: Any, orders: dict[str, Any], runs: _Runs) -> None:

@@ -62,7 +62,7 @@ class Gatherer:
     """The second pass of one shuffle. Buckets are deleted as their records reach the disk.
 
     Args:
-        options: what is shuffled.
+        options: options of the shuffle.
         journal: holder of the folder of the buckets; the state is committed to it, if `resumable`.
         state: where the pass stands, kept up to date.
         budget: shares of the memory.

@@ -63,7 +63,7 @@ class Journal:
     """The folder of temporary files of one shuffle, with its lock and its state.
 
     Args:
-        options: what is shuffled. The folder is for its owner only. Where the output is a stream, nothing can be
+        options: options of the shuffle. The folder is for its owner only. Where the output is a stream, nothing can be
             resumed, and the folder has a random name.
 
     Attributes:

@@ -31,7 +31,7 @@ class OutputNames:
     folder; ``name-00000.txt`` for an output called ``name.txt``.
 
     Args:
-        options: what is shuffled.
+        options: options of the shuffle.
         folder: folder of temporary files. Unfinished files are named after it, so that those of two shuffles differ.
 
     Attributes:

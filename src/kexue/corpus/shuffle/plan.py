@@ -115,6 +115,7 @@ def combine_plans(plans: Sequence[ShufflePlan]) -> ShufflePlan:
         return plans[0]
 
     def total(values: list[int | None]) -> int | None:
+        """Return the sum; None if a value is unknown."""
         known = [value for value in values if value is not None]
         return sum(known) if len(known) == len(values) else None
 

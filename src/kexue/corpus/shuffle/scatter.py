@@ -1,4 +1,4 @@
-"""First pass: every record goes to the bucket of its key."""
+"""First pass: write every record to the bucket of its key."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scatterer:
     """The first pass of one shuffle.
 
     Args:
-        options: what is shuffled.
+        options: options of the shuffle.
         journal: holder of the folder of the buckets; the state is committed to it, if `resumable`.
         state: where the pass stands, kept up to date.
         budget: shares of the memory.

@@ -25,7 +25,7 @@ _MOST_BUCKETS = 256
 
 
 def shuffle_dataset(dataset: Any, out: str | os.PathLike[str], *, seed: int = 0, memory: int | str = "4G") -> Path:
-    """Write the rows of a dataset in the order that `shuffle_files` gives to as many lines, as Parquet.
+    """Write the rows of a dataset in the order that `shuffle_files` gives to the same number of lines, as Parquet.
 
     The order depends on the seed and the number of rows alone. Unlike an index over the rows, the result is read at
     full speed from front to back.
@@ -86,6 +86,7 @@ def _read_batches(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
         size += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
     def batches() -> Iterator[Any]:
+        """Yield the batches of all files."""
         for path in paths:
             with parquet.ParquetFile(path) as file:
                 yield from file.iter_batches(batch_size=_BATCH)

@@ -12,6 +12,7 @@ from kexue.corpus.shuffle.lines import hash_lines
 from kexue.corpus.shuffle.options import Paths, check_separator, path_names
 from kexue.corpus.shuffle.parallel import map_ordered
 from kexue.corpus.shuffle.reader import Chunk, Reader, RecordFormat
+from kexue.errors import KexueError
 
 _BUFFER = 4 << 20
 _WORKERS = 2
@@ -51,6 +52,7 @@ def digest_of(paths: Sequence[str], form: RecordFormat) -> str:
     reader = Reader(paths, form, cap=_BUFFER // 32, giants=_NoFile())
 
     def chunks() -> Iterator[Chunk]:
+        """Yield the chunks of the files."""
         buffers = [np.empty(_BUFFER, np.uint8) for _ in range(_WORKERS)]
         number = 0
         while (chunk := reader.read(buffers[number % _WORKERS])) is not None:
@@ -72,6 +74,16 @@ def _digest_chunk(chunk: Chunk) -> str:
     digest = Digest()
     digest.add(hash_lines(chunk.data, chunk.lines))
     return str(digest)
+
+
+def check_digest(paths: Sequence[str], form: RecordFormat, expected: str) -> None:
+    """Raise a KexueError if the lines of files do not have the `expected` multiset checksum."""
+    digest = digest_of(paths, form)
+    if digest != expected:
+        raise KexueError(
+            f"the output does not hold the lines of the input: checksum {digest}, expected {expected}.",
+            remedy="Disk or memory may be faulty; run again.",
+        )
 
 
 class _NoFile:
