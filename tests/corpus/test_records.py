@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from kexue.corpus import Record, parse_scalar, read_records
 from kexue.errors import DataError
@@ -82,6 +82,7 @@ def test_text_lines_keep_what_they_say_and_skip_what_is_blank(tmp_path: Path) ->
     assert records.blank == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r")), min_size=1))
 def test_text_lines_are_the_lines_of_the_file(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("lines") / "a.txt"
@@ -89,6 +90,7 @@ def test_text_lines_are_the_lines_of_the_file(tmp_path_factory: pytest.TempPathF
     assert [r.text for r in read_records(path)] == ["x", *(t for t in texts if t and not t.isspace())]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))] * 2),
@@ -168,6 +170,7 @@ def test_csv_metadata_are_numbers_where_they_look_like_numbers(tmp_path: Path) -
     assert next(read_records(path, metadata=list("abcde"))).metadata == {"a": "007", "b": 3.5, "c": -12, "e": True}
 
 
+@settings(deadline=None)
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.booleans())
 def test_parse_scalar_never_changes_a_number(value: object) -> None:
     read = parse_scalar(str(value))
