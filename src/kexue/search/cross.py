@@ -147,7 +147,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
             )
-        except Exception as error:  # damaged files surface as many types
+        except Exception as error:  # damaged files raise many types of errors
             raise CheckpointError(
                 f"{folder} cannot be loaded as a cross-encoder: {type(error).__name__}: {error}", remedy=_NAME
             ) from error

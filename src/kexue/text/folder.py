@@ -234,7 +234,7 @@ def load_transformer(folder: Path) -> Bert | General:
         return from_checkpoint(config, weights)
     except KeyError as error:
         raise CheckpointError(f"{folder}: {error} is missing from its weights or its config.json.") from error
-    except Exception as error:  # damaged files surface as many types
+    except Exception as error:  # damaged files raise many types of errors
         raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

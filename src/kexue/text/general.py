@@ -52,7 +52,7 @@ class General:
                     use_safetensors=True,
                     output_loading_info=True,
                 )
-            except Exception as error:  # damaged files surface as many types
+            except Exception as error:  # damaged files raise many types of errors
                 raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
         if model.config.is_encoder_decoder:
             raise CheckpointError(f"{folder} is an encoder-decoder ({model.config.model_type}), not an encoder.")

@@ -232,7 +232,7 @@ def _load(folder: Path) -> tuple[Any, _Special]:
         return _load_bert(folder, config) if _is_bert(folder, config) else _load_any(folder)
     except MissingDependencyError:
         raise
-    except Exception as error:  # damaged files surface as many types
+    except Exception as error:  # damaged files raise many types of errors
         raise CheckpointError(
             f"{folder} has no tokenizer that can be loaded: {type(error).__name__}: {error}",
             remedy="Save it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",

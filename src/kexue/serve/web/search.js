@@ -125,9 +125,9 @@ export function mount(root, { set }) {
       hitView(hit, { query: state.q, index: state.index, rerank: state.rerank, toggle, narrow: addFilter }),
     );
     list.replaceChildren(...views.map(({ node }) => node));
-    const told = results.some(({ percentile }) => typeof percentile === "number");
+    const ranked = results.some(({ percentile }) => typeof percentile === "number");
     if (!results.length) guide.textContent = "";
-    else guide.textContent = told ? t("barGuide") : t("noPercentile", { index: state.index });
+    else guide.textContent = ranked ? t("barGuide") : t("noPercentile", { index: state.index });
     expand();
   }
 
