@@ -7,7 +7,7 @@ from scipy import stats
 from kexue.errors import DataError, MissingDependencyError
 from kexue.experiments import Claim, Figure, _measures
 from kexue.experiments._data import CharacterVectors, attempt, draw_planted_pairs, load_sentence_pairs, read_lines
-from kexue.experiments._measures import bootstrap_interval, count_multiplications, student_interval
+from kexue.experiments._measures import count_multiplications, student_interval
 
 
 def test_figure_over_runs():
@@ -28,11 +28,6 @@ def test_student_interval_is_that_of_a_t_test():
     mean, low, high = student_interval(values)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (mean, low, high) == pytest.approx((values.mean(), expected.low, expected.high))
-
-
-def test_bootstrap_interval_leaves_five_percent_outside():
-    replicates = np.arange(1001.0)
-    assert bootstrap_interval(replicates) == pytest.approx((25, 975))
 
 
 def test_multiplications_of_a_matrix_product_and_its_gradient():

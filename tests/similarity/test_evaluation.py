@@ -19,8 +19,8 @@ from kexue.similarity import (
     spearman,
     spearman_ceiling,
 )
-from kexue.similarity._bootstrap import bootstrap_spearman, percentile_interval, resample_counts
 from kexue.similarity._ranks import Ranking, average_ranks, correlate_ranks
+from kexue.similarity.bootstrap import bootstrap_spearman, percentile_interval, resample_counts
 
 VALUES = st.lists(st.integers(-3, 3), min_size=3, max_size=30)
 
@@ -406,3 +406,8 @@ def test_what_comes_once_is_read_once():
     assert spearman(iter([1, 2, 3]), map(float, [1, 3, 2])) == 0.5
     assert known_item(iter([1, 2])) == known_item([1, 2])
     np.testing.assert_array_equal(pair_cosine(iter(u), map(list, u)), pair_cosine(u, u))
+
+
+def test_a_percentile_interval_leaves_five_percent_outside():
+    replicates = np.arange(1001.0)
+    assert percentile_interval(replicates) == pytest.approx((25, 975))

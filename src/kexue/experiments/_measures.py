@@ -72,9 +72,3 @@ def student_interval(values: Any) -> tuple[float, float, float]:
     mean, error = float(np.mean(values)), float(stats.sem(values))
     half = float(stats.t.ppf(0.975, len(values) - 1)) * error
     return mean, mean - half, mean + half
-
-
-def bootstrap_interval(replicates: Any) -> tuple[float, float]:
-    """Percentile interval of 95 % from bootstrap replicates of a statistic."""
-    low, high = np.quantile(replicates, [0.025, 0.975])
-    return float(low), float(high)

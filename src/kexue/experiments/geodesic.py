@@ -15,10 +15,10 @@ import numpy as np
 
 from kexue._arrays import Array
 from kexue.experiments._data import attempt, load_character_vectors, read_lines
-from kexue.experiments._measures import bootstrap_interval
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import GeodesicSummarizer, geodesic_distances, knn_graph, spearman
+from kexue.similarity.bootstrap import percentile_interval
 
 _ROOTS = 40  # topics: packages with enough docstrings
 
@@ -193,7 +193,7 @@ def _curve_claims(figures: Mapping[str, Figure]) -> list[Claim]:
 def _docstring_figures(scores: Mapping[str, Array]) -> dict[str, Figure]:
     gains = scores["geodesic"] - scores["straight"]
     samples = np.random.default_rng(0).choice(gains, (2000, len(gains)))
-    low, high = bootstrap_interval(samples.mean(axis=1))
+    low, high = percentile_interval(samples.mean(axis=1))
     return {
         **{f"docstrings_spearman_{name}": Figure(float(np.mean(v)), n=len(v)) for name, v in scores.items()},
         "docstrings_gain": Figure(float(gains.mean()), low=low, high=high, n=len(gains)),

@@ -17,7 +17,6 @@ import numpy as np
 from kexue._arrays import Array
 from kexue.demo.docstrings import standard_library
 from kexue.experiments import _data
-from kexue.experiments._measures import bootstrap_interval
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.similarity import (
@@ -33,6 +32,7 @@ from kexue.similarity import (
     word_rotators_distance,
     wrd_centroid_bound,
 )
+from kexue.similarity.bootstrap import percentile_interval
 from kexue.similarity.transport.problems import wmd_problem, wrd_problem
 
 Tokens = Callable[[list[str]], list[tuple[list[str], Array]]]  # texts -> their tokens and (m, d) vectors
@@ -205,7 +205,7 @@ def _rank(pairs: PairDataset, tokens: Tokens, draws: int, seed: int, notes: list
             100 * (spearman(similarity["WRD"][rows], labels[rows]) - spearman(similarity[other][rows], labels[rows]))
             for rows in samples
         ]
-        leads[other] = (scores["WRD"] - scores[other], *bootstrap_interval(replicates))
+        leads[other] = (scores["WRD"] - scores[other], *percentile_interval(replicates))
     return _Ranking(pairs.name, len(known), scores, leads)
 
 

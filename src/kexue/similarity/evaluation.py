@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._arrays import Array, as_matrix, finite_rows, host
-from kexue.similarity._bootstrap import bootstrap_spearman, percentile_interval, two_sided_p_value
+from kexue.similarity.bootstrap import bootstrap_spearman, percentile_interval, two_sided_p_value
 from kexue.similarity.metrics import pair_cosine, spearman, spearman_ceiling
 from kexue.similarity.pairs import PairDataset, pair_datasets
 from kexue.similarity.whitening.estimator import Whitening

@@ -171,9 +171,9 @@ def run_shuffle(options: ShuffleOptions, progress: Progress | None = None) -> Sh
         for part, plan in zip(parts, plans, strict=True):
             check_output(part)
             jobs.append(Job(part, budget, plan, counter, jobs[0].seed if jobs else None))
-            jobs[-1].scatter()
+            jobs[-1].scatter()  # section "Two passes": scatter
             _check_aligned(jobs[0], jobs[-1])
-            jobs[-1].gather()
+            jobs[-1].gather()  # section "Two passes": gather
             if options.verify and not part.to_stream:
                 jobs[-1].verify()
         outputs = [path for job in jobs for path in job.publish()]

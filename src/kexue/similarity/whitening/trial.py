@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kexue._arrays import Array
-from kexue.similarity._bootstrap import Metric, bootstrap_metric, bootstrap_spearman, percentile_interval
+from kexue.similarity.bootstrap import Metric, bootstrap_metric, bootstrap_spearman, percentile_interval
 from kexue.similarity.metrics import spearman
 from kexue.similarity.whitening.grid import Setting, best_setting
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kexue._arrays import Array, as_float64, as_matrix, host, reread
-from kexue.similarity._bootstrap import Metric
+from kexue.similarity.bootstrap import Metric
 from kexue.similarity.metrics import pair_cosine
 from kexue.similarity.whitening.advice import advise, advise_without_labels
 from kexue.similarity.whitening.estimator import Whitening
