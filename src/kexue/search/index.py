@@ -37,7 +37,6 @@ class Index:
     one writes, and see its changes at their next call.
 
     Attributes:
-        store: documents and vectors; see `Store`.
         encoder: the recorded vector space, and the encoder that makes its vectors.
         ingest: writes rows into the store.
 
@@ -51,8 +50,7 @@ class Index:
     """
 
     def __init__(self, store: Store, encoder: IndexEncoder, *, readonly: bool = False) -> None:
-        self.store = store
-        self.encoder = encoder
+        self._store, self.encoder = store, encoder
         self.ingest = Ingest(store, encoder)
         self._readonly, self._path = readonly, encoder.path
         self._calibration = StoredCalibration(store, encoder.path)
@@ -112,7 +110,7 @@ class Index:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self.store.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +121,12 @@ class Index:
         self.close()
 
     def __len__(self) -> int:
-        return self.store.count()
+        return self._store.count()
+
+    @property
+    def store(self) -> Store:
+        """Documents and vectors."""
+        return self._store
 
     def __repr__(self) -> str:
         return f"Index({self._path!r})"
@@ -169,7 +172,7 @@ class Index:
         """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""
         if (ids is None) == (filter is None):
             raise ValueError("delete takes either ids or a filter; an empty filter {} removes everything.")
-        return self.store.delete(None if ids is None else check_ids(ids), filter=filter)
+        return self._store.delete(None if ids is None else check_ids(ids), filter=filter)
 
     def compact(self) -> CompactReport:
         """Return the space of removed and replaced documents to the file system.
@@ -179,19 +182,19 @@ class Index:
         """
         if self.space.dehub == "csls" and len(self):
             self.ingest.remeasure_offsets()
-        return self.store.compact()
+        return self._store.compact()
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return the documents with these ids, in this order; missing ids are skipped."""
-        return [Document(row.id, row.text, row.metadata) for row in self.store.get(check_ids(ids))]
+        return [Document(row.id, row.text, row.metadata) for row in self._store.get(check_ids(ids))]
 
     def sample(self, n: int, *, generator: Any = 0) -> tuple[list[Document], Vectors]:
         """Return `n` documents drawn at random, or all, oldest first; and their vectors (n, k) of length 1."""
-        return documents_with_vectors(sample_rows(self.store, n, np.random.default_rng(generator)), self.space)
+        return documents_with_vectors(sample_rows(self._store, n, np.random.default_rng(generator)), self.space)
 
     def vectors(self, ids: str | Iterable[str]) -> tuple[list[Document], Vectors]:
         """Return the documents with these ids, as `get` does, and their vectors (n, k) of length 1."""
-        return documents_with_vectors(self.store.get(check_ids(ids), vectors=True), self.space)
+        return documents_with_vectors(self._store.get(check_ids(ids), vectors=True), self.space)
 
     def search(
         self,
@@ -238,13 +241,13 @@ class Index:
             check_search_dehub(dehub, self.space.dehub)
         options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "dehub": dehub}
         if rerank is None and not explain:
-            return search_index(self.store, self.encoder, queries, int(k), self.calibrator, **options)
+            return search_index(self._store, self.encoder, queries, int(k), self.calibrator, **options)
         texts = check_rerank(queries, rerank)
         if not len(self):
             return [[] for _ in texts]
         reranker = choose_reranker(rerank, self.load_encoder)  # before the search: it may refuse
         wanted = k if reranker is None else count_candidates(k, candidates)
-        answers = search_index(self.store, self.encoder, texts, wanted, self.calibrator, **options)
+        answers = search_index(self._store, self.encoder, texts, wanted, self.calibrator, **options)
         return self.rerank(texts, answers, k, rerank=reranker, explain=explain)
 
     def rerank(
@@ -293,7 +296,7 @@ class Index:
             DataError: fewer than two documents. ValueError: pairs without labels, or labels of one kind only.
         """
         calibrator = fit_calibration(
-            self.store, self.encoder, pairs=pairs, labels=labels, n=n, method=method, generator=generator
+            self._store, self.encoder, pairs=pairs, labels=labels, n=n, method=method, generator=generator
         )
         self._calibration.save(calibrator, expect={"space": self.space.token})
         return calibrator
@@ -308,14 +311,14 @@ class Index:
 
         Returns counts (n,) and ids. Raises DataError where there are no more than `k` documents.
         """
-        return count_occurrences(self.store, self.encoder, k, generator)
+        return count_occurrences(self._store, self.encoder, k, generator)
 
     def hubness(self, k: int = 10, *, top: int = 20, generator: Any = 0) -> HubnessReport:
         """Measure how unevenly documents are found (see `hubness_report`); recorded where the index can be written."""
         counts, _ = self.k_occurrence(k, generator=generator)
         report = hubness_report(counts, k, top=top)
         if not self._readonly:
-            record_hubness(self.store, report)
+            record_hubness(self._store, report)
         return report
 
     def check(self, *, progress: Progress | None = None) -> CheckReport:
@@ -330,7 +333,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Return what the index holds; see `IndexInfo`."""
-        return describe_index(self._path, self.store, self.space, self.calibrator)
+        return describe_index(self._path, self._store, self.space, self.calibrator)
 
     @property
     def space(self) -> Space:
