@@ -205,7 +205,7 @@ def _rank(pairs: PairDataset, tokens: Tokens, draws: int, seed: int, notes: list
             100 * (spearman(similarity["WRD"][rows], labels[rows]) - spearman(similarity[other][rows], labels[rows]))
             for rows in samples
         ]
-        leads[other] = (scores["WRD"] - scores[other], *percentile_interval(replicates))
+        leads[other] = (scores["WRD"] - scores[other], *percentile_interval(np.array(replicates)))
     return _Ranking(pairs.name, len(known), scores, leads)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -115,9 +114,7 @@ class Index:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -236,10 +233,10 @@ class Index:
             NotSupported: a `dehub` that is decided when an index is built.
         """
         check_counts(k, candidates)
-        filter = None if filter is None else plain_filter(filter)
         if dehub is not None:
             check_search_dehub(dehub, self.space.dehub)
-        options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "dehub": dehub}
+        options: dict[str, Any] = {"exact": exact, "candidates": candidates, "dehub": dehub}
+        options["filter"] = None if filter is None else plain_filter(filter)
         if rerank is None and not explain:
             return search_index(self._store, self.encoder, queries, int(k), self.calibrator, **options)
         texts = check_rerank(queries, rerank)
