@@ -47,6 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+class FakeClock:
+    """A clock that moves only when a test moves it."""
+
+    now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    """Stands in for the module `time`; move it with ``fake_clock.now += seconds``."""
+    return FakeClock()
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of optional data sets; for tests marked `data`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,10 @@ import pytest
 from kexue.demo import run
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 class Searched:
     """An index that takes a known time: more for its first searches, and more while the machine is busy."""
 
-    def __init__(self, clock: Clock, log: list[Any], name: str, seconds: float) -> None:
+    def __init__(self, clock: Any, log: list[Any], name: str, seconds: float) -> None:
         self.clock, self.log, self.name, self.seconds, self.searches = clock, log, name, seconds, 0
 
     def search(self, query: np.ndarray[Any, Any], k: int) -> None:
@@ -34,9 +24,9 @@ class Searched:
         self.clock.now += self.seconds * busy + (100.0 if self.searches == 1 else 0.0)
 
 
-def test_indexes_take_turns_and_first_searches_are_not_counted(monkeypatch) -> None:
-    clock, log = Clock(), []
-    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+def test_indexes_take_turns_and_first_searches_are_not_counted(fake_clock, monkeypatch) -> None:
+    clock, log = fake_clock, []
+    monkeypatch.setattr(run, "time", clock)
     indexes = [Searched(clock, log, name, seconds) for name, seconds in (("a", 1.0), ("b", 2.0))]
     times = run.search_times(indexes, np.zeros((50, 3)))
     assert times.shape == (2, 50)

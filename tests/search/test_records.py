@@ -17,23 +17,13 @@ from kexue.similarity import ExplainedPair, Explanation, Probability
 TEXTS = ["a red house", "the blue car drives", "music plays", "blue music", "red car"]
 
 
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(records, "time", clock)
-    return clock
+def clock(fake_clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(records, "time", fake_clock)
+    return fake_clock
 
 
-def test_a_stopwatch_gives_each_stage_what_the_clock_gave(clock: Clock) -> None:
+def test_a_stopwatch_gives_each_stage_what_the_clock_gave(clock: Any) -> None:
     watch = Stopwatch()
     for stage, seconds in (("encode", 4.0), ("search", 0.5), ("rerank", 0.0)):
         clock.now += seconds

@@ -49,19 +49,10 @@ class Recorder:
         return next(i for i, rows in enumerate(self.passes) if any(ids[0] == first_id for ids in rows))
 
 
-class Clock:
-    """A clock that moves only when it is told to."""
-
-    now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 class TimedRecorder(Recorder):
     """A recorder whose passes take 20 ms of the clock."""
 
-    def __init__(self, clock: Clock, *, pass_tokens: int = 2048) -> None:
+    def __init__(self, clock: Any, *, pass_tokens: int = 2048) -> None:
         super().__init__(pass_tokens=pass_tokens)
         self.clock = clock
 
@@ -72,11 +63,10 @@ class TimedRecorder(Recorder):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(fake_clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The clock of the batcher."""
-    clock = Clock()
-    monkeypatch.setattr(batching, "time", clock)
-    return clock
+    monkeypatch.setattr(batching, "time", fake_clock)
+    return fake_clock
 
 
 def expected(sequences: list[np.ndarray]) -> np.ndarray:
@@ -197,7 +187,7 @@ def test_each_request_gets_its_own_vectors_in_order_from_shared_passes() -> None
     assert threading.get_ident() not in encoder.threads
 
 
-def test_times_and_what_observers_hear(clock: Clock) -> None:
+def test_times_and_what_observers_hear(clock: Any) -> None:
     encoder = TimedRecorder(clock)
     heard: list[tuple[int, int, float, float]] = []
 
@@ -324,7 +314,7 @@ def test_a_request_cancelled_while_it_is_computed_disturbs_nobody() -> None:
     run(main())
 
 
-def test_a_full_queue_refuses_and_tells_when_to_come_back(clock: Clock) -> None:
+def test_a_full_queue_refuses_and_tells_when_to_come_back(clock: Any) -> None:
     encoder = TimedRecorder(clock, pass_tokens=100)
 
     async def main() -> None:

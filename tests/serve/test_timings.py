@@ -20,19 +20,10 @@ from kexue.serve.wire import compute_headers
 TOKENIZE, QUEUE, INFERENCE, SEARCH, RERANK = 1.0, 2.0, 4.0, 8.0, 16.0
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    now = 1000.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(fake_clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What encodes, searches and reranks moves the clock by a known time; all clocks of the server are this one."""
-    clock = Clock()
+    clock = fake_clock
 
     def moved(function: Any, seconds: float) -> Any:
         def timed(*arguments: Any, **options: Any) -> Any:
