@@ -94,7 +94,7 @@ def map_rows(x: Any, kernel: Array, shift: Array, *, normalize: bool = False) ->
             chunk, result = host(x[i : i + _CHUNK_ROWS]), out[i : i + _CHUNK_ROWS]
             with np.errstate(invalid="ignore", over="ignore"):
                 shifted = np.subtract(chunk, origin, out=work[: len(chunk)], casting="same_kind")
-                np.matmul(shifted, weights, out=result)  # eq. 2 (9079): (x - beta mu) U Lambda^(-gamma/2)
+                np.matmul(shifted, weights, out=result)  # eq. 2 (9079), eq. 2 (8069): (x - beta mu) U Lambda^(-gamma/2)
                 finite = finite and bool(np.isfinite(result.sum()))
             if normalize:
                 result[np.abs(shifted).max(axis=1) <= noise] = 0.0  # a row equal to the shift has no direction

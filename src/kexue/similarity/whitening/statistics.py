@@ -163,9 +163,10 @@ def _join_blocks(scatter: Array, counts: Array, shifts: Array, deltas: Array) ->
     with np.errstate(invalid="ignore", over="ignore"):
         n = counts.sum()
         means = shifts + deltas
-        mean = shifts[0] + counts @ (means - shifts[0]) / n  # eq. 1, 2 (9079): mu
+        mean = shifts[0] + counts @ (means - shifts[0]) / n  # eq. 1, 2 (9079): mu; eq. 3 (8069)
         within, between = (np.sqrt(counts)[:, None] * part for part in (deltas, means - mean))
-        return Moments(n.item(), mean, scatter - within.T @ within + between.T @ between)  # eq. 1 (9079): n Sigma
+        scatter = scatter - within.T @ within + between.T @ between  # n Sigma: eq. 1 (9079), eq. 3 (8069)
+        return Moments(n.item(), mean, scatter)
 
 
 def _provisional_mean(sample: Array) -> Array:
