@@ -69,5 +69,5 @@ def test_a_generator_comes_from_a_generator_a_seed_or_the_system():
     for wrong in (True, 1.5, "7"):
         with pytest.raises(TypeError, match=type(wrong).__name__):
             as_generator(wrong)
-    with pytest.raises(ValueError, match="lives on cpu"):
+    with pytest.raises(ValueError, match="generator is on cpu"):
         as_generator(given, "meta")

@@ -1,4 +1,4 @@
-"""Matrices from callers: anything numpy reads, and torch tensors where torch is loaded."""
+"""Conversion of callers' matrices: anything that numpy reads, and torch tensors if torch is loaded."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def choose_device(device: str) -> torch.device:
     try:
         if torch.empty(0, device=device).device.type in ("cpu", "cuda", "mps"):
             return torch.device(device)
-        reason = "no tensors can be computed on it"
+        reason = "tensors cannot be computed on it"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
     raise ValueError(f"device {device!r} cannot be used here ({reason}); expected auto, cpu, cuda or mps.")

@@ -37,7 +37,7 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         if not target.is_file():
-            raise DataError("there, but not a regular file.", path=path, remedy="Give the name of a file.")
+            raise DataError("exists, but is not a regular file.", path=path, remedy="Give the name of a file.")
         mode = stat.S_IMODE(target.stat().st_mode) if mode is None else mode
     _sweep(target)
     temporary, handle = _claim(target, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode or 0o666))
@@ -130,7 +130,7 @@ def refuse_foreign(path: str | os.PathLike[str], foreign: Callable[[Path], list[
     if not target.exists():
         return
     if not target.is_dir():
-        raise DataError("there, but not a folder.", path=path, remedy="Give the name of a folder.")
+        raise DataError("exists, but is not a folder.", path=path, remedy="Give the name of a folder.")
     if names := foreign(target):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise DataError(
@@ -171,7 +171,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 def explain(error: OSError) -> tuple[str, str]:
     """Return the message and the remedy for an error of the system about a file."""
     if is_disk_full(error):
-        return "no room on the disk.", "Make room, then run the same again."
+        return "the disk is full.", "Free some space, then run the same again."
     known = {
         errno.ENOENT: ("no such file or folder.", "Check the spelling; a relative name starts at the current folder."),
         errno.EISDIR: ("a folder, where a file is expected.", "Name a file in it."),
@@ -201,7 +201,7 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
             continue
         with contextlib.suppress(OSError):  # some network file systems have no locks, or none of folders
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:  # 0: swept by another writer before the lock was taken
+        if os.fstat(handle).st_nlink:  # 0: another writer removed it before the lock was taken
             return temporary, handle
         os.close(handle)
 

@@ -1,4 +1,4 @@
-"""Names of a package that load on first use, so that importing it costs next to nothing."""
+"""Names of a package that load on first use, so that importing the package is fast."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _ROOMS = (
 
 
 class NoSuchNameError(AttributeError):
-    """Says where a name lives, and looks for it only when it is printed: `hasattr` asks for names that nobody wants."""
+    """AttributeError for a name that a package does not have; its message says which package has the name.
+
+    The message is computed only when it is printed, because `hasattr` raises this error often and drops it.
+    """
 
     def __str__(self) -> str:
         return _where(*self.args)
 
 
 def missing_name(package: str, name: str, asking: FrameType) -> Exception:
-    """What to raise for a name that a package does not have.
+    """Return the exception to raise for a name that a package does not have.
 
     AttributeError; for ``from package import name`` an ImportError, which would otherwise lose the message.
 
@@ -39,20 +42,22 @@ def missing_name(package: str, name: str, asking: FrameType) -> Exception:
 
 
 def _where(package: str, name: str) -> str:
-    """The sentence that says where a name lives, or what it may be the misspelling of."""
-    said = f"module {package!r} has no attribute {name!r}"
+    """Return the message for a missing name: the package that has it, or names of similar spelling."""
+    message = f"module {package!r} has no attribute {name!r}"
     if name.startswith("_"):
-        return said
-    homes: dict[str, str] = {}
+        return message
+    package_of: dict[str, str] = {}
     for room in _ROOMS:
         module = import_module(f"kexue.{room}")
         public = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         if name in public:
-            return f"{said}; it is in kexue.{room}: from kexue.{room} import {name}"
-        homes = dict.fromkeys(public, f"kexue.{room}") | homes
-    lower = {n.lower(): n for n in homes}
-    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.7)]
-    return f"{said}; did you mean {' or '.join(f'{homes[n]}.{n}' for n in near)}?" if near else said
+            return f"{message}; it is in kexue.{room}: from kexue.{room} import {name}"
+        package_of = dict.fromkeys(public, f"kexue.{room}") | package_of
+    lower = {n.lower(): n for n in package_of}
+    similar = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.7)]
+    if not similar:
+        return message
+    return f"{message}; did you mean {' or '.join(f'{package_of[n]}.{n}' for n in similar)}?"
 
 
 def attach(
@@ -62,14 +67,14 @@ def attach(
     needs: Mapping[str, str] | str | None = None,
     extra: str | None = None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """What a package assigns to ``__getattr__, __dir__, __all__``.
+    """Return the ``__getattr__, __dir__, __all__`` of a package that loads its names on first use.
 
     Args:
         package: its ``__name__``.
         homes: file of the package -> the public names in it.
-        needs: file -> optional package without which it cannot be imported, or one package that all need; a missing
-            one is then named together with the extra that brings it, before the file fails on its first line.
-        extra: that extra, where it is not the usual one.
+        needs: file -> optional package that it imports; one string: all files import it. If that package is missing,
+            the error names it and the extra that installs it, before the file is imported.
+        extra: name of that extra, if it is not the usual one.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     wanted = dict.fromkeys(homes, needs) if isinstance(needs, str) else needs or {}

@@ -35,7 +35,7 @@ def as_delay(delay: Any) -> Any:
 
 
 def _check_not_empty(delays: Any) -> Any:
-    """The sequence; ValueError where it is empty."""
+    """Return the sequence; raise ValueError if it is empty."""
     if not len(delays):
         raise ValueError("delay is an empty sequence: give at least one number of seconds")
     return delays

@@ -5,4 +5,4 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[int, int | None], None]
-"""Called as ``progress(done, total)``; `total` is None as long as it is unknown."""
+"""Called as ``progress(done, total)``; `total` is None while it is unknown."""

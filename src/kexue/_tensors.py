@@ -1,6 +1,6 @@
 """Functions shared by every file that works on torch tensors.
 
-In order: when values can be read, precision, directions, masks, labels, reductions, generators.
+Its sections, in this order: when values can be read, precision, directions, masks, labels, reductions, generators.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Reduction = Literal["none", "mean", "sum"]
 
 
 def may_read(*tensors: Tensor) -> bool:
-    """Whether code may look at the values of these tensors, as checks of values do.
+    """Return whether the values of these tensors can be read now, as a check of values needs.
 
     False while torch.compile, torch.export or torch.jit.trace records, under vmap, on the meta device, for fake
     tensors, and while a CUDA graph is captured.
@@ -114,7 +114,8 @@ def expand_mask(mask: Tensor, shape: torch.Size) -> Tensor:
 def fill_masked(scores: Tensor, keep: Tensor, dim: int = -1) -> Tensor:
     """Scores with -inf where `keep` (bool, same shape) is False, as softmax and logsumexp along `dim` need them.
 
-    A row with nothing kept becomes zeros: over nothing but -inf both have gradient NaN, which no later masking removes.
+    A row with nothing kept becomes zeros: of a row of -inf alone both have gradient NaN, which a later mask does not
+    remove.
     """
     empty = ~keep.any(dim, keepdim=True)
     return scores.masked_fill(~(keep | empty), -torch.inf).masked_fill(empty, 0.0)
@@ -195,7 +196,9 @@ def as_generator(generator: torch.Generator | int | None, device: torch.device |
     """
     if isinstance(generator, torch.Generator):
         if generator.device.type != torch.device(device).type:
-            raise ValueError(f"the generator lives on {generator.device}, the tensors on {device}: make one there")
+            raise ValueError(
+                f"the generator is on {generator.device}, the tensors are on {device}: make a generator on {device}"
+            )
         return generator
     made = torch.Generator(device=device)
     if generator is None:

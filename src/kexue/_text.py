@@ -32,7 +32,7 @@ def not_utf8(
     column: str | None = None,
     replaceable: bool = False,
 ) -> DataError:
-    """Return the error about byte `start` of a line: its likely encoding, and the command that converts it."""
+    """Return the error for byte `start` of a line, with its likely encoding and the command that converts the file."""
     encoding = _likely_encoding(raw, line)
     looks = f"; the file may be {encoding}" if encoding else ""
     remedy = f"Save it as UTF-8: iconv -f {encoding or 'ITS-ENCODING'} -t UTF-8 OLD > NEW"
@@ -85,12 +85,12 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 def standard_input() -> BinaryIO:
     """Return the stream of bytes of standard input; if it is closed, raise a `DataError`."""
     if sys.stdin is None:
-        raise DataError("standard input is closed.", path="-", remedy="Pipe something in, or name a file.")
+        raise DataError("standard input is closed.", path="-", remedy="Pipe text in, or give the name of a file.")
     return sys.stdin.buffer
 
 
 def refuse_lone_cr(line: str, path: str | os.PathLike[str]) -> None:
-    """Raise a `DataError` for the only line of a file if it has CR inside, which ends lines on old systems."""
+    """Raise a `DataError` if the only line of a file has CR inside: it ends lines in files of old systems."""
     if line.rstrip("\r").count("\r"):
         raise DataError(
             "lines end with CR alone, expected LF or CRLF.",

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _rebuild(kind: type[KexueError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> KexueError:
-    """An unpickled error: its arguments and attributes, without its constructor."""
+    """Return an unpickled error, made from its arguments and attributes without calling its constructor."""
     error = kind.__new__(kind, *arguments)
     error.args = arguments
     error.__dict__.update(attributes)

@@ -22,7 +22,7 @@ class Method:
         title: subject of the article, in English.
         title_zh: title of the article.
         archive: number of the article, `https://kexue.fm/archives/<archive>`.
-        also: further articles of the method.
+        also: numbers of further articles on the method.
         date: day of publication of `archive`.
         objects: public entry points as ``"module:name"``.
         experiment: name for `kexue reproduce`.

@@ -3,7 +3,7 @@
 The loop runs the body until it ends without an error or the tries are used up; between tries (never after the last) it
 sleeps. The body stays in its place, so its variables stay in the surrounding scope. Standard library only.
 
-Never wrap one rank's share of a collective call: a rank that retries alone leaves the others waiting.
+In distributed training, do not retry a collective call in one process alone: the others would be left waiting.
 
 Source: kexue.fm/archives/9938. Difference: there every exception is swallowed; here only those of `exceptions`.
 KeyboardInterrupt, SystemExit, GeneratorExit and CancelledError always pass; so do programming errors unless named.
@@ -135,7 +135,7 @@ class _Tries:
             if state == _OVER:
                 raise StopIteration
             if state != _FAILED:
-                raise RuntimeError("a turn of the loop without its `with attempt:` block: put the body in it")
+                raise RuntimeError("an iteration of the loop did not enter `with attempt:`: put the body in that block")
             pause = self._pause()  # section "One object, two protocols": between tries, never after the last
         self._state = _READY
         self.tries += 1
@@ -151,7 +151,7 @@ class _Tries:
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        """Record how the body ended; True swallows the error."""
+        """Record whether the body raised; return True to swallow the error."""
         if error is None:
             self.allright = True
             self._state = _OVER
@@ -178,7 +178,7 @@ class _Tries:
         return self._timeout is not None and self.elapsed >= self._timeout
 
     def _retries(self, error: BaseException) -> bool:
-        """Whether the error asks for another try."""
+        """Return whether the body is to run again after this error."""
         if isinstance(error, _RetryRequest):
             return error.owner is self  # `fail` of an outer loop passes through the inner one
         if not isinstance(error, self._exceptions) or isinstance(error, self._give_up):
@@ -245,7 +245,7 @@ class Retry(_Tries):
 
     Raises:
         ValueError, TypeError: an argument out of range.
-        RuntimeError: a turn of the loop in which the `with` was never entered, or a loop within a loop of one object.
+        RuntimeError: an iteration of the loop that did not enter the `with`, or a loop within a loop of one object.
 
     >>> for attempt in Retry(3, delay=0, on_error=None):
     ...     with attempt:

@@ -288,7 +288,7 @@ def test_predict_and_temperature():
     assert fit_temperature(scores, torch.sigmoid(2 * scores / 0.3)) == pytest.approx(0.3, rel=1e-9)
     with pytest.raises(ValueError, match="rise with the labels"):
         fit_temperature(scores, scores < 0)
-    with pytest.raises(ValueError, match="miss some"):
+    with pytest.raises(ValueError, match="not separate them perfectly"):
         fit_temperature(scores, scores > 0)
 
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from kexue.optim import AdaX
-from kexue.optim.adax import _fresh
+from kexue.optim.adax import _new_weight
 
 each_mode = pytest.mark.parametrize("eps_mode", ["inside", "outside"])
 
 
 def weight(steps, beta2=1e-4):
-    return _fresh(beta2, steps)
+    return _new_weight(beta2, steps)
 
 
 def gradients(steps, size=4, seed=0):

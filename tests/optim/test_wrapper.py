@@ -89,7 +89,7 @@ def test_a_bare_state_is_taken_with_one_warning_and_wrappers_start_from_scratch(
     train(params, bare, 4)
     optimizer = EMA(Lookahead(Adam(params, lr=0.5)))
     train(params, optimizer, 3)
-    with pytest.warns(UserWarning, match="bare optimizer: lookahead ema starts from scratch") as caught:
+    with pytest.warns(UserWarning, match="no wrappers: lookahead ema starts from the beginning") as caught:
         optimizer.load_state_dict(bare.state_dict())
     assert len(caught) == 1
     group = optimizer.param_groups[0]

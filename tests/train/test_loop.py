@@ -346,7 +346,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     make_run(tmp_path, limit=2).fit(loader(), evaluate=accuracy)
     with pytest.raises(CheckpointError, match=r"seed was 0, now 1; accumulate was 2, now 4.*batches was 12, now 9"):
         make_run(tmp_path, seed=1, accumulate=4).fit(loader(10), evaluate=accuracy)
-    with pytest.raises(CheckpointError, match="schedulers were 1, now 0"):
+    with pytest.raises(CheckpointError, match="number of schedulers was 1, now 0"):
         make_run(tmp_path, schedule=False).fit(loader(), evaluate=accuracy)
     other = Classifier()
     other.net[4] = nn.Linear(8, 3)
@@ -401,7 +401,7 @@ def test_mistakes(tmp_path):
         with pytest.raises(ValueError, match=message):
             make_run(tmp_path, **options)
     model, other = Classifier(), nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="optimizer 0 trains 2 tensors that are no parameters of the model"):
+    with pytest.raises(ValueError, match="optimizer 0 trains 2 tensors that are not parameters of the model"):
         Trainer(model, torch.optim.SGD(other.parameters(), 1), TrainConfig(tmp_path, steps=1))
     with pytest.raises(TypeError, match="Linear has no training_step"):
         Trainer(other, torch.optim.SGD(other.parameters(), 1), TrainConfig(tmp_path, steps=1))

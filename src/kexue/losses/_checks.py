@@ -10,7 +10,7 @@ from kexue._tensors import Reduction, as_class_numbers, as_floats, check_range, 
 
 
 def as_real_numbers(labels: Tensor, name: str = "labels") -> Tensor:
-    """Labels that are numbers: floats in their dtype, bools and integers as int64; TypeError for complex ones."""
+    """Return labels as numbers: floats in their dtype, bools and integers as int64; TypeError for complex ones."""
     if not isinstance(labels, Tensor) or labels.is_complex():
         got = getattr(labels, "dtype", type(labels).__name__)
         raise TypeError(f"{name} must be a tensor of real numbers, got {got}")
@@ -44,7 +44,7 @@ def check_scale(scale: float) -> None:
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:
-    """(..., classes) bool, True at each label's class; all False for a label out of range."""
+    """Return a one-hot mask, (..., classes) bool: True at each label's class; all False for a label out of range."""
     return labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)
 
 
@@ -60,7 +60,7 @@ def cross_entropy(scores: Tensor, labels: Tensor, kept: Tensor) -> Tensor:
 
 
 def split_infinite(own: Tensor) -> tuple[Tensor, Tensor]:
-    """A target's score s as s' - rest: s' is s, or a low number where s is -inf; rest is 0, or -s where s is -inf.
+    """Split a target's score s into s' - rest: s' is s, or a low number where s is -inf; rest is 0, or -s there.
 
     A loss of s' plus `rest` is the infinite limit at s = -inf, with finite gradients and the -1 of the target.
     """

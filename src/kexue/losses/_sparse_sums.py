@@ -13,7 +13,7 @@ from kexue.losses._multilabel import append_column
 class SparseSums(torch.autograd.Function):
     """Both log-sum-exps of the loss from indices, with at most two arrays of the size of the scores at a time.
 
-    Recorded operation by operation, autograd would hold five of them. The backward pass is itself differentiable.
+    If autograd recorded each operation, it would keep five of them. The backward pass is itself differentiable.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A margin that is measured, not tuned: the mean diameter of the classes.
+"""Mean diameter of the classes, from which a margin can be computed instead of tuned.
 
 Source: kexue.fm/archives/8656.
 """
@@ -74,7 +74,7 @@ class AdaptiveMarginSchedule:
         self.loss, self.every, self.calls = loss, every, 0
 
     def step(self, embeddings: Tensor, labels: Tensor) -> float:
-        """Call once an epoch with training samples; every `every`-th call sets the margin. Returns the margin."""
+        """Set the margin on every `every`-th call, and return it; to be called once per epoch with training samples."""
         self.calls += 1
         if self.calls % self.every == 0:
             diameter = estimate_class_diameter(embeddings, labels, self.loss.weight)

@@ -1,4 +1,4 @@
-"""Contrastive losses that stay exact where the positive leads by far: InfoNCE, and FlatNCE for small batches.
+"""Contrastive losses that stay exact if the positive scores far higher: InfoNCE, and FlatNCE for small batches.
 
 For one anchor with scores s, positive t and negatives i, all the losses are functions of one number,
 
@@ -156,7 +156,7 @@ class _TwoViewLoss(nn.Module):
 
 
 class InfoNCELoss(_TwoViewLoss):
-    """InfoNCE of two views: `forward(a, b)`, each (B, d); equal row numbers are partners.
+    """InfoNCE of two views: `forward(a, b)`, each (B, d); row i of a and row i of b are a positive pair.
 
     A row of length 0 has no direction: its cosines are 0, and so is its gradient.
 

@@ -1,4 +1,4 @@
-"""Losses that train a sentence model beside its main task: distilled similarities, and generation.
+"""Losses that train a sentence model in addition to its main task: distilled similarities, and generation.
 
 Source: kexue.fm/archives/8454, 7427.
 """

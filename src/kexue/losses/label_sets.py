@@ -22,7 +22,7 @@ def pairwise_logsumexp_loss(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Every positive above every negative, without a threshold, for a fixed number k of labels; predict the top k.
+    """Loss that puts every positive above every negative, without a threshold, for k labels each; predict the top k.
 
         loss = log(1 + sum_{i in N} e^{scale (s_i + margin)} sum_{j in P} e^{-scale s_j})
 

@@ -1,4 +1,4 @@
-"""Margin softmax: the class must lead by a margin, so that samples of one class are near one another.
+"""Margin softmax: the true class must score higher by a margin, so that samples of one class are near one another.
 
 Retrieval requires d(z1, z3) < d(z1, z2) for z1, z3 of one class and z2 of another. By the triangle inequality, used
 twice, d(z1, c1) + [d(z3, c1) + d(z2, c2)] < d(z1, c2) with the class centres c is sufficient: a margin of about the
@@ -40,7 +40,7 @@ def am_softmax_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """AM-Softmax: cross-entropy of scale (cos - margin onehot), with y the sample's class
+    """AM-Softmax: cross-entropy of scale (cos - margin onehot); with y the sample's class,
 
     loss = log(1 + sum over i != y of exp(scale (cos_i + margin - cos_y))).
 

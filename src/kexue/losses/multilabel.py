@@ -39,8 +39,8 @@ def zlpr_loss(
 
         loss = log(e^h + sum_i (1 - t_i) e^{s_i}) + log(e^{-h} + sum_i t_i e^{-s_i})
 
-    with scores s, labels t and threshold h. Positives and negatives have one logarithm each, so that neither side
-    outweighs the other, whatever their numbers. Predict the classes with s > h (`zlpr_predict`).
+    with scores s, labels t and threshold h. Positives and negatives have one logarithm each, so that both sides
+    count alike, whatever their numbers. Predict the classes with s > h (`zlpr_predict`).
 
     Args:
         scores: (..., C) raw scores, no sigmoid and no softmax applied. -inf means the class is masked out.

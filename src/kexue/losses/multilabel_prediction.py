@@ -51,7 +51,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     low, high = 2.0**-40, 2.0**40
     if not slope(low) < 0 < slope(high):
         raise ValueError(
-            "no temperature fits: scores must rise with the labels and miss some; got slopes "
+            "no temperature fits: scores must rise with the labels, but not separate them perfectly; got slopes "
             f"{slope(low):.3g} and {slope(high):.3g} at the ends; use held-out data"
         )
     for _ in range(100):  # bisection on the logarithm, to the last digit

@@ -106,7 +106,7 @@ class NMWayLoss(nn.Module):
 
 
 def _without_dropped(scores: Tensor, low: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-    """Both scores with zeros for dropped tasks, which may hold anything."""
+    """Return `scores` and `low` with zeros for tasks that are not taken, whose values may be anything."""
     if may_read(taken) and bool(taken.all()):
         return scores, low
     return scores.masked_fill(~taken.unsqueeze(-1), 0.0), low.masked_fill(~taken.unsqueeze(-1), 0.0)

@@ -15,7 +15,7 @@ from kexue.losses._checks import check_class_rows, check_embeddings, reduced_cro
 
 
 class PairClassificationLoss(nn.Module):
-    """Sentence-BERT's head: cross-entropy of one linear layer on [u, v, |u - v|]; the layer is dropped after training.
+    """Sentence-BERT's head: cross-entropy of one linear layer on [u, v, |u - v|]; the layer is removed after training.
 
     The loss does not contain the cosine of u and v, which improves often but not always: select models by the rank
     correlation of cosines, not by this loss. Give `loss.parameters()` to the optimizer too.

@@ -163,7 +163,7 @@ class GammaWarmup:
 def _integrated_loss(nll: Tensor, g: Tensor) -> Tensor:
     """-log(g + (1 - g) p) / (1 - g), accurate for improbable targets and for g near 1."""
     u = (1 - g).clamp(min=1e-30)
-    # Not logaddexp, which has no second derivative at large gaps; and at g = 0 not this, which has no slope at p = 0.
+    # Not logaddexp, which has no second derivative at large gaps. At g = 0 nll itself: this form has slope 0 at p = 0.
     log_g = g.clamp(min=torch.finfo(g.dtype).tiny).log()
     low = -torch.stack([log_g.expand_as(nll), torch.log1p(-g) - nll]).logsumexp(0) / u
     v = u.clamp(max=0.5)  # beyond 0.5 the other branch is used, and this one must not overflow

@@ -70,7 +70,7 @@ class DenseOptimizer(Optimizer):
 
     @torch.inference_mode(False)
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`, but the state is copied and all of it keeps its type.
+        """Load a state as `torch.optim.Optimizer.load_state_dict` does, but copy it, and keep the type of all tensors.
 
         Raises:
             CheckpointError: the state of another kind of optimizer; nothing is changed then.
@@ -81,7 +81,7 @@ class DenseOptimizer(Optimizer):
             check_kind(read, self)
             seen.update(read)
 
-        handle = self.register_load_state_dict_pre_hook(look)  # after the user's own
+        handle = self.register_load_state_dict_pre_hook(look)  # runs after the hooks of the user
         try:
             super().load_state_dict(state_dict)
         finally:

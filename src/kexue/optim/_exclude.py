@@ -1,4 +1,4 @@
-"""Parameters that a wrapper leaves out, by name, by themselves or by a function."""
+"""Parameters that a wrapper does not change, chosen by name, by tensor or by a function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Exclude = str | Tensor | Iterable[str | Tensor] | Callable[[str, Tensor], bool] 
 
 
 class Excluding(Wrapper):
-    """A wrapper that leaves the parameters named by `exclude` as the inner optimizer updates them."""
+    """Base class of wrappers with `exclude`: excluded parameters get the inner optimizer's update alone."""
 
     def __init__(self, inner: Optimizer, exclude: Exclude) -> None:
         self.exclude = exclude

@@ -1,11 +1,11 @@
-"""Fast paths: what the optimizer at the bottom of a stack can do for the wrappers inside its own step.
+"""Fast paths: work of the wrappers that the optimizer at the bottom of a stack can do in its own step.
 
 A wrapper edits an update after it was made, which takes a copy of the old parameters and another pass over them.
 Neither is needed where the step at the bottom is known to allow it:
 
 - a step proportional to lr (`is_linear`) is scaled by scaling lr: `PiecewiseLinear`;
-- a step of each element by itself (`is_elementwise`) takes decoupled decay along (`takes_decay`), and may be made on
-  some rows alone: `DecoupledWeightDecay`, `Lazy`;
+- a step of each element by itself (`is_elementwise`) can include decoupled decay (`can_include_decay`), and may be made
+  on some rows alone: `DecoupledWeightDecay`, `Lazy`;
 - on a CPU such a step is made on blocks of tensors that stay in the cache (`step_in_blocks`).
 
 Only optimizers named here or declared with `fusible` count, not classes derived from them: a derived class may do
@@ -73,14 +73,14 @@ def is_fused(optimizer: Optimizer) -> bool:
     return optimizer.is_fused if isinstance(optimizer, Layer) else True
 
 
-def takes_decay(base: Optimizer) -> bool:
+def can_include_decay(base: Optimizer) -> bool:
     """Whether p <- (1 - lr rate) p before the step gives the same as p <- p_new - lr rate p_old after it."""
     return is_elementwise(base) and all(
-        not group.get("weight_decay") or _decouples(base, group) for group in base.param_groups
+        not group.get("weight_decay") or _supports_decoupled_decay(base, group) for group in base.param_groups
     )
 
 
-def couples_decay(base: Optimizer) -> bool:
+def has_coupled_decay(base: Optimizer) -> bool:
     """Whether parameters enter the state, by weight decay that is added to the gradient."""
     return any(
         group.get("weight_decay")
@@ -90,8 +90,8 @@ def couples_decay(base: Optimizer) -> bool:
     )
 
 
-def _decouples(base: Optimizer, group: Group) -> bool:
-    """Whether the optimizer can carry out decoupled decay itself, beside any `weight_decay` it already has."""
+def _supports_decoupled_decay(base: Optimizer, group: Group) -> bool:
+    """Whether the optimizer can carry out decoupled decay itself, in addition to any `weight_decay` it has."""
     if type(base) is torch.optim.AdamW:
         return True
     known = type(base) is torch.optim.Adam and "decoupled_weight_decay" in group
@@ -125,7 +125,7 @@ def split_group(
         by_rate.setdefault(decay.get(p, 0.0), []).append(stand_ins.get(p, p))
     for rate, params in by_rate.items():
         part = {**group, "params": params}
-        if rate and _decouples(base, group):
+        if rate and _supports_decoupled_decay(base, group):
             part |= {"weight_decay": group["weight_decay"] + rate, "decoupled_weight_decay": True}
         elif rate:
             factor = 1 - learning_rate(group) * rate
@@ -137,8 +137,9 @@ def split_group(
 def step_in_blocks(base: Optimizer) -> None:
     """Let `base` make its step: on a CPU with foreach on a block of tensors after the other.
 
-    foreach makes intermediate results as large as all the parameters; those of a block stay in the cache. Hooks of the
-    optimizer are promised one step, and then get it. The groups of `base` are left to the caller to put back.
+    foreach makes intermediate results as large as all the parameters; those of a block stay in the cache. An
+    optimizer with hooks makes one step for all, because a hook must be called once. The caller must put the groups of
+    `base` back.
     """
     for groups in _blocks(base):
         base.param_groups = groups

@@ -1,4 +1,4 @@
-"""The state of a wrapper and its inner optimizer as one mapping: what is written to it reaches its owner."""
+"""The state of a wrapper and its inner optimizer as one mapping: writing to it changes the tensors of their owner."""
 
 from __future__ import annotations
 

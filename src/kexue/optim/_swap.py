@@ -1,4 +1,4 @@
-"""Parameters that show other weights for a while."""
+"""Temporary exchange of the parameters' values for other tensors, such as averages."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CACHED = 1 << 17  # elements of one tensor that several passes find in the cache
+_CACHED = 1 << 17  # number of elements of a tensor that stay in the cache during several passes
 
 
 def batches(*lists: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:

@@ -1,4 +1,4 @@
-"""One update as a whole stack of wrappers sees it: one snapshot, one step of the optimizer at the bottom."""
+"""Record of one update, shared by all wrappers of a stack: one snapshot, one step of the optimizer at the bottom."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kexue.optim.stack import Group
 class Update:
     """The record that goes from layer to layer during one update, from the outermost to the bottom and back.
 
-    On the way in a layer may ask for things:
+    Before the step a layer may ask for:
 
     - `keep(choose)`: a snapshot of parameters, in `old` afterwards;
     - `before`: functions called with the parameters that have a gradient, just before the step at the bottom, since an
@@ -29,7 +29,7 @@ class Update:
     Args:
         weight: of the micro-batch, for `GradientAccumulation`.
         flush: update with what was accumulated so far.
-        allocate: create the state and do nothing else: no parameter moves, no counter counts.
+        allocate: create the state and do nothing else: no parameter moves, no counter increases.
         scratch: memory of snapshots, kept from one update to the next.
     """
 
@@ -46,7 +46,7 @@ class Update:
         self.allocate = allocate
         self.scratch = {} if scratch is None else scratch
         self.before: list[Callable[[list[Tensor]], None]] = []
-        self.kept: Callable[[Tensor], bool] | None = None
+        self.needs_snapshot: Callable[[Tensor], bool] | None = None
         self.scale = 1.0
         self.decay: dict[Tensor, float] = {}
         self.stand_ins: dict[Tensor, Tensor] = {}
@@ -56,8 +56,8 @@ class Update:
 
     def keep(self, choose: Callable[[Tensor], bool]) -> None:
         """Ask for a snapshot of the parameters for which `choose` is true."""
-        others = self.kept
-        self.kept = choose if others is None else lambda p: choose(p) or others(p)
+        others = self.needs_snapshot
+        self.needs_snapshot = choose if others is None else lambda p: choose(p) or others(p)
 
     def groups(self, optimizer: Optimizer) -> Iterator[tuple[Group, list[Tensor]]]:
         """Each group with those of its parameters that this update moved."""
@@ -68,8 +68,8 @@ class Update:
     def run(self, base: Optimizer) -> None:
         """Make the step of the optimizer at the bottom, as the layers asked for it."""
         self.params = [p for group in base.param_groups for p in group["params"] if p.grad is not None]
-        if self.kept is not None:
-            self.old = {p: snapshot(p, self.scratch) for p in self.params if self.kept(p)}
+        if self.needs_snapshot is not None:
+            self.old = {p: snapshot(p, self.scratch) for p in self.params if self.needs_snapshot(p)}
         for look in self.before:
             look(self.params)
         groups = base.param_groups

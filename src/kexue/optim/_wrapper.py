@@ -24,7 +24,7 @@ class Wrapper(Layer):
     `_allocate`. Everything else, such as groups, state and checkpoints, comes from `Layer`.
     """
 
-    _update: Update | None = None  # set by the layer outside, for the coming `step`
+    _update: Update | None = None  # set by the next outer layer before it calls `step`
 
     def _advance(self, update: Update) -> None:
         """Make one update: call `_inner_step` once, or not at all where nothing is to be updated yet."""
@@ -83,6 +83,6 @@ class Wrapper(Layer):
             self.step()
 
     def allocate_state(self) -> None:
-        """Create the state of the whole stack by a step in which nothing counts; the bottom does make its step."""
+        """Create the state of the whole stack by a step that no layer counts; the optimizer at the bottom makes it."""
         self._update = Update(allocate=True)
         self.step()

@@ -26,11 +26,11 @@ class GradientAccumulation(Wrapper):
         for batch in batches:                        # a loop as without accumulation
             loss = mean_loss(model, batch)
             loss.backward()
-            optimizer.step(weight=batch.num_tokens)  # a mean over tokens; leave out for a mean of means
+            optimizer.step(weight=batch.num_tokens)  # mean over tokens; without `weight`: mean of the means
             optimizer.zero_grad()
 
-    Source: kexue.fm/archives/7094. Differences: in the article's code the first call applies an empty sum, and updates
-    lag one call behind; here call number `steps` is the first update, and inner counters count updates.
+    Source: kexue.fm/archives/7094. Differences: in the article's code the first call makes an update with an empty sum,
+    and all updates come one call late; here call number `steps` is the first update, and inner counters count updates.
 
     Args:
         inner: any optimizer of dense gradients.

@@ -45,7 +45,7 @@ class Adafactor(DenseOptimizer):
         lr: >= 0, about 1e-3 also for fine-tuning, as it is relative to the size of the parameter; a scheduler may move
             it. None: the relative step min(1e-2, 1 / sqrt(t)), which no scheduler can change.
         beta1: in [0, 1), momentum of the clipped update; 0 keeps no such state.
-        beta2: in [0, 1), a fixed b instead of b_t; without bias correction, so that clipping carries the first steps.
+        beta2: in [0, 1), a fixed b instead of b_t; without bias correction: only clipping limits the first steps.
         decay_power: > 0. At t = 1 the gradient alone counts, later more and more of the past.
         eps: number added to g^2, and lower bound of the size of a parameter; both >= 0.
         clip_threshold: > 0; None: no clipping.
@@ -74,7 +74,7 @@ class Adafactor(DenseOptimizer):
         >>> round(p[0, 0].item(), 3), {k: tuple(v.shape) for k, v in optimizer.state[p].items()}
         (0.9, {'step': (), 'exp_avg_sq_row': (256, 1), 'exp_avg_sq_col': (1, 512)})
 
-    See also: `AdaX`, a second moment with the same growing memory, without factors.
+    See also: `AdaX`, whose second moment also averages over an ever longer past, without factors.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Adafactor(DenseOptimizer):
         if dims and not group["foreach"] and _is_cpu_matrix(params[0]):
             self._update_matrix(group, params[0], steps)
             return
-        rate, fresh = _rate(group, steps), _fresh(group, steps)
+        rate, fresh = _rate(group, steps), _new_weight(group, steps)
         grads = [at_least_float32(p.grad) for p in params if p.grad is not None]
         if group["maximize"]:
             grads = list(torch._foreach_neg(grads))
@@ -166,7 +166,7 @@ class Adafactor(DenseOptimizer):
     def _update_matrix(self, group: Group, p: Tensor, steps: int) -> None:
         """`update` for one matrix on the CPU, a block of rows at a time and without an array of its size."""
         assert p.grad is not None
-        rate, fresh, grad = _rate(group, steps), _fresh(group, steps), p.grad
+        rate, fresh, grad = _rate(group, steps), _new_weight(group, steps), p.grad
         n, m = p.shape
         size = min(n, max(1, _CELLS * torch.get_num_threads() // m))
         buffer = torch.empty(size, m, dtype=at_least_float32(p[:0]).dtype)
@@ -239,7 +239,7 @@ def _rate(group: Group, steps: int) -> float:
     return rate if group["scale_parameter"] else rate * float(group["relative_step_scale"])
 
 
-def _fresh(group: Group, steps: int) -> float:
+def _new_weight(group: Group, steps: int) -> float:
     """Weight of the g^2 of this step: 1 - b_t = t^-c, or 1 - beta2."""
     return float(
         steps ** -group["decay_power"] if group["beta2"] is None else 1 - group["beta2"]

@@ -1,4 +1,4 @@
-"""AdaX: Adam with a second moment of growing memory, so that late training nears a fixed preconditioner.
+"""AdaX: Adam with a second moment over an ever longer past, so that late training nears a fixed preconditioner.
 
 Source: kexue.fm/archives/7387; Li, Zhang, Wang and Luo 2020, arXiv:2004.09740, algorithm 2.
 Differences: the second moment is kept normalised. As it is written it grows like (1 + beta2)^t, which leaves float32
@@ -114,7 +114,7 @@ class AdaX(DenseOptimizer):
             grads = list(torch._foreach_add(grads, values, alpha=group["weight_decay"]))
         m, v = (self.moments(params, name, grads) for name in ("exp_avg", "exp_avg_sq"))
         torch._foreach_lerp_(m, grads, 1 - beta1)  # section "AdaX": m_t
-        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), _fresh(beta2, steps))  # section "AdaX": v_t
+        torch._foreach_lerp_(v, torch._foreach_mul(grads, grads), _new_weight(beta2, steps))  # section "AdaX": v_t
         if group["eps_mode"] == "inside":
             roots = torch._foreach_add(v, group["eps"])
             torch._foreach_sqrt_(roots)
@@ -125,7 +125,7 @@ class AdaX(DenseOptimizer):
         put_back(params, values)
 
 
-def _fresh(beta2: float, steps: int) -> float:
+def _new_weight(beta2: float, steps: int) -> float:
     """The weight of this step's g^2, 1 - b_t = beta2 / ((1 + beta2)^t - 1), without overflow or cancellation."""
     exponent = steps * math.log1p(beta2)  # section "AdaX": v_t divided by (1 + beta2)^t - 1
     return beta2 / math.expm1(exponent) if exponent < 700 else beta2 * math.exp(-exponent)

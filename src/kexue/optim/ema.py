@@ -15,7 +15,7 @@ from kexue.optim._wrapper import Wrapper
 
 
 class EMA(Wrapper):
-    """Exponential moving average of the parameters, kept beside them; training itself is not changed.
+    """Exponential moving average of the parameters, kept next to them; training itself is not changed.
 
     s <- d_t s + (1 - d_t) p after update t = 1, 2, ..., with s = p before the first, d_t = decay, or with `warmup`
     min(decay, (1 + t) / (10 + t)).
@@ -44,7 +44,7 @@ class EMA(Wrapper):
         super().__init__(inner)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """The average in the place of the parameters, within the `with`; before the first update nothing changes.
+        """Within the `with` the parameters hold the average; before the first update nothing changes.
 
         Raises:
             RuntimeError: `step`, `state_dict` or `load_state_dict` is called within.

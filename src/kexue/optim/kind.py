@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from kexue.errors import CheckpointError
 
 _FLAGS = {"params", "foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
-_MARKS = {torch.optim.Adamax: "exp_inf", torch.optim.RAdam: "exp_avg_sq"}  # tensors of those with equal settings
+# Name of a tensor in the state, for optimizers that have the same settings.
+_MARKS = {torch.optim.Adamax: "exp_inf", torch.optim.RAdam: "exp_avg_sq"}
 
 # Settings of the optimizers of this package, by class. Names alone, so that this file imports none of them.
 OURS = {
@@ -26,7 +27,9 @@ OURS = {
 
 
 def check_kind(state_dict: Mapping[str, Any], optimizer: Optimizer, *, name: str | None = None) -> None:
-    """Refuse the state of an optimizer of another kind, which `load_state_dict` would take and `step` would fail on.
+    """Raise an error if the state is that of another kind of optimizer.
+
+    `load_state_dict` would accept such a state, and `step` would fail.
 
     Args:
         state_dict: compared by the settings in its groups, and where these agree by the names in its state.

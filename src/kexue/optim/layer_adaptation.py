@@ -36,7 +36,7 @@ class LayerAdaptation(Excluding):
         exclude: parameters that keep the inner step, as in `DecoupledWeightDecay`; usually biases and normalisation.
         clip: (low, high), bounds of the ratio; None: no bounds, as in the article.
 
-    A learning rate schedule belongs outside (`PiecewiseLinear`) or into the groups: inside, the ratio undoes it. Under
+    A learning rate schedule belongs outside (`PiecewiseLinear`) or into the groups: inside, the ratio cancels it. Under
     FSDP each parameter must be sharded by itself (`fully_shard`); a flat parameter has no layers. Costs a copy of the
     parameters during the step, and three passes over both.
     """

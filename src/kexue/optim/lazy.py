@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._fusion import couples_decay, is_elementwise, is_fused, is_linear
+from kexue.optim._fusion import has_coupled_decay, is_elementwise, is_fused, is_linear
 from kexue.optim._update import Update
 from kexue.optim._wrapper import Wrapper
 from kexue.optim.stack import unwrap
@@ -180,7 +180,7 @@ class Lazy(Wrapper):
         fits = known is not None and known.shape == p.shape and known.dtype == p.dtype and known.device == p.device
         tensor = known if known is not None and fits else torch.zeros_like(data)
         self._twins[p] = tensor
-        if couples_decay(base):
+        if has_coupled_decay(base):
             tensor.copy_(data)
         else:
             tensor[rows] = data[rows]
@@ -237,7 +237,7 @@ class Lazy(Wrapper):
         active = _spread_rows(backup.active, p)
         p.copy_(torch.where(active, p, backup.old))  # section "LazyOptimizer"
         if self.mode == "strict" and p.dim():
-            fresh = 0 if couples_decay(base) else None  # without decay, zero gradients leave new state as it was
+            fresh = 0 if has_coupled_decay(base) else None  # without decay, zero gradients leave new state as it was
             for name, value in base.state.get(p, {}).items():
                 old = backup.state.get(name, fresh)
                 if isinstance(value, Tensor) and value.shape == p.shape and old is not None:

@@ -1,4 +1,7 @@
-"""Lookahead: k steps forward, one step back; kexue.fm/archives/6869; Zhang et al. 2019, arXiv:1907.08610."""
+"""Lookahead: every k steps, go back to a point between the old and the new weights.
+
+Source: kexue.fm/archives/6869; Zhang et al. 2019, arXiv:1907.08610.
+"""
 
 from __future__ import annotations
 

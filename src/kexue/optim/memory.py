@@ -67,7 +67,7 @@ def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
 def _count_after_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tensor, dict[str, int]]:
     """Bytes by parameter and layer after a copy made a step with these parameters on these devices."""
     params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
-    twins = {p: _twin(p, devices.get(p)) for p in params}
+    twins = {p: _parameter_like(p, devices.get(p)) for p in params}
     memo: dict[int, Any] = {id(p): twin for p, twin in twins.items()}
     for part in (unwrap(optimizer).state, *(layer.tensors for layer in layers(optimizer))):
         for p, values in part.items():
@@ -89,8 +89,8 @@ def _count_after_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[
     return sizes
 
 
-def _twin(p: Tensor, device: str | None) -> Tensor:
-    """A parameter like `p`; with a gradient of zeros if it has a device."""
+def _parameter_like(p: Tensor, device: str | None) -> Tensor:
+    """Return a parameter like `p`: with a gradient of zeros on `device`, or on the meta device for None."""
     twin = torch.nn.Parameter(_like(p, device or "meta"), requires_grad=p.requires_grad)
     if p.requires_grad and device is not None:
         twin.grad = torch.zeros_like(twin)

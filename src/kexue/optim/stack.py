@@ -23,18 +23,18 @@ Group = dict[str, Any]
 
 
 class Layer(Optimizer):
-    """An optimizer around `inner` that keeps the whole contract of `torch.optim.Optimizer`.
+    """An optimizer around `inner` with the complete interface of `torch.optim.Optimizer`.
 
     `param_groups`, `defaults` and `state` are those of the inner optimizer. `state` and `state_dict()` show the tensors
-    of a layer under ``kexue.<name>.<tensor>`` beside the inner ones, and its counters are in every group. What is
-    written into `state` counts. A parameter that takes the place of another in its group, as a shard does, is treated
-    as the other one was.
+    of a layer under ``kexue.<name>.<tensor>`` next to the inner ones, and its counters are in every group. Writing
+    into `state` changes the tensors of their owner. A parameter that takes the place of another in its group, as a
+    shard does, is treated as the other one was.
 
-    How a step is made says `Wrapper`.
+    See `Wrapper` for how a step is made.
 
     Attributes:
         inner: the optimizer inside.
-        prefix: of the names under which tensors and counters of this layer are shown.
+        prefix: prefix of the names of this layer's tensors and counters.
         tensors: parameter -> name -> tensor, those of this layer alone.
     """
 
@@ -59,7 +59,7 @@ class Layer(Optimizer):
         self._write_counters(self._counters)
         self.follow_replacements()
 
-    # what a subclass fills in
+    # methods for subclasses
 
     def _check_group(self, group: Group) -> None:
         """Raise TypeError or ValueError for a group that this layer cannot work on."""
@@ -173,7 +173,7 @@ class Layer(Optimizer):
         check_kind(state_dict, unwrap(self), name=groups[0].get(BASE) if groups else None)
         if saved is None:
             warnings.warn(
-                f"the state is that of a bare optimizer: {self._stack} starts from scratch with this step", stacklevel=2
+                f"the saved state has no wrappers: {self._stack} starts from the beginning with this step", stacklevel=2
             )
             groups = [{k: v for k, v in group.items() if not k.startswith("kexue.")} for group in groups]
         own, inner = self._split_state({**state_dict, "param_groups": groups}, bare=saved is None)

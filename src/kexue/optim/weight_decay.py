@@ -1,4 +1,4 @@
-"""Decoupled weight decay: decay beside the gradient step; kexue.fm/archives/7094; arXiv:1711.05101."""
+"""Decoupled weight decay: decay apart from the gradient step; kexue.fm/archives/7094; arXiv:1711.05101."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from kexue.optim._exclude import Exclude, Excluding
-from kexue.optim._fusion import is_linear, learning_rate, takes_decay
+from kexue.optim._fusion import can_include_decay, is_linear, learning_rate
 from kexue.optim._tensor_lists import batches
 from kexue.optim._update import Update
 from kexue.optim.stack import Group, Layer, unwrap
@@ -62,7 +62,7 @@ class DecoupledWeightDecay(Excluding):
         inner = self.inner
         while isinstance(inner, Layer) and inner.name == "gradient_accumulation":
             inner = inner.inner
-        return not isinstance(inner, Layer) and takes_decay(inner)
+        return not isinstance(inner, Layer) and can_include_decay(inner)
 
     @property
     def is_linear(self) -> bool:

@@ -1,4 +1,4 @@
-"""One readable training loop, checkpoints that resume to the bit, and contrastive batches larger than memory.
+"""One readable training loop, checkpoints that resume exactly, and contrastive batches larger than memory.
 
 Importing this package does not load torch; the names below load it on first use.
 """

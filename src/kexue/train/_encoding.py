@@ -1,4 +1,4 @@
-"""Nests of dicts, lists and tuples as plain JSON and a dict of tensors, and back to the bit."""
+"""Nested dicts, lists and tuples as plain JSON and a dict of tensors, and back exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHOLE |= {torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same nest of dicts, lists and tuples with every tensor changed."""
+    """Return the same nested dicts, lists and tuples with every tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
     if isinstance(tree, Mapping) and type(tree) is not Counter:
@@ -36,7 +36,7 @@ def encode(value: Any, where: str, name: str, tensors: dict[str, Tensor]) -> Any
     What JSON lacks becomes a dict whose one key starts with $, such as {"$tensor": name}.
 
     Args:
-        value: the nest.
+        value: the nested structure.
         where: its place in the checkpoint, for the error message.
         name: path of its tensors.
         tensors: filled with the tensors.
@@ -79,7 +79,8 @@ def encode(value: Any, where: str, name: str, tensors: dict[str, Tensor]) -> Any
         return encode(plain_state(value), where, name, tensors)
     if hasattr(value, "state_dict"):
         return encode(value.state_dict(), where, name, tensors)
-    raise TypeError(f"cannot save {where}, a {type(value).__name__}: expected tensors, numbers, strings, None or nests")
+    raise TypeError(f"cannot save {where}, a {type(value).__name__}: expected tensors, numbers, strings, None, "
+        "or dicts, lists and tuples of them")
 
 
 def _detach(value: Tensor | np.ndarray[Any, Any], where: str) -> Tensor:
@@ -101,7 +102,7 @@ def _detach(value: Tensor | np.ndarray[Any, Any], where: str) -> Tensor:
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The nest that `encode` was given."""
+    """Return the nested structure that `encode` was given."""
     if isinstance(tree, list):
         return [decode(item, tensors) for item in tree]
     if not isinstance(tree, dict):

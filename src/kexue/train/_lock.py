@@ -1,4 +1,4 @@
-"""Lock of a run's folder: one trainer at a time, and no lock outlives its process."""
+"""Lock of a run's folder: one trainer at a time; the lock ends with its process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kexue.errors import DataError
 from kexue.train.config import RunBusyError
 
 LOCK = ".lock"
-_locked: set[Path] = set()  # by this process: locks of files are between processes
+_locked: set[Path] = set()  # folders locked by this process: a file lock works between processes only
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise DataError("there, but not a folder.", path=folder, remedy="Choose another folder for the run.") from None
+        raise DataError("exists, but is not a folder.", path=folder, remedy="Choose another one for the run.") from None
     path = folder.resolve() / LOCK
     busy = RunBusyError(
         f"another trainer is at work in {folder} and holds its lock.", remedy="Wait for it, or choose another folder."

@@ -1,4 +1,7 @@
-"""Ending signals: the first SIGTERM, SIGINT or SIGHUP asks a run to end, the second acts as usual; also in workers."""
+"""Ending signals: the first SIGTERM, SIGINT or SIGHUP asks a run to end, the second acts as usual.
+
+Worker processes of a DataLoader ignore the first one, so that the step under way still gets its data.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def ending_signals() -> Iterator[list[int]]:
     """A list that gets the number of the first ending signal; the next one acts as it did before.
 
     An ignored signal, as SIGHUP under nohup, stays ignored. After the first signal the death of a worker process
-    interrupts nothing: asking that worker for data raises the error.
+    does not interrupt the program; the error is raised when data is requested from that worker.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -53,8 +56,8 @@ def ending_signals() -> Iterator[list[int]]:
         signal.signal(signal.SIGCHLD, deaths or signal.SIG_DFL)
 
 
-class LeaveFirstSignal:
-    """A `worker_init_fn`: the worker leaves the first ending signal to the main process, which ends it.
+class IgnoreFirstSignal:
+    """A `worker_init_fn` by which a worker ignores the first ending signal; the main process ends its workers.
 
     Args:
         then: the `worker_init_fn` of the user.

@@ -1,4 +1,4 @@
-"""Weights of the batches of a step, so that means over tokens (or the like) become the mean over all tokens."""
+"""Weights of the batches of a step, so that their means over, say, tokens give the mean over all tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class BatchWeights:
     """The weights of one step, whose gradient is sum w_i g_i / sum w_i over its batches in all processes.
 
     The sum is known only after the last batch. Until then each batch counts w_i / (n w), with w the mean over processes
-    of the first weight, so that gradients in half precision keep their usual size; `close` gives the missing factor.
+    of the first weight, so that gradients in half precision keep their usual size; `close` returns the
+    factor that makes up for this.
 
     Args:
         processes: the processes of the run.
@@ -29,10 +30,10 @@ class BatchWeights:
         self.total = 0.0
 
     def add(self, loss: Tensor, parts: dict[str, Any]) -> float | None:
-        """Factor of the loss of the next batch, None for 1 / n; removes the weight from `parts`.
+        """Return the factor of the loss of the next batch (None: 1 / n), and remove the weight from `parts`.
 
         Raises:
-            ValueError: no such part, a negative or non-finite one, or a loss that has been backward already.
+            ValueError: no such part, a negative or non-finite one, or a loss whose backward pass has been made.
         """
         if self.name is None:
             return None

@@ -1,4 +1,4 @@
-"""Checkpoints: nested state as a folder of safetensors and JSON, written whole or not at all, read back to the bit.
+"""Checkpoints: nested state as a folder of safetensors and JSON, written atomically and read back exactly.
 
 Each part becomes ``<part>.safetensors`` (its tensors, named by their path: for a model exactly the names of its state
 dict) and an entry in ``checkpoint.json`` (everything else). Every file is hashed. There is no pickle anywhere.
@@ -71,7 +71,7 @@ def _restore(target: Any, state: Any, name: str, frozen: Collection[str]) -> Non
         pairs = dict(target) if isinstance(target, Mapping) else dict(enumerate(target))
         states = dict(state) if isinstance(state, Mapping) else dict(enumerate(state))
         if pairs.keys() != states.keys():
-            raise CheckpointError(f"{name}: saved for {list(states)}, asked for {list(pairs)}.")
+            raise CheckpointError(f"{name}: the checkpoint has the entries {list(states)}, restore got {list(pairs)}.")
         for key, value in pairs.items():
             _restore(value, states[key], f"{name}[{key!r}]", frozen)
         return
@@ -90,7 +90,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
 
     Args:
         path: the folder. A kill leaves the old checkpoint or the new one, never a mixture.
-        **parts: nests of dicts, lists and tuples of tensors, numpy arrays, numbers, strings and None, or objects with
+        **parts: nested dicts, lists and tuples of tensors, numpy arrays, numbers, strings and None, or objects with
             `state_dict` (a module, an optimizer, lists of them). None as a part is left out.
 
     Raises:
@@ -198,15 +198,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "is not there"
-        raise DamagedError(f"{folder} is no checkpoint: it {what}.")
+        raise DamagedError(f"{folder} is not a checkpoint: it {what}.")
     try:
         manifest = parse_json(file.read_bytes(), file)
         body, digest = manifest["body"], manifest["digest"]
         kind, version = body["format"], body["version"]
     except FileNotFoundError as error:
-        raise DamagedError(f"{folder} is no checkpoint: it has no {MANIFEST}.") from error
+        raise DamagedError(f"{folder} is not a checkpoint: it has no {MANIFEST}.") from error
     except (DataError, KeyError, TypeError, OSError) as error:
-        raise DamagedError(f"{file} is damaged or not ours ({error}).") from error
+        raise DamagedError(f"{file} is damaged, or was not written by kexue ({error}).") from error
     try:
         intact = _digest(body) == digest
     except RecursionError:

@@ -59,8 +59,9 @@ class TrainConfig:
             on a GPU that supports it, fp16 (with a GradScaler) on other GPUs, else fp32.
         accumulate: batches per step, >= 1; the gradient is that of the mean of their losses. The last step of an epoch
             takes the batches that are left.
-        weight: name of the part that counts what a loss is a mean over, such as its tokens, where batches differ in it:
-            the losses of a step, in all processes, are then weighted by it, and it is not logged. None: equal weights.
+        weight: name of the part with the number of elements, such as tokens, over which a loss is a mean, if batches
+            have different numbers of them: the losses of a step, in all processes, are then weighted by it, and it is
+            not logged. None: equal weights.
         clip: largest norm of the gradient of each optimizer, > 0; None: no clipping.
         ema: decay of a moving average of the weights, in (0, 1). `evaluate` gets the averaged weights, and checkpoints
             hold them; None: no average.
@@ -75,7 +76,8 @@ class TrainConfig:
         distributed: ``"ddp"``: a copy of the model in every process started by torchrun; ``"fsdp2"``: the model sharded
             over them.
         limit: stop after this many steps whatever `steps` and `epochs` are, for a smoke run. Resumed without a limit,
-            it becomes the full run; so an evaluation at its end that is not due is logged but does not count.
+            the run continues to its full length; so an evaluation at the limit that is not due is logged, but does not
+            count, for example for `patience`.
         resume: whether to continue from the checkpoint in `out`; False removes the files of an earlier run there.
         save_frozen: whether checkpoints hold weights that take no gradient. False: the resumed model must bring the
             same frozen weights.

@@ -1,4 +1,4 @@
-"""The batches of an epoch from any position on: the same for the same seed, in any number of processes and workers."""
+"""The batches of an epoch, from any batch on; the same for one seed, with any number of processes and workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from kexue.train._random import fork_random, generator_of
-from kexue.train._signals import LeaveFirstSignal
+from kexue.train._signals import IgnoreFirstSignal
 
 
 def epoch_batches(
@@ -20,7 +20,8 @@ def epoch_batches(
 ) -> Iterator[Any]:
     """Batches of an epoch for one process, from number `start` on.
 
-    Process r of w takes batches r, r + w, r + 2w, ...; a last round that does not reach every process is left out.
+    Process r of w takes batches r, r + w, r + 2w, ...; batches at the end that are not enough for all processes are
+    left out.
     While a batch is loaded the global generators start from (seed, epoch, number of the batch), so that noise in a data
     set or in `collate_fn` does not depend on the workers, on the model, or on where the run was resumed.
 
@@ -28,7 +29,7 @@ def epoch_batches(
         loader: a `DataLoader`, of which batches before `start` are not loaded; or any iterable that gives the same
             batches in each pass, of which batches before `start` are read and dropped. `set_epoch(epoch)` is called on
             the loader, its data set, batch sampler and sampler where they have it.
-        seed, epoch: key of the order, where a sampler takes a generator.
+        seed, epoch: numbers that determine the order, if a sampler takes a generator.
         start: number of batches that this process has taken already.
         rank, world: number of this process, and number of processes.
 
@@ -65,7 +66,7 @@ def count_batches(loader: Iterable[Any], world: int) -> int | None:
 
 
 def group(batches: Iterator[Any], size: int) -> Iterator[tuple[list[Any], bool]]:
-    """Lists of `size` batches, each with whether it is the last of the epoch, which may be shorter."""
+    """Yield lists of `size` batches, each with whether it is the last of the epoch; the last may be shorter."""
     batch = next(batches, _END)
     gathered = []
     while batch is not _END:
@@ -107,7 +108,7 @@ def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
     def seeded_block(number: int) -> AbstractContextManager[None]:
         return nullcontext() if fixed else fork_random(seed, epoch, number)
 
-    with seeded_block(0), _workers_leave_first_signal(loader):
+    with seeded_block(0), _workers_ignore_first_signal(loader):
         batches = iter(loader)
     number = 0
     while True:
@@ -120,13 +121,13 @@ def _read(loader: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _workers_leave_first_signal(loader: Iterable[Any]) -> Iterator[None]:
+def _workers_ignore_first_signal(loader: Iterable[Any]) -> Iterator[None]:
     """Workers started within the `with` leave the first ending signal to this process."""
     if not isinstance(loader, DataLoader):
         yield
         return
     given = loader.worker_init_fn
-    loader.worker_init_fn = LeaveFirstSignal(given)
+    loader.worker_init_fn = IgnoreFirstSignal(given)
     try:
         yield
     finally:
@@ -164,7 +165,7 @@ def _load(loader: DataLoader[Any], indices: Iterator[Any], seed: int, epoch: int
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=LeaveFirstSignal(loader.worker_init_fn),
+            worker_init_fn=IgnoreFirstSignal(loader.worker_init_fn),
             multiprocessing_context=loader.multiprocessing_context,
             prefetch_factor=loader.prefetch_factor,
             generator=generator_of(seed, epoch),

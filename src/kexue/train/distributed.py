@@ -48,7 +48,7 @@ class Processes:
             fully_shard(model, mesh=init_device_mesh(self.device.type, (self.world,)))
             register_fsdp_forward_method(model, "training_step")
             sharded = dict(model.named_parameters())
-            for optimizer in optimizers:  # they were built on the whole weights
+            for optimizer in optimizers:  # built with the weights as they were before sharding
                 _replace_parameters(optimizer, lambda parameter: sharded[name_of[id(parameter)]])
         return _Step(model)
 
@@ -65,7 +65,7 @@ class Processes:
 
     @contextmanager
     def gather_weights(self, model: nn.Module) -> Iterator[None]:
-        """Every weight in full within the `with`, for code that calls other methods than `training_step`."""
+        """Within the `with`, gather every weight in full, for code that calls other methods than `training_step`."""
         if isinstance(model, FSDPModule):
             model.unshard()
         try:
@@ -108,8 +108,8 @@ class Processes:
 def join(kind: Distributed, device: str) -> Processes:
     """Join the processes that torchrun started, unless the caller has; they stay joined until the program ends.
 
-    They could not leave and join again: the addresses of the first time would mislead them. A sharded model needs the
-    others anyway.
+    A process cannot leave and join again, because it would use addresses that are no longer valid; and a sharded model
+    needs all processes anyway.
 
     Raises:
         ValueError: `kind` needs several processes and there is one, or the other way round.
@@ -184,7 +184,7 @@ def _read_part(name: str, value: Any, device: torch.device) -> Tensor:
 
 
 class _LinkWeights(torch.autograd.Function):
-    """The loss with every weight linked into its graph, and no gradient for any of them."""
+    """The loss with every weight in its graph; its backward pass gives each weight the gradient zero."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, *weights: Tensor) -> Tensor:

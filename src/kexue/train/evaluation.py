@@ -41,8 +41,8 @@ def compute_metrics(state: RunState, evaluate: Evaluate, config: TrainConfig, pr
     return metrics
 
 
-def note_metrics(state: RunState, metrics: Mapping[str, float], config: TrainConfig) -> bool:
-    """Note an evaluation in the position of the run; whether the model is the best so far."""
+def record_metrics(state: RunState, metrics: Mapping[str, float], config: TrainConfig) -> bool:
+    """Record an evaluation in the position of the run; return whether the model is the best so far."""
     position = state.position
     position.evaluated = position.step
     if config.monitor is None:

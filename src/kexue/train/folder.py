@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoints, its log, and files of others that must not be harmed."""
+"""The folder of a run: its checkpoints, its log, and files of other programs, which are never overwritten."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_folder(folder: Path, log: Sequence[str]) -> None:
 
 
 def _written_names(last: Path) -> set[str]:
-    """Names of files that a run wrote into a `last` that lost its manifest: those of the checkpoint before."""
+    """Return the names of the files in a `last` without manifest, taken from the checkpoint before it."""
     if (last / MANIFEST).exists():
         return set()
     try:
@@ -38,8 +38,8 @@ def _written_names(last: Path) -> set[str]:
         return set()
 
 
-def is_begun(folder: Path) -> bool:
-    """Whether there is a checkpoint to resume from."""
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether there is a checkpoint to resume from."""
     paths = [path for name in (LAST, PREVIOUS) for path in (folder / name, displaced_path(folder / name))]
     return any(path.is_dir() and any(path.iterdir()) for path in paths)
 
@@ -56,8 +56,8 @@ def clear_run(folder: Path, log: Sequence[str]) -> None:
         path.unlink()
 
 
-def set_damaged_aside(folder: Path) -> None:
-    """Move a damaged `last` away, so that the next checkpoint does not put it in the place of `previous`."""
+def move_damaged_last(folder: Path) -> None:
+    """Move a damaged `last` away, so that it does not become `previous` with the next checkpoint."""
     if (folder / LAST).exists():
         shutil.rmtree(folder / DAMAGED, ignore_errors=True)
         (folder / LAST).rename(folder / DAMAGED)

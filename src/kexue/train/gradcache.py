@@ -1,4 +1,4 @@
-"""GradCache: the gradient of a contrastive batch in the memory of a part of it.
+"""GradCache: the gradient of a large contrastive batch, with memory for a part of it only.
 
 L(f(x_1), ..., f(x_n)) does not split over rows, but its gradient does once the embeddings z_i = f(x_i) are known:
 
@@ -28,7 +28,10 @@ _weight: ContextVar[float] = ContextVar("weight", default=1.0)
 
 @contextmanager
 def gradient_weight(weight: float) -> Iterator[None]:
-    """Multiply the gradients of `GradCache.step` within the `with`: a loop that scales losses comes too late for it."""
+    """Multiply the gradients of `GradCache.step` within the `with` by `weight`.
+
+    A loop that scales the returned loss would be too late: GradCache has made its backward pass by then.
+    """
     token = _weight.set(weight)
     try:
         yield
@@ -59,7 +62,7 @@ class GradCache:
         self.encode, self.loss, self.chunk_size = encode, loss, chunk_size
 
     def step(self, inputs: Any, *, generator: torch.Generator | None = None) -> LossOutput:
-        """Add the gradient of the loss to the parameters' `.grad`; no backward pass is left to do.
+        """Add the gradient of the loss to the parameters' `.grad`; do not call `backward` for it again.
 
         `.backward()` of the returned loss adds nothing, so that a `training_step` can return it as it is. Where
         gradients are off (`torch.no_grad`) the loss alone is computed. A tower without trainable parameters, or one
@@ -128,7 +131,7 @@ class GradCache:
             if not isinstance(rows[-1], Tensor):
                 raise TypeError(f"encode must return a tensor, got {type(rows[-1]).__name__}")
             if len(rows[-1]) != _rows(chunk):
-                raise ValueError(f"encode returned {len(rows[-1])} rows for {_rows(chunk)}")
+                raise ValueError(f"encode returned {len(rows[-1])} rows for an input of {_rows(chunk)} rows")
         return torch.cat(rows), chunks
 
     def _loss(self, leaves: list[Tensor]) -> tuple[Tensor, dict[str, Any]]:

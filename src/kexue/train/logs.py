@@ -26,7 +26,7 @@ class RunLog:
     """Writer of records ``{"kind": "train" | "eval", "step": ..., name: number}``.
 
     A number that is infinite or NaN is null in JSON. Lines after `step`, and evaluations after `evaluated`, are removed
-    first: they come from steps that an interrupted run lost and that are now made again.
+    first: an interrupted run wrote them after its last checkpoint, and these steps are now repeated.
 
     Args:
         folder: folder of the run.
@@ -49,18 +49,18 @@ class RunLog:
                 self._summaries = import_optional("tensorboard.compat.proto.summary_pb2", extra="train")
                 self._writer = files.EventFileWriter(str(folder / "tensorboard"), filename_suffix=EVENTS)
                 start = self._events.SessionLog(status=self._events.SessionLog.START)
-                self._add_event(step + 1, session_log=start)  # makes curves from this step on void
+                self._add_event(step + 1, session_log=start)  # TensorBoard then drops older curves from this step on
             except MissingDependencyError:
                 if tuple(kinds) != LOGS:
                     raise
                 _LOG.warning("tensorboard is not installed: log.jsonl alone is written")
         if "jsonl" in kinds:
             path = folder / "log.jsonl"
-            _remove_lost(path, step, evaluated)
+            _remove_after(path, step, evaluated)
             self._lines = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, record: Mapping[str, Any], *, drawn: bool = True) -> None:
-        """Add a record, with `drawn` also to the curves; it is in the file after the next `flush`."""
+        """Write a record to the log, and if `drawn` to TensorBoard; it is in the file after the next `flush`."""
         if self._lines is not None:
             numbers = {name: value if math.isfinite(value) else None for name, value in record.items()}
             self._lines.write(json.dumps({"kind": kind, "step": step, **numbers}, allow_nan=False) + "\n")
@@ -91,7 +91,7 @@ class RunLog:
             self._writer.close()
 
 
-def _remove_lost(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
+def _remove_after(path: str | os.PathLike[str], step: int, evaluated: int) -> None:
     """Keep the whole lines of a log up to `step`, and those of evaluations up to `evaluated`."""
     if not Path(path).exists():
         return
@@ -101,7 +101,7 @@ def _remove_lost(path: str | os.PathLike[str], step: int, evaluated: int) -> Non
                 break
             record = parse_json(line, path, line=number)
             if not _is_record(record):
-                raise DataError("this line is no record of a training run.", path=path, line=number)
+                raise DataError("this line is not a record of a training run.", path=path, line=number)
             if record["step"] > step:
                 break
             if record["kind"] != "eval" or record["step"] <= evaluated:
@@ -109,11 +109,11 @@ def _remove_lost(path: str | os.PathLike[str], step: int, evaluated: int) -> Non
 
 
 def refuse_foreign_log(path: Path) -> None:
-    """Raise a DataError where there is a log whose first line is no record of a run."""
+    """Raise a DataError where there is a log whose first line is not a record of a run."""
     if not path.exists():
         return
     if not path.is_file():
-        raise DataError("there, but not a file.", path=path, remedy="Choose another folder for the run.")
+        raise DataError("exists, but is not a file.", path=path, remedy="Choose another folder for the run.")
     with path.open("rb") as lines:
         line = lines.readline()
     start = b'{"kind"'
@@ -123,7 +123,7 @@ def refuse_foreign_log(path: Path) -> None:
         ours = False
     if not ours:
         raise DataError(
-            "its first line is no record of a training run.", path=path, remedy="Choose another folder for the run."
+            "its first line is not a record of a training run.", path=path, remedy="Choose another folder for the run."
         )
 
 

@@ -27,8 +27,8 @@ from kexue.train._signals import ending_signals
 from kexue.train.config import TrainConfig, TrainResult
 from kexue.train.data import count_batches, epoch_batches, group
 from kexue.train.distributed import choose_precision, join
-from kexue.train.evaluation import Evaluate, compute_metrics, note_metrics, step_plateaus
-from kexue.train.folder import BEST, LAST, check_folder, clear_run, is_begun
+from kexue.train.evaluation import Evaluate, compute_metrics, record_metrics, step_plateaus
+from kexue.train.folder import BEST, LAST, check_folder, clear_run, has_checkpoint
 from kexue.train.logs import RunLog
 from kexue.train.snapshot import restore_run, save_run
 from kexue.train.state import Position, RunState
@@ -79,13 +79,13 @@ class Trainer:
         self.total: int | None = None
         self._metrics: Mapping[str, float] = {}  # of the last evaluation, also of one that does not count
         self._epoch_ends = False  # whether the step under way is the last of its epoch
-        own = {id(parameter) for parameter in model.parameters()}
+        own_ids = {id(parameter) for parameter in model.parameters()}
         for index, optimizer in enumerate(self.state.optimizers):
-            strange = sum(id(parameter) not in own for parameter in parameters(optimizer))
-            if strange:
+            foreign = sum(id(parameter) not in own_ids for parameter in parameters(optimizer))
+            if foreign:
                 raise ValueError(
-                    f"optimizer {index} trains {strange} tensors that are no parameters of the model, so no checkpoint "
-                    "would hold them: make their module an attribute of the model"
+                    f"optimizer {index} trains {foreign} tensors that are not parameters of the model, so no "
+                    "checkpoint would hold them: make their module an attribute of the model"
                 )
 
     @property
@@ -95,7 +95,7 @@ class Trainer:
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """The optimizers, in `fit` with `ema` inside wrappers that average the weights."""
+        """The optimizers; during `fit` with `ema` each is inside a wrapper that averages the weights."""
         return self.state.optimizers
 
     @property
@@ -110,7 +110,8 @@ class Trainer:
     def fit(self, loader: Iterable[Any], *, evaluate: Evaluate | None = None) -> TrainResult:
         """Train until the configured end, from the checkpoint in `config.out` if there is one.
 
-        SIGTERM, SIGINT and SIGHUP end the run after the present step, with a checkpoint; a second one acts as usual.
+        SIGTERM, SIGINT and SIGHUP end the run after the present step, with a checkpoint; a second one has its
+        usual effect.
 
         Args:
             loader: a `DataLoader`, or any iterable that gives the same batches in each pass. A DataLoader that shuffles
@@ -163,13 +164,13 @@ class Trainer:
         ends.append(batches and config.epochs and config.epochs * math.ceil(batches / config.accumulate))
         self.total = min((end for end in ends if end), default=None)
         check_folder(self.folder, config.log)
-        if among.first(is_begun(self.folder)) and config.resume:
+        if among.first(has_checkpoint(self.folder)) and config.resume:
             restore_run(state, self.folder, among)
         elif among.rank == 0:
             clear_run(self.folder, config.log)
 
     def _train(self, batches: Iterator[list[Any]], evaluate: Evaluate | None, log: RunLog, stopped: list[int]) -> bool:
-        """Make steps until the end; whether a signal came before it."""
+        """Train until the end; return whether a signal came before it."""
         before = self.place.evaluated
         interrupted = self._evaluate_if_due(evaluate, log, stopped)  # where a stop cut an evaluation off
         if interrupted or self.place.evaluated != before:
@@ -231,7 +232,7 @@ class Trainer:
             return True
         log.write("eval", place.step, {"epoch": place.epoch, **metrics}, drawn=counts)
         if counts:
-            if note_metrics(self.state, metrics, config):
+            if record_metrics(self.state, metrics, config):
                 self._save(BEST)
             if config.monitor is not None:
                 step_plateaus(self.state, metrics[config.monitor])

@@ -7,7 +7,7 @@ from pathlib import Path
 from kexue.train.checkpoint import load_newest, write_checkpoint
 from kexue.train.config import nonfinite_error
 from kexue.train.distributed import Processes
-from kexue.train.folder import LAST, PREVIOUS, set_damaged_aside
+from kexue.train.folder import LAST, PREVIOUS, move_damaged_last
 from kexue.train.state import RunState
 
 
@@ -25,7 +25,7 @@ def save_run(state: RunState, folder: Path, processes: Processes, name: str = LA
         # The target of a link may be on another disk, from where nothing can be moved here.
         keeps_older = name == LAST and not path.is_symlink()
         write_checkpoint(path, parts, older=folder / PREVIOUS if keeps_older else None)
-    processes.any(False)  # no process goes on before it is written
+    processes.any(False)  # every process waits until it is written
 
 
 def restore_run(state: RunState, folder: Path, processes: Processes) -> None:
@@ -39,5 +39,5 @@ def restore_run(state: RunState, folder: Path, processes: Processes) -> None:
     state.load(saved)
     processes.any(False)  # every process has read it
     if Path(saved.path).name == PREVIOUS and processes.rank == 0:
-        set_damaged_aside(folder)
+        move_damaged_last(folder)
     state.load_position(saved, processes)

@@ -33,7 +33,7 @@ class Position:
         epoch: finished epochs.
         position: batches that each process has taken in the present epoch.
         best_step, best_value: step and value of the best evaluation so far; None before the first one.
-        stale: evaluations since the best one.
+        stale: number of evaluations since the best one.
         loss: loss of the last step.
         evaluated: step of the last evaluation that counts.
     """
@@ -57,7 +57,8 @@ class RunState:
     """Weights, averages, optimizers, schedulers, scaler, callbacks, random generators and position of a run.
 
     Attributes:
-        settings: what a resumed run must share: settings, processes, batches, kinds of optimizers and schedulers.
+        settings: values that must be equal in a resumed run: settings, numbers of processes and batches, kinds of
+            optimizers and schedulers.
         frozen: names of weights that checkpoints leave out.
         averages: wrappers that average the weights, one per optimizer; empty without `ema`.
     """
@@ -110,7 +111,7 @@ class RunState:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """The averaged weights in the place of the model's, where there are averages."""
+        """Within the `with` the model has the averaged weights, if there are any."""
         with ExitStack() as stack:
             for average in self.averages:
                 stack.enter_context(average.averaged_weights())
@@ -145,21 +146,21 @@ class RunState:
     def check(self, saved: Checkpoint) -> None:
         """Raise a CheckpointError that says what differs, unless `saved` is of a run with these settings and data."""
         if absent := [part for part in PARTS if part not in saved]:
-            raise CheckpointError(f"{saved.path} is no checkpoint of a Trainer: it has no {', '.join(absent)}.")
+            raise CheckpointError(f"{saved.path} is not a checkpoint of a Trainer: it has no {', '.join(absent)}.")
         differ = [
             f"{name} was {saved.settled.get(name)!r}, now {value!r}"
             for name, value in self.settings.items()
             if saved.settled.get(name) != value
         ]
         differ += [
-            f"{name} were {len(saved[name])}, now {len(objects)}"
+            f"number of {name} was {len(saved[name])}, now {len(objects)}"
             for name, objects in self._stateful().items()
             if len(saved[name]) != len(objects)
         ]
         if differ:
             raise CheckpointError(
                 f"{saved.path} is of another run: {'; '.join(differ)}.",
-                remedy="Choose another folder, the old settings, or resume=False (--no-resume), which removes it.",
+                remedy="Choose another folder or the old settings, or delete this run by resume=False (--no-resume).",
             )
 
     def load(self, saved: Checkpoint) -> None:

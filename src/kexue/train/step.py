@@ -55,7 +55,7 @@ class StepRunner:
                 record[f"lr{suffix}"] = float(rate)
             record |= {(f"{name}{suffix}" if name == "gradient_norm" else name): x for name, x in values.items()}
         state.scaler.update()
-        if state.scaler.get_scale() >= scale:  # else the step was skipped: a gradient in fp16 was too large
+        if state.scaler.get_scale() >= scale:  # it falls if a gradient in fp16 was too large and the step was skipped
             for scheduler in state.schedulers:
                 if not isinstance(scheduler, ReduceLROnPlateau):
                     scheduler.step()
