@@ -30,7 +30,7 @@ def may_read(*tensors: Tensor) -> bool:
 
 
 def _has_values(x: Tensor) -> bool:
-    """Whether one tensor holds values that can be read now."""
+    """Return whether one tensor holds values that can be read now."""
     while _functorch.is_functorch_wrapped_tensor(x):
         if _functorch.is_batchedtensor(x):
             return False
@@ -41,7 +41,7 @@ def _has_values(x: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is active, in eager."""
+    """Return whether torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is active, in eager mode."""
     if torch.compiler.is_compiling():
         return False
     return _functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0

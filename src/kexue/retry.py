@@ -135,7 +135,7 @@ class _Tries:
             if state == _OVER:
                 raise StopIteration
             if state != _FAILED:
-                raise RuntimeError("an iteration of the loop did not enter `with attempt:`: put the body in that block")
+                raise RuntimeError("an iteration of the loop did not enter `with attempt:`; put the body in it")
             pause = self._pause()  # section "One object, two protocols": between tries, never after the last
         self._state = _READY
         self.tries += 1
@@ -174,7 +174,7 @@ class _Tries:
         return not (last and self._reraise)  # section "One object, two protocols": True swallows the error
 
     def _late(self) -> bool:
-        """Whether the timeout has passed."""
+        """Return whether the timeout has passed."""
         return self._timeout is not None and self.elapsed >= self._timeout
 
     def _retries(self, error: BaseException) -> bool:

@@ -404,7 +404,7 @@ def test_an_interrupted_or_damaged_cache_says_so(tmp_path):
 def test_mistakes_are_named(tmp_path):
     backbone, x = Backbone(), normal(2, 5, 6)
     for options, words in (
-        ({"taps": [1]}, "two at least"),
+        ({"taps": [1]}, "two states at least"),
         ({"taps": [1, 1]}, "once"),
         ({"taps": [0, 4]}, "states 0 to 3"),
         ({"taps": ["layers.0", "layer.1"]}, r"no module 'layer.1'; it has .*layers.2"),

@@ -20,7 +20,7 @@ from kexue.algebra.coefficients import Array
 _ROUNDS = 100
 _NOISE = 2.0**-102  # rounding of a compensated evaluation, relative to sum |a_k| |z|^k
 _SHRINK = 2.0**-50  # limits of the factor by which one round may change a root: this and its inverse
-_NUDGE = 1e-10  # breaks the symmetry of starting points, which real coefficients would preserve
+_PERTURBATION = 1e-10  # breaks the symmetry of the starting points, which real coefficients would preserve
 _NEAR = 1e-4  # relative distance within which roots may be one multiple root
 
 
@@ -53,7 +53,7 @@ def _iterate(c: Array, z: Array) -> tuple[Array, Array]:
     """The roots after Aberth's iteration from z, and the rows that have not converged."""
     n = z.shape[1]
     f = evaluate(c, z)[0]
-    z = np.where(f == 0, z, z * (1 + _NUDGE * np.exp(1j * (1 + 2 * np.arange(n)))))
+    z = np.where(f == 0, z, z * (1 + _PERTURBATION * np.exp(1j * (1 + 2 * np.arange(n)))))
     itself, active = np.eye(n, dtype=bool), np.arange(len(z))
     for _ in range(_ROUNDS):
         now = z[active]
@@ -102,7 +102,7 @@ def _newton_polygon(c: Array) -> Array:
 
 
 def _pair_conjugates(z: Array) -> Array:
-    """Make roots of real polynomials exact: z and the root nearest to its conjugate become a pair; z alone, real."""
+    """Pair each root of real polynomials with the root nearest to its conjugate, exactly; z alone becomes real."""
     m, n = z.shape
     result, free, row = z.copy(), np.ones((m, n), bool), np.arange(m)
     for _ in range(n):

@@ -10,9 +10,9 @@ Halves = tuple[Array, Array]
 
 
 def evaluate(c: Array, z: Array) -> tuple[Array, Array, Array, Array]:
-    """(f(z), z f'(z), sum |a_k| |z|^k, a_n z^n) for coefficients (m, n + 1) and points (m, k), up to a power of two.
+    """Return (f(z), z f'(z), sum |a_k| |z|^k, a_n z^n), up to a power of two.
 
-    f is as accurate as if computed in twice the precision and rounded.
+    Coefficients are (m, n + 1), points (m, k). f is as accurate as if computed in twice the precision and rounded.
     """
     n = c.shape[1] - 1
     powers = np.arange(n, -1, -1)
@@ -43,21 +43,21 @@ def evaluate(c: Array, z: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b and its exact rounding error (TwoSum)."""
+    """Return a + b and its exact rounding error (TwoSum)."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
 def split_digits(a: Array) -> Halves:
-    """a as the sum of two numbers of half its digits (Veltkamp's splitting)."""
+    """Return a as the sum of two numbers of half its digits (Veltkamp's splitting)."""
     t = 134217729.0 * a  # 2^27 + 1
     high = t - (t - a)
     return high, a - high
 
 
 def two_product(a: Array, a_halves: Halves, b: Array, b_halves: Halves) -> tuple[Array, Array]:
-    """a b and its exact rounding error (TwoProduct); the halves come from `split_digits`."""
+    """Return a b and its exact rounding error (TwoProduct); the halves come from `split_digits`."""
     p = a * b
     (ah, al), (bh, bl) = a_halves, b_halves
     return p, al * bl - (((p - ah * bh) - al * bh) - ah * bl)

@@ -13,7 +13,7 @@ from kexue.algebra.coefficients import Array
 
 
 def _add_newton(form: Callable[..., list[Array]]) -> Callable[[list[Array]], tuple[Array, Array]]:
-    """A closed form followed by one Newton step: sorted roots (m, n), and which rows need refinement."""
+    """Add a Newton step to a closed form; it then returns sorted roots (m, n), and which rows need refinement."""
 
     def solve(c: list[Array]) -> tuple[Array, Array]:
         pairs = [newton(c, x) for x in form(*(v / c[0] for v in c[1:]))]
@@ -24,7 +24,7 @@ def _add_newton(form: Callable[..., list[Array]]) -> Callable[[list[Array]], tup
 
 
 def _two_roots(b: Array, c: Array) -> list[Array]:
-    """n = 2."""
+    """Return the roots of x^2 + b x + c."""
     h = -b / 2  # section "Two roots"
     root = np.sqrt(h * h - c)
     larger = np.where(abs(h + root) >= abs(h - root), h + root, h - root)

@@ -7,19 +7,19 @@ import numpy as np
 from kexue.algebra.coefficients import Array
 
 _STEP = 3e-10  # relative Newton step below which a second step changes nothing
-_ASTRAY = 0.1  # relative step beyond which the closed form has lost the root, and `aberth` starts from the beginning
+_FAR = 0.1  # relative step beyond which the closed form is not near the root, and `aberth` starts from the beginning
 _CONDITION = 8.0  # condition up to which residuals in plain floats are accurate enough
 
 
 def newton(c: list[Array], x: Array) -> tuple[Array, Array]:
-    """x after one step, NaN where the step is large, and whether the root needs refinement."""
+    """Make one Newton step; return x, NaN where the step is large, and whether the root needs refinement."""
     f, slope, size, w = c[0], np.zeros_like(x), abs(c[0]), abs(x)
     for k in c[1:]:
         slope = slope * x + f
         f = f * x + k
         size = size * w + abs(k)
     step = np.where(f == 0, 0.0, f / slope)
-    large = abs(step) > _ASTRAY * w
+    large = abs(step) > _FAR * w
     return np.where(large, np.nan, x - step), ~((abs(step) <= _STEP * w) & (size <= _CONDITION * abs(x * slope)))
 
 
@@ -36,4 +36,4 @@ def complex_newton(c: list[Array], x: Array, y: Array) -> tuple[Array, Array, Ar
     dx, dy = (f * s + g * t) / square, (g * s - f * t) / square
     step = dx * dx + dy * dy
     flagged = ~(step <= (_STEP * w) ** 2) | (y - dy <= _STEP * w) | (size > _CONDITION * w * np.sqrt(square))
-    return np.where(step > (_ASTRAY * w) ** 2, np.nan, x - dx), y - dy, flagged
+    return np.where(step > (_FAR * w) ** 2, np.nan, x - dx), y - dy, flagged

@@ -1,4 +1,4 @@
-"""Order of roots: real ones first, ascending; then by real and imaginary part; NaN, which is no root, last."""
+"""Order of roots: real ones first, ascending; then by real and imaginary part; NaN, which is not a root, last."""
 
 from __future__ import annotations
 

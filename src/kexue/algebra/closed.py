@@ -1,4 +1,4 @@
-"""Equations of degree two, three and four by the symmetry of their roots, for whole batches and with derivatives.
+"""Solution of equations of degree 2, 3 and 4 by the symmetry of their roots, in batches and with derivatives.
 
 The roots are replaced by coordinates in which a permutation only multiplies by a root of unity; symmetric products of
 these coordinates are polynomials in the coefficients. With e_k the elementary symmetric functions of the roots:

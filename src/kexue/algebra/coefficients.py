@@ -1,4 +1,4 @@
-"""Coefficients from callers: every kind of number Python, numpy and torch know, as exact or floating-point numbers."""
+"""Conversion of callers' coefficients: any numbers of Python, numpy or torch, to exact or floating-point ones."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def _as_number(value: Any, what: str) -> Any:
 
 
 def is_complex(number: Any) -> bool:
-    """Whether a number has an imaginary part other than 0."""
+    """Return whether a number has an imaginary part other than 0."""
     return isinstance(number, numbers.Complex) and not isinstance(number, numbers.Real) and number.imag != 0
 
 
 def is_exact(coefficients: Iterable[object]) -> bool:
-    """Whether all are whole numbers or Fractions."""
+    """Return whether all are whole numbers or Fractions."""
     return all(isinstance(c, numbers.Rational) for c in coefficients)
 
 

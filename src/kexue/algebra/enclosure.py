@@ -1,4 +1,4 @@
-"""Roots enclosed to any number of digits in whole numbers, and the rational factors read off them.
+"""Roots enclosed to any number of digits in whole numbers, and the rational factors computed from them.
 
 Weierstrass' simultaneous iteration in fixed point. For integer coefficients with leading a, a times any symmetric
 function of the roots of a factor is a whole number.
@@ -86,7 +86,7 @@ def _start(p: Poly) -> tuple[np.ndarray[tuple[int], np.dtype[np.complex128]], in
             return np.concatenate([roots, np.zeros(len(row) - 1 - zeros)]), k
     raise DataError(
         "coefficients of such different sizes do not fit floating-point numbers.",
-        remedy="Write the unknown in another unit, so that the coefficients have similar sizes.",
+        remedy="Substitute x = c y with a number c, so that the coefficients have similar sizes.",
     )
 
 
@@ -185,7 +185,7 @@ def _times_linear(row: list[Gaussian], x: int, y: int, exponent: int) -> list[Ga
 
 
 def _is_whole(x: int, exponent: int) -> bool:
-    """Whether x over 2^exponent lies within 2^-20 of a whole number."""
+    """Return whether x over 2^exponent lies within 2^-20 of a whole number."""
     return exponent <= 20 or abs(x - (_round(x, exponent) << exponent)) >> exponent - 20 == 0
 
 

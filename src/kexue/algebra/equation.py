@@ -41,8 +41,8 @@ def solve(
         steps: also derive the roots step by step, for real coefficients.
 
     Raises:
-        ValueError: all coefficients 0, or one not finite; `DataError`: text that is no polynomial (showing where), or
-            numbers or roots beyond the range of floats; `digits` or `exact` avoid that.
+        ValueError: all coefficients 0, or one not finite; `DataError`: text that is not a polynomial (showing where),
+            or numbers or roots beyond the range of floats; `digits` or `exact` avoid that.
         TypeError: not numbers.
 
     Example:

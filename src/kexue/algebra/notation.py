@@ -45,7 +45,7 @@ def decimal_text(x: float) -> str:
 
 
 def complex_text(z: complex) -> str:
-    """Ten digits of both parts of z; a part that is rounding of the other is left out."""
+    """Return ten digits of both parts of z; a part that is only rounding error of the other is left out."""
     if abs(z.imag) <= 1e-15 * abs(z.real):
         return decimal_text(z.real)
     size = decimal_text(abs(z.imag))

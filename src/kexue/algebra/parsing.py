@@ -28,7 +28,7 @@ def parse_polynomial(text: str) -> list[Fraction]:
     powers of the unknown are whole numbers up to 200; only numbers may be divisors.
 
     Returns:
-        Fractions without leading zeros; [0] where all cancel.
+        Fractions without leading zeros; [0] if all terms cancel.
 
     Raises:
         DataError, a ValueError: the text is not a polynomial; the message shows where, `column` counts from 1.
@@ -87,7 +87,7 @@ class _Parser:
                 self.peek()
                 start, divisor = self.position, self.power()
                 if any(k and c for k, c in divisor.items()):
-                    raise self.error("the unknown must not stand under a division", start)
+                    raise self.error("the unknown must not be in a divisor", start)
                 if not divisor.get(0):
                     raise self.error("division by zero", start)
                 total = {k: c / divisor[0] for k, c in total.items()}
@@ -130,7 +130,7 @@ class _Parser:
         """A number, the unknown, or a sum in brackets."""
         following = self.peek()
         if not following:
-            raise self.error("the polynomial breaks off; expected a number, a letter or (")
+            raise self.error("the polynomial ends too early; expected a number, a letter or (")
         if number := _NUMBER.match(self.clean, self.position):
             mantissa, _, exponent = number[0].lower().partition("e")
             if len(mantissa) > _MAX_DIGITS or len(exponent) > 4 or abs(int(exponent or 0)) > _MAX_DIGITS:
@@ -140,7 +140,7 @@ class _Parser:
         if following == "(":
             opened, self.depth = self.position, self.depth + 1
             if self.depth > 50:
-                raise self.error("more than 50 brackets inside each other")
+                raise self.error("more than 50 nested brackets")
             self.position += 1
             inner = self.sum()
             if not self.take(")"):
@@ -151,7 +151,7 @@ class _Parser:
             return inner
         if following.isalpha():
             if self.unknown not in (None, following):
-                raise self.error(f"one unknown only: {self.unknown} came before, now {following}")
+                raise self.error(f"only one unknown is allowed, found {self.unknown} and {following}")
             self.unknown = following
             self.position += 1
             return {1: Fraction(1)}
@@ -170,7 +170,7 @@ class _Parser:
         return total
 
     def take(self, token: str) -> bool:
-        """Whether the token comes next; if so, skip it."""
+        """Skip the token if it comes next; return whether it does."""
         self.peek()
         matches = self.clean.startswith(token, self.position)
         if matches:

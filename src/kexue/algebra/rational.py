@@ -75,7 +75,7 @@ def _minus(p: Poly, q: Poly) -> Poly:
 
 
 def _coprime_to_derivative(p: list[int]) -> bool:
-    """Whether p is coprime to p' modulo a prime: True proves that p has no multiple root, False proves nothing."""
+    """Return whether p and p' are coprime modulo a prime: True proves that p has no multiple root, False nothing."""
     a = [c % _PRIME for c in p]
     b = [c * (len(p) - 1 - k) % _PRIME for k, c in enumerate(p[:-1])]
     if not a[0]:

@@ -15,7 +15,7 @@ class Root:
     Attributes:
         value: complex, its imaginary part exactly 0 for a real root; with `digits` an mpmath number.
         multiplicity: of the root, >= 1.
-        backward_error: |f(r)| / sum |a_k| |r|^(n-k) at the float: the relative change of the coefficients
+        backward_error: |f(r)| / sum |a_k| |r|^(n-k) with r as a float: the relative change of the coefficients
             for which r would be exact. About 1e-16 at best, unless r is a float itself.
         condition: sum |a_k| |r|^(n-k) / (|r| |f'(r)|): the factor by which a relative change of the coefficients
             may be magnified in r; infinite for a multiple root, which moves by the m-th root of the change.

@@ -1,4 +1,4 @@
-"""All roots of one polynomial, and what can be said about them."""
+"""All roots of one polynomial, and their properties."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ class RootSet(Sequence[Root]):
 
 
 def _describe(kinds: list[tuple[int, str]], of_pairs: int) -> str:
-    """Count equal (multiplicity, noun), in words; `of_pairs` is 2 where both roots of a pair are listed."""
+    """Return a count of roots in words, such as "2 simple real roots", from (multiplicity, noun) of each root.
+
+    `of_pairs` is 2 where both roots of a pair are listed.
+    """
     parts = []
     for (multiplicity, noun), count in sorted(Counter(kinds).items(), key=lambda k: (k[0][1] != "real root", k[0][0])):
         how = {1: "simple", 2: "double", 3: "triple"}.get(multiplicity, f"{multiplicity}-fold")

@@ -26,7 +26,7 @@ UNDECIDED = (
 
 
 class Form(NamedTuple):
-    """A special form: an equation of lower degree, and the way back from its roots.
+    """A special form: an equation of lower degree, from whose roots those of the polynomial follow.
 
     Attributes:
         kind: ``"power"``, ``"palindromic"`` or ``"cyclotomic"``.
@@ -57,7 +57,7 @@ def special_form(p: list[int]) -> Form | None:
 
 
 def is_solvable(p: list[int]) -> bool:
-    """Whether p has degree up to four or a special form that leads there; False means that none is recognised."""
+    """Return whether p has degree up to four, or a form that reduces it to that; False: no such form is recognised."""
     if len(p) <= 5:
         return True
     form = special_form(p)
@@ -67,7 +67,7 @@ def is_solvable(p: list[int]) -> bool:
 
 
 def formula_exists(degree: int, factors: Sequence[list[int]] | None) -> bool:
-    """Whether radicals give the roots of a polynomial with these irreducible factors (None: unknown)."""
+    """Return whether radicals give the roots of a polynomial with these irreducible factors (None: unknown)."""
     return degree <= 4 or (factors is not None and all(map(is_solvable, factors)))
 
 

@@ -91,7 +91,7 @@ def _vieta(p: list[Fraction], e: list[Fraction], show: Format) -> Step:
     lines = [f"e{k} = {text} = {show(e[k])}" for k, text in enumerate(sums, 1)]
     return Step(
         "Divide by the leading coefficient. No permutation of the roots changes their elementary symmetric functions, "
-        "and these stand in the equation (Vieta):",
+        "and these are the coefficients up to sign (Vieta):",
         (f"{monic} = 0", *lines),
     )
 
@@ -107,7 +107,7 @@ def _quadratic(e: list[Fraction], show: Format) -> list[Step]:
     square = y1 * y1 - e[2]
     return [
         Step(
-            "Take coordinates that the swap of x1 and x2 hardly touches: y1 stays, y2 changes its sign.",
+            "Take coordinates that a swap of x1 and x2 changes little: y1 stays, y2 changes its sign.",
             ("x1 = y1 + y2", "x2 = y1 - y2"),
         ),
         Step(
@@ -162,7 +162,7 @@ def _cubic(e: list[Fraction], show: Format) -> list[Step]:
 def _cube_roots(P: Fraction, S: Fraction, delta: Fraction) -> Step:
     """The last step for n = 3: y2, y3 and the roots, by the sign of D."""
     if P == 0 and S == 0:
-        return Step("Both are 0, so y2 = y3 = 0: the three roots are one.", ("x1 = x2 = x3 = y1",))
+        return Step("Both are 0, so y2 = y3 = 0: the three roots are equal.", ("x1 = x2 = x3 = y1",))
     if delta < 0:
         radius = math.sqrt(P)
         angle = math.atan2(math.sqrt(-delta), S / 2) / 3
@@ -186,7 +186,7 @@ def _cube_roots(P: Fraction, S: Fraction, delta: Fraction) -> Step:
         (
             f"t = {decimal_text(t)}{REMARK}the one of larger modulus",
             f"y2 = cbrt(t) = {decimal_text(y2)}",
-            f"y3 = P/y2 = {decimal_text(float(P) / y2)}{REMARK}no cube root of its own, as the product is P",
+            f"y3 = P/y2 = {decimal_text(float(P) / y2)}{REMARK}not by another cube root, because y2 y3 = P",
             f"x1 = y1 + y2 + y3{REMARK}and x2, x3 with w as above",
         ),
     )

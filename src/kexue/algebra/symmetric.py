@@ -168,7 +168,7 @@ def express_symmetric(polynomial: Any, variables: Sequence[Any]) -> Any:
     try:
         rest = sympy.Poly(polynomial, *symbols)
     except sympy.PolynomialError:
-        raise ValueError(f"{polynomial} is no polynomial in {', '.join(map(str, symbols))}") from None
+        raise ValueError(f"{polynomial} is not a polynomial in {', '.join(map(str, symbols))}") from None
     if rest.as_expr().has(sympy.nan, sympy.zoo, sympy.oo):
         raise ValueError(f"{polynomial} has a coefficient that is not finite")
     n = len(symbols)

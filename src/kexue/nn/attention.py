@@ -20,7 +20,7 @@ from kexue._tensors import as_floats, at_least_float32, expand_mask, fill_masked
 from kexue.nn.position import check_buckets, look_up, relative_buckets, relative_offsets
 
 Normalize = Literal["softmax", "l2", "none", "relu2"]
-_BLOCK = 1 << 18  # weights a block and thread: 1 MB in float32, which fits in a core's cache
+_BLOCK = 1 << 18  # weights per block and thread: 1 MB in float32, which fits in a core's cache
 
 
 class ToeplitzGate(nn.Module):
@@ -28,14 +28,14 @@ class ToeplitzGate(nn.Module):
 
     ``forward(q_positions, k_positions)`` gives c (H, Lq, Lk), or (B, H, Lq, Lk) for positions (B, L), with
     c_ij = table[:, j - i + max_length - 1]. One instance may serve all layers. Keep the table out of weight decay:
-    it starts at 1, and 0 silences a pair of places.
+    it starts at 1, and 0 removes the attention of a query to a key.
 
     Args:
         num_heads: H, >= 1.
         max_length: offsets up to max_length - 1 have a factor each, >= 1.
         init: value of every factor at the start; 1 is plain attention.
         clip: whether larger offsets take the last factor; False raises ValueError for them (not while compiling).
-        buckets: number of factors a head instead of 2 max_length - 1, shared as in `T5Bias` up to `max_length`.
+        buckets: number of factors per head instead of 2 max_length - 1, shared as in `T5Bias` up to `max_length`.
 
     Attributes:
         table: parameter (H, 2 max_length - 1), or (H, buckets).
@@ -81,10 +81,10 @@ def attention_weights(scores: Tensor, *, normalize: Normalize = "softmax", mask:
     dtype, scores = scores.dtype, as_floats(scores)
     keep = scores != -torch.inf if mask is None else (scores != -torch.inf) & expand_mask(mask, scores.shape)
     if normalize == "none":
-        weights = scores.masked_fill(~keep, -torch.inf).exp()  # section "去掉分母"
+        weights = scores.masked_fill(~keep, -torch.inf).exp()  # section "去掉分母" (no denominator)
     elif normalize == "relu2":
         n = keep.any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1)
-        weights = scores.masked_fill(~keep, 0.0).relu().square() / n  # section "去掉分母"
+        weights = scores.masked_fill(~keep, 0.0).relu().square() / n  # section "去掉分母" (no denominator)
     else:
         scores = fill_masked(scores, keep)
         if normalize == "softmax":

@@ -18,7 +18,7 @@ from kexue._files import replacing
 from kexue._text import parse_json
 from kexue.errors import DataError
 
-MASK = "mask"  # key of the mask beside the taps
+MASK = "mask"  # key of the mask in a sample, next to those of the taps
 _FORMAT = 1
 
 
@@ -60,7 +60,8 @@ class CachedStates(Dataset[dict[str, Tensor]]):
     """The states that `LadderSideNetwork.cache_states` wrote: a sample is ``{tap: (T, d), ..., "mask": (T,)}``.
 
     Samples are read from disk one by one, also by the workers of a DataLoader; the mask is there if the backbone had
-    one. Labels join by order: ``StackDataset(cached, labels)``. `collate` makes a batch of samples of any lengths.
+    one. Labels are added by position: ``StackDataset(cached, labels)``. `collate` makes a batch of samples of any
+    lengths.
 
     Args:
         path: the folder.

@@ -18,13 +18,13 @@ class DilatedGatedConv1d(nn.Module):
         y = x sigma(g) + h (1 - sigma(g)),    (g, h) = conv(x)
 
     ``forward(x (B, T, dim), mask)`` gives (B, T, dim); `mask` (B, T) bool, True = token; padding is read and
-    returned as zeros, so that more of it changes nothing.
+    returned as zeros, so that more padding does not change the result.
 
     Args:
         dim: number of channels.
         kernel_size: odd; the input is padded so that the length stays.
-        dilation: distance between the places a kernel reads.
-        dropout: of g, in training.
+        dilation: distance between the positions that a kernel reads.
+        dropout: share of g that is dropped in training.
     """
 
     def __init__(self, dim: int, *, kernel_size: int = 3, dilation: int = 1, dropout: float = 0.1) -> None:

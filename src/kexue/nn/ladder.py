@@ -1,4 +1,4 @@
-"""Ladder side-tuning: a small network that is trained beside a frozen one and reads its hidden states.
+"""Ladder side-tuning: a small network that is trained next to a frozen one and reads its hidden states.
 
 The cost of a backward pass depends on how near to the input the nearest trained parameter lies. Adapters and prompts
 sit near the input, so the gradient still runs through the whole backbone. With a ladder the backbone runs forward only,
@@ -83,7 +83,7 @@ class LadderBlock(nn.Module):
 
 
 class LadderSideNetwork(nn.Module):
-    """A frozen backbone with a trained ladder beside it.
+    """A frozen backbone with a trained ladder next to it.
 
     The first tap feeds the side network; each further tap has a block. The backbone runs without gradients, so 8-bit
     and 4-bit ones work; at inference the ladder's time comes on top of the backbone's. Train the ladder and your own
@@ -142,7 +142,7 @@ class LadderSideNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if len(taps) < 2 or isinstance(taps, str):
-            raise ValueError(f"taps: a first state and one for each block, two at least; got {taps!r}")
+            raise ValueError(f"taps must name two states at least, a first one and one per block; got {taps!r}")
         if mode not in {"gated", "additive"}:
             raise ValueError(f"mode must be 'gated' or 'additive', got {mode!r}")
         if width < 1 or not gate_temperature > 0:
@@ -166,7 +166,7 @@ class LadderSideNetwork(nn.Module):
         self.gates = nn.Parameter(torch.zeros(len(taps) - 1)) if mode == "gated" else None
         self.up: nn.Module | None = None
         if upsample:
-            self.up = _LazyUp() if size is None else nn.Linear(width, int(size), bias=False)
+            self.up = _LazyUpProjection() if size is None else nn.Linear(width, int(size), bias=False)
         self.freeze_backbone()
 
     @property
@@ -229,7 +229,7 @@ class LadderSideNetwork(nn.Module):
             mask = states.get(MASK, mask)
             states = [states[tap] for tap in self.taps]
         if len(states) != len(self.taps):
-            raise ValueError(f"expected {len(self.taps)} states, one a tap, got {len(states)}")
+            raise ValueError(f"expected {len(self.taps)} states, one per tap, got {len(states)}")
         return self._run_ladder(states, mask)
 
     def _run_ladder(self, states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
@@ -248,7 +248,7 @@ class LadderSideNetwork(nn.Module):
             else:
                 gate = torch.sigmoid(self.gates[number] / self.gate_temperature)  # g_i
                 s = block(gate * s + (1 - gate) * h, *masks)  # gated s_i
-        if isinstance(self.up, _LazyUp):
+        if isinstance(self.up, _LazyUpProjection):
             self.up.set_out_features(states[-1].shape[-1])
             _initialize_lazy(self.up, s)
         return s if self.up is None else self.up(s)
@@ -272,7 +272,7 @@ class LadderSideNetwork(nn.Module):
     def cache_states(self, loader: Iterable[Any], path: str | os.PathLike[str]) -> CachedStates:
         """Run the backbone once over `loader` and store the tapped states on disk: later epochs need no backbone.
 
-        Takes taps x tokens x d numbers a sample. One safetensors file a batch, then an index; an interrupted run
+        Takes taps x tokens x d numbers per sample. One safetensors file per batch, then an index; an interrupted run
         leaves no index, and a new one replaces what is there.
 
         Args:
@@ -295,7 +295,7 @@ class LadderSideNetwork(nn.Module):
             yield tensors if mask is None else {**tensors, MASK: mask}
 
 
-class _LazyUp(nn.LazyLinear):
+class _LazyUpProjection(nn.LazyLinear):
     """Bias-free Linear whose output width is only known at the first call."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Affine maps by the faster of PyTorch's two matrix products."""
+"""Linear layers, computed by the faster of PyTorch's two matrix products."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x W' + b, (..., in) to (..., out): about twice as fast as usual on AMD processors under inference mode.
 
     In float32 PyTorch calls MKL, which there runs at half the speed of oneDNN (torch 2.13, Zen 5). oneDNN is reached
-    through an operator of PyTorch's compiler that has no derivative, forward or backward; hence the condition. Without
-    inference mode, and on other devices, dtypes or builds, this is the usual product, which differs by rounding.
+    through an operator of PyTorch's compiler that has no derivative, forward or backward; so it needs inference mode.
+    Without that, and on other devices, dtypes or builds, this is the usual product, which differs by rounding.
     """
     if (
         weight.dtype == torch.float32

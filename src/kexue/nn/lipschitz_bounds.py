@@ -1,4 +1,4 @@
-"""Bounds of a network's Lipschitz constant: one that no input exceeds, and the steepest step found by a search.
+"""Bounds of a network's Lipschitz constant: an upper one, and a lower one that a search finds.
 
 |f(x) - f(y)| <= C |x - y| in the Euclidean norm. The constant of a chain is at most the product of its layers', that
 of a sum at most the sum. The product is rarely reached: the two bounds may lie orders of magnitude apart.
@@ -36,15 +36,15 @@ def lipschitz_upper_bound(module: nn.Module, input_shape: Sequence[int]) -> floa
 
     Linear layers count with their exact norm; a convolution with the largest singular value of its kernel's Fourier
     transform on a torus large enough for the padded image, which is at least its operator norm. Dropout and batch
-    normalisation count as they work in the mode the module is in.
+    normalisation count as they work in the present mode (training or evaluation).
 
-    A module of your own takes part by a method `lipschitz_upper_bound(input_shape) -> float`: a residual block
+    A module of your own needs a method `lipschitz_upper_bound(input_shape) -> float`: a residual block
     x + f(x), for example, returns ``1 + lipschitz_upper_bound(self.f, input_shape)``.
 
     Args:
         module: Sequential of Linear, Conv1d/2d/3d with zero padding, BatchNorm in eval mode, Dropout, the usual
             activations, Flatten, and average or maximum pooling whose windows do not overlap.
-        input_shape: of one input, without batch.
+        input_shape: shape of one input, without batch.
 
     Raises:
         NotSupported: a layer without a finite or known constant (layer normalisation, attention, batch statistics), or
@@ -79,7 +79,7 @@ def _bound_module(module: nn.Module, shape: tuple[int, ...]) -> tuple[float, tup
 
 
 def _computes_as(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether the module has the `forward` of one of these classes, and not one that a subclass put in its place."""
+    """Return whether the module has the `forward` of one of these classes, not one that a subclass defines."""
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 

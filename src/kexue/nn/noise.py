@@ -1,4 +1,4 @@
-"""Laws of noise for `perturb_max`: a logarithm of the distribution function, and the quantile function."""
+"""Noise distributions for `perturb_max`: logarithm of the distribution function, and quantile function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 
 class Noise(Protocol):
-    """A law of noise: elementwise, differentiable `log_cdf`, and the quantile function `icdf` of float64 in (0, 1)."""
+    """A distribution of noise: elementwise, differentiable `log_cdf`, and the quantile function `icdf` on (0, 1)."""
 
     @property
     def log_cdf(self) -> Callable[[Tensor], Tensor]:
@@ -27,7 +27,7 @@ class Noise(Protocol):
 
 
 @dataclass(frozen=True)
-class _Law:
+class _Distribution:
     """A `Noise` of two functions."""
 
     log_cdf: Callable[[Tensor], Tensor]
@@ -52,22 +52,22 @@ def _log_normal_cdf(x: Tensor) -> Tensor:
 
 
 NOISES: dict[str, Noise] = {
-    "gumbel": _Law(lambda x: -torch.exp(-x), lambda t: -torch.log(-torch.log(t))),
-    "normal": _Law(_log_normal_cdf, torch.special.ndtri),
-    "logistic": _Law(lambda x: -softplus(-x), torch.logit),
-    "exponential": _Law(
+    "gumbel": _Distribution(lambda x: -torch.exp(-x), lambda t: -torch.log(-torch.log(t))),
+    "normal": _Distribution(_log_normal_cdf, torch.special.ndtri),
+    "logistic": _Distribution(lambda x: -softplus(-x), torch.logit),
+    "exponential": _Distribution(
         lambda x: _log_if_positive(x, lambda y: torch.log(-torch.expm1(-y))), lambda t: -torch.log1p(-t)
     ),
-    "cauchy": _Law(
+    "cauchy": _Distribution(
         lambda x: torch.log(torch.atan2(torch.ones_like(x), -x) / math.pi),  # 1/2 + atan(x)/pi without cancellation
         lambda t: torch.tan(math.pi * (t - 0.5)),
     ),
-    "uniform": _Law(lambda x: _log_if_positive(x, lambda y: torch.log(y.clamp(max=1.0))), lambda t: t),
+    "uniform": _Distribution(lambda x: _log_if_positive(x, lambda y: torch.log(y.clamp(max=1.0))), lambda t: t),
 }
 
 
 def as_noise(noise: str | Noise) -> Noise:
-    """Return the law with a name of `NOISES`, or the object itself if it has `log_cdf` and `icdf`.
+    """Return the distribution with a name of `NOISES`, or the object itself if it has `log_cdf` and `icdf`.
 
     Raises:
         ValueError: an unknown name. TypeError: an object without these methods.

@@ -1,4 +1,4 @@
-"""Penalties on how much a network can stretch: spectral, Frobenius, gradient penalty; and clipping of weights.
+"""Penalties on the Lipschitz constant of a network: spectral, Frobenius, gradient penalty; and weight clipping.
 
 Source: kexue.fm/archives/6051. Compare: Gulrajani et al. 2017, arXiv:1704.00028, for the gradient penalty.
 """
@@ -131,6 +131,7 @@ def clip_weights_(module: nn.Module, bound: float) -> nn.Module:
     if not bound > 0:
         raise ValueError(f"bound must be > 0, got {bound}")
     with torch.no_grad():
+        # Section "谱归一化" (spectral normalisation), which describes clipping first.
         for parameter in module.parameters():
-            parameter.clamp_(-bound, bound)  # section "谱归一化", which describes clipping first
+            parameter.clamp_(-bound, bound)
     return module

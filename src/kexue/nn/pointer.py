@@ -32,7 +32,7 @@ class GlobalPointer(nn.Module):
         num_types: number of span types, >= 1.
         head_dim: D, >= 1, even with `rotary`.
         rotary: whether q and k carry rotary positions; without them scores do not depend on the length of a span.
-        upper_only: whether to drop the cells whose end stands before their start.
+        upper_only: whether to drop the cells whose end is before their start.
         efficient: whether to use the second form.
     """
 

@@ -40,8 +40,8 @@ def apply_rotary(
         positions = torch.arange(q.shape[-2], device=q.device)
     elif positions.shape[-1] != q.shape[-2]:
         raise ValueError(f"positions must end in the length {q.shape[-2]}, got {tuple(positions.shape)}")
-    turn = rotary_angles(positions, q.shape[-1], base, dtype=torch.promote_types(q.dtype, k.dtype))
-    return rotate(q, turn), rotate(k, turn)
+    angles = rotary_angles(positions, q.shape[-1], base, dtype=torch.promote_types(q.dtype, k.dtype))
+    return rotate(q, angles), rotate(k, angles)
 
 
 def rotary_angles(
@@ -164,9 +164,9 @@ def check_buckets(num_buckets: int, max_distance: int, bidirectional: bool = Tru
 
 
 def relative_buckets(offset: Tensor, num_buckets: int, max_distance: int, bidirectional: bool = True) -> Tensor:
-    """Return T5's buckets of offsets key - query: one each up to half of a side, then wider ones up to `max_distance`.
+    """Return T5's buckets of offsets key - query: one per offset near 0, then wider ones up to `max_distance`.
 
-    With n buckets a side and e = n // 2, a distance x >= e falls into e + floor((n - e) log(x/e) / log(max/e)), at
+    With n buckets per side and e = n // 2, a distance x >= e falls into e + floor((n - e) log(x/e) / log(max/e)), at
     most n - 1. Keys after the query take the upper half of the buckets.
     """
     side = num_buckets // 2 if bidirectional else num_buckets

@@ -1,4 +1,4 @@
-"""Position probe: whether a model can name the place of each of n equal tokens.
+"""Position probe: whether a model can tell the position of each of n equal tokens.
 
 Source: kexue.fm/archives/9105.
 """
@@ -19,9 +19,9 @@ class ProbeResult(NamedTuple):
     """Result of `position_probe`, in evaluation mode.
 
     Attributes:
-        accuracy: share of the places named correctly.
+        accuracy: share of the positions told correctly.
         loss: cross-entropy in nats.
-        passed: whether all places are correct.
+        passed: whether all positions are correct.
         steps: training steps taken.
     """
 
@@ -39,17 +39,17 @@ def position_probe(
     lr: float = 1e-3,
     generator: torch.Generator | int | None = None,
 ) -> ProbeResult:
-    """Train a copy of `model` to name the place of each of n equal tokens.
+    """Train a copy of `model` to tell the position of each of n equal tokens.
 
-    A model whose attention rows sum to 1, with positions only inside the softmax, gives equal scores at every place:
+    A model whose attention rows sum to 1, with positions only inside the softmax, gives equal scores at every position:
     its loss stays at ln n or above whatever the training, and its accuracy near 1/n, where rounding decides between
     equal scores. A model that can express positions reaches accuracy 1.
 
     Args:
-        model: token ids (B, n) int64 to scores (B, n, n), one class a place; it is not changed. Its
-            input is token id 1, n times.
+        model: token ids (B, n) int64 to scores (B, n, n), one class per position; it is not changed. Its
+            input is n times the token id 1.
         n: number of tokens, >= 2.
-        steps: most steps of Adam, >= 0; training ends once every place is correct.
+        steps: largest number of steps of Adam, >= 0; training ends once every position is correct.
         lr: learning rate, > 0.
         generator: seed of the dropout, if the model has any.
 

@@ -25,7 +25,7 @@ Parametrization = Literal["plain", "linear", "diagonal"]
 _CELLS = {"cpu": 2**19}  # scores at a time: what fits in a core's cache
 _CELLS_ELSEWHERE = 2**27
 _KMEANS_ROUNDS = 10
-_SAMPLE = 16  # codes behind the median that is subtracted
+_SAMPLE = 16  # number of codes whose median is subtracted
 
 
 class VQOutput(NamedTuple):
@@ -81,7 +81,7 @@ def nearest_code(z: Tensor, codebook: Tensor, *, distance: Distance = "l2") -> T
         rows, codes = rows.to(dtype), codes.to(dtype)
         if distance == "cosine":
             codes, bias = direction_and_length(codes)[0], codes.new_zeros(len(codes))
-        else:  # ||z - e||^2 / 2 = ||e||^2 / 2 - z'e + a term of z alone; about a middle code, where little cancels
+        else:  # ||z - e||^2 / 2 = ||e||^2 / 2 - z'e + a term of z alone; relative to a middle code, to lose few digits
             some = codes[:: max(1, len(codes) // _SAMPLE)].sort(0).values
             centre = some[len(some) // 2]  # the median, which a distant code does not move as it does the mean
             rows, codes = rows - centre, codes - centre
@@ -130,7 +130,7 @@ class VectorQuantizer(nn.Module):
         channel_first: z is (B, dim, ...) instead of (..., dim).
 
     Raises:
-        ValueError: a size, weight or name outside what is said above; k-means behind a module of your own.
+        ValueError: a size, weight or name outside what is said above; k-means with a module of your own.
 
     Example:
         >>> quantizer = VectorQuantizer(2, 8, parametrization="linear")
@@ -170,14 +170,14 @@ class VectorQuantizer(nn.Module):
             if value not in legal:
                 raise ValueError(f"{name} must be one of {legal}, got {value!r}")
         if init == "kmeans" and not named:
-            raise ValueError("k-means cannot see through a module of your own: use init='normal', or initialise it")
+            raise ValueError("k-means cannot initialise a module of your own: use init='normal', or initialise it")
         self.dim, self.num_codes, self.gradient, self.distance = dim, num_codes, gradient, distance
         self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
         self.channel_first = channel_first
         self._is_started = init == "normal"  # the buffer's value, which is read without waiting for a device
         if init == "kmeans":
             self.register_buffer("started", torch.tensor(False))
-        self.register_load_state_dict_pre_hook(_note_loaded_codes)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_skip_kmeans_for_loaded_codes)  # type: ignore[no-untyped-call]
 
         codes = torch.randn(num_codes, dim) * dim**-0.5
         if train_codebook or (train_codebook is None and parametrization == "plain"):
@@ -267,14 +267,14 @@ class VectorQuantizer(nn.Module):
                 "k-means needs a first batch in eager mode: call start_from(z) before torch.compile, vmap or the like"
             )
         if not isinstance(self.map, (nn.Identity, nn.Linear, _Diagonal)):
-            raise ValueError("k-means cannot see through a module of your own")
+            raise ValueError("k-means cannot initialise codes that a module of your own maps")
         rows = as_floats(z.movedim(1, -1) if self.channel_first else z, "z")
         rows = rows.reshape(-1, self.dim) if mask is None else rows[mask]
         if not bool(rows.isfinite().all()):
             raise ValueError("k-means takes finite rows, got NaN or infinity, which would stay in the codes")
         if len(rows) < self.num_codes:
             raise ValueError(
-                f"k-means wants at least num_codes = {self.num_codes} rows, got {len(rows)}: call start_from with more"
+                f"k-means needs at least num_codes = {self.num_codes} rows, got {len(rows)}: call start_from with more"
             )
         centres = rows[torch.randperm(len(rows), device=rows.device)[: self.num_codes]]
         for _ in range(_KMEANS_ROUNDS):
@@ -352,8 +352,8 @@ def _make_map(parametrization: Parametrization | nn.Module, dim: int) -> nn.Modu
     return _Diagonal(dim) if parametrization == "diagonal" else nn.Identity()
 
 
-def _note_loaded_codes(module: VectorQuantizer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Switch k-means off for codes that a state dict brings, unless that state says they have seen no batch."""
+def _skip_kmeans_for_loaded_codes(module: VectorQuantizer, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Switch k-means off for codes from a state dict, unless it says that they were saved before the first batch."""
     key = f"{prefix}started"
     if f"{prefix}codes" in state:
         started = state.get(key)

@@ -1,4 +1,4 @@
-"""Gradients through a rounding z -> q: straight-through, and the rotation trick.
+"""Gradients through a quantisation z -> q: straight-through, and the rotation trick.
 
     z_q = sg[G] z + sg[q - G z],  with sg the stopped gradient: the value is q, the gradient is G'g.
 
@@ -28,7 +28,7 @@ def rotate_to(z: Tensor, q: Tensor) -> Tensor:
 
     z_q = sg[G] z + sg[q - G z],  G = (||q|| / ||z||) H_w H_u,  H_v = I - 2 v v',
     with u along z and w along z/||z|| + q/||q||, so that G z = q to rounding, whatever the angle, and the gradient is
-    G'g. No matrix is formed: two dot products a row. Where z or q is 0 there is no rotation, and the row is
+    G'g. No matrix is formed: two dot products per row. Where z or q is 0 there is no rotation, and the row is
     `straight_through`; where they are opposite up to rounding, G is a reflection. The gradient is scaled by
     ||q|| / ||z|| too: with codes much shorter than z almost none of it reaches the encoder.
 

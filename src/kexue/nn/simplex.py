@@ -1,16 +1,16 @@
-"""Probabilities by perturbation: p_i = P[argmax_j (scores_j + noise_j) = i], for any law of noise.
+"""Probabilities by perturbation: p_i = P[argmax_j (scores_j + noise_j) = i], for any noise distribution.
 
 With f and F the density and distribution function of the noise, and mu the scores divided by the temperature,
 
     p_i = integral f(e) prod_{j != i} F(mu_i - mu_j + e) de = integral_0^1 prod_{j != i} F(mu_i - mu_j + F^-1(t)) dt.
 
-Gumbel noise gives softmax exactly. Under every law p >= 0, sum p = 1, p has the order of the scores, and
-p(mu + c) = p(mu). The Jacobian dp/dmu is symmetric with zero row sums, for p is the gradient of
+Gumbel noise gives softmax exactly. With every noise p >= 0, sum p = 1, p has the order of the scores, and
+p(mu + c) = p(mu). The Jacobian dp/dmu is symmetric with zero row sums, because p is the gradient of
 E max_j (mu_j + noise_j).
 
 Source: kexue.fm/archives/9085. Equation numbers are those of kexue.fm/archives/10145, section "Perturb Max", which
 restates it. Difference: the article takes K midpoints in t; here it is the K nodes of the double-exponential rule
-(Takahasi and Mori 1974), which crowd at both ends and so resolve small probabilities.
+(Takahasi and Mori 1974), which are denser at both ends and so resolve small probabilities.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def perturb_max(
 ) -> Tensor:
     """Compute the probability of each class to have the largest perturbed score, by the module's formula.
 
-    Costs n^2 * nodes values of log F a row of n classes ("gumbel": one softmax). With 64 nodes and scores up to about
+    Costs n^2 * nodes values of log F per row of n classes ("gumbel": one softmax). With 64 nodes and scores up to about
     10 it is right to 1e-10 for normal and logistic noise, and to 1e-3 for exponential, uniform and Cauchy noise, whose
-    integrands have a kink or a heavy tail. Relative accuracy fades below p = 1e-9.
+    integrands have a kink or a heavy tail. Below p = 1e-9 the relative accuracy decreases.
 
     Args:
         scores: (..., n) along `dim`, raw; -inf drops a class.
@@ -130,7 +130,7 @@ def perturb_max_cross_entropy(
     scores, labels = as_floats(scores), as_class_numbers(labels)
     if labels.shape != scores.shape[:-1]:
         got = f"{tuple(labels.shape)} for scores {tuple(scores.shape)}"
-        raise ValueError(f"labels must have the shape of scores less the last axis, got {got}")
+        raise ValueError(f"labels must have the shape of scores without the last axis, got {got}")
     check_range(labels, scores.shape[-1], ignore_index)
     keep = labels != ignore_index
     kept_scores = torch.where(keep[..., None], scores, 0.0)
@@ -232,7 +232,7 @@ def _log_probabilities(
     chunk: int | None,
 ) -> Tensor:
     """Return the log-probabilities in float32 or wider; arguments as in `perturb_max`."""
-    law = as_noise(noise)
+    distribution = as_noise(noise)
     _check_positive(temperature, "temperature")
     mu = as_floats(scores)
     if nodes < 2 or (chunk is not None and chunk < 1):
@@ -245,21 +245,22 @@ def _log_probabilities(
     if noise == "gumbel":
         log_p = log_softmax(fill_masked(mu, keep), -1)  # eq. 16
     else:
-        log_p = _quadrature(mu, keep, law, nodes, chunk)
+        log_p = _quadrature(mu, keep, distribution, nodes, chunk)
         if normalize:
             total = masked_logsumexp(log_p, keep)[..., None]
             log_p = log_p - total.masked_fill(total == -math.inf, 0.0)  # a row of probabilities 0 stays at -inf
     return log_p.masked_fill(~keep, -math.inf).movedim(-1, dim)
 
 
-def _quadrature(mu: Tensor, keep: Tensor, law: Noise, nodes: int, chunk: int | None) -> Tensor:
+def _quadrature(mu: Tensor, keep: Tensor, distribution: Noise, nodes: int, chunk: int | None) -> Tensor:
     """Return log sum_k w_k prod_{j != i} F(mu_i - mu_j + e_k), over the kept j."""
-    e, log_w = (part.to(mu) for part in _double_exponential_rule(law, nodes))
+    log_cdf = distribution.log_cdf
+    e, log_w = (part.to(mu) for part in _double_exponential_rule(distribution, nodes))
     gaps = mu[..., :, None] - mu[..., None, :]
     left_out = torch.eye(mu.shape[-1], dtype=torch.bool, device=mu.device) | ~keep[..., None, :]
 
     def integrate(gaps: Tensor, e: Tensor, log_w: Tensor) -> Tensor:
-        terms = law.log_cdf(torch.where(left_out, 0.0, gaps)[..., None] + e).masked_fill(left_out[..., None], 0.0)
+        terms = log_cdf(torch.where(left_out, 0.0, gaps)[..., None] + e).masked_fill(left_out[..., None], 0.0)
         return _logsumexp(terms.sum(-2) + log_w)  # eq. 18
 
     if chunk is None or chunk >= nodes:
@@ -276,12 +277,13 @@ def _logsumexp(x: Tensor) -> Tensor:
     return masked_logsumexp(x, torch.ones_like(x, dtype=torch.bool))
 
 
-def _double_exponential_rule(law: Noise, nodes: int) -> tuple[Tensor, Tensor]:
+def _double_exponential_rule(distribution: Noise, nodes: int) -> tuple[Tensor, Tensor]:
     """Return the nodes e_k = F^-1(t_k) and log weights, with t = sigmoid(pi sinh s) on an even grid of s."""
     s = torch.linspace(-_REACH, _REACH, nodes, dtype=torch.float64)
     t = torch.sigmoid(math.pi * torch.sinh(s))
     weights = torch.cosh(s) * t * t.flip(0)  # dt/ds up to a constant; 1 - t mirrors t
-    return law.icdf(t), torch.log(weights / weights.sum())  # section "一般噪声": nodes by the inverse of F
+    # Section "一般噪声" (general noise): nodes by the inverse of F.
+    return distribution.icdf(t), torch.log(weights / weights.sum())
 
 
 def _check_positive(value: float, name: str) -> None:

@@ -1,9 +1,10 @@
 """Spectral normalisation: a layer that computes with coef * W / sigma(W) in place of its weight W.
 
 With W_bar = W / sigma(W), a gradient G of W_bar becomes (G - <G, W_bar> u v') / sigma for W. The division is part of
-the forward pass and not a projection after the optimizer's step, with which the article saw worse samples.
+the forward pass and not a projection after the optimizer's step, which gave worse samples in the article.
 
-Source: kexue.fm/archives/6051, section "谱归一化" (no equation number); Miyato et al. 2018, arXiv:1802.05957.
+Source: kexue.fm/archives/6051, section "谱归一化" (spectral normalisation; no equation number);
+Miyato et al. 2018, arXiv:1802.05957.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class _SpectralNormalization(nn.Module):
         return power_iteration(weight, self.layer, start, WARM_UP).u
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _SpectralNormalization:
-        """Move or convert the module as torch does, but leave u in float32: in half precision it would stop moving."""
+        """Move or convert the module as torch does, but leave u in float32: in half precision it would not change."""
         before = self.u
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.u.is_floating_point() and self.u.dtype.itemsize < 4:
@@ -133,7 +134,7 @@ class _SpectralNormalization(nn.Module):
 def _add_missing_vectors(stages: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Add u to a state dict that holds a weight without it; the current u belongs to another weight.
 
-    A hook of the `ParametrizationList`, because a stage sees only the part of the state that belongs to it.
+    A hook of the `ParametrizationList`, because one parametrization of the list gets only its own part of the state.
     """
     weight = state.get(f"{prefix}original")
     if not isinstance(weight, Tensor) or weight.shape != stages.original.shape:
@@ -144,7 +145,7 @@ def _add_missing_vectors(stages: Any, state: dict[str, Any], prefix: str, *_: An
 
 
 def _is_normalized(layer: nn.Module) -> bool:
-    """Whether `apply_spectral_normalization` has changed this layer."""
+    """Return whether `apply_spectral_normalization` has changed this layer."""
     if not parametrize.is_parametrized(layer, "weight"):
         return False
     stages: Any = layer.parametrizations

@@ -113,7 +113,7 @@ def find_mask(kwargs: Mapping[str, Any]) -> Tensor | None:
 
 
 def declares_causal(backbone: nn.Module, taps: Sequence[Tap]) -> bool:
-    """Whether the backbone's config, or an attention in a tapped layer, says that it looks back only."""
+    """Return whether the backbone's config, or an attention in a tapped layer, declares that it is causal."""
     if getattr(getattr(backbone, "config", None), "is_decoder", False):
         return True
     parts = [part for tap in taps for part in backbone.get_submodule(tap.module).modules()]
@@ -123,7 +123,7 @@ def declares_causal(backbone: nn.Module, taps: Sequence[Tap]) -> bool:
 def measure_causality(
     backbone: nn.Module, taps: Sequence[Tap], states: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> bool | None:
-    """Whether the states before a token stay the same when that token changes; None for a batch without two tokens.
+    """Return whether the states before a token do not depend on it; None for a batch without two tokens.
 
     Args:
         states: what `read_states` returned for these arguments.

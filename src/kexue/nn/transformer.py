@@ -25,7 +25,7 @@ from kexue.nn.linear import Affine
 from kexue.nn.position import LearnedPositions, SinusoidalPositions, T5Bias, rotary_angles, rotate
 
 KeysValues = tuple[Tensor, Tensor]  # (B, H, T, D) each
-Cache = tuple[KeysValues, ...]  # of every layer
+Cache = tuple[KeysValues, ...]  # keys and values of every layer
 Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles
 
 
@@ -89,7 +89,7 @@ class TransformerOutput(NamedTuple):
 
 
 class Transformer(nn.Module):
-    """Map token ids to states; the equations are in the module's docstring.
+    """Transformer from token ids to states; the equations are in the module's docstring.
 
     Weights start as normal(0, 0.02), biases as 0.
 
@@ -191,7 +191,7 @@ class Transformer(nn.Module):
 
 
 class BlockMaps(NamedTuple):
-    """The six maps of a block, from (..., in) to (..., out): modules, or functions of plain tensors.
+    """The six layers of a block, each from (..., in) to (..., out): modules, or functions of plain tensors.
 
     Functions save the time of calling a module, a tenth of the whole for a short text on a processor; only modules
     have hooks and take part in training.

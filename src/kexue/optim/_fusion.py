@@ -57,31 +57,31 @@ def fusible(*, elementwise: bool) -> Callable[[Kind], Kind]:
 
 
 def is_elementwise(base: Optimizer) -> bool:
-    """Whether rows of a parameter may be updated by themselves."""
+    """Return whether rows of a parameter may be updated by themselves."""
     return type(base) in _ELEMENTWISE
 
 
 def is_linear(optimizer: Optimizer) -> bool:
-    """Whether scaling lr at the bottom is known to scale the whole change that this stack makes."""
+    """Return whether scaling lr at the bottom is known to scale the whole change that this stack makes."""
     if isinstance(optimizer, Layer):
         return optimizer.is_linear
     return type(optimizer) in _LINEAR and all(group["lr"] is not None for group in optimizer.param_groups)
 
 
 def is_fused(optimizer: Optimizer) -> bool:
-    """Whether the step at the bottom does all that this stack does, and nothing follows it."""
+    """Return whether the step at the bottom does all that this stack does, and nothing follows it."""
     return optimizer.is_fused if isinstance(optimizer, Layer) else True
 
 
 def can_include_decay(base: Optimizer) -> bool:
-    """Whether p <- (1 - lr rate) p before the step gives the same as p <- p_new - lr rate p_old after it."""
+    """Return whether p <- (1 - lr rate) p before the step gives the same as p <- p_new - lr rate p_old after it."""
     return is_elementwise(base) and all(
         not group.get("weight_decay") or _supports_decoupled_decay(base, group) for group in base.param_groups
     )
 
 
 def has_coupled_decay(base: Optimizer) -> bool:
-    """Whether parameters enter the state, by weight decay that is added to the gradient."""
+    """Return whether parameters enter the state, by weight decay that is added to the gradient."""
     return any(
         group.get("weight_decay")
         and type(base) is not torch.optim.AdamW
@@ -91,7 +91,7 @@ def has_coupled_decay(base: Optimizer) -> bool:
 
 
 def _supports_decoupled_decay(base: Optimizer, group: Group) -> bool:
-    """Whether the optimizer can carry out decoupled decay itself, in addition to any `weight_decay` it has."""
+    """Return whether the optimizer can carry out decoupled decay itself, in addition to any `weight_decay` it has."""
     if type(base) is torch.optim.AdamW:
         return True
     known = type(base) is torch.optim.Adam and "decoupled_weight_decay" in group

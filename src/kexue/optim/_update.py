@@ -87,7 +87,7 @@ class Update:
 
 
 def only_prepares(groups: list[Group]) -> bool:
-    """Whether a step with these groups moves nothing: every lr is 0 and every gradient is zero.
+    """Return whether a step with these groups moves nothing: every lr is 0 and every gradient is zero.
 
     `torch.distributed.checkpoint` makes such a step to create the state of an optimizer that it is about to load.
     """

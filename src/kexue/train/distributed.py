@@ -75,7 +75,7 @@ class Processes:
                 model.reshard()
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process."""
+        """Return whether `flag` is true in any process."""
         if self.world == 1:
             return flag
         largest = torch.tensor(int(flag), device=self.device)

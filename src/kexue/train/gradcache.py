@@ -171,5 +171,5 @@ def _slice_rows(tower: Any, rows: slice) -> Any:
 
 
 def _has_rows(value: Any) -> bool:
-    """Whether a value of a tower has one entry per row."""
+    """Return whether a value of a tower has one entry per row."""
     return hasattr(value, "__len__") and not isinstance(value, str) and getattr(value, "ndim", 1) > 0

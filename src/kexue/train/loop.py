@@ -240,12 +240,12 @@ class Trainer:
         return False
 
     def _is_due(self, every: int | None) -> bool:
-        """Whether something done `every` steps, or for None at the end of each epoch, is due after the last step."""
+        """Return whether something done `every` steps, or at the end of each epoch for None, is due now."""
         place = self.place
         return place.step > 0 and (place.position == 0 if every is None else place.step % every == 0)
 
     def _is_over(self, *, limited: bool = True) -> bool:
-        """Whether the run has come to its end, or if `limited` to that of a smoke run."""
+        """Return whether the run has come to its end, or if `limited` to that of a smoke run."""
         config, place = self.config, self.place
         steps = min(config.steps or math.inf, (limited and config.limit) or math.inf)
         out_of_patience = config.patience is not None and place.stale >= config.patience
