@@ -79,8 +79,10 @@ def encode(value: Any, where: str, name: str, tensors: dict[str, Tensor]) -> Any
         return encode(plain_state(value), where, name, tensors)
     if hasattr(value, "state_dict"):
         return encode(value.state_dict(), where, name, tensors)
-    raise TypeError(f"cannot save {where}, a {type(value).__name__}: expected tensors, numbers, strings, None, "
-        "or dicts, lists and tuples of them")
+    raise TypeError(
+        f"cannot save {where}, a {type(value).__name__}: expected tensors, numbers, strings, None, "
+        "or dicts, lists and tuples of them"
+    )
 
 
 def _detach(value: Tensor | np.ndarray[Any, Any], where: str) -> Tensor:
