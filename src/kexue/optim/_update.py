@@ -23,7 +23,7 @@ class Update:
       accumulation further in decides what the gradients are;
     - `scale`, `decay`, `stand_ins`: work for the step at the bottom, see `_fusion`.
 
-    On the way out it changes the parameters in place. `applied` says whether there was a step at all, `params` which
+    After the step it changes the parameters in place. `applied` says whether there was a step at all, `params` which
     parameters it moved.
 
     Args:

@@ -219,7 +219,7 @@ class Trainer:
             return None
 
     def _evaluate_if_due(self, evaluate: Evaluate | None, log: RunLog, stopped: list[int]) -> bool:
-        """Evaluate and log after the last step; whether a signal cut the evaluation off."""
+        """Evaluate and log after the last step; return whether a signal cut the evaluation off."""
         config, place = self.config, self.place
         counts = self._is_over(limited=False) or self._is_due(config.eval_every)
         if evaluate is None or place.evaluated == place.step or not (counts or self._is_over()):
