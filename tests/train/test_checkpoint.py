@@ -141,12 +141,12 @@ def test_one_flipped_byte_anywhere_is_found(tmp_path, name):
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(tmp_path / "c")
     file.unlink()
-    with pytest.raises(CheckpointError, match=r"incomplete|no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"incomplete|not a checkpoint"):
         load_checkpoint(tmp_path / "c")
 
 
 def test_foreign_and_newer_folders(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         load_checkpoint(tmp_path)
     (tmp_path / "checkpoint.json").write_text('{"weights": 1}')
     with pytest.raises(CheckpointError, match="not written by kexue"):

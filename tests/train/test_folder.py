@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(tmp_path, part
     last = tmp_path / "run" / "last"
     assert (load_checkpoint(last).step, load_checkpoint(tmp_path / "run" / "previous").step) == (9, 6)
     harm(last / part)
-    with pytest.raises(CheckpointError, match=f"{part}|no checkpoint"):
+    with pytest.raises(CheckpointError, match=f"{part}|not a checkpoint"):
         load_checkpoint(last)
     with pytest.warns(UserWarning, match=r"last.*(damaged|incomplete|has no checkpoint\.json).*previous"):
         result = make_run(tmp_path / "run", save_every=3).fit(loader(), evaluate=accuracy)
@@ -153,7 +153,7 @@ def test_what_others_wrote_stops_a_run_before_its_first_step(tmp_path, name, res
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_log_of_others_is_not_removed(tmp_path, content, resume):
     (tmp_path / "log.jsonl").write_text(content)
-    with pytest.raises(DataError, match="no record of a training run"):
+    with pytest.raises(DataError, match="not a record of a training run"):
         run_of(tmp_path, resume=resume).fit(rows())
     assert (tmp_path / "log.jsonl").read_text() == content
     run_of(tmp_path, resume=resume, log=()).fit(rows())  # nor touched by one without a log
