@@ -196,7 +196,7 @@ def get_method(name: str | int) -> Method:
     """Return the record of one article, by slug, by number of its archive (also of `also`), or by address.
 
     Raises:
-        UnknownArticleError: a KeyError; the message has the nearest slugs and numbers.
+        UnknownArticleError: a KeyError; the message names the three nearest slugs or numbers.
 
     >>> get_method(8453).slug, get_method("https://kexue.fm/archives/9064").slug
     ('rotation', 'zlpr')
@@ -207,9 +207,9 @@ def get_method(name: str | int) -> Method:
     try:
         return _BY_NAME[key]
     except KeyError:
-        near = difflib.get_close_matches(key, _BY_NAME, n=3) or [method.slug for method in METHODS]
+        near = difflib.get_close_matches(key, _BY_NAME, n=3, cutoff=0)
         raise UnknownArticleError(
-            f"no article {text!r} in the catalogue; did you mean {', '.join(near)}?",
+            f"no article {text!r} in the catalogue; did you mean {' or '.join(near)}?",
             remedy="`kexue reproduce --list` shows names and numbers.",
         ) from None
 

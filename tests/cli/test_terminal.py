@@ -133,9 +133,9 @@ def test_colours_of_rich_itself_stay(monkeypatch, capsys) -> None:
     ],
 )
 def test_a_percentile_is_never_rounded_up(percentile, shown) -> None:
-    from kexue.cli.search import percentile_words
+    from kexue.cli.search import format_percentile
 
-    assert percentile_words(percentile) == shown
+    assert format_percentile(percentile) == shown
     assert float(shown) <= percentile
 
 

@@ -1,4 +1,4 @@
-"""The command line: `kexue VERB ...`. One file per verb; each is thin and imports its room only when it runs."""
+"""The command line: `kexue VERB ...`. One file per verb; it imports the rest of the package only when it runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ app.add_typer(projector.app, name="projector")
 for module in (search, serve, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, doctor):
     module.register(app)
 
-_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, wherever this version of typer keeps it
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's class, wherever this version of typer keeps it
 
 
 def _version(wanted: bool) -> None:
@@ -109,5 +109,5 @@ def _run(arguments: list[str]) -> int:
             _verb.print_failure(error)
         return _verb.EXIT_FAILED
     if code == _verb.EXIT_INTERRUPTED:  # newer versions of typer return the code
-        print("kexue: interrupted; run the same command again to resume work that can be resumed", file=sys.stderr)
+        print("kexue: interrupted; run the same command again to continue", file=sys.stderr)
     return code if isinstance(code, int) else 0

@@ -21,7 +21,7 @@ IndexPath = Annotated[str, typer.Argument(help="Index: a file, or milvus://HOST:
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.")]
 IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the id; default: a hash of the text.")]
 MetadataColumns = Annotated[
-    str | None, typer.Option("--metadata", help="Columns to keep for filters, separated by commas.")
+    str | None, typer.Option("--metadata", help="Metadata columns to store, for filters; separated by commas.")
 ]
 Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl or parquet.")]
 EncodingErrors = Annotated[
@@ -33,9 +33,17 @@ Model = Annotated[str, typer.Option("--model", help="Encoder: a folder, a hub id
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens of one batch.", min=1)]
+Dehub = Annotated[
+    Literal["none", "csls", "center"],
+    typer.Option("--dehub", help="Correction for hubs (documents that are near very many others): csls or center."),
+]
+Approx = Annotated[
+    str, typer.Option("--approx", help="Kind of search: exact, approx, or auto (approx in a large index).")
+]
 Dims = Annotated[int | None, typer.Option("--dims", help="Dimensions to keep.", min=1)]
 Filters = Annotated[
-    list[str] | None, typer.Option("--filter", help="field=value, !=, <, <=, > or >=; repeated filters must all hold.")
+    list[str] | None,
+    typer.Option("--filter", help="Condition FIELD=VALUE (or !=, <, <=, >, >=); with several, all must hold."),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Common options of every verb, and how answers and errors are printed."""
+"""Common options of every verb, and how output and errors are printed."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class _Formatter(logging.Formatter):
 
 @dataclass(frozen=True)
 class Output:
-    """Output of a verb: its answer on stdout, progress and remarks on stderr."""
+    """Output of a verb: its result on stdout, progress and messages on stderr."""
 
     json: bool
     seed: int
     quiet: bool
 
     def emit(self, record: Mapping[str, Any], render: Callable[[], Any]) -> None:
-        """Print one answer: `record` as a JSON line with `--json`, else the text or rich object of `render`."""
+        """Print one result: `record` as a JSON line with `--json`, else the text or rich object of `render`."""
         if self.json:
             print(json_line(record), flush=True)
             return
@@ -72,7 +72,7 @@ class Output:
         console.print(_Visible(answer), markup=False, highlight=False)
 
     def remark(self, text: str) -> None:
-        """Print a remark on stderr, which is not part of the answer."""
+        """Print a message on stderr, which is not part of the result."""
         if not self.quiet:
             print(visible(text), file=sys.stderr, flush=True)
 
@@ -81,7 +81,9 @@ class Output:
         print(visible(f"{question} [y/N]: "), end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline() if sys.stdin is not None else ""
         if not answer:
-            raise typer.BadParameter(f"nobody answered; add {option} to skip the question")
+            raise typer.BadParameter(
+                f"no answer was given (expected y or n on stdin); add {option} to skip the question"
+            )
         if answer.strip().lower() not in ("y", "yes"):
             self.remark("nothing was done")
             raise typer.Exit(EXIT_FAILED)
@@ -151,9 +153,7 @@ def verb(
                 discard_stdout()
                 raise typer.Exit from error
             except EOFError as error:  # typer would take it for Ctrl-C
-                raise DataError(
-                    f"a file ends too early ({error}).", remedy="Fetch or write it again: it is empty or cut short."
-                ) from error
+                raise DataError(f"a file is truncated ({error}).", remedy="Fetch or write it again.") from error
 
         hints = get_type_hints(function, include_extras=True)
         own = list(inspect.signature(function).parameters.values())[1:]
@@ -211,7 +211,7 @@ def _describe(error: BaseException) -> tuple[str, str | None]:
     if isinstance(error, MemoryError):
         return (
             "not enough memory.",
-            "Use a machine with more, or less at a time: smaller files, --batch-tokens, --memory.",
+            "Use a machine with more memory, smaller files, or lower --batch-tokens or --memory.",
         )
     context = getattr(error, "ctx", None)  # of wrong usage
     return str(error) or type(error).__name__, f"See {context.command_path} --help." if context else None

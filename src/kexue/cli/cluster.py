@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ _Shards = Annotated[
 def embed(
     out: Output,
     inputs: opt.Inputs,
-    target: Annotated[Path, typer.Option("--out", help="Folder for the shards: Parquet files with a column vector.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for the shards, Parquet files with a column `vector`.")],
     ray: _Ray = "local",
     shards: _Shards = None,
     resume: Annotated[bool, typer.Option(help="Keep finished shards; --no-resume encodes everything again.")] = True,
@@ -84,7 +84,7 @@ def index(
     target: Annotated[Path, typer.Option("--out", help="Index file to write.")],
     ray: _Ray = "local",
     shards: _Shards = None,
-    resume: Annotated[bool, typer.Option(help="Continue an interrupted build.")] = True,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted build; --no-resume discards it.")] = True,
     text: opt.TextColumn = None,
     id_column: opt.IdColumn = None,
     metadata: opt.MetadataColumns = None,
@@ -93,11 +93,8 @@ def index(
         str, typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128.")
     ] = "none",
     dims: opt.Dims = None,
-    dehub: Annotated[
-        Literal["none", "csls", "center"],
-        typer.Option(help="Reduce hubs, documents that are near to everything: csls or center."),
-    ] = "none",
-    approx: Annotated[str, typer.Option(help="Search in memory: auto, exact or approx.")] = "auto",
+    dehub: opt.Dehub = "none",
+    approx: opt.Approx = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
@@ -105,7 +102,7 @@ def index(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Build the index that `kexue index build` builds, encoding on a cluster."""
+    """Build an index as `kexue index build` does, with the encoding on a cluster."""
     from kexue.cluster import build_index
 
     with out.progress("indexing") as progress:
@@ -148,7 +145,8 @@ def index(
 def shuffle(
     out: Output,
     inputs: Annotated[
-        list[str], typer.Argument(help="Plain files, which all machines see under these names, read in this order.")
+        list[str],
+        typer.Argument(help="Uncompressed files, read in this order; every machine must see them at the same path."),
     ],
     target: Annotated[str, typer.Option("--out", "--output", "-o", help="File, or folder for shards.")],
     ray: _Ray = "local",

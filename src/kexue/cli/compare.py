@@ -9,7 +9,7 @@ import typer
 
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
-from kexue.cli.search import explanation_lines, percentile_words
+from kexue.cli.search import explanation_lines, format_percentile
 
 if TYPE_CHECKING:
     from kexue.similarity import Explanation
@@ -36,7 +36,7 @@ def compare(
         str | None, typer.Option(help="Index whose encoder, vector space and calibration are used.")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Figure of the transport between words (needs the figures extra).")
+        Path | None, typer.Option(help="Picture of the transport between words to write (needs the figures extra).")
     ] = None,
     model: opt.Model = "auto",
     device: opt.Device = "auto",
@@ -69,7 +69,7 @@ def compare(
 
     def text() -> str:
         percentile = compared.percentile
-        rank = "" if percentile is None else f", percentile {percentile_words(percentile)}"
+        rank = "" if percentile is None else f", percentile {format_percentile(percentile)}"
         rank += "" if percentile is None else f" among {drawn:,} random pairs of {index}"
         lines = [f"cosine {compared.cosine:.3f}{rank}; {kind.upper()} similarity {compared.similarity:.3f}"]
         return "\n".join([*lines, explanation_lines(transport)] if explain and transport is not None else lines)

@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(out: Output) -> None:
-    """Show versions, device, threads, installed extras, models, data sets, and how to solve problems."""
+    """Show versions, device, threads, installed extras, models, data sets, and problems with their solutions."""
     record = examine()
 
     def text() -> str:

@@ -38,11 +38,12 @@ def evaluate(
     ] = None,
     dims: opt.Dims = None,
     pooling: Annotated[
-        list[str] | None, typer.Option(help="cls, pooler, last-avg, first-last-avg or max; repeat to compare.")
+        list[str] | None,
+        typer.Option(help="cls, pooler, mean (or last-avg), first-last-avg or max; repeat to compare."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Part of a named set, such as test.")] = None,
     bootstrap: Annotated[
-        int, typer.Option(help="Number of resamples behind the 95 % intervals; 0: no intervals.", min=0)
+        int, typer.Option(help="Number of bootstrap samples for the 95 % intervals; 0: no intervals.", min=0)
     ] = 1000,
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
     encoding_errors: opt.EncodingErrors = "strict",
@@ -51,9 +52,9 @@ def evaluate(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Score an encoder on labelled pairs: Spearman x100 with its interval, the best value ties allow, paired tests.
+    """Score an encoder on labelled pairs: Spearman x100, its interval, the maximum that ties allow, paired tests.
 
-    A whitening by name is fitted on the texts of each set, labels unseen, as in the article.
+    Named whitenings (pca, rotate, whiten) are fitted to the texts of each data set, without its labels.
     """
     from kexue.similarity import evaluate_pairs, load_pairs
 

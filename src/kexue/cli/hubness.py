@@ -1,4 +1,4 @@
-"""`kexue hubness`: documents that are among the nearest of very many others."""
+"""`kexue hubness`: find hubs, documents that are near very many others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def hubness(
     top: Annotated[int, typer.Option(help="Number of the largest hubs to list.", min=1)] = 20,
     figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
 ) -> None:
-    """Count how often each document is among the nearest of another, and list the most frequent ones."""
+    """Find hubs: count how often each document is among the nearest neighbours of another, and list the largest."""
     from kexue.search.records import hubness_record
 
     measured = _measure(source, k, top, out.seed)
@@ -47,8 +47,8 @@ def hubness(
     def text() -> str:
         sample = "" if report.n == documents else f" (a sample of {documents:,} documents)"
         lines = [
-            f"{report.n:,} vectors{sample}, k = {k}: skewness {report.k_skewness:.2f}, the top 20 % hold "
-            f"{report.top20_share:.0%} of the places, {report.antihub_occurrence:.1%} are never found",
+            f"{report.n:,} vectors{sample}, k = {k}: skewness {report.k_skewness:.2f}, the top 20 % are "
+            f"{report.top20_share:.0%} of all nearest neighbours, {report.antihub_occurrence:.1%} are never one",
             "times  document",
             *(f"{hub['count']:>5}  {hub['id']}  {' '.join(hub['text'].split())[:90]}".rstrip() for hub in hubs),
         ]

@@ -36,12 +36,9 @@ def build(
         str, typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128.")
     ] = "none",
     dims: opt.Dims = None,
-    dehub: Annotated[
-        Literal["none", "csls", "center"],
-        typer.Option(help="Correction for hubs, documents near everything: csls or center."),
-    ] = "none",
-    approx: Annotated[str, typer.Option(help="Search in memory: auto, exact or approx.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Resume an interrupted build.")] = True,
+    dehub: opt.Dehub = "none",
+    approx: opt.Approx = "auto",
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted build; --no-resume discards it.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
@@ -50,7 +47,7 @@ def build(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Build an index from files of texts. After an interruption, the same command resumes where it stopped."""
+    """Build an index from files of texts. After an interruption, the same command continues."""
     from kexue.search import build_index
 
     with out.progress("indexing") as progress:
@@ -98,7 +95,7 @@ def add(
 ) -> None:
     """Add documents, or replace those whose id exists; all inputs are checked before the first is added.
 
-    Columns that are not named are those the index was built with; --id '' and --metadata '' mean that there are none.
+    Without --text, --id or --metadata the columns of the first build are used; --id '' and --metadata '' use none.
     """
     from kexue.search import Index, add_files
 
@@ -154,7 +151,7 @@ def delete(
     if ids_file is not None:
         wanted += [line for line in read_lines(ids_file) if line]
     if bool(wanted) == bool(filters):
-        raise typer.BadParameter("name the documents: either --id / --ids-file, or --filter")
+        raise typer.BadParameter("give either --id or --ids-file, or --filter")
     with Index.open(index) as opened:
         if filters:
             missing: list[str] = []
@@ -194,7 +191,7 @@ def info(out: Output, index: opt.IndexPath) -> None:
 
 @verb(app, "compact", examples=("kexue index compact faq.kx",))
 def compact(out: Output, index: opt.IndexPath) -> None:
-    """Return the space of deleted and replaced documents to the system."""
+    """Free the disk space of deleted and replaced documents."""
     from kexue.search import Index
 
     start = time.perf_counter()
@@ -225,7 +222,7 @@ def check(out: Output, index: opt.IndexPath) -> None:
 
 def _describe_check(report: Any) -> str:
     if report.ok:
-        return f"{report.documents:,} documents in {report.index}, all as they were written"
+        return f"{report.documents:,} documents in {report.index}, no damage found"
     lines = [f"{report.index} is damaged:", *(f"  {problem}" for problem in report.problems)]
     return "\n".join([*lines, f"Next: kexue index restore BACKUP --out {report.index} --overwrite, or build it again"])
 
@@ -237,7 +234,7 @@ def backup(
     target: Annotated[Path, typer.Option("--out", help="File to write; it is an index itself.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older backup.")] = False,
 ) -> None:
-    """Copy an index to one file while it is in use: its state at one moment, checked, whole or not at all."""
+    """Back up an index to one file, even while it is in use. The copy is checked; a failed backup leaves no file."""
     from kexue.search import backup_index
 
     with out.progress("copying") as progress:
@@ -249,7 +246,7 @@ def backup(
 def restore(
     out: Output,
     source: Annotated[Path, typer.Argument(help="File written by kexue index backup.", metavar="BACKUP")],
-    target: Annotated[Path, typer.Option("--out", help="Where the index was.")],
+    target: Annotated[Path, typer.Option("--out", help="Index file to write.")],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing index; its last changes are lost.")
     ] = False,
@@ -299,11 +296,13 @@ def calibrate(
     method: Annotated[
         Literal["isotonic", "platt"], typer.Option(help="isotonic: any increasing curve; platt: for few labels.")
     ] = "isotonic",
-    precision: Annotated[float, typer.Option(help="Precision of the threshold.")] = 0.9,
+    precision: Annotated[
+        float, typer.Option(help="Wanted precision; the lowest score that reaches it is printed.")
+    ] = 0.9,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
 ) -> None:
-    """Fit the meaning of scores: percentile among random pairs and, from judged pairs, a probability."""
+    """Calibrate scores: give each hit a percentile among random pairs and, with judged pairs, a probability."""
     from kexue.search import Index
     from kexue.similarity import load_pairs
 

@@ -26,7 +26,9 @@ def plan(
     dtype: Annotated[Literal["float32", "int8"], typer.Option(help="Type of the vectors in memory.")] = "float32",
     tokens: Annotated[int, typer.Option(help="Mean number of tokens of a document.", min=1)] = 20,
 ) -> None:
-    """Estimate memory, disk and time of an index from constants measured on two processor cores."""
+    """Estimate memory, disk and time of an index of a given size.
+
+    The estimate uses constants measured on two processor cores."""
     from kexue.search import plan_capacity
 
     planned = plan_capacity(_count(docs), dims, qps=qps, dtype=dtype, tokens=tokens)
@@ -36,7 +38,7 @@ def plan(
         memory, index, disk = planned.memory_bytes, planned.index_bytes, planned.disk_bytes
         lines = [
             f"{planned.docs:,} documents of {planned.dims} dimensions",
-            f"memory of a server  {memory / 1e9:9.2f} GB, of which the index {index / 1e9:.2f} GB",
+            f"memory of a server  {memory / 1e9:9.2f} GB (index: {index / 1e9:.2f} GB)",
             f"disk                {disk / 1e9:9.2f} GB",
             f"encoding            {hours:9.2f} h on two cores",
         ]

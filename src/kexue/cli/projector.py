@@ -81,7 +81,7 @@ def on(
     out: Output,
     config: Annotated[Path, typer.Option("--config", help="Configuration file of the bridge (TOML).", exists=True)],
 ) -> None:
-    """Switch on by the ways in the file (Bluetooth, helper, plug), and wait until the projector is on."""
+    """Switch on with the methods in the file (Bluetooth, helper, plug), and wait until the projector is on."""
     _switch(out, "on", _settings(None, config))
 
 
@@ -96,7 +96,7 @@ def simulate(
     out: Output,
     loss: Annotated[float, typer.Option(help="Probability that a datagram gets lost.", min=0, max=1)] = 0.0,
 ) -> None:
-    """Rehearse on loopback with a fake cloud and projector: on, on again, an invalid command, off."""
+    """Simulate cloud and projector on this machine, and send: on, on again, an invalid command, off."""
     from kexue.home import rehearse
 
     rehearsal = asyncio.run(rehearse(loss=loss, seed=out.seed))
@@ -114,7 +114,7 @@ def ir_plan(
         str | None, typer.Option(help="Keys of the infrared remote, separated by commas; default: all.")
     ] = None,
 ) -> None:
-    """Print the article's scheme without a network: wiring, keys to learn, scenes to set up."""
+    """Print the article's infrared plan, which needs no network: wiring, keys to learn, scenes to set up."""
     from kexue.home import ir_plan
 
     plan = ir_plan([key.strip() for key in keys.split(",")] if keys else None)
@@ -141,7 +141,10 @@ def token(
     mac: Annotated[str, typer.Option(help="Bluetooth address of the projector.")],
     counter: Annotated[int, typer.Option(help="Counter of presses, 0 to 255.", min=0, max=255)] = 0,
 ) -> None:
-    """Print the 16 bytes that wake the projector over Bluetooth; whoever knows them can start it."""
+    """Print the 16 bytes that wake the projector over Bluetooth.
+
+    Keep them secret: anyone who knows them can start it.
+    """
     from kexue.home import wake_payload
 
     payload = wake_payload(mac, counter).hex()
@@ -149,7 +152,7 @@ def token(
 
 
 def _settings(host: str | None, config: Path | None) -> BridgeSettings:
-    """Settings from the file, or for the host alone."""
+    """Return the settings of the file, or of the host alone."""
     from kexue.home import BridgeSettings
 
     if (host is None) == (config is None):
@@ -158,7 +161,7 @@ def _settings(host: str | None, config: Path | None) -> BridgeSettings:
 
 
 def _switch(out: Output, command: str, settings: BridgeSettings) -> None:
-    """Switch on or off without the cloud; exit code 1 where the projector does not follow."""
+    """Switch on or off without the cloud; exit code 1 if the projector does not reach that state."""
     outcome = _run(out, settings.make_bridge(connected=False).handle(command))
     if outcome.state != command:
         raise typer.Exit(EXIT_FAILED)
@@ -173,7 +176,7 @@ def _run(out: Output, work: Coroutine[Any, Any, Outcome]) -> Outcome:
 
 
 def _print_outcome(out: Output, outcome: Outcome, seconds: float, *, said: str | None = None) -> None:
-    """Print one outcome, with the text of the command in a rehearsal."""
+    """Print one outcome, with the text of the command in a simulation."""
     record = {"state": outcome.state.value, "action": outcome.action, "reason": outcome.reason, "seconds": seconds}
     prefix = f"{said!r}: " if said is not None else ""
     out.emit(

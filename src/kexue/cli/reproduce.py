@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def reproduce(
     out: Output,
     slugs: Annotated[
-        list[str] | None, typer.Argument(help="Articles: names or numbers as in `--list`, or addresses.")
+        list[str] | None, typer.Argument(help="Articles: names or numbers as in `--list`, or URLs.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All articles that have an experiment.")] = False,
     listing: Annotated[
@@ -45,10 +45,10 @@ def reproduce(
         "runs"
     ),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip runs whose report of the same budget and seed is in --out.")
+        bool, typer.Option("--resume", help="Skip an experiment if --out has its report for this budget and seed.")
     ] = False,
 ) -> None:
-    """Run the experiments of articles: test their claims, print the verdicts, save figures and pictures.
+    """Run the experiments of articles: test the claims, print the verdicts, save numbers and pictures.
 
     The exit code is 0 whatever the verdict, 1 if a run failed.
     """
@@ -82,7 +82,7 @@ def reproduce(
 
 
 def _load_report(folder: Path, budget: str, seed: int) -> Report | None:
-    """The report in `folder` if it is of this budget and seed."""
+    """Return the report in `folder` if it has this budget and seed."""
     from kexue.experiments import Report
 
     if not (folder / "report.json").is_file():
@@ -127,7 +127,7 @@ def _list(out: Output, methods: Iterable[Method], folder: Path) -> None:
 
 
 def _render(report: Report, folder: Path) -> str:
-    """A report as text."""
+    """Return a report as text."""
     lines = [f"{report.slug} ({report.title_zh}, https://kexue.fm/archives/{report.archive})", f"  {report.claim}"]
     for claim in report.claims:
         lines.append(f"  [{claim.verdict}] {claim.text}")

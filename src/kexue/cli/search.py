@@ -51,16 +51,23 @@ def search(
     cross_encoder: Annotated[str | None, typer.Option(help="Folder or hub id for --rerank cross.")] = None,
     dehub: Annotated[
         Literal["none", "csls", "center"] | None,
-        typer.Option(help="Correction for hubs, documents near everything; default: that of the index."),
+        typer.Option(
+            help="Correction for hubs (documents that are near very many others); default: that of the index."
+        ),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show which word of the query matched which.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every document, also in a large index.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which words matched, by the word distance of --rerank (else WRD).")
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every document, even if the index is large.")
+    ] = False,
     candidates: Annotated[
-        int | None, typer.Option(help="Candidates to rerank, or to score in an approximate search.", min=1)
+        int | None,
+        typer.Option(help="Number of candidates to rerank, or to score exactly in an approximate search.", min=1),
     ] = None,
     queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query per line, or -.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Folder or hub id of the encoder of the index, if it has moved.")
+        str | None, typer.Option("--model", help="New folder or hub id of the index's encoder, if it was moved.")
     ] = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -75,7 +82,9 @@ def search(
     from kexue.search.records import Stopwatch
 
     if (rerank == "cross") != (cross_encoder is not None):
-        raise typer.BadParameter("--rerank cross and --cross-encoder FOLDER go together")
+        raise typer.BadParameter(
+            "--rerank cross needs --cross-encoder FOLDER, and --cross-encoder needs --rerank cross"
+        )
     try:
         condition = parse_filter(filters) if filters else None
     except ValueError as error:
@@ -102,10 +111,10 @@ def search(
 def _emit_answers(
     out: Output, index: str, texts: list[str], answers: list[list[Hit]], encoder: Encoder, seconds: dict[str, float]
 ) -> None:
-    """Print the hits of each query; the seconds of a stage are divided equally among the queries."""
+    """Print the hits of each query; the seconds of a step are divided equally among the queries."""
     from kexue.search.records import search_record
 
-    each = {stage: total / len(texts) for stage, total in seconds.items()}
+    each = {step: total / len(texts) for step, total in seconds.items()}
     tokens = encoder.count_tokens(texts)
     cut = [bool(encoder.tokenize([text]).truncated) for text in texts]
     for query, hits, used, short in zip(texts, answers, tokens, cut, strict=True):
@@ -138,17 +147,17 @@ def _read_queries(given: list[str], file: Path | None) -> list[str]:
 
 
 def explanation_lines(explanation: Explanation, most: int = 12) -> str:
-    """Return the heaviest moves of an explanation, one per line, and the distance."""
+    """Return the pairs of words with the largest weight, one per line, and the distance."""
     lines = [
         f"    {pair.source:>14} -> {pair.target:<14} {pair.mass:6.1%} of the weight at cost {pair.cost:.3f}"
         for pair in explanation.pairs[:most]
     ]
     more = len(explanation.pairs) - most
-    rest = f", {more} smaller moves not shown" if more > 0 else ""
+    rest = f", {more} smaller pairs not shown" if more > 0 else ""
     return "\n".join([*lines, f"    {explanation.kind.upper()} distance {explanation.distance:.3f}{rest}"])
 
 
-def percentile_words(percentile: float) -> str:
+def format_percentile(percentile: float) -> str:
     """Return a percentile with as many digits as its distance from 100 needs, never rounded up to 100."""
     left = max(100 - percentile, 1e-3)
     digits = max(2, min(4, math.ceil(-math.log10(left) - 1e-6) + 1))
@@ -156,7 +165,7 @@ def percentile_words(percentile: float) -> str:
     return f"{math.floor(percentile * scale + 1e-6) / scale:.{digits}f}"
 
 
-def _probability_words(probability: Any) -> str:
+def _format_probability(probability: Any) -> str:
     return f"{probability.value:.2f} ({probability.low:.2f}-{probability.high:.2f})"
 
 
@@ -181,9 +190,9 @@ def _make_table(hits: list[Any], title: str | None) -> Table | str:
     table = Table(title=escape(visible(title)) if title else None, title_justify="left", box=None, pad_edge=False)
     columns = [("score", [f"{hit.score:.3f}" for hit in hits])]
     if hits[0].percentile is not None:
-        columns.append(("percentile", [percentile_words(hit.percentile) for hit in hits]))
+        columns.append(("percentile", [format_percentile(hit.percentile) for hit in hits]))
     if hits[0].probability is not None:
-        columns.append(("probability", [_probability_words(hit.probability) for hit in hits]))
+        columns.append(("probability", [_format_probability(hit.probability) for hit in hits]))
     for name, _ in columns:
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)

@@ -29,7 +29,7 @@ def serve(
         typer.Argument(help="Index files; default without --models: the index of the demo.", envvar="KEXUE_STORE"),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 chooses a free one.", min=0, max=65535)] = 8000,
     models: Annotated[
         list[str] | None,
         typer.Option(help="Encoder or cross-encoder: a folder, a hub id, or NAME=FOLDER; may be repeated."),
@@ -39,20 +39,20 @@ def serve(
         typer.Option(help="File of lines read:KEY or write:KEY, with mode 0600.", envvar="KEXUE_API_KEY_FILE"),
     ] = None,
     allow_public: Annotated[
-        bool, typer.Option("--allow-public", help="Allow an address that other machines reach, without a key.")
+        bool, typer.Option("--allow-public", help="Listen on an address that other machines reach, without a key.")
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Further host name that requests to a server without a key may carry; may be repeated."),
+        typer.Option(help="Additional host name (header Host) to accept while no key is set; may be repeated."),
     ] = None,
     cors: Annotated[
         list[str] | None, typer.Option(help="Origin whose web pages may send requests; may be repeated.")
     ] = None,
     readonly: Annotated[bool, typer.Option("--readonly", help="Refuse every change of an index.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     max_batch_tokens: Annotated[int, typer.Option(help="Limit of tokens in one forward pass.", min=1)] = 16384,
-    max_queue: Annotated[int, typer.Option(help="Limit of waiting texts; then requests get status 429.", min=1)] = 1024,
+    max_queue: Annotated[int, typer.Option(help="Maximum number of queued texts; more get status 429.", min=1)] = 1024,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Write queries to the log.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse unknown fields instead of ignoring them.")] = False,
 ) -> None:

@@ -27,8 +27,10 @@ def register(app: typer.Typer) -> None:
 
 
 Inputs = Annotated[list[str], typer.Argument(help="Files of lines, also compressed, read in this order; - is stdin.")]
-Memory = Annotated[str, typer.Option(help="Limit of memory, such as 512M, beside 60 MB for Python.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; default: one is drawn and printed.", min=0)]
+Memory = Annotated[str, typer.Option(help="Limit of memory, such as 512M, plus 60 MB for Python.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Random seed; default: a random one, which is printed.", min=0)
+]
 
 
 def shuffle(
@@ -49,7 +51,8 @@ def shuffle(
     ] = False,
     sample: Annotated[int | None, typer.Option("-n", "--head-count", help="Number of lines to write.", min=0)] = None,
     algorithm: Annotated[
-        Literal["keyed", "rowwise"], typer.Option(help="keyed is uniform; rowwise is the article's, which is not.")
+        Literal["keyed", "rowwise"],
+        typer.Option(help="keyed: uniform; rowwise: the method of article 8662, not uniform."),
     ] = "keyed",
     shards: Annotated[
         int | None, typer.Option(help="Number of output files, with equal numbers of lines.", min=1)
@@ -57,12 +60,15 @@ def shuffle(
     shard_lines: Annotated[int | None, typer.Option(help="Maximum number of lines in an output file.", min=1)] = None,
     shard_bytes: Annotated[str | None, typer.Option(help="Maximum size of an output file, such as 1G.")] = None,
     aligned: Annotated[
-        bool, typer.Option("--aligned", help="Parallel files: the same order for each; the output is a folder.")
+        bool,
+        typer.Option(
+            "--aligned", help="Shuffle all files in the same order (parallel corpora); the output is a folder."
+        ),
     ] = False,
     header: Annotated[
         int,
         typer.Option(
-            help="Lines at the start of the first file that stay on top; the other files' are dropped.", min=0
+            help="Lines at the start of the first file that stay on top; those of other files are dropped.", min=0
         ),
     ] = 0,
     lines_per_record: Annotated[int, typer.Option(help="Lines that stay together, such as 4 in FASTQ.", min=1)] = 1,
@@ -89,7 +95,7 @@ def shuffle(
     if output == "-" and out.json and not dry_run:
         raise typer.BadParameter("lines and --json cannot both go to stdout; name a file with --out")
     if output == "-" and verify:
-        raise typer.BadParameter("stdout cannot be read again; leave --verify out, or name a file with --out")
+        raise typer.BadParameter("stdout cannot be read again; remove --verify, or name a file with --out")
     options: dict[str, Any] = {
         "memory": memory,
         "tmp": tmp,
@@ -143,7 +149,7 @@ def _render_plan(plan: Any) -> str:
         [
             f"records          {lines}, {size(plan.bytes)}",
             f"passes           {plan.passes}, through {plan.buckets:,} buckets",
-            f"memory           {plan.memory / 1e9:,.2f} GB at most, beside 60 MB for Python",
+            f"memory           {plan.memory / 1e9:,.2f} GB at most, plus 60 MB for Python",
             f"temporary files  {size(plan.disk_tmp)}",
             f"output           {size(plan.disk_out)}",
         ]

@@ -1,4 +1,4 @@
-"""`kexue solve`: the roots of a polynomial equation, their derivation, and a figure of them."""
+"""`kexue solve`: the roots of a polynomial equation, their derivation, and a picture of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def solve(
         int | None, typer.Option(help="Decimal digits of the roots (needs the algebra extra).", min=1, max=10_000)
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="File for a figure of the roots in the complex plane (needs the figures extra).")
+        Path | None, typer.Option(help="Picture of the roots in the complex plane to write (needs the figures extra).")
     ] = None,
 ) -> None:
     """Solve a polynomial equation through the symmetry of its roots: exactly up to degree four, numerically beyond."""
@@ -62,7 +62,7 @@ def _integers_of_any_length() -> Iterator[None]:
 
 
 def _answer(out: Output, polynomial: str, steps: bool, latex: bool, digits: int | None, figure: Path | None) -> None:
-    """Solve, draw the figure where one is requested, and print the record."""
+    """Solve, draw the picture if one is requested, and print the record."""
     from kexue import algebra
     from kexue.algebra.notation import polynomial_text
     from kexue.algebra.records import solution_record

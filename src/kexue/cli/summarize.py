@@ -1,4 +1,4 @@
-"""`kexue summarize`: the sentences that best represent many, around a topic."""
+"""`kexue summarize`: choose the sentences that best represent many, around a topic."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def summarize(
     inputs: opt.Inputs,
     topic: Annotated[
         list[str] | None,
-        typer.Option(help="Topic word: the topic is the mean of the texts that contain it. Repeat for several."),
+        typer.Option(help="Topic word: the topic is the mean of the sentences that contain it. Repeat for several."),
     ] = None,
     n: Annotated[int, typer.Option("-n", help="Largest number of sentences.", min=1)] = 5,
     k: Annotated[int, typer.Option("-k", help="Number of neighbours in the graph.", min=1)] = 10,
     redundancy: Annotated[
-        float, typer.Option(help="Cosine to a chosen sentence above which another is skipped.")
+        float, typer.Option(help="A sentence is skipped if its cosine to a chosen one is larger than this.")
     ] = 0.8,
     budget: Annotated[
         int | None, typer.Option(help="Largest number of words in all; a Chinese character counts as one.")
@@ -44,7 +44,7 @@ def summarize(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Choose the texts nearest to a topic by geodesic distance, without near repetitions."""
+    """Choose the sentences nearest to a topic by geodesic distance, leaving out almost equal ones."""
     from kexue.corpus import read_records
     from kexue.similarity import GeodesicSummarizer
 

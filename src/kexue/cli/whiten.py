@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fit, apply, tune and export a whitening.", no_args_is_help=True)
 
 _Beta = Annotated[float, typer.Option(help="Share of the mean to subtract: 0 none, 1 all.")]
-_Gamma = Annotated[float, typer.Option(help="Share of the anisotropy to remove: 0 a rotation, 1 full whitening.")]
+_Gamma = Annotated[float, typer.Option(help="Strength of the scaling: 0 rotates only, 1 whitens fully.")]
 _Whitening = Annotated[Path, typer.Argument(help="A file from `kexue whiten fit` or `tune`.", metavar="W")]
 _OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
 
@@ -146,7 +146,7 @@ def tune(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Choose beta, gamma and the number of dimensions on labelled pairs; the score is on held-out pairs."""
+    """Choose beta, gamma and the dimensions on labelled pairs; the score printed is that of held-out pairs."""
     import numpy as np
 
     from kexue.similarity import load_pairs, tune_whitening
@@ -190,7 +190,7 @@ def export(
     model: Annotated[str, typer.Argument(help="Folder of the encoder, or auto.")],
     target: Annotated[Path, typer.Option("--out", help="Folder to write.")],
 ) -> None:
-    """Write the encoder with the whitening as a plain Dense stage, which other servers can load."""
+    """Export the encoder with the whitening as a Dense layer, which other servers can load."""
     import json
 
     import numpy as np

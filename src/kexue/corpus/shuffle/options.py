@@ -33,7 +33,7 @@ class ShuffleOptions:
         inputs: files, or ``"-"`` for standard input.
         output: a file, a folder, or ``"-"`` for standard output.
         form: how files are cut into records.
-        memory: limit of the process's memory, in bytes, beside 60 MB for Python.
+        memory: limit of the process's memory, in bytes, plus 60 MB for Python.
         workers: number of threads, >= 1.
         others: see `shuffle_files`.
     """

@@ -38,7 +38,7 @@ class ShufflePlan:
         bytes: size of the input; None where it cannot be known beforehand.
         buckets: number of buckets.
         passes: number of passes over the data.
-        memory: limit of memory in bytes, beside 60 MB for Python.
+        memory: limit of memory in bytes, plus 60 MB for Python.
         disk_tmp: size of temporary files, in bytes; None where it cannot be known beforehand.
         disk_out: size of the output, in bytes; None where it cannot be known beforehand.
     """

@@ -107,7 +107,7 @@ def shuffle_files(
         inputs: files, or ``"-"``; gzip, bz2, xz, zstd and lz4 are recognised by their first bytes.
         output: a file (compressed by its ending, .gz .bz2 .xz .zst .lz4), a folder, or ``"-"``. It appears under its
             name when it is whole. Shards are called part-00000 in a folder, name-00000.txt for name.txt.
-        memory: limit of memory, >= 1M, beside 60 MB for Python. Input that does not fit goes through files in `tmp`
+        memory: limit of memory, >= 1M, plus 60 MB for Python. Input that does not fit goes through files in `tmp`
             once, or more often where buckets turn out too large.
         tmp: folder for those files; None: that of the output. They need the size of the input and 12 bytes a line.
         seed: 0 <= seed < 2**64; None draws one, see the report.
