@@ -431,7 +431,7 @@ def test_where_chance_does_as_well_no_curve_is_drawn(visit, scores, n, signal) -
     here.go("whitening", index="faq", dims=16)
     page.locator(".meaning").wait_for()
     words = page.inner_text("main")
-    assert ("There is no signal here" in words) is not signal
+    assert ("No setting is better than chance" in words) is not signal
     assert page.locator("svg .curve").count() == (2 if signal else 0)
     assert page.locator("svg .band").count() == signal
     low, high = answer["rows"][0]["low"], answer["rows"][0]["high"]
@@ -470,15 +470,15 @@ def test_hubness_agrees_with_the_server(visit, server) -> None:
     said = server.ask("v1/hubness?index=faq&k=5&top=4")
     reading = page.locator(".reading").inner_text()
     assert f"skewness {said['k_skewness']:.2f}" in reading
-    assert f"takes {100 * said['top20_share']:.0f} % of all places" in reading
+    assert f"makes up {100 * said['top20_share']:.0f} % of all nearest neighbours" in reading
     assert f"found {said['max']} times" in reading
-    worst = page.get_by_role("region", name="The worst hubs").locator("tbody tr")
+    worst = page.get_by_role("region", name="Largest hubs").locator("tbody tr")
     assert [row.split("\t")[0] for row in worst.all_inner_texts()] == [str(hub["count"]) for hub in said["top"]]
     page.get_by_text("As a table").click()
     bins = page.get_by_role("region", name="How often documents are found").locator("tbody tr")
     assert sum(int(row.split("\t")[1]) for row in bins.all_inner_texts()) == said["n"]
     assert page.locator("svg .column").count() == bins.count()
-    page.get_by_label("Worst listed").fill("2")
+    page.get_by_label("Number of hubs shown").fill("2")
     page.keyboard.press("Enter")
     here.settle()
     assert here.state["top"] == "2"

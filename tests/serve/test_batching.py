@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from kexue.serve import batching
-from kexue.serve.batching import Batcher, Draining, Encoded, Overloaded, PassFailed, choose_pass
+from kexue.serve.batching import (
+    Batcher,
+    EncodingResult,
+    ForwardPassError,
+    QueueFullError,
+    ServerStoppingError,
+    choose_pass,
+)
 
 T = TypeVar("T")
 BAD = 666
@@ -85,7 +92,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(main, 30))
 
 
-async def blocked(encoder: Recorder, batcher: Batcher) -> asyncio.Task[Encoded]:
+async def blocked(encoder: Recorder, batcher: Batcher) -> asyncio.Task[EncodingResult]:
     """Start, and keep the worker in a first pass until the encoder's gate opens."""
     encoder.gate.clear()
     await batcher.start()
@@ -96,7 +103,7 @@ async def blocked(encoder: Recorder, batcher: Batcher) -> asyncio.Task[Encoded]:
     return first
 
 
-async def submitted(batcher: Batcher, *requests: list[np.ndarray]) -> list[asyncio.Task[Encoded]]:
+async def submitted(batcher: Batcher, *requests: list[np.ndarray]) -> list[asyncio.Task[EncodingResult]]:
     tasks = [asyncio.create_task(batcher.submit(sequences)) for sequences in requests]
     await asyncio.sleep(0)
     return tasks
@@ -171,7 +178,7 @@ def test_each_request_gets_its_own_vectors_in_order_from_shared_passes() -> None
     ]
     requests.insert(3, [])
 
-    async def main() -> list[Encoded]:
+    async def main() -> list[EncodingResult]:
         batcher = Batcher(encoder, max_queue=10_000)  # type: ignore[arg-type]
         await batcher.start()
         results = await asyncio.gather(*map(batcher.submit, requests))
@@ -191,7 +198,7 @@ def test_times_and_what_observers_hear(clock: Any) -> None:
     encoder = TimedRecorder(clock)
     heard: list[tuple[int, int, float, float]] = []
 
-    async def main() -> list[Encoded]:
+    async def main() -> list[EncodingResult]:
         batcher = Batcher(encoder)  # type: ignore[arg-type]
         batcher.observe = lambda *values: heard.append(values)
         first = await blocked(encoder, batcher)
@@ -325,7 +332,7 @@ def test_a_full_queue_refuses_and_tells_when_to_come_back(clock: Any) -> None:
         tasks = await submitted(batcher, of_lengths(*[10] * 49))
         tasks += await submitted(batcher, of_lengths(*[10] * 151))  # 49 waited, fewer than 50
         assert batcher.queue_size == 200
-        with pytest.raises(Overloaded, match="Try again in") as caught:
+        with pytest.raises(QueueFullError, match="Try again in") as caught:
             await batcher.submit([ids(1)])
         assert caught.value.retry_after == pytest.approx(0.4)  # 200 wait, ten in 20 ms
         encoder.gate.set()
@@ -340,7 +347,7 @@ def test_before_anything_was_measured_come_back_in_a_second() -> None:
     async def main() -> None:
         batcher = Batcher(Recorder(), max_queue=1)  # type: ignore[arg-type]
         tasks = await submitted(batcher, [ids(1)])
-        with pytest.raises(Overloaded) as caught:
+        with pytest.raises(QueueFullError) as caught:
             await batcher.submit([ids(2)])
         assert caught.value.retry_after == 1.0
         await batcher.drain()
@@ -358,7 +365,7 @@ def test_draining_finishes_what_waits_and_takes_no_more() -> None:
         tasks = await submitted(batcher, of_lengths(*[10] * 60), [ids(3)])
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(batcher.drain(), 0.01)  # giving up on the end loses no work
-        with pytest.raises(Draining):
+        with pytest.raises(ServerStoppingError):
             await batcher.submit([ids(4)])
         encoder.gate.set()
         await batcher.drain()
@@ -379,11 +386,11 @@ def test_a_failing_pass_fails_its_requests_alone(caplog: pytest.LogCaptureFixtur
         tasks = await submitted(batcher, [*of_lengths(*[40] * 7), ids(BAD, 50)], of_lengths(*[10] * 30), of_lengths(5))
         encoder.gate.set()
         bad, good, small = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(bad, PassFailed)
+        assert isinstance(bad, ForwardPassError)
         assert isinstance(bad.__cause__, RuntimeError)
         assert str(bad) == "the model failed on this input: RuntimeError."
-        assert isinstance(good, Encoded)
-        assert isinstance(small, Encoded)
+        assert isinstance(good, EncodingResult)
+        assert isinstance(small, EncodingResult)
         np.testing.assert_array_equal(good.vectors, expected(of_lengths(*[10] * 30)))
         assert batcher.queue_size == 0  # the rest of the failed request was dropped
         await first
@@ -428,7 +435,7 @@ def test_vectors_are_those_of_the_encoder_whatever_the_company(tiny_model: Path)
     words = ["the", "dog", "eats", "a", "small", "red", "ball", "by", "house", "and", "sleeps"]
     requests = [[" ".join(rng.choice(words, size=rng.integers(0, 50))) for _ in range(n)] for n in (1, 1, 20, 1, 7, 64)]
 
-    async def main() -> list[Encoded]:
+    async def main() -> list[EncodingResult]:
         batcher = Batcher(encoder)
         await batcher.start()
         with pytest.raises(ValueError, match=r"sequences\[0\] holds the token id -1"):

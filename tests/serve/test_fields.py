@@ -439,7 +439,7 @@ def check_tei(answer: Any, status: int) -> None:
 
 @pytest.mark.parametrize("path", TEI)
 def test_every_refusal_of_a_tei_route_has_tei_s_shape(client, tmp_path, encoder, monkeypatch, path) -> None:
-    from kexue.serve.batching import Overloaded
+    from kexue.serve.batching import QueueFullError
     from kexue.serve.service import Service
 
     body = BODIES.get(("post", path))
@@ -462,7 +462,7 @@ def test_every_refusal_of_a_tei_route_has_tei_s_shape(client, tmp_path, encoder,
     with monkeypatch.context() as patch:
 
         def busy(*_: object) -> None:
-            raise Overloaded(3.0)
+            raise QueueFullError(3.0)
 
         patch.setattr(Service, "find_model", busy)
         patch.setattr(Service, "work", busy)

@@ -148,7 +148,7 @@ def test_malformed_bodies(shared, method, path, content) -> None:
 @pytest.mark.parametrize("name", ["invalid UTF-8", "a huge integer"])
 def test_what_json_cannot_read_is_told_in_words(shared, name) -> None:
     answer = shared.post("/v1/search", content=MALFORMED[name], headers=JSON)
-    assert answer.json()["error"]["message"].startswith("the body is no JSON in UTF-8")
+    assert answer.json()["error"]["message"].startswith("the body is not JSON in UTF-8")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from kexue.search import Index, TransportReranker
 from kexue.serve import metrics, models
-from kexue.serve.batching import Batcher, Encoded
+from kexue.serve.batching import Batcher, EncodingResult
 from kexue.serve.models import ServedModel, Timing
 from kexue.serve.wire import compute_headers
 
@@ -36,10 +36,10 @@ def clock(fake_clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ServedModel, "_tokenize", moved(tokenize, TOKENIZE))
     submit = Batcher.submit
 
-    async def waited(self: Batcher, sequences: Any) -> Encoded:
+    async def waited(self: Batcher, sequences: Any) -> EncodingResult:
         found = await submit(self, sequences)
         clock.now += QUEUE + INFERENCE
-        return Encoded(found.vectors, QUEUE, INFERENCE)
+        return EncodingResult(found.vectors, QUEUE, INFERENCE)
 
     monkeypatch.setattr(Batcher, "submit", waited)
     monkeypatch.setattr(Index, "search", moved(Index.search, SEARCH))

@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def serving_options(settings: Settings) -> dict[str, Any]:
-    """Return the options of uvicorn: time limits, and no trust in headers about the client's address."""
+    """Return the options of uvicorn: time limits; headers of proxies about the client's address are ignored."""
     return {
         "host": settings.host,
         "port": settings.port,

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from kexue.text import Encoder
 
 _LOG = logging.getLogger("kexue.serve")
-_LOOKAHEAD = 4  # budgets of tokens that are looked at to choose a pass
-_LEAST_SHARE = 0.6  # of the longest sequence of a pass; where one text in ten is long, throughput grows by half
+_LOOKAHEAD = 4  # a pass is chosen among sequences of this many budgets of tokens
+# Least length in a pass, as a share of its longest sequence; where one text in ten is long, throughput grows by half.
+_LEAST_SHARE = 0.6
 _DECAY = 0.9  # weight of a pass in the measured rate after each later pass
 
 
-class Overloaded(KexueError):  # noqa: N818 - a state, not a mistake
+class QueueFullError(KexueError):
     """Too many sequences wait.
 
     Attributes:
@@ -31,22 +32,22 @@ class Overloaded(KexueError):  # noqa: N818 - a state, not a mistake
     """
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("too many texts wait already.", remedy=f"Try again in {retry_after:.1f} seconds.")
+        super().__init__("the queue of texts is full.", remedy=f"Try again in {retry_after:.1f} seconds.")
         self.retry_after = retry_after
 
 
-class Draining(KexueError):  # noqa: N818 - a state, not a mistake
+class ServerStoppingError(KexueError):
     """The server is stopping and takes no new work."""
 
     def __init__(self) -> None:
         super().__init__("the server is stopping and takes no new work.")
 
 
-class PassFailed(KexueError):  # noqa: N818 - as the two above
+class ForwardPassError(KexueError):
     """The forward pass of a request raised the exception ``__cause__``."""
 
 
-class Encoded(NamedTuple):
+class EncodingResult(NamedTuple):
     """Encoded sequences of a request.
 
     Attributes:
@@ -85,14 +86,14 @@ class _Request:
 
 
 def choose_pass(lengths: np.ndarray, anchor: int, budget: int) -> slice:
-    """Return the run of sequences around one of them that makes the fullest forward pass.
+    """Choose the sequences of the next forward pass: the neighbours of one of them that fill it best.
 
-    Among the runs that contain `anchor`, keep to ``rows * longest <= budget`` (or are one row) and have no sequence
-    shorter than 0.6 of the longest, it is the one with most tokens, padding not counted.
+    Of all slices of `lengths` that contain `anchor`, keep to ``rows * longest <= budget`` (or are one row) and have no
+    sequence shorter than 0.6 of the longest, it is the one with most tokens, padding not counted.
 
     Args:
         lengths: (n,) tokens of each sequence, longest first.
-        anchor: place in `lengths` that the run must contain.
+        anchor: place in `lengths` that the slice must contain.
         budget: limit of tokens of the pass, padding included.
 
     Cost: O(n log n).
@@ -161,7 +162,7 @@ class Batcher:
         if self._worker is not None:
             await asyncio.shield(self._worker)  # cancelling `drain` must not cancel the worker
 
-    async def submit(self, sequences: Sequence[np.ndarray]) -> Encoded:
+    async def submit(self, sequences: Sequence[np.ndarray]) -> EncodingResult:
         """Encode token ids, special tokens included, in their order; see `Encoder.tokenize`.
 
         When the awaiting task is cancelled, sequences that are not yet computed are dropped.
@@ -170,15 +171,15 @@ class Batcher:
             sequences: n arrays (t,) of whole numbers; n may exceed `max_queue` while fewer than that wait.
 
         Raises:
-            Overloaded: `max_queue` sequences wait already.
-            Draining: `drain` was called.
+            QueueFullError: `max_queue` sequences wait already.
+            ServerStoppingError: `drain` was called.
             ValueError: the encoder cannot read the sequences (`Encoder.check_ids`); no other request is affected.
-            PassFailed: the encoder raised on a pass with sequences of this request.
+            ForwardPassError: the encoder raised on a pass with sequences of this request.
         """
         if self._draining:
-            raise Draining
+            raise ServerStoppingError
         if self.queue_size >= self._max_queue:
-            raise Overloaded(self._retry_after())
+            raise QueueFullError(self._retry_after())
         request = _Request(self._encoder.check_ids(sequences), self._encoder.dim)
         if request.missing:
             self._ring.append(request)
@@ -189,7 +190,7 @@ class Batcher:
             finally:
                 self._forget(request)
         waited = request.end - request.arrival - request.inference_seconds
-        return Encoded(request.vectors, max(0.0, waited), request.inference_seconds)
+        return EncodingResult(request.vectors, max(0.0, waited), request.inference_seconds)
 
     def _forget(self, request: _Request) -> None:
         """Drop the waiting sequences of a request."""
@@ -263,7 +264,7 @@ class Batcher:
             _LOG.exception("a pass of %d sequences failed.", len(chosen))
             for request in requests:
                 if not request.done.done():
-                    failure = PassFailed(f"the model failed on this input: {type(error).__name__}.")
+                    failure = ForwardPassError(f"the model failed on this input: {type(error).__name__}.")
                     failure.__cause__ = error
                     request.done.set_exception(failure)
                 self._forget(request)

@@ -24,7 +24,7 @@ def check_number(texts: int, field: str) -> None:
     if not texts:
         raise ApiError(400, f"{field} must hold at least one text.", param=_root(field))
     if texts > MAX_INPUTS:
-        raise ApiError(413, f"{field} holds {texts:,} texts, at most {MAX_INPUTS:,} are taken.", param=_root(field))
+        raise ApiError(413, f"{field} holds {texts:,} texts; at most {MAX_INPUTS:,} are allowed.", param=_root(field))
 
 
 def check_text(text: str, field: str, place: str | None = None) -> None:
@@ -34,7 +34,7 @@ def check_text(text: str, field: str, place: str | None = None) -> None:
     try:
         text.encode()  # a thousand times as fast as a loop over thirty million characters
     except UnicodeEncodeError:
-        message = f"{place or field} is no valid Unicode: it holds half a surrogate pair."
+        message = f"{place or field} is not valid Unicode: it holds half a surrogate pair."
         raise ApiError(422, message, param=_root(field)) from None
 
 
@@ -46,15 +46,17 @@ def _root(field: str) -> str:
 def check_filter(filter: Mapping[str, Any] | None) -> None:
     """Refuse a filter that is not legal, has too many conditions, or has an empty list of conditions for a field."""
     if (values := _count_values(filter)) > MAX_LIST:
-        raise ApiError(413, f"filter holds {values:,} values, at most {MAX_LIST:,} are taken.", param="filter")
+        raise ApiError(413, f"filter holds {values:,} values; at most {MAX_LIST:,} are allowed.", param="filter")
     try:
         parsed = conditions(filter or {})
     except (ValueError, OverflowError) as error:
         raise ApiError(400, str(error), param="filter") from None
     if idle := next((field for field, wanted in (filter or {}).items() if wanted == []), None):
-        raise ApiError(400, f"the filter on {idle!r} is an empty list, which every document passes.", param="filter")
+        raise ApiError(400, f"the filter on {idle!r} is an empty list; give a condition, or remove it.", param="filter")
     if len(parsed) > MAX_CONDITIONS:
-        raise ApiError(400, f"filter has {len(parsed)} conditions, at most {MAX_CONDITIONS}.", param="filter")
+        raise ApiError(
+            400, f"filter has {len(parsed)} conditions; at most {MAX_CONDITIONS} are allowed.", param="filter"
+        )
 
 
 def _count_values(part: Any) -> int:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from kexue.errors import DataError, DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
 from kexue.search import IndexBusyError, IndexReadOnlyError, IndexReplacedError
-from kexue.serve.batching import Draining, Overloaded
+from kexue.serve.batching import QueueFullError, ServerStoppingError
 from kexue.serve.target import routed_path
 
 # TEI's routes, offered here or not: their clients read errors in TEI's format.
@@ -112,9 +112,9 @@ def to_api_error(error: Exception) -> ApiError:
     """Translate any exception into an `ApiError`."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, Overloaded):
+    if isinstance(error, QueueFullError):
         return ApiError(429, "The server is busy; try again later.", retry_after=error.retry_after)
-    if isinstance(error, Draining):
+    if isinstance(error, ServerStoppingError):
         return ApiError(503, "The server is shutting down.", retry_after=1)
     if isinstance(error, IndexBusyError):
         return ApiError(429, str(error), retry_after=1)
@@ -123,7 +123,7 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, IndexReadOnlyError):
         return ApiError(403, str(error))
     if isinstance(error, IndexReplacedError):
-        return ApiError(503, f"{error.message} Restart the server to serve what is there now.")
+        return ApiError(503, f"{error.message} Restart the server to use the new file.")
     if isinstance(error, IndexFormatError):
         return ApiError(500, str(error))
     if isinstance(error, sqlite3.Error | json.JSONDecodeError | UnicodeDecodeError):  # stored data
@@ -158,11 +158,11 @@ def install_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         path = request.scope["path"][:_MAX_SHOWN]
         message = {
-            404: f"there is nothing at {path}; /openapi.json describes what there is.",
-            405: f"{request.method} is not for {path}; /openapi.json describes what is.",
+            404: f"there is no route {path}; /openapi.json lists the routes.",
+            405: f"{request.method} is not allowed for {path}; /openapi.json lists what is.",
         }.get(error.status_code, str(error.detail))
         if error.detail == "There was an error parsing the body":  # FastAPI's, where `json` gives no place
-            message = "the body is no JSON in UTF-8, or holds a whole number of thousands of digits."
+            message = "the body is not JSON in UTF-8, or holds a whole number of thousands of digits."
         answer = error_response(request, ApiError(error.status_code, message))
         answer.headers.update(error.headers or {})
         return answer
@@ -177,21 +177,21 @@ def _describe_invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
     """Return one error of an invalid request: its place, the expected value and the received one."""
     if errors[0]["type"] == "json_invalid":
         reason, at = errors[0]["ctx"]["error"], errors[0]["loc"][-1]
-        return ApiError(400, f"the body is no JSON: {reason}, at character {at}.")
+        return ApiError(400, f"the body is not JSON: {reason}, at character {at}.")
     # pydantic lists an error for every type that a field may have: the best type is the one that reads most of it.
-    ways: dict[tuple[Any, ...], list[tuple[tuple[str | int, ...], Mapping[str, Any]]]] = {}
+    by_type: dict[tuple[Any, ...], list[tuple[tuple[str | int, ...], Mapping[str, Any]]]] = {}
     for one in errors:
         if one["loc"][:2] == errors[0]["loc"][:2]:
             path, way = _path(one, body)
-            ways.setdefault(way, []).append((path, one))
+            by_type.setdefault(way, []).append((path, one))
 
     def reach(failures: list[tuple[tuple[str | int, ...], Mapping[str, Any]]]) -> tuple[Any, ...]:
         path, one = failures[0]
         places = [part for part in path if isinstance(part, int)]
         return len(path), -len(failures), places, one["type"] not in _EXPECTED
 
-    most = max(map(reach, ways.values()))
-    best = [failures[0] for failures in ways.values() if reach(failures) == most]
+    most = max(map(reach, by_type.values()))
+    best = [failures[0] for failures in by_type.values() if reach(failures) == most]
     path, first = best[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)[1:] or "the body"
     param = str(path[0]) if path else None

@@ -33,7 +33,7 @@ class Fields(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        """Return a schema in which every list stops at its first wrong item: a million errors say no more than one."""
+        """Return a schema in which every list stops at its first wrong item, which avoids a million errors."""
         return _fail_fast(handler(source))
 
     @model_validator(mode="before")

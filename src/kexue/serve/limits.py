@@ -26,14 +26,14 @@ def check_head(scope: Scope) -> ApiError | None:
     """Return an error for an address or headers over the limits; None where they are within."""
     target = len(scope.get("raw_path") or scope["path"].encode()) + len(scope.get("query_string", b""))
     if target > MAX_HEAD:
-        return ApiError(414, f"The address of the request has {target:,} bytes, at most {MAX_HEAD:,} are taken.")
+        return ApiError(414, f"The address of the request has {target:,} bytes; at most {MAX_HEAD:,} are allowed.")
     headers = scope["headers"]
     size = sum(len(name) + len(value) for name, value in headers)
     if size > MAX_HEAD or len(headers) > MAX_HEADERS:
         return ApiError(
             431,
-            f"The request has {len(headers)} headers of {size:,} bytes, at most {MAX_HEADERS} of {MAX_HEAD:,} "
-            "are taken.",
+            f"The request has {len(headers)} headers of {size:,} bytes; at most {MAX_HEADERS} of {MAX_HEAD:,} "
+            "are allowed.",
         )
     return None
 
@@ -66,7 +66,7 @@ class JsonMeter:
         for start in range(0, len(chunk), _PIECE):
             piece = chunk[start : start + _PIECE]
             if b"\0" in piece:  # UTF-16 and UTF-32 have it; their quotes would be miscounted
-                return ApiError(400, "The body is no JSON in UTF-8: it holds a byte 0.")
+                return ApiError(400, "The body is not JSON in UTF-8: it holds a byte 0.")
             self._count(piece)
             for what, (_, most) in MAX_JSON.items():
                 if self.counts[what] > most:

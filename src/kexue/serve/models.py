@@ -34,7 +34,7 @@ class Timing(NamedTuple):
     inference: float = 0.0
 
 
-class Embedded(NamedTuple):
+class EmbeddingResult(NamedTuple):
     """Encoded texts.
 
     Attributes:
@@ -86,7 +86,7 @@ class ServedModel:
         normalize: bool | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
-    ) -> Embedded:
+    ) -> EmbeddingResult:
         """Encode texts, or token ids with special tokens, in batches with those of other requests.
 
         Args:
@@ -108,7 +108,7 @@ class ServedModel:
         self.metrics.tokens.labels(self.name).inc(sum(counts))
         vectors = self._shape(encoded.vectors, normalize, dimensions)
         timing = Timing(tokenize_seconds, encoded.queue_seconds, encoded.inference_seconds)
-        return Embedded(
+        return EmbeddingResult(
             vectors, counts, timing, truncation_warnings(getattr(sequences, "truncated", 0), self.encoder.max_length)
         )
 

@@ -108,7 +108,7 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     wanted = top_k if rerank is None else count_candidates(top_k, body.candidates)
     options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
     if body.candidates is not None and rerank is None and body.dehub != "csls" and not _is_approximate(served.index):
-        warnings.append("candidates changes nothing: every document is compared, and none is reranked.")
+        warnings.append("the field candidates has no effect: every document is compared, and none is reranked.")
     [hits] = await service.work(served.index.search, queries, wanted, **options)
     watch.lap("search")
     if rerank is not None or body.explain:
@@ -141,7 +141,7 @@ def _check_search(body: SearchRequest) -> tuple[int, str | None]:
         raise ApiError(400, "give query or vector, not both.", param="vector")
     rerank = None if body.rerank in (None, "none") else body.rerank
     if body.query is None and (rerank is not None or body.explain):
-        raise ApiError(400, "rerank and explain look at words: give query, not vector.", param="vector")
+        raise ApiError(400, "rerank and explain need the query as text: give query, not vector.", param="vector")
     if body.k is not None and body.top_k is not None and body.k != body.top_k:
         raise ApiError(400, f"k is another name for top_k; got {body.k} and {body.top_k}.", param="k")
     return body.top_k or body.k or 10, rerank
@@ -200,7 +200,7 @@ async def delete(name: str, body: DeleteRequest, service: Here, warnings: Warnin
     if (body.ids is None) == (body.filter is None):
         raise ApiError(400, "give either ids or filter; an empty filter {} removes everything.", param="ids")
     if body.ids is not None and len(body.ids) > MAX_LIST:
-        raise ApiError(413, f"at most {MAX_LIST:,} ids are taken at a time.", param="ids")
+        raise ApiError(413, f"at most {MAX_LIST:,} ids are allowed at a time.", param="ids")
     check_filter(body.filter)
 
     def work() -> dict[str, Any]:

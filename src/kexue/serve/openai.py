@@ -35,7 +35,7 @@ class EmbeddingsRequest(Fields):
     normalize: bool | None = Field(None, description="Scale vectors to length 1; default: as the model does.")
     prompt_name: str | None = Field(None, description="Name of a prompt of the model, put before each text.")
     input_type: Literal["query", "document"] | None = Field(
-        None, description="Choose the model's prompt for queries or documents, if it has one; prompt_name wins."
+        None, description="Choose the model's prompt for queries or documents, if it has one; prompt_name has priority."
     )
 
 
@@ -64,7 +64,7 @@ async def embeddings(body: EmbeddingsRequest, service: Here, warnings: Warnings)
 def _prompt(body: EmbeddingsRequest, model: ServedModel, *, ids: bool) -> tuple[str | None, list[str]]:
     """Return the prompt to put before the texts, and warnings on fields that have no effect."""
     if ids and body.prompt_name is not None:
-        raise ApiError(400, "prompt_name goes with texts; token ids are read as they are.", param="prompt_name")
+        raise ApiError(400, "prompt_name needs texts; token ids are read as they are.", param="prompt_name")
     if body.input_type is None:
         return body.prompt_name, []
     if body.prompt_name is not None:
@@ -73,7 +73,7 @@ def _prompt(body: EmbeddingsRequest, model: ServedModel, *, ids: bool) -> tuple[
     prompt = None if ids else choose_prompt(model.encoder, role)
     if prompt is None:
         why = "token ids are read as they are" if ids else f"{model.name} reads every text alike"
-        return None, [f"input_type changes nothing: {why}."]
+        return None, [f"the field input_type has no effect: {why}."]
     return prompt, []
 
 

@@ -12,7 +12,7 @@ from kexue.serve import errors
 from kexue.serve.errors import ApiError
 from kexue.serve.limits import JsonMeter, check_head
 from kexue.serve.settings import Settings
-from kexue.serve.target import SAFE, HostNames, find_foreign_site, parse_host, routed_path
+from kexue.serve.target import SAFE, HostNames, find_other_origin, parse_host, routed_path
 
 # With the files of the page, the only paths that need no key where keys are set.
 OPEN = ("/", "/health", "/ready", "/openapi.json")
@@ -94,12 +94,12 @@ class AccessControl:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         if host is None and (hosts or scope.get("http_version") != "1.0"):
-            return ApiError(400, "A request names one host: Host: NAME or NAME:PORT.")
+            return ApiError(400, "The request must have exactly one header Host: NAME or NAME:PORT.")
         if not self.keys and host is not None and not self.hosts.contains(host[0], scope):
-            return ApiError(421, f"This server is not {host[0]}; --allow-host would let it answer to that name.")
-        site = find_foreign_site(scope, self.cors) if not self.keys or self._writes(scope) else None
+            return ApiError(421, f"The host name {host[0]} is not accepted; --allow-host {host[0]} allows it.")
+        site = find_other_origin(scope, self.cors) if not self.keys or self._writes(scope) else None
         if site is not None:
-            return ApiError(403, f"This server takes no requests from {site}; --cors ORIGIN would let them in.")
+            return ApiError(403, f"Requests from {site} are not accepted; --cors ORIGIN allows them.")
         return None
 
     def _check_length(self, scope: Scope) -> ApiError | None:
@@ -113,7 +113,7 @@ class AccessControl:
         """Refuse a request without the key it needs, and writes to a read-only server."""
         path, method = routed_path(scope), scope["method"]
         if not path.startswith("/"):
-            return ApiError(400, "The path of a request begins with a slash.")
+            return ApiError(400, "The path of a request must begin with a slash.")
         if self.keys and not (path in OPEN or path.startswith("/web/") or method == "OPTIONS"):
             scheme, _, key = Request(scope).headers.get("authorization", "").partition(" ")
             allowed = _scope_of(key.strip(), self.keys) if scheme.lower() == "bearer" else None

@@ -22,7 +22,7 @@ from kexue.search import (
     Reranker,
     TransportReranker,
 )
-from kexue.serve.batching import Batcher, Overloaded
+from kexue.serve.batching import Batcher, QueueFullError
 from kexue.serve.errors import ApiError
 from kexue.serve.metrics import Metrics
 from kexue.serve.models import ServedModel
@@ -131,7 +131,7 @@ class Service:
                 model.whitening = index.space.whitening
 
     def _open(self, path: str | os.PathLike[str]) -> tuple[Index, bool]:
-        """Open an index, for reading if its file cannot be written; return it and whether it can be written."""
+        """Open an index, read-only if its file cannot be written; return it and whether it can be written."""
         if self.settings.readonly:
             return Index.open(path, readonly=True), False
         try:
@@ -222,9 +222,9 @@ class Service:
     # Work in threads
 
     async def work(self, task: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Run a blocking call in a thread; Overloaded (429) when `max_queue` calls wait already."""
+        """Run a blocking call in a thread; QueueFullError (429) when `max_queue` calls wait already."""
         if self._running >= self.settings.max_queue:
-            raise Overloaded(1.0)
+            raise QueueFullError(1.0)
         self._running += 1
         try:
             loop = asyncio.get_running_loop()

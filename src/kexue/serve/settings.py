@@ -14,7 +14,7 @@ from kexue.serve.target import is_loopback, is_origin, parse_host
 
 Scope = Literal["read", "write"]
 MAX_BODY = 32 * 2**20
-_PRIVATE = "Run chmod 600 on it (0400, 0440 and 0444 do as well)."
+_PRIVATE = "Run chmod 600 on it (0400, 0440 and 0444 are accepted, too)."
 
 
 @dataclass(frozen=True)

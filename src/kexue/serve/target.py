@@ -90,8 +90,8 @@ class HostNames:
         return name in self._known or name == arrived or is_loopback(name) or (self._all_addresses and is_address(name))
 
 
-def find_foreign_site(scope: Scope, allowed: Sequence[str]) -> str | None:
-    """Return the site of a foreign page that sent a request, from the headers of its browser; None where there is none.
+def find_other_origin(scope: Scope, allowed: Sequence[str]) -> str | None:
+    """Return the origin, other than the server's own, whose page sent a request, from the browser's headers; else None.
 
     Following a link does not count as a request of the page that holds the link.
 

@@ -53,8 +53,8 @@ class SimilarityRequest(Fields):
     parameters: Parameters | None = None
 
 
-def _may_cut(how: EmbedRequest | Parameters) -> bool:
-    """Return whether long texts may be cut on the right; if not, or if only on the left, they are refused."""
+def _may_truncate(how: EmbedRequest | Parameters) -> bool:
+    """Return whether long texts may be truncated at the end; else they are refused."""
     return how.truncate and how.truncation_direction.lower() == "right"
 
 
@@ -66,7 +66,11 @@ async def embed(body: EmbedRequest, service: Here, warnings: Warnings) -> Respon
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     check_texts(texts, "inputs")
     encoded = await model.embed(
-        texts, prompt=body.prompt_name, normalize=body.normalize, dimensions=body.dimensions, truncate=_may_cut(body)
+        texts,
+        prompt=body.prompt_name,
+        normalize=body.normalize,
+        dimensions=body.dimensions,
+        truncate=_may_truncate(body),
     )
     return reply(encoded.vectors, timing_headers(model, encoded, sum(map(len, texts))), warnings + encoded.warnings)
 
@@ -80,7 +84,7 @@ async def similarity(body: SimilarityRequest, service: Here, warnings: Warnings)
     check_text(source, "inputs.source_sentence")
     check_texts(others, "inputs.sentences")
     how = body.parameters or Parameters()
-    encoded = await model.embed([source, *others], prompt=how.prompt_name, truncate=_may_cut(how))
+    encoded = await model.embed([source, *others], prompt=how.prompt_name, truncate=_may_truncate(how))
     first = np.broadcast_to(encoded.vectors[0], encoded.vectors[1:].shape)
     cosines: Any = pair_cosine(first, encoded.vectors[1:])
     characters = len(source) + sum(map(len, others))

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from kexue.serve.errors import ApiError
 from kexue.serve.fields import warn_unknown
-from kexue.serve.models import Embedded, ServedModel, Timing
+from kexue.serve.models import EmbeddingResult, ServedModel, Timing
 from kexue.serve.service import Service
 
 _MAX_SHOWN = 60  # characters of a wrong header in an error
@@ -91,7 +91,7 @@ async def get_warnings(request: Request) -> list[str]:
 Warnings = Annotated[list[str], Depends(get_warnings)]
 
 
-def timing_headers(model: ServedModel, encoded: Embedded, characters: int) -> dict[str, str]:
+def timing_headers(model: ServedModel, encoded: EmbeddingResult, characters: int) -> dict[str, str]:
     """Return TEI's headers on an encoding; times in milliseconds."""
     return compute_headers(str(model.encoder.device.type), encoded.timing, sum(encoded.tokens), characters)
 

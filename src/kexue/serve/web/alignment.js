@@ -1,4 +1,4 @@
-// Which word went to which: two rows of words joined by the mass that moved, and a table that adds up to the distance.
+// Draws the word alignment: two rows of words joined by the mass that moved, and a table that adds up to the distance.
 
 import { el, fold, responsive, svg, table } from "./dom.js";
 import { number, t } from "./i18n.js";

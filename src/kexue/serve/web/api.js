@@ -1,4 +1,4 @@
-// The server: JSON in and out, errors with the server's own words, and a key that lives as long as the tab.
+// Requests to the server: JSON in and out, errors in the server's words, and an API key kept as long as the tab.
 
 import { el, field } from "./dom.js";
 import { t } from "./i18n.js";
@@ -36,7 +36,7 @@ export async function ask(path, { body, signal } = {}) {
   throw new ApiError(said ?? fallback, response.status, response.headers.get("Retry-After"));
 }
 
-/** Runs one question at a time: a newer one aborts the older. */
+/** Runs one request at a time: a newer one aborts the older. */
 export class Latest {
   #controller = null;
 

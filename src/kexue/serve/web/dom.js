@@ -1,4 +1,4 @@
-// Elements without markup in strings: whatever a document says becomes text, never HTML.
+// Creates elements safely: strings become text, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 

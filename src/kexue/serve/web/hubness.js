@@ -1,4 +1,4 @@
-// Which documents are found by everything, and how bad that is.
+// Panel "Hubness": the documents that are near very many others, and measures of it.
 
 import { Latest, ask, problem } from "./api.js";
 import { bars } from "./chart.js";
@@ -65,7 +65,7 @@ export function mount(root, { set }) {
   function draw(report) {
     status.textContent = "";
     const percent = (share, digits = 0) => number(100 * share, digits);
-    const degree = report.k_skewness < 1 ? "slight" : report.k_skewness < 2 ? "marked" : "strong";
+    const degree = report.k_skewness < 1 ? "slight" : report.k_skewness < 2 ? "moderate" : "strong";
     const reading = [
       t(`hub_${degree}`, { skewness: number(report.k_skewness, 2) }),
       t("hubTop", { share: percent(report.top20_share) }),

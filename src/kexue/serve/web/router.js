@@ -1,8 +1,8 @@
-// The address says everything: #panel?name=value reproduces what is on the page.
+// State of the page in its URL: #panel?name=value reproduces what is shown.
 
 export const PANELS = ["search", "compare", "map", "whitening", "hubness"];
 
-/** What the address says: the panel, and its state as strings. */
+/** The panel and its state, as strings, from the address. */
 export function read() {
   const [name, query = ""] = splitOnce(location.hash.slice(1), "?");
   const panel = PANELS.includes(name) ? name : PANELS[0];

@@ -101,7 +101,7 @@ export function mount(root, { set }) {
       facts.push([
         t("againstOwn"),
         t("againstOwnWords", {
-          score: `${signed(row.score - own.score)}${apart(row, own) ? "" : t("notTold")}`,
+          score: `${signed(row.score - own.score)}${apart(row, own) ? "" : t("withinUncertainty")}`,
           memory: number((100 * row.memory_bytes) / own.memory_bytes, 0),
         }),
       ]);
@@ -109,7 +109,7 @@ export function mount(root, { set }) {
     sliders.facts.replaceChildren(
       ...facts.map(([name, words]) => el("div", {}, el("dt", {}, name), el("dd", {}, words))),
     );
-    sliders.own.textContent = row === own ? t("isOwn") : own ? t("notOwn") : t("ownUnknown");
+    sliders.own.textContent = row === own ? t("ownChosen") : own ? t("ownMarked") : t("ownNotMeasured");
     const family = (one) => one.beta === row.beta && one.gamma === row.gamma;
     const series = (quantity) =>
       [...Map.groupBy(rows, ({ beta, gamma }) => `${beta} ${gamma}`).values()]
