@@ -138,7 +138,7 @@ def test_interrupted_it_says_so_and_goes_on(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert b"run the same command again to resume" in err
+    assert b"run the same command again to continue" in err
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True)
     report = json.loads(done.stdout)
     assert report["resumed"]

@@ -416,7 +416,10 @@ def test_bad_input_is_told_before_anything_starts(source, tmp_path, encoder, mon
         build_index(source, tmp_path / "there.kx", encoder=encoder)
     with pytest.raises(ValueError, match="approx must be"):
         build_index(source, tmp_path / "new.kx", encoder=encoder, approx="fast")
-    for vectors, message in ((tmp_path, "it has no shards"), (source, r"no array.*Give a \.npy file")):
+    for vectors, message in (
+        (tmp_path, "the folder has no shards"),
+        (source, r"it is not a \.npy file.*Give a \.npy file"),
+    ):
         with pytest.raises(DataError, match=message):
             whitening_moments(vectors)
     with pytest.raises(ValueError, match=r"matrix \(n, d\)"):

@@ -512,7 +512,7 @@ VECTOR_FILES = {
     "empty": (b"", "empty"),
     "cut in the header": (MATRIX[:20], "can be read"),
     "cut in the numbers": (MATRIX[:-8], "can be read"),
-    "text": (b"1 2 3\n", "no array"),
+    "text": (b"1 2 3\n", "it is not a .npy file"),
     "archive": (npz(), "archive of several arrays"),
     "damaged archive": (b"PK\x03\x04" + bytes(30), "archive"),
     "objects": (npy(np.array([{}], object), allow_pickle=True), "can be read"),

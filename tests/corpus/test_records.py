@@ -225,9 +225,9 @@ def test_files_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 MISTAKES: dict[str, tuple[str, bytes, dict[str, object], dict[str, object], str]] = {
     # name of the case: file, content, arguments, what the error tells, words it says
-    "empty": ("a.csv", b"", {}, {}, "holds no text"),
-    "blank lines": ("a.txt", b"\n \n", {}, {}, "holds no text"),
-    "header only": ("a.csv", b"text\n", {}, {}, "holds no text"),
+    "empty": ("a.csv", b"", {}, {}, "the file has no text"),
+    "blank lines": ("a.txt", b"\n \n", {}, {}, "the file has no text"),
+    "header only": ("a.csv", b"text\n", {}, {}, "the file has no text"),
     "wrong column": ("a.csv", b"a,b\n1,2\n", {"text": "question"}, {"column": "question"}, "There are: a, b"),
     "wrong id column": ("a.csv", b"text,b\n1,2\n", {"id": "nr"}, {"column": "nr"}, "There are: text, b"),
     "wrong metadata": ("a.csv", b"text,b\n1,2\n", {"metadata": ["c"]}, {"column": "c"}, "There are: text, b"),

@@ -18,7 +18,7 @@ from kexue._progress import Progress
 from kexue._text import standard_input
 from kexue.cluster.embed import embed
 from kexue.cluster.session import RaySession
-from kexue.cluster.shards import list_shards, read_facts, read_shard
+from kexue.cluster.shards import list_shards, read_metadata, read_shard
 from kexue.cluster.statistics import compute_moments
 from kexue.corpus.decoding import MAX_BYTES
 from kexue.corpus.open import STDIN
@@ -35,7 +35,7 @@ _STDIN_COPY = "stdin.txt"
 
 @dataclass(frozen=True)
 class ClusterBuildReport(BuildReport):
-    """Result of `build_index`: that of one machine, the number of shards, and those repeated after a worker died."""
+    """Result of `build_index`: the report of one machine, with the numbers of shards and of those repeated."""
 
     shards: int
     retried: int
@@ -61,7 +61,7 @@ def build_index(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ClusterBuildReport:
-    """Build the index that `kexue.search.build_index` builds, encoding on a cluster.
+    """Build an index as `kexue.search.build_index` does, with the encoding on a cluster.
 
     Texts are encoded in shards in the folder ``<out>.shards``; the moments for a whitening that has to be fitted are
     computed shard by shard; then this machine writes the index. After an interruption the same call continues.
@@ -115,9 +115,9 @@ class _ShardEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        facts = read_facts(list_shards(folder)[0])
-        assert facts is not None
-        self.identity = facts.identity
+        stored = read_metadata(list_shards(folder)[0])
+        assert stored is not None
+        self.identity = stored.identity
         self._pairs = _read_pairs(folder)
 
     def encode(self, texts: list[str]) -> Vectors:

@@ -17,16 +17,16 @@ from kexue._text import same_json
 from kexue.cluster.pool import Job, Pool
 from kexue.cluster.session import RaySession
 from kexue.cluster.shards import (
-    Facts,
-    cut,
-    drop_others,
+    ShardMetadata,
     encode_table,
     encoder_record,
-    facts_of,
     layout,
-    read_facts,
+    metadata_of,
+    read_metadata,
+    remove_old_shards,
     shard_path,
-    with_facts,
+    split_into_shards,
+    with_metadata,
     write_shard,
 )
 from kexue.corpus import read_records
@@ -156,22 +156,22 @@ def embed(
         pool = Pool(session, partial(_make_function, _choose_opener(encoder)), gpu=True)
         for number, table in pool.map(job.missing(), most=len(job.paths)):
             job.store(number, table)
-        drop_others(folder, len(job.paths))
+        remove_old_shards(folder, len(job.paths))
     caught_texts = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    facts = [job.facts[number] for number in range(len(job.paths))]
+    stored = [job.shard_metadata[number] for number in range(len(job.paths))]
     return EmbedReport(
         out=str(folder),
         n=job.total,
-        dims=facts[0].dim,
+        dims=stored[0].dim,
         shards=len(job.paths),
         resumed=len(job.paths) - job.encoded,
         retried=pool.retried,
         skipped=spool.doubles,
         replaced=records.replaced,
-        truncated=sum(one.truncated for one in facts),
+        truncated=sum(one.truncated for one in stored),
         model={name: job.encoder[name] for name in ("id", "fingerprint")},
         seconds=time.perf_counter() - began,
-        warnings=list(dict.fromkeys([*caught_texts, *(line for one in facts for line in one.warnings)])),
+        warnings=list(dict.fromkeys([*caught_texts, *(line for one in stored for line in one.warnings)])),
     )
 
 
@@ -199,7 +199,7 @@ class _ShardJob:
     Attributes:
         total: number of texts.
         paths: files of the shards, in order.
-        facts: facts of finished shards, by number.
+        shard_metadata: metadata of finished shards, by number.
         encoded: number of shards that this run encodes.
     """
 
@@ -217,8 +217,8 @@ class _ShardJob:
         self.total = len(spool)
         rows, batches = layout(self.total, shards)
         self.paths = [shard_path(folder, number, len(batches)) for number in range(len(batches))]
-        self.facts: dict[int, Facts] = {}
-        self._tables = cut(spool, rows, batches)
+        self.shard_metadata: dict[int, ShardMetadata] = {}
+        self._tables = split_into_shards(spool, rows, batches)
         self._digests: dict[int, str] = {}
         self._resume = resume
         self._progress = progress
@@ -232,12 +232,12 @@ class _ShardJob:
     def missing(self) -> Iterator[Job]:
         """Yield number and table of each shard that has to be encoded; count the others as done."""
         for number, (table, digest) in enumerate(self._tables):
-            facts = read_facts(self.paths[number]) if self._resume else None
-            if facts is not None and facts.sha256 == digest and same_json(facts.encoder, self.encoder):
-                self.facts[number] = facts
+            stored = read_metadata(self.paths[number]) if self._resume else None
+            if stored is not None and stored.sha256 == digest and same_json(stored.encoder, self.encoder):
+                self.shard_metadata[number] = stored
                 self._count(table.num_rows)
                 continue
-            if facts is not None:
+            if stored is not None:
                 warnings.warn(
                     f"{self.paths[number].name} is encoded again: it holds other texts or another encoder's vectors.",
                     stacklevel=2,
@@ -247,8 +247,8 @@ class _ShardJob:
 
     def store(self, number: int, table: Any) -> None:
         """Write the file of a shard that a worker encoded."""
-        self.facts[number] = facts_of(table)._replace(encoder=self.encoder, sha256=self._digests[number])
-        write_shard(self.paths[number], with_facts(table, self.facts[number]))
+        self.shard_metadata[number] = metadata_of(table)._replace(encoder=self.encoder, sha256=self._digests[number])
+        write_shard(self.paths[number], with_metadata(table, self.shard_metadata[number]))
         self._count(table.num_rows)
 
     def _count(self, rows: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from kexue.cluster.session import RaySession
 from kexue.errors import RetryError
 
-TRIES = 3  # attempts at an item whose workers die, before the item is taken as the cause
+TRIES = 3  # attempts at an item; if its worker dies every time, the item is taken as the cause
 
 Job = tuple[int, Any]
 """Number and value of an item."""
@@ -89,7 +89,7 @@ class Pool:
 
 
 class _Worker:
-    """Process that runs the function; it is made at the first item, so that an error of `make` is that item's."""
+    """Process that runs the function, which `make` returns at the first item: an error of `make` is reported there."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self._make = make

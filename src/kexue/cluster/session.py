@@ -20,8 +20,8 @@ class RaySession:
 
     If the caller has initialised Ray, that one is used and left running. Otherwise the session connects to `address`;
     ``"local"`` starts Ray on this machine and stops it at the end of the block. Its processes listen on 127.0.0.1 only,
-    unless the module `ray` was imported before, which then decides. After a local session the same process should not
-    connect to a cluster.
+    unless the module `ray` was imported before: then its own setting counts. After a local session the same process
+    should not connect to a cluster.
 
     Args:
         address: ``"local"``, or an argument of ``ray.init``: ``"host:6379"``, ``"ray://host:10001"``, ``"auto"``.

@@ -26,16 +26,16 @@ from kexue.text.identity import ModelIdentity, identify
 
 _NAME = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 _KEY = b"kexue"  # key in the metadata of the schema; its value is a JSON object
-_FEW = 16  # up to this number of shards a shard is one batch, unless the caller sets their number
+_FEW = 16  # by default: one batch per shard up to this number of shards, then up to this number of batches in each
 
 
-class Facts(NamedTuple):
-    """Facts that a shard's file states about itself.
+class ShardMetadata(NamedTuple):
+    """Metadata in the file of a shard.
 
     Attributes:
         encoder: record of the encoder, see `encoder_record`.
         dim: width of a vector.
-        truncated: texts that the encoder cut.
+        truncated: number of texts that the encoder truncated.
         warnings: warnings of the encoder.
         sha256: hash of ids, texts and metadata; None before it is known.
     """
@@ -64,7 +64,7 @@ def encode_table(table: Any, encoder: SupportsEncode) -> Any:
 
     Returns:
         The table with a column ``vector`` (list of float32, not whitened). The metadata of its schema hold the
-        encoder's record, the number of cut texts, and the encoder's warnings.
+        encoder's record, the number of truncated texts, and the encoder's warnings.
 
     Raises:
         ValueError: the encoder did not return finite vectors (n, dim), one for each text.
@@ -88,9 +88,9 @@ def encode_table(table: Any, encoder: SupportsEncode) -> Any:
             chunks.append(pa.ListArray.from_arrays(offsets, np.ascontiguousarray(vectors).ravel()))
             truncated += getattr(encoder, "truncated_", 0)
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    facts = Facts(encoder_record(encoder), dim or 0, truncated, list(dict.fromkeys(said)))
+    metadata = ShardMetadata(encoder_record(encoder), dim or 0, truncated, list(dict.fromkeys(said)))
     vectors = pa.chunked_array(chunks, type=pa.list_(pa.float32()))
-    return with_facts(table.append_column("vector", vectors), facts)
+    return with_metadata(table.append_column("vector", vectors), metadata)
 
 
 def encoder_record(encoder: SupportsEncode) -> dict[str, Any]:
@@ -100,14 +100,14 @@ def encoder_record(encoder: SupportsEncode) -> dict[str, Any]:
     return restored
 
 
-def with_facts(table: Any, facts: Facts) -> Any:
-    """Return the table with facts in the metadata of its schema."""
-    return table.replace_schema_metadata({_KEY: json.dumps(facts._asdict(), ensure_ascii=False)})
+def with_metadata(table: Any, metadata: ShardMetadata) -> Any:
+    """Return the table with a shard's metadata in its schema."""
+    return table.replace_schema_metadata({_KEY: json.dumps(metadata._asdict(), ensure_ascii=False)})
 
 
-def facts_of(table: Any) -> Facts:
-    """Return the facts in the metadata of a table's schema."""
-    return Facts(**json.loads(table.schema.metadata[_KEY]))
+def metadata_of(table: Any) -> ShardMetadata:
+    """Return the shard's metadata in a table's schema."""
+    return ShardMetadata(**json.loads(table.schema.metadata[_KEY]))
 
 
 # Texts of a shard
@@ -129,7 +129,7 @@ def layout(n: int, shards: int | None) -> tuple[int, list[int]]:
     return rows, [stop - start for start, stop in pairwise(cuts)]
 
 
-def cut(spool: Spool, rows: int, batches: list[int]) -> Iterator[tuple[Any, str]]:
+def split_into_shards(spool: Spool, rows: int, batches: list[int]) -> Iterator[tuple[Any, str]]:
     """Yield the shards in order: a table (id, text, metadata as JSON) and its hash."""
     pa = import_optional("pyarrow", extra="cluster")
     stream = spool.batches(rows)
@@ -159,12 +159,12 @@ def write_shard(path: Path, table: Any) -> None:
         parquet.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
-def read_facts(path: Path) -> Facts | None:
-    """Read the facts of a shard's file; None where it is missing or not a shard."""
+def read_metadata(path: Path) -> ShardMetadata | None:
+    """Read the metadata of a shard's file; None where it is missing or not a shard."""
     pa = import_optional("pyarrow", extra="cluster")
     parquet = import_optional("pyarrow.parquet", extra="cluster")
     try:
-        return facts_of(parquet.read_schema(path).empty_table())
+        return metadata_of(parquet.read_schema(path).empty_table())
     except (OSError, pa.ArrowInvalid, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -177,7 +177,7 @@ def read_shard(path: Path) -> tuple[list[str], Vectors]:
         table = parquet.read_table(path, columns=["text", "vector"], page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
-            f"it is damaged: {error}.", remedy="Delete it and run the same command again.", path=path
+            f"the shard is damaged: {error}.", remedy="Delete it and run the same command again.", path=path
         ) from error
     flat = table.column("vector").combine_chunks().flatten().to_numpy()
     return table.column("text").to_pylist(), flat.reshape(table.num_rows, -1)
@@ -193,20 +193,20 @@ def list_shards(folder: str | os.PathLike[str]) -> list[Path]:
     counts = {int(match[2]) for match in names}
     if [int(match[1]) for match in names] != list(range(max(counts, default=0))) or len(counts) != 1:
         raise DataError(
-            f"it holds {len(names)} of {' or '.join(map(str, sorted(counts)))} shards."
+            f"the folder has {len(names)} of {' or '.join(map(str, sorted(counts)))} shards."
             if names
-            else "it has no shards.",
+            else "the folder has no shards.",
             remedy="Make or complete them with embed_files (kexue cluster embed); existing shards are kept.",
             path=folder,
         )
     return [Path(folder, match[0]) for match in names]
 
 
-def drop_others(folder: Path, count: int) -> None:
+def remove_old_shards(folder: Path, count: int) -> None:
     """Delete shards of runs with another number of shards, and temporary files of killed runs."""
     for path in folder.glob("part-*.parquet"):
         match = _NAME.fullmatch(path.name)
-        if match and int(match[2]) != count and read_facts(path) is not None:
+        if match and int(match[2]) != count and read_metadata(path) is not None:
             path.unlink()
     for path in folder.glob(".part-*.parquet.*.tmp"):
         path.unlink()

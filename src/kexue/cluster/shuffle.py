@@ -1,7 +1,7 @@
 """Shuffle of `kexue.corpus` on many machines: keys are computed from line numbers, so the bytes are the same.
 
-Three rounds over pieces of the input that end with lines: count, so that every piece knows the number of its first
-line; send each line to the bucket of its key; sort each bucket. Results of the rounds are files in a folder that all
+Three rounds over the input, in pieces cut at line ends: count, so that every piece knows the number of its first line;
+send each line to the bucket of its key; sort each bucket. Results of the rounds are files in a folder that all
 machines see.
 """
 
@@ -49,7 +49,7 @@ _BLOCK = 1 << 16  # bytes read at a time, looking for the end of a line
 
 @dataclass(frozen=True)
 class ClusterShuffleReport(ShuffleReport):
-    """Result of `shuffle_files`: as on one machine, and two numbers more.
+    """Result of `shuffle_files`: that of one machine, with two more fields.
 
     Attributes:
         shards: number of pieces of the input.
@@ -169,7 +169,7 @@ class _Rounds:
     def run(self, ray: str) -> tuple[str, list[str]]:
         """Run the rounds and write the output; return its digest and the names of its files."""
         assert self._options.seed is not None
-        work = _Work(str(self._folder), self._options.seed, self._options.form.separator, self.buckets)
+        work = _Settings(str(self._folder), self._options.seed, self._options.form.separator, self.buckets)
         with RaySession(ray) as session:
             run = partial(self.steps.run, session, self._folder)
             counts = run("count", partial(_count_lines, work), self._pieces)
@@ -240,8 +240,8 @@ class _Steps:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What the workers know of the shuffle."""
+class _Settings:
+    """Settings of the shuffle that are sent to the workers."""
 
     folder: str
     seed: int
@@ -254,7 +254,7 @@ def _identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return function
 
 
-def _read_piece(work: _Work, piece: _Piece) -> tuple[Array, Array]:
+def _read_piece(work: _Settings, piece: _Piece) -> tuple[Array, Array]:
     """Return the bytes of a piece, with room after them, and the positions of the ends of its lines."""
     size = piece.stop - piece.start
     buffer = np.empty(size + PAD + 2, np.uint8)
@@ -266,12 +266,12 @@ def _read_piece(work: _Work, piece: _Piece) -> tuple[Array, Array]:
     return (buffer, np.empty(0, np.int64)) if chunk is None else (buffer, chunk.lines)
 
 
-def _count_lines(work: _Work, piece: _Piece) -> dict[str, Any]:
+def _count_lines(work: _Settings, piece: _Piece) -> dict[str, Any]:
     """Count the lines of a piece."""
     return {"records": len(_read_piece(work, piece)[1])}
 
 
-def _split_piece(work: _Work, task: tuple[int, _Piece]) -> dict[str, Any]:
+def _split_piece(work: _Settings, task: tuple[int, _Piece]) -> dict[str, Any]:
     """Write the lines of a piece to one file, by bucket: keys, lengths, bytes; to another where each bucket starts."""
     number, piece = task
     data, ends = _read_piece(work, piece)
@@ -291,7 +291,7 @@ def _split_piece(work: _Work, task: tuple[int, _Piece]) -> dict[str, Any]:
     return {"digest": str(digest), "bytes": int(places[:, 2].sum()), "records": len(ends)}
 
 
-def _sort_bucket(work: _Work, task: tuple[int, int]) -> dict[str, Any]:
+def _sort_bucket(work: _Settings, task: tuple[int, int]) -> dict[str, Any]:
     """Write the lines of a bucket in the order of their keys, and the length of each."""
     bucket, pieces = task
     keys, lengths, data, frames = [], [], [], []

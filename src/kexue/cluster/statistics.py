@@ -1,4 +1,4 @@
-"""Mean and scatter of vectors in many files: one `Moments` per part, merged by a tree that the input determines.
+"""Mean and scatter of vectors in many files: one `Moments` per part, merged in an order that depends on the input only.
 
 Sources: kexue.fm/archives/8069 (the statistics of whitening); Chan, Golub, LeVeque 1979 (merging).
 """

@@ -33,8 +33,8 @@ class Columns:
         for name, value in (("text", self.text), ("id", self.id), ("metadata", self.metadata)):
             if value:
                 raise DataError(
-                    f"{name}={value!r} names a column, and {what} has none.",
-                    remedy=f"Leave {name} out, or say the format with format= (--format).",
+                    f"there is no column {value!r} for {name}: {what} has no columns.",
+                    remedy=f"Remove --{name} (in Python {name}=), or give the format with --format (format=).",
                     path=path,
                 )
 
@@ -108,7 +108,7 @@ class Columns:
                 return lower[name]
         raise DataError(
             f"which column holds the text? There are: {list_names(names)}.",
-            remedy="Name it with text= (--text).",
+            remedy="Name it with --text (in Python text=).",
             path=path,
             line=line,
         )
@@ -125,7 +125,7 @@ class Columns:
         if not isinstance(text, str):
             raise DataError(
                 f"the text must be a string, got {text!r:.40}.",
-                remedy="Name another column with text= (--text), or quote the value.",
+                remedy="Name another column with --text (in Python text=), or quote the value.",
                 path=path,
                 line=line,
                 column=column,
@@ -142,7 +142,7 @@ class Columns:
             return decoder.clean(value, path=path, line=line, column=self.id)
         raise DataError(
             f"the id must be a string or a whole number, got {value!r:.40}.",
-            remedy="Correct the value, or name another column with id= (--id).",
+            remedy="Correct the value, or name another column with --id (in Python id=).",
             path=path,
             line=line,
             column=self.id,
@@ -153,7 +153,7 @@ def _no_column(name: str, role: str, names: list[str], path: str, line: int | No
     """Return the error about a column that is missing."""
     return DataError(
         f"there is no column {name!r}. There are: {list_names(names)}.",
-        remedy=f"Name one of them with {role}= (--{role}).",
+        remedy=f"Name one of them with --{role} (in Python {role}=).",
         path=path,
         line=line,
         column=name,

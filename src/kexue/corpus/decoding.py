@@ -52,7 +52,7 @@ class Decoder:
             what = "a NUL character (is this a binary file?)" if text[bad[0]] == "\0" else "half a surrogate pair"
             raise DataError(
                 f"the text holds {what}.",
-                remedy="Remove it, or pass errors='replace' (--encoding-errors replace).",
+                remedy="Remove it, or pass --encoding-errors replace (in Python errors='replace').",
                 path=path,
                 line=line,
                 column=column or bad[0] + 1,
@@ -97,7 +97,7 @@ class Decoder:
         if size > self.max_bytes:
             raise DataError(
                 f"{what} is longer than {self.max_bytes:,} bytes.",
-                remedy="Is it one text? If so, allow it with max_bytes= (--max-bytes 64M).",
+                remedy="If it really is one text, allow it with --max-bytes 64M (in Python max_bytes=).",
                 path=path,
                 line=line,
             )

@@ -59,7 +59,7 @@ def to_json(value: Any, decoder: Decoder, *, path: str, line: int, column: str) 
         path, line, column: place of the value, for errors.
 
     Raises:
-        DataError: a value of a type that JSON has not, or malformed bytes.
+        DataError: a value of a type that JSON does not have, or malformed bytes.
     """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -70,7 +70,9 @@ def to_json(value: Any, decoder: Decoder, *, path: str, line: int, column: str) 
     if isinstance(value, decimal.Decimal):
         if value == value.to_integral_value():
             return int(value)
-        return float(value) if decimal.Decimal(repr(float(value))) == value else str(value)  # as `parse_scalar` has it
+        return (
+            float(value) if decimal.Decimal(repr(float(value))) == value else str(value)
+        )  # same rule as `parse_scalar`
     if isinstance(value, bytes):
         return decoder.decode(value, path=path, line=line, column=column)
     if isinstance(value, list):
@@ -79,7 +81,7 @@ def to_json(value: Any, decoder: Decoder, *, path: str, line: int, column: str) 
         return {key: to_json(item, decoder, path=path, line=line, column=column) for key, item in value.items()}
     raise DataError(
         f"metadata cannot hold a {type(value).__name__}.",
-        remedy="Leave the column out.",
+        remedy="Remove the column from --metadata.",
         path=path,
         line=line,
         column=column,

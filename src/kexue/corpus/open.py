@@ -1,4 +1,4 @@
-"""Compressed files, opened decompressed: the first bytes name the compression, the ending only where they cannot."""
+"""Open compressed files decompressed: the first bytes decide the compression, else the extension of the name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ from kexue._text import standard_input
 from kexue.errors import DataError
 
 STDIN = "-"
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4"}  # by ending
-HEAD = 10  # bytes at the start of a file that name its compression
+COMPRESSIONS = {
+    ".gz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".zst": "zstd",
+    ".lz4": "lz4",
+}  # extension: name of the compression
+HEAD = 10  # bytes at the start of a file that decide its compression
 _MAGIC = {
     "gzip": (b"\x1f\x8b\x08",),
     # a digit for the block size, then the magic number of a block or of the end of the stream
@@ -29,7 +35,9 @@ _MAGIC = {
     "lz4": (b"\x04\x22\x4d\x18",),
 }
 _ARROW = ("zstd", "lz4")  # read with Arrow, the others with the standard library
-_SKIPPABLE = tuple(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))  # a frame without data, in zstd and in lz4
+_SKIPPABLE = tuple(
+    bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16)
+)  # starts of a frame without data, in zstd and in lz4
 
 
 def split_suffix(path: str) -> tuple[str, str]:
@@ -50,8 +58,8 @@ def codec_of(head: bytes, ending: str = "") -> str | None:
 
     Args:
         head: its first `HEAD` bytes, fewer only where the file is shorter.
-        ending: ending of its name, such as ``".gz"``. It decides where the first bytes do not: in a file cut short
-            within them, and between zstd and lz4, which share the frame without data that a file may begin with.
+        ending: extension of its name, such as ``".gz"``. It decides in two cases: the file is shorter than the first
+            bytes that are needed, or it begins with a frame without data, which zstd and lz4 write alike.
 
     >>> codec_of(b"BZh91AY&SY"), codec_of(b"BZhou is a name"), codec_of(b"plain text", ".gz")
     ('bz2', None, None)
@@ -112,7 +120,9 @@ def explain_errors(path: str) -> Iterator[None]:
         message, remedy = explain(error)
         raise DataError(message, path=path, remedy=remedy) from error
     except MemoryError as error:
-        raise DataError("there is not enough memory to decompress it.", path=path, remedy="Decompress it.") from error
+        raise DataError(
+            "there is not enough memory to decompress the file.", path=path, remedy="Decompress it."
+        ) from error
 
 
 def _damaged_data(error: BaseException, path: str) -> DataError:

@@ -1,4 +1,4 @@
-"""Pairs of texts with a number each, out of TSV, CSV and JSON Lines files."""
+"""Reader of labelled pairs, two texts and a number, from TSV, CSV and JSON Lines files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMATS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".nd
 
 
 def pair_format(path: Path) -> str | None:
-    """Return the format that a file's ending names: tsv, csv or jsonl; None for another ending."""
+    """Return the format by a file's extension: tsv, csv or jsonl; None for another extension."""
     return _FORMATS.get(split_suffix(path.name)[0])
 
 
@@ -42,8 +42,8 @@ class PairReader:
         replaced: pairs in which malformed characters were replaced so far.
 
     Raises:
-        DataError: when iterated: an unknown ending, missing columns, a number that is none, or what `decode_lines`
-            raises.
+        DataError: when iterated: an unknown extension, missing columns, a label that is not a finite number,
+            or what `decode_lines` raises.
     """
 
     def __init__(self, path: Path, columns: tuple[str, str, str] | None, decoder: Decoder) -> None:

@@ -73,9 +73,9 @@ class Records(Iterator[Record]):
                 yield record
             if empty:
                 raise DataError(
-                    "it holds no text: it is empty, or has only a header or blank lines.",
+                    "the file has no text: it is empty, or has only a header or blank lines.",
                     path=source.path,
-                    remedy="Fill it, or leave it out.",
+                    remedy="Add texts, or leave the file out.",
                 )
 
 
@@ -101,16 +101,16 @@ def read_records(
     Formats are txt (a record is a line), csv, tsv, jsonl and parquet (a row), and folders of text files (a file). Files
     may be compressed with gzip, bzip2, xz, zstd or lz4. Text is UTF-8, with or without a byte order mark. Lines end
     with LF or CRLF and nothing else; a file of one line with CR in it is refused, except for a document of a folder.
-    In CSV and TSV a metadata field is read by `parse_scalar`, and an empty one is left out; a header without the
-    separator of its format but with ``,``, ``;``, a tab or ``|`` is separated by that.
+    In CSV and TSV a metadata field is read by `parse_scalar`, and an empty one is left out; if the header
+    lacks the separator of its format but has ``,``, ``;``, a tab or ``|``, that separates the fields of the file.
 
     Args:
         paths: a file, a folder, ``"-"`` for standard input, or several of these.
         text: column of the text. None: the only column, else the first of text, sentence, question, content, title,
             document, body (in any case).
         id: column of the identifier; whole numbers become text. None: no ids (a folder's are the relative paths).
-        metadata: columns to keep beside the text. A JSON object may lack some of them, a table may not.
-        format: ``"auto"`` goes by the ending (standard input: txt); else txt, csv, tsv, jsonl or parquet. With
+        metadata: columns to keep besides the text. A JSON object may lack some of them, a table may not.
+        format: ``"auto"`` goes by the extension (standard input: txt); else txt, csv, tsv, jsonl or parquet. With
             ``"txt"`` a folder gives every file that is not hidden.
         errors: ``"strict"`` refuses malformed UTF-8, NUL and half surrogates in texts, ids and metadata;
             ``"replace"`` puts U+FFFD and counts.
@@ -177,8 +177,8 @@ def _source(path: str, columns: Columns, format: str) -> _Source:
         delimiter = "\t" if kind == "tsv" else ","
         return _Source(path, lambda name, decoder: columns.read_csv(name, decoder, delimiter))
     raise DataError(
-        f"its ending names no known format ({' '.join(_SUFFIXES)}).",
-        remedy=f"Name the format with format= (--format): {', '.join(FORMATS[1:])}.",
+        f"unknown file extension; known are {' '.join(_SUFFIXES)}.",
+        remedy=f"Name the format with --format (in Python format=): {', '.join(FORMATS[1:])}.",
         path=path,
     )
 

@@ -56,7 +56,9 @@ def csv_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[tuple[int,
         nonlocal size
         for _, text in decode_lines(path, decoder):
             size += len(text)
-            decoder.check_length(size, path=path, line=begin, what='the row that begins here (is a " missing?)')
+            decoder.check_length(
+                size, path=path, line=begin, what='the row that begins here (perhaps a closing " is missing)'
+            )
             yield text
 
     source = limit_rows()
@@ -116,12 +118,12 @@ def jsonl_objects(path: str, decoder: Decoder) -> Iterator[Row]:
         yield line, value
 
 
-_ONE_PER_LINE = 'Write one JSON object a line: {"text": "..."}.'
+_ONE_PER_LINE = 'Write one JSON object per line: {"text": "..."}.'
 
 
 def _refuse_constant(name: str) -> NoReturn:
     """Raise a ValueError for NaN and Infinity."""
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _kind(value: object) -> str:

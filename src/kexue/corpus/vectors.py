@@ -30,8 +30,14 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
         with open(path, "rb") as file:
             head = file.read(6)
         if not head.startswith(b"\x93NUMPY"):
-            what = "an archive of several arrays" if head.startswith(b"PK") else "no array" if head else "an empty file"
-            raise DataError(f"{what}, not one array of numbers.", path=path, remedy=_SAVE)
+            what = (
+                "it is an archive of several arrays"
+                if head.startswith(b"PK")
+                else "it is not a .npy file"
+                if head
+                else "it is empty"
+            )
+            raise DataError(f"expected one array of numbers: {what}.", path=path, remedy=_SAVE)
         with np.errstate(over="ignore"):  # in the size of a damaged shape
             vectors: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
@@ -40,13 +46,13 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
     except DataError:
         raise
     except (ValueError, TypeError, SyntaxError, OverflowError, EOFError, tokenize.TokenError) as error:
-        raise DataError(f"no array of numbers that can be read: {error}.", path=path, remedy=_SAVE) from error
+        raise DataError(f"the array of numbers cannot be read: {error}.", path=path, remedy=_SAVE) from error
     if vectors.ndim != 2 or vectors.dtype.kind not in kinds:
         raise DataError(
             f"expected floats of shape (n, d), got {vectors.dtype} of shape {vectors.shape}.", path=path, remedy=_SAVE
         )
     if not len(vectors):
-        raise DataError("no vectors: it has no rows.", path=path, remedy="Leave it out.")
+        raise DataError("the file has no rows.", path=path, remedy="Leave the file out.")
     return vectors
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DemoRow:
-    """Measurements of one way to shorten the vectors.
+    """Measurements of one setting of the vectors.
 
     Attributes:
         setting: ``"raw"``, ``"pca"`` or ``"whiten"``.

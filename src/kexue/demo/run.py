@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from kexue.text import Encoder
 
 SIZES = (384, 256, 128, 64)
-SAVED = ("pca", 128)  # saved index: a third of the memory for the smallest loss of quality, chosen without labels
+SAVED_SETTING = (
+    "pca",
+    128,
+)  # a third of the memory for the smallest loss of quality, chosen without labels
 QUESTIONS = (
     "How do I read a file line by line?",
     "run a function in another thread and get its result",
@@ -81,7 +84,7 @@ def run_demo(
             _measure(name, dims, index, query_vectors, wanted, spent)
             for (name, dims, _), index, spent in zip(settings, indexes, times, strict=True)
         ]
-    whitening = Whitening.preset(SAVED[0], min(SAVED[1], *vectors.shape))
+    whitening = Whitening.preset(SAVED_SETTING[0], min(SAVED_SETTING[1], *vectors.shape))
     path = folder / "stdlib.kx"
     with _index(path, encoder, entries, vectors, whitening) as index:
         index.calibrate(generator=seed)
@@ -89,12 +92,12 @@ def run_demo(
             _answer(question, hits) for question, hits in zip(QUESTIONS, _search_questions(index, encoder), strict=True)
         ]
     report = DemoReport(str(path), len(entries), rows, answers, str(folder / "report.html"), 0.0)
-    write_page(report, queries=len(queries), saved=SAVED)
+    write_page(report, queries=len(queries), saved=SAVED_SETTING)
     return dataclasses.replace(report, seconds=time.perf_counter() - start)
 
 
 def known_item_queries(entries: Sequence[Entry], *, generator: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Return queries and the name each must find: first held-out sentences, then names split into words."""
+    """Return queries and the expected answer of each, a name: first held-out sentences, then names split into words."""
     half = _QUERIES // 2
     candidates = [entry for entry in entries if entry.held_out]
     queries, wanted = [], []
@@ -126,7 +129,7 @@ def search_times(indexes: Sequence[Index], queries: np.ndarray[Any, Any]) -> np.
     """Return seconds (indexes, queries) of single searches; the indexes take turns, after five searches each.
 
     The first search of an index reads its vectors, and other programs may slow down the machine for a while; without
-    turns a single index would bear both.
+    turns this would make one index look slower than the others.
     """
     times = np.empty((len(indexes), len(queries)))
     for index in indexes:

@@ -1,4 +1,4 @@
-"""Buckets: records of a range of keys, in frames of what one chunk has for one bucket, in a file or in memory."""
+"""Buckets: the records of one range of keys, in a file or in memory; a frame holds those that one chunk adds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from kexue.corpus.shuffle.keys import SPACE, KeyRange
 from kexue.corpus.shuffle.sorting import SLICE, partition, take_rows
 from kexue.errors import DataError
 
-GIANT = 0xFFFFFFFF  # length of a giant record: its bytes in the frame are a reference into the file of giants
-REFERENCE = struct.Struct("<QQ")  # offset and size of a giant record in the file of giants
+OVERSIZED = 0xFFFFFFFF  # length of an oversized record: its bytes in the frame are a reference into their file
+REFERENCE = struct.Struct("<QQ")  # offset and size of an oversized record in their file
 _HEAD = struct.Struct("<4sIQQQ")  # of a frame: magic, records, first index and size of their chunk, bytes
 _MAGIC = b"KXSB"
 
@@ -71,7 +71,7 @@ class Frame(NamedTuple):
 
     Attributes:
         keys: (n,) uint64.
-        lengths: (n,) uint32, in bytes; `GIANT` for a giant record.
+        lengths: (n,) uint32, in bytes; `OVERSIZED` for an oversized record.
         data: bytes of the records, in pieces.
         first: index of the first record of their chunk.
         total: number of records of their chunk.
@@ -288,16 +288,16 @@ def _split_frame(frame: Frame, ranges: KeyRange, writer: BucketWriter) -> None:
 
 
 def row_offsets(lengths: Array) -> Array:
-    """Return the offsets (n + 1,) of records in the data of their frames, int64; giant records are references there."""
-    giant = lengths == GIANT
+    """Return the offsets (n + 1,) of records in the data of their frames, int64; an oversized record is a reference."""
+    oversized = lengths == OVERSIZED
     offsets = np.empty(len(lengths) + 1, np.int64)
     offsets[0] = 0
-    np.cumsum(np.where(giant, REFERENCE.size, lengths) if giant.any() else lengths, out=offsets[1:])
+    np.cumsum(np.where(oversized, REFERENCE.size, lengths) if oversized.any() else lengths, out=offsets[1:])
     return offsets
 
 
-def open_giants(folder: Path, size: int) -> Any:
-    """Open the file of giant records for appending, cut to `size` bytes."""
+def open_oversized(folder: Path, size: int) -> Any:
+    """Open the file of oversized records for appending, cut to `size` bytes."""
     handle = os.open(folder / "giants", os.O_RDWR | os.O_CREAT, 0o600)
     os.ftruncate(handle, size)
     file = os.fdopen(handle, "r+b")

@@ -90,7 +90,7 @@ def finish(sums: Array, lengths: Array) -> Array:
 
 
 def _hash_block(rows: Array, starts: Array, lengths: Array) -> Array:
-    """Return the sums of records, row after row of all at once; in order of length, so unfinished ones are a prefix."""
+    """Return the sums of records: row by row of all at once, sorted by length, so the unfinished ones come first."""
     counts = (-(-lengths // _ROW)).astype(np.uint16)
     order = np.argsort(~counts, kind="stable")
     at, left = starts[order], lengths[order]

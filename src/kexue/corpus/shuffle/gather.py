@@ -14,7 +14,7 @@ import numpy as np
 
 from kexue._arrays import Array
 from kexue.corpus.shuffle.buckets import (
-    GIANT,
+    OVERSIZED,
     REFERENCE,
     Bucket,
     BucketReader,
@@ -34,7 +34,7 @@ from kexue.corpus.shuffle.sorting import sort_order, take_rows
 from kexue.errors import DataError
 
 _SYNC = 64 << 20  # bytes of output that may wait to reach the disk
-_COPIED = 1 << 20  # bytes of a giant record copied at a time
+_COPIED = 1 << 20  # bytes of an oversized record copied at a time
 _MOST_PARTS = 256  # of a bucket that is too large
 
 
@@ -47,7 +47,7 @@ class _SortedBucket:
     data: Array
     offsets: Array
     order: Array
-    giant: Array
+    oversized: Array
 
 
 class _Snapshot(NamedTuple):
@@ -93,7 +93,7 @@ class Gatherer:
         self._sample = options.sample
         self._queue = deque(state.buckets)
         self._readers = deque(BucketReader() for _ in range(budget.workers))
-        self._giants = os.open(journal.folder / "giants", os.O_RDONLY) if state.giants else -1
+        self._oversized = os.open(journal.folder / "giants", os.O_RDONLY) if state.giants else -1
         self._gathered, self._unsynced = state.gathered, 0
         self._lines = LineDigest(options.form.separator)
         self.sample_bytes = 0
@@ -115,18 +115,18 @@ class Gatherer:
                     self._readers.append(loaded.reader)
                     del loaded  # its memory is free before the next bucket is read
                     if commit is not None:
-                        commit.result()  # a snapshot may write over what the one before the last has left
+                        commit.result()  # a snapshot reuses the file of the one before the last
                     commit = committer.submit(self._commit, bucket, self._snapshot())
                     self._advance(bucket.bytes)
                 if commit is not None:
                     commit.result()
         finally:
-            if self._giants >= 0:
-                os.close(self._giants)
+            if self._oversized >= 0:
+                os.close(self._oversized)
 
     def _buckets(self) -> Iterator[Bucket]:
         """Yield the buckets in the order of their keys; one that is too large is split first."""
-        while self._queue and self._missing() != 0:
+        while self._queue and self._still_wanted() != 0:
             bucket = self._queue.popleft()
             need = self._budget.sorting(bucket.bytes, bucket.records)
             if bucket.frames is None and need > self._budget.bucket and bucket.records > 1:
@@ -138,8 +138,8 @@ class Gatherer:
             if bucket.records:
                 yield bucket
 
-    def _missing(self) -> int | None:
-        """Return how many records of a sample are missing; None: all records are wanted."""
+    def _still_wanted(self) -> int | None:
+        """Return how many records of a sample are still to be written; None: all records are wanted."""
         return None if self._sample is None else max(0, self._sample - self._gathered)
 
     def _split(self, bucket: Bucket, parts: int) -> list[Bucket]:
@@ -163,14 +163,14 @@ class Gatherer:
         data, keys, lengths, frames = reader.read(bucket, self._journal.folder)
         # section "Two passes": gather
         order = sort_order(keys, self._state.seed, RecordIndex(frames, self._state.seed, self._keys))
-        return _SortedBucket(bucket, reader, data, row_offsets(lengths), order, lengths == GIANT)
+        return _SortedBucket(bucket, reader, data, row_offsets(lengths), order, lengths == OVERSIZED)
 
     def _write(self, loaded: _SortedBucket) -> None:
         """Write a bucket's records to the output; of a sample only the missing ones."""
-        order = loaded.order[: self._missing()]
-        giants = np.flatnonzero(loaded.giant[order]) if loaded.giant.any() else np.empty(0, np.int64)
+        order = loaded.order[: self._still_wanted()]
+        oversized = np.flatnonzero(loaded.oversized[order]) if loaded.oversized.any() else np.empty(0, np.int64)
         begin = 0
-        for end in [*giants, len(order)]:
+        for end in [*oversized, len(order)]:
             for values, offsets in take_rows(loaded.data, loaded.offsets, order[begin:end]):
                 self._output.write(values, offsets)
                 if self._sample is not None:
@@ -178,18 +178,18 @@ class Gatherer:
                     self.sample_bytes += len(values)
             if end < len(order):
                 at = int(loaded.offsets[int(order[end])])
-                self._copy_giant(*REFERENCE.unpack(loaded.data[at : at + REFERENCE.size].tobytes()))
+                self._copy_oversized(*REFERENCE.unpack(loaded.data[at : at + REFERENCE.size].tobytes()))
             begin = int(end) + 1
         self._gathered += len(order)
 
-    def _copy_giant(self, start: int, size: int) -> None:
-        """Write a giant record, from the file of giants."""
+    def _copy_oversized(self, start: int, size: int) -> None:
+        """Write an oversized record, from their file."""
         self._output.begin_record(size)
         for begin in range(start, start + size, _COPIED):
             expected = min(_COPIED, start + size - begin)
-            block = np.frombuffer(os.pread(self._giants, expected, begin), np.uint8)
+            block = np.frombuffer(os.pread(self._oversized, expected, begin), np.uint8)
             if len(block) < expected:
-                raise DataError("the file of giant records is shorter than it was.", path=self._journal.folder)
+                raise DataError("the file of oversized records is shorter than it was.", path=self._journal.folder)
             self._output.extend_record(block)
             if self._sample is not None:
                 self._lines.add(block)
@@ -244,7 +244,7 @@ class RecordIndex:
         self._starts = np.concatenate([[0], np.cumsum([frame.records for frame in frames])])
 
     def __call__(self, rows: Array, key: np.uint64) -> Array:
-        """Return the index of each of the ascending `rows` of the bucket, which are all that have this key."""
+        """Return the index, in all files, of each of `rows`: all rows of the bucket with this key, ascending."""
         index = np.empty(len(rows), np.int64)
         frame_of = np.searchsorted(self._starts, rows, "right") - 1
         for number in np.unique(frame_of):

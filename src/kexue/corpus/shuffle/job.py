@@ -140,10 +140,10 @@ class Job:
         self._remove()
         return outputs
 
-    def abandon(self, error: BaseException) -> None:
+    def stop_after_error(self, error: BaseException) -> None:
         """Keep what can be resumed after an error, and remove everything else."""
         if self._writer is not None:
-            self._writer.abandon()
+            self._writer.close_unfinished()
         if self._released:
             return
         if self._resumable and (isinstance(error, OSError) or not isinstance(error, KexueError | ValueError)):

@@ -1,4 +1,4 @@
-"""Journal of a shuffle: its state beside the buckets, replaced in one rename, so that a killed run can be resumed."""
+"""Journal of a shuffle: its state next to the buckets, replaced in one rename, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class State:
 
     Attributes:
         seed: seed of the keys.
-        phase: "scatter" (first pass), "gather" (second pass) or "publish" (the output is whole).
+        phase: "scatter" (first pass), "gather" (second pass) or "publish" (the output is complete).
         position: start of the next chunk: file, byte offset, index of the record.
         header: header of the first file, as Latin-1.
         digest: digest of the lines read so far.
         records: number of records read so far.
         bytes: size of the records read so far.
-        giants: size of the file of giant records.
+        giants: size of the file of oversized records.
         buckets_made: number of the next bucket.
         output: state of the output, as `OutputWriter.state` returns it; None: nothing has been written.
-        files: number of output files, once the output is whole.
+        files: number of output files, once the output is complete.
         gathered: number of records written to the output so far.
         buckets: the buckets that are not in the output yet, in the order of their keys.
     """
@@ -181,11 +181,13 @@ def lock_folder(path: Path) -> int:
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-            raise DataError("a link or a file, where a folder is expected.", path=path, remedy=_AWAY) from error
+            raise DataError("expected a folder, got a link or a file.", path=path, remedy=_AWAY) from error
         try:
             status = os.fstat(folder)
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise DataError("a folder of another user, or one that others can write to.", path=path, remedy=_AWAY)
+                raise DataError(
+                    "the folder belongs to another user, or others can write to it.", path=path, remedy=_AWAY
+                )
             handle = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
         finally:
             os.close(folder)
@@ -203,7 +205,7 @@ def lock_folder(path: Path) -> int:
         os.close(handle)
 
 
-_AWAY = "Remove it, or choose another folder for temporary files with tmp (--tmp)."
+_AWAY = "Remove it, or choose another folder for temporary files with --tmp (in Python tmp=)."
 
 
 def _boot_id() -> str:

@@ -22,7 +22,7 @@ from kexue.errors import DataError
 FilePath = str | os.PathLike[str]
 Paths = FilePath | Iterable[FilePath]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_RESULT = ("algorithm", "seed", "shards", "shard_lines", "shard_bytes", "sample")  # beside inputs, output and format
+_RESULT = ("algorithm", "seed", "shards", "shard_lines", "shard_bytes", "sample")  # besides inputs, output and format
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _check_limits(options: ShuffleOptions) -> None:
     _check_counts(**{name: (value, int(name != "sample")) for name, value in given.items()})
     cuts = [name for name in given if name != "sample"]
     if len(cuts) > 1:
-        raise ValueError(f"of shards, shard_lines and shard_bytes give one, got {' and '.join(cuts)}.")
+        raise ValueError(f"give only one of shards, shard_lines and shard_bytes, got {' and '.join(cuts)}.")
 
 
 def _check_inputs(names: tuple[str, ...]) -> None:

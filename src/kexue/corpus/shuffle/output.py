@@ -126,7 +126,7 @@ class OutputWriter:
         self._to_stream = options.to_stream
         self._names = None if self._to_stream else OutputNames(options, folder)
         self._codec = None if self._names is None else self._names.codec
-        self._turn = 0  # of two names for the bytes that are not compressed yet
+        self._turn = 0  # which of two file names holds the bytes that are not compressed yet
         self._pending = bytearray()
         self._number, self._rows, self._bytes, self._size = -1, 0, 0, 0
         self._fd = -1
@@ -186,7 +186,7 @@ class OutputWriter:
         self._end_file()
         return self._number + 1
 
-    def abandon(self) -> None:
+    def close_unfinished(self) -> None:
         """Close the file as it is."""
         if self._fd > 2:
             os.close(self._fd)

@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 def map_ordered(function: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
     """Yield function(item) for each item, in order; the items are drawn by this thread, `function` runs on others.
 
-    At most `workers` items are between being drawn and their result being used: the next item is drawn once the
-    caller asks for another result. With one worker everything runs on this thread. After an error, or when the
+    At most `workers` items are in progress, from being drawn to the use of their result: the next item is drawn once
+    the caller asks for another result. With one worker everything runs on this thread. After an error, or when the
     generator is closed, running calls are waited for.
     """
     if workers == 1:

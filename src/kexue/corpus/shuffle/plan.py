@@ -18,11 +18,11 @@ from kexue.corpus.shuffle.lines import find_byte
 from kexue.corpus.shuffle.options import ShuffleOptions, existing_parent
 from kexue.errors import DiskFullError
 
-PER_RECORD = 36  # bytes of memory beside a record's own: key, length, offset, order, and scratch for sorting
-ON_DISK = 12  # bytes beside a record's own in a bucket file: key and length
+PER_RECORD = 36  # extra bytes of memory per record: key, length, offset, order, and scratch for sorting
+ON_DISK = 12  # extra bytes per record in a bucket file: key and length
 MOST_BUCKETS = 1024
 UNKNOWN_BUCKETS = 256  # where the size of the input cannot be known
-_OVERHEAD = 48 << 20  # memory of numpy, Arrow and the output's buffers, beside the 60 MB of Python
+_OVERHEAD = 48 << 20  # memory of numpy, Arrow and the output's buffers, besides the 60 MB of Python
 _SAMPLE = 4 << 20  # bytes of the inputs in which records are counted
 _CACHED = 12 << 20  # bytes of a bucket that can be sorted within a processor's cache, about
 _FRAME = 64 << 10  # smallest efficient write, in bytes
@@ -57,7 +57,7 @@ class Budget:
     """Shares of the memory.
 
     Attributes:
-        limit: bytes beside those of Python, numpy and Arrow.
+        limit: bytes besides those of Python, numpy and Arrow.
         workers: number of threads that share it.
     """
 

@@ -57,9 +57,9 @@ class Chunk:
         lines: (n * lines_per_record,) int64, positions of the last byte of each line.
         first: index of the first record in all files.
         position: start of the next chunk.
-        giant: size of a record larger than the buffer, in bytes. Such a giant record is the only one of its chunk: it
-            has been written to the file of giants, `ends` and `lines` are empty. 0 for other chunks.
-        digest: digest of the lines of a giant record; empty for other chunks.
+        oversized: size of a record larger than the buffer, in bytes. Such a record is the only one of its chunk: it has
+            been written to the file of oversized records, `ends` and `lines` are empty. 0 for other chunks.
+        digest: digest of the lines of an oversized record; empty for other chunks.
     """
 
     data: Array
@@ -67,22 +67,22 @@ class Chunk:
     lines: Array
     first: int
     position: Position
-    giant: int = 0
+    oversized: int = 0
     digest: str = ""
 
     @property
     def records(self) -> int:
         """Number of records."""
-        return 1 if self.giant else len(self.ends)
+        return 1 if self.oversized else len(self.ends)
 
     @property
     def bytes(self) -> int:
         """Size of the records."""
-        return self.giant or int(self.ends[-1]) + 1
+        return self.oversized or int(self.ends[-1]) + 1
 
 
-class GiantFile(Protocol):
-    """File that giant records are appended to."""
+class OversizedFile(Protocol):
+    """File that oversized records are appended to."""
 
     def write(self, data: memoryview, /) -> Any:
         """Append bytes."""
@@ -96,7 +96,7 @@ class Reader:
         form: how files are cut into records.
         position: start of the first record to read.
         cap: maximum number of records in a chunk, which bounds the memory of their index.
-        giants: file that records larger than a buffer are appended to.
+        oversized: file that records larger than a buffer are appended to.
         stop: byte offset at which reading ends, with a single input; None: at its end.
 
     Attributes:
@@ -110,10 +110,10 @@ class Reader:
         position: Position = _START,
         *,
         cap: int,
-        giants: GiantFile | None = None,
+        oversized: OversizedFile | None = None,
         stop: int | None = None,
     ) -> None:
-        self._paths, self._form, self._cap, self._giants = list(paths), form, cap, giants
+        self._paths, self._form, self._cap, self._oversized = list(paths), form, cap, oversized
         self._next, self._skip, self._record = position
         self._opened = ExitStack()
         self._stream: BinaryIO | None = None
@@ -137,7 +137,7 @@ class Reader:
             if (end == 0 and at) or (at <= end and np.searchsorted(lines, at) % k):
                 raise self._incomplete_record(file)
         if end == 0:
-            return self._read_giant(buffer, n)
+            return self._read_oversized(buffer, n)
         first, self._record = self._record, self._record + len(lines) // k
         self._carry_over(buffer, end, n)
         return Chunk(buffer, lines[k - 1 :: k], lines, first, self._position())
@@ -209,10 +209,10 @@ class Reader:
         """Return the start of the next record."""
         return Position(*self._pieces[0][1:], self._record)
 
-    def _read_giant(self, buffer: Array, n: int) -> Chunk:
-        """Append a record that begins the buffer and does not end in it to the file of giants, piece by piece."""
+    def _read_oversized(self, buffer: Array, n: int) -> Chunk:
+        """Append the record that begins the buffer, and does not end in it, to the file of oversized records."""
         missing, size, lines = self._form.lines_per_record, 0, LineDigest(self._form.separator)
-        assert self._giants is not None
+        assert self._oversized is not None
         while missing:
             ends = find_byte(buffer[:n], self._form.separator, missing)
             end = int(ends[-1]) + 1 if len(ends) == missing else n - 1  # one byte stays, to see how the file ends
@@ -220,7 +220,7 @@ class Reader:
             for at, file in self._ends:
                 if at and (missing or at < end):
                     raise self._incomplete_record(file)
-            self._giants.write(buffer[:end].data)
+            self._oversized.write(buffer[:end].data)
             lines.add(buffer[:end])
             size += end
             self._carry_over(buffer, end, n)
@@ -228,7 +228,7 @@ class Reader:
                 n = self._fill(buffer)
         first, self._record = self._record, self._record + 1
         none = np.empty(0, np.int64)
-        return Chunk(buffer, none, none, first, self._position(), giant=size, digest=str(lines.digest))
+        return Chunk(buffer, none, none, first, self._position(), oversized=size, digest=str(lines.digest))
 
     def _incomplete_record(self, file: int) -> DataError:
         """Return the error about a file that ends inside a record."""

@@ -57,7 +57,7 @@ class ShuffleReport:
 
 
 def plan_shuffle(inputs: Paths, output: FilePath, *, progress: Progress | None = None, **options: Any) -> ShufflePlan:
-    """Return what `shuffle_files` would take with the same arguments; nothing is written.
+    """Return the estimated memory, disk and passes of `shuffle_files` with the same arguments; nothing is written.
 
     Records are counted in the first 4 MiB; what cannot be known of compressed input or a pipe is None.
 
@@ -179,7 +179,7 @@ def run_shuffle(options: ShuffleOptions, progress: Progress | None = None) -> Sh
         outputs = [path for job in jobs for path in job.publish()]
     except BaseException as error:
         for job in jobs:
-            job.abandon(error)
+            job.stop_after_error(error)
         raise
     digest = Digest()
     for job in jobs:

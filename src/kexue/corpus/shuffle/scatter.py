@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kexue._arrays import Array
-from kexue.corpus.shuffle.buckets import GIANT, REFERENCE, BucketWriter, Frame, open_giants, split_chunk
+from kexue.corpus.shuffle.buckets import OVERSIZED, REFERENCE, BucketWriter, Frame, open_oversized, split_chunk
 from kexue.corpus.shuffle.digest import Digest
 from kexue.corpus.shuffle.journal import Journal, State
 from kexue.corpus.shuffle.keys import ALGORITHMS, KeyRange
@@ -22,11 +22,11 @@ from kexue.corpus.shuffle.reader import Chunk, Position, Reader
 
 _COMMIT_EVERY = 0.1  # seconds of work that a killed run may lose
 _BINS = 16  # leading bits of a key by which a sample is bounded
-_GIANT_LENGTH = np.array([GIANT], np.uint32)
+_OVERSIZED_LENGTH = np.array([OVERSIZED], np.uint32)
 
 
 class _Split(NamedTuple):
-    """A chunk with its frames by bucket and the hashes of its lines; a giant record's hashes are None."""
+    """A chunk with its frames by bucket and the hashes of its lines; an oversized record's hashes are None."""
 
     chunk: Chunk
     frames: list[tuple[int, Frame]]
@@ -62,13 +62,13 @@ class Scatterer:
         self._bound = _SampleBound(options.sample)
         self._digest = Digest(state.digest)
         self._next_commit = 0.0
-        self._giants = open_giants(journal.folder, state.giants)
+        self._oversized = open_oversized(journal.folder, state.giants)
         self._reader = Reader(
             options.inputs,
             options.form,
             Position(*state.position),
             cap=budget.chunk_records,
-            giants=self._giants,
+            oversized=self._oversized,
         )
         self._writer = BucketWriter(journal.folder, state.buckets)
 
@@ -82,7 +82,7 @@ class Scatterer:
                 self._synchronise()
         finally:
             self._reader.close()
-            self._giants.close()
+            self._oversized.close()
             self._writer.close()
 
     def _chunks(self) -> Iterator[Chunk]:
@@ -97,9 +97,9 @@ class Scatterer:
         """Compute the keys of a chunk's records, split them by bucket and hash their lines."""
         # section "Two passes": scatter
         keys = self._keys(self._state.seed, chunk.first, chunk.first + chunk.records)
-        if chunk.giant:
+        if chunk.oversized:
             [bucket] = self._ranges.part(keys)
-            return _Split(chunk, [(int(bucket), Frame(keys, _GIANT_LENGTH, [], chunk.first, 1))], None)
+            return _Split(chunk, [(int(bucket), Frame(keys, _OVERSIZED_LENGTH, [], chunk.first, 1))], None)
         hashes = hash_lines(chunk.data, chunk.lines)
         keep = self._bound.keep(keys)
         return _Split(chunk, split_chunk(chunk.data, chunk.ends, keys, chunk.first, self._ranges, keep), hashes)
@@ -109,11 +109,11 @@ class Scatterer:
         chunk, frames, hashes = split
         state = self._state
         if hashes is None:
-            self._giants.flush()
+            self._oversized.flush()
             [(bucket, frame)] = frames
-            reference = np.frombuffer(REFERENCE.pack(state.giants, chunk.giant), np.uint8)
+            reference = np.frombuffer(REFERENCE.pack(state.giants, chunk.oversized), np.uint8)
             frames = [(bucket, frame._replace(data=[reference]))]
-            state.giants += chunk.giant
+            state.giants += chunk.oversized
             self._digest.merge(chunk.digest)
         else:
             self._digest.add(hashes)
@@ -133,13 +133,13 @@ class Scatterer:
         self._advance(chunk.bytes)
 
     def _synchronise(self) -> None:
-        """Write buckets and giant records through to the disk."""
-        os.fsync(self._giants.fileno())
+        """Write buckets and oversized records through to the disk."""
+        os.fsync(self._oversized.fileno())
         self._writer.synchronise()
 
 
 class _SampleBound:
-    """Bound on the keys of a sample, from the keys seen so far.
+    """Upper bound on the keys that can be in a sample, from the keys seen so far.
 
     Args:
         sample: number of records with the least keys that are wanted; None: all.

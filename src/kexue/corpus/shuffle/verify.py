@@ -49,7 +49,7 @@ def verify_shuffle(inputs: Paths, outputs: Paths) -> bool:
 def digest_of(paths: Sequence[str], form: RecordFormat) -> str:
     """Return the digest of the lines of files that are cut by `form`."""
     total = Digest()
-    reader = Reader(paths, form, cap=_BUFFER // 32, giants=_NoFile())
+    reader = Reader(paths, form, cap=_BUFFER // 32, oversized=_NoFile())
 
     def chunks() -> Iterator[Chunk]:
         """Yield the chunks of the files."""
@@ -69,7 +69,7 @@ def digest_of(paths: Sequence[str], form: RecordFormat) -> str:
 
 def _digest_chunk(chunk: Chunk) -> str:
     """Return the digest of the lines of a chunk."""
-    if chunk.giant:
+    if chunk.oversized:
         return chunk.digest
     digest = Digest()
     digest.add(hash_lines(chunk.data, chunk.lines))
@@ -87,7 +87,7 @@ def check_digest(paths: Sequence[str], form: RecordFormat, expected: str) -> Non
 
 
 class _NoFile:
-    """File of giant records that keeps nothing: only their digest is needed."""
+    """File of oversized records that keeps nothing: only their digest is needed."""
 
     def write(self, _: Any) -> None:
         """Do nothing."""
