@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[str, bytes, dict[str, object], dict[str, object], str]
     "JSON metadata": ("a.jsonl", b'{"text": "a"}\n', {"metadata": ["x"]}, {"column": "x"}, "There are: text"),
     "not Parquet": ("a.parquet", b"PAR1 no", {}, {}, "Parquet"),
     "packed Parquet": ("a.parquet.gz", gzip.compress(b"PAR1"), {}, {}, "plain file"),
-    "columns of lines": ("a.txt", b"a\n", {"text": "x"}, {}, "has none"),
+    "columns of lines": ("a.txt", b"a\n", {"text": "x"}, {}, "has no columns"),
     "unknown ending": ("a.doc", b"a\n", {}, {}, "--format"),
     "not gzip": ("a.txt.gz", b"\x1f\x8b\x08plain", {}, {}, "cannot be read|damaged"),
 }

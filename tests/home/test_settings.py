@@ -98,7 +98,7 @@ def test_mistakes_that_only_a_bridge_notices(load, monkeypatch):
     head = '[projector]\nhost = "10.0.0.2"\n'
     with pytest.raises(DataError, match="kind must be"):
         load(head).make_bridge()
-    with pytest.raises(DataError, match="version is not for mqtt"):
+    with pytest.raises(DataError, match="version is not an option of mqtt"):
         load(head + '[cloud]\nkind = "mqtt"\ntopic = "t"\nversion = 1').make_bridge()
     with pytest.raises(DataError, match="BEMFA_UID is not set"):
         load(head + '[cloud]\nkind = "bemfa-tcp"\ntopic = "projector006"').make_bridge()

@@ -30,7 +30,7 @@ _CONNECT_TIMEOUT = 10.0
 
 
 def _check_account(uid: str | Secret, topic: str) -> Secret:
-    """The key; ValueError for a malformed key or topic."""
+    """Return the key; ValueError for a malformed key or topic."""
     secret = uid if isinstance(uid, Secret) else Secret(uid)
     if not re.fullmatch(r"[0-9A-Za-z_-]{8,128}", secret.reveal()):
         raise ValueError("the key (UID) must be 8 to 128 letters and digits, as the console of the cloud shows it")
@@ -117,7 +117,7 @@ class BemfaTcp:
                 await writer.wait_closed()
 
     def line(self, what: str, message: str = "") -> bytes:
-        """The line that asks to ``"subscribe"``, to ``"publish"`` a message, or is a ``"heartbeat"``."""
+        """Return the line that asks to ``"subscribe"``, to ``"publish"`` a message, or is a ``"heartbeat"``."""
         uid = self._uid.reveal()
         if self.version == 1:
             lines = {
@@ -174,7 +174,7 @@ class _TcpConnection:
 
 
 def _parse_v1(line: bytes) -> Message | None:
-    """``cmd=2&uid=...&topic=T&msg=M``; acknowledgements give None, a refused subscription raises."""
+    """Parse ``cmd=2&uid=...&topic=T&msg=M``; None for an acknowledgement, an error for a refused subscription."""
     head, separator, payload = line.partition(b"&msg=")
     fields = dict(part.partition(b"=")[::2] for part in head.split(b"&"))
     if fields.get(b"cmd") == b"1" and fields.get(b"res") == b"0":
@@ -185,7 +185,7 @@ def _parse_v1(line: bytes) -> Message | None:
 
 
 def _parse_v2(line: bytes) -> Message | None:
-    """``{"topics": [T], "msg": M}``; anything else gives None."""
+    """Parse ``{"topics": [T], "msg": M}``; None for anything else."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Waking the projector over Bluetooth LE, as its own remote does. Not from the article."""
+"""Wake the projector over Bluetooth LE, as its own remote does. Not from the article."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BleWake:
         return "BleWake(****)"
 
     async def wake(self) -> None:
-        """Advertise the next press of the remote; OSError without a usable Bluetooth adapter."""
+        """Send the Bluetooth wake-up signal; OSError without a usable Bluetooth adapter."""
         payload = self._payload
         if payload is None:
             self._counter = (self._counter + 1) % 256

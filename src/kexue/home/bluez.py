@@ -15,7 +15,7 @@ _PATIENCE = 10.0  # seconds to wait for BlueZ to answer a call
 
 
 def properties(payload: bytes) -> dict[str, Any]:
-    """The properties of the advertisement object, ``org.bluez.LEAdvertisement1``, as D-Bus variants."""
+    """Return the properties of the advertisement object, ``org.bluez.LEAdvertisement1``, as D-Bus variants."""
     variant = import_optional("dbus_fast").Variant
     return {
         "Type": variant("s", "peripheral"),  # connectable, with the flags set by BlueZ

@@ -1,10 +1,11 @@
-"""The bridge: carries commands to a projector, and reports its measured state.
+"""The bridge: sends commands to a projector, and reports its measured state.
 
     OFF --on--> TURNING_ON --probe--> ON          OFF, ON and UNKNOWN are measured, never assumed;
     ON --off--> TURNING_OFF --probe--> OFF        UNKNOWN: this machine has no network to probe over
 
-On: wake over Bluetooth, probe; then, if there is a plug, power off and on, probe. Off: the key three times, since
-datagrams get lost and none is acknowledged, then probe and repeat. A command for the current state does nothing.
+To switch on, the bridge sends the wake-up signal and probes; if that fails and there is a plug, it cuts the power for a
+while and probes again. To switch off, it sends the key three times, since datagrams get lost and none is acknowledged,
+probes, and repeats both. A command for the current state does nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Device(Protocol):
 
 
 class Wake(Protocol):
-    """A way to start a projector that is off."""
+    """A method to start a projector that is off."""
 
     async def wake(self) -> None:
         """Send the wake-up signal; OSError where it cannot be sent."""
@@ -78,7 +79,7 @@ class Wake(Protocol):
 
 
 class Bridge:
-    """Carries commands from a message service to a projector, and reports the measured state.
+    """Sends the commands of a message service to a projector, and reports the measured state.
 
     The last command wins. A message counts only if its topic is exactly the service's and its text exactly one of
     `allow`; it is dropped when it repeats the previous one within `debounce`, is older than `max_age` or retained, or
@@ -154,20 +155,20 @@ class Bridge:
             at: time of the command on the bridge's clock; None means now.
         """
         start = self._clock()
-        refusal = self._refusal(command, start if at is None else at, start)
+        refusal = self._accept_or_refuse(command, start if at is None else at, start)
         if refusal is not None:
             outcome = Outcome("none", self.state, refusal)
         elif command in ("on", "off"):
-            outcome = await self._reach(command)
+            outcome = await self._switch_and_report(command)
         else:
-            outcome = await self._press(command)
+            outcome = await self._press_key(command)
         _LOG.info("%s: %s (%s)", outcome.action, outcome.state, outcome.reason)
         if self._notify is not None:
             self._notify(outcome, self._clock() - start)
         return outcome
 
-    def _refusal(self, command: str, at: float, now: float) -> str | None:
-        """Why the command is refused; None accepts and records it."""
+    def _accept_or_refuse(self, command: str, at: float, now: float) -> str | None:
+        """Return why a command is refused; None for an accepted one, which is recorded as the last."""
         if command not in self.allow:
             return "not in the allow-list"
         if now - at > self._max_age:
@@ -183,7 +184,7 @@ class Bridge:
             self._last = (command, now)
         return None
 
-    async def _press(self, key: str) -> Outcome:
+    async def _press_key(self, key: str) -> Outcome:
         """Press one key."""
         try:
             await self._device.send(key)
@@ -191,7 +192,7 @@ class Bridge:
             return Outcome("none", self.state, f"not sent: {error}")
         return Outcome(key, self.state, "sent")
 
-    async def _reach(self, command: str) -> Outcome:
+    async def _switch_and_report(self, command: str) -> Outcome:
         """Switch on or off, after any transition under way, and report."""
         self._serial += 1
         serial = self._serial
@@ -243,7 +244,7 @@ class Bridge:
         self.state = BridgeState.TURNING_ON
         action, reason = "none", ""
         if self._wake is not None:
-            action, reason = "wake", await self._try_to_start("waking", self._wake.wake)
+            action, reason = "wake", await self._start_by("waking", self._wake.wake)
         if self.state is not BridgeState.ON and self._plug is not None:
             await self._wait_for_cooling(last)
             if serial != self._serial:
@@ -253,13 +254,13 @@ class Bridge:
                 return Outcome(action, self.state, "the state cannot be measured, so the plug is not used")
             if self.state is BridgeState.OFF:
                 self.state = BridgeState.TURNING_ON
-                action, reason = "plug", await self._try_to_start("the plug", self._plug.cycle)
+                action, reason = "plug", await self._start_by("the plug", self._plug.cycle)
         if self.state is BridgeState.ON:
             return Outcome(action, self.state, f"on after {self._clock() - start:.1f} s")
         return Outcome(action, await self.measure(), reason)
 
-    async def _try_to_start(self, what: str, start: Callable[[], Awaitable[object]]) -> str:
-        """Start the projector one way and wait for it; the reason of the failure, or "" with the state ON."""
+    async def _start_by(self, what: str, start: Callable[[], Awaitable[object]]) -> str:
+        """Start the projector by one method and wait; return the reason of a failure, or "" with the state ON."""
         try:
             await start()
             if await self._wait_until_on():
@@ -278,7 +279,7 @@ class Bridge:
     # --- measuring ---------------------------------------------------------------------------------------------------
 
     async def measure(self) -> BridgeState:
-        """Probe now: ON, OFF, or UNKNOWN where this machine has no network."""
+        """Probe now; return ON, OFF, or UNKNOWN where this machine has no network."""
         try:
             self.state = BridgeState.ON if await self._device.is_on() else BridgeState.OFF
         except OSError as error:
@@ -287,7 +288,7 @@ class Bridge:
         return self.state
 
     async def _wait_until_on(self) -> bool:
-        """Whether the projector is on within `on_timeout`."""
+        """Return whether the projector is on within `on_timeout`."""
         try:
             async with asyncio.timeout(self._on_timeout):
                 await self._wait_until(True, None)
@@ -316,7 +317,7 @@ class Bridge:
     async def run(self) -> None:
         """Serve until cancelled; reconnect to a lost service after 1, 2, 4 ... 60 s, with jitter."""
         if self._cloud is None:
-            raise ValueError("this bridge has no cloud to listen to: use handle")
+            raise ValueError("no message service is configured: give the bridge a cloud, or call handle")
         failures = 0
         async with asyncio.TaskGroup() as commands:
             while True:
@@ -345,7 +346,7 @@ class Bridge:
         raise ConnectionError("the service closed the connection")
 
     def accept(self, message: Message) -> str | None:
-        """The command in a message; None for another topic, a retained or refused message, or an echoed report."""
+        """Return the command in a message; None for another topic, a retained or refused message, or an echo."""
         if self._cloud is not None and message.topic != self._cloud.topic:
             return None
         command = parse_command(message.payload, self.allow)
@@ -385,13 +386,13 @@ class Bridge:
 
 
 def _failure_reason(what: str, error: Exception) -> str:
-    """The reason of an outcome; errors other than OSError are logged with their traceback."""
+    """Return the reason of an outcome; errors other than OSError are logged with their traceback."""
     if not isinstance(error, OSError):
         _LOG.warning("%s failed", what, exc_info=error)
     return f"{what} failed: {str(error) or type(error).__name__}"
 
 
 def _first_message(errors: BaseExceptionGroup[OSError]) -> str:
-    """Message of the first error in a group."""
+    """Return the message of the first error in a group."""
     error = errors.exceptions[0]
     return _first_message(error) if isinstance(error, BaseExceptionGroup) else str(error) or type(error).__name__

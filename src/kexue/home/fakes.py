@@ -1,4 +1,4 @@
-"""A fake projector, plug and Bemfa cloud on 127.0.0.1, for tests, rehearsals and figures."""
+"""Simulated projector, plug and Bemfa cloud on 127.0.0.1, for tests, simulations and pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Press(NamedTuple):
 
 
 class FakeProjector:
-    """A projector that takes keys by UDP, accepts TCP connections while it is on, and loses datagrams at random.
+    """A simulated projector: takes keys by UDP, accepts TCP connections while it is on, loses datagrams at random.
 
     Use it as ``async with FakeProjector() as fake:``; `port` and `probe_port` are free ports. It can be the `wake` of a
     `Bridge`: `wake` starts it after `boot` seconds.
@@ -33,7 +33,7 @@ class FakeProjector:
         loss: probability that a datagram gets lost, in [0, 1].
         on: initial state.
         boot, shutdown: durations in seconds.
-        seed: of the losses; None draws one.
+        seed: seed of the random losses; None: a random one.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class FakeProjector:
         self.probe_port = self._probe.getsockname()[1]
 
     def _receive(self, data: bytes) -> None:
-        """Lose or obey one datagram."""
+        """Receive one datagram; some are lost, as `loss` says."""
         if self._random.random() < self.loss:
             self.lost += 1
             return
@@ -135,7 +135,7 @@ class _Keys(asyncio.DatagramProtocol):
 
 
 class FakePlug:
-    """A smart plug with two URLs, `on` and `off`, that powers a `FakeProjector`."""
+    """A simulated smart plug with two URLs, `on` and `off`, that powers a `FakeProjector`."""
 
     def __init__(self, projector: FakeProjector) -> None:
         self.switched: list[str] = []
@@ -170,7 +170,7 @@ class FakePlug:
 
 
 class FakeBemfa:
-    """The cloud's TCP service in both versions, recognised by the first line of a client.
+    """The simulated TCP service of the cloud in both versions, recognised by the first line of a client.
 
     Use it as ``async with FakeBemfa() as cloud:``; `say` sends a command to the subscribers of a topic, `reports`
     holds what they published. `stop` and `start` restart it on the same port.
@@ -259,7 +259,7 @@ class FakeBemfa:
 
 
 def _pairs(line: str) -> list[str]:
-    """The ``name=value`` parts of a line of version 1."""
+    """Return the ``name=value`` parts of a line of version 1."""
     return [part for part in line.split("&") if "=" in part]
 
 

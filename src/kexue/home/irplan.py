@@ -1,4 +1,4 @@
-"""The article's scheme, as a plan and as a simulator: infrared, a USB keyboard and a smart plug, without a network.
+"""The article's infrared plan, and a simulator of it: infrared, a USB keyboard and a smart plug, without a network.
 
 The projector is an Android computer and accepts a second keyboard. A module that turns infrared into key presses of a
 USB keyboard learns the codes of a remote from the speaker's library; the speaker then sends infrared to the module.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Wire(NamedTuple):
-    """One link of the chain."""
+    """One connection of the chain."""
 
     source: str
     target: str
@@ -130,7 +130,7 @@ class IRPlan:
 
 
 def ir_plan(remote: Iterable[str] | None = None) -> IRPlan:
-    """The article's scheme for a remote.
+    """Return the article's infrared plan for a remote.
 
     Args:
         remote: names of the keys on the infrared remote chosen from the speaker's library; None takes all keys of

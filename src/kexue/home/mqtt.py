@@ -89,7 +89,7 @@ class MqttCloud:
             raise self.failure(error) from None
 
     def failure(self, error: Exception) -> ConnectionError:
-        """An error of the library as a ConnectionError without secrets."""
+        """Return an error of the library as a ConnectionError without secrets."""
         text = str(error) or type(error).__name__
         for secret in (self._identifier, self._password):
             text = secret.redact(text) if secret else text

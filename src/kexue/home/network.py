@@ -36,13 +36,11 @@ def check_address(address: str, *, allow_public: bool = False) -> None:
     if ip.is_multicast or (any(ip in block for block in _NOWHERE) and not ip.is_loopback):
         raise ValueError(f"{address} is not the address of one device; give the projector's, such as 192.168.1.50")
     if not (allow_public or any(ip in block for block in _HOME)):
-        raise ValueError(
-            f"{address} is a public address, expected a private one; allow_public (in the file or in Python) permits it"
-        )
+        raise ValueError(f"{address} is a public address, expected a private one (allow_public = true permits it)")
 
 
 def check_host(host: str, *, allow_public: bool = False) -> None:
-    """`check_address` for a host given as an address; for a name, its form is checked here, its address by `resolve`.
+    """Check a host: an address by `check_address`, a name by its form (`resolve` checks the name's address).
 
     Raises:
         ValueError: neither an address nor a name, a number that some programs read as an address (0x7f000001,
@@ -64,7 +62,7 @@ def check_host(host: str, *, allow_public: bool = False) -> None:
 
 
 async def resolve(host: str, port: int, *, allow_public: bool = False) -> tuple[socket.AddressFamily, Any]:
-    """First address of `host` as ``(family, sockaddr)``; ConnectionError without one, or for one outside the home."""
+    """Return the first address of `host`, ``(family, sockaddr)``; ConnectionError if there is none in the home."""
     loop = asyncio.get_running_loop()
     try:
         family, _, _, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0]
@@ -78,7 +76,7 @@ async def resolve(host: str, port: int, *, allow_public: bool = False) -> tuple[
 
 
 def resolution_error(host: str, error: Exception) -> ConnectionError:
-    """The error for a name without an address."""
+    """Return the error for a name without an address."""
     why = getattr(error, "strerror", None) or error
     return ConnectionError(f"the name {host} has no address ({why}); check it, or give the address itself")
 
@@ -140,7 +138,7 @@ class HttpHook:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine."""
+    """Return whether `host` is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The article's way to switch on: mains off, a pause, mains on, with a projector set to start when power appears."""
+"""Switch a projector on with a smart plug, the article's method: off, a pause, on; it starts when power appears."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class XgimiUdp:
     XgimiUdp('192.168.1.50')
     >>> XgimiUdp("8.8.8.8")
     Traceback (most recent call last):
-    ValueError: 8.8.8.8 is a public address, expected a private one; allow_public (in the file or in Python) permits it
+    ValueError: 8.8.8.8 is a public address, expected a private one (allow_public = true permits it)
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class XgimiUdp:
                 await loop.sock_sendto(udp, b"KEYPRESSES:%d" % KEYS[key], address)
 
     async def is_on(self) -> bool:
-        """Whether the projector accepts TCP connections.
+        """Return whether the projector accepts TCP connections.
 
         Raises:
             OSError: this machine has no network, so the state is unknown.
@@ -109,7 +109,7 @@ class XgimiUdp:
         return True
 
     async def _address(self) -> tuple[socket.AddressFamily, Any]:
-        """The address of the host, resolved once."""
+        """Return the address of the host, resolved once."""
         if self._resolved is None:
             self._resolved = await resolve(self.host, self.port, allow_public=self._allow_public)
         return self._resolved

@@ -1,4 +1,4 @@
-"""A rehearsal on loopback: a fake cloud sends commands to a real bridge with a fake projector."""
+"""Simulation on this machine: a simulated cloud sends commands to a real bridge with a simulated projector."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _COMMANDS = ("on", "on", "on; reboot", "off")
 
 
 class Rehearsed(NamedTuple):
-    """One command of the rehearsal.
+    """One command of a simulation.
 
     Attributes:
-        said: the text from the cloud.
+        said: text from the cloud.
         at: seconds since the start.
-        outcome: of the bridge.
-        seconds: from the command to the outcome.
+        outcome: outcome of the bridge.
+        seconds: time from the command to the outcome.
     """
 
     said: str
@@ -35,7 +35,7 @@ class Rehearsed(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """A finished rehearsal: its commands, arrival times of datagrams (seconds since the start), number of lost ones."""
+    """A finished simulation: commands, arrival times of datagrams (seconds since the start), number of lost ones."""
 
     steps: list[Rehearsed]
     datagrams: list[float]
@@ -43,10 +43,11 @@ class Rehearsal(NamedTuple):
 
 
 async def rehearse(*, loss: float = 0.0, seed: int | None = None) -> Rehearsal:
-    """Rehearse on, on again, an invalid command, and off; takes about four seconds.
+    """Simulate on, on again, an invalid command, and off; takes about four seconds.
 
     Args:
-        loss: probability that a datagram to the projector gets lost. seed: of the losses; None draws one.
+        loss: probability that a datagram to the projector gets lost.
+        seed: seed of the random losses; None: a random one.
     """
     outcomes: asyncio.Queue[tuple[Outcome, float]] = asyncio.Queue()
     steps: list[Rehearsed] = []

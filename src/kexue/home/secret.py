@@ -18,19 +18,19 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself."""
+        """Return the text itself."""
         return self._text
 
     def __repr__(self) -> str:
         return f"****{self._text[-4:]}" if len(self._text) >= 12 else "****"
 
     def redact(self, text: object) -> str:
-        """`text` with every occurrence of the secret masked."""
+        """Return `text` with every occurrence of the secret masked."""
         return str(text).replace(self._text, repr(self)) if self._text else str(text)
 
 
 def secret_from_environment(variable: str) -> Secret:
-    """The secret in `variable`, or in the file that `variable`_FILE names.
+    """Return the secret in `variable`, or in the file that `variable`_FILE names.
 
     Raises:
         DataError: neither is set, or others can read the file.
@@ -46,7 +46,7 @@ def secret_from_environment(variable: str) -> Secret:
 
 
 def secret_from_file(path: str | os.PathLike[str]) -> Secret:
-    """The text of a file that only its owner may read, without surrounding white space.
+    """Return the text of a file that only its owner may read, without surrounding white space.
 
     Raises:
         DataError: others can read the file, or it is empty.

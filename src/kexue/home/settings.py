@@ -79,11 +79,11 @@ class BridgeSettings:
         return cls(**tables)
 
     def device(self) -> XgimiUdp:
-        """The projector of the file."""
+        """Return the projector that the file describes."""
         return XgimiUdp(**self.projector)
 
     def make_bridge(self, *, connected: bool = True, notify: Callable[[Outcome, float], None] | None = None) -> Bridge:
-        """The bridge of the file; `connected` False leaves out the cloud, for commands by hand.
+        """Return the bridge that the file describes; `connected` False leaves out the cloud, for commands by hand.
 
         Raises:
             ValueError, DataError: a value out of range, or a secret that is missing or readable by others.
@@ -97,7 +97,7 @@ class BridgeSettings:
         return Bridge(cloud, self.device(), wake=self._make_wake(), plug=plug, notify=notify, **self.bridge)
 
     def _make_cloud(self) -> Cloud:
-        """The message service of the file."""
+        """Return the message service that the file describes."""
         options = dict(self.cloud)
         kind, topic = options.pop("kind", None), options.pop("topic", "")
         if kind not in _CLOUDS:
@@ -105,9 +105,11 @@ class BridgeSettings:
                 f"[cloud] kind must be {', '.join(_CLOUDS)}, got {kind!r}.",
                 remedy='Write for example: kind = "bemfa-tcp" and topic = "projector006".',
             )
-        foreign = [name for name in options if name not in _CLOUDS[kind]]
-        if foreign:
-            raise DataError(f"[cloud] {', '.join(foreign)} is not for {kind}, which takes {', '.join(_CLOUDS[kind])}.")
+        unknown = [name for name in options if name not in _CLOUDS[kind]]
+        if unknown:
+            raise DataError(
+                f"[cloud] {', '.join(unknown)} is not an option of {kind}; options are {', '.join(_CLOUDS[kind])}."
+            )
         if kind == "mqtt":
             if "password_file" in options:
                 options["password"] = secret_from_file(options.pop("password_file"))
@@ -116,7 +118,7 @@ class BridgeSettings:
         return make(secret_from_environment("BEMFA_UID"), topic, **options)
 
     def _make_wake(self) -> Wake | None:
-        """The way to wake the projector, None where the file has none."""
+        """Return the method to wake the projector; None where the file has none."""
         if not self.wake:
             return None
         if "url" in self.wake:
@@ -135,7 +137,7 @@ class BridgeSettings:
 
 
 def _check(tables: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """DataError for an unknown table or name, a secret, a value of the wrong type, or a missing name."""
+    """Raise a DataError for an unknown table or name, a secret, a value of the wrong type, or a missing name."""
     for table, values in tables.items():
         if table not in _KNOWN or not isinstance(values, dict):
             raise DataError(f"unknown table {table!r}; known are {', '.join(_KNOWN)}.", path=path)

@@ -16,7 +16,7 @@ _MAC = re.compile(r"([0-9A-Fa-f]{2})([:-]?)" + r"([0-9A-Fa-f]{2})\2" * 4 + r"([0
 
 
 def wake_payload(mac: str, counter: int) -> bytes:
-    """The 16 bytes after the company number in the remote's advertisement.
+    """Return the 16 bytes after the company number in the remote's advertisement.
 
     byte 0 = counter of presses; 1-6 = the projector's Bluetooth address, last byte first; 7-9 = ff; 10-15 = "0CRKTM"
 
@@ -39,7 +39,7 @@ def wake_payload(mac: str, counter: int) -> bytes:
 
 
 def advertisement(payload: bytes) -> bytes:
-    """The complete legacy advertisement as it is sent: flags, HID service, appearance, manufacturer data.
+    """Return the complete legacy advertisement as it is sent: flags, HID service, appearance, manufacturer data.
 
     3 + 4 + 4 + (4 + 16) = 31 bytes, the maximum; the name is in the scan response.
     """
