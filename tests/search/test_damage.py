@@ -301,7 +301,7 @@ def test_a_new_index_never_meets_the_log_of_one_that_is_gone(tmp_path: Path, gra
     Path(f"{copy}-wal").unlink(missing_ok=True)
     copy.unlink()
     Path(f"{copy}-wal").write_text("a letter of forty characters, and not a log")
-    with pytest.raises(IndexExistsError, match="in the way"):
+    with pytest.raises(IndexExistsError, match="exists, but is not the log of an index"):
         Index.create(copy, encoder=None, overwrite=True)
     assert Path(f"{copy}-wal").read_text().startswith("a letter")
 
@@ -550,7 +550,7 @@ def test_temporary_files_of_a_killed_backup_go(tmp_path: Path, kill: int) -> Non
 import os, sys
 from kexue.search import backup_index
 from kexue.search.store.sqlite import copying
-setattr(copying, ["find_problems", "make_way", "connect_file"][{kill}], lambda *a, **k: os._exit(9))
+setattr(copying, ["find_problems", "remove_old_store_files", "connect_file"][{kill}], lambda *a, **k: os._exit(9))
 backup_index({str(path)!r}, {str(tmp_path / "b.kx")!r})
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9

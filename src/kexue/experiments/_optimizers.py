@@ -1,4 +1,4 @@
-"""An optimizer beside Adam on digits, each at the best of its rates: training, figures, claim and curves."""
+"""Comparison of an optimizer with Adam on digits, each at the best of its rates: training, figures, claim, curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = {"adam": "Adam", "adafactor": "AdaFactor", "adax": "AdaX"}
 
 
 def bind_rate(name: str, rate: float) -> Make:
-    """The optimizer of a name at a rate, as a function of its parameters."""
+    """Return a function from parameters to the named optimizer with this learning rate."""
     torch = import_optional("torch", extra="train")
     kind = {"adam": torch.optim.Adam, "adafactor": optim.Adafactor, "adax": optim.AdaX}[name]
     return lambda params: kind(params, rate)
@@ -54,8 +54,8 @@ def train_digits(make: Make, seed: int, epochs: int) -> list[float]:
     ).evaluations
 
 
-def race_on_digits(rates: Rates, seeds: Sequence[int], budget: Budget) -> dict[str, Array]:
-    """Accuracies (seed, epoch) of each optimizer, at the rate with the best mean over the seeds at the end.
+def compare_on_digits(rates: Rates, seeds: Sequence[int], budget: Budget) -> dict[str, Array]:
+    """Return accuracies (seed, epoch) of each optimizer, at the rate with the best mean over the seeds at the end.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""Training within an experiment: `kexue.train.Trainer`, in float32 on the CPU, without files that outlive it.
+"""Training within an experiment: `kexue.train.Trainer`, in float32 on the CPU, without files that remain.
 
 Batches and noise are drawn by the experiment from its own generators, so that a report depends on its seed alone.
 """
@@ -18,7 +18,7 @@ from kexue._optional import import_optional
 
 
 class Training(NamedTuple):
-    """Answers of `evaluate` in order, number of steps, and seconds from the first step to the end of the last."""
+    """Results of `evaluate` in order, number of steps, and seconds from the first step to the end of the last."""
 
     evaluations: list[Any]
     steps: int
@@ -26,7 +26,7 @@ class Training(NamedTuple):
 
 
 class _TargetReachedError(Exception):
-    """`until` answered True."""
+    """Raised when `until` returned True."""
 
 
 def fit(
@@ -87,7 +87,7 @@ def fit(
 
 
 def _build_task(modules: Any, loss: Callable[..., Any], *, several: bool, times: list[float]) -> Any:
-    """A module whose step is `loss`; it notes in `times` when the first step begins."""
+    """Return a module whose step is `loss`; it records in `times` when the first step begins."""
     nn = import_optional("torch.nn", extra="train")
     from kexue.train import LossOutput
 

@@ -2,7 +2,8 @@
 
 Measures: bytes of state for layers of growing width and for BERT-base; whether the factors are the nearest matrix of
 rank one; the effect of zero gradients on the product as written; accuracy on digits; and, where the data are there, the
-loss of a small language model of Chinese poems. The last two beside Adam, each optimizer at the best of its rates.
+loss of a small language model of Chinese poems. In the last two, AdaFactor is compared with Adam, each at
+the best of its rates.
 
 Bytes, factors and zero gradients need a single optimizer step, which is called directly: nothing is trained there.
 """
@@ -24,10 +25,10 @@ from kexue.experiments._optimizers import (
     Make,
     bind_rate,
     claim_as_accurate,
+    compare_on_digits,
     draw_digits,
     figures_of_digits,
     limit_rates,
-    race_on_digits,
 )
 from kexue.experiments._training import fit, torch_seed
 from kexue.experiments.registry import Budget, experiment
@@ -57,7 +58,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     memory = {name: [_layer_bytes(name, width) for width in _WIDTHS] for name in _RATES}
     figures = _state_figures(memory) | _factor_figures(seed)
     claims = [*_state_claims(memory, figures), *_factor_claims(figures)]
-    digits = attempt(lambda: race_on_digits(_RATES, seeds, budget), "the digits", notes)
+    digits = attempt(lambda: compare_on_digits(_RATES, seeds, budget), "the digits", notes)
     if digits:
         figures |= figures_of_digits(digits)
         claims.append(claim_as_accurate(digits, "adafactor"))

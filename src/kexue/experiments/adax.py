@@ -22,9 +22,9 @@ from kexue.experiments._data import attempt
 from kexue.experiments._optimizers import (
     bind_rate,
     claim_as_accurate,
+    compare_on_digits,
     draw_digits,
     figures_of_digits,
-    race_on_digits,
 )
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -42,7 +42,7 @@ _RATES = {"adam": (1e-3, 3e-3, 1e-2), "adax": (1e-3, 3e-3, 1e-2)}
     minutes=4,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Compare the two forms, run far, change the gradients' size, and train digits."""
+    """Compare the two forms, run many steps, change the gradients' size, and train digits."""
     import_optional("torch", extra="train")
     figures = _recurrence_figures(budget, seed)
     responses = {name: [_response(name, t)[-1] for t in _CHANGES] for name in _RATES}
@@ -51,7 +51,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     claims = [*_recurrence_claims(figures), _response_claim(responses)]
     seeds = tuple(range(seed, seed + {"smoke": 1, "small": 10, "full": 20}[budget]))
     notes: list[str] = []
-    curves = attempt(lambda: race_on_digits(_RATES, seeds, budget), "the digits", notes)
+    curves = attempt(lambda: compare_on_digits(_RATES, seeds, budget), "the digits", notes)
     if curves:
         figures |= figures_of_digits(curves) | {"digits_gain": _gain(curves)}
         claims += [claim_as_accurate(curves, "adax"), _better_claim(figures["digits_gain"])]
@@ -95,7 +95,7 @@ def _overflow_step() -> int:
     return step
 
 
-def _run_far(seed: int, steps: int) -> tuple[float, float, float]:
+def _run_many_steps(seed: int, steps: int) -> tuple[float, float, float]:
     """State after `steps` steps in float32 on a noisy quadratic.
 
     Returns the share of finite parameters, the relative distance of v to the weighted mean of g^2, and the relative
@@ -133,7 +133,7 @@ def _response(name: str, change: int, steps: int = 1_000) -> list[float]:
     p.grad = torch.ones_like(p)
     optimizer.step()
     state, beta2 = optimizer.state[p], optimizer.param_groups[0]["betas"][1]
-    state["step"].fill_(change)  # what that many gradients of 1 leave behind
+    state["step"].fill_(change)  # the state after that many gradients of 1
     state["exp_avg_sq"].fill_(1 - beta2**change if name == "adam" else 1)
     p.grad = torch.full_like(p, 10.0)
     shares = []
@@ -147,7 +147,7 @@ def _response(name: str, change: int, steps: int = 1_000) -> list[float]:
 def _recurrence_figures(budget: Budget, seed: int) -> dict[str, Figure]:
     count = {"smoke": 2_000, "small": 1_000_000, "full": 1_000_000}[budget]
     gap = _form_gap(seed, {"smoke": 1_000, "small": 10_000, "full": 10_000}[budget])
-    finite, mean_gap, tail = _run_far(seed, count)
+    finite, mean_gap, tail = _run_many_steps(seed, count)
     return {
         "form_gap": Figure(gap, unit="relative"),
         "raw_overflow_float32": Figure(_overflow_step(), unit="steps", expected=887_273, source="computed"),

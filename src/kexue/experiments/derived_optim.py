@@ -5,7 +5,7 @@ adaptation around Adam against AdamW and LAMB; a schedule inside the optimizer a
 accumulated against the large one.
 
 The two optimizers take turns and are compared after every step, and some steps take a weight as their argument, so this
-loop stands here rather than in `kexue.train`.
+loop is here, not in `kexue.train`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kexue.experiments._training import torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
-_EXACT = 1e-9  # float64, after steps of Adam that enlarge what rounding begins
+_EXACT = 1e-9  # tolerance in float64: rounding errors grow during the steps of Adam
 _SCHEDULE = {20: 1.0, 40: 0.1}
 _LABELS = {
     "adamw": "AdamW by composition",

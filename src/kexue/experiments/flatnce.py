@@ -42,7 +42,7 @@ _WAYS = {  # name: label in the picture
     minutes=3,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Gradients at growing gaps; then SimCLR on digits, six ways to form the gradient, three batch sizes."""
+    """Gradients at growing gaps; then SimCLR on digits, six methods to form the gradient, three batch sizes."""
     count, steps = {"smoke": (1, 40), "small": (3, 1500), "full": (10, 1500)}[budget]
     seeds, gaps = range(seed, seed + count), np.arange(0.0, 41.0)
     slopes = _measure_slopes(gaps)

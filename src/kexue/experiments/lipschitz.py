@@ -4,7 +4,7 @@ Measures: power iteration on the article's matrix, and where its start fails; th
 that of the convolution; errors on digits under attack with spectral regularisation and with weight decay; and spectral
 normalisation against gradient penalty in a WGAN.
 
-The cost of a critic step is measured on the bare step, so that seconds and multiplications are of nothing else.
+The cost of a critic step is measured on the bare step, so that seconds and multiplications count nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kexue.experiments.report import Claim, Figure, Report
 
 _ATTACK = 0.1  # size of the attack, in pixels of [0, 1]
 _COEFFICIENTS = {"none": (0.0,), "frobenius": (3e-4, 1e-3, 3e-3), "spectral": (3e-3, 1e-2, 3e-2)}
-_ALLOWED = 0.01  # clean error that a penalty may cost
+_ALLOWED = 0.01  # increase of the clean error that a penalty may cost
 _CRITICS = {"normalised": 0.0, "penalty_0.1": 0.1, "penalty_1": 1.0, "penalty_10": 10.0}  # weight of the penalty
 
 
@@ -94,13 +94,14 @@ def _norm_figures() -> dict[str, Figure]:
     from kexue.nn import spectral_norm_value
 
     matrix, ones = torch.tensor([[3.0, 0.0], [4.0, 5.0]], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    trap = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64)  # exact from ones
+    # its norm is 2, but a start of ones finds only 1.5
+    block = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64)
     box = torch.ones(1, 1, 3, 3, dtype=torch.float64)
     operator = spectral_norm_value(box, mode="operator", input_shape=(1, 16, 16), padding=1, n_iter=800, generator=0)
     values = {
         "sigma_after_5_rounds": (float(spectral_norm_value(matrix, u=ones, n_iter=5).sigma), math.sqrt(45)),
-        "trap_from_ones": (float(spectral_norm_value(trap, u=torch.ones(3), n_iter=50).sigma), 1.5),
-        "trap_from_random": (float(spectral_norm_value(trap, n_iter=50, generator=0).sigma), 2.0),
+        "trap_from_ones": (float(spectral_norm_value(block, u=torch.ones(3), n_iter=50).sigma), 1.5),
+        "trap_from_random": (float(spectral_norm_value(block, n_iter=50, generator=0).sigma), 2.0),
         "box_filter_reshaped": (float(spectral_norm_value(box, generator=0).sigma), 3.0),
         "box_filter_operator": (float(operator.sigma), (1 + 2 * math.cos(math.pi / 17)) ** 2),
     }

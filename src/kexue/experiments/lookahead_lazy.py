@@ -1,7 +1,8 @@
 """kexue.fm/archives/6869: Lookahead and lazy updates, two small changes to any optimizer.
 
 Measures: the factor of one Lookahead cycle; the loss that remains under noise; how far momentum carries embedding rows
-that no longer occur in batches; and the accuracy of a text classifier with many rare words, with and without laziness.
+that no longer occur in batches; and the accuracy of a text classifier with many rare words, with and without
+lazy updates.
 
 All but the last take steps on given gradients and call the optimizer directly: nothing is trained there.
 """

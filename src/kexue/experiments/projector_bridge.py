@@ -237,7 +237,7 @@ def _draw_rehearsal(axes: Any, rehearsal: Rehearsal) -> None:
     axes.grid(visible=False)
 
 
-# --- a bridge at work ------------------------------------------------------------------------------------------------
+# --- run a bridge ----------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -387,7 +387,7 @@ async def _share_off(trials: int, seed: int) -> float:
 
 
 class _Recorder:
-    """A device that records its actions, and a cloud that only has a name."""
+    """A device that records its actions; also used as a cloud service that does nothing."""
 
     topic, retry_cap = _TOPIC, 1.0
 

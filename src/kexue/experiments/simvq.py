@@ -1,4 +1,4 @@
-"""kexue.fm/archives/10519 and 10489: a linear map behind the codebook, and a rotation in place of straight-through.
+"""kexue.fm/archives/10519 and 10489: a linear map of the codebook, and a rotation in place of straight-through.
 
 Measures: which codes move in a step; usage and error of plain, diagonal and linear codebooks and of both together, on
 vectors distributed like the first codes and on clusters; the same in an autoencoder of digits, with straight-through

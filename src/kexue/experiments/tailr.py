@@ -1,4 +1,4 @@
-"""kexue.fm/archives/9526: cross-entropy that weighs its targets by the model's own belief.
+"""kexue.fm/archives/9526: cross-entropy that weights its targets by the model's own probability.
 
 Measures: accuracy, calibration and confidence by gamma, trained on digits with partly wrong labels; and a Gaussian
 fitted to a mixture of two.

@@ -1,8 +1,8 @@
-"""kexue.fm/archives/9105: which positions let a Transformer tell equal tokens apart.
+"""kexue.fm/archives/9105: which position encodings let a Transformer tell equal tokens apart.
 
-Measures: the probe (n equal tokens in, their places out) for four relative positions inside the softmax and for none,
-for absolute positions, and for the article's remedies: a factor after the softmax, other normalisations, marker tokens;
-and, as the reason, the largest difference between the outputs of two places.
+Measures: the probe (input: n equal tokens; output: the position of each) for four relative positions inside the softmax
+and for none, for absolute positions, and for the article's remedies: a factor after the softmax, other normalisations,
+marker tokens; and, as the reason, the largest difference between the outputs of two positions.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _build_model(kind: str, n: int) -> Any:
             self.out = nn.Linear(_WIDTH, n)
 
         def forward(self, ids: Any) -> Any:
-            if markers:  # one before, one after
+            if markers:  # one marker token before, one after
                 ids = nn.functional.pad(nn.functional.pad(ids, (1, 0), value=2), (0, 1), value=3)
             places = _places(ids)
             x = self.embed(ids)

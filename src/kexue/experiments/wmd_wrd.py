@@ -40,7 +40,7 @@ Tokens = Callable[[list[str]], list[tuple[list[str], Array]]]  # texts -> their 
 ENGLISH = ("stsb_en", "sick")
 CHINESE = ("stsb_zh", "lcqmc", "atec", "bq", "pawsx_zh")
 _OTHERS = ("WMD", "cosine of means")  # similarities that WRD is compared with
-_RELATED = 0.3  # a rank correlation that deserves the sign "about equal" between length and importance
+_RELATED = 0.3  # rank correlation from which length and importance count as "about equal"
 
 
 @experiment(
@@ -147,7 +147,7 @@ def _bounds_claim(violation: float) -> Claim:
 
 
 def _search_claim(documents: list[Array], queries: int, figures: dict[str, Figure], notes: list[str]) -> Claim:
-    """Hits with and without pruning, and the share of documents that each bound spares the solver."""
+    """Hits with and without pruning, and the share of documents for which each bound avoids the solver."""
     asked, corpus = documents[:queries], documents[queries:]
     index = TransportIndex("wrd").add(corpus)
     same, solved, centroid, relaxed = True, 0, 0, 0

@@ -1,7 +1,7 @@
 """kexue.fm/archives/7359, 9064: softmax and cross-entropy for several labels at once, without weights to tune.
 
 Measures: micro-F1 on rare labels at the fixed threshold, against binary cross-entropy as it is, with the best of many
-weights, and with the best threshold; soft labels read back by the sigmoid of twice the score; and probabilities of hard
+weights, and with the best threshold; soft labels recovered by the sigmoid of twice the score; and probabilities of hard
 labels drawn at random, with and without a fitted temperature.
 """
 

@@ -43,9 +43,10 @@ def add_files(
 
     Args:
         index, inputs, format, errors, max_bytes, progress: as in `build_index`.
-        text, id, metadata: columns, as in `build_index`. None: those the index was built with, if any; so replaced
-            documents keep their id; a warning names the metadata they lose, where the input lacks some. ``""`` and
-            ``()`` mean that there are none. Files of plain text have none; their documents are named by their text.
+        text, id, metadata: columns, as in `build_index`. None: those the index was built with, if any, so that
+            replaced documents keep their id. If the input lacks some, a warning names the metadata they lose.
+            ``""`` and ``()`` mean that there are none. Files of plain text have none; their documents are named by
+            their text.
 
     Raises:
         DataError: input that cannot be read or has other columns, or an id twice in it; the index is unchanged.
@@ -66,12 +67,12 @@ def add_files(
         spool = _fill_spool(stack, inputs, given, columns, options)
         if lost := [name for name in recorded if name not in columns["metadata"]]:
             warnings.warn(
-                f"the index was built with the metadata {', '.join(recorded)}; documents replaced now lose "
+                f"the index was built with the metadata {', '.join(recorded)}; documents that this input replaces lose "
                 f"{', '.join(lost)}.",
                 stacklevel=2,
             )
         report, _ = add_spool(index.ingest, spool, progress)
-        return report + AddReport(0, 0, spool.doubles)
+        return report + AddReport(0, 0, spool.duplicates)
 
 
 def _fill_spool(
@@ -94,8 +95,8 @@ def _fill_spool(
             if columns != given and any(columns.values()):
                 used = "; ".join(f"{name}: {value}" for name, value in columns.items() if value)
                 error.remedy = (
-                    f"{error.remedy or ''} Columns that are not named are those the index was built with ({used}); "
-                    "id='' (--id '') means that there is none."
+                    f"{error.remedy or ''} Columns that you do not name are those the index was built with ({used}). "
+                    "Use id='' (--id '') for no id column."
                 ).strip()
             raise
 

@@ -75,9 +75,9 @@ def build_index(
 ) -> BuildReport:
     """Build an index from files of texts; after an interruption, the same call resumes where it stopped.
 
-    All inputs are read and checked first, onto disk where they are large; then texts are encoded and made durable in
-    batches, in ``<out>.partial``, which is moved to `out` when it is complete. An existing index at `out` stays until
-    then. Texts already in a partial index of the same encoder are not encoded again, whatever else has changed.
+    All inputs are first read and checked, and kept on disk if they are large; then texts are encoded and made durable
+    in batches, in ``<out>.partial``, which is moved to `out` when it is complete. An existing index at `out` stays
+    until then. Texts already in a partial index of the same encoder are not encoded again, whatever else has changed.
 
     Args:
         inputs: files, folders or ``"-"``, see `kexue.corpus.read_records`; so are `text`, `id`, `metadata`, `format`,
@@ -92,7 +92,7 @@ def build_index(
         progress: called as progress(done, total).
 
     Raises:
-        DataError: input that cannot be read, or an id twice (both places are named); nothing was encoded yet.
+        DataError: input that cannot be read, or an id that occurs twice (both positions are named); nothing is encoded.
         IndexExistsError: `out` exists. DiskFullError: no room; finished batches are kept for the next run.
 
     Cost: one pass of the encoder; memory for one batch, and for the search engine of the snapshot.
@@ -131,7 +131,7 @@ def build_index(
         documents=info.documents,
         added=done.added,
         updated=done.updated,
-        skipped=done.skipped + spool.doubles,
+        skipped=done.skipped + spool.duplicates,
         replaced=records.replaced,
         truncated=truncated,
         dims=info.dims or 0,
@@ -144,13 +144,13 @@ def build_index(
 
 
 class _Job:
-    """The files of a build, and what is written to them.
+    """A build: its files, and what is written to them.
 
     Args:
-        target: of the finished index.
+        target: path of the finished index.
         encoder: makes the vectors.
-        whitening, dehub: of the finished index; `whitening` may be unfitted.
-        metadata: of the finished index.
+        whitening, dehub: those of the finished index; `whitening` may be unfitted.
+        metadata: metadata of the finished index.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class _Job:
         finally:
             store.close()
         put_in_place(self._finished, self._target, overwrite=overwrite)
-        for left in (self._partial, self._second):  # of this run, or of one that was killed
+        for left in (self._partial, self._second):  # the partial files of this run, or of one that was killed
             if left != self._finished:
                 discard(left)
         return info

@@ -1,4 +1,4 @@
-"""The meaning of scores in an index: their percentile among random pairs, and the probability that a pair belongs."""
+"""The meaning of scores in an index: percentile among random pairs, and probability that two texts belong together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StoredCalibration:
     """The calibration that a store records.
 
     Args:
-        store: of the index. path: of the index, for messages.
+        store: the store of the index. path: its path, for messages.
     """
 
     def __init__(self, store: Store, path: str) -> None:
@@ -85,7 +85,7 @@ def interpret_scores(
 
 
 def calibration_record(calibrator: ScoreCalibrator | None) -> dict[str, Any] | None:
-    """A calibration as JSON values; the threshold is that for a precision of 0.9, None where it is out of reach."""
+    """Return a calibration as JSON values; the threshold is that for a precision of 0.9, None if none reaches it."""
     if calibrator is None or calibrator.null_ is None:
         return None
     labelled, threshold = 0, None

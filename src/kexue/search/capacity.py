@@ -1,4 +1,4 @@
-"""Memory, disk and time of an index of a given size: arithmetic on measured constants."""
+"""Memory, disk and time that an index of a given size needs, computed from measured constants."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TOKENS_PER_SECOND = 15_000  # encoded on both cores, short texts
 ENCODE_SECONDS = 0.004  # one query
 SCAN_BYTES_PER_SECOND = 20e9  # one core reading vectors
 CELLS_BYTES_PER_SECOND = 4e9  # one core decoding the bytes of an inverted file
-HIT_SECONDS = 0.0001  # documents of ten hits out of the file
+HIT_SECONDS = 0.0001  # reading the documents of ten hits from the file
 PROCESS_BYTES = 700_000_000  # interpreter, libraries, a small encoder
-BYTES_PER_TOKEN = 5.5  # of text
+BYTES_PER_TOKEN = 5.5  # bytes of text
 ROW_BYTES = 110  # a document's row and keys in the file
-PAGE_SHARE = 0.05  # of a vector, lost at the ends of pages
+PAGE_SHARE = 0.05  # share of the bytes of a vector that is lost at the ends of pages
 CORES = 2
-BUSY = 0.6  # of a core, beyond which waiting grows
+BUSY = 0.6  # load of a core above which queries wait
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ def plan_capacity(
     """Estimate what an index needs.
 
     Args:
-        docs: documents. dims: numbers of a stored vector. tokens: of a document, on average.
-        qps: text queries a second, encoding included; None asks for no rate.
-        dtype: ``"float32"`` keeps every vector in memory and compares all; ``"int8"`` keeps one byte a dimension in an
-            inverted file (the default of an index from 200,000 documents on) and scores candidates exactly from disk.
+        docs: documents. dims: numbers of a stored vector. tokens: mean number in a document.
+        qps: text queries per second, encoding included; None: no rate is required.
+        dtype: ``"float32"`` keeps every vector in memory and compares all; ``"int8"`` keeps one byte per dimension in
+            an inverted file (the default of an index from 200,000 documents on) and scores candidates exactly from
+            disk.
 
     Raises:
         ValueError: a number that is not positive, an unknown dtype.
@@ -106,7 +107,7 @@ def plan_capacity(
 
 
 def _search_seconds(docs: int, dims: int, *, approximate: bool) -> float:
-    """Seconds of one query without its encoding."""
+    """Return the seconds of one query without its encoding."""
     if not approximate:
         return 4 * docs * dims / SCAN_BYTES_PER_SECOND + HIT_SECONDS
     cells = plan_cells(docs)

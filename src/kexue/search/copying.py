@@ -49,7 +49,7 @@ def backup_index(
 
     Raises:
         IndexExistsError: `out` exists, or is the index itself. IndexFormatError: the index is damaged.
-        DiskFullError: no room. NotSupported: an address of Milvus.
+        DiskFullError: the disk is full. NotSupported: an address of Milvus.
     """
     began = time.perf_counter()
     source, target = require_file(path), require_file(out)
@@ -69,12 +69,12 @@ def restore_index(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> CopyReport:
-    """Put a backup back as an index: checked first, whole or not at all; log and snapshot of the old index go.
+    """Restore a backup as an index, atomically, after a check; log and snapshot of the old index are deleted.
 
     Args:
         backup: a file of `backup_index`; it stays.
         out: where the index was.
-        overwrite: replace an existing index, which nobody may have open; its last changes are lost.
+        overwrite: replace an existing index, which no process may have open; its last changes are lost.
         progress: called as progress(pages done, pages).
 
     Raises:

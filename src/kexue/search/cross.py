@@ -30,7 +30,7 @@ class CrossEncoderReranker:
 
     With one output z the score is sigmoid(z); with two it is the softmax probability of label 1, sigmoid(z_1 - z_0).
     The transformer runs in float32, the sigmoid in float64, so that scores stay below 1 up to z = 36. Any
-    activation of the folder is ignored; the order of the documents is that of z either way.
+    activation of the folder is ignored; z gives the order of the documents in both cases.
 
     Source: Nogueira & Cho 2019, arXiv:1901.04085.
 
@@ -79,7 +79,7 @@ class CrossEncoderReranker:
             *([positions] if positions is not None and positions > 0 else []),
         ]
         self.max_length: int = min(limits)
-        self.batch_tokens = 2048 if self.device.type == "cpu" else 8192  # as `kexue.text.Encoder`
+        self.batch_tokens = 2048 if self.device.type == "cpu" else 8192  # the same as in `kexue.text.Encoder`
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
         """Return the scores of `documents`, in their order, each in [0, 1]; without explanations.

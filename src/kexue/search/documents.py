@@ -26,15 +26,15 @@ class Document(NamedTuple):
 
 
 class CheckedDocuments(NamedTuple):
-    """Documents that can be stored; `places` are their positions in the input, `doubles` counts repeated texts."""
+    """Documents that can be stored; `positions` are those in the input, `duplicates` counts repeated texts."""
 
     rows: list[Row]
-    places: list[int]
-    doubles: int
+    positions: list[int]
+    duplicates: int
 
 
 def text_id(text: str) -> str:
-    """Return the id of a text without one: 32 hexadecimal digits of its hash.
+    """Return the id for a text that was given without an id: 32 hexadecimal digits of its hash.
 
     >>> text_id("退货要多久")
     '8233b05a265cf474d47d43a9fd8a2084'
@@ -60,13 +60,13 @@ def check_documents(
         if values is not None and len(values) != len(given):
             raise ValueError(f"{len(given)} texts came with {len(values)} {what}.")
     seen: dict[str, int] = {}
-    rows, places, doubles = [], [], 0
+    rows, positions, duplicates = [], [], 0
     for place, text in enumerate(given):
         check_text(text, f"position {place}")
         name = text_id(text) if names is None else check_id(names[place], f"position {place}")
         if name in seen:
             if names is None:
-                doubles += 1
+                duplicates += 1
                 continue
             raise DataError(
                 f"the id {name!r} is at positions {seen[name]} and {place}.",
@@ -74,8 +74,8 @@ def check_documents(
             )
         seen[name] = place
         rows.append(Row(name, text, check_metadata(about[place], f"position {place}")))
-        places.append(place)
-    return CheckedDocuments(rows, places, doubles)
+        positions.append(place)
+    return CheckedDocuments(rows, positions, duplicates)
 
 
 def match_vectors(vectors: Any, checked: CheckedDocuments, *, dim: int | None) -> Vectors:
@@ -89,17 +89,17 @@ def match_vectors(vectors: Any, checked: CheckedDocuments, *, dim: int | None) -
     Raises:
         ValueError: another number of vectors than texts, NaN or infinity. SpaceMismatchError: another length.
     """
-    rows = dict(zip(checked.places, checked.rows, strict=True))
+    rows = dict(zip(checked.positions, checked.rows, strict=True))
     raw = as_vectors(
         vectors,
         dim=dim,
         what="vectors",
         name=lambda at: f"row {at} (id {rows[at].id!r:.80})" if at in rows else f"row {at}",
     )
-    n = len(checked.rows) + checked.doubles
+    n = len(checked.rows) + checked.duplicates
     if len(raw) != n:
         raise ValueError(f"{n} texts came with {len(raw)} vectors.")
-    return raw[checked.places]
+    return raw[checked.positions]
 
 
 def check_ids(ids: str | Iterable[str]) -> list[str]:

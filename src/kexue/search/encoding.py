@@ -1,4 +1,4 @@
-"""Texts to vectors: the prompt for each role a text can have, and the check of what an encoder returns."""
+"""Encoding of texts: the prompt for each role that a text can have, and the check of what an encoder returns."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class IndexEncoder:
     The encoder is loaded when it is first needed, and then kept.
 
     Args:
-        store: of the index.
-        path: of the index, for messages.
+        store: the store of the index.
+        path: path of the index, for messages.
         encoder: already loaded and compared with the record; None: the recorded one, when needed.
 
     Attributes:
@@ -99,7 +99,7 @@ class IndexEncoder:
         """Return the encoder, loaded if necessary.
 
         Args:
-            model: where it is now (a folder or hub id), or the encoder itself; None: where it was.
+            model: folder or hub id of the encoder if it has moved, or the encoder itself; None: it has not moved.
             device: "auto", "cpu", "cuda" or "mps".
             dtype: "auto", "float32", "bfloat16" or "float16".
 

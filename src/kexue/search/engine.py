@@ -1,4 +1,4 @@
-"""Search engines in memory: one that compares every vector, and a FAISS inverted file that compares likely ones."""
+"""Search engines in memory: one compares every vector; a FAISS inverted file compares those in the nearest cells."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TRAINING = 64  # vectors per cell that an inverted file is trained on; FAISS as
 
 
 class Position(NamedTuple):
-    """The state of a store that an engine holds: the store's `epoch`, its last document key and last removal.
+    """The state of a store that an engine contains: the store's `epoch`, its last document key and last removal.
 
-    `checksums` is the sum over the vectors held. An engine belongs to a store when the removals and additions since
-    bring this sum to that of the store; an engine of another file, or of a later state than a restored backup, does
-    not.
+    `checksums` is the sum over the vectors in the engine. An engine belongs to a store if this sum, after the later
+    removals and additions, equals the sum of the store. It does not if the file was exchanged, or if a backup older
+    than the engine was restored.
     """
 
     epoch: str = ""
@@ -54,7 +54,7 @@ class Engine(Protocol):
         ...
 
     def suits(self, n: int, approx: str) -> bool:
-        """Whether this kind of engine, in this size, suits `n` documents; otherwise a new one must be built."""
+        """Return whether this kind and size of engine is right for `n` documents; if not, a new one must be built."""
         ...
 
     def add(self, keys: Keys, vectors: Vectors) -> None:
@@ -78,7 +78,7 @@ class Engine(Protocol):
 
 
 def wants_approximate(n: int, approx: str) -> bool:
-    """Whether `n` documents are searched through an inverted file: ``"auto"`` does so from 200,000 on."""
+    """Return whether `n` documents are searched through an inverted file: ``"auto"`` does so from 200,000 on."""
     return (approx == "approx" and n >= _FEWEST_APPROXIMATE) or (approx == "auto" and n >= APPROXIMATE_FROM)
 
 
@@ -90,22 +90,22 @@ class Cells(NamedTuple):
 
 
 def plan_cells(n: int) -> Cells:
-    """Cells of the inverted file that is built for `n` vectors.
+    """Return the cells of the inverted file that is built for `n` vectors.
 
     >>> plan_cells(1_000_000)
     Cells(number=4000, probes=166)
     """
-    count = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS asks for 39 training vectors a cell
+    count = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS asks for 39 training vectors per cell
     return Cells(count, min(count, max(8, count // 24)))
 
 
 def exact_bytes(n: int, dims: int) -> int:
-    """Memory of an `ExactEngine` that holds `n` vectors: float32 numbers and keys."""
+    """Return the bytes of an `ExactEngine` of `n` vectors: float32 numbers and keys."""
     return n * (4 * dims + 8)
 
 
 def inverted_bytes(n: int, dims: int) -> int:
-    """Memory of an `InvertedEngine` that holds `n` vectors: a byte per number, keys twice, and the centres of cells."""
+    """Return the bytes of an `InvertedEngine` of `n` vectors: a byte per number, keys twice, centres of cells."""
     return n * (dims + 16) + 4 * plan_cells(n).number * dims
 
 
@@ -148,13 +148,13 @@ def _load_engine(path: str | os.PathLike[str]) -> Engine | None:
             faiss = import_optional("faiss")
             engine = InvertedEngine(faiss.read_index(faiss.PyCallbackIOReader(body.read)), keys)
             if (engine._index.ntotal, engine.dims, len(keys)) != (header["n"], header["dims"], header["n"]):
-                raise ValueError(f"it holds {engine._index.ntotal} vectors of {engine.dims} numbers")
+                raise ValueError(f"it has {engine._index.ntotal} vectors of {engine.dims} numbers")
     engine.position = _parse_position(header)
     return engine
 
 
 def read_position(path: str | os.PathLike[str]) -> Position | None:
-    """Return the state that a snapshot holds; None when there is no snapshot."""
+    """Return the state that a snapshot contains; None when there is no snapshot."""
     header = read_header(path)
     try:
         return None if header is None else _parse_position(header)
@@ -175,46 +175,46 @@ class ExactEngine:
 
     Args:
         dims: length of a vector.
-        room: number of vectors to reserve memory for.
-        keys: of vectors that the caller will write into `matrix`; None: no vectors yet.
+        capacity: number of vectors to reserve memory for.
+        keys: keys of vectors that the caller will write into `matrix`; None: no vectors yet.
     """
 
     exact = True
 
-    def __init__(self, dims: int, room: int = 0, keys: Keys | None = None) -> None:
-        self._room = np.empty((room, dims), "<f4")
+    def __init__(self, dims: int, capacity: int = 0, keys: Keys | None = None) -> None:
+        self._buffer = np.empty((capacity, dims), "<f4")
         self.keys: Keys = np.empty(0, np.int64) if keys is None else keys
         self.position = Position()
 
     def suits(self, n: int, approx: str) -> bool:
-        """True unless `n` documents are searched approximately."""
+        """Return True unless `n` documents are searched approximately."""
         return not wants_approximate(n, approx)
 
     @property
     def dims(self) -> int:
         """Length of a vector."""
-        return self._room.shape[1]
+        return self._buffer.shape[1]
 
     @property
     def matrix(self) -> Vectors:
         """The vectors (n, d), in order of key."""
-        return self._room[: len(self.keys)]
+        return self._buffer[: len(self.keys)]
 
     def add(self, keys: Keys, vectors: Vectors) -> None:
         """Append vectors; memory grows by half, so that many small additions are cheap."""
         n = len(self.keys)
-        if n + len(keys) > len(self._room):
-            room = np.empty((max(n + len(keys), n + n // 2), self.dims), "<f4")
-            room[:n] = self.matrix
-            self._room = room
-        self._room[n : n + len(keys)] = vectors
+        if n + len(keys) > len(self._buffer):
+            buffer = np.empty((max(n + len(keys), n + n // 2), self.dims), "<f4")
+            buffer[:n] = self.matrix
+            self._buffer = buffer
+        self._buffer[n : n + len(keys)] = vectors
         self.keys = np.concatenate([self.keys, keys])
 
     def remove(self, keys: Keys) -> None:
         """Remove the vectors with these keys."""
         left = ~np.isin(self.keys, keys)
         if not left.all():
-            self._room, self.keys = self.matrix[left], self.keys[left]
+            self._buffer, self.keys = self.matrix[left], self.keys[left]
 
     def search(self, queries: Vectors, k: int, allowed: Keys | None = None) -> tuple[Scores, Keys]:
         """Return the `k` best, exactly; equal ones in order of key."""
@@ -263,7 +263,7 @@ class InvertedEngine:
         return Cells(int(self._index.nlist), int(self._index.nprobe))
 
     def suits(self, n: int, approx: str) -> bool:
-        """True until twice as many cells would be right."""
+        """Return False if `n` documents need the exact engine, or more than twice as many cells."""
         return wants_approximate(n, approx) and plan_cells(n).number <= 2 * self._index.nlist
 
     @property

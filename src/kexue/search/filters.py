@@ -36,7 +36,7 @@ def conditions(filter: Mapping[str, Any]) -> list[Condition]:
     of `eq`, so it holds where the field is missing. null counts as missing: `{"field": None}` is `{"exists": False}`.
 
     Raises:
-        ValueError: an operator or value that is not legal (the message lists the legal ones), or too many conditions.
+        ValueError: an operator or value that is not allowed (the message lists those that are), or too many conditions.
 
     >>> conditions({"lang": "en", "year": {"ge": 2020, "lt": 2024}})[1:]
     [Condition(field='year', operator='ge', value=2020), Condition(field='year', operator='lt', value=2024)]
@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:
 def _text(field: str, text: str) -> str:
     """Return a string as a plain str; ValueError where it holds half a surrogate pair."""
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"the filter on {field!r} holds half a surrogate pair, which no text has")
+        raise ValueError(f"the filter on {field!r} contains half a surrogate pair, which is not valid text")
     return str(text)
 
 
@@ -115,7 +115,7 @@ def _scalar(field: str, value: Any) -> str | int | float:
         try:
             return float(value)
         except OverflowError:
-            raise ValueError(f"the filter on {field!r} compares with a number beyond every float") from None
+            raise ValueError(f"the filter on {field!r} compares with a number that is too large for a float") from None
     if isinstance(value, str):
         return _text(field, value)
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""How often documents of an index are found: k-occurrences of stored vectors, and the record of their skewness."""
+"""Hubness of an index: how often each document is among the nearest of others, and the recorded skewness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kexue.similarity import HubnessReport, k_occurrence
 from kexue.similarity.neighbours.selection import k_smallest
 
 _BLOCK = 512  # queries at a time
-_TIE = 1e-6  # scores that differ by no more are equal, up to rounding of float32
+_TIE = 1e-6  # scores that differ by at most this count as equal (rounding of float32)
 
 
 def count_occurrences(
@@ -38,7 +38,7 @@ def record_hubness(store: Store, report: HubnessReport) -> None:
 
 
 def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) -> Keys:
-    """Count how often each stored vector with offset is among the `k` best of another; ties broken at random."""
+    """Count how often each stored vector of a CSLS index is among the `k` best of another; random order of ties."""
     n = len(stored)
     counts = np.zeros(n, np.int64)
     queries = extend_queries(stored[:, :-1], 1.0)

@@ -1,4 +1,4 @@
-"""Correction for hubs: with one more coordinate, a search by inner product ranks as CSLS does.
+"""Correction for hubs (CSLS): with one more coordinate, a search by inner product ranks as CSLS does.
 
 With c the cosine of query q and document y, and r(y) the mean cosine of y with its nearest documents, CSLS orders by
 2 c - r(q) - r(y); for one query this is the order of c - r(y) / 2 = <(q, 1), (y, -r(y) / 2)>.
@@ -20,7 +20,7 @@ from kexue.search.products import Keys, Scores, Vectors
 from kexue.similarity import Whitening
 
 Dehub = Literal["csls", "center"]
-NEIGHBOURS = 50  # behind r: with 10, antihubs become the new hubs (docs/howto/scores.md has the figures)
+NEIGHBOURS = 50  # of a document, for r: with 10, antihubs become the new hubs (docs/howto/scores.md has the figures)
 _BLOCK = 512  # queries at a time
 
 
@@ -46,7 +46,7 @@ def centre_whitening(dehub: str | None, whitening: Whitening | None) -> Whitenin
 
 
 def check_search_dehub(dehub: str, built: str | None) -> None:
-    """Raise an error for a correction that an index built with the correction `built` cannot apply to a search."""
+    """Raise an error if an index that was built with the correction `built` cannot search with `dehub`."""
     if dehub not in ("none", "csls", "center"):
         raise ValueError(f"dehub must be 'none', 'csls' or 'center', got {dehub!r}")
     if dehub == "center" != built or (dehub == "none" and built == "center"):
@@ -88,15 +88,15 @@ def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, approx: str = "exact
         some = firsts[start : start + _BLOCK]
         scores, places = engine.search(unit[some], k + 1)
         own = places == some[:, None]
-        own[~own.any(axis=1), -1] = True  # a duplicate was returned instead of the vector itself
+        own[~own.any(axis=1), -1] = True  # a duplicate took the place of the vector itself: the last hit is dropped
         cosines[start : start + _BLOCK] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
     return cosines[which]
 
 
 def find_distinct(rows: Vectors) -> tuple[Keys, Keys]:
-    """Return the first place of each distinct row of (n, d), and (n,) the number of its distinct row for each row.
+    """Return the first index of each distinct row of (n, d), and (n,) the number of its distinct row for each row.
 
-    Equal rows are compared once, because rounding in a matrix product depends on the place of a row.
+    Equal rows are compared once, because rounding in a matrix product depends on the position of a row.
 
     >>> find_distinct(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
     (array([0, 1]), array([0, 1, 0]))

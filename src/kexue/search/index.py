@@ -152,18 +152,18 @@ class Index:
             DataError: a blank text, an id twice, metadata JSON cannot hold; positions are named.
             ValueError: lengths that differ, NaN or infinity in `vectors`.
             SpaceMismatchError: vectors or an encoder of another space than the index holds.
-            DiskFullError: no room; the batches before are kept, nothing of this one.
+            DiskFullError: the disk is full; the batches before are kept, nothing of this one.
         """
         checked = check_documents(texts, ids, metadata)
         if not checked.rows:
-            return AddReport(0, 0, checked.doubles)
+            return AddReport(0, 0, checked.duplicates)
         raw = None if vectors is None else match_vectors(vectors, checked, dim=self.space.model.dim)
         rows = checked.rows
         size = self.ingest.batch_size(len(rows))
         parts = (slice(start, start + size) for start in range(0, len(rows), size))
         batches = ((rows[part], None if raw is None else raw[part]) for part in parts)
         report, _ = self.ingest.add_batches(batches, len(rows), progress)
-        return report + AddReport(0, 0, checked.doubles)
+        return report + AddReport(0, 0, checked.duplicates)
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""
@@ -214,12 +214,12 @@ class Index:
                 eq ne lt le gt ge in exists, all of which must hold.
             rerank: reorder the nearest `candidates` by ``"wrd"`` or ``"wmd"`` between tokens, or by an object with
                 ``rerank(query, documents)``, such as `CrossEncoderReranker`. The score of a hit is then that of the
-                reranker; percentile and probability stay those of its cosine. Needs queries as text.
-            dehub: None orders as the index was built to. ``"none"`` orders by cosine; ``"csls"``, in an index built
-                without it, corrects the nearest `candidates` and looks up the neighbours of each. Either way the score
-                of a hit stays its cosine.
-            explain: add to each hit which token of the query went to which of the document; the contributions sum to
-                the transport distance (WRD, unless `rerank` explains by itself). Needs queries as text.
+                reranker; percentile and probability are still those of its cosine. Needs queries as text.
+            dehub: None orders as chosen when the index was built. ``"none"`` orders by cosine; ``"csls"``, in an index
+                built without it, corrects the nearest `candidates` and looks up the neighbours of each. Either way the
+                score of a hit stays its cosine.
+            explain: add to each hit which token of the query was matched with which of the document; the contributions
+                sum to the transport distance (WRD, unless `rerank` explains by itself). Needs queries as text.
             exact: compare with every vector, also in an index that is searched approximately.
             candidates: number that an approximate search scores exactly, default the larger of 100 and 4 k; and that
                 is reranked or corrected, default the larger of 50 and k.
@@ -242,7 +242,7 @@ class Index:
         texts = check_rerank(queries, rerank)
         if not len(self):
             return [[] for _ in texts]
-        reranker = choose_reranker(rerank, self.load_encoder)  # before the search: it may refuse
+        reranker = choose_reranker(rerank, self.load_encoder)  # made before the search, because it may raise an error
         wanted = k if reranker is None else count_candidates(k, candidates)
         answers = search_index(self._store, self.encoder, texts, wanted, self.calibrator, **options)
         return self.rerank(texts, answers, k, rerank=reranker, explain=explain)
@@ -280,7 +280,7 @@ class Index:
         method: Literal["isotonic", "platt"] = "isotonic",
         generator: Any = 0,
     ) -> ScoreCalibrator:
-        """Fit what a score means in this index, and record it; from then on every hit has a percentile.
+        """Calibrate the scores of this index, and record the result; from then on every hit has a percentile.
 
         Args:
             pairs: judged texts (a, b); with them hits have a probability too.

@@ -1,4 +1,4 @@
-"""Documents on their way into a store: encoded, whitened, corrected for hubs, and written in batches."""
+"""Writing of documents into a store: encode, whiten, correct for hubs, write in batches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ingest:
     """Writer of documents into the store of an index.
 
     Args:
-        store: of the index.
+        store: the store of the index.
         encoder: the space that the store records, and its encoder.
     """
 
@@ -113,9 +113,9 @@ class Ingest:
         return fresh, changed
 
     def _fit_space(self, space: Space, raw: Vectors, *, encoded: bool) -> Space:
-        """Return the space completed by its first vectors: identity and width of the encoder, fitted whitening."""
+        """Return the space with what its first vectors decide: identity and width of the encoder, fitted whitening."""
         model = space.model
-        # vectors that are given beside an encoder are of this encoder
+        # vectors that are given together with an encoder are of this encoder
         if model.model_id is None and (encoded or self._encoder.encoder is not None):
             reference = None if model.reference == "auto" else model.reference
             model = identify(self._encoder.load(), reference=reference)
@@ -187,6 +187,6 @@ def drift_sum(metadata: Mapping[str, Value]) -> tuple[int, Any]:
 
 
 def _same(space: Space, raw: Vectors, old: Row) -> bool:
-    """Whether a vector of the encoder is the one stored."""
+    """Return whether a new vector of the encoder equals the stored one."""
     unit = space.project(raw[None])[0]
     return old.vector is not None and bool(np.allclose(unit, old.vector[: len(unit)], atol=_SAME))

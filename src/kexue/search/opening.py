@@ -1,4 +1,4 @@
-"""Stores that hold an index: created for a vector space, and opened with the space they record."""
+"""Creating and opening the store of an index, with the vector space that it records."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def create_index_store(
 
     Args:
         uri, overwrite, mode: see `kexue.search.store.create_store`.
-        space: of the vectors it will hold.
+        space: space of the vectors that it will contain.
         approx: one of `APPROX`.
         metadata: further entries to record.
     """

@@ -1,4 +1,4 @@
-"""An index under construction, in a file of its own that survives an interruption."""
+"""The unfinished index that a build writes, in its own file, so that an interrupted build can be resumed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from kexue.search.space import Space, SupportsEncode, is_fitted
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError
 from kexue.search.store.base import Value
-from kexue.search.store.sqlite.files import check_target, make_way
-from kexue.search.store.sqlite.wal import clear_orphans, remove_companions
+from kexue.search.store.sqlite.files import check_target, remove_old_store_files
+from kexue.search.store.sqlite.wal import remove_leftover_files, remove_log_and_snapshot
 from kexue.similarity import Whitening
 from kexue.text.identity import identify
 
@@ -35,8 +35,8 @@ class PartialIndex:
     """The file ``<out>.partial`` that a build writes, and resumes.
 
     Args:
-        store: of the file.
-        path: of the file.
+        store: the opened file.
+        path: path of the file.
         encoder: makes the vectors.
     """
 
@@ -59,9 +59,9 @@ class PartialIndex:
         """Return what an earlier run has left if it can be resumed, else a new partial index.
 
         Args:
-            path: of the file.
-            encoder, space: of the vectors that are written.
-            metadata: of the finished index.
+            path: path of the file.
+            encoder, space: encoder and space of the vectors that are written.
+            metadata: metadata of the finished index.
             resume: False discards what an earlier run has left.
             mode: permissions of a new file.
         """
@@ -77,7 +77,7 @@ class PartialIndex:
                 partial.close()
                 partial = None
             if resume:
-                warnings.warn(f"started again: what an earlier run left cannot be resumed; {reason}", stacklevel=4)
+                warnings.warn(f"started again: the unfinished index cannot be used; {reason}", stacklevel=4)
         if partial is None:
             discard(path)
             store = create_index_store(path, space, approx=str(metadata["approx"]), mode=mode)
@@ -119,9 +119,9 @@ class PartialIndex:
         """Write a second index with the raw vectors of this one whitened, and with their neighbourhoods.
 
         Args:
-            path: of the second index.
+            path: path of the second index.
             whitening: fitted on all vectors unless it is fitted already; None: none.
-            dehub, metadata, mode: of the second index.
+            dehub, metadata, mode: those of the second index.
         """
         approx = str(metadata["approx"])
         if whitening is not None and not is_fitted(whitening):
@@ -159,18 +159,18 @@ def add_spool(ingest: Ingest, spool: Spool, progress: Progress | None) -> tuple[
 
 
 def check_place(target: Path, *, overwrite: bool) -> None:
-    """Raise IndexExistsError or IndexFormatError where no index may be put at `target`; remove old companions."""
+    """Raise IndexExistsError or IndexFormatError where no index may be put at `target`; remove old log and snapshot."""
     check_target(target, overwrite=overwrite)
     if not os.path.lexists(target):
-        clear_orphans(target, overwrite=overwrite)
+        remove_leftover_files(target, overwrite=overwrite)
 
 
 def put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:
     """Move a finished index, and its snapshot, to `target`."""
     check_place(target, overwrite=overwrite)
     if Path(f"{finished}-wal").exists():
-        raise IndexBusyError(f"{finished} is open elsewhere.", remedy="Is the same build running twice?")
-    make_way(target, overwrite=overwrite)
+        raise IndexBusyError(f"{finished} is open elsewhere.", remedy="Check that the same build is not running twice.")
+    remove_old_store_files(target, overwrite=overwrite)
     finished.replace(target)
     with suppress(FileNotFoundError):
         Path(f"{finished}-snapshot").replace(f"{target}-snapshot")
@@ -179,4 +179,4 @@ def put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:
 def discard(path: Path) -> None:
     """Delete an index with its log and snapshot."""
     path.unlink(missing_ok=True)
-    remove_companions(path)
+    remove_log_and_snapshot(path)

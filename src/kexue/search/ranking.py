@@ -1,4 +1,4 @@
-"""Stored vectors ranked for a query: candidates, the correction for hubs, and hits with what their scores mean."""
+"""Ranking of stored vectors for a query: candidates, correction for hubs, hits with percentile and probability."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RERANKED = 50  # hits that are reranked or corrected by default
 class Hit(NamedTuple):
     """One answer to a query.
 
-    `score` is the cosine of the stored vectors, in [-1, 1], also where hubs were removed and the order is another; 0
+    `score` is the cosine of the stored vectors, in [-1, 1], also where the order was corrected for hubs; 0
     where one of them has no direction. After `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs
     of documents, and with labels `probability` (value, low, high) says how likely such a pair belongs together.
     `explanation`, on request, lists which word moved to which, at what cost.
@@ -52,12 +52,12 @@ def rank_documents(
     """Return the `k` best documents of each query in order, each with its cosine.
 
     Args:
-        store, space: of the index.
+        store, space: those of the index.
         raw: query vectors (m, dim) of the encoder, before whitening.
         k, dehub, candidates, filter, exact: as in `Index.search`, checked.
 
     Raises:
-        SpaceMismatchError: the store holds another space by now.
+        SpaceMismatchError: the space of the store has been changed meanwhile.
     """
     unit, expect = space.project(raw), {"space": space.token}
     options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "expect": expect}
@@ -87,7 +87,7 @@ def search_index(
     """Search an index without reranking; a search during which another process replaces the space is repeated.
 
     Args:
-        store, encoder, calibrator: of the index.
+        store, encoder, calibrator: those of the index.
         queries: a text, several, or vectors (m, dim), as in `Index.search`.
         k, options: those of `rank_documents`.
     """

@@ -1,4 +1,4 @@
-"""Answers as JSON records, and the seconds each stage took: what the command line and the HTTP service print."""
+"""JSON records of answers, for the command line and the HTTP service, and a stopwatch for the stages."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def search_record(
 
 
 class Comparison(NamedTuple):
-    """How alike two texts are.
+    """The result of comparing two texts.
 
     `cosine` is that of their vectors, `percentile` its rank among random pairs of a calibrated index (None without
     one). `similarity` is the score of `TransportReranker` between their words, and `explanation` the transport behind

@@ -12,7 +12,7 @@ from kexue.search.encoding import encode_texts
 from kexue.search.ranking import Hit
 from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
-_CHINESE = 0x2E80  # characters from here on are words of their own
+_CHINESE = 0x2E80  # first code point of the characters that count as one word each
 _MOST_TOKENS = 1024  # of a text; a plan of 1,024 x 1,024 takes a second, one of 8,192 x 8,192 gigabytes
 _LONGEST_WORD = 40  # letters of a word in an explanation
 
@@ -63,12 +63,12 @@ class TransportReranker:
         self.kind: Literal["wrd", "wmd"] = kind
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
-        """Return the scores of `documents`, in their order; a text without tokens scores lowest, unexplained."""
+        """Return the scores of `documents`, in order; a text without tokens gets the lowest, and no explanation."""
         asked, *given = self.encoder.encode_tokens([query, *documents])
-        x, words = asked.vectors[:_MOST_TOKENS], surface(query, asked.offsets[:_MOST_TOKENS])
+        x, words = asked.vectors[:_MOST_TOKENS], words_of_tokens(query, asked.offsets[:_MOST_TOKENS])
         explanations = []
         for text, one in zip(documents, given, strict=True):
-            y, names = one.vectors[:_MOST_TOKENS], surface(text, one.offsets[:_MOST_TOKENS])
+            y, names = one.vectors[:_MOST_TOKENS], words_of_tokens(text, one.offsets[:_MOST_TOKENS])
             explanations.append(merge_words(explain(x, y, words, names, kind=self.kind)))
         distances = np.array([one.distance for one in explanations])
         scores = np.maximum(1 - distances, -1) if self.kind == "wrd" else 1 / (1 + distances)
@@ -76,7 +76,7 @@ class TransportReranker:
 
 
 def merge_words(explanation: Explanation) -> Explanation:
-    """Merge the moves between the same two words: masses and contributions are summed, costs averaged.
+    """Merge the moves (token to token) of the same two words: masses and contributions are summed, costs averaged.
 
     A word that the tokenizer splits moves in pieces, and so does one that occurs twice. Words of more than 40 letters
     are cut, and their length is added.
@@ -186,7 +186,7 @@ def rerank_hits(
     return [hit._replace(explanation=reason) for hit, reason in zip(best, reasons, strict=True)]
 
 
-def surface(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
+def words_of_tokens(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """Return the word of `text` that contains each token; a token of Chinese is a word by itself."""
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
     while ends and _within_word(text, ends[-1], ends[-1]):  # the last token read may end within a word

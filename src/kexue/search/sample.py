@@ -13,7 +13,7 @@ from kexue.search.products import Vectors
 from kexue.search.space import Space
 from kexue.search.store.base import Row, Store
 
-SAMPLE = 20_000  # documents; 200 million pairs of them
+SAMPLE = 20_000  # documents, which form 200 million pairs
 
 
 def sample_rows(store: Store, most: int, random: np.random.Generator) -> list[Row]:

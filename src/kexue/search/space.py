@@ -44,7 +44,7 @@ class Space:
         whitening: fitted, or None.
         unfitted: parameters of a whitening that is fitted on the first vectors, or None.
         token: random name of the space of the stored vectors; None while the index is empty.
-        raw: vectors are stored without whitening, in an unfinished build that needs all of them for the final form.
+        raw: True in an unfinished build, where vectors are stored before whitening, which needs all of them.
         dehub: correction for hubs: ``"csls"`` adds a coordinate to stored vectors, ``"center"`` is in the whitening.
     """
 

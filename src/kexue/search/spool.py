@@ -1,4 +1,4 @@
-"""Records of the input: checked, each id once, and on disk where they are large."""
+"""Spool: a temporary SQLite table of the input records, checked, each id once, on disk if they are large."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Spool:
     """Records in the order of the input, each id once, in a temporary database that ends with the process.
 
     Attributes:
-        doubles: repeated texts without an id, which were left out.
+        duplicates: repeated texts without an id, which were left out.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class Spool:
             "", isolation_level=None
         )  # in memory, or in an unnamed file where it is large
         self._connection.execute("CREATE TABLE input (n INTEGER PRIMARY KEY, id UNIQUE, text, metadata, path, line)")
-        self.doubles = 0
+        self.duplicates = 0
 
     def fill(self, records: Iterable[Record]) -> None:
         """Check and store all records.
 
         Raises:
-            DataError: an id that comes twice, with both places; a record that cannot be stored.
+            DataError: an id that occurs twice, with both positions; a record that cannot be stored.
         """
         with explain_errors(Path(tempfile.gettempdir())):
             self._connection.execute("BEGIN")
@@ -53,7 +53,7 @@ class Spool:
         if inserted.rowcount:
             return
         if record.id is None:
-            self.doubles += 1
+            self.duplicates += 1
             return
         path, line = self._connection.execute("SELECT path, line FROM input WHERE id = ?", (name,)).fetchone()
         first = f"line {line}" if path == record.path else f"{path}, line {line}"

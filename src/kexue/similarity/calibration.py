@@ -1,9 +1,9 @@
 """Calibration of similarity scores: percentile among random pairs and, with labels, probability and threshold.
 
-Without labels. Scores of random pairs of a corpus are draws of "two unrelated texts". The percentile of a score is the
-share of them below it; by construction it is uniform on random pairs, whatever the encoder, so 99.9 means the same in
-every index. n pairs resolve no more than one in n + 1: no percentile is higher than 100 n/(n + 1) or lower than
-100/(n + 1).
+Without labels. Scores of random pairs of a corpus are samples of the scores of "two unrelated texts". The percentile of
+a score is the share of them below it; by construction it is uniform on random pairs, whatever the encoder, so 99.9
+means the same in every index. With n pairs the finest step is one in n + 1: no percentile is higher than 100 n/(n + 1)
+or lower than 100/(n + 1).
 
 With labels. Isotonic regression or Platt's logistic curve turns a score into P(label = 1), with an interval that
 assumes only that P does not fall as the score rises; see `kexue.similarity.probability`.
@@ -45,8 +45,8 @@ class Threshold(NamedTuple):
     Attributes:
         value: the threshold.
         precision: precision of the labelled pairs at or above `value`.
-        low, high: 95 % interval of the precision on other pairs, by Clopper and Pearson; its caution outweighs the bias
-            of choosing the threshold on the same pairs.
+        low, high: 95 % interval of the precision on other pairs, by Clopper and Pearson; it is wide enough to cover the
+            bias of choosing the threshold on the same pairs.
         recall: recall of the labelled pairs at or above `value`.
     """
 
@@ -139,7 +139,7 @@ class ScoreCalibrator:
         if above < 0.5 and self.method == "platt":
             warnings.warn(
                 f"pairs labelled 1 score higher than pairs labelled 0 only {above:.0%} of the time, so the curve is "
-                "flat: these pairs do not tell what a score means.",
+                "flat: the scores cannot be calibrated with these pairs.",
                 stacklevel=3,
             )
 

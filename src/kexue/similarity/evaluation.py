@@ -1,4 +1,4 @@
-"""Evaluation of an encoder on labelled pairs: Spearman with its ceiling, intervals and paired tests.
+"""Evaluation of an encoder on labelled pairs: Spearman with its largest possible value, intervals, paired tests.
 
 Source: kexue.fm/archives/8321 (the protocol: raw, whitened, whitened and truncated, over poolings and sets).
 Differences: every number comes with an interval, and binary sets with the best value that ties allow.
@@ -209,7 +209,7 @@ def _name_posts(post: Post | Sequence[Post] | Mapping[str, Post]) -> dict[str, P
         several = list(post) if isinstance(post, Sequence | Iterator) else [post]
         named = {_post_name(each): each for each in several}
         if len(named) < len(several):
-            raise ValueError("post holds the same setting twice; give a dict with a name for each.")
+            raise ValueError("post has the same setting twice; give a dict with a name for each.")
     for name, each in named.items():
         if not isinstance(each, Whitening | None):
             raise TypeError(f"post {name!r} must be a Whitening or None, got {type(each).__name__}.")

@@ -109,7 +109,7 @@ def retrieval_metrics(embeddings: Any, labels: Any, *, ks: Sequence[int] = (1, 5
 
     Args:
         embeddings: (n, d), numpy or torch.
-        labels: (n,). Rows whose label occurs once are no queries, only wrong hits of others.
+        labels: (n,). Rows whose label occurs once are not used as queries; they count as wrong hits of others.
         ks: ranks for the recall, each >= 1.
 
     Returns:

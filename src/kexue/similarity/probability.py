@@ -1,7 +1,7 @@
-"""Probability of a label as a curve of the score, with limits that assume only that it rises.
+"""Probability of a label as a function of the score, with limits that assume only that it does not fall.
 
-The interval assumes that P does not fall as the score rises: then the share of ones among the pairs just below a score
-is not expected above P, nor that among the pairs just above below it. The Clopper-Pearson limits of these two shares
+The interval assumes that P does not fall as the score rises: then the expected share of ones among the pairs just
+below a score is at most P, and among the pairs just above at least P. The Clopper-Pearson limits of these two shares
 bound P, whatever the shape of the curve.
 
 Sources: Platt 1999, "Probabilistic outputs for support vector machines" (smoothed targets, section 2.2); Zadrozny and
@@ -61,7 +61,7 @@ def platt_curve(scores: Array, labels: Array, wanted: Array) -> Array:
     """Return Platt's fit: the logistic curve 1/(1 + exp(-(a s + b))), a >= 0, on smoothed targets."""
     positives, negatives = labels.sum(), (1 - labels).sum()
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    exponent = np.frexp(np.abs(scores).max())[1]  # squares of very large or small scores leave float64
+    exponent = np.frexp(np.abs(scores).max())[1]  # squares of very large or small scores over- or underflow
     with np.errstate(over="ignore"):
         scores, wanted = np.ldexp(scores, -exponent), np.ldexp(wanted, -exponent)
     centre, scale = scores.mean(), scores.std() or 1.0
@@ -72,6 +72,6 @@ def platt_curve(scores: Array, labels: Array, wanted: Array) -> Array:
         return float((np.logaddexp(0, z) - targets * z).sum()), x.T @ (special.expit(z) - targets)
 
     w = optimize.minimize(loss, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-8}).x
-    if w[0] < 0:  # flat instead of falling; `fit_labels` warns
+    if w[0] < 0:  # the curve would fall: a flat one instead; `fit_labels` warns
         w = np.array([0.0, special.logit(targets.mean())])
     return np.asarray(special.expit(np.clip((wanted - centre) / scale, -1e9, 1e9) * w[0] + w[1]))

@@ -90,7 +90,7 @@ def rotation_between(
     Source: kexue.fm/archives/8453; formulas at the top of `kexue.similarity.rotation`. The three kinds agree on `a`
     only:
 
-    - ``"rotation"``: turns that plane and fixes everything orthogonal to it; det 1, trace d - 2 + 2 a'b.
+    - ``"rotation"``: rotates in the plane of a and b, fixes everything orthogonal to it; det 1, trace d - 2 + 2 a'b.
     - ``"householder"``: swaps a and b, fixes everything orthogonal to a - b; symmetric, det -1, trace d - 2.
     - ``"symmetric"``: swaps a and b, flips everything orthogonal to a + b, so it is far from I even where a = b;
       symmetric, det (-1)^(d-1), trace 2 - d.

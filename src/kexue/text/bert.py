@@ -1,9 +1,9 @@
 """BERT for inference: its published weights mapped onto the blocks of `kexue.nn.transformer`.
 
-Most sentence encoders are BERTs (MiniLM, BGE, GTE, text2vec, SimBERT). For them this file stands in for the
-transformers library: a search from the command line starts in about half the time.
+Most sentence encoders are BERTs (MiniLM, BGE, GTE, text2vec, SimBERT). For them this file replaces the
+transformers library, so that a search from the command line starts in about half the time.
 
-The blocks run on plain tensors by `run_block`, not as a `kexue.nn.Transformer`: calling its modules leaves 0.89 to 0.92
+The blocks run on plain tensors by `run_block`, not as a `kexue.nn.Transformer`: module calls would leave 0.89 to 0.92
 of the speed for a single short text, 0.97 to 1.0 for a full batch (MiniLM on a processor).
 
 Source: Devlin et al. 2019, arXiv:1810.04805; its blocks are those of Vaswani et al. 2017, arXiv:1706.03762.
@@ -24,7 +24,7 @@ from kexue.nn.transformer import BlockMaps, run_block
 
 WeightBias = tuple[Tensor, Tensor]
 
-_BLOCK_NAMES = {  # published name of each map of a block, with query, key and value as one
+_BLOCK_NAMES = {  # published name of each linear layer of a block, with query, key and value as one
     "qkv": "attention.self.qkv",
     "out": "attention.output.dense",
     "norm1": "attention.output.LayerNorm",

@@ -15,7 +15,7 @@ from kexue._devices import choose_device, set_threads
 from kexue._progress import Progress
 from kexue.errors import CheckpointError
 from kexue.text.batches import split_by_tokens
-from kexue.text.folder import compute_fingerprint, read_stack
+from kexue.text.folder import compute_fingerprint, read_model_folder
 from kexue.text.identity import ModelIdentity
 from kexue.text.models import find_model, model_id_of
 from kexue.text.network import DTYPES, Batch, Network
@@ -24,7 +24,7 @@ from kexue.text.streaming import EncodeReport, encode_to
 from kexue.text.tokenizer import TextTokenizer, Tokens, cut_text, list_texts
 
 _CPU_TOKENS = 2048  # on a processor a larger batch leaves the cache: measured 20 % slower at 8192
-_UNKNOWN_SHARE = 0.2  # of the tokens, above which a warning is given
+_UNKNOWN_SHARE = 0.2  # share of unknown tokens above which a warning is given
 _PROBES = [
     "A man is playing a guitar.",
     "Return the number of items in the list, or zero when it is empty!",
@@ -117,7 +117,7 @@ class Encoder:
         self.device = choose_device(device)
         folder = find_model(model)
         self.model_id = model_id_of(folder)
-        self._stack = read_stack(folder)
+        self._stack = read_model_folder(folder)
         self._network = Network(self._stack, self.device)
         self._tokenizer = TextTokenizer(self._stack.transformer, lower=self._stack.lower)
         self.pooling = self._check_pooling(pooling or self._stack.pooling)
@@ -127,7 +127,7 @@ class Encoder:
         self.prompts = {**self._stack.prompts, **(prompts or {})}
         self.batch_tokens = batch_tokens
         self.truncated_ = 0
-        self._warned_unknown = [False]  # a list: encoders that share the weights warn once together
+        self._warned_unknown = [False]  # a list, which encoders of the same weights share: they warn once
         self._network.set_dtype(dtype, probes=self._read_probes, pooling=self.pooling, name=self.model_id)
 
     @property
@@ -137,7 +137,7 @@ class Encoder:
 
     @property
     def dtype(self) -> str:
-        """Arithmetic of the transformer: ``"float32"``, ``"bfloat16"`` or ``"float16"``."""
+        """Dtype of the transformer: ``"float32"``, ``"bfloat16"`` or ``"float16"``."""
         return self._network.dtype
 
     @cached_property
@@ -153,7 +153,7 @@ class Encoder:
             self.fingerprint,
             self.dim,
             self.pooling,
-            reference=self.model_id if type(self) is Encoder else None,  # a subclass is the caller's to open
+            reference=self.model_id if type(self) is Encoder else None,  # only the caller can open a subclass again
             max_length=self.max_length,
             normalize=self.normalize,
             prompts=self.prompts,
@@ -178,7 +178,7 @@ class Encoder:
         return self._prompt(None)
 
     def with_pooling(self, mode: str) -> Encoder:
-        """Return an encoder with another pooling that shares these weights; this one stays as it is."""
+        """Return an encoder with another pooling that shares these weights; this one is not changed."""
         other = copy.copy(self)
         other.__dict__.pop("fingerprint", None)
         other.pooling = self._check_pooling(canonical_pooling(mode))
@@ -221,7 +221,7 @@ class Encoder:
 
         Returns:
             n arrays (t,) int32, special tokens included, for `encode_ids`. Its ``truncated`` is the number of texts
-            that were cut; unlike `truncated_`, it is correct where several threads share the encoder.
+            that were cut; it is correct if several threads share the encoder, `truncated_` is not.
 
         Raises:
             TypeError: an element is not a string; its position is named. ValueError: an unknown prompt.
@@ -343,7 +343,7 @@ class Encoder:
 
     @property
     def pass_tokens(self) -> int:
-        """Most tokens of one forward pass on this device, padding included."""
+        """Largest number of tokens of one forward pass on this device, padding included."""
         return min(self.batch_tokens, _CPU_TOKENS) if self.device.type == "cpu" else self.batch_tokens
 
     # One call
@@ -409,7 +409,7 @@ class Encoder:
         least = self._tokenizer.specials + 1
         if wanted is None:
             wanted = min(self._stack.max_length or most, most)
-            if wanted > 1_000_000:  # the folder is silent
+            if wanted > 1_000_000:  # the folder states no limit
                 wanted = 512
         if not least <= wanted <= most:
             raise ValueError(f"max_length must be between {least} and {most} tokens for this model, got {wanted}.")

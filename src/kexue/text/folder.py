@@ -51,7 +51,7 @@ class DenseStage:
 
 
 @dataclass(frozen=True)
-class Stack:
+class ModelFolder:
     """Stages and settings of a model folder, read from its JSON files.
 
     Attributes:
@@ -75,7 +75,7 @@ class Stack:
     default_prompt_name: str | None
 
 
-def read_stack(folder: Path) -> Stack:
+def read_model_folder(folder: Path) -> ModelFolder:
     """Read the JSON files of a model folder; a plain Hugging Face folder has mean pooling and no stage after it.
 
     Raises:
@@ -84,7 +84,7 @@ def read_stack(folder: Path) -> Stack:
     sentence = _read(folder / "config_sentence_transformers.json", default={})
     prompts = sentence.get("prompts") or {}
     if not (folder / "modules.json").is_file():
-        return Stack(folder, "last-avg", "mean", (), None, False, prompts, sentence.get("default_prompt_name"))
+        return ModelFolder(folder, "last-avg", "mean", (), None, False, prompts, sentence.get("default_prompt_name"))
     kinds: list[str] = []
     paths: list[Path] = []
     for module in _read(folder / "modules.json", kind=list):
@@ -112,7 +112,7 @@ def read_stack(folder: Path) -> Stack:
     stages = tuple(
         _read_dense(path) if kind == "Dense" else "normalize" for kind, path in zip(kinds[2:], paths[2:], strict=True)
     )
-    return Stack(
+    return ModelFolder(
         transformer,
         pooling,
         raw,
@@ -190,7 +190,7 @@ _IGNORED_KEYS = (  # of config.json: they change no vector
 )  # fmt: skip
 
 
-def compute_fingerprint(stack: Stack, pooling: str) -> str:
+def compute_fingerprint(stack: ModelFolder, pooling: str) -> str:
     """Return the sha256 over everything in a folder that changes a vector, in hexadecimal.
 
     It covers the bytes of the weights; configuration, tokenizer and limits by the meaning of their JSON, not its

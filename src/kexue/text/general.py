@@ -78,7 +78,7 @@ class General:
         return linear.weight.detach(), linear.bias.detach()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> General:
-        """Return a copy on a device, in an arithmetic."""
+        """Return a copy on a device, in a dtype."""
         return General(copy.deepcopy(self._model).to(device, dtype), self._has_pooler)
 
     def __call__(self, ids: Tensor, keep: Tensor, every: bool = False) -> tuple[Tensor, ...]:

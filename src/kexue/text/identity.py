@@ -1,4 +1,4 @@
-"""Identity of an encoder: what names the space of its vectors. Needs neither torch nor transformers."""
+"""Identity of an encoder: what decides the space of its vectors. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 

@@ -136,12 +136,12 @@ def _from_hub(name: str, tried: list[str]) -> Path | None:
     if any(
         os.environ.get(key, "").lower() in ("1", "true", "yes", "on") for key in ("KEXUE_OFFLINE", "HF_HUB_OFFLINE")
     ):
-        tried.append("hub (not asked: offline)")
+        tried.append("hub (skipped: offline)")
         return None
     try:
         if (folder := snapshot(local=False)) is not None:
             return folder
         tried.append("hub (no model with safetensors weights there)")
-    except Exception as error:  # the client's transport decides what a missing network looks like
+    except Exception as error:  # without a network the type of error depends on the HTTP library
         tried.append(f"hub ({type(error.__cause__ or error).__name__})")
     return None

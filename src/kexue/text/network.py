@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kexue._devices import has_native_bfloat16
 from kexue.errors import CheckpointError
-from kexue.text.folder import DenseStage, Stack, load_dense, load_transformer
+from kexue.text.folder import DenseStage, ModelFolder, load_dense, load_transformer
 from kexue.text.pooling import pool
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -40,7 +40,7 @@ class Network:
         CheckpointError: weights that cannot be read, or a dense stage whose width does not fit the one before.
     """
 
-    def __init__(self, stack: Stack, device: torch.device) -> None:
+    def __init__(self, stack: ModelFolder, device: torch.device) -> None:
         self.device = device
         self._where = stack.transformer
         transformer = load_transformer(stack.transformer)
@@ -84,7 +84,7 @@ class Network:
         reference = self.vectors(batch, pooling, unit=True)
         self._transformer = exact.to(self.device, torch.bfloat16)
         worst = float((self.vectors(batch, pooling, unit=True) * reference).sum(axis=1).min())
-        if not worst >= _LEAST_COSINE:  # a NaN fails, too
+        if not worst >= _LEAST_COSINE:  # a NaN also fails
             self._transformer = exact
             _LOG.warning("%s: bfloat16 reaches a cosine of %.5f to float32 only; using float32.", name, worst)
         else:
@@ -114,11 +114,11 @@ class Network:
         return array
 
     def _pool_linearly(self, first: Tensor) -> Tensor:
-        assert self._pooler is not None  # by `check_pooling`
+        assert self._pooler is not None  # checked by `check_pooling`
         return functional.linear(first, *self._pooler)
 
 
-def _check_widths(stack: Stack, width: int) -> int:
+def _check_widths(stack: ModelFolder, width: int) -> int:
     """Return the width after the last stage; CheckpointError where two neighbours do not fit."""
     for stage in stack.stages:
         if isinstance(stage, DenseStage):

@@ -1,6 +1,6 @@
 """Pooling: one vector from the token vectors of a text.
 
-Source: kexue.fm/archives/8321, poolings P1 to P4; the formulas stand in `pool`.
+Source: kexue.fm/archives/8321, poolings P1 to P4; the formulas are in the docstring of `pool`.
 """
 
 from __future__ import annotations
@@ -102,5 +102,5 @@ def pool(
 
 def _mean(state: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Return the mean (B, h) over the kept tokens."""
-    total = at_least_float32(state).masked_fill(~keep[..., None], 0.0).sum(dim=1)  # a masked NaN does not leak in
+    total = at_least_float32(state).masked_fill(~keep[..., None], 0.0).sum(dim=1)  # a masked NaN has no effect
     return (total / keep.sum(dim=1, keepdim=True)).to(state.dtype)

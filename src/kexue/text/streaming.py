@@ -25,7 +25,7 @@ from kexue.errors import DiskFullError
 from kexue.text.tokenizer import list_texts
 
 _LOG = logging.getLogger("kexue.text")
-_CHUNK = 4096  # texts between two states that a crash cannot lose
+_CHUNK = 4096  # number of texts after which the state is saved
 _HEADER = 128  # bytes before the first vector
 _REMEDY = "Free some space and run the same call again: it continues where it stopped."
 

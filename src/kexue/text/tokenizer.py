@@ -18,7 +18,7 @@ from kexue.errors import CheckpointError, MissingDependencyError
 from kexue.text.hashes import file_sha256, json_sha256
 
 _CHUNK = 1024  # texts tokenised at a time: the tokenizer's records take a hundred times the bytes of the ids
-_CHARACTERS_PER_TOKEN = 32  # far above what any vocabulary needs for running text
+_CHARACTERS_PER_TOKEN = 32  # assumed at most; far above what any vocabulary needs for running text
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -28,7 +28,7 @@ _VOCABULARIES = (
     "tokenizer.model",
 )
 _BERT_SETTINGS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
-_MARGIN = 128  # tokens past the limit, after which a word cut in two cannot change the tokens before the limit
+_MARGIN = 128  # tokens read past the limit: a word cut in two there cannot change the tokens before the limit
 
 
 def list_texts(texts: Iterable[str], *, first: int = 0) -> list[str]:

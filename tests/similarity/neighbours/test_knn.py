@@ -96,5 +96,5 @@ def test_ties_at_the_last_place_are_drawn():
 
 
 def test_distances_that_leave_float64_are_named():
-    with pytest.raises(ValueError, match="leave float64"):
+    with pytest.raises(ValueError, match="overflow float64"):
         nearest_neighbours(np.array([[1e308], [-1e308]]), 1)

@@ -69,7 +69,7 @@ def create_store(
 
     Args:
         uri: see `open_store`.
-        metadata: of the store as a whole.
+        metadata: metadata of the store as a whole.
         overwrite: replace an existing index; anything else is never replaced.
         mode: permissions of a new file; None: those of the file that is replaced, else the default of the system.
 

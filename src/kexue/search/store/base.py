@@ -52,7 +52,7 @@ class IndexMissingError(IndexFormatError, FileNotFoundError):
 
 
 class IndexExistsError(KexueError, FileExistsError):
-    """Something exists at this place already."""
+    """A file or collection already exists at this path or address."""
 
 
 class IndexBusyError(KexueError, TimeoutError):
@@ -165,7 +165,7 @@ def dimension_error(what: str, received: int, expected: int | None) -> SpaceMism
 def conflict_error(place: object, key: str, expected: object, received: object) -> SpaceMismatchError:
     """Return the error for an entry `key` of the metadata that another process has changed meanwhile."""
     return SpaceMismatchError(
-        f"{place} was given another {key} while this was prepared.",
+        f"the {key} of {place} was changed while this was prepared.",
         expected=expected,
         received=received,
         remedy="Repeat the call.",

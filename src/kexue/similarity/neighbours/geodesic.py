@@ -54,7 +54,7 @@ def geodesic_distances(
         (s, n) float64.
 
     Raises:
-        InfeasibleError: not connected, and ``"raise"``. ValueError: see `knn_graph`; a source that is no point.
+        InfeasibleError: not connected, and ``"raise"``. ValueError: see `knn_graph`; a source that is out of range.
 
     Example:
         >>> import numpy as np
@@ -173,7 +173,7 @@ class GeodesicIndex:
     def _require_corpus(self) -> Array:
         """Return the points of the corpus, or raise NotFittedError."""
         if self._corpus is None:
-            raise NotFittedError("this index has not seen a corpus.", remedy="Call fit(X) first.")
+            raise NotFittedError("this index has no corpus yet.", remedy="Call fit(X) first.")
         return self._corpus
 
 

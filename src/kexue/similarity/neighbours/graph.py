@@ -43,7 +43,8 @@ def knn_graph(
         k: 1 <= k < n. A larger k can only shorten paths; k = n - 1 gives the metric itself. Ties for the last place
             are broken at random, with a fixed seed.
         metric: ``"chord"`` sqrt(2 - 2 cos), ``"angle"`` arccos(cos), ``"euclidean"`` or ``"precomputed"``.
-        symmetrize: an edge where either (``"union"``) or each (``"mutual"``) lists the other.
+        symmetrize: keep an edge if at least one (``"union"``) or each (``"mutual"``) of its two points has the other
+            among its k nearest.
         radius: leave out edges longer than this.
         approx: True finds neighbours through a FAISS inverted file (extra `search`), False compares all pairs, None
             compares all pairs up to 20,000 points. A missed neighbour can only lengthen distances; few are missed where

@@ -1,8 +1,8 @@
 """Nearest neighbours by Euclidean distance or cosine: exact in blocks, or approximate through an inverted file.
 
 Distances are float64 and exact up to rounding of the result, and ties for the last place are broken at random, since
-hubness counts and graphs would otherwise depend on the order of rows. `kexue.search.nearest` has the other contract, of
-an index: float32 inner products, ties in the order of keys.
+hubness counts and graphs would otherwise depend on the order of rows. An index of `kexue.search` follows
+other rules (`kexue.search.products`): float32 inner products, ties in the order of keys.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def nearest_neighbours(
             sqrt(2 - 2 cos).
         chunk: queries compared at a time; memory is 8 chunk n bytes.
         backend: ``"approx"`` searches a few cells of a FAISS inverted file (extra `search`).
-        generator: breaks ties for the k-th place, separately for each query; the order of rows would make hubs. Ties
-            are distances equal up to rounding.
+        generator: breaks ties for the k-th place, separately for each query; by order the first rows would become hubs.
+            Ties are distances equal up to rounding.
 
     Returns:
         Indices (m, k) int64 and distances (m, k) float64.
@@ -51,8 +51,8 @@ def nearest_neighbours(
     Raises:
         ValueError: k out of range, shapes that differ, NaN or infinity; a zero row with `cosine`.
 
-    Cost: O(m n d) time when exact, by matrix products; pairs whose order rounding leaves open are compared by
-    differences.
+    Cost: O(m n d) time when exact, by matrix products; pairs whose order is uncertain because of rounding are
+    compared again by differences.
     """
     points = _read_rows(X, "embeddings", cosine)
     n, d = points.values.shape
@@ -72,10 +72,10 @@ def nearest_neighbours(
 
 
 class _Rows(NamedTuple):
-    """Float64 rows; `blur` bounds how far rounding may have moved each: a few eps where scaled to length 1, else 0."""
+    """Float64 rows; `rounding` bounds how far each may be off: a few eps where scaled to length 1, else 0."""
 
     values: Array
-    blur: float
+    rounding: float
 
 
 def _read_rows(X: Any, name: str, cosine: bool) -> _Rows:
@@ -84,7 +84,9 @@ def _read_rows(X: Any, name: str, cosine: bool) -> _Rows:
     if not cosine:
         largest = float(np.abs(points).max(initial=0.0))
         if largest > np.finfo(np.float64).max / (4 * math.sqrt(points.shape[1])):
-            raise ValueError(f"{name} reach {largest:.3g}: distances would leave float64. Divide by a constant first.")
+            raise ValueError(
+                f"{name} reach {largest:.3g}: distances would overflow float64. Divide by a constant first."
+            )
         return _Rows(points, 0.0)
     unit = unit_rows(points)
     if not (present := unit.any(axis=1)).all():
@@ -104,9 +106,9 @@ def _search_all_pairs(
     places, wanted = (rows.values - centre for rows in (points, targets))
     exponent = int(np.frexp(max(np.abs(places).max(), np.abs(wanted).max(initial=0.0)))[1])
     places, wanted = np.ldexp(places, -exponent), np.ldexp(wanted, -exponent)  # squares neither over- nor underflow
-    blur = min(float(np.ldexp(points.blur + targets.blur, -exponent)), 1e6)
-    squares, error = _rounding_bounds(places, blur)
-    _, doubt = _rounding_bounds(wanted, blur)
+    rounding = min(float(np.ldexp(points.rounding + targets.rounding, -exponent)), 1e6)
+    squares, error = _rounding_bounds(places, rounding)
+    _, doubt = _rounding_bounds(wanted, rounding)
     towards = -2.0 * places.T
     indices = np.empty((len(wanted), k), np.int64)
     for start in range(0, len(wanted), chunk):
@@ -126,10 +128,10 @@ def _search_all_pairs(
     return indices
 
 
-def _rounding_bounds(rows: Array, blur: float) -> tuple[Array, Array]:
+def _rounding_bounds(rows: Array, rounding: float) -> tuple[Array, Array]:
     """Return squared lengths (n,), and each row's share of the rounding of a squared distance, ties included."""
     squares = np.einsum("ij,ij->i", rows, rows)
-    share = 8 * (rows.shape[1] + 4) * _EPS * squares + 4 * blur * (np.sqrt(squares) + blur)
+    share = 8 * (rows.shape[1] + 4) * _EPS * squares + 4 * rounding * (np.sqrt(squares) + rounding)
     return squares, share + 1e-300  # squares below the smallest number
 
 
@@ -139,7 +141,7 @@ def _pick_closest(
     """Return the k of the candidates nearest to a query, from differences; ties broken at random."""
     distances = lengths(points.values[candidates] - targets.values[row])
     last = float(np.partition(distances, k - 1)[k - 1])
-    tie = (points.values.shape[1] + 4) * _EPS * last + points.blur + targets.blur
+    tie = (points.values.shape[1] + 4) * _EPS * last + points.rounding + targets.rounding
     return np.asarray(candidates[draw_k_smallest(distances, last, k, tie, generator)])
 
 

@@ -1,7 +1,7 @@
 """Hubness counts: how often each vector is among the nearest neighbours of others.
 
 N_k(i), the k-occurrence of a vector, is the number of other vectors that have it among their k nearest. Its mean is k;
-in high dimension its distribution grows a long right tail (hubs) and a mass at zero (antihubs).
+in high dimension its distribution has a long right tail (hubs) and many zeros (antihubs).
 
 Sources: kexue.fm/archives/9147; Radovanovic et al. 2010, JMLR 11.
 """
@@ -56,7 +56,7 @@ def k_occurrence(
         metric: ``"euclidean"`` or ``"cosine"``.
         queries: (m, d), counted instead of the vectors themselves; then k <= n.
         chunk: queries compared at a time.
-        backend: ``"exact"``, or ``"approx"`` for large n (FAISS; its misses fall on antihubs).
+        backend: ``"exact"``, or ``"approx"`` for large n (FAISS; it misses mostly antihubs).
         generator: breaks ties for the k-th place, separately for each query, so that tied vectors have equal counts
             in the mean; int or numpy Generator.
 

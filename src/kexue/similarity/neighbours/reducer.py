@@ -42,7 +42,7 @@ class HubnessReducer:
 
     Args:
         method: name of the correction.
-        k: number of neighbours behind it, >= 1; ``"center"`` and ``"mutual_proximity"`` use none.
+        k: number of neighbours that the method uses, >= 1; ``"center"`` and ``"mutual_proximity"`` use none.
     """
 
     def __init__(self, method: Method = "csls", k: int = 10) -> None:
@@ -100,13 +100,13 @@ class HubnessReducer:
         if self.method == "center":
             centred = centred_unit_rows(vectors, self.mean_)
             return np.asarray(np.einsum("md,mcd->mc", centred, self._centred[rows]))
-        mine, theirs = self._local_statistics(unit_rows(vectors), own=False), self.local_
+        of_queries, of_corpus = self._local_statistics(unit_rows(vectors), own=False), self.local_
         if self.method == "csls":
-            return np.asarray(2 * cosines - mine[:, None] - theirs[rows])  # CSLS: 2 c - r(q) - r(y)
+            return np.asarray(2 * cosines - of_queries[:, None] - of_corpus[rows])  # CSLS: 2 c - r(q) - r(y)
         chord = np.sqrt(np.maximum(0.0, 2 - 2 * cosines))
         if self.method == "mutual_proximity":
-            return np.asarray(_tail_probability(chord, mine[:, None]) * _tail_probability(chord, theirs[rows]))
-        scale = mine[:, None] * theirs[rows]
+            return np.asarray(_tail_probability(chord, of_queries[:, None]) * _tail_probability(chord, of_corpus[rows]))
+        scale = of_queries[:, None] * of_corpus[rows]
         if self.method == "nicdm":
             return np.asarray(-chord / np.sqrt(np.maximum(scale, 1e-300)))
         return np.asarray(np.exp(-(chord**2) / np.maximum(scale, 1e-300)))
@@ -154,7 +154,7 @@ class HubnessReducer:
     def _read_queries(self, queries: Any) -> Array:
         """Return queries as float64; NotFittedError before `fit`, ValueError on another dimension."""
         if self._unit is None:
-            raise NotFittedError("this reducer has not seen a corpus.", remedy="Call fit(X) first.")
+            raise NotFittedError("this reducer has no corpus yet.", remedy="Call fit(X) first.")
         vectors = finite_rows(queries, "queries")
         if vectors.shape[1] != self._unit.shape[1]:
             raise ValueError(f"the corpus has {self._unit.shape[1]} dimensions, got {vectors.shape[1]}")
@@ -163,7 +163,7 @@ class HubnessReducer:
     def _local_statistics(self, unit: Array, *, own: bool) -> Array:
         """Return the statistic of each vector's neighbourhood in the corpus: (n,), or (n, 2) mean and deviation."""
         corpus = self._unit
-        assert corpus is not None  # set before any call
+        assert corpus is not None  # `fit` has set it
         if self.method == "mutual_proximity":
             return _chord_moments(unit, corpus, own)
         chords = _nearest_chords(unit, corpus, self.k, own)

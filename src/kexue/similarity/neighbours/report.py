@@ -20,7 +20,7 @@ class HubnessReport(NamedTuple):
     Attributes:
         n: number of vectors; k: neighbours each.
         k_skewness: population skewness of N_k.
-        robinhood: share of places to move for equality.
+        robinhood: share of neighbour slots to move for equality.
         gini: Gini coefficient; atkinson: Atkinson index, epsilon 1/2. Both in [0, 1], 0 when all are equal.
         antihub_occurrence: share of vectors that are nobody's neighbour.
         hub_occurrence: share of places held by hubs (N_k >= hub_size k).

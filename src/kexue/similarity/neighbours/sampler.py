@@ -28,7 +28,7 @@ class HubSampler:
 
     Source: kexue.fm/archives/9147; Liang et al. 2022, arXiv:2206.06014. Differences: a latent is not counted as its own
     neighbour. Accepted latents lie nearer to the centre, so this acts like a truncation: quality rises, diversity
-    falls. The threshold has a meaning for its n and k only.
+    falls. A threshold is valid only for the n and k it was chosen for.
 
     Args:
         dim: of a latent.
@@ -37,7 +37,7 @@ class HubSampler:
         threshold: least N_k to accept.
         prior: ``prior(n, generator) -> (n, dim)``; None is the standard normal.
         inclusive: accept N_k >= threshold; False: only N_k > threshold.
-        max_rounds: rounds before giving up.
+        max_rounds: largest number of rounds.
     """
 
     def __init__(

@@ -69,8 +69,8 @@ class GeodesicSummarizer:
             n: largest number of sentences; None: limited by budget and redundancy only.
 
         Raises:
-            ValueError: fewer than two sentences, a blank one, topic words that no sentence holds, or vectors whose mean
-                is zero.
+            ValueError: fewer than two sentences, a blank one, topic words that no sentence contains, or vectors whose
+                mean is zero.
         """
         if isinstance(sentences, str):
             raise TypeError(f"sentences must be a list of texts, got one text: {sentences[:40]!r}")
@@ -101,7 +101,7 @@ class GeodesicSummarizer:
             words = [self.topic] if isinstance(self.topic, str) else list(self.topic)
             matching = [i for i, text in enumerate(texts) if any(word.lower() in text.lower() for word in words)]
             if not matching:
-                raise ValueError(f"no sentence holds one of the topic words {words}; name words that occur")
+                raise ValueError(f"no sentence contains one of the topic words {words}; give words that occur")
             topic = _mean_direction(vectors[matching])
         else:
             topic = np.asarray(self.topic, dtype=np.float64)

@@ -64,7 +64,7 @@ def relaxed_wmd(
     scale: Scale = None,
     on_empty: OnEmpty = "inf",
 ) -> float:
-    """Compute the relaxed word mover's distance: every token goes to its nearest, larger of both directions; <= WMD.
+    """Compute the relaxed word mover's distance: every token goes to its nearest; larger of two directions; <= WMD.
 
     Args and Raises: as `word_movers_distance`. Cost: O(m n d), without a solver.
 

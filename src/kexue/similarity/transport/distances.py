@@ -8,7 +8,7 @@ per unit:
     WMD   p_i = 1/m,  q_j = 1/n,                      D_ij = |x_i - y_j|          eq. 3
     WRD   p_i = |x_i| / sum |x|,  q_j likewise,       D_ij = 1 - cos(x_i, y_j)    eq. 5 to 7
 
-See also: `kexue.similarity.transport.bounds`, numbers cheaper to compute that never exceed these.
+See also: `kexue.similarity.transport.bounds`, lower bounds that are cheaper to compute.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def word_movers_distance(
 def word_rotators_distance(
     x: Any, y: Any, *, on_empty: OnEmpty = "inf", return_plan: bool = False, solver: Solver = "auto"
 ) -> Any:
-    """Compute the word rotator's distance: length is importance, direction is meaning.
+    """Compute the word rotator's distance: vector length is the weight, direction the meaning.
 
     D_ij = 1 - cos(x_i, y_j), p_i = |x_i| / sum |x|, q_j = |y_j| / sum |y|. Source: kexue.fm/archives/7388,
     eq. 5 to 7; Yokoi et al. 2020, arXiv:2004.15003. In [0, 2]. Unchanged by a common rotation and by scaling a whole

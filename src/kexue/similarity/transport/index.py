@@ -25,7 +25,7 @@ class TransportStats(NamedTuple):
         n_exact: number of documents solved.
         n_pruned_centroid: number ruled out by the centroid bound, documents without tokens among them.
         n_pruned_relaxed: number ruled out by a relaxed distance, or not solved because of `max_exact`.
-        exact: no document that was not solved can be nearer than the hits.
+        exact: True if the hits are certainly the nearest documents.
     """
 
     n_exact: int

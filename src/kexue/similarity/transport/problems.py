@@ -58,13 +58,13 @@ def wmd_problem(
     p, q = read_weights(weights_x, len(X), "weights_x"), read_weights(weights_y, len(Y), "weights_y")
     if not (len(X) and len(Y)):
         return empty_distance(X, Y, on_empty, "WMD")
-    # From differences: |x|^2 - 2 x.y + |y|^2 would lose the small ones. Scaled, so that squares stay in float64.
+    # From differences: |x|^2 - 2 x.y + |y|^2 would lose digits of small ones. Scaled, so that squares fit float64.
     exponent = exponent_of(np.concatenate([X, Y]))
     near, far = (np.ldexp(Z, -exponent) if exponent else Z for Z in (X, Y))
     with np.errstate(over="ignore"):
         cost: Array = np.ldexp(cdist(near, far), exponent)  # eq. 3 (7388): |w_i - w'_j|
     if not np.isfinite(cost).all():
-        raise ValueError("distances between tokens of x and y leave float64; divide both by a constant")
+        raise ValueError("distances between tokens of x and y overflow float64; divide both by a constant")
     if scale == "rms":
         cost /= np.sqrt(X.shape[1])
     return Problem(p, q * (p.sum() / q.sum()), cost, np.arange(len(X)), np.arange(len(Y)))

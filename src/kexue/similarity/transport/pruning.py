@@ -16,9 +16,9 @@ _FIRST_BLOCK = 64  # documents whose relaxed distance is computed before the fir
 class PrunedSearch:
     """Search of the k documents nearest to one query.
 
-    Three lower bounds are computed in turn, each for the documents the last one left: the centroid bound, the relaxed
-    distance on vectors truncated to their leading coordinates, the relaxed distance. A document is solved only while
-    its bound does not exceed the k-th best distance so far.
+    Three lower bounds are computed in turn, each for the documents that the previous one left: the centroid bound, the
+    relaxed distance on vectors truncated to their leading coordinates, the relaxed distance. A document is solved only
+    while its bound does not exceed the k-th best distance so far.
 
     Args:
         table: tokens of the documents.

@@ -102,7 +102,7 @@ def _pot_solver() -> _Solve:
         plan, _, _, _, code = emd_c(half, half, 1.0 - np.eye(2), 100, 1)
         if code != 1 or not np.array_equal(plan, 0.5 * np.eye(2)):
             return solve_by_public_name
-    except Exception:  # a private name of POT: on any change of it the public one remains
+    except Exception:  # a private name of POT: if it changes, the public one is used
         return solve_by_public_name
 
     def solve_by_private_name(p: Array, q: Array, cost: Array) -> tuple[Array, Array]:

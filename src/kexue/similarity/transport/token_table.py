@@ -1,13 +1,13 @@
 """Table of the tokens of many documents, and lower bounds of their transport distances to a query.
 
 The cost of a pair follows from a product s of rows: WRD 1 - s with s = u.v; WMD sqrt(-2 s) with
-s = x.y - |x|^2/2 - |y|^2/2. The relaxed distance needs only the largest s of a token, so a product that is never too
-small gives a cost that is never too large. Rows may therefore be truncated: with an orthonormal basis, P the leading
+s = x.y - |x|^2/2 - |y|^2/2. The relaxed distance needs only the largest s of a token, so an upper
+bound of s gives a lower bound of the cost. Rows may therefore be truncated: with an orthonormal basis, P the leading
 coordinates and r the length of the rest,
 
     u.v <= Pu.Pv + r(u) r(v)        (Cauchy-Schwarz)
 
-so one coordinate beside the leading ones keeps the bound. The rounding of float32 is added to s as slack. Tokens far
+so one more coordinate, r, keeps the bound valid. The rounding of float32 is added to s as slack. Tokens far
 from 1 in size are scaled by a power of two first: each sequence separately for WRD, which ignores scale, all by one
 power for WMD.
 """

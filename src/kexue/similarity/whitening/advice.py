@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kexue.similarity.whitening.grid import Setting
-from kexue.similarity.whitening.trial import HeldOut
+from kexue.similarity.whitening.trial import HeldOutScores
 
 
-def advise(setting: Setting, d: int, m: int, result: HeldOut, doubt: str) -> str:
+def advise(setting: Setting, d: int, m: int, result: HeldOutScores, doubt: str) -> str:
     """Describe the choice of `setting` for vectors of d dimensions on m pairs."""
     chosen = f"beta={setting.beta:g}, gamma={setting.gamma:g}, k={setting.k} of {d}"
     held_out = (
@@ -16,7 +16,7 @@ def advise(setting: Setting, d: int, m: int, result: HeldOut, doubt: str) -> str
     if doubt:
         return (
             f"{doubt}, so this is the safe setting: {chosen}, which keeps {setting.kept:.1%} of the mean square "
-            f"length; {held_out}. Harder or graded pairs, or more of them, would tell."
+            f"length; {held_out}. To decide, use more pairs, harder pairs, or graded labels."
         )
     if result.raw > result.high:
         return f"Leave the vectors as they are: the best setting, {chosen}, is worse than raw: {held_out}."
@@ -30,8 +30,8 @@ def advise_without_labels(k: int, d: int, kept: float, mean_share: float) -> str
     """Describe the safe setting, and what it cannot take into account without labels."""
     return (
         "No labels, so this is the safe setting, not the best: beta=0, gamma=0 changes cosines by truncation only; "
-        f"{k} of {d} dimensions keep {kept:.1%} of the mean square length. What it cannot know: whether "
-        f"your task gains from centring (the mean holds {mean_share:.0%} of the mean square length) or from isotropy; "
+        f"{k} of {d} dimensions keep {kept:.1%} of the mean square length. It is not known "
+        f"whether your task gains from centring (the mean has {mean_share:.0%} of the mean square length) or isotropy; "
         "vectors of a plain language model often do, of a trained sentence encoder rarely. "
         "A few hundred labelled pairs settle it."
     )

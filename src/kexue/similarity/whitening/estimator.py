@@ -207,12 +207,12 @@ class Whitening(Transformer):
         x = y Lambda^(gamma/2) U' + beta mu; directions without variance get beta mu.
 
         Raises:
-            NotSupported: normalize=True, which divided the length away.
+            NotSupported: normalize=True, which loses the lengths.
             ValueError: Y does not have k columns.
         """
         if self.normalize:
             raise NotSupported(
-                "inverse_transform needs the length of each row, and normalize=True divided it away.",
+                "inverse_transform needs the length of each row, which normalize=True loses.",
                 remedy="Fit with normalize=False and scale the rows yourself.",
             )
         kernel = self._solve()

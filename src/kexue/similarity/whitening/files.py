@@ -84,7 +84,7 @@ def read_whitening(path: str | os.PathLike[str]) -> WhiteningState:
 
 
 def file_error(error: Exception, path: str | os.PathLike[str]) -> DataError:
-    """Error for a file that is not a whitening, or not a whole one."""
+    """Return the error for a file that is not a whitening, or an incomplete one."""
     return DataError(f"damaged or not a whitening file ({error}).", path=path, remedy=_WRITE)
 
 

@@ -156,7 +156,8 @@ def scale_spectrum(
 def numerical_rank(values: Array, mean: Array, rcond: float) -> int:
     """Count the eigenvalues, descending, above `rcond` times the largest and above the rounding of equal rows.
 
-    Equal rows differ from their computed mean by up to a few eps |mean|: squares of that size are no variance.
+    Equal rows differ from their computed mean by up to a few eps |mean|: squares of that size are rounding, not
+    variance.
     """
     noise = RESIDUE * float(np.linalg.norm(mean))
     return int(np.count_nonzero(values > max(rcond * values[0], noise**2)))

@@ -1,4 +1,4 @@
-"""Application of a whitening to rows: a set by the statistics of that set, or many rows in blocks and threads."""
+"""Application of a whitening: to a set with its own statistics, or to many rows in blocks and threads."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from kexue.similarity.whitening.threads import map_blocks
 
 _BLOCK_ROWS = 8_192  # largest number of rows that share one provisional mean: one task of a thread
 _CHUNK_ROWS = 2_048  # rows copied at a time, where a copy is needed
-_SAMPLE_ROWS = 256  # rows behind a provisional mean
+_SAMPLE_ROWS = 256  # rows from which a provisional mean is computed
 _SMALLEST = 1e-303  # a variance below this has lost digits to underflow
 
 

@@ -1,4 +1,4 @@
-"""Contract of a scikit-learn transformer, kept without importing scikit-learn: parameters, output containers, tags."""
+"""Interface of a scikit-learn transformer, without importing scikit-learn: parameters, output containers, tags."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from kexue.similarity.whitening.grid import Setting, best_setting
 _BOOTSTRAP = 1000  # resamples behind each interval
 
 
-class HeldOut(NamedTuple):
-    """Scores on pairs that took no part in the choice: the procedure with its 95 % interval, and the raw vectors."""
+class HeldOutScores(NamedTuple):
+    """Scores on pairs that took no part in the choice: of choosing, with its 95 % interval, and of the raw vectors."""
 
     score: float
     low: float
@@ -66,13 +66,13 @@ class Trial:
             )
         return ""
 
-    def hold_out(self, folds: Array, choice: int | None, random: np.random.Generator) -> HeldOut:
+    def hold_out(self, folds: Array, choice: int | None, random: np.random.Generator) -> HeldOutScores:
         """Score the procedure on each fold in turn, after choosing on the other folds.
 
         Args:
             folds: (m,) fold of each pair.
             choice: a setting fixed beforehand; None chooses the best on the other folds.
-            random: for the resamples.
+            random: generator of the resamples.
         """
         scores, raw, chosen = [], [], []
         for fold in range(int(folds.max()) + 1):
@@ -83,7 +83,8 @@ class Trial:
             raw.append(self.score(0, out))
         samples = [self.bootstrap([index], random, out)[0] for index, out in chosen]
         low, high = percentile_interval(_mean_over_folds(np.array(samples)))
-        return HeldOut(float(_mean_over_folds(np.array(scores))), low, high, float(_mean_over_folds(np.array(raw))))
+        score, unchanged = (float(_mean_over_folds(np.array(each))) for each in (scores, raw))
+        return HeldOutScores(score, low, high, unchanged)
 
 
 def stratify_folds(labels: Array, cv: int, random: np.random.Generator) -> Array:

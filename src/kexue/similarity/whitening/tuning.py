@@ -84,11 +84,11 @@ def tune_whitening(
     """Choose (beta, gamma, k) for `Whitening` by cross-validation on labelled pairs.
 
     Each fold of pairs in turn is held out; the setting that is best on the other folds is scored on it. `score` is the
-    mean over folds, so it belongs to the procedure, not to a setting picked after the fact. The statistics use no
+    mean over folds, so it measures the procedure, not the setting that is chosen. The statistics use no
     labels and are taken from X once: one eigenproblem for each beta, none for gamma and k.
 
-    Pairs that are too easy, or too few, do not tell settings apart: where the best of all settings is not better than
-    the worst beyond noise, or the fewest dimensions do as well as the raw vectors, the pairs cannot choose. Then the
+    Pairs that are too easy, or too few, do not tell settings apart: if the best of all settings is not better than the
+    worst beyond noise, or the fewest dimensions do as well as the raw vectors, the pairs cannot choose. Then the
     safe setting is taken (beta and gamma nearest to 0, the fewest dimensions that keep 90 % of the mean square length),
     and `advice` says so.
 

@@ -20,7 +20,7 @@ from kexue.search.store.milvus.expressions import NOTHING, literal
 TOKEN = "KEXUE_MILVUS_TOKEN"
 LONGEST = 65_535  # bytes of a string in Milvus
 BATCH = 1_024  # rows of one request
-_BYTES = 16 << 20  # of rows in a request; servers take 64 MiB
+_BYTES = 16 << 20  # bytes of rows in one request; servers accept 64 MiB
 _TIMEOUT = 120.0  # seconds for one request
 _COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _FORMS = "milvus://host:19530/collection, milvus+https://host:19530/collection or milvus:///folder/file.db#collection"
@@ -175,14 +175,14 @@ def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
 def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Yield rows in requests of a size that servers accept."""
     part: list[dict[str, Any]] = []
-    room = _BYTES
+    left = _BYTES
     for row in rows:
         need = 4 * len(row["vector"]) + 4 * sum(len(value) for value in row.values() if isinstance(value, str))
-        if part and need > room:
+        if part and need > left:
             yield part
-            part, room = [], _BYTES
+            part, left = [], _BYTES
         part.append(row)
-        room -= need
+        left -= need
     if part:
         yield part
 

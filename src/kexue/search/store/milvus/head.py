@@ -38,7 +38,7 @@ class Head(NamedTuple):
 
 
 class Heads:
-    """The head of an index, read and written; `last` is the one that was read last."""
+    """Reader and writer of the head of an index; `last` is the head that was read last."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -48,15 +48,15 @@ class Heads:
         self._metadata: tuple[str, dict[str, Value]] | None = None
         self.last: Head | None = None
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Create the collection of the head."""
         self._connection.make(self._name, {"name": 512, "value": LONGEST}, 2, documents=False)
 
-    def old(self, *, to_replace: bool = False) -> Head | None:
+    def read_existing(self, *, ignore_damage: bool = False) -> Head | None:
         """Return the head of an existing collection; None where its creation was interrupted before it had one.
 
         Args:
-            to_replace: return an empty head instead of raising IndexFormatError for one that cannot be read.
+            ignore_damage: return an empty head instead of raising IndexFormatError for one that cannot be read.
         """
         fields = self._connection.call("describe_collection", self._name)["fields"]
         if {field["name"] for field in fields} != {"name", "value", "vector"}:
@@ -64,20 +64,20 @@ class Heads:
                 f"{self._uri} is a collection of Milvus, but not a kexue index.", remedy="Name another one."
             )
         try:
-            return self.look()
+            return self.find()
         except IndexFormatError:
-            if not to_replace:
+            if not ignore_damage:
                 raise
             return Head("")
 
-    def fetch(self) -> Head:
+    def require(self) -> Head:
         """Return the current head; IndexMissingError where there is none."""
-        head = self.look()
+        head = self.find()
         if head is None:
             raise IndexMissingError(f"the index at {self._uri} is gone.", remedy="Make it again: Index.create.")
         return head
 
-    def look(self) -> Head | None:
+    def find(self) -> Head | None:
         """Return the current head; None where there is none."""
         self._connection.load(self._name)
         found = self._connection.query(self._name, _HEAD, ["value"])
@@ -139,13 +139,13 @@ class Heads:
     def metadata(self) -> Mapping[str, Value]:
         """Return the metadata of the store as a whole; large values are fetched when they have changed."""
         while True:
-            head = self.fetch()
+            head = self.require()
             if self._metadata is not None and self._metadata[0] == head.raw:
                 return self._metadata[1]
             try:
                 values = {key: self.value(head, key) for key in head.values}
             except IndexFormatError:
-                if self.fetch().raw == head.raw:
+                if self.require().raw == head.raw:
                     raise
                 continue  # another process has replaced the value meanwhile
             self._metadata = head.raw, {key: value for key, value in values.items() if value is not None}
@@ -167,7 +167,8 @@ class Heads:
             data = b"".join(base64.b64decode(found[name]) for name in names if name in found)
             if hashlib.sha256(data).hexdigest() != digest:
                 raise IndexFormatError(
-                    f"{self._uri} has lost a part of its {key}.", remedy="Repeat the call; else build it again."
+                    f"{self._uri} has lost a part of its {key}.",
+                    remedy="Repeat the call; if that fails, build the index again.",
                 )
             self._pieces[digest + kind] = data.decode() if kind == "text" else data
         return self._pieces[digest + kind]

@@ -69,13 +69,13 @@ class MilvusStore:
         try:
             old = None
             if store._connection.call("has_collection", store.address.collection):
-                old = store._heads.old(to_replace=overwrite)
+                old = store._heads.read_existing(ignore_damage=overwrite)
                 if old is not None and not overwrite:
                     raise IndexExistsError(
                         f"{uri} exists already.", remedy="Choose another name, or pass overwrite=True (--overwrite)."
                     )
             else:
-                store._heads.make()
+                store._heads.create()
             store._heads.write(old or Head(""), {"created": now(), **metadata}, Head("", values={}))
             if old is not None and old.documents is not None:
                 store._connection.call("drop_collection", old.documents)
@@ -98,7 +98,10 @@ class MilvusStore:
             raise missing
         store = cls(address, readonly=readonly)
         try:
-            if not store._connection.call("has_collection", store.address.collection) or store._heads.old() is None:
+            if (
+                not store._connection.call("has_collection", store.address.collection)
+                or store._heads.read_existing() is None
+            ):
                 raise missing
         except BaseException:
             store.close()
@@ -141,7 +144,7 @@ class MilvusStore:
                 0 if after.documents != head.documents else len(self._find_existing(head, [row.id for row in rows]))
             )
             written = self._heads.write(head, metadata or {}, after)
-            if expect and self._heads.fetch().raw != written:
+            if expect and self._heads.require().raw != written:
                 raise conflict_error(self.address.uri, "head", None, None)
             self._connection.write(str(after.documents), entities)
             if head.documents not in (None, after.documents):  # it is empty
@@ -201,9 +204,11 @@ class MilvusStore:
     def _writing(self) -> Iterator[Head]:
         """Yield the current head, for one thread at a time."""
         if self.readonly:
-            raise KexueError(f"{self.address.uri} was opened with readonly=True.", remedy="Open it without, to write.")
+            raise KexueError(
+                f"{self.address.uri} was opened with readonly=True.", remedy="Open it without readonly=True to write."
+            )
         with self._lock:
-            yield self._heads.fetch()
+            yield self._heads.require()
 
     def _match_dims(self, head: Head, rows: Sequence[Row]) -> int:
         """Return the length of the vectors; SpaceMismatchError where they differ from each other or the stored ones."""
@@ -240,7 +245,7 @@ class MilvusStore:
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first."""
         waiting: list[str] = []
-        for rows in self._windows(self._heads.fetch(), ["id"]):
+        for rows in self._windows(self._heads.require(), ["id"]):
             waiting += [row["id"] for row in rows]
             while len(waiting) >= batch_size:
                 yield self.get(waiting[:batch_size], vectors=vectors)
@@ -257,7 +262,7 @@ class MilvusStore:
         file = self.address.file
         if file is not None:
             return bytes_below(file)
-        head = self._heads.fetch()
+        head = self._heads.require()
         if head.documents is None:
             return 0
         held = int(self._connection.call("get_collection_stats", head.documents)["row_count"])
@@ -332,7 +337,7 @@ class MilvusStore:
         """Return the same answers from all vectors that match the filter, compared here."""
         blocks = (
             (np.array([row["key"] for row in rows], np.int64), np.array([row["vector"] for row in rows], np.float32))
-            for rows in self._windows(self._heads.fetch(), ["vector"], expression, width=BATCH)
+            for rows in self._windows(self._heads.require(), ["vector"], expression, width=BATCH)
         )
         scores, keys = largest_products(queries, blocks, k)
         documents = {}
@@ -367,17 +372,17 @@ class MilvusStore:
         return [] if head.documents is None else self._connection.query(head.documents, expression, fields)
 
     def _read(self, ask: Callable[[Head], T]) -> tuple[T, Head]:
-        """Return the answer of `ask` and the head after it; repeated if the documents have moved meanwhile."""
-        head = self._heads.last or self._heads.fetch()
+        """Return the answer of `ask` and the head after it; ask again if the documents moved to another collection."""
+        head = self._heads.last or self._heads.require()
         while True:
             try:
                 answer = ask(head)
             except KexueError:
-                before, head = head, self._heads.fetch()
+                before, head = head, self._heads.require()
                 if _documents_moved(before, head):
                     continue
                 raise
-            before, head = head, self._heads.fetch()
+            before, head = head, self._heads.require()
             if not _documents_moved(before, head):
                 return answer, head
 

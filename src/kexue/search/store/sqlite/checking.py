@@ -11,7 +11,7 @@ import numpy as np
 from kexue._progress import Progress
 from kexue.search.store.sqlite import tables
 from kexue.search.store.sqlite.errors import Damage
-from kexue.search.store.sqlite.tables import Tally
+from kexue.search.store.sqlite.tables import ChecksumCounter
 
 MAX_LISTED = 20  # problems of one kind
 
@@ -36,7 +36,7 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
         if progress is not None:
             progress(min(done, 2 * state.n), 2 * state.n)
 
-    documents, vectors = Tally(), Tally()
+    documents, vectors = ChecksumCounter(), ChecksumCounter()
     checks: list[Callable[[], Iterator[str]]] = [
         lambda: _check_documents(connection, documents, tick),
         lambda: _check_vectors(connection, vectors, tick),
@@ -60,7 +60,9 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
     return problems
 
 
-def _check_documents(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int], None]) -> Iterator[str]:
+def _check_documents(
+    connection: sqlite3.Connection, tally: ChecksumCounter, tick: Callable[[int], None]
+) -> Iterator[str]:
     """Yield the documents that differ from their checksums."""
     for row in connection.execute(f"SELECT {tables.DOCUMENT} FROM documents ORDER BY key"):
         try:
@@ -71,7 +73,9 @@ def _check_documents(connection: sqlite3.Connection, tally: Tally, tick: Callabl
         tick(1)
 
 
-def _check_vectors(connection: sqlite3.Connection, tally: Tally, tick: Callable[[int], None]) -> Iterator[str]:
+def _check_vectors(
+    connection: sqlite3.Connection, tally: ChecksumCounter, tick: Callable[[int], None]
+) -> Iterator[str]:
     """Yield the vectors that differ from their checksums, from the common length, or are not finite."""
     length = None
     for key, checksum, data in connection.execute("SELECT key, checksum, vector FROM vectors ORDER BY key"):

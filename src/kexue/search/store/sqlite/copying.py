@@ -13,14 +13,14 @@ from kexue._progress import Progress
 from kexue.search.store.sqlite.checking import find_problems
 from kexue.search.store.sqlite.database import connect, connect_file
 from kexue.search.store.sqlite.errors import Damage, explain_errors
-from kexue.search.store.sqlite.files import check_companions, make_way
+from kexue.search.store.sqlite.files import check_log_beside, remove_old_store_files
 from kexue.search.store.sqlite.tables import read_state
 
 
 def check(path: Path, *, progress: Progress | None = None) -> tuple[int, list[str]]:
     """Return the number of documents in a store, and its problems; the number is 0 where there are problems."""
     real = Path(os.path.realpath(path))
-    check_companions(real)
+    check_log_beside(real)
     with explain_errors(path):
         opened = connect(real, readonly=True, timeout=30.0)
         try:
@@ -40,7 +40,7 @@ def copy(source: Path, target: Path, *, overwrite: bool, progress: Progress | No
         IndexFormatError: the source is damaged. IndexBusyError: an index at `target` is in use.
     """
     real = Path(os.path.realpath(source))
-    check_companions(real)
+    check_log_beside(real)
     opened = connect(real, readonly=True, timeout=30.0)
     try:
         opened.connection.execute("BEGIN")
@@ -59,7 +59,7 @@ def copy(source: Path, target: Path, *, overwrite: bool, progress: Progress | No
             with contextlib.closing(connect_file(temporary, "mode=ro&immutable=1", True, 0)) as connection:
                 if problems := find_problems(connection):
                     raise Damage(f"{len(problems)} problems, first: {problems[0]}")
-            make_way(target, overwrite=overwrite)
+            remove_old_store_files(target, overwrite=overwrite)
     finally:
         opened.close()
     return n

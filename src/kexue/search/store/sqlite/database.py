@@ -15,7 +15,7 @@ from urllib.parse import quote
 from kexue._files import replacing
 from kexue.search.store.base import IndexReadOnlyError, Value, now
 from kexue.search.store.sqlite.errors import Damage, error_code
-from kexue.search.store.sqlite.files import APPLICATION_ID, FORMAT_VERSION, make_way
+from kexue.search.store.sqlite.files import APPLICATION_ID, FORMAT_VERSION, remove_old_store_files
 from kexue.search.store.sqlite.tables import State, write_metadata, write_state
 from kexue.search.store.sqlite.wal import PAGE, STATE_PAGE, has_log
 
@@ -51,16 +51,16 @@ def create(path: Path, metadata: Mapping[str, Value], *, overwrite: bool = False
             write_metadata(connection, state, values)
             connection.execute("INSERT INTO state VALUES ('')")
             write_state(connection, state)
-        make_way(path, overwrite=overwrite)
+        remove_old_store_files(path, overwrite=overwrite)
 
 
 class Opened:
     """A connection to the file of a store.
 
     Attributes:
-        connection: of SQLite.
-        frozen: it reads the file as it was when opened, or a copy, because nothing can be written beside it.
-        logged: it reads a copy with its log.
+        connection: the connection of SQLite.
+        frozen: True if it reads the file as it was when opened, or a copy: nothing can be written beside the file.
+        logged: True if it reads a copy with its log.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, frozen: bool, copy: tempfile.TemporaryDirectory[str] | None):

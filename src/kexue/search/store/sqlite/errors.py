@@ -52,14 +52,14 @@ def explain_error(error: Exception, path: Path, *, needed: int = 0, waited: floa
 
     Args:
         error: raised by SQLite, by the system, or `Damage`.
-        path: of the index. needed: bytes the step would have written. waited: seconds spent waiting for a lock.
+        path: path of the index. needed: bytes the step would have written. waited: seconds it waited for a lock.
     """
     code = error_code(error)
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or is_disk_full(error):
         free = shutil.disk_usage(path.absolute().parent).free
         if code != sqlite3.SQLITE_IOERR or free < needed + (1 << 20):
             return DiskFullError(
-                f"no room to write {path}: about {needed} bytes are needed, {free} are free.",
+                f"the disk is too full to write {path}: about {needed} bytes are needed, {free} are free.",
                 needed=needed,
                 free=free,
                 remedy="Nothing of this step was written; free some space and run it again.",

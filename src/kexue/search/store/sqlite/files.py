@@ -11,7 +11,7 @@ from kexue.errors import IndexFormatError
 from kexue.search.store.base import IndexBusyError, IndexExistsError, IndexMissingError
 from kexue.search.store.sqlite.errors import REBUILD, error_code
 from kexue.search.store.sqlite.handles import read_descriptor
-from kexue.search.store.sqlite.wal import PAGE, check_log, clear_orphans, has_log, remove_companions
+from kexue.search.store.sqlite.wal import PAGE, check_log, has_log, remove_leftover_files, remove_log_and_snapshot
 
 APPLICATION_ID = int.from_bytes(b"kexu", "big")
 FORMAT_VERSION = 2
@@ -31,7 +31,7 @@ def check_file(path: Path, *, to_replace: bool = False) -> None:
     """Raise IndexFormatError unless the first bytes of a file are those of an index of this format.
 
     Args:
-        path: of the file.
+        path: path of the file.
         to_replace: accept an index of another format, or a damaged one, because it is to be replaced.
     """
     if path.is_dir():
@@ -61,26 +61,26 @@ def check_file(path: Path, *, to_replace: bool = False) -> None:
     if page != PAGE:
         raise IndexFormatError(f"{path} is damaged: its pages have {page} bytes, not {PAGE}.", remedy=REBUILD)
     if size < pages * page and not has_log(path):  # on a full disk the rest may still be in the log
-        raise IndexFormatError(f"{path} is cut short: {size} bytes are left.", remedy=REBUILD)
+        raise IndexFormatError(f"{path} is cut short: only {size} bytes are left.", remedy=REBUILD)
 
 
-def check_companions(path: Path) -> None:
+def check_log_beside(path: Path) -> None:
     """Raise IndexFormatError where the log beside a file does not belong to it."""
     if has_log(path):
         with read_descriptor(path) as descriptor:
             check_log(path, descriptor)
 
 
-def make_way(path: Path, *, overwrite: bool) -> None:
+def remove_old_store_files(path: Path, *, overwrite: bool) -> None:
     """Remove the log and the snapshot of a store that another file is about to replace.
 
     Raises:
-        IndexBusyError: the store is in use. IndexExistsError: there is no store, but a log that one has left behind,
-            and not `overwrite`.
+        IndexBusyError: the store is in use. IndexExistsError: there is no store, but the log of a deleted one, and not
+            `overwrite`.
     """
     real = Path(os.path.realpath(path))
     if not real.exists():
-        clear_orphans(real, overwrite=overwrite)
+        remove_leftover_files(real, overwrite=overwrite)
         return
     try:
         with contextlib.closing(sqlite3.connect(real, isolation_level=None, timeout=0)) as connection:
@@ -92,4 +92,4 @@ def make_way(path: Path, *, overwrite: bool) -> None:
             ) from error
         if error_code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise
-    remove_companions(real)
+    remove_log_and_snapshot(real)

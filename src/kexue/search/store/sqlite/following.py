@@ -13,7 +13,7 @@ import numpy as np
 from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
 from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.store.sqlite import tables
-from kexue.search.store.sqlite.tables import State, Tally
+from kexue.search.store.sqlite.tables import ChecksumCounter, State
 from kexue.search.store.sqlite.transactions import Transactions, Version
 
 _LOG = logging.getLogger("kexue.search")
@@ -24,9 +24,9 @@ _QUERIES = 64  # queries of an approximate search at a time
 class EngineFollower:
     """The engine of a store, and its snapshot beside the file.
 
-    A changed document gets a new key, and its old key goes to `tombstones`; both only increase. So the changes since
-    any earlier state are a range of keys and a range of tombstones, and the same code brings up to date an engine in
-    memory and one from a snapshot, no matter which process made the changes.
+    A changed document gets a new key, and its old key goes to `tombstones`; keys and tombstones only increase. So the
+    changes since any earlier state are a range of keys and a range of tombstones, and the same code brings up to date
+    an engine in memory and one from a snapshot, no matter which process made the changes.
 
     Attributes:
         engine: None before the first search, and while there are no vectors.
@@ -63,7 +63,7 @@ class EngineFollower:
 
     def _build(self, connection: sqlite3.Connection, state: State, approx: str) -> Engine:
         dims = tables.scalar(connection, "SELECT length(vector) FROM vectors LIMIT 1") // 4
-        tally = Tally()
+        tally = ChecksumCounter()
 
         def sample(size: int) -> Vectors:
             keys = np.array([key for (key,) in connection.execute("SELECT key FROM vectors")])
@@ -109,7 +109,7 @@ def _catch_up(connection: sqlite3.Connection, engine: Engine, state: State) -> b
     gone = [(key, vector) for key, vector in tables.removals(connection, last_removal) if key <= last_key]
     if gone:
         engine.remove(np.array([key for key, _ in gone], np.int64))
-    tally = Tally()
+    tally = ChecksumCounter()
     for keys, vectors in tables.read_blocks(connection, "key > ?", (last_key,), tally):
         if vectors.shape[1] != engine.dims:
             return False

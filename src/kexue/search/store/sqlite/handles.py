@@ -56,7 +56,7 @@ def read_descriptor(path: Path) -> Iterator[int]:
 
 
 class Watch:
-    """The file that a store has opened, compared with the one at its path now."""
+    """Check whether the path of a store still leads to the file that was opened."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -81,7 +81,7 @@ class Watch:
         written, self._stamp = stamp != self._stamp, stamp
         return written
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Let the next `check` return True."""
         self._stamp = (-1, -1)
 

@@ -1,4 +1,4 @@
-"""Documents that match a filter, compared with their checksums before they are read."""
+"""Search for documents that match a filter; their checksums are verified before they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kexue.search.products import Keys
 from kexue.search.store.base import Filter
 from kexue.search.store.sqlite import tables
 from kexue.search.store.sqlite.expressions import to_sql
-from kexue.search.store.sqlite.tables import Tally
+from kexue.search.store.sqlite.tables import ChecksumCounter
 from kexue.search.store.sqlite.transactions import Transactions, Version
 
 _FILTERS = 8  # filters whose keys are cached
@@ -46,7 +46,7 @@ class Matching:
         """Compare documents with their checksums: all of them once, then the new ones."""
         if self._openings != self._transactions.openings:
             self._openings, self._verified = self._transactions.openings, -1
-        tally = Tally()
+        tally = ChecksumCounter()
         tables.verify_documents(connection, self._verified, tally)
         if self._verified < 0:
             state = self._transactions.state(connection)

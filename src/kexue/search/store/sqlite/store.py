@@ -28,11 +28,11 @@ from kexue.search.store.base import (
 )
 from kexue.search.store.sqlite import database, tables
 from kexue.search.store.sqlite.errors import explain_errors
-from kexue.search.store.sqlite.files import check_companions, check_file, check_target
+from kexue.search.store.sqlite.files import check_file, check_log_beside, check_target
 from kexue.search.store.sqlite.following import EngineFollower, search_approximate
 from kexue.search.store.sqlite.matching import Matching
-from kexue.search.store.sqlite.tables import Tally
-from kexue.search.store.sqlite.transactions import Transactions, Turn
+from kexue.search.store.sqlite.tables import ChecksumCounter
+from kexue.search.store.sqlite.transactions import ConnectionGuard, Transactions
 
 
 class EmbeddedStore:
@@ -83,7 +83,7 @@ class EmbeddedStore:
         """Open an existing store; IndexFormatError for foreign, damaged and newer files."""
         target = Path(path).absolute()
         check_file(target)
-        check_companions(Path(os.path.realpath(target)))
+        check_log_beside(Path(os.path.realpath(target)))
         store = cls(target, readonly=readonly)
         try:
             store.metadata()
@@ -156,7 +156,7 @@ class EmbeddedStore:
                 tables.write_metadata(connection, state, {"epoch": epoch})
             if engine is not None:
                 engine.position = engine.position._replace(epoch=epoch)
-            with Turn(self.transactions, before) as connection:
+            with ConnectionGuard(self.transactions, before) as connection:
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self.follower.save_snapshot()
@@ -193,7 +193,7 @@ class EmbeddedStore:
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first."""
-        last, tally, began = 0, Tally(), None
+        last, tally, began = 0, ChecksumCounter(), None
         while True:
             with self.transactions.read() as connection:
                 began = began or self.transactions.version

@@ -96,7 +96,7 @@ def write_state(connection: sqlite3.Connection, state: State) -> None:
     connection.execute("UPDATE state SET line = ?", (state.line(),))
 
 
-class Tally:
+class ChecksumCounter:
     """The number of rows read, and the sum of their checksums."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class Tally:
     def check(self, n: int, checksums: int, what: str) -> None:
         """Raise `Damage` where number or sum differ from those in the state."""
         if (self.n, self.checksums) != (n, checksums):
-            raise Damage(f"it holds {self.n} {what} of {n}, or others than were written")
+            raise Damage(f"it has {self.n} {what}, {n} were written; or their content has changed")
 
 
 # ---- metadata of the store -------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Tally:
 def read_metadata(connection: sqlite3.Connection, state: State) -> dict[str, Value]:
     """Return the metadata of the store as a whole."""
     found: dict[str, Value] = {}
-    tally = Tally()
+    tally = ChecksumCounter()
     columns = "CAST(key AS BLOB), typeof(value), CAST(value AS BLOB), checksum"
     for key, kind, value, checksum in connection.execute(f"SELECT {columns} FROM meta"):
         if checksum != _metadata_checksum(key, kind, value):
@@ -207,7 +207,11 @@ def last_key(connection: sqlite3.Connection, table: str) -> int:
 
 
 def read_rows(
-    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], vectors: bool, tally: Tally | None = None
+    connection: sqlite3.Connection,
+    where: str,
+    parameters: Sequence[Any],
+    vectors: bool,
+    tally: ChecksumCounter | None = None,
 ) -> list[Row]:
     """Return the documents that `where` selects, oldest first, with their vectors if `vectors`."""
     columns, tables = DOCUMENT, "documents"
@@ -225,7 +229,7 @@ def read_rows(
     return found
 
 
-def verify_documents(connection: sqlite3.Connection, after: int, tally: Tally) -> None:
+def verify_documents(connection: sqlite3.Connection, after: int, tally: ChecksumCounter) -> None:
     """Compare the documents with keys above `after` with their checksums."""
     statement = f"SELECT {DOCUMENT} FROM documents WHERE key > ? ORDER BY key"
     for key, checksum, id, text, metadata in connection.execute(statement, (after,)):
@@ -245,7 +249,7 @@ def verify_ids(connection: sqlite3.Connection) -> None:
 
 
 def read_blocks(
-    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], tally: Tally | None = None
+    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], tally: ChecksumCounter | None = None
 ) -> Iterator[tuple[Keys, Vectors]]:
     """Yield keys and vectors of the documents that `where` selects, in ascending order, in blocks."""
     cursor = connection.execute(f"SELECT key, checksum, vector FROM vectors WHERE {where} ORDER BY key", parameters)

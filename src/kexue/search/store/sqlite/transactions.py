@@ -15,7 +15,7 @@ from kexue.search.store.base import IndexReadOnlyError, Value, now
 from kexue.search.store.sqlite import tables
 from kexue.search.store.sqlite.database import connect
 from kexue.search.store.sqlite.errors import Damage, explain_error, explain_errors, is_damage
-from kexue.search.store.sqlite.files import check_companions
+from kexue.search.store.sqlite.files import check_log_beside
 from kexue.search.store.sqlite.handles import Handle, Watch
 from kexue.search.store.sqlite.tables import State
 from kexue.search.store.sqlite.wal import has_log
@@ -27,13 +27,13 @@ class Transactions:
     """Transactions of one store on its file; several threads take turns.
 
     Args:
-        path: of the file, as it was given.
+        path: path of the file, as it was given.
         readonly: refuse writes.
         timeout: seconds to wait for another process.
 
     Attributes:
         file: real path of the file.
-        version: of the state that the current transaction sees; another one after every commit of any process.
+        version: version of the state that the current transaction sees; different after every commit of any process.
         openings: times the file was opened.
         writes: commits of this object.
         lock: held during a transaction.
@@ -115,8 +115,10 @@ class Transactions:
         The caller keeps the state up to date with the rows it writes.
         """
         if self.readonly:
-            raise IndexReadOnlyError(f"{self.path} was opened with readonly=True.", remedy="Open it without, to write.")
-        with Turn(self, needed) as connection:
+            raise IndexReadOnlyError(
+                f"{self.path} was opened with readonly=True.", remedy="Open it without readonly=True to write."
+            )
+        with ConnectionGuard(self, needed) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 self.note_version(connection)
@@ -131,7 +133,7 @@ class Transactions:
                 raise
             self.writes += 1
             if self._watch.check():  # a file that was replaced meanwhile does not hold this write
-                self._watch.forget()
+                self._watch.invalidate()
 
     def note_version(self, connection: sqlite3.Connection) -> None:
         """Note the version of the transaction that has begun."""
@@ -142,17 +144,17 @@ class Transactions:
                 self._check_history(connection)
         except BaseException as error:
             if written:
-                self._watch.forget()  # so that the next transaction checks again
+                self._watch.invalidate()  # so that the next transaction checks again
                 if is_damage(error) or isinstance(error, IndexFormatError):
                     raise self._watch.replacement_error(f"holds something else ({error})") from error
             raise
 
     def _check_history(self, connection: sqlite3.Connection) -> None:
         """Raise `Damage` for a file that was not written by SQLite, such as a copy in its place."""
-        check_companions(self.file)
+        check_log_beside(self.file)
         here, state = self._watch.change(), tables.read_state(connection)
         if here is None or (not has_log(self.file) and here.own.decode() != state.change):
-            raise Damage("not the state that is known here")
+            raise Damage("its content was changed without SQLite, for example by copying another file over it")
 
     def reopen_changed(self) -> None:
         """Open a frozen file again if it has changed since."""
@@ -163,8 +165,10 @@ class Transactions:
             self.openings += 1
 
 
-class Turn:
-    """The connection for one thread at a time, with errors explained; about `needed` bytes may be written.
+class ConnectionGuard:
+    """Context that gives the connection to one thread at a time, and explains errors.
+
+    About `needed` bytes may be written.
 
     A class, not a generator: every search enters one, and this saves 20 microseconds.
     """
@@ -190,7 +194,7 @@ class Turn:
                 raise explained from error
 
 
-class Reading(Turn):
+class Reading(ConnectionGuard):
     """A transaction that reads one state of the file."""
 
     def __enter__(self) -> sqlite3.Connection:

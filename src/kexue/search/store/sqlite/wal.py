@@ -1,9 +1,9 @@
 """The write-ahead log beside an index file: whether it belongs to the file, and whether it is damaged.
 
 Every transaction writes one line into the table ``state``, whose root is page 2: the name of the previous change, its
-own name (both random), and the checksums of the tables. The file is at some change of its history, and the log holds
-consecutive changes; so a log belongs to a file exactly when the change of the file is the one before the first in the
-log, or one in the log. This detects a log left behind by a deleted file, and a backup copied over a file whose log
+own name (both random), and the checksums of the tables. The file contains the state after one of these changes, and the
+log consecutive changes; so a log belongs to a file exactly when the change of the file is the one before the first in
+the log, or one in the log. This detects a log left behind by a deleted file, and a backup copied over a file whose log
 stayed.
 """
 
@@ -53,12 +53,12 @@ def check_log(path: Path, descriptor: int) -> None:
         here, changes = file_change(descriptor), log_changes(log)
         belongs = not changes or here is None or here.own in {changes[0].before, *(change.own for change in changes)}
         broken = find_damage(log)
-        if belongs and (broken is None or not broken.sure):
+        if belongs and (broken is None or not broken.certain):
             if broken is not None:
                 _LOG.warning("%s: its last change is incomplete and is ignored.", log)
             return
         time.sleep(0.002)
-    if broken is not None and broken.sure:
+    if broken is not None and broken.certain:
         raise IndexFormatError(
             f"{log} is damaged at byte {broken.at:,}: changes after it exist, but cannot be read.",
             remedy=(
@@ -105,10 +105,10 @@ def log_changes(log: Path) -> list[Change]:
 
 
 class LogDamage(NamedTuple):
-    """Byte at which a log is damaged; `sure` when a later change follows, so that the damaged one was once on disk."""
+    """Byte at which a log is damaged; `certain` if a later change follows: then the damaged one was once on disk."""
 
     at: int
-    sure: bool
+    certain: bool
 
 
 def find_damage(log: Path) -> LogDamage | None:
@@ -140,11 +140,11 @@ def _find_damage(file: BinaryIO) -> LogDamage | None:
                 broken = at
         if broken is not None and frame[8:16] == salts:
             if committed:
-                return LogDamage(broken, sure=True)
+                return LogDamage(broken, certain=True)
             committed = frame[4:8] != bytes(4)
         at += _FRAME_HEADER + PAGE
         frame = file.read(_FRAME_HEADER)
-    return LogDamage(broken, sure=False) if broken is not None and committed else None
+    return LogDamage(broken, certain=False) if broken is not None and committed else None
 
 
 def _log_sums(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def _weights() -> npt.NDArray[np.uint32]:
 
 
 def has_log(path: Path) -> bool:
-    """Whether a log beside the file holds anything."""
+    """Return whether a log beside the file has any content."""
     try:
         return os.path.getsize(f"{path}-wal") > _LOG_HEADER
     except OSError:
@@ -185,11 +185,11 @@ def _page_change(page: bytes) -> Change | None:
 # ---- files that an index leaves behind -------------------------------------------------------------------------------
 
 
-def clear_orphans(path: Path, *, overwrite: bool) -> None:
+def remove_leftover_files(path: Path, *, overwrite: bool) -> None:
     """Remove the log and the snapshot that a deleted index has left where a new file is about to be created.
 
     Raises:
-        IndexExistsError: there is a log with changes, and not `overwrite`; or a file of that name that is no log.
+        IndexExistsError: there is a log with changes, and not `overwrite`; or a file of that name that is not a log.
     """
     log = Path(f"{path}-wal")
     if has_log(path):
@@ -197,7 +197,7 @@ def clear_orphans(path: Path, *, overwrite: bool) -> None:
             ours = struct.unpack(">I", file.read(4))[0] in _LOG_MAGIC
         if not ours:
             raise IndexExistsError(
-                f"{log} is in the way: it is no log of an index.", remedy="Move it away, or choose another name."
+                f"{log} exists, but is not the log of an index.", remedy="Move it away, or choose another name."
             )
         if not overwrite and log_changes(log):
             raise IndexExistsError(
@@ -205,10 +205,10 @@ def clear_orphans(path: Path, *, overwrite: bool) -> None:
                 remedy="Put the index back beside it; if it is no longer needed, delete the log "
                 "or pass overwrite=True (--overwrite).",
             )
-    remove_companions(path)
+    remove_log_and_snapshot(path)
 
 
-def remove_companions(path: Path) -> None:
+def remove_log_and_snapshot(path: Path) -> None:
     """Delete the log, its index and the snapshot beside a file that is deleted or about to be replaced."""
     for ending in ("-wal", "-shm", "-snapshot"):
         Path(f"{path}{ending}").unlink(missing_ok=True)
