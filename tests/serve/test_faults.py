@@ -67,10 +67,10 @@ def waiting(url: str) -> int:
     return int(float(size))
 
 
-def encoded(url: str) -> int:
+def count_encoded(url: str) -> int:
     """Texts in all forward passes so far."""
-    [size] = re.findall(r"^kexue_batch_size_sum\{.*\} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
-    return int(float(size))
+    sizes = re.findall(r"^kexue_batch_size_sum\{.*\} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return sum(int(float(size)) for size in sizes)  # a server without a pass has no such line
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -151,12 +151,12 @@ def test_slow_clients_hold_up_nobody(small) -> None:
 
 
 def test_clients_that_go_away_take_their_work_with_them(small) -> None:
-    before = encoded(small.url)
+    before = count_encoded(small.url)
     gone = connect(small.port, '{"input": [' + ", ".join([f'"{TEXT}"'] * 2000) + "]}")
     until(lambda: waiting(small.url) > 0)
     gone.close()
     until(lambda: waiting(small.url) == 0)
-    assert encoded(small.url) - before < 1000, "at least half of the work was dropped"
+    assert count_encoded(small.url) - before < 1000, "at least half of the work was dropped"
     assert 'endpoint="/v1/embeddings",outcome="499"' in httpx.get(f"{small.url}/metrics").text
 
 
