@@ -510,12 +510,12 @@ def npz() -> bytes:
 MATRIX = npy(np.arange(12.0).reshape(3, 4))
 VECTOR_FILES = {
     "empty": (b"", "empty"),
-    "cut in the header": (MATRIX[:20], "can be read"),
-    "cut in the numbers": (MATRIX[:-8], "can be read"),
+    "cut in the header": (MATRIX[:20], "the array of numbers cannot be read"),
+    "cut in the numbers": (MATRIX[:-8], "the array of numbers cannot be read"),
     "text": (b"1 2 3\n", "it is not a .npy file"),
     "archive": (npz(), "archive of several arrays"),
     "damaged archive": (b"PK\x03\x04" + bytes(30), "archive"),
-    "objects": (npy(np.array([{}], object), allow_pickle=True), "can be read"),
+    "objects": (npy(np.array([{}], object), allow_pickle=True), "the array of numbers cannot be read"),
     "whole numbers": (npy(np.zeros((2, 2), int)), "int64"),
     "complex": (npy(np.zeros((2, 2), complex)), "complex"),
     "strings": (npy(np.array([["a"]])), "<U1"),
@@ -523,8 +523,8 @@ VECTOR_FILES = {
     "a cube": (npy(np.zeros((2, 2, 2))), r"\(2, 2, 2\)"),
     "no rows": (npy(np.zeros((0, 3))), "no rows"),
     "a number": (npy(np.array(1.0)), r"\(\)"),
-    "huge": (MATRIX.replace(b"(3, 4), }", b"(3000000000, 4000000000), }", 1), "can be read"),
-    "odd header": (MATRIX.replace(b"{'descr'", b"{'descr(", 1), "can be read"),
+    "huge": (MATRIX.replace(b"(3, 4), }", b"(3000000000, 4000000000), }", 1), "the array of numbers cannot be read"),
+    "odd header": (MATRIX.replace(b"{'descr'", b"{'descr(", 1), "the array of numbers cannot be read"),
 }
 
 

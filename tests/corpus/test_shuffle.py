@@ -501,7 +501,10 @@ def test_mistakes_are_named(tmp_path):
         ({"separator": "\n"}, "one byte"),
         ({"header": -1}, "header must be"),
         ({"lines_per_record": 0}, "lines_per_record must be"),
-        ({"shards": 2, "shard_lines": 3}, "give one, got shards and shard_lines"),
+        (
+            {"shards": 2, "shard_lines": 3},
+            "give only one of shards, shard_lines and shard_bytes, got shards and shard_lines",
+        ),
         ({"sample": -1}, "sample must be"),
         ({"algorithm": "sort"}, "keyed, rowwise"),
         ({"seed": -1}, "seed"),

@@ -48,8 +48,8 @@ class Cloud(Protocol):
 def parse_command(payload: bytes, allow: Collection[str] = ("on", "off")) -> str | None:
     """Return the command in a payload, or None when it is not exactly one of `allow`.
 
-    A payload is a name in lower case, at most 64 bytes of UTF-8. After the name any number of ``#`` with digits (a
-    brightness) is ignored, as is white space around the whole. The text is compared with the list and used for
+    A payload is a name in lower case, at most 64 bytes of UTF-8. After the name any number of ``#`` with digits (as
+    for brightness) is ignored, as is white space around the whole. The text is compared with the list and used for
     nothing else: no shell, no path, no format string.
 
     >>> parse_command(b"on#80"), parse_command(b" off "), parse_command(b"off; reboot")

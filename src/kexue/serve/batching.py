@@ -152,7 +152,7 @@ class Batcher:
     async def start(self) -> None:
         """Start the worker; requests that were submitted before are served now."""
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+            self._worker = asyncio.create_task(self._run_passes())
 
     async def drain(self) -> None:
         """Refuse new requests, finish those that wait, and stop the thread."""
@@ -204,7 +204,7 @@ class Batcher:
 
     # The worker
 
-    async def _work(self) -> None:
+    async def _run_passes(self) -> None:
         """Run passes until `drain` was called and nothing waits."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="kexue-encoder") as thread:

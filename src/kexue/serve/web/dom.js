@@ -94,7 +94,7 @@ export function responsive(draw, attributes = {}) {
   return box;
 }
 
-/** Call `act` once things have been quiet for `wait` milliseconds. */
+/** Debounce: call `act` once there was no call for `wait` milliseconds. */
 export function debounced(act, wait) {
   let timer = 0;
   const later = (...given) => {
