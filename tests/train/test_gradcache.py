@@ -148,7 +148,7 @@ def test_mistakes():
         GradCache(encoder, pair_contrastive_loss, chunk_size=2).step(rows(0))
     with pytest.raises(ValueError, match="2 encoders for 1 towers"):
         GradCache([encoder, encoder], pair_contrastive_loss, chunk_size=2).step(rows(4))
-    with pytest.raises(ValueError, match="returned 1 rows for 2"):
+    with pytest.raises(ValueError, match="returned 1 rows for an input of 2 rows"):
         GradCache(lambda x: encoder(x)[:1], pair_contrastive_loss, chunk_size=2).step(rows(4))
     with pytest.raises(ValueError, match="differ in rows"):
         GradCache(encoder, pair_contrastive_loss, chunk_size=2).step({"a": rows(4), "b": rows(5)})
