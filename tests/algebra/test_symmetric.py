@@ -93,7 +93,7 @@ def test_express_symmetric_on_known_cases():
         ("__import__('os').system('true')", ["x", "y"], "not understood"),
         ("2x", ["x"], "products with"),
         ("x^y", ["x", "y"], "whole number"),
-        (sympy.sin(sympy.Symbol("x")), ["x"], "no polynomial"),
+        (sympy.sin(sympy.Symbol("x")), ["x"], "not a polynomial"),
         ("x", ["x", "x"], "distinct"),
     ],
 )
