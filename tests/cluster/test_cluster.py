@@ -408,7 +408,7 @@ def test_bad_input_is_told_before_anything_starts(source, tmp_path, encoder, mon
         embed_files(source, out, encoder=encoder, ray="")
     with pytest.raises(TypeError, match="encoder must be"):
         embed_files(source, out, encoder=3)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="expected a folder, got a link or a file"):
+    with pytest.raises(DataError, match="expected a folder, got a file"):
         embed_files(source, source, encoder=encoder)
     assert not out.exists()
     (tmp_path / "there.kx").write_text("mine")

@@ -182,7 +182,7 @@ def _check_arguments(encoder: object, shards: object, folder: Path) -> None:
     if not isinstance(encoder, str | os.PathLike | SupportsEncode):
         raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
     if folder.exists() and not folder.is_dir():
-        raise DataError("a file, where a folder is expected.", remedy="Name a folder for the shards.", path=folder)
+        raise DataError("expected a folder, got a file.", remedy="Name a folder for the shards.", path=folder)
 
 
 class _ShardJob:
