@@ -444,7 +444,7 @@ def test_an_id_is_a_string_or_a_whole_number_as_it_is_written(tmp_path, format, 
 # ---- files that cannot be read ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", [*{reader for _, _, reader in READERS.values()}, read_vectors])
+@pytest.mark.parametrize("read", [*dict.fromkeys(reader for _, _, reader in READERS.values()), read_vectors])
 @pytest.mark.parametrize("state", ["missing", "folder"])
 def test_a_file_that_cannot_be_read_is_named_with_a_remedy(tmp_path, monkeypatch, read, state):
     monkeypatch.delenv("KEXUE_DATA", raising=False)
