@@ -8,9 +8,9 @@ APP := $(VENV)/.kexue-app
 ALL := $(VENV)/.kexue-all
 OLDEST := $(VENV)-oldest
 
-# Bytecode is written for what is imported, not for each of the 20,000 files that are installed.
+# Bytecode of the app is written for the modules it imports, not for each of the 20,000 files that are installed.
 export PYTHONDONTWRITEBYTECODE :=
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help setup demo test test-all oldest lint types docs check bench serve tables clean
 
@@ -30,7 +30,7 @@ setup: $(ALL)
 $(APP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("kexue needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e ".[app]"
+	$(PIP) --no-compile -e ".[app]"
 	@touch $@
 
 $(ALL): $(APP)

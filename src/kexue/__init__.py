@@ -1,4 +1,4 @@
-"""Sentence search that can be trusted, and the methods of kexue.fm as components.
+"""Search of your own texts by meaning, and the methods of kexue.fm as components.
 
 Importing this package loads neither torch nor transformers; the three names below load on first use.
 """

@@ -1,4 +1,4 @@
-"""Pictures in one style, independent of matplotlib's global state."""
+"""Figures in one style, independent of matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kexue._optional import import_optional
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei")  # the last two have Chinese characters
 
 
-def save_picture(draw: Callable[[Any], None], path: str | os.PathLike[str]) -> None:
-    """Write a picture as PNG.
+def save_figure(draw: Callable[[Any], None], path: str | os.PathLike[str]) -> None:
+    """Write a figure as PNG.
 
     Args:
         draw: paints on the empty matplotlib figure that it is called with.

@@ -476,7 +476,7 @@ def test_reproduce_takes_names_numbers_and_addresses(run, name, tmp_path):
 
 def test_reproduce_says_how_large_the_effect_is(run, tmp_path):
     _, out, _ = run("reproduce", "retry", "--budget", "smoke", "--out", str(tmp_path))
-    assert "size of the effect: calls saved by three tries at 30 % failures 0.9" in out
+    assert "size of the effect: share of calls that succeed within three tries at 30 % failures 0.9" in out
     assert "n = 2,000" in out
 
 

@@ -511,7 +511,7 @@ def test_mistakes_are_named(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             shuffle_files(**{"inputs": tmp_path / "in", "output": tmp_path / "out", **options})
-    for path, message in [(tmp_path / "absent", "no such file"), (tmp_path, "it is a folder")]:
+    for path, message in [(tmp_path / "absent", "no such file"), (tmp_path, "expected a file, got a folder")]:
         with pytest.raises(DataError, match=message):
             shuffle_files(path, tmp_path / "out")
     assert os.listdir(tmp_path) == ["in"]

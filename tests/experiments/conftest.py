@@ -5,8 +5,8 @@ from kexue.experiments import report
 
 @pytest.fixture(autouse=True)
 def every_axis_is_labelled(monkeypatch):
-    """Pictures of experiments: each panel with data names the quantity, and where it has one the unit, of both axes."""
-    save = report.save_picture
+    """Figures of experiments: each panel with data names the quantity, and where it has one the unit, of both axes."""
+    save = report.save_figure
 
     def checked(draw, path):
         def draw_and_check(figure):
@@ -20,4 +20,4 @@ def every_axis_is_labelled(monkeypatch):
 
         save(draw_and_check, path)
 
-    monkeypatch.setattr(report, "save_picture", checked)
+    monkeypatch.setattr(report, "save_figure", checked)

@@ -270,7 +270,7 @@ def test_mistakes_are_named():
         q.start_from(torch.ones(3, 4))
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(7, 4\)"):
         nearest_code(torch.ones(2, 3), torch.ones(7, 4))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         rotate_to(torch.ones(2, 3), torch.ones(3))
 
 

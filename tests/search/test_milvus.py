@@ -280,7 +280,7 @@ def test_a_writer_who_comes_between_is_noticed(store: MilvusStore, uri: str, mon
         return written
 
     monkeypatch.setattr(Heads, "write", crossed)
-    with pytest.raises(KexueError, match="while this was prepared"):
+    with pytest.raises(KexueError, match="while the write was prepared"):
         store.upsert([Row("a", "t", {}, vector(1))], metadata={"space": "ours"}, expect={"space": None})
     assert (store.count(), store.metadata()["space"]) == (0, "theirs")
     other.close()
@@ -351,7 +351,7 @@ def test_a_head_that_is_not_what_was_written_is_damage(store: MilvusStore, uri: 
         "empty": "{}",
     }[harm]
     store._connection.write(store.address.collection, [{"name": "head", "value": bad, "vector": [0.0, 0.0]}])
-    with pytest.raises(IndexFormatError, match=r"head of .* is damaged"):
+    with pytest.raises(IndexFormatError, match=r"header of .* is damaged"):
         open_store(uri)
     create_store(uri, {"note": "new"}, overwrite=True).close()
     with contextlib.closing(open_store(uri)) as new:

@@ -204,7 +204,7 @@ def test_labels_the_wrong_way_round_are_named(method):
 
 def test_a_curve_that_could_only_fall_is_flat_and_says_so():
     calibrator = ScoreCalibrator("platt")
-    with pytest.warns(UserWarning, match="do not tell"):
+    with pytest.warns(UserWarning, match="so the curve is"):
         calibrator.fit_labels([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0])
     np.testing.assert_allclose(calibrator.probability([-1e9, 0.0, 1.0, np.inf]).value, 0.5, atol=1e-12)
 

@@ -568,8 +568,11 @@ def break_by(action: str, folder: Path) -> None:
         ("json", r"modules.json cannot be read as JSON"),
         ("no tokenizer", r"has no tokenizer. Copy"),
         ("tokenizer", r"has no tokenizer that can be loaded"),
-        ("pooling", r"pools by pooling_mode_weightedmean_tokens, which is not offered. Choose one with pooling="),
-        ("two poolings", r"pools by pooling_mode_cls_token, pooling_mode_mean_tokens, which is not offered"),
+        (
+            "pooling",
+            r"uses the pooling pooling_mode_weightedmean_tokens, which is not supported. Choose one with pooling=",
+        ),
+        ("two poolings", r"uses the pooling pooling_mode_cls_token, pooling_mode_mean_tokens, which is not supported"),
         ("activation", r"activation 'torch.nn.modules.activation.ReLU' is not known"),
         ("width", r"takes 31 dimensions, but gets 32"),
         ("dense pickle", r"_Dense has its weights as a pickle"),

@@ -35,7 +35,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="kexue",
-    help="Search your own texts with sentence vectors you can trust, and re-run the articles of kexue.fm.",
+    help="Search your own texts by meaning, and run the experiments of the articles of kexue.fm.",
     epilog="Start with `kexue demo`, then `kexue index build faq.jsonl --text question --out faq.kx`.",
     no_args_is_help=True,
     add_completion=False,

@@ -36,7 +36,7 @@ def compare(
         str | None, typer.Option(help="Index whose encoder, vector space and calibration are used.")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Picture of the transport between words to write (needs the figures extra).")
+        Path | None, typer.Option(help="Figure of the transport between words to write (needs the figures extra).")
     ] = None,
     model: opt.Model = "auto",
     device: opt.Device = "auto",
@@ -79,7 +79,7 @@ def compare(
 
 def _draw(explanation: Explanation, path: Path) -> None:
     """Draw the words of both texts by weight, joined by lines as wide as the mass moved."""
-    from kexue._figures import save_picture
+    from kexue._figures import save_figure
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -103,4 +103,4 @@ def _draw(explanation: Explanation, path: Path) -> None:
             f"{explanation.kind.upper()} {explanation.distance:.3f}; width: mass, darkness: nearness", fontsize=10
         )
 
-    save_picture(draw, path)
+    save_figure(draw, path)

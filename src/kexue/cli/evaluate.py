@@ -45,7 +45,7 @@ def evaluate(
     bootstrap: Annotated[
         int, typer.Option(help="Number of bootstrap samples for the 95 % intervals; 0: no intervals.", min=0)
     ] = 1000,
-    figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to write (needs the figures extra).")] = None,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
     device: opt.Device = "auto",
@@ -105,7 +105,7 @@ def _tables(result: Evaluation) -> Any:
 
 def _draw(result: Evaluation, path: Path) -> None:
     """Draw the scores with their intervals and ceilings."""
-    from kexue._figures import save_picture
+    from kexue._figures import save_figure
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -124,4 +124,4 @@ def _draw(result: Evaluation, path: Path) -> None:
         axes.set_xlabel("Spearman x100, 95 % interval")
         axes.legend()
 
-    save_picture(draw, path)
+    save_figure(draw, path)

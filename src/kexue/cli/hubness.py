@@ -33,7 +33,7 @@ def hubness(
     ],
     k: Annotated[int, typer.Option("-k", help="Number of neighbours.", min=1)] = 10,
     top: Annotated[int, typer.Option(help="Number of the largest hubs to list.", min=1)] = 20,
-    figure: Annotated[Path | None, typer.Option(help="Picture to write (needs the figures extra).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Figure to write (needs the figures extra).")] = None,
 ) -> None:
     """Find hubs: count how often each document is among the nearest neighbours of another, and list the largest."""
     from kexue.search.records import hubness_record
@@ -76,7 +76,7 @@ def _draw(counts: np.ndarray[Any, Any], k: int, path: Path) -> None:
     """Draw the histogram of the counts."""
     import numpy as np
 
-    from kexue._figures import save_picture
+    from kexue._figures import save_figure
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -87,4 +87,4 @@ def _draw(counts: np.ndarray[Any, Any], k: int, path: Path) -> None:
         axes.set_ylabel("documents")
         axes.legend()
 
-    save_picture(draw, path)
+    save_figure(draw, path)

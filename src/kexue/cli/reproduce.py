@@ -41,14 +41,14 @@ def reproduce(
     ] = False,
     budget: Annotated[str, typer.Option(help="smoke (seconds), small (minutes) or full.")] = "small",
     data: Annotated[Path | None, typer.Option(help="Folder of optional data sets.", envvar="KEXUE_DATA")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder with a subfolder for each report and picture.")] = Path(
+    folder: Annotated[Path, typer.Option("--out", help="Folder with a subfolder for each report and figure.")] = Path(
         "runs"
     ),
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip an experiment if --out has its report for this budget and seed.")
     ] = False,
 ) -> None:
-    """Run the experiments of articles: test the claims, print the verdicts, save numbers and pictures.
+    """Run the experiments of articles: test the claims, print the verdicts, save numbers and figures.
 
     The exit code is 0 whatever the verdict, 1 if a run failed.
     """

@@ -1,4 +1,4 @@
-"""`kexue solve`: the roots of a polynomial equation, their derivation, and a picture of them."""
+"""`kexue solve`: the roots of a polynomial equation, their derivation, and a figure of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def solve(
         int | None, typer.Option(help="Decimal digits of the roots (needs the algebra extra).", min=1, max=10_000)
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Picture of the roots in the complex plane to write (needs the figures extra).")
+        Path | None, typer.Option(help="Figure of the roots in the complex plane to write (needs the figures extra).")
     ] = None,
 ) -> None:
     """Solve a polynomial equation through the symmetry of its roots: exactly up to degree four, numerically beyond."""
@@ -62,7 +62,7 @@ def _integers_of_any_length() -> Iterator[None]:
 
 
 def _answer(out: Output, polynomial: str, steps: bool, latex: bool, digits: int | None, figure: Path | None) -> None:
-    """Solve, draw the picture if one is requested, and print the record."""
+    """Solve, draw the figure if one is requested, and print the record."""
     from kexue import algebra
     from kexue.algebra.notation import polynomial_text
     from kexue.algebra.records import solution_record
@@ -104,7 +104,7 @@ def _plain_text(title: str, roots: RootSet, steps: Sequence[str], digits: int | 
 
 def _draw(roots: RootSet, title: str, path: Path) -> None:
     """Draw the roots as dots, joined to their mean, which is the coordinate y1."""
-    from kexue._figures import save_picture
+    from kexue._figures import save_figure
 
     if not all(map(cmath.isfinite, roots.values)):
         raise DataError("roots beyond the range of floats cannot be drawn.", remedy="Leave out --figure.")
@@ -130,7 +130,7 @@ def _draw(roots: RootSet, title: str, path: Path) -> None:
         axes.margins(0.15)
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
-    save_picture(draw, path)
+    save_figure(draw, path)
 
 
 def _kind(z: complex) -> tuple[str, str]:

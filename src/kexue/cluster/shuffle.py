@@ -330,10 +330,10 @@ def _sort_bucket(work: _Settings, task: tuple[int, int]) -> dict[str, Any]:
 def _cut(path: str, separator: int) -> Iterator[_Piece]:
     """Cut a file into pieces of whole lines."""
     if not os.path.isfile(path):
-        raise DataError("it is not a regular file.", remedy="Shuffle it on one machine: kexue shuffle.", path=path)
+        raise DataError("expected a regular file.", remedy="Shuffle it on one machine: kexue shuffle.", path=path)
     if read_codec(path) is not None:
         raise DataError(
-            "it is compressed.", remedy="Decompress it, or shuffle it on one machine: kexue shuffle.", path=path
+            "the file is compressed.", remedy="Decompress it, or shuffle it on one machine: kexue shuffle.", path=path
         )
     size = os.path.getsize(path)
     with open(path, "rb") as file:

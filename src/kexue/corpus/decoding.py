@@ -20,7 +20,8 @@ class Decoder:
     """Decoder of UTF-8 with one rule for malformed characters and one limit of length.
 
     Args:
-        errors: ``"strict"`` raises on the first malformed byte, NUL or half surrogate; ``"replace"`` puts U+FFFD there.
+        errors: ``"strict"`` raises on the first malformed byte, NUL or unpaired surrogate; ``"replace"`` puts U+FFFD
+            there.
         max_bytes: largest size of a line, row or document, in bytes.
 
     Attributes:
@@ -44,7 +45,7 @@ class Decoder:
         return self.clean(text, path=path, line=line, column=column)
 
     def clean(self, text: str, *, path: str, line: int, column: str | None = None) -> str:
-        """Refuse or replace NUL and half surrogates; escapes in JSON can spell both."""
+        """Refuse or replace NUL and unpaired surrogates; escapes in JSON can spell both."""
         if "\0" not in text and (text.isascii() or not _has_half_surrogates(text)):
             return text
         bad = [i for i, char in enumerate(text) if char == "\0" or "\ud800" <= char <= "\udfff"]

@@ -112,7 +112,7 @@ def read_records(
         metadata: columns to keep besides the text. A JSON object may lack some of them, a table may not.
         format: ``"auto"`` goes by the extension (standard input: txt); else txt, csv, tsv, jsonl or parquet. With
             ``"txt"`` a folder gives every file that is not hidden.
-        errors: ``"strict"`` refuses malformed UTF-8, NUL and half surrogates in texts, ids and metadata;
+        errors: ``"strict"`` refuses malformed UTF-8, NUL and unpaired surrogates in texts, ids and metadata;
             ``"replace"`` puts U+FFFD and counts.
         max_bytes: largest size of a line, row, document or value of a table, >= 1: a small compressed file may hold
             one of any size.

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from kexue._figures import save_picture
+from kexue._figures import save_figure
 from kexue._files import replacing
 from kexue.demo.report import DemoReport, DemoRow
 from kexue.errors import MissingDependencyError
@@ -129,7 +129,7 @@ def _picture(rows: list[DemoRow]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "figure.png"
         try:
-            save_picture(draw, path)
+            save_figure(draw, path)
         except MissingDependencyError as missing:
             return f"<p>(No picture: {escape(str(missing))})</p>"
         encoded = base64.b64encode(path.read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""Panels that several pictures share."""
+"""Panels that several figures share."""
 
 from __future__ import annotations
 

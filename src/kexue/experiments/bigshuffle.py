@@ -68,7 +68,9 @@ class _Runs(NamedTuple):
 @experiment(
     "bigshuffle",
     claim="Files larger than memory can be shuffled in little memory; two rounds through blocks come close to it.",
-    effect=("a file of {file} within {peak_memory}; wrong after a kill {wrong_after_a_kill}"),
+    effect=(
+        "peak memory for a file of {file}: {peak_memory}; runs with wrong output after a kill: {wrong_after_a_kill}"
+    ),
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

@@ -23,7 +23,7 @@ from kexue.experiments.report import Claim, Figure, Report
 _BATCHES = (3, 8, 64)
 _SMALL = (3, 8)
 _TEMPERATURE, _NOISE = 0.07, 0.2
-_WAYS = {  # name: label in the picture
+_WAYS = {  # name: label in the figure
     "cross_entropy": "cross-entropy, float32",
     "float64": "cross-entropy, float64",
     "exact": "exact InfoNCE",
@@ -42,7 +42,7 @@ _WAYS = {  # name: label in the picture
     minutes=3,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Gradients at growing gaps; then SimCLR on digits, six methods to form the gradient, three batch sizes."""
+    """Measure gradients at growing gaps, and SimCLR on digits with six forms of the gradient in three batch sizes."""
     count, steps = {"smoke": (1, 40), "small": (3, 1500), "full": (10, 1500)}[budget]
     seeds, gaps = range(seed, seed + count), np.arange(0.0, 41.0)
     slopes = _measure_slopes(gaps)

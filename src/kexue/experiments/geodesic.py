@@ -35,7 +35,7 @@ _ROOTS = 40  # topics: packages with enough docstrings
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Curves with known arc length, docstrings against the hierarchy of their modules, hotel reviews."""
+    """Measure curves with known arc length, docstrings against the hierarchy of their modules, and hotel reviews."""
     n = {"smoke": 500, "small": 2000, "full": 5000}[budget]
     roll = _unroll(n, seed)
     figures = _curve_figures() | {

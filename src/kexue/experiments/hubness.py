@@ -44,7 +44,7 @@ _PUBLISHED = {1: -0.14, 3: -0.45, 10: 0.91, 30: 3.23, 100: 5.00, 300: 6.12}  # m
     minutes=3,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Gaussians of growing dimension, the sphere, an offset, and the standard library's docstrings."""
+    """Measure hubness of Gaussians and of the standard library's docstrings, on the sphere, and with an offset."""
     n, count = {"smoke": (400, 2), "small": (1000, 5), "full": (1000, 20)}[budget]
     seeds = tuple(range(seed, seed + count))
     gaussians = _draw_gaussians(n, seeds)

@@ -61,7 +61,7 @@ class _Gan(NamedTuple):
     minutes=2.0,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Power iteration, box filter, digits under attack, and eight Gaussians by two kinds of critic."""
+    """Measure power iteration, a box filter, digits under attack, and eight Gaussians by two kinds of critic."""
     import_optional("torch", extra="train")
     count, epochs, steps = {"smoke": (1, 5, 10), "small": (3, 60, 600), "full": (10, 60, 5000)}[budget]
     seeds = tuple(range(seed, seed + count))

@@ -22,7 +22,7 @@ from kexue.experiments._training import fit, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 
-_WAYS = {"adam": "Adam", "masked": "Lazy, masked", "strict": "Lazy, strict"}  # labels in the picture
+_WAYS = {"adam": "Adam", "masked": "Lazy, masked", "strict": "Lazy, strict"}  # labels in the figure
 _CURVATURE = np.logspace(-2, 0, 20)
 
 
@@ -32,12 +32,12 @@ _CURVATURE = np.logspace(-2, 0, 20)
     "from the batch.",
     effect=(
         "loss on a noisy quadratic {noisy_loss_sgd} to {noisy_loss_lookahead_slow}; "
-        "gain in accuracy by lazy rows {gain_masked}"
+        "gain in accuracy from lazy updates {gain_masked}"
     ),
     minutes=1,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Closed form, noisy quadratic, drift of absent rows, and texts with rare words."""
+    """Measure the closed form, a noisy quadratic, the drift of absent rows, and texts with rare words."""
     steps, count, epochs = {"smoke": (5000, 2, 1), "small": (20_000, 8, 6), "full": (100_000, 20, 10)}[budget]
     seeds = tuple(range(seed, seed + count))
     noisy = _noisy_curves(steps, seed)

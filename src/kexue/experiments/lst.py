@@ -59,7 +59,7 @@ class _Transfer(NamedTuple):
     "tuning.",
     data=("thucnews_titles", "fewclue_tnews"),
     effect=(
-        "kept for backward {saved_share_ladder}; "
+        "memory kept for the backward pass {saved_share_ladder}; "
         "accuracy on digits {digits_accuracy_full} full, {digits_accuracy_ladder} ladder; "
         "on TNEWS {tnews_accuracy_full} full, {tnews_accuracy_ladder} ladder"
     ),

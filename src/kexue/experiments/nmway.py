@@ -35,7 +35,7 @@ _COMMON = 0.9  # share of the digit 0 in the unbalanced stream
     minutes=0.2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Identities, the failing example, and linear models of digits: balanced, and with one dominant digit."""
+    """Measure identities, the failing example, and linear models of digits: balanced, and with one dominant digit."""
     import_optional("torch", extra="train")
     count, epochs = {"smoke": (1, 5), "small": (5, 30), "full": (20, 30)}[budget]
     seeds = range(seed, seed + count)

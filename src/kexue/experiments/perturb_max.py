@@ -35,7 +35,7 @@ _NODES = (4, 8, 16, 32, 64, 128, 256)
     minutes=0.5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Draws against probabilities, properties, quadrature error, and a classifier trained with either law."""
+    """Measure draws against probabilities, properties, quadrature error, and training with Gumbel and normal noise."""
     count, epochs = {"smoke": (1, 4), "small": (5, 40), "full": (20, 40)}[budget]
     seeds = tuple(range(seed, seed + count))
     errors = {rule: [_small_error(rule, nodes) for nodes in _NODES] for rule in ("midpoint", "ours")}

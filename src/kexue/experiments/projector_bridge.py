@@ -51,8 +51,8 @@ _EAGER: dict[str, Any] = {"debounce": 0.0, "opposite_delay": 0.0, "rate_limit": 
     claim="A speaker can switch a projector it does not know: off by infrared and a USB keyboard, on by a plug; and "
     "over the network with nothing but a small program.",
     effect=(
-        "commands off that end with off at 30 % loss {off_with_repeats}; "
-        "actions outside the list {actions_outside_the_list}"
+        "share of off commands that switch the projector off at 30 % packet loss {off_with_repeats}; "
+        "actions not on the allow-list {actions_outside_the_list}"
     ),
     minutes=0.7,
 )

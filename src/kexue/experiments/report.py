@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kexue._figures import save_picture
+from kexue._figures import save_figure
 from kexue._files import replacing
 from kexue.errors import DataError, MissingDependencyError
 
@@ -72,7 +72,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of `report.json`, and `draw`, which paints the picture.
+    """The content of `report.json`, and `draw`, which paints the figure.
 
     An experiment fills `claims`, `figures`, `seeds`, `data`, `notes` and `draw`; `run_experiment` adds the rest.
 
@@ -84,7 +84,7 @@ class Report:
         data: a name, split and size for each data set.
         draw: called with an empty matplotlib figure; not saved.
         effect: size of the effect in one phrase with units and intervals, which a verdict alone does not show.
-        figure: name of the picture's file beside the report; None without one.
+        figure: name of the figure's file beside the report; None without one.
     """
 
     claims: tuple[Claim, ...]
@@ -164,7 +164,7 @@ class Report:
         saved = self
         if self.draw is not None:
             try:
-                save_picture(self.draw, target / "figure.png")
+                save_figure(self.draw, target / "figure.png")
                 saved = dataclasses.replace(self, figure="figure.png")
             except MissingDependencyError as missing:
                 saved = dataclasses.replace(self, notes=(*self.notes, f"no picture: {missing}"))

@@ -43,7 +43,8 @@ _NEARLY_ALL = 0.95  # share of the codes
     claim="A linear map behind a frozen codebook keeps all codes in use; the rotation trick gains nothing by itself.",
     effect=(
         "codes in use on clustered vectors {clusters_usage_plain} to {clusters_usage_linear}; "
-        "error of digits by rotation {digits_mse_plain_straight_through} to {digits_mse_plain_rotation}"
+        "reconstruction error of digits, straight-through to rotation, "
+        "{digits_mse_plain_straight_through} to {digits_mse_plain_rotation}"
     ),
     minutes=2,
 )

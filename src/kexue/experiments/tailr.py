@@ -35,7 +35,7 @@ _GRID = np.linspace(-16, 20, 361)
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Digits with clean and with wrong labels; a Gaussian fitted to a mixture of two; the two forms' gradients."""
+    """Measure digits with clean and wrong labels, a Gaussian fitted to a mixture, and the gradients of both forms."""
     import_optional("torch", extra="train")
     count, epochs = {"smoke": (1, 20), "small": (5, 200), "full": (20, 200)}[budget]
     steps = {"smoke": 300, "small": 1000, "full": 1000}[budget]

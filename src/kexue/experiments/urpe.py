@@ -45,7 +45,7 @@ _WIDTH, _HEADS, _LAYERS = 64, 4, 2
     "urpe",
     claim="A Transformer whose only positions are relative ones inside the softmax cannot say which of n equal tokens "
     "is which; a Toeplitz factor after the softmax is enough for it.",
-    effect="share of places right {accuracy_bias} without, {accuracy_urpe} with the Toeplitz factor",
+    effect="share of positions predicted correctly {accuracy_bias} without, {accuracy_urpe} with the Toeplitz factor",
     minutes=1,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:

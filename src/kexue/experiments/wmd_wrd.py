@@ -51,12 +51,12 @@ _RELATED = 0.3  # rank correlation from which length and importance count as "ab
     effect=(
         "WRD over WMD on STS-B {stsb_en_WRD_over_WMD}; "
         "WRD over the cosine of means {stsb_en_WRD_over_cosine_of_means}; "
-        "solved {search_solved}"
+        "exact problem solved for {search_solved}"
     ),
     minutes=2,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Bounds on random pairs; exact search; pairs of sentences in English and Chinese; lengths against idf."""
+    """Measure bounds on random pairs, exact search, sentence pairs in English and Chinese, and lengths against idf."""
     generator = np.random.default_rng(seed)
     notes: list[str] = []
     bounds = _measure_bounds({"smoke": 500, "small": 10_000, "full": 50_000}[budget], generator)

@@ -66,7 +66,11 @@ class MqttCloud:
         """Connect and subscribe; ConnectionError where the broker cannot be reached or refuses."""
         aiomqtt = self._aiomqtt
         if not (self.tls or is_loopback(self.host) or self._warned):
-            _LOG.warning("%s:%d is not encrypted: everyone on the path can read and command", self.host, self.port)
+            _LOG.warning(
+                "%s:%d is not encrypted: everyone on the network path can read the messages and send commands",
+                self.host,
+                self.port,
+            )
             self._warned = True
         try:
             async with aiomqtt.Client(

@@ -1,4 +1,4 @@
-"""Hidden states of a frozen backbone on disk: one safetensors file a batch, and an index that is written last."""
+"""Hidden states of a frozen backbone on disk: one safetensors file per batch, and an index that is written last."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_states(
             save_file(tensors, temporary)
         rows.append(counts.pop())
     if not rows:
-        raise ValueError("the loader gave no batch")
+        raise ValueError("the loader returned no batch; expected at least one")
     with replacing(folder / "index.json") as temporary:
         record = {"format": _FORMAT, "taps": taps, "rows": rows}
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
@@ -83,7 +83,9 @@ class CachedStates(Dataset[dict[str, Tensor]]):
             self.taps: tuple[str, ...] = tuple(record["taps"])
             rows = [int(count) for count in record["rows"]]
         except FileNotFoundError as error:
-            raise DataError("no cache of states here, or its making was interrupted.", path=index) from error
+            raise DataError(
+                "there is no complete cache of states here: none was written, or writing was interrupted.", path=index
+            ) from error
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise

@@ -95,7 +95,7 @@ def gradient_penalty(
 
     Args:
         f: critic, (batch, ...) -> one value a sample.
-        real, fake: (batch, ...), of one shape; they get no gradient.
+        real, fake: (batch, ...), of the same shape; they get no gradient.
         one_sided: penalise only norms above `center`, as the author prefers.
         center: norm without penalty.
         norm_dims: axes of the norm; None takes all but the first.

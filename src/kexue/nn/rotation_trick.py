@@ -35,7 +35,7 @@ def rotate_to(z: Tensor, q: Tensor) -> Tensor:
     Source: kexue.fm/archives/10489.
 
     Args:
-        z, q: (..., d) floats of one shape. Half precision is computed in float32.
+        z, q: (..., d) floats of the same shape. Half precision is computed in float32.
 
     Raises:
         ValueError: shapes that differ. TypeError: not floats.
@@ -68,8 +68,8 @@ def _bisector(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _check_pair(z: Tensor, q: Tensor) -> None:
-    """Raise ValueError unless z and q have one shape with an axis, TypeError unless both hold floats."""
+    """Raise ValueError unless z and q have the same shape with an axis, TypeError unless both hold floats."""
     if z.shape != q.shape or z.ndim < 1:
-        raise ValueError(f"expected z and q of one shape (..., d), got {tuple(z.shape)} and {tuple(q.shape)}")
+        raise ValueError(f"expected z and q of the same shape (..., d), got {tuple(z.shape)} and {tuple(q.shape)}")
     if not (z.is_floating_point() and q.is_floating_point()):
         raise TypeError(f"z and q must be tensors of floats, got {z.dtype} and {q.dtype}")

@@ -66,12 +66,12 @@ class GradientAccumulation(Wrapper):
 
     @property
     def is_fused(self) -> bool:
-        """Whether nothing inside follows the step at the bottom."""
+        """Whether no wrapper inside acts after the step of the innermost optimizer."""
         return is_fused(self.inner)
 
     @property
     def is_linear(self) -> bool:
-        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
+        """Whether scaling lr of the innermost optimizer scales the whole change of the inner one."""
         return is_linear(self.inner)
 
     @property

@@ -25,7 +25,7 @@ _CELLS = 2**18  # elements of a matrix handled at a time per thread: they stay i
 
 @fusible(elementwise=False)
 class Adafactor(DenseOptimizer):
-    """Adaptivity like Adam's for a matrix of n x m numbers, with the memory of n + m.
+    """Optimizer with adaptive steps like Adam's, which stores n + m numbers for an n x m matrix.
 
     With g the gradient, t = 1, 2, ... and b_t = 1 - t^-decay_power:
 

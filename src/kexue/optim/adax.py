@@ -23,7 +23,7 @@ from kexue.optim.stack import Group
 
 @fusible(elementwise=True)
 class AdaX(DenseOptimizer):
-    """Adam with a second moment of exponentially growing memory, and without bias correction of the first.
+    """Adam whose second moment gives more weight to older gradients, and whose first has no bias correction.
 
     With g the gradient, t = 1, 2, ... and beta2 small:
 

@@ -18,7 +18,7 @@ _LEAST_LR = 1e-7
 
 
 class LayerAdaptation(Excluding):
-    """Updates whose length is proportional to the length of the tensor.
+    """Wrapper that scales each update so that its length is proportional to that of the tensor.
 
     With delta = p_new - p_old of the inner optimizer, ratio = |p_old| / |delta / max(lr, 1e-7)| and
 
@@ -51,7 +51,7 @@ class LayerAdaptation(Excluding):
 
     @property
     def is_linear(self) -> bool:
-        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
+        """Whether scaling lr of the innermost optimizer scales the whole change of the inner one."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:

@@ -42,7 +42,7 @@ class _Backup(NamedTuple):
 
 
 class Lazy(Wrapper):
-    """Updates of those embedding rows alone that the batch used; momentum would move all the others too.
+    """Wrapper that updates only the embedding rows used in the batch; without it momentum also moves the others.
 
     A row (index of dimension 0; an element of a vector) is active when its gradient has any entry other than 0.
 
@@ -114,7 +114,7 @@ class Lazy(Wrapper):
 
     @property
     def is_linear(self) -> bool:
-        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
+        """Whether scaling lr of the innermost optimizer scales the whole change of the inner one."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:

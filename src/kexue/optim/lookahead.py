@@ -22,7 +22,7 @@ _MOMENTA = ("momentum_buffer", "exp_avg")  # names of the first moment in torch'
 
 
 class Lookahead(Wrapper):
-    """Lookahead: every k updates, a step back to a point between the slow weights and the present ones.
+    """Wrapper that every k updates moves the weights back to a point between the slow weights and the current ones.
 
     After update number k, 2k, ...: phi <- phi + alpha (p - phi), then p <- phi, with phi = p before the first update.
 

@@ -74,12 +74,15 @@ class PiecewiseLinear(Wrapper):
 
     @property
     def is_fused(self) -> bool:
-        """Whether the step at the bottom does it all: lr is scaled there, and nothing inside follows it."""
+        """Whether the step of the innermost optimizer does all the work.
+
+        lr is scaled there, and no wrapper inside acts after it.
+        """
         return self.is_linear and is_fused(self.inner)
 
     @property
     def is_linear(self) -> bool:
-        """Whether scaling lr at the bottom scales the whole change of the inner optimizer."""
+        """Whether scaling lr of the innermost optimizer scales the whole change of the inner one."""
         return is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:

@@ -16,7 +16,7 @@ from kexue.optim.stack import Group, Layer, unwrap
 
 
 class DecoupledWeightDecay(Excluding):
-    """Weight decay apart from the gradient, so that adaptive step sizes do not weaken it.
+    """Wrapper that applies weight decay separately from the gradient, so that adaptive step sizes do not weaken it.
 
     p <- p_new - lr rate p_old, where the inner optimizer takes p_old to p_new.
 
@@ -58,7 +58,7 @@ class DecoupledWeightDecay(Excluding):
 
     @property
     def is_fused(self) -> bool:
-        """Whether the optimizer at the bottom takes the decay along, with nothing but accumulation in between."""
+        """Whether the step of the innermost optimizer includes the decay, with only accumulation in between."""
         inner = self.inner
         while isinstance(inner, Layer) and inner.name == "gradient_accumulation":
             inner = inner.inner
@@ -66,7 +66,7 @@ class DecoupledWeightDecay(Excluding):
 
     @property
     def is_linear(self) -> bool:
-        """Whether the decay is part of a step at the bottom that is proportional to lr."""
+        """Whether the decay is part of a step of the innermost optimizer that is proportional to lr."""
         return self.is_fused and is_linear(self.inner)
 
     def _advance(self, update: Update) -> None:

@@ -37,7 +37,7 @@ def backup_index(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> CopyReport:
-    """Copy an index to one file while others read and write it; whole and checked, or not at all.
+    """Copy an index to one file atomically, while others read and write it, and check the copy.
 
     The copy is the state at one moment, with the permissions of the index. It is an index itself: it can be opened,
     moved, and put back with `restore_index`.

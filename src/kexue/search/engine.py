@@ -73,7 +73,7 @@ class Engine(Protocol):
         ...
 
     def save(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
-        """Write a snapshot with these permissions, whole or not at all."""
+        """Write a snapshot atomically, with these permissions."""
         ...
 
 
@@ -227,7 +227,7 @@ class ExactEngine:
         return ((allowed[part], self.matrix[places[part]]) for part in slices(m, len(places)))
 
     def save(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
-        """Write a snapshot with these permissions, whole or not at all."""
+        """Write a snapshot atomically, with these permissions."""
 
         def body(write: Callable[[bytes], int]) -> None:
             write(self.keys.astype("<i8").tobytes())
@@ -298,7 +298,7 @@ class InvertedEngine:
         return scores, keys
 
     def save(self, path: str | os.PathLike[str], *, mode: int | None = None) -> None:
-        """Write a snapshot with these permissions, whole or not at all."""
+        """Write a snapshot atomically, with these permissions."""
         faiss = import_optional("faiss")
 
         def body(write: Callable[[bytes], int]) -> None:

@@ -23,7 +23,7 @@ def write_snapshot(
     *,
     mode: int | None = None,
 ) -> None:
-    """Write a header, then the bytes that `body` passes to its argument; whole or not at all."""
+    """Write a file atomically: a header, then the bytes that `body` passes to its argument."""
     with replacing(path, mode=mode) as temporary, temporary.open("r+b") as file:
         crc = 0
 

@@ -25,7 +25,7 @@ _DECAY = 0.9  # weight of a pass in the measured rate after each later pass
 
 
 class QueueFullError(KexueError):
-    """Too many sequences wait.
+    """The queue of waiting sequences is full.
 
     Attributes:
         retry_after: estimated seconds until they are done.

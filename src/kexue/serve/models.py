@@ -18,6 +18,7 @@ from kexue.similarity import Whitening
 from kexue.text import Encoder
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
+ALLOW_TRUNCATION = "or allow truncation: truncate true, truncation_direction right."
 
 
 class Timing(NamedTuple):
@@ -122,7 +123,8 @@ class ServedModel:
             raise ApiError(422 if prompt in (None, *self.encoder.prompts) else 400, str(error)) from None
         limit = self.max_input_tokens
         if not truncate and sequences.truncated:
-            raise ApiError(413, f"An input has more than {self.encoder.max_length} tokens; allow truncate.")
+            how = f"shorten it, {ALLOW_TRUNCATION}"
+            raise ApiError(413, f"An input has more than {self.encoder.max_length} tokens; {how}")
         if limit is not None and (longest := max(map(len, sequences))) > limit:
             raise ApiError(413, f"An input has {longest} tokens or more, at most {limit} are allowed.")
         return sequences

@@ -15,7 +15,7 @@ from kexue.serve import examples
 from kexue.serve.checks import check_number, check_text, check_texts
 from kexue.serve.errors import ApiError, rerank_speaks_tei
 from kexue.serve.fields import Fields, check_fields
-from kexue.serve.models import ServedModel, truncation_warnings
+from kexue.serve.models import ALLOW_TRUNCATION, ServedModel, truncation_warnings
 from kexue.serve.service import Service
 from kexue.serve.wire import Here, Route, Warnings, count_usage, reply
 
@@ -94,7 +94,7 @@ def _texts(body: RerankRequest, field: str) -> list[str]:
     if body.max_chunks_per_doc is not None:
         raise ApiError(
             400,
-            "max_chunks_per_doc is not offered: a long document is cut, not read in chunks. Leave it out, or split "
+            "max_chunks_per_doc is not supported: a long document is cut, not read in chunks. Leave it out, or split "
             "the document.",
             param="max_chunks_per_doc",
         )
@@ -153,7 +153,8 @@ async def _scores(
             sequences = reader.tokenize([body.query, *given])
             long, tokens = sequences.truncated, list(map(len, sequences))
         if long and not may_cut:
-            raise ApiError(413, f"{long} of the texts have more than {reader.max_length} tokens; allow truncate.")
+            how = f"shorten them, {ALLOW_TRUNCATION}"
+            raise ApiError(413, f"{long} of the texts have more than {reader.max_length} tokens; {how}")
         scores = np.asarray(reranker.rerank(body.query, given).scores, np.float64)
         if body.raw_scores:
             scores = np.log(scores) - np.log1p(-scores)

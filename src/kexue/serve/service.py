@@ -152,7 +152,9 @@ class Service:
                 return model
         encoder = index.load_encoder(device=self.settings.device, dtype=self.settings.dtype)
         if not isinstance(encoder, Encoder):
-            raise ValueError(f"{index!r} has an encoder of its own kind; serve indexes of kexue.text.Encoder")
+            raise ValueError(
+                f"{index!r} was built with an encoder of another kind; only indexes of kexue.text.Encoder can be served"
+            )
         return self._add_model(encoder, None)
 
     def _add_model(self, encoder: Encoder, name: str | None) -> ServedModel:

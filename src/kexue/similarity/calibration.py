@@ -40,7 +40,7 @@ class Probability(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """The lowest score from which on the precision is as wanted.
+    """Lowest score such that the labelled pairs at or above it have the wanted precision.
 
     Attributes:
         value: the threshold.
@@ -61,8 +61,8 @@ class ScoreCalibrator:
     """Estimator of percentile, probability and threshold of similarity scores.
 
     Args:
-        method: ``"isotonic"`` fits any rising curve and needs some hundred labels; ``"platt"`` fits the two parameters
-            of a logistic curve and needs some dozen.
+        method: ``"isotonic"`` fits any rising curve and needs a few hundred labels; ``"platt"`` fits the two parameters
+            of a logistic curve and needs a few dozen.
 
     Attributes:
         null_: (n,), sorted scores of random pairs; None before `fit`.

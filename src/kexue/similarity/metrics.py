@@ -149,7 +149,7 @@ def retrieval_metrics(embeddings: Any, labels: Any, *, ks: Sequence[int] = (1, 5
 
 
 def known_item(ranks: Any, *, k: int = 10) -> dict[str, float]:
-    """Compute mean reciprocal rank and recall of known-item search: one right answer a query, among the first k.
+    """Compute mean reciprocal rank and recall of known-item search: one right answer per query, among the first k.
 
     mrr = mean of 1 / rank where rank <= k, else 0;  recall = share of queries with rank <= k.
 

@@ -62,8 +62,8 @@ def load_pairs(
         name_or_path: a file, a folder of splits, or the name of a set: a folder below ``KEXUE_DATA/pairs_*``.
         split: file of a set, such as ``"train"``. None takes "test", else "valid", else the only one.
         columns: names of (text, text, label) where they differ.
-        errors: ``"strict"`` stops at invalid UTF-8, NUL and half surrogates, ``"replace"`` puts U+FFFD and counts the
-            rows in `.replaced`.
+        errors: ``"strict"`` stops at invalid UTF-8, NUL and unpaired surrogates, ``"replace"`` puts U+FFFD and counts
+            the rows in `.replaced`.
         max_bytes: a longer line is refused.
 
     Returns:
@@ -136,7 +136,7 @@ def _from_columns(a: Any, b: Any, labels: Any) -> PairDataset:
         raise TypeError(f"the first two columns of pairs must be texts, got {type(next(iter(a))).__name__}.")
     values = np.asarray(labels, dtype=np.float64)
     if not len(a) == len(b) == len(values):
-        raise ValueError(f"three columns of one length needed, got {len(a)}, {len(b)} and {len(values)} rows.")
+        raise ValueError(f"expected three columns of the same length, got {len(a)}, {len(b)} and {len(values)} rows.")
     return PairDataset("pairs", "", list(a), list(b), values)
 
 

@@ -26,10 +26,10 @@ def clopper_pearson(ones: Array, total: Array, tail: float = _TAIL) -> tuple[Arr
 
 
 def monotone_limits(scores: Array, labels: Array, wanted: Array) -> tuple[Array, Array]:
-    """Return limits of a rising P at each wanted score, from the m^(2/3) pairs next below and next above it.
+    """Return confidence limits of the probability at each wanted score, if it does not fall as the score rises.
 
-    The choice of these pairs does not depend on their labels, so the limits of their shares hold. The limits are then
-    made monotone by widening them.
+    They come from the m^(2/3) nearest pairs on each side. The choice of these pairs does not depend on their
+    labels, so the limits of their shares hold. The limits are then made monotone by widening them.
     """
     m = len(scores)
     reach = max(10, round(m ** (2 / 3)))

@@ -124,10 +124,10 @@ def rotation_between(
     dtype_of = a if hasattr(a, "dtype") else b if hasattr(b, "dtype") else np.empty(0)
     a, b = _as_float64(a, "a"), _as_float64(b, "b")
     if _namespace(a) is not _namespace(b):
-        raise TypeError(f"a and b must be of one kind, got {type(a).__name__} and {type(b).__name__}")
+        raise TypeError(f"a and b must be of the same kind, got {type(a).__name__} and {type(b).__name__}")
     xp = _namespace(a)
     if a.ndim < 1 or b.ndim < 1 or a.shape[-1] != b.shape[-1] or a.shape[-1] < 1:
-        raise ValueError(f"a and b must be (..., d) of one d >= 1, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"a and b must be (..., d) of the same d >= 1, got {tuple(a.shape)} and {tuple(b.shape)}")
     a, b = xp.broadcast_arrays(a, b) if xp is np else xp.broadcast_tensors(a, b)
     a, b = _unit(a, "a", normalize), _unit(b, "b", normalize)
     bisector = _bisector(a, b, kind)

@@ -55,7 +55,7 @@ class TokenIds(list[np.ndarray]):
 
 
 class Encoder:
-    """Sentence encoder: transformer, pooling, dense stages, unit length.
+    """Sentence encoder: transformer, pooling, dense stages, scaling to length 1.
 
     Reads any sentence-transformers or Hugging Face folder with safetensors weights. Vectors equal those of
     sentence-transformers to 1e-5 in float32; half precision is used only after a check against float32 at load.
@@ -206,7 +206,7 @@ class Encoder:
         Raises:
             TypeError: an element is not a string; its position is named. ValueError: an unknown prompt.
 
-        Cost: the ids of all texts (4 bytes a token) and the result are in memory; `encode_to` needs neither.
+        Cost: the ids of all texts (4 bytes per token) and the result are in memory; `encode_to` needs neither.
         """
         tokens = self._tokenize(texts, prompt_name)
         self._warn_if_unknown(tokens)
@@ -396,7 +396,7 @@ class Encoder:
         """Return the pooling to use; CheckpointError where the folder cannot serve it."""
         if mode is None:
             raise CheckpointError(
-                f"{self._stack.transformer} pools by {self._stack.pooling_raw}, which is not offered.",
+                f"{self._stack.transformer} uses the pooling {self._stack.pooling_raw}, which is not supported.",
                 remedy="Choose one with pooling=.",
             )
         return self._network.check_pooling(mode)

@@ -24,7 +24,7 @@ _CONVERT = (
     "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)."
 )
 _STAGES = ("Transformer", "Pooling", "Dense", "Normalize")
-_POOLING_KEYS = {  # key of 1_Pooling/config.json -> name in `kexue.text.pooling`, None = not offered
+_POOLING_KEYS = {  # key of 1_Pooling/config.json -> name in `kexue.text.pooling`, None = not supported
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "last-avg",
     "pooling_mode_max_tokens": "max",
@@ -56,7 +56,7 @@ class ModelFolder:
 
     Attributes:
         transformer: folder of the transformer and its tokenizer.
-        pooling: name of the pooling, one of `kexue.text.pooling.POOLINGS`; None where it is not offered.
+        pooling: name of the pooling, one of `kexue.text.pooling.POOLINGS`; None where it is not supported.
         pooling_raw: name of the pooling as the folder states it.
         stages: stages after the pooling, in order: dense stages and ``"normalize"``.
         max_length: limit of tokens; None where the folder states none.

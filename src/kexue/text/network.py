@@ -24,7 +24,9 @@ _LEAST_COSINE = 0.999  # of bfloat16 to float32, on every probe sentence
 
 
 class Network:
-    """Transformer, pooling, dense stages and unit length.
+    """Layers of a model folder, from token ids to sentence vectors.
+
+    Transformer, pooling, dense stages, scaling to length 1.
 
     The transformer starts in float32; all that follows it stays in float32.
 

@@ -206,7 +206,7 @@ class Trainer:
                 yield gathered
             if not ends:
                 raise ValueError(
-                    f"the loader gave no batch in epoch {epoch} from batch {start} on; expected at least one"
+                    f"the loader returned no batch in epoch {epoch} from batch {start} on; expected at least one"
                 )
 
     def _next(self, batches: Iterator[list[Any]], stopped: list[int]) -> list[Any] | None:

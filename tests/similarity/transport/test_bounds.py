@@ -79,7 +79,7 @@ def test_bounds_treat_the_empty_and_the_bad_as_the_distances_do(bound):
     assert bound(x, np.empty((0, 2))) == bound([], x) == np.inf
     with pytest.raises(ValueError, match="Leave empty texts out"):
         bound(x, np.empty((0, 2)), on_empty="raise")
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="the same dimension"):
         bound(x, x[:, :1])
     with pytest.raises(ValueError, match="on_empty must be"):
         bound(x, x, on_empty="zero")

@@ -126,7 +126,7 @@ def test_float32_masses_and_torch():
 @pytest.mark.parametrize(
     ("p", "q", "cost", "message"),
     [
-        ([0.5, 0.5], [0.9], [[1.0], [1.0]], "one sum, got 1.0 and 0.9"),
+        ([0.5, 0.5], [0.9], [[1.0], [1.0]], "the same sum, got 1.0 and 0.9"),
         ([-0.5, 1.5], [1.0], [[1.0], [1.0]], r"p must hold finite masses >= 0, got -0.5 at position 0"),
         ([0.5, 0.5], [np.nan], [[1.0], [1.0]], r"q must hold finite masses >= 0, got nan at position 0"),
         ([0.0, 0.0], [0.0], [[1.0], [1.0]], "finite sum above 0"),
@@ -324,7 +324,7 @@ def test_all_zero_sequences_have_no_direction():
 @pytest.mark.parametrize("distance", [word_movers_distance, word_rotators_distance])
 def test_bad_vectors(distance):
     x = bag(0)
-    with pytest.raises(ValueError, match=r"one dimension, got shapes \(6, 4\) and \(6, 3\)"):
+    with pytest.raises(ValueError, match=r"the same dimension, got shapes \(6, 4\) and \(6, 3\)"):
         distance(x, x[:, :3])
     with pytest.raises(ValueError, match="y holds nan"):
         distance(x, np.where(x > 2, x, np.nan))
@@ -337,7 +337,7 @@ def test_bad_vectors(distance):
 def test_bad_weights():
     x = bag(0)
     for weights, message in (
-        ([1.0, 2.0], "one weight a token: expected 6, got 2"),
+        ([1.0, 2.0], "one weight per token: expected 6, got 2"),
         ([0.0] * 6, "finite sum above 0"),
         ([-1.0] * 6, "masses >= 0"),
     ):

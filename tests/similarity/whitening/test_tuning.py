@@ -216,7 +216,7 @@ def test_pairs_may_come_once():
         ({"labels": np.ones(600)}, "all labels are 1"),
         ({"labels": np.r_[np.nan, np.zeros(599)]}, "finite"),
         ({"cv": 1}, "cv >= 2"),
-        ({"cv": 200}, "at least 4 pairs a fold"),
+        ({"cv": 200}, "at least 4 pairs per fold"),
         ({"ks": (17,)}, r"ks must lie in \[1, 16\]"),
         ({"ks": ()}, "ks must lie in"),
         ({"betas": ()}, "betas must hold"),

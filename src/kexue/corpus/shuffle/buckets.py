@@ -232,7 +232,9 @@ class _FrameFile:
         while self._remaining:
             magic, count, first, total, size = _HEAD.unpack(self._file.read(_HEAD.size))
             if magic != _MAGIC:
-                raise DataError("it is damaged.", remedy="Run again with resume=False (--no-resume).", path=self._path)
+                raise DataError(
+                    "the file is damaged.", remedy="Run again with resume=False (--no-resume).", path=self._path
+                )
             self._remaining -= _HEAD.size + 12 * count + size
             yield FrameOrigin(first, total, count), size
 

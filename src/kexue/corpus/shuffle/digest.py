@@ -78,7 +78,7 @@ def hash_words(data: Array, row: int) -> np.uint64:
 
 
 def finish(sums: Array, lengths: Array) -> Array:
-    """Return hashes (n, 2): sums and lengths, mixed in two ways, so that adding hashes is not adding words."""
+    """Return hashes (n, 2): sums and lengths, mixed so that adding hashes is not the same as adding the words."""
     out = np.empty((len(sums), 2), np.uint64)
     for i, (first, second) in enumerate(_MIXES):
         x = sums + lengths.astype(np.uint64) * np.uint64(first) + np.uint64(second)

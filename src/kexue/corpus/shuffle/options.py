@@ -212,7 +212,9 @@ def _check_inputs(names: tuple[str, ...]) -> None:
             message, remedy = explain(FileNotFoundError(errno.ENOENT, ""))
             raise DataError(message, path=name, remedy=remedy)
         if name != STDIN and os.path.isdir(name):
-            raise DataError("it is a folder.", remedy="Name its files, for example with *.txt.", path=name)
+            raise DataError(
+                "expected a file, got a folder.", remedy="Name its files, for example with *.txt.", path=name
+            )
 
 
 def _check_counts(**counts: tuple[Any, int]) -> None:

@@ -109,7 +109,7 @@ def shuffle_files(
             name when it is whole. Shards are called part-00000 in a folder, name-00000.txt for name.txt.
         memory: limit of memory, >= 1M, plus 60 MB for Python. Input that does not fit goes through files in `tmp`
             once, or more often where buckets turn out too large.
-        tmp: folder for those files; None: that of the output. They need the size of the input and 12 bytes a line.
+        tmp: folder for those files; None: that of the output. They need the size of the input and 12 bytes per line.
         seed: 0 <= seed < 2**64; None draws one, see the report.
         workers: number of threads, >= 1; None: one per core, 4 at most.
         separator: one byte that ends lines.

@@ -165,7 +165,7 @@ def dimension_error(what: str, received: int, expected: int | None) -> SpaceMism
 def conflict_error(place: object, key: str, expected: object, received: object) -> SpaceMismatchError:
     """Return the error for an entry `key` of the metadata that another process has changed meanwhile."""
     return SpaceMismatchError(
-        f"the {key} of {place} was changed while this was prepared.",
+        f"the {key} of {place} was changed while the write was prepared.",
         expected=expected,
         received=received,
         remedy="Repeat the call.",

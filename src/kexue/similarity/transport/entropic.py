@@ -166,7 +166,7 @@ def _log_masses(mass: Any) -> Any:
 
 
 def _check_values(p: Any, q: Any, D: Any) -> None:
-    """Raise ValueError unless masses are finite, >= 0 and of one sum > 0, and the cost is finite."""
+    """Raise ValueError unless masses are finite, >= 0 and of the same sum > 0, and the cost is finite."""
     for name, mass in (("p", p), ("q", q)):
         bad = mass.detach()[~((mass >= 0) & (mass < float("inf")))]
         if bad.numel():
@@ -178,4 +178,6 @@ def _check_values(p: Any, q: Any, D: Any) -> None:
         raise ValueError("every p and q needs a sum > 0: a problem of the batch has no mass left. Leave it out.")
     if bool(((here - there).abs() > _MASS_TOLERANCE * here).any()):
         worst = (here - there).abs().max()
-        raise ValueError(f"p and q must have one sum, the sums differ by {float(worst):.3g}. Normalise both to sum 1.")
+        raise ValueError(
+            f"p and q must have the same sum, the sums differ by {float(worst):.3g}. Normalise both to sum 1."
+        )

@@ -89,6 +89,6 @@ def read_problem(p: Any, q: Any, cost: Any) -> tuple[Array, Array, Array]:
         raise ValueError(f"cost must be ({len(p)}, {len(q)}) for masses p and q, got shape {tuple(matrix.shape)}")
     here, there = positive_sum(p, "p"), positive_sum(q, "q")
     if abs(here - there) > _MASS_TOLERANCE * max(here, there):
-        raise ValueError(f"p and q must have one sum, got {here} and {there}. Normalise both: p / p.sum().")
+        raise ValueError(f"p and q must have the same sum, got {here} and {there}. Normalise both: p / p.sum().")
     q = q * (here / there)
     return p, q, finite_rows(matrix, "cost")

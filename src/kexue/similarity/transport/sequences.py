@@ -24,10 +24,10 @@ def read_sequence(x: Any, name: str) -> Array:
 
 
 def read_pair(x: Any, y: Any) -> tuple[Array, Array]:
-    """Return both sequences in float64; ValueError unless they have one dimension."""
+    """Return both sequences in float64; ValueError unless they have the same dimension."""
     X, Y = (read_sequence(z, name).astype(np.float64) for z, name in ((x, "x"), (y, "y")))
     if len(X) and len(Y) and X.shape[1] != Y.shape[1]:
-        raise ValueError(f"x and y must hold vectors of one dimension, got shapes {X.shape} and {Y.shape}")
+        raise ValueError(f"x and y must hold vectors of the same dimension, got shapes {X.shape} and {Y.shape}")
     return X, Y
 
 
@@ -41,7 +41,7 @@ def read_weights(weights: Any, length: int, name: str) -> Array:
         return np.full(length, 1.0 / length) if length else np.empty(0)  # eq. 3 (7388): p_i = 1/n
     values = read_masses(weights, name)
     if len(values) != length:
-        raise ValueError(f"{name} must hold one weight a token: expected {length}, got {len(values)}")
+        raise ValueError(f"{name} must hold one weight per token: expected {length}, got {len(values)}")
     if not length:
         return values
     return values / positive_sum(values, name)

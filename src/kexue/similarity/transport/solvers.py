@@ -45,7 +45,7 @@ def transport_cost(p: Array, q: Array, cost: Array, solver: Solver) -> float:
 
 
 def transport_plan(p: Array, q: Array, cost: Array, solver: Solver) -> TransportPlan:
-    """Return plan and duals; p and q are float64, >= 0 and of one sum > 0, the cost is (m, n) and finite."""
+    """Return plan and duals; p and q are float64, >= 0 and of the same sum > 0, the cost is (m, n) and finite."""
     rows, columns = np.flatnonzero(p), np.flatnonzero(q)
     plan, g = _solve(p, q, cost, rows, columns, solver)
     # Conjugating twice only raises a dual pair. It makes the pair feasible to the last bit, and gives a value to rows

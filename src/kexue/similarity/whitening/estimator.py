@@ -242,34 +242,34 @@ class Whitening(Transformer):
 
     @property
     def mean_(self) -> Array:
-        """(d,), float64."""
+        """Mean of the vectors, (d,), float64."""
         return self._require_moments().mean
 
     @property
     def covariance_(self) -> Array:
-        """(d, d), float64: scatter / (n - ddof), about the mean."""
+        """Covariance of the vectors about their mean, scatter / (n - ddof): (d, d), float64."""
         stats = self._require_moments()
         return stats.scatter / (stats.n - self.ddof)
 
     @property
     def eigenvalues_(self) -> Array:
-        """(k,), descending: mean square of each kept coordinate about beta mean."""
+        """Eigenvalues, (k,), descending: mean square of each kept coordinate about beta mean."""
         return self._solve().eigenvalues
 
     @property
     def components_(self) -> Array:
-        """(k, d), orthonormal rows, the entry of largest magnitude positive."""
+        """Eigenvectors as orthonormal rows, (k, d), the entry of largest magnitude positive."""
         k = self._solve().kernel.shape[1]
         return self._spectrum[1].vectors[:, :k].T
 
     @property
     def kernel_(self) -> Array:
-        """(d, k), float64."""
+        """Matrix of the map, (d, k), float64."""
         return self._solve().kernel
 
     @property
     def bias_(self) -> Array:
-        """(k,), float64."""
+        """Offset of the map, (k,), float64."""
         return self._solve().bias
 
     @property

@@ -146,8 +146,8 @@ def scale_spectrum(
             kernel = kernel * ridged[:k] ** (-gamma / 2)  # eq. 2, 4 (9079); at gamma = 1 eq. 6 (8069)
         if not np.isfinite(kernel).all():
             raise ValueError(
-                f"gamma={gamma:g} takes eigenvalues from {ridged[k - 1]:.3g} to {ridged[0]:.3g} out of float64. "
-                "Choose a gamma nearer to [0, 1], or rescale the vectors."
+                f"with gamma={gamma:g} the eigenvalues {ridged[k - 1]:.3g} to {ridged[0]:.3g} leave the range of "
+                "float64. Choose a gamma nearer to [0, 1], or rescale the vectors."
             )
     kernel = np.ascontiguousarray(kernel)
     return Kernel(kernel, -beta * (moments.mean @ kernel), values[:k].copy(), rank)

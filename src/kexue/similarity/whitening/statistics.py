@@ -194,7 +194,7 @@ def _read_weight(sample_weight: Any, rows: int) -> Array:
     """Return the weights as float64 (rows,); ValueError unless finite, not negative and not all zero."""
     weight = as_float64(sample_weight)
     if weight.shape != (rows,):
-        raise ValueError(f"sample_weight must have shape ({rows},), one number a row, got {weight.shape}.")
+        raise ValueError(f"sample_weight must have shape ({rows},), one number per row, got {weight.shape}.")
     if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.sum() > 0):
         raise ValueError(
             "sample_weight must be finite, not negative and not all zero, "

@@ -17,7 +17,7 @@ _BOOTSTRAP = 1000  # resamples behind each interval
 
 
 class HeldOutScores(NamedTuple):
-    """Scores on pairs that took no part in the choice: of choosing, with its 95 % interval, and of the raw vectors."""
+    """Held-out scores: of the chosen settings, with a 95 % interval, and of the raw vectors."""
 
     score: float
     low: float
@@ -53,7 +53,7 @@ class Trial:
         return bootstrap_spearman(cosines, labels, _BOOTSTRAP, random)
 
     def find_doubt(self, scores: Array, choice: int, random: np.random.Generator) -> str:
-        """Say why these pairs cannot choose a setting, or return "" where they can."""
+        """Return why these pairs do not allow a choice of setting; "" where they do."""
         worst = int(np.nanargmin(scores))
         best_samples, worst_samples, raw_samples = self.bootstrap([choice, worst, 0], random)
         span = f"{scores[worst]:.3f} to {scores[choice]:.3f} over all settings, raw vectors {scores[0]:.3f}"

@@ -110,7 +110,7 @@ def tune_whitening(
         Tuned(whitening, table, score, low, high, raw, advice); scores are fractions, not x100.
 
     Raises:
-        ValueError: shapes that do not match, an index out of range, constant labels, or fewer than 4 pairs a fold.
+        ValueError: shapes that do not match, an index out of range, constant labels, or fewer than 4 pairs per fold.
 
     Cost: one pass over X, d^3 for each beta, m d (number of gammas and ks) for the cosines.
 
@@ -202,5 +202,5 @@ def _read_labels(labels: Any, m: int, cv: int) -> Array:
     if m and np.ptp(target) == 0:
         raise ValueError(f"all labels are {target[0]:g}; a choice needs pairs that differ.")
     if cv < 2 or m < 4 * cv:
-        raise ValueError(f"cv={cv} folds of {m} pairs: need cv >= 2 and at least 4 pairs a fold.")
+        raise ValueError(f"cv={cv} folds of {m} pairs: need cv >= 2 and at least 4 pairs per fold.")
     return target

@@ -10,10 +10,10 @@ The token of a server ("user:password", or an API key) comes from the environmen
 
 An index is two collections. ``collection`` holds the head, one row that describes the store, and the large values of
 its metadata in pieces; ``collection_documents_<16 hex>``, which the head names, holds one row per document. Milvus
-replaces a row whole, so the head changes whole or not at all, but it has no transactions beyond a row. The
+replaces a row whole, so the head changes atomically, but it has no transactions beyond a row. The
 consequences, compared with the SQLite store, and what is done about them:
 
-- A write puts the pieces, then the head, then the documents, some MiB per request. An interrupted write leaves the
+- A write puts the pieces, then the head, then the documents, up to 16 MiB per request. An interrupted write leaves the
   metadata ahead of the documents, and only some of the documents written; never vectors of a space that the head does
   not record. Repeating the call completes it.
 - `expect` is compared before the head is written, and the head is read again afterwards. Two writers can still

@@ -104,7 +104,7 @@ class Connection:
         )
 
     def write(self, collection: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows in requests of some MiB; a row replaces the one of the same name."""
+        """Write rows in requests of up to 16 MiB; a row replaces the one of the same name."""
         for some in _parts(rows):
             self.call("upsert", collection, some)
 

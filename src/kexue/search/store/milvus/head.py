@@ -1,7 +1,7 @@
-"""The head of an index in Milvus: one row that describes the index, and the pieces of its large values.
+"""The header of an index in Milvus: one row that describes the index, and the pieces of its large values.
 
 Pieces are named by a hash of their content: new ones are written first, then the head that names them, then those it
-no longer names are removed. So the head, and the metadata with it, changes whole or not at all, and an unchanged value
+no longer names are removed. So the head, and the metadata with it, changes atomically, and an unchanged value
 is not sent again.
 """
 
@@ -25,7 +25,7 @@ _HEAD = 'name in ["head"]'
 
 
 class Head(NamedTuple):
-    """Contents of the head: the next key, the collection of the documents, the length of their vectors, the metadata.
+    """Contents of the header: the next key, the collection of the documents, the length of their vectors, the metadata.
 
     A value of `values` is a string, or (kind, digest, pieces) of one that is kept in pieces.
     """
@@ -38,7 +38,7 @@ class Head(NamedTuple):
 
 
 class Heads:
-    """Reader and writer of the head of an index; `last` is the head that was read last."""
+    """Reader and writer of the header of an index; `last` is the header that was read last."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -106,7 +106,7 @@ class Heads:
             )
         if version != _FORMAT or checksum != f"{crc32(body.encode()):08x}":
             raise IndexFormatError(
-                f"the head of {self._uri} is damaged, or of an older format than {_FORMAT}.",
+                f"the header of {self._uri} is damaged, or of an older format than {_FORMAT}.",
                 remedy="Copy the index there again (kexue index copy FILE ADDRESS --overwrite).",
             )
         return record

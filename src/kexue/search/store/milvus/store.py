@@ -122,7 +122,7 @@ class MilvusStore:
         metadata: Mapping[str, Value] | None = None,
         expect: Mapping[str, Value | None] | None = None,
     ) -> Upserted:
-        """Write `metadata`, then `rows`, in requests of some MiB; an existing row is replaced in one step.
+        """Write `metadata`, then `rows`, in requests of up to 16 MiB; an existing row is replaced in one step.
 
         Raises:
             DataError: an id, a text or metadata of more than 65,535 bytes; nothing was written.

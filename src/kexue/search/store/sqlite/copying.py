@@ -32,7 +32,7 @@ def check(path: Path, *, progress: Progress | None = None) -> tuple[int, list[st
 
 
 def copy(source: Path, target: Path, *, overwrite: bool, progress: Progress | None = None) -> int:
-    """Copy one state of a store while others write to it, with the backup of SQLite; checked, whole or not at all.
+    """Copy one state of a store atomically, with the backup of SQLite, while others write to it; check the copy.
 
     The copy is one file with the permissions of `source`. Returns the number of documents in it.
 

@@ -37,7 +37,7 @@ _SCHEMA = {  # rows of sqlite_schema: type, name, table, statement
 
 
 def create(path: Path, metadata: Mapping[str, Value], *, overwrite: bool = False, mode: int | None = None) -> None:
-    """Write an empty store to `path`, whole or not at all; an existing store is replaced unless it is in use."""
+    """Write an empty store to `path` atomically; an existing store is replaced unless it is in use."""
     values = {"epoch": secrets.token_hex(8), "created": now(), "updated": now(), **metadata}
     with replacing(path, mode=mode) as temporary:
         with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
