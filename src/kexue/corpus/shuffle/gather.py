@@ -28,7 +28,7 @@ from kexue.corpus.shuffle.keys import ALGORITHMS, KeyRange, Keys
 from kexue.corpus.shuffle.lines import LineDigest
 from kexue.corpus.shuffle.options import ShuffleOptions
 from kexue.corpus.shuffle.output import OutputWriter
-from kexue.corpus.shuffle.parallel import map_ordered
+from kexue.corpus.shuffle.parallel import run_ordered
 from kexue.corpus.shuffle.plan import Budget
 from kexue.corpus.shuffle.sorting import sort_order, take_rows
 from kexue.errors import DataError
@@ -107,17 +107,20 @@ class Gatherer:
     def run(self) -> None:
         """Write all buckets."""
         commit: Future[None] | None = None
+
+        def write(loaded: _SortedBucket) -> None:
+            """Write a bucket, and let it be committed while the next one is written."""
+            nonlocal commit
+            self._write(loaded)
+            self._readers.append(loaded.reader)
+            if commit is not None:
+                commit.result()  # a snapshot reuses the file of the one before the last
+            commit = committer.submit(self._commit, loaded.bucket, self._snapshot())
+            self._advance(loaded.bucket.bytes)
+
         try:
             with ThreadPoolExecutor(1) as committer:
-                for loaded in map_ordered(self._sort, self._buckets(), self._budget.workers):
-                    self._write(loaded)
-                    bucket = loaded.bucket
-                    self._readers.append(loaded.reader)
-                    del loaded  # its memory is free before the next bucket is read
-                    if commit is not None:
-                        commit.result()  # a snapshot reuses the file of the one before the last
-                    commit = committer.submit(self._commit, bucket, self._snapshot())
-                    self._advance(bucket.bytes)
+                run_ordered(self._sort, self._buckets(), write, self._budget.workers)
                 if commit is not None:
                     commit.result()
         finally:

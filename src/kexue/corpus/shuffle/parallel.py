@@ -11,22 +11,36 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_ordered(function: Callable[[Item], Result], items: Iterator[Item], workers: int) -> Iterator[Result]:
-    """Yield function(item) for each item, in order; the items are drawn by this thread, `function` runs on others.
+def run_ordered(
+    process: Callable[[Item], Result], items: Iterator[Item], use: Callable[[Result], None], workers: int
+) -> None:
+    """Call use(process(item)) for every item: `process` in parallel, `use` for one at a time, in the order of items.
 
-    At most `workers` items are in progress, from being drawn to the use of their result: the next item is drawn once
-    the caller asks for another result. With one worker everything runs on this thread. After an error, or when the
-    generator is closed, running calls are waited for.
+    Items are drawn by this thread, at most `workers + 1` ahead of the last one whose use has ended. The thread that
+    processed an item also uses its result: memory is freed where it was allocated, and can be given out again. With one
+    worker everything runs on this thread. After an error nothing further is drawn, running calls are waited for, and
+    the first error is raised.
     """
     if workers == 1:
-        yield from map(function, items)
+        for item in items:
+            use(process(item))
         return
-    waiting: deque[Future[Result]] = deque()
+
+    def work(item: Item, previous: Future[None] | None) -> None:
+        """Process an item; use its result once that of the previous item has been used."""
+        result = process(item)
+        if previous is not None:
+            previous.result()
+        use(result)
+
+    running: deque[Future[None]] = deque()
+    previous: Future[None] | None = None
     with ThreadPoolExecutor(workers) as pool:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            previous = pool.submit(work, item, previous)
+            running.append(previous)
             del item  # so that its memory is free once its result has been used
-            if len(waiting) == workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            if len(running) > workers:
+                running.popleft().result()
+        for future in running:
+            future.result()

@@ -67,7 +67,7 @@ class Budget:
     @property
     def chunk(self) -> int:
         """Size of a reading buffer, in bytes; a chunk takes about six times as much on its way to the buckets."""
-        return int(min(max(self.limit / (7 * self.workers), 1 << 12), _CHUNK)) + PAD + 1
+        return int(min(max(self.limit / (7 * self.workers + 1), 1 << 12), _CHUNK)) + PAD + 1
 
     @property
     def chunk_records(self) -> int:

@@ -16,7 +16,7 @@ from kexue.corpus.shuffle.journal import Journal, State
 from kexue.corpus.shuffle.keys import ALGORITHMS, KeyRange
 from kexue.corpus.shuffle.lines import hash_lines
 from kexue.corpus.shuffle.options import ShuffleOptions
-from kexue.corpus.shuffle.parallel import map_ordered
+from kexue.corpus.shuffle.parallel import run_ordered
 from kexue.corpus.shuffle.plan import Budget
 from kexue.corpus.shuffle.reader import Chunk, Position, Reader
 
@@ -75,8 +75,7 @@ class Scatterer:
     def run(self) -> None:
         """Read all records into the buckets."""
         try:
-            for split in map_ordered(self._split, self._chunks(), self._budget.workers):
-                self._write(split)
+            run_ordered(self._split, self._chunks(), self._write, self._budget.workers)
             self._state.header = self._state.header or self._reader.header.decode("latin-1")
             if self._resumable and self._journal.durable:
                 self._synchronise()
@@ -87,7 +86,7 @@ class Scatterer:
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the chunks of the inputs; each one's buffer is used again after `workers` chunks."""
-        buffers = [np.empty(self._budget.chunk, np.uint8) for _ in range(self._budget.workers)]
+        buffers = [np.empty(self._budget.chunk, np.uint8) for _ in range(self._budget.workers + 1)]
         number = 0
         while (chunk := self._reader.read(buffers[number % len(buffers)])) is not None:
             yield chunk

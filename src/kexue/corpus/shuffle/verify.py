@@ -10,7 +10,7 @@ import numpy as np
 from kexue.corpus.shuffle.digest import Digest
 from kexue.corpus.shuffle.lines import hash_lines
 from kexue.corpus.shuffle.options import Paths, check_separator, path_names
-from kexue.corpus.shuffle.parallel import map_ordered
+from kexue.corpus.shuffle.parallel import run_ordered
 from kexue.corpus.shuffle.reader import Chunk, Reader, RecordFormat
 from kexue.errors import KexueError
 
@@ -53,15 +53,14 @@ def digest_of(paths: Sequence[str], form: RecordFormat) -> str:
 
     def chunks() -> Iterator[Chunk]:
         """Yield the chunks of the files."""
-        buffers = [np.empty(_BUFFER, np.uint8) for _ in range(_WORKERS)]
+        buffers = [np.empty(_BUFFER, np.uint8) for _ in range(_WORKERS + 1)]
         number = 0
-        while (chunk := reader.read(buffers[number % _WORKERS])) is not None:
+        while (chunk := reader.read(buffers[number % len(buffers)])) is not None:
             yield chunk
             number += 1
 
     try:
-        for digest in map_ordered(_digest_chunk, chunks(), _WORKERS):
-            total.merge(digest)
+        run_ordered(_digest_chunk, chunks(), total.merge, _WORKERS)
     finally:
         reader.close()
     return str(total)
