@@ -97,15 +97,31 @@ def replacing_folder(
             synchronise(folder)
         old = displaced_path(target) if older is None else Path(older)
         if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
             target.rename(old)
         temporary.rename(target)
         synchronise(target.parent)
         if older is None:
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(handle)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder, if it exists, after one rename: a kill leaves the whole folder at `path`, or nothing.
+
+    Of a symbolic link, the folder it points to is deleted. What a kill has left under the temporary name is deleted
+    by the next call.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        return
+    _sweep(target)
+    if target.is_dir():
+        temporary = _temporary_name(target)
+        target.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -194,7 +210,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
     """Create a temporary file or folder beside `target`; return its name and an open, locked handle of it."""
     while True:
-        temporary = target.with_name(f".{target.name}.kexue-{secrets.token_hex(4)}.tmp")
+        temporary = _temporary_name(target)
         try:
             handle = create(temporary)
         except FileExistsError:
@@ -204,6 +220,11 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
         if os.fstat(handle).st_nlink:  # 0: another writer removed it before the lock was taken
             return temporary, handle
         os.close(handle)
+
+
+def _temporary_name(target: Path) -> Path:
+    """Return a random name beside `target`, of the form that `_sweep` removes."""
+    return target.with_name(f".{target.name}.kexue-{secrets.token_hex(4)}.tmp")
 
 
 def _make_folder(path: Path, mode: int = 0o777) -> int:

@@ -1,16 +1,20 @@
 """The folder of a run: its lock, damaged checkpoints, and files of others."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from toys import accuracy, loader, make_run, records, rows, run_of, same
 
 from kexue.errors import CheckpointError, DataError
 from kexue.train import load_checkpoint, save_checkpoint
+from kexue.train.checkpoint import write_checkpoint
 from kexue.train.config import RunBusyError
+from kexue.train.folder import check_folder, clear_run, move_damaged_last
 
 
 def test_a_second_trainer_is_refused_and_the_first_goes_on(tmp_path):
@@ -110,6 +114,39 @@ def test_two_damaged_checkpoints_end_the_run_and_the_newer_is_named(tmp_path):
         flip(tmp_path / name / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"last/model\.safetensors is damaged"):
         run_of(tmp_path, steps=9).fit(rows())
+
+
+class Kill(BaseException):
+    """Not an error that anything handles."""
+
+
+DELETIONS = {
+    "before last": lambda run: write_checkpoint(run / "last", {"step": 2}, older=run / "previous"),
+    "best": lambda run: save_checkpoint(run / "best", step=2),
+    "all": lambda run: clear_run(run, ()),
+    "damaged": move_damaged_last,
+}
+
+
+@pytest.mark.parametrize("which", DELETIONS)
+def test_a_kill_while_a_checkpoint_is_deleted_leaves_it_whole_or_gone(tmp_path, monkeypatch, which):
+    def delete_partly(path, **_):
+        monkeypatch.undo()
+        (Path(path) / "checkpoint.json").unlink()
+        raise Kill
+
+    for name in ("last", "previous", "best", "damaged"):
+        save_checkpoint(tmp_path / name, step=1, weight=torch.zeros(2))
+    monkeypatch.setattr(shutil, "rmtree", delete_partly)
+    with pytest.raises(Kill):
+        DELETIONS[which](tmp_path)
+    check_folder(tmp_path, ())  # nothing looks as if others had written it
+    for folder in tmp_path.glob("[!.]*"):
+        load_checkpoint(folder)
+    if not (tmp_path / "last").exists():
+        save_checkpoint(tmp_path / "last", step=1)
+    DELETIONS[which](tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_newer_version_is_refused_not_passed_over(tmp_path):

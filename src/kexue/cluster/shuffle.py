@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._arrays import Array
-from kexue._files import replacing
+from kexue._files import remove_folder, replacing
 from kexue._progress import Progress
 from kexue.cluster.pool import Pool
 from kexue.cluster.session import RaySession
@@ -116,7 +115,7 @@ def shuffle_files(
     try:
         rounds = _Rounds(options, pieces, _make_folder(place, name, resume), progress)
         digest, outputs = rounds.run(ray)
-        shutil.rmtree(place, ignore_errors=True)
+        remove_folder(place)
     finally:
         os.close(lock)
     return ClusterShuffleReport(
@@ -139,7 +138,7 @@ def _make_folder(place: Path, name: str, resume: bool) -> Path:
     """Make the folder `name` in `place`, and remove folders of other shuffles to this output."""
     for other in place.iterdir():
         if other.is_dir() and (other.name != name or not resume):
-            shutil.rmtree(other, ignore_errors=True)
+            remove_folder(other)
     folder = place / name
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from kexue._files import displaced_path, refuse_foreign
+from kexue._files import displaced_path, refuse_foreign, remove_folder
 from kexue.errors import CheckpointError
 from kexue.train.checkpoint import MANIFEST, find_foreign, read_manifest
 from kexue.train.logs import EVENTS, refuse_foreign_log
@@ -47,9 +46,8 @@ def has_checkpoint(folder: Path) -> bool:
 def clear_run(folder: Path, log: Sequence[str]) -> None:
     """Remove the checkpoints and the log of an earlier run, and nothing else; call `check_folder` first."""
     for name in _FOLDERS:
-        for path in (folder / name, displaced_path(folder / name)):
-            if path.exists():
-                shutil.rmtree(path.resolve() if path.is_symlink() else path)
+        remove_folder(folder / name)
+        remove_folder(displaced_path(folder / name))
     if "jsonl" in log:
         (folder / "log.jsonl").unlink(missing_ok=True)
     for path in (folder / "tensorboard").glob(f"events.out.tfevents.*{EVENTS}"):
@@ -59,5 +57,5 @@ def clear_run(folder: Path, log: Sequence[str]) -> None:
 def move_damaged_last(folder: Path) -> None:
     """Move a damaged `last` away, so that it does not become `previous` with the next checkpoint."""
     if (folder / LAST).exists():
-        shutil.rmtree(folder / DAMAGED, ignore_errors=True)
+        remove_folder(folder / DAMAGED)
         (folder / LAST).rename(folder / DAMAGED)
