@@ -202,6 +202,12 @@ def explain(error: OSError) -> tuple[str, str]:
     return known.get(error.errno or 0, (other, "Check the disk, and that nothing else uses the file."))
 
 
+def system_error(error: OSError, path: str | os.PathLike[str]) -> DataError:
+    """Return an error of the system about a file as a `DataError` with a remedy."""
+    message, remedy = explain(error)
+    return DataError(message, path=path, remedy=remedy)
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Return whether an error is about a full disk or a used-up quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

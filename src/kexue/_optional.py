@@ -12,6 +12,7 @@ from kexue.errors import MissingDependencyError
 EXTRA_OF: dict[str, str] = {
     "torch": "app",
     "transformers": "app",
+    "tokenizers": "app",
     "huggingface_hub": "app",
     "faiss": "app",
     "pyarrow": "app",

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from kexue._files import explain
 from kexue.errors import DataError
 
 
@@ -71,15 +69,6 @@ def split_lines(text: str) -> list[str]:
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return a file's bytes; a file that cannot be read is a `DataError` with a remedy."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        message, remedy = explain(error)
-        raise DataError(message, path=path, remedy=remedy) from error
 
 
 def standard_input() -> BinaryIO:

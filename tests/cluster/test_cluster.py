@@ -276,7 +276,7 @@ def test_a_local_ray_leaves_nothing_behind():
     assert address.startswith("127.0.0.1:")
     assert (n, inside, after) == ("3", "True", "False")
     assert not Path(folder).exists()
-    deadline = time.monotonic() + 60  # processes that were stopped may still be ending
+    deadline = time.monotonic() + 10  # processes that were stopped may still be ending
     while (left := _processes(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []

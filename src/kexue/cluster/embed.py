@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kexue._progress import Progress
+from kexue._progress import Progress, ProgressCounter
 from kexue._text import same_json
 from kexue.cluster.pool import Job, Pool
 from kexue.cluster.session import RaySession
@@ -221,8 +221,7 @@ class _ShardJob:
         self._tables = split_into_shards(spool, rows, batches)
         self._digests: dict[int, str] = {}
         self._resume = resume
-        self._progress = progress
-        self._done = 0
+        self._count = ProgressCounter(progress, self.total)
 
     @property
     def encoded(self) -> int:
@@ -250,11 +249,6 @@ class _ShardJob:
         self.shard_metadata[number] = metadata_of(table)._replace(encoder=self.encoder, sha256=self._digests[number])
         write_shard(self.paths[number], with_metadata(table, self.shard_metadata[number]))
         self._count(table.num_rows)
-
-    def _count(self, rows: int) -> None:
-        self._done += rows
-        if self._progress is not None:
-            self._progress(self._done, self.total)
 
 
 def _make_function(make: Callable[[], SupportsEncode]) -> Callable[[Any], Any]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from kexue._cores import count_cores
 from kexue._optional import import_optional
 
 _STORE_BYTES = 100_000_000  # shared memory of a local Ray; larger objects go to its temporary folder
@@ -63,7 +64,7 @@ class RaySession:
             folder = tempfile.mkdtemp(prefix="kx-", dir="/tmp" if os.path.isdir("/tmp") else None)
             self._closing.callback(shutil.rmtree, folder, ignore_errors=True)
             options |= {
-                "num_cpus": max(1, min(most, _count_cores())),
+                "num_cpus": max(1, min(most, count_cores())),
                 "object_store_memory": _STORE_BYTES,
                 "include_dashboard": False,
                 "_node_ip_address": "127.0.0.1",
@@ -71,8 +72,3 @@ class RaySession:
             }
         self._closing.callback(ray.shutdown)
         ray.init(address=self._address, **options)
-
-
-def _count_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,7 +22,7 @@ import numpy as np
 
 from kexue._arrays import Array
 from kexue._files import remove_folder, replacing
-from kexue._progress import Progress
+from kexue._progress import Progress, ProgressCounter
 from kexue.cluster.pool import Pool
 from kexue.cluster.session import RaySession
 from kexue.corpus import ShuffleReport
@@ -209,7 +209,7 @@ class _Steps:
     """
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+        self._advance = ProgressCounter(progress, total)
         self.resumed = self.retried = 0
 
     def run(
@@ -227,12 +227,6 @@ class _Steps:
             self._advance(1)
         self.retried += pool.retried
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-    def _advance(self, count: int) -> None:
-        """Report `count` more tasks as done."""
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done, self._total)
 
 
 # ---- on the workers ---------------------------------------------------------------------------------------------

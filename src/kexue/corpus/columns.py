@@ -8,7 +8,7 @@ from typing import Any
 
 from kexue.corpus.decoding import Decoder
 from kexue.corpus.fields import Record, parse_scalar, to_json
-from kexue.corpus.rows import csv_table, jsonl_objects, list_names, parquet_columns, parquet_rows
+from kexue.corpus.rows import csv_table, jsonl_objects, list_names, parquet_columns, parquet_rows, same_name
 from kexue.errors import DataError
 
 TEXT_COLUMNS = ("text", "sentence", "question", "content", "title", "document", "body")
@@ -69,7 +69,7 @@ class Columns:
         names = parquet_columns(path)
         text = self._text_column(names, path)
         if names.count(text) > 1:
-            raise _same_name(text, path)
+            raise same_name(text, path)
         needed = dict.fromkeys([text, *([self.id] if self.id else []), *self.metadata])
         for line, row in parquet_rows(path, list(needed), decoder):
             values = {
@@ -97,7 +97,7 @@ class Columns:
             if name is not None and name not in names:
                 raise _no_column(name, role, names, path, line)
             if name is not None and names.count(name) > 1:
-                raise _same_name(name, path)
+                raise same_name(name, path)
         if text:
             return text
         if len(names) == 1:
@@ -158,8 +158,3 @@ def _no_column(name: str, role: str, names: list[str], path: str, line: int | No
         line=line,
         column=name,
     )
-
-
-def _same_name(name: str, path: str) -> DataError:
-    """Return the error about two columns of one name."""
-    return DataError(f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,6 @@ from kexue.errors import DataError
 
 REPLACEMENT = "\ufffd"
 MAX_BYTES = 16 << 20  # default limit of a line, a row or a document
-_BOM = b"\xef\xbb\xbf"
 
 
 class Decoder:
@@ -125,7 +125,7 @@ def decode_lines(path: str, decoder: Decoder) -> Iterator[tuple[int, str]]:
         while raw := stream.readline(decoder.max_bytes + 1):
             number += 1
             decoder.check_length(len(raw), path=path, line=number)
-            text = decoder.decode(raw.removeprefix(_BOM) if number == 1 else raw, path=path, line=number)
+            text = decoder.decode(raw.removeprefix(BOM_UTF8) if number == 1 else raw, path=path, line=number)
             if number == 1 and not text.endswith("\n"):
                 refuse_lone_cr(text, path)
             yield number, text
@@ -145,7 +145,7 @@ def decode_document(path: str, decoder: Decoder) -> str:
             size += len(raw)
             decoder.check_length(size, path=path, line=None, what="the document")
             number = len(lines) + 1
-            lines.append(decoder.decode(raw.removeprefix(_BOM) if number == 1 else raw, path=path, line=number))
+            lines.append(decoder.decode(raw.removeprefix(BOM_UTF8) if number == 1 else raw, path=path, line=number))
     return "".join(lines)
 
 

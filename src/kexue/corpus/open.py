@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from kexue._files import explain
+from kexue._files import system_error
 from kexue._optional import import_optional
 from kexue._text import standard_input
 from kexue.errors import DataError
@@ -117,8 +117,7 @@ def explain_errors(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # damaged data, as bz2 and Arrow report them
             raise _damaged_data(error, path) from error
-        message, remedy = explain(error)
-        raise DataError(message, path=path, remedy=remedy) from error
+        raise system_error(error, path) from error
     except MemoryError as error:
         raise DataError(
             "there is not enough memory to decompress the file.", path=path, remedy="Decompress it."

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kexue._files import explain
+from kexue._files import system_error
 from kexue.corpus.columns import Columns
 from kexue.corpus.decoding import MAX_BYTES, Decoder, decode_document, decode_lines, strip_line_end
 from kexue.corpus.fields import Record
@@ -157,8 +157,7 @@ def _check_arguments(metadata: Sequence[str], format: str, errors: str, max_byte
 def _source(path: str, columns: Columns, format: str) -> _Source:
     """Return the reader of a file, folder or standard input."""
     if path != STDIN and not os.path.exists(path):
-        message, remedy = explain(FileNotFoundError(errno.ENOENT, ""))
-        raise DataError(message, path=path, remedy=remedy)
+        raise system_error(FileNotFoundError(errno.ENOENT, ""), path)
     if path != STDIN and os.path.isdir(path):
         columns.refuse_names(path, "a folder of text files")
         documents = _documents(path, format)

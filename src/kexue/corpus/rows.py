@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
-from kexue._files import explain
+from kexue._files import system_error
 from kexue._optional import import_optional
 from kexue.corpus.decoding import Decoder, decode_lines
 from kexue.corpus.open import STDIN, explain_errors, read_codec
@@ -29,7 +29,7 @@ def csv_table(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
             header = fields
             for name, times in Counter(header).items():
                 if name and times > 1:
-                    raise DataError(f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name)
+                    raise same_name(name, path)
             continue
         if len(fields) != len(header):
             raise DataError(
@@ -92,6 +92,11 @@ def _separator(head: list[str], expected: str) -> str:
     return next((mark for mark in (expected, *",;\t|") if mark in bare), expected)
 
 
+def same_name(name: str, path: str) -> DataError:
+    """Return the error about two columns of one name."""
+    return DataError(f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name)
+
+
 def list_names(names: Sequence[str], most: int = 20) -> str:
     """Return names for a message, the first `most` of them."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
@@ -134,7 +139,7 @@ def _kind(value: object) -> str:
 
 def parquet_rows(path: str, columns: Sequence[str] | None, decoder: Decoder) -> Iterator[Row]:
     """Yield the rows of a Parquet file, `columns` only, strings as bytes; the line is the row's number from 1."""
-    file = _open_parquet(path)
+    file = open_parquet(path)
     try:
         line = 0
         for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
@@ -169,14 +174,14 @@ def _longest(column: Any) -> int:
 
 def parquet_columns(path: str) -> list[str]:
     """Return the names of the columns of a Parquet file."""
-    file = _open_parquet(path)
+    file = open_parquet(path)
     try:
         return [str(name) for name in file.schema_arrow.names]
     finally:
         file.close()
 
 
-def _open_parquet(path: str) -> Any:
+def open_parquet(path: str) -> Any:
     """Open a Parquet file."""
     with explain_errors(path):
         codec = None if path == STDIN else read_codec(path)
@@ -192,8 +197,7 @@ def _open_parquet(path: str) -> Any:
         return parquet.ParquetFile(path)
     except (OSError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            message, remedy = explain(error)
-            raise DataError(message, path=path, remedy=remedy) from error
+            raise system_error(error, path) from error
         raise DataError(f"cannot be read as Parquet: {error}.", path=path, remedy=_FETCH) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue._files import explain
+from kexue._files import system_error
 from kexue.errors import DataError
 
 CHUNK = 8192  # rows read at a time
@@ -41,8 +41,7 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
         with np.errstate(over="ignore"):  # in the size of a damaged shape
             vectors: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
-        message, remedy = explain(error)
-        raise DataError(message, path=path, remedy=remedy) from error
+        raise system_error(error, path) from error
     except DataError:
         raise
     except (ValueError, TypeError, SyntaxError, OverflowError, EOFError, tokenize.TokenError) as error:

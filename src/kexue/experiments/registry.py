@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import kexue
+from kexue._cores import count_cores
 from kexue.errors import DataError, UnknownArticleError
 from kexue.experiments.report import Report
 from kexue.methods import get_method, list_methods
@@ -194,9 +195,8 @@ def _list_versions() -> dict[str, str]:
 
 
 def _describe_machine() -> dict[str, str | int]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {"cpu": _read_cpu_name(), "cores": cores, "memory_bytes": memory, "device": "cpu"}
+    return {"cpu": _read_cpu_name(), "cores": count_cores(), "memory_bytes": memory, "device": "cpu"}
 
 
 def _read_cpu_name() -> str:

@@ -94,7 +94,7 @@ class TextTokenizer:
     def __init__(self, folder: Path, *, lower: bool = False) -> None:
         self._backend, special = _load(folder)
         if lower:
-            normalizers = import_optional("tokenizers", extra="text").normalizers
+            normalizers = import_optional("tokenizers").normalizers
             own = self._backend.normalizer
             self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
         self._backend.no_padding()
@@ -241,7 +241,7 @@ def _load(folder: Path) -> tuple[Any, _Special]:
 
 def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
     """Read tokenizer.json without transformers; tokenizer_config.json decides on normalising, as it does there."""
-    tokenizers = import_optional("tokenizers", extra="text")
+    tokenizers = import_optional("tokenizers")
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     chinese, accents, lower = (config.get(key, default) for key, default in _BERT_SETTINGS.items())
     backend.normalizer = tokenizers.normalizers.BertNormalizer(

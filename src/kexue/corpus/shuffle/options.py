@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from kexue._files import explain
+from kexue._cores import count_cores
+from kexue._files import system_error
 from kexue.corpus.open import STDIN
 from kexue.corpus.shuffle.keys import ALGORITHMS, check_seed
 from kexue.corpus.shuffle.reader import RecordFormat
@@ -141,8 +142,7 @@ def check_options(
     if total < 1 << 20:
         raise ValueError(f"memory must be 1M at least, got {memory!r}.")
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(1, min(4, cores))
+        workers = min(4, count_cores())
     check_separator(separator)
     _check_counts(workers=(workers, 1), header=(header, 0), lines_per_record=(lines_per_record, 1))
     form = RecordFormat(separator[0], lines_per_record, header, strip_bom)
@@ -209,8 +209,7 @@ def _check_inputs(names: tuple[str, ...]) -> None:
         raise ValueError("standard input can be given only once.")
     for name in names:
         if name != STDIN and not os.path.exists(name):
-            message, remedy = explain(FileNotFoundError(errno.ENOENT, ""))
-            raise DataError(message, path=name, remedy=remedy)
+            raise system_error(FileNotFoundError(errno.ENOENT, ""), name)
         if name != STDIN and os.path.isdir(name):
             raise DataError(
                 "expected a file, got a folder.", remedy="Name its files, for example with *.txt.", path=name

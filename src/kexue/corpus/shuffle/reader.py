@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
@@ -15,8 +17,6 @@ from kexue.corpus.open import explain_errors, open_stream
 from kexue.corpus.shuffle.digest import PAD
 from kexue.corpus.shuffle.lines import LineDigest, find_byte
 from kexue.errors import DataError
-
-BOM = b"\xef\xbb\xbf"
 
 
 class Position(NamedTuple):
@@ -142,6 +142,11 @@ class Reader:
         self._carry_over(buffer, end, n)
         return Chunk(buffer, lines[k - 1 :: k], lines, first, self._position())
 
+    def chunks(self, size: int, workers: int) -> Iterator[Chunk]:
+        """Yield all chunks, in buffers of `size` bytes; one is used again when `run_ordered` has used its chunk."""
+        buffers = cycle([np.empty(size, np.uint8) for _ in range(workers + 1)])
+        return iter(lambda: self.read(next(buffers)), None)
+
     def close(self) -> None:
         """Close the file being read."""
         self._opened.close()
@@ -179,7 +184,7 @@ class Reader:
                 header, self._lookahead = _split_header(self._stream, self._form)
                 offset = len(header)
                 if self._next == 0:
-                    self.header = header.removeprefix(BOM) if self._form.strip_bom else header
+                    self.header = header.removeprefix(BOM_UTF8) if self._form.strip_bom else header
         self._skip = 0
         self._pieces.append((at, self._next, offset))
         return True
@@ -245,9 +250,9 @@ def _split_header(stream: BinaryIO, form: RecordFormat) -> tuple[bytes, bytes]:
     while True:
         block = stream.read(1 << 16)
         head += block
-        start = len(BOM) if form.strip_bom and head.startswith(BOM) else 0
+        start = len(BOM_UTF8) if form.strip_bom and head.startswith(BOM_UTF8) else 0
         ends = find_byte(np.frombuffer(head, np.uint8)[start:], form.separator, max(form.header, 1))
-        if form.header == 0 and (len(head) >= len(BOM) or not block):
+        if form.header == 0 and (len(head) >= len(BOM_UTF8) or not block):
             return head[:start], head[start:]
         if form.header and len(ends) == form.header:
             end = start + int(ends[-1]) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +74,9 @@ class Scatterer:
 
     def run(self) -> None:
         """Read all records into the buckets."""
+        chunks = self._reader.chunks(self._budget.chunk, self._budget.workers)
         try:
-            run_ordered(self._split, self._chunks(), self._write, self._budget.workers)
+            run_ordered(self._split, chunks, self._write, self._budget.workers)
             self._state.header = self._state.header or self._reader.header.decode("latin-1")
             if self._resumable and self._journal.durable:
                 self._synchronise()
@@ -83,14 +84,6 @@ class Scatterer:
             self._reader.close()
             self._oversized.close()
             self._writer.close()
-
-    def _chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks of the inputs; each one's buffer is used again after `workers` chunks."""
-        buffers = [np.empty(self._budget.chunk, np.uint8) for _ in range(self._budget.workers + 1)]
-        number = 0
-        while (chunk := self._reader.read(buffers[number % len(buffers)])) is not None:
-            yield chunk
-            number += 1
 
     def _split(self, chunk: Chunk) -> _Split:
         """Compute the keys of a chunk's records, split them by bucket and hash their lines."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from kexue._files import replacing, temporary_folder
 from kexue._optional import import_optional
+from kexue.corpus.rows import open_parquet
 from kexue.corpus.shuffle.keys import SPACE, KeyRange, check_seed, permutation_keys
 from kexue.corpus.shuffle.options import parse_size
 from kexue.corpus.shuffle.sorting import partition, sort_order
@@ -67,7 +68,6 @@ def _read_batches(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
     if hasattr(dataset, "with_format") and hasattr(dataset, "iter"):  # datasets.Dataset
         table = dataset.with_format("arrow")
         return table[:0].schema, dataset.data.nbytes, table.iter(batch_size=_BATCH)
-    parquet = import_optional("pyarrow.parquet", extra="corpus")
     if isinstance(dataset, str | os.PathLike):
         path = Path(dataset)
         paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
@@ -79,19 +79,17 @@ def _read_batches(dataset: Any) -> tuple[Any, int, Iterable[Any]]:
         raise DataError("no Parquet files.", path=dataset if isinstance(dataset, str | os.PathLike) else None)
     size = 0
     for path in paths:
-        try:
-            metadata = parquet.read_metadata(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"cannot be read as Parquet: {error}", path=path) from error
-        size += sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        with open_parquet(str(path)) as file:
+            size += sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
 
     def batches() -> Iterator[Any]:
         """Yield the batches of all files."""
         for path in paths:
-            with parquet.ParquetFile(path) as file:
+            with open_parquet(str(path)) as file:
                 yield from file.iter_batches(batch_size=_BATCH)
 
-    return parquet.read_schema(paths[0]), size, batches()
+    with open_parquet(str(paths[0])) as file:
+        return file.schema_arrow, size, batches()
 
 
 def _scatter_rows(batches: Iterable[Any], schema: Any, work: Path, seed: int, ranges: KeyRange) -> None:

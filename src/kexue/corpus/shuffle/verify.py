@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from kexue.corpus.shuffle.digest import Digest
 from kexue.corpus.shuffle.lines import hash_lines
@@ -50,17 +48,8 @@ def digest_of(paths: Sequence[str], form: RecordFormat) -> str:
     """Return the digest of the lines of files that are cut by `form`."""
     total = Digest()
     reader = Reader(paths, form, cap=_BUFFER // 32, oversized=_NoFile())
-
-    def chunks() -> Iterator[Chunk]:
-        """Yield the chunks of the files."""
-        buffers = [np.empty(_BUFFER, np.uint8) for _ in range(_WORKERS + 1)]
-        number = 0
-        while (chunk := reader.read(buffers[number % len(buffers)])) is not None:
-            yield chunk
-            number += 1
-
     try:
-        run_ordered(_digest_chunk, chunks(), total.merge, _WORKERS)
+        run_ordered(_digest_chunk, reader.chunks(_BUFFER, _WORKERS), total.merge, _WORKERS)
     finally:
         reader.close()
     return str(total)

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from kexue._files import explain, replacing
+from kexue._files import replacing, system_error
 from kexue._text import parse_json
 from kexue.errors import DataError
 from kexue.similarity.whitening.kernel import Spectrum
@@ -56,8 +56,7 @@ def read_whitening(path: str | os.PathLike[str]) -> WhiteningState:
     try:
         open(path, "rb").close()  # its error says more than the one of safetensors
     except OSError as error:
-        message, remedy = explain(error)
-        raise DataError(message, path=path, remedy=remedy) from error
+        raise system_error(error, path) from error
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
