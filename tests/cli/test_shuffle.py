@@ -109,6 +109,19 @@ def test_failures(run, tmp_path, monkeypatch):
     assert run("large", "-o", "out", "--memory", "16M", "--allow-tmpfs")[0] == 0
 
 
+@pytest.mark.parametrize("aligned", [(), ("--aligned",)])
+def test_the_folder_in_memory_is_that_of_the_file_a_link_points_to(run, tmp_path, monkeypatch, aligned):
+    (tmp_path / "large").write_bytes(b"x\n" * 500_000)
+    for name in ("both", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "there" / "file").touch()
+    (tmp_path / ("both/large" if aligned else "link")).symlink_to(tmp_path / "there" / "file")
+    monkeypatch.setattr(plan, "in_memory", lambda folder: folder == tmp_path / "there")
+    code, _, err = run("large", "-o", "both" if aligned else "link", "--memory", "16M", *aligned)
+    assert code == 1
+    assert f"{tmp_path / 'there'} is in memory".encode() in err
+
+
 def test_the_output_is_verified_unless_no_verify_is_given(run, tmp_path, monkeypatch):
     from kexue.corpus.shuffle import verify
 

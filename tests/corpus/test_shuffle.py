@@ -426,6 +426,20 @@ def test_aligned_files_stay_aligned(tmp_path, small):
             shuffle_files(**{"inputs": inputs, "output": tmp_path / "no", "aligned": True, **bad})
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_an_output_of_aligned_files_that_is_another_input_is_refused(tmp_path, link):
+    inputs = [tmp_path / "a" / "x", tmp_path / "b" / "y"]
+    for path in inputs:
+        path.parent.mkdir()
+        path.write_bytes(b"%s\n2\n3\n" % path.name.encode())
+    (tmp_path / "out").mkdir()
+    link(inputs[1], tmp_path / "out" / "x")
+    with pytest.raises(ValueError, match=r"out/x is one of the inputs"):
+        shuffle_files(inputs, tmp_path / "out", aligned=True)
+    assert inputs[1].read_bytes() == b"y\n2\n3\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
 @pytest.mark.parametrize("memory", ["1M", "64M"])
 @pytest.mark.parametrize("sample", [0, 1, 700, 10**6])
 def test_a_sample_is_the_beginning_of_the_whole_order(tmp_path, small, memory, sample):
@@ -767,6 +781,9 @@ def test_rows_of_a_dataset_take_the_order_of_lines(tmp_path, memory):
         shuffle_dataset(table, tmp_path / "out0")
     with pytest.raises(DataError, match="no Parquet files"):
         shuffle_dataset(tmp_path / "out3", tmp_path / "out4") if (tmp_path / "out3").mkdir() is None else None
+    with pytest.raises(DataError, match=r"absent.parquet: no such file") as caught:
+        shuffle_dataset(tmp_path / "absent.parquet", tmp_path / "out4")
+    assert caught.value.remedy
     with pytest.raises(TypeError, match="dataset must be"):
         shuffle_dataset(3, tmp_path / "out4")
     empty = shuffle_dataset(table.slice(0, 0), tmp_path / "empty")

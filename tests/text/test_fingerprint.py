@@ -83,6 +83,12 @@ def test_the_same_words_written_otherwise_are_the_same(tiny_model: Path, folder:
     assert Encoder(folder).fingerprint == Encoder(tiny_model).fingerprint
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "modules.json"])
+def test_a_byte_order_mark_changes_nothing(tiny_model: Path, folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert Encoder(folder).fingerprint == Encoder(tiny_model).fingerprint
+
+
 @pytest.mark.parametrize("what", ["lower case", "vocabulary", "prompt"])
 def test_an_index_refuses_its_own_model_with_another_tokenizer(folder: Path, tmp_path: Path, what: str) -> None:
     with Index.create(tmp_path / "x.kx", folder) as index:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,7 +88,7 @@ def shuffle(
 ) -> None:
     """Shuffle the lines of files uniformly, in little memory. The same seed gives the same bytes on any machine."""
     from kexue.corpus import plan_shuffle, shuffle_files
-    from kexue.corpus.shuffle.options import parse_size
+    from kexue.corpus.shuffle.options import check_options, parse_size
     from kexue.corpus.shuffle.plan import in_memory
 
     if output == "-" and out.json and not dry_run:
@@ -118,8 +117,9 @@ def shuffle(
     if dry_run:
         out.emit(dataclasses.asdict(plan), lambda: _render_plan(plan))
         return
-    folder = tmp or (Path(tempfile.gettempdir()) if output == "-" else Path(output).absolute().parent)
-    if plan.passes > 1 and not allow_tmpfs and in_memory(folder):
+    parts = check_options(inputs, output, **options).split_aligned()
+    folder = next(filter(in_memory, (part.folder().parent for part in parts)), None)
+    if plan.passes > 1 and not allow_tmpfs and folder is not None:
         raise KexueError(
             f"{folder} is in memory (tmpfs), which temporary files would fill.",
             remedy="Name a folder on a disk with --tmp, or pass --allow-tmpfs.",

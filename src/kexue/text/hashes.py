@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from kexue._files import hash_file
-from kexue.errors import CheckpointError
+from kexue._text import parse_json
+from kexue.errors import CheckpointError, DataError
 
 
 def file_sha256(path: Path) -> str:
@@ -36,9 +37,9 @@ def json_sha256(path: Path, without: tuple[str, ...] = ()) -> str | None:
 @lru_cache(maxsize=64)
 def _hash_json(path: Path, without: tuple[str, ...], size: int, mtime_ns: int) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}.") from error
+        content = parse_json(path.read_bytes(), path)
+    except DataError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error.message}", remedy=error.remedy) from error
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in without}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

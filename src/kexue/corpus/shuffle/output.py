@@ -93,14 +93,15 @@ class OutputNames:
 
 
 def check_output(options: ShuffleOptions) -> None:
-    """Raise a ValueError if the output would replace an input."""
-    if options.to_stream:
-        return
-    names = OutputNames(options)
-    for target in [names.final(0), *names.stale(0)]:
-        for name in options.inputs:
-            if name != STDIN and target.exists() and os.path.samefile(target, name):
-                raise ValueError(f"the output {target} is one of the inputs; choose another name.")
+    """Raise a ValueError if the output, or one of those of aligned files, would replace an input."""
+    for part in options.split_aligned():
+        if part.to_stream:
+            continue
+        names = OutputNames(part)
+        for target in [names.final(0), *names.stale(0)]:
+            for name in options.inputs:
+                if name != STDIN and target.exists() and os.path.samefile(target, name):
+                    raise ValueError(f"the output {target} is one of the inputs; choose another name.")
 
 
 class OutputWriter:

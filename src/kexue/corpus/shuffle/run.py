@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kexue._progress import Progress
+from kexue._progress import Progress, ProgressCounter
 from kexue.corpus.shuffle.digest import Digest
 from kexue.corpus.shuffle.job import Job
 from kexue.corpus.shuffle.options import FilePath, Paths, ShuffleOptions, check_options
@@ -165,11 +165,11 @@ def run_shuffle(options: ShuffleOptions, progress: Progress | None = None) -> Sh
     budget = make_budget(options)
     parts = options.split_aligned()
     plans = [make_plan(part, budget) for part in parts]
-    counter = _ByteCounter(progress, 2 * sum(plan.bytes or 0 for plan in plans))
+    counter = ProgressCounter(progress, 2 * sum(plan.bytes or 0 for plan in plans) or None)
+    check_output(options)
     jobs: list[Job] = []
     try:
         for part, plan in zip(parts, plans, strict=True):
-            check_output(part)
             jobs.append(Job(part, budget, plan, counter, jobs[0].seed if jobs else None))
             jobs[-1].scatter()  # section "Two passes": scatter
             _check_aligned(jobs[0], jobs[-1])
@@ -205,18 +205,6 @@ def peak_rss() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-class _ByteCounter:
-    """Counter of bytes done, for a progress callback; a `total` of 0 is unknown."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total or None, 0
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done if self._total is None else min(self._done, self._total), self._total)
 
 
 def _check_aligned(first: Job, other: Job) -> None:
