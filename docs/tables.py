@@ -4,10 +4,10 @@
 A table is the text between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
+import functools
 import json
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 from kexue.experiments import Figure, Report
@@ -62,6 +62,7 @@ _EFFECT_ZH = {
 _VERDICT_ZH = {"reproduced": "复现", "partly": "部分复现", "not reproduced": "未复现"}
 
 
+@functools.cache
 def load_results() -> dict[str, Report]:
     """The recorded reports by slug."""
     return {m.slug: Report.load(path) for m in METHODS if (path := DOCS / "results" / m.slug / "report.json").is_file()}
@@ -132,7 +133,7 @@ def renew_tables(path: Path) -> str:
         "methods-docs": lambda: methods_table("../"),
         "results": results_table,
     }
-    tables |= {f"recorded-{slug}": partial(_describe, report) for slug, report in load_results().items()}
+    tables |= {f"recorded-{slug}": functools.partial(_describe, report) for slug, report in load_results().items()}
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)

@@ -111,7 +111,6 @@ def test_a_figure_reads_with_its_unit_and_interval():
 def test_an_effect_leaves_out_what_could_not_be_measured():
     one = report("reproduced")
     assert registry.fill_effect("x went {x}; y went {y}; and {x}", one) == "x went 1.5 [1, 2]; and 1.5 [1, 2]"
-    assert Report.load  # a report of before has no effect
 
 
 def test_a_report_without_an_effect_is_read(tmp_path):

@@ -235,12 +235,13 @@ def test_platt_is_smoothed_logistic_regression():
     np.testing.assert_allclose(ours, peer.predict_proba(scores[:, None])[:, 1], atol=1e-4)
 
 
-def test_threshold_is_the_lowest_that_keeps_the_precision():
+def test_threshold_is_the_highest_of_the_largest_recall_at_the_precision():
     scores, labels = labelled(400, 7)
     found = ScoreCalibrator().fit_labels(scores, labels).threshold(0.8)
     shares = {t: labels[scores >= t].mean() for t in np.unique(scores)}
     recalls = {t: labels[scores >= t].sum() / labels.sum() for t in shares}
     most = max(recalls[t] for t, share in shares.items() if share >= 0.8)
+    assert found.value == max(t for t in shares if recalls[t] == most)
     assert found.recall == pytest.approx(most)
     assert found.precision == pytest.approx(max(share for t, share in shares.items() if recalls[t] == most))
     assert found.precision == pytest.approx(shares[found.value])

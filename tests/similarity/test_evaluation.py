@@ -311,6 +311,13 @@ def test_minilm_on_sts_b():
 # ---- retrieval -----------------------------------------------------------------------------------------------------
 
 
+def test_retrieval_metrics_by_hand():
+    vectors = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.5]])
+    found = retrieval_metrics(vectors, np.array([0, 0, 1, 1]), ks=(1,))
+    assert found["recall_at_1"] == 0.75  # row 3 is nearer to row 1 and row 0 than to its partner, which comes third
+    assert found["map"] == pytest.approx((1 + 1 + 1 + 1 / 3) / 4)
+
+
 def test_retrieval_metrics_equal_brute_force():
     random = np.random.default_rng(3)
     x = random.normal(size=(60, 5))

@@ -297,7 +297,7 @@ def calibrate(
         Literal["isotonic", "platt"], typer.Option(help="isotonic: any increasing curve; platt: for few labels.")
     ] = "isotonic",
     precision: Annotated[
-        float, typer.Option(help="Wanted precision; the lowest score that reaches it is printed.")
+        float, typer.Option(help="Wanted precision; the score with the largest recall at it is printed.")
     ] = 0.9,
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",

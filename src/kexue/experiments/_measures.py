@@ -1,4 +1,4 @@
-"""Measures that several experiments share: retrieval within classes, work and duration of calls, intervals."""
+"""Measures that several experiments share: work and duration of calls, intervals."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from kexue._arrays import Array
 from kexue._optional import import_optional
-
-
-def score_retrieval(embeddings: Array, classes: Array) -> tuple[float, float]:
-    """Mean average precision and recall at 1 when each row is a query for the others of its class, by cosine."""
-    unit = embeddings.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -np.inf)
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, :-1]  # the row itself comes last
-    hits = classes[order] == classes[:, None]
-    precision = hits.cumsum(axis=1) / np.arange(1, len(classes))
-    average = (precision * hits).sum(axis=1) / hits.sum(axis=1)
-    return float(average.mean()), float(hits[:, 0].mean())
 
 
 def count_multiplications(call: Callable[[], Any]) -> float:

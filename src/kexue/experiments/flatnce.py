@@ -15,10 +15,10 @@ import numpy as np
 from kexue._arrays import Array
 from kexue._optional import import_optional
 from kexue.experiments._data import attempt, split_digits
-from kexue.experiments._measures import score_retrieval
 from kexue.experiments._training import build_mlp, fit, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
+from kexue.similarity import retrieval_metrics
 
 _BATCHES = (3, 8, 64)
 _SMALL = (3, 8)
@@ -240,8 +240,8 @@ def _train(way: str, batch: int, seed: int, steps: int) -> tuple[float, float, f
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1e-30 if way == "epsilon" else 1e-8)
     fit(network, loss, _draw_batches(len(images), batch, steps, seed), optimizer)
     with torch.no_grad():
-        map_, recall = score_retrieval(network(torch.from_numpy(X_test).to(dtype)).numpy(), y_test)
-    return map_, recall, sum(rounded)
+        scores = retrieval_metrics(network(torch.from_numpy(X_test).to(dtype)), y_test, ks=(1,))
+    return scores["map"], scores["recall_at_1"], sum(rounded)
 
 
 def _loss(way: str, scores: Any, labels: Any, mask: Any) -> Any:

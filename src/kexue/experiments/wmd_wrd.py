@@ -32,7 +32,7 @@ from kexue.similarity import (
     word_rotators_distance,
     wrd_centroid_bound,
 )
-from kexue.similarity.bootstrap import percentile_interval
+from kexue.similarity.bootstrap import bootstrap_spearman, percentile_interval
 from kexue.similarity.transport.problems import wmd_problem, wrd_problem
 
 Tokens = Callable[[list[str]], list[tuple[list[str], Array]]]  # texts -> their tokens and (m, d) vectors
@@ -197,15 +197,12 @@ def _rank(pairs: PairDataset, tokens: Tokens, draws: int, seed: int, notes: list
         "WRD": -np.array([word_rotators_distance(x, y) for x, y, _ in known]),
     }
     scores = {way: 100 * spearman(values, labels) for way, values in similarity.items()}
-    generator = np.random.default_rng(seed)
-    samples = [generator.integers(0, len(known), len(known)) for _ in range(draws)]
-    leads = {}
-    for other in _OTHERS:
-        replicates = [
-            100 * (spearman(similarity["WRD"][rows], labels[rows]) - spearman(similarity[other][rows], labels[rows]))
-            for rows in samples
-        ]
-        leads[other] = (scores["WRD"] - scores[other], *percentile_interval(np.array(replicates)))
+    replicates = bootstrap_spearman(list(similarity.values()), labels, draws, np.random.default_rng(seed))
+    samples = dict(zip(similarity, 100 * replicates, strict=True))
+    leads = {
+        other: (scores["WRD"] - scores[other], *percentile_interval(samples["WRD"] - samples[other]))
+        for other in _OTHERS
+    }
     return _Ranking(pairs.name, len(known), scores, leads)
 
 

@@ -14,6 +14,7 @@ from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
 from kexue.search.products import Keys, Scores, Vectors, largest_products, slices
 from kexue.search.snapshot import open_body, read_header, write_snapshot
+from kexue.similarity.neighbours.cells import count_cells
 
 _LOG = logging.getLogger("kexue.search")
 APPROXIMATE_FROM = 200_000  # documents; with fewer, comparing every vector is fast enough and exact
@@ -95,7 +96,7 @@ def plan_cells(n: int) -> Cells:
     >>> plan_cells(1_000_000)
     Cells(number=4000, probes=166)
     """
-    count = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS asks for 39 training vectors per cell
+    count = count_cells(n)
     return Cells(count, min(count, max(8, count // 24)))
 
 

@@ -40,7 +40,7 @@ class Probability(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """Lowest score such that the labelled pairs at or above it have the wanted precision.
+    """Highest of the scores with the largest recall at the wanted precision, on labelled pairs.
 
     Attributes:
         value: the threshold.

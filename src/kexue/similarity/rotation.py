@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kexue._arrays import is_tensor, raise_no_values
+from kexue.similarity._choices import check_choice
 from kexue.similarity._vectors import RESIDUE
 
 Kind = Literal["rotation", "householder", "symmetric"]
@@ -119,8 +120,7 @@ def rotation_between(
 
     Cost: O(d) for the operator, O(d^2) for the matrix.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
+    check_choice("kind", kind, _KINDS)
     dtype_of = a if hasattr(a, "dtype") else b if hasattr(b, "dtype") else np.empty(0)
     a, b = _as_float64(a, "a"), _as_float64(b, "b")
     if _namespace(a) is not _namespace(b):

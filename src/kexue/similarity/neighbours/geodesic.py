@@ -15,10 +15,10 @@ from scipy.sparse.csgraph import dijkstra
 
 from kexue._arrays import Array, host, reread
 from kexue.errors import NotFittedError
+from kexue.similarity._choices import check_choice
 from kexue.similarity.neighbours.graph import (
     Metric,
     Symmetrize,
-    check_choice,
     chord_angles,
     connect_parts,
     knn_graph,

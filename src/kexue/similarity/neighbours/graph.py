@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from kexue._arrays import Array, finite_rows
 from kexue.errors import InfeasibleError
+from kexue.similarity._choices import check_choice
 from kexue.similarity._vectors import unit_rows
 from kexue.similarity.neighbours.knn import nearest_neighbours
 from kexue.similarity.neighbours.selection import k_smallest
@@ -178,9 +179,3 @@ def require_connected(graph: csr_matrix) -> None:
             f"the neighbourhood graph falls into {parts} parts of {', '.join(map(str, sizes[:5]))} ... points.",
             remedy="Raise k, or choose on_disconnected='bridge' or 'inf'.",
         )
-
-
-def check_choice(name: str, value: str, legal: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of the legal ones."""
-    if value not in legal:
-        raise ValueError(f"{name} must be one of {', '.join(legal)}, got {value!r}")

@@ -15,6 +15,7 @@ import numpy as np
 from kexue._arrays import Array, finite_rows
 from kexue._optional import import_optional
 from kexue.similarity._vectors import lengths, unit_rows
+from kexue.similarity.neighbours.cells import count_cells
 from kexue.similarity.neighbours.selection import draw_k_smallest
 
 Backend = Literal["exact", "approx"]
@@ -183,7 +184,7 @@ def _query_inverted_file(points: Array, queries: Array, k: int, chunk: int) -> A
     size = float(np.abs(points - shift).max()) or 1.0  # float32 holds numbers up to 1 well
     narrow, wanted = (((rows - shift) / size).astype(np.float32) for rows in (points, queries))
     n, d = narrow.shape
-    cells = max(1, min(round(4 * math.sqrt(n)), n // 39))  # FAISS recommends 39 training vectors per cell
+    cells = count_cells(n)
     index = faiss.index_factory(d, f"IVF{cells},Flat")
     index.train(narrow[:: max(1, n // (64 * cells))])
     index.add(narrow)

@@ -14,6 +14,7 @@ from scipy import special
 
 from kexue._arrays import Array, as_float64, as_matrix, finite_rows, host, like, raise_non_finite
 from kexue.errors import NotFittedError, NotSupported
+from kexue.similarity._choices import check_choice
 from kexue.similarity._vectors import centred_unit_rows, mean_row, unit_rows
 from kexue.similarity.neighbours.knn import nearest_neighbours
 
@@ -46,8 +47,7 @@ class HubnessReducer:
     """
 
     def __init__(self, method: Method = "csls", k: int = 10) -> None:
-        if method not in _METHODS:
-            raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
+        check_choice("method", method, _METHODS)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.method = method

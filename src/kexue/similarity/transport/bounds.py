@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kexue.similarity._choices import check_choice
 from kexue.similarity._vectors import lengths
 from kexue.similarity.transport.problems import Problem, Scale, wmd_problem, wrd_problem
 from kexue.similarity.transport.sequences import (
     OnEmpty,
-    check_option,
     directions,
     empty_distance,
     read_pair,
@@ -44,8 +44,8 @@ def wcd(
         >>> wcd([[0.0, 0.0], [2.0, 0.0]], [[1.0, 3.0]])
         3.0
     """
-    check_option(scale, "scale", (None, "rms"))
-    check_option(on_empty, "on_empty", ("inf", "raise"))
+    check_choice("scale", scale, (None, "rms"))
+    check_choice("on_empty", on_empty, ("inf", "raise"))
     X, Y = read_pair(x, y)
     p, q = read_weights(weights_x, len(X), "weights_x"), read_weights(weights_y, len(Y), "weights_y")
     if not (len(X) and len(Y)):
@@ -87,7 +87,7 @@ def wrd_centroid_bound(x: Any, y: Any, *, on_empty: OnEmpty = "inf") -> float:
         >>> wrd_centroid_bound([[2.0, 0.0]], [[-1.0, 0.0]])
         2.0
     """
-    check_option(on_empty, "on_empty", ("inf", "raise"))
+    check_choice("on_empty", on_empty, ("inf", "raise"))
     X, Y = read_pair(x, y)
     (_, U, p), (_, V, q) = directions(X), directions(Y)
     if not (len(U) and len(V)):

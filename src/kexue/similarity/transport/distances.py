@@ -18,8 +18,9 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from kexue._arrays import reread
+from kexue.similarity._choices import check_choice
 from kexue.similarity.transport.problems import Problem, Scale, read_problem, wmd_problem, wrd_problem
-from kexue.similarity.transport.sequences import OnEmpty, check_option
+from kexue.similarity.transport.sequences import OnEmpty
 from kexue.similarity.transport.solvers import SOLVERS, Solver, TransportPlan, transport_cost, transport_plan
 
 
@@ -55,7 +56,7 @@ def emd(p: Any, q: Any, cost: Any, *, return_plan: bool = False, solver: Solver 
     Cost: about O((m + n)^3) time, O(m n) memory.
     """
     p, q, D = read_problem(p, q, cost)
-    check_option(solver, "solver", SOLVERS)
+    check_choice("solver", solver, SOLVERS)
     return transport_plan(p, q, D, solver) if return_plan else transport_cost(p, q, D, solver)  # eq. 2 (7388)
 
 
@@ -165,7 +166,7 @@ def word_rotators_similarity(x: Any, y: Any, *, on_empty: OnEmpty = "inf", solve
 
 def _solve(problem: Problem | float, x: Any, y: Any, return_plan: bool, solver: Solver) -> float | TransportPlan:
     """Return the distance, or the plan over all tokens of x and y, those without mass included."""
-    check_option(solver, "solver", SOLVERS)
+    check_choice("solver", solver, SOLVERS)
     if not return_plan:
         return problem if isinstance(problem, float) else transport_cost(problem.p, problem.q, problem.cost, solver)
     m, n = len(x), len(y)

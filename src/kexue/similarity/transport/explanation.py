@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._arrays import reread
+from kexue.similarity._choices import check_choice
 from kexue.similarity.transport.problems import Kind, wmd_problem, wrd_problem
-from kexue.similarity.transport.sequences import check_option
 from kexue.similarity.transport.solvers import transport_plan
 
 
@@ -54,7 +54,7 @@ def explain(
         >>> explain([[1.0, 0.0]], [[0.0, 1.0]], ["cat"], ["dog"]).pairs
         (ExplainedPair(source='cat', target='dog', mass=1.0, cost=1.0, contribution=1.0),)
     """
-    check_option(kind, "kind", ("wrd", "wmd"))
+    check_choice("kind", kind, ("wrd", "wmd"))
     if top is not None and (isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1):
         raise ValueError(f"top must be a number of pairs >= 1 or None, got {top!r}")
     x, y, tokens_x, tokens_y = (reread(given) for given in (x, y, tokens_x, tokens_y))

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._arrays import Array
-from kexue.similarity.transport.problems import Kind, wmd_problem, wrd_problem
+from kexue.similarity._choices import check_choice
+from kexue.similarity.transport.distances import word_movers_distance, word_rotators_distance
+from kexue.similarity.transport.problems import Kind
 from kexue.similarity.transport.pruning import PrunedSearch
-from kexue.similarity.transport.sequences import check_option, directions, read_sequence
-from kexue.similarity.transport.solvers import SOLVERS, Solver, transport_cost
+from kexue.similarity.transport.sequences import directions, read_sequence
+from kexue.similarity.transport.solvers import SOLVERS, Solver
 from kexue.similarity.transport.token_table import TokenTable
 
 
@@ -60,8 +62,8 @@ class TransportIndex:
     """
 
     def __init__(self, kind: Kind = "wrd", *, solver: Solver = "auto") -> None:
-        check_option(kind, "kind", ("wrd", "wmd"))
-        check_option(solver, "solver", SOLVERS)
+        check_choice("kind", kind, ("wrd", "wmd"))
+        check_choice("solver", solver, SOLVERS)
         self.kind = kind
         self.solver = solver
         self._ids: list[Any] = []
@@ -159,7 +161,5 @@ class TransportIndex:
     def _distance(self, query: Array, document: int) -> float:
         """Return the exact distance to a document, by its number in the table."""
         tokens = self._table.tokens(document)
-        problem = wrd_problem(query, tokens) if self.kind == "wrd" else wmd_problem(query, tokens)  # eq. 3, 7 (7388)
-        return (
-            problem if isinstance(problem, float) else transport_cost(problem.p, problem.q, problem.cost, self.solver)
-        )
+        distance = word_rotators_distance if self.kind == "wrd" else word_movers_distance
+        return float(distance(query, tokens, solver=self.solver))

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from kexue._arrays import Array, as_matrix, finite_rows
+from kexue.similarity._choices import check_choice
 from kexue.similarity._vectors import exponent_of
 from kexue.similarity.transport.sequences import (
     OnEmpty,
-    check_option,
     directions,
     empty_distance,
     positive_sum,
@@ -51,9 +51,9 @@ def wmd_problem(
     """Return the transport problem of WMD, or the distance where a sequence is empty."""
     from scipy.spatial.distance import cdist
 
-    check_option(metric, "metric", ("euclidean",))
-    check_option(scale, "scale", (None, "rms"))
-    check_option(on_empty, "on_empty", ("inf", "raise"))
+    check_choice("metric", metric, ("euclidean",))
+    check_choice("scale", scale, (None, "rms"))
+    check_choice("on_empty", on_empty, ("inf", "raise"))
     X, Y = read_pair(x, y)
     p, q = read_weights(weights_x, len(X), "weights_x"), read_weights(weights_y, len(Y), "weights_y")
     if not (len(X) and len(Y)):
@@ -72,7 +72,7 @@ def wmd_problem(
 
 def wrd_problem(x: Any, y: Any, on_empty: OnEmpty = "inf") -> Problem | float:
     """Return the transport problem of WRD without zero vectors, or the distance where nothing is left."""
-    check_option(on_empty, "on_empty", ("inf", "raise"))
+    check_choice("on_empty", on_empty, ("inf", "raise"))
     X, Y = read_pair(x, y)
     (nonzero_x, U, p), (nonzero_y, V, q) = directions(X), directions(Y)  # eq. 5 (7388): masses by length
     if not (len(U) and len(V)):

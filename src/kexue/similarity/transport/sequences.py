@@ -86,9 +86,3 @@ def empty_distance(X: Array, Y: Array, on_empty: str, what: str) -> float:
             'Leave empty texts out, or pass on_empty="inf".'
         )
     return float("inf")
-
-
-def check_option(value: object, name: str, allowed: tuple[object, ...]) -> None:
-    """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")

@@ -12,7 +12,7 @@ from kexue._arrays import Array
 from kexue.similarity.whitening.kernel import Spectrum, numerical_rank, second_moment_spectrum
 from kexue.similarity.whitening.statistics import Moments
 
-SAFE_SHARE = 0.9  # share of the mean square length that the safe setting keeps
+_SAFE_SHARE = 0.9  # share of the mean square length that the safe setting keeps
 _RCOND = 1e-10
 
 
@@ -115,11 +115,14 @@ def best_setting(settings: list[Setting], scores: Array) -> int:
 
 
 def safe_setting(settings: list[Setting]) -> int:
-    """Return the index of the smallest |gamma| and |beta| with the fewest dimensions that keep 90 % of the length."""
-    gentlest = min((abs(each.gamma), abs(each.beta)) for each in settings[1:])
-    order = [
-        ((each.kept < SAFE_SHARE, each.k if each.kept >= SAFE_SHARE else -each.k), index)
-        for index, each in enumerate(settings)
-        if index and (abs(each.gamma), abs(each.beta)) == gentlest
-    ]
-    return min(order)[1]
+    """Return the index of the smallest |gamma| and |beta| with the fewest dimensions that keep 90 % of the length.
+
+    The raw vectors come last.
+    """
+
+    def order(index: int) -> tuple[float, ...]:
+        each = settings[index]
+        short = each.kept < _SAFE_SHARE
+        return each.name == "raw", abs(each.gamma), abs(each.beta), short, -each.k if short else each.k
+
+    return min(range(len(settings)), key=order)

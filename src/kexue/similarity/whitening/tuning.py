@@ -18,7 +18,6 @@ from kexue.similarity.metrics import pair_cosine
 from kexue.similarity.whitening.advice import advise, advise_without_labels
 from kexue.similarity.whitening.estimator import Whitening
 from kexue.similarity.whitening.grid import (
-    SAFE_SHARE,
     Setting,
     best_setting,
     grid_cosines,
@@ -161,9 +160,9 @@ def tune_whitening(
 def _choose_without_labels(stats: Moments, ks: list[int]) -> Tuned:
     """Return the safe setting: beta 0, gamma 0, the fewest of `ks` that keep 90 % of the mean square length."""
     spectrum = second_moment_spectrum(stats, 0.0, 0)
-    table = [TunedRow(0.0, 0.0, k, math.nan, kept_share(spectrum, k)) for k in ks]
-    enough = [row for row in table if row.kept >= SAFE_SHARE]
-    best = min(enough, key=lambda row: row.k) if enough else max(table, key=lambda row: row.k)
+    settings = [Setting(0.0, 0.0, k, kept_share(spectrum, k)) for k in ks]
+    table = [TunedRow(each.beta, each.gamma, each.k, math.nan, each.kept) for each in settings]
+    best = settings[safe_setting(settings)]
     mean_share = float(stats.mean @ stats.mean) / max(float(spectrum.values.sum()), 1e-300)
     advice = advise_without_labels(best.k, len(stats.mean), best.kept, mean_share)
     whitening = Whitening(best.k, beta=0.0, gamma=0.0).merge(stats)
