@@ -1,15 +1,17 @@
 """Functions shared by every file that works on torch tensors.
 
-Its sections, in this order: when values can be read, precision, directions, masks, labels, reductions, generators.
+Its sections, in this order: when values can be read, evaluation mode, precision, directions, masks, labels, reductions,
+generators.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -66,11 +68,28 @@ def outside_inference_mode() -> AbstractContextManager[object]:
     return torch.inference_mode(False)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the `with`, put a module into evaluation mode; afterwards each of its parts has its former mode again."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def float32_or_wider(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of numbers computed from this one: float32 for half precision; float64 and complex ones unchanged."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32; float32, float64 and complex numbers unchanged."""
     if x.dtype in {torch.float32, torch.float64}:  # nearly always, and without a call of torch
         return x
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(float32_or_wider(x.dtype))
 
 
 def as_floats(x: Tensor, name: str = "scores") -> Tensor:
@@ -101,14 +120,35 @@ def direction_and_length(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     return scaled / length.clamp(min=1.0), size * length
 
 
-def expand_mask(mask: Tensor, shape: torch.Size) -> Tensor:
-    """The mask expanded to `shape`; TypeError unless it is bool, ValueError unless it broadcasts to that shape."""
+def check_mask(mask: Tensor, shape: torch.Size) -> None:
+    """TypeError unless the mask is bool, ValueError unless it has this shape."""
+    _check_bool(mask)
+    if mask.shape != shape:
+        raise ValueError(f"expected mask {tuple(shape)}, got {tuple(mask.shape)}")
+
+
+def _check_bool(mask: Tensor) -> None:
+    """TypeError unless the mask is bool."""
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True = keep, got {mask.dtype}; use mask.bool()")
+
+
+def expand_mask(mask: Tensor, shape: torch.Size) -> Tensor:
+    """The mask expanded to `shape`; TypeError unless it is bool, ValueError unless it broadcasts to that shape."""
+    _check_bool(mask)
     try:
         return mask.expand(shape)
     except RuntimeError:
         raise ValueError(f"mask must broadcast to {tuple(shape)}, got {tuple(mask.shape)}") from None
+
+
+def clear_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x (B, T, d) with zeros where the mask (B, T) is False; ValueError for a mask that is not bool (B, T)."""
+    if mask is None:
+        return x
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(f"mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
+    return x.masked_fill(~mask[..., None], 0.0)
 
 
 def fill_masked(scores: Tensor, keep: Tensor, dim: int = -1) -> Tensor:

@@ -251,6 +251,17 @@ def test_the_direction_is_said_or_found_before_states_alone_are_read():
         LadderSideNetwork(backbone, taps=[0, 1], width=8, causal=True, block_factory=Rung)
 
 
+def test_finding_the_direction_leaves_every_part_of_the_backbone_in_its_mode():
+    backbone = Backbone()
+    side = LadderSideNetwork(backbone, taps=[0, 1, 2], width=8, frozen_eval=False).train()
+    backbone.layers[1].eval()
+    modes = [part.training for part in backbone.modules()]
+    side(normal(2, 5, 6))
+    assert [part.training for part in backbone.modules()] == modes
+    assert not all(modes)
+    assert any(modes)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_query_without_keys_attends_to_nothing(causal):
     """Its attention is 0, whatever the others hold, and nothing becomes NaN."""
@@ -397,7 +408,7 @@ def test_an_interrupted_or_damaged_cache_says_so(tmp_path):
     with pytest.raises(DataError, match="format 2, expected 1"):
         CachedStates(tmp_path)
     (tmp_path / "index.json").write_text("[]")
-    with pytest.raises(DataError, match=r"not an index|expected an object"):
+    with pytest.raises(DataError, match="expected an object"):
         CachedStates(tmp_path)
 
 

@@ -129,6 +129,19 @@ def test_flush_divides_by_the_number_of_calls_and_resets():
     Lookahead(SGD([p], lr=1.0)).flush()  # nothing to flush
 
 
+@pytest.mark.parametrize("call", ["flush", "allocate_state"])
+def test_a_refused_call_leaves_the_next_step_as_it_is(call):
+    p = nn.Parameter(torch.zeros(1))
+    optimizer = EMA(GradientAccumulation(SGD([p], lr=1.0), 2))
+    optimizer.allocate_state()
+    with optimizer.averaged_weights(), pytest.raises(RuntimeError, match="leave the `with` first"):
+        getattr(optimizer, call)()
+    for gradient in (2.0, 4.0):
+        p.grad = torch.tensor([gradient])
+        optimizer.step()
+    assert p.item() == -3.0
+
+
 def test_the_scaler_never_sees_a_partial_sum():
     p = nn.Parameter(torch.ones(1))
     optimizer = GradientAccumulation(SGD([p], lr=0.1), 2)

@@ -79,6 +79,18 @@ def test_evaluate_must_return_numbers_by_name(tmp_path):
         run_of(tmp_path).fit(rows(), evaluate=lambda _: 0.5)
 
 
+def test_an_evaluation_that_fails_leaves_the_model_in_training(tmp_path):
+    model = Line()
+
+    def evaluate(tested):
+        assert not tested.training
+        raise OSError("no data")
+
+    with pytest.raises(OSError, match="no data"):
+        run_of(tmp_path, model).fit(rows(), evaluate=evaluate)
+    assert all(part.training for part in model.modules())
+
+
 @pytest.mark.parametrize(("precision", "clip"), [("fp32", None), ("fp32", 0.01), ("fp16", None)])
 def test_batches_count_by_their_tokens(tmp_path, precision, clip):
     """Micro-batches of 1, 5 and 2 rows are one batch of 8: the same gradient, norm, loss and weights."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from kexue.algebra._compensated import evaluate
 from kexue.algebra.coefficients import Array
+from kexue.algebra.rational import derivative
 
 _ROUNDS = 100
 _NOISE = 2.0**-102  # rounding of a compensated evaluation, relative to sum |a_k| |z|^k
@@ -109,9 +110,9 @@ def _pair_conjugates(z: Array) -> Array:
         first = np.where(free, abs(z.imag), -1).argmax(1)
         other = np.where(free, abs(np.conj(z[row, first])[:, None] - z), np.inf).argmin(1)
         pair = (z[row, first] + np.conj(z[row, other])) / 2  # a root paired with itself becomes real
-        todo = free[row, first]
-        result[row[todo], other[todo]] = np.conj(pair[todo])
-        result[row[todo], first[todo]] = pair[todo]
+        unpaired = free[row, first]
+        result[row[unpaired], other[unpaired]] = np.conj(pair[unpaired])
+        result[row[unpaired], first[unpaired]] = pair[unpaired]
         free[row, first] = free[row, other] = False
     result.imag[abs(result.imag) <= 4 * np.finfo(float).eps * abs(result.real)] = 0
     return result
@@ -142,7 +143,7 @@ def _multiple_root(c: Array, start: complex, k: int) -> float | None:
     p, x = [Fraction(v) for v in c.real.tolist()], Fraction(start.real)
     q = p
     for _ in range(k - 1):  # where q, the (k-1)-th derivative, has a simple root
-        q = [a * (len(q) - 1 - j) for j, a in enumerate(q[:-1])]
+        q = derivative(q)
     for _ in range(4):  # Newton
         *quotient, value = _synthetic(q, x)
         slope = _synthetic(quotient, x)[-1]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kexue._tensors import at_least_float32, forward_levels
+from kexue._tensors import at_least_float32, float32_or_wider, forward_levels
 from kexue.algebra.coefficients import Array
 from kexue.errors import NotSupported
 
@@ -61,7 +61,7 @@ def in_double(x: Tensor) -> tuple[Tensor, torch.dtype]:
         return x.to(torch.complex128), x.dtype
     if not x.is_floating_point():
         return x.double(), torch.float64
-    return x.double(), at_least_float32(x[..., :0]).dtype
+    return x.double(), float32_or_wider(x.dtype)
 
 
 def differentiable_roots(coefficients: Tensor, solve: Callable[[Array], Array]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kexue._optional import import_optional
 from kexue.algebra.enclosure import factor
-from kexue.algebra.rational import exact_discriminant
+from kexue.algebra.rational import depress_quartic, exact_discriminant, quartic_resolvent
 from kexue.algebra.special import special_form
 
 
@@ -91,17 +91,12 @@ def _cubic(sympy: Any, p: list[int]) -> list[Any]:
 
 def _quartic(sympy: Any, p: list[int]) -> list[Any]:
     """The roots for n = 4, by the formulas of `kexue.algebra.closed`."""
-    a, b, c, d, e = (Fraction(v) for v in p)
-    y1 = -b / (4 * a)
-    e2, e3, e4 = c / a, -d / a, e / a
-    u2, u1 = e2 - 6 * y1**2, 2 * y1 * (e2 - 4 * y1**2) - e3
-    u0 = e4 - y1 * (e3 - y1 * (e2 - 3 * y1**2))
+    y1, u2, u1, u0 = depress_quartic([(-1) ** k * Fraction(c, p[0]) for k, c in enumerate(p)])
     if u1 == 0:
         root = sympy.sqrt(_rational(sympy, u2**2 / 4 - u0))
         squares = [_rational(sympy, -u2 / 2) + sign * root for sign in (1, -1)]
         return [_rational(sympy, y1) + sign * sympy.sqrt(z) for z in squares for sign in (1, -1)]
-    resolvent = [Fraction(1), u2 / 2, (u2**2 - 4 * u0) / 16, -(u1**2) / 64]
-    candidates = [z for g in factor(resolvent) for z in _roots(sympy, g)]
+    candidates = [z for g in factor(quartic_resolvent(u2, u1, u0)) for z in _roots(sympy, g)]
     z = max((r for r in candidates if abs(sympy.im(r.evalf(30))) < 1e-20), key=lambda r: sympy.re(r.evalf(30)))
     y1, u2, u1 = (_rational(sympy, v) for v in (y1, u2, u1))
     y2 = sympy.sqrt(z)

@@ -117,6 +117,22 @@ def exact_discriminant(p: Poly) -> Fraction:
     return sign * _resultant(p, derivative(p)) / p[0]
 
 
+def depress_quartic(e: Sequence[Fraction]) -> tuple[Fraction, Fraction, Fraction, Fraction]:
+    """Mean y1 of four roots, and p, q, r of u^4 + p u^2 + q u + r = 0, the equation of u = x - y1.
+
+    Args:
+        e: 1 and the elementary symmetric functions e_1, ..., e_4 of the roots.
+    """
+    y1 = e[1] / 4
+    p, q = e[2] - 6 * y1**2, 2 * y1 * (e[2] - 4 * y1**2) - e[3]
+    return y1, p, q, e[4] - y1 * (e[3] - y1 * (e[2] - 3 * y1**2))
+
+
+def quartic_resolvent(p: Fraction, q: Fraction, r: Fraction) -> Poly:
+    """The polynomial of degree three whose roots are the squares of the coordinates y2, y3, y4 of the four roots u."""
+    return [Fraction(1), p / 2, (p * p - 4 * r) / 16, -q * q / 64]
+
+
 def _resultant(p: Poly, q: Poly) -> Fraction:
     """The resultant of p and q, by Euclid's algorithm."""
     total = Fraction(1)

@@ -31,9 +31,9 @@ class RootSet(Sequence[Root]):
         coefficients: Sequence[Any],
         roots: Sequence[Root],
         factors: Sequence[list[int]] | None,
-        steps: tuple[Step, ...] = (),
     ) -> None:
-        self.coefficients, self.factors, self.steps = tuple(coefficients), factors, steps
+        self.coefficients, self.factors = tuple(coefficients), factors
+        self.steps: tuple[Step, ...] = ()
         self._roots = tuple(roots)
 
     @overload

@@ -22,6 +22,7 @@ from kexue.algebra.notation import (
     square_root_text,
     to_latex,
 )
+from kexue.algebra.rational import depress_quartic, quartic_resolvent
 from kexue.algebra.root import Root
 from kexue.algebra.special import explain_formula, special_form
 
@@ -194,10 +195,8 @@ def _cube_roots(P: Fraction, S: Fraction, delta: Fraction) -> Step:
 
 def _quartic(e: list[Fraction], show: Format) -> list[Step]:
     """Steps for n = 4."""
-    y1 = e[1] / 4
-    p, q = e[2] - 6 * y1**2, 2 * y1 * (e[2] - 4 * y1**2) - e[3]
-    r = e[4] - y1 * (e[3] - y1 * (e[2] - 3 * y1**2))
-    resolvent = [Fraction(1), p / 2, (p * p - 4 * r) / 16, -q * q / 64]
+    y1, p, q, r = depress_quartic(e)
+    resolvent = quartic_resolvent(p, q, r)
     inner = exact_roots(resolvent)[0]
     z = sorted((complex(root.value) for root in inner for _ in range(root.multiplicity)), key=abs, reverse=True)
     shown = [root_text(root.exact, complex(root.value)) for root in inner for _ in range(root.multiplicity)]

@@ -6,6 +6,7 @@ Source: kexue.fm/archives/1336. Symmetric functions of the roots are polynomials
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,6 @@ def power_sums(coefficients: Iterable[Any], m: int) -> Any:
         >>> [int(p) for p in power_sums([1, -6, 11, -6], 3)]  # 1 + 2 + 3, 1 + 4 + 9, 1 + 8 + 27
         [6, 14, 36]
     """
-    from fractions import Fraction
-
     c = as_numbers(coefficients)
     if not c or c[0] == 0:
         raise ValueError("the leading coefficient must not be 0")

@@ -1,4 +1,4 @@
-"""Checks and terms that several losses share: labels, masks, cosines, cross-entropy, targets of -inf."""
+"""Checks and terms that several losses share: labels, cosines, cross-entropy, targets of -inf."""
 
 from __future__ import annotations
 
@@ -25,16 +25,6 @@ def as_cosines(cosines: Tensor) -> Tensor:
         if worst > 1 + max(1e-4, torch.finfo(cosines.dtype).eps):
             raise ValueError(f"cosines must lie in [-1, 1], got {worst:g} in size; normalise, and do not scale before")
     return wide
-
-
-def check_mask(mask: Tensor | None, shape: torch.Size) -> None:
-    """TypeError unless the mask is bool, ValueError unless it has this shape."""
-    if mask is None:
-        return
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, True = keep, got {mask.dtype}")
-    if mask.shape != shape:
-        raise ValueError(f"mask must have shape {tuple(shape)}, got {tuple(mask.shape)}")
 
 
 def check_scale(scale: float) -> None:
@@ -68,9 +58,9 @@ def split_infinite(own: Tensor) -> tuple[Tensor, Tensor]:
     return own.masked_fill(infinite, torch.finfo(own.dtype).min / 16), torch.where(infinite, -own, 0.0)
 
 
-def reduced_cross_entropy(scores: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
-    """`cross_entropy` over the rows whose label is not -100, reduced."""
-    kept = labels != -100
+def reduced_cross_entropy(scores: Tensor, labels: Tensor, reduction: Reduction, ignore_index: int = -100) -> Tensor:
+    """`cross_entropy` over the rows whose label is not `ignore_index`, reduced."""
+    kept = labels != ignore_index
     return reduce(cross_entropy(as_floats(scores), labels, kept), kept, reduction)
 
 
@@ -84,8 +74,8 @@ def check_class_rows(
     labels: Tensor, rows: int, classes: int | Tensor, name: str = "labels", ignore_index: int | None = -100
 ) -> Tensor:
     """`labels` (rows,) as int64 in [0, classes) or equal to `ignore_index`; `classes` may differ by row."""
+    labels = as_class_numbers(labels, name)
     if labels.shape != (rows,):
         raise ValueError(f"{name} must have shape ({rows},), got {tuple(labels.shape)}")
-    labels = as_class_numbers(labels, name)
     check_range(labels, classes, ignore_index, name)
     return labels

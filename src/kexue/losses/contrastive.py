@@ -21,16 +21,15 @@ from torch.nn import functional
 
 from kexue._tensors import (
     Reduction,
-    as_class_numbers,
     as_floats,
-    check_range,
+    check_mask,
     check_reduction,
     masked_logsumexp,
     reduce,
     unit,
     without_autocast,
 )
-from kexue.losses._checks import check_mask, check_scale, is_class
+from kexue.losses._checks import check_class_rows, check_scale, is_class
 
 
 class _Gaps(NamedTuple):
@@ -109,16 +108,13 @@ def _check(scores: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor
     if scores.ndim != 2:
         raise ValueError(f"scores must be (anchors, candidates), got {tuple(scores.shape)}")
     rows, columns = scores.shape
-    check_mask(mask, scores.shape)
+    if mask is not None:
+        check_mask(mask, scores.shape)
     if labels is None:
         if columns < rows:
             raise ValueError(f"without labels the positives are the diagonal: expected K >= B, got {(rows, columns)}")
         return torch.arange(rows, device=scores.device)
-    labels = as_class_numbers(labels)
-    if labels.shape != (rows,):
-        raise ValueError(f"labels must have shape ({rows},), one positive per row, got {tuple(labels.shape)}")
-    check_range(labels, columns, None)
-    return labels
+    return check_class_rows(labels, rows, columns, ignore_index=None)
 
 
 class _TwoViewLoss(nn.Module):

@@ -24,11 +24,10 @@ from kexue._tensors import (
     check_range,
     check_reduction,
     may_read,
-    reduce,
     unit,
     without_autocast,
 )
-from kexue.losses._checks import as_cosines, check_scale, cross_entropy, is_class
+from kexue.losses._checks import as_cosines, check_scale, is_class, reduced_cross_entropy
 
 
 def am_softmax_loss(
@@ -69,7 +68,7 @@ def am_softmax_loss(
     cosines, labels, own = _classes(cosines, labels, ignore_index)
     cosines = as_cosines(cosines)
     moved = torch.sub(cosines, own.to(cosines.dtype), alpha=margin)  # section "From the chord to the cosine"
-    return _cross_entropy(scale * moved, labels, ignore_index, reduction)
+    return reduced_cross_entropy(scale * moved, labels, reduction, ignore_index)
 
 
 def arcface_loss(
@@ -102,7 +101,7 @@ def arcface_loss(
     turned = cosines * math.cos(margin) - sine * math.sin(margin)  # cos(theta + margin)
     beyond = cosines < -math.cos(margin)  # theta > pi - margin
     moved = torch.where(beyond, cosines - margin * math.sin(margin), turned)
-    return _cross_entropy(scale * torch.where(own, moved, cosines), labels, ignore_index, reduction)
+    return reduced_cross_entropy(scale * torch.where(own, moved, cosines), labels, reduction, ignore_index)
 
 
 def margin_loss(
@@ -133,14 +132,7 @@ def margin_loss(
     if distances.numel() and may_read(distances) and float(distances.detach().min()) < 0:
         raise ValueError(f"distances must be >= 0 (small = near), got {float(distances.detach().min())}")
     moved = torch.add(distances, own.to(distances.dtype), alpha=margin)  # section "Two tasks, two conditions"
-    return _cross_entropy(-scale * moved, labels, ignore_index, reduction)
-
-
-def _cross_entropy(scores: Tensor, labels: Tensor, ignore_index: int, reduction: Reduction) -> Tensor:
-    """Reduced cross-entropy over the rows that are not ignored."""
-    check_reduction(reduction)
-    kept = labels != ignore_index
-    return reduce(cross_entropy(scores, labels, kept), kept, reduction)
+    return reduced_cross_entropy(-scale * moved, labels, reduction, ignore_index)
 
 
 def _classes(scores: Tensor, labels: Tensor, ignore_index: int, name: str = "cosines") -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import as_floats, at_least_float32, expand_mask, fill_masked, is_transformed, may_read
+from kexue._tensors import (
+    as_floats,
+    at_least_float32,
+    expand_mask,
+    fill_masked,
+    float32_or_wider,
+    is_transformed,
+    may_read,
+)
 from kexue.nn.position import check_buckets, look_up, relative_buckets, relative_offsets
 
 Normalize = Literal["softmax", "l2", "none", "relu2"]
@@ -183,7 +191,7 @@ def _attend_in_blocks(
     size = _BLOCK * torch.get_num_threads() if q.device.type == "cpu" else 64 * _BLOCK
     heads = max(1, min(h, size // max(1, lq * lk)))
     rows = lq if heads > 1 else max(1, min(lq, size // max(1, lk)))
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = float32_or_wider(q.dtype)
     added = no_keys = None
     if bias is not None or keep is not None:
         added = torch.zeros((), dtype=wide, device=q.device) if bias is None else bias.to(wide)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue._tensors import clear_padding
+
 
 class DilatedGatedConv1d(nn.Module):
     """Mix a sequence x with a convolution h of it, by a gate g from the same convolution.
@@ -36,10 +38,10 @@ class DilatedGatedConv1d(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the gated mixture."""
-        x = _clear_padding(x, mask)
+        x = clear_padding(x, mask)
         g, h = self.conv(x.transpose(1, 2)).transpose(1, 2).chunk(2, -1)
         gate = functional.dropout(g, self.dropout, self.training).sigmoid()
-        return _clear_padding(
+        return clear_padding(
             torch.lerp(h.to(x.dtype), x, gate.to(x.dtype)), mask
         )  # autocast computes h and gate in half precision
 
@@ -56,12 +58,3 @@ class DGCNN(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         return x
-
-
-def _clear_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return x with zeros where the mask is False."""
-    if mask is None:
-        return x
-    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
-        raise ValueError(f"mask must be bool {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
-    return x.masked_fill(~mask[..., None], 0.0)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import at_least_float32, without_autocast
+from kexue._tensors import at_least_float32, clear_padding, without_autocast
 from kexue.nn.position import rotary_angles, rotate
 
 
@@ -62,10 +62,7 @@ class GlobalPointer(nn.Module):
         if hidden.dim() != 3 or hidden.shape[-1] != self.qk.in_features:
             raise ValueError(f"hidden must be (batch, length, {self.qk.in_features}), got {tuple(hidden.shape)}")
         length = hidden.shape[1]
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != hidden.shape[:2]):
-            raise ValueError(f"mask must be bool {tuple(hidden.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
-        if mask is not None:
-            hidden = hidden.masked_fill(~mask[..., None], 0.0)  # padding may hold NaN, which would reach the gradients
+        hidden = clear_padding(hidden, mask)  # padding may hold NaN, which would reach the gradients
         both = self.qk(hidden)  # (B, T, types * 2 * D), or (B, T, 2 * D)
         wide = at_least_float32(both)
         q, k = (

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import may_read
+from kexue._tensors import float32_or_wider, may_read
 
 
 def apply_rotary(
@@ -51,7 +51,7 @@ def rotary_angles(
 
     In float64 for that `dtype`, otherwise in float32.
     """
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = float32_or_wider(dtype)
     angles = _angles(positions, dim, base)
     if positions.dim() == 2:
         angles = angles.unsqueeze(1)
@@ -93,7 +93,7 @@ class SinusoidalPositions(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """Return the vectors at `positions`."""
         angles = _angles(positions, self.dim, 10000.0)
-        wide = torch.promote_types(self.dtype_of.dtype, torch.float32)
+        wide = float32_or_wider(self.dtype_of.dtype)
         return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2).to(wide)
 
 

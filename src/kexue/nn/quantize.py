@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import as_floats, at_least_float32, direction_and_length, may_read, reduce, without_autocast
+from kexue._tensors import (
+    as_floats,
+    at_least_float32,
+    check_mask,
+    direction_and_length,
+    may_read,
+    reduce,
+    without_autocast,
+)
 from kexue.nn.rotation_trick import rotate_to, straight_through
 
 Distance = Literal["l2", "cosine"]
@@ -323,12 +331,8 @@ class VectorQuantizer(nn.Module):
         if z.ndim < (2 if self.channel_first else 1) or rows.shape[-1] != self.dim:
             expected = f"(B, {self.dim}, ...)" if self.channel_first else f"(..., {self.dim})"
             raise ValueError(f"expected z {expected}, got {tuple(z.shape)}")
-        if mask is None:
-            return
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be bool, True = keep, got {mask.dtype}")
-        if mask.shape != rows.shape[:-1]:
-            raise ValueError(f"expected mask {tuple(rows.shape[:-1])}, got {tuple(mask.shape)}")
+        if mask is not None:
+            check_mask(mask, rows.shape[:-1])
 
 
 class _Diagonal(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kexue._tensors import SHORTEST, at_least_float32
+from kexue._tensors import SHORTEST, at_least_float32, evaluating
 from kexue.nn.spectral import (
     CONVOLUTIONS,
     WARM_UP,
@@ -162,16 +162,12 @@ def _convolution_maps(
         shapes[layer] = tuple(inputs[0].shape[1:])
 
     handles = [layer.register_forward_pre_hook(record_shape) for layer in layers]
-    modes = {part: part.training for part in module.modules()}
     try:
-        module.eval()
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
             module(layers[0].weight.new_zeros((1, *input_shape)))
     finally:
         for handle in handles:
             handle.remove()
-        for part, training in modes.items():
-            part.training = training
     missing = [layer for layer in layers if layer not in shapes]
     if missing:
         raise ValueError(f"{missing[0]} did not run in a forward pass, so the size of its input is not known")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import evaluating
 from kexue.nn.cached_states import MASK
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of a backbone
@@ -133,12 +134,9 @@ def measure_causality(
         return None
     (new_args, new_kwargs), earlier, length = changed
     if backbone.training:  # dropout would look like a dependence
-        backbone.eval()
-        try:
+        with evaluating(backbone):
             states = read_states(backbone, taps, args, kwargs)
             after = read_states(backbone, taps, new_args, new_kwargs)
-        finally:
-            backbone.train()
     else:
         after = read_states(backbone, taps, new_args, new_kwargs)
     pairs = [

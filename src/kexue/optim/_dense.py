@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kexue.optim.kind import check_kind
-from kexue.optim.stack import Group
+from kexue.optim.stack import Group, parameters
 
 
 class DenseOptimizer(Optimizer):
@@ -87,8 +87,7 @@ class DenseOptimizer(Optimizer):
         finally:
             handle.remove()
         saved = chain.from_iterable(group["params"] for group in seen["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, param in zip(saved, params, strict=True):
+        for key, param in zip(saved, parameters(self), strict=True):
             for name, value in seen["state"].get(key, {}).items():
                 if isinstance(value, Tensor):
                     self.state[param][name] = value.to(self.state[param][name].device, copy=True)

@@ -38,8 +38,3 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tensors
         return
     yield from zip(*(torch.split(t.view(-1), _CACHED) for t in tensors), strict=True)
-
-
-def float32_or_wider(tensor: Tensor) -> torch.dtype:
-    """Type of numbers computed from a tensor: its own, or float32 for half precision."""
-    return torch.promote_types(tensor.dtype, torch.float32)

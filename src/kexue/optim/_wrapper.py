@@ -44,13 +44,13 @@ class Wrapper(Layer):
             closure: computes the loss and its gradients.
             weight: weight of this micro-batch, >= 0, for `GradientAccumulation` somewhere in the stack.
         """
+        update, self._update = self._update, None  # first: a step that raises leaves nothing for the next one
         self._refuse_swapped("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self.follow_replacements()
-        update, self._update = self._update, None
         if update is None:
             update = Update(weight=weight, allocate=only_prepares(self.param_groups), scratch=self._scratch)
         if update.allocate:

@@ -13,6 +13,7 @@ from kexue.optim._fusion import is_fused, is_linear
 from kexue.optim._tensor_lists import batches
 from kexue.optim._update import Update
 from kexue.optim._wrapper import Wrapper
+from kexue.optim.stack import parameters
 
 
 class GradientAccumulation(Wrapper):
@@ -107,7 +108,7 @@ class GradientAccumulation(Wrapper):
             for mark in self._tensors_named("seen").values():
                 mark.zero_()
         sums, gradients, silent = [], [], []
-        for p in self._params():
+        for p in parameters(self):
             gradient, p.grad = p.grad, None
             tensors = self.tensors.get(p, {})
             seen = tensors.keys() >= {"seen", "gradient"} and bool(tensors["seen"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from kexue._tensors import at_least_float32
+from kexue._tensors import at_least_float32, float32_or_wider
 from kexue.optim._dense import DenseOptimizer, check_rate, put_back, sum_shards
 from kexue.optim._fusion import fusible
 from kexue.optim.stack import Group
@@ -169,7 +169,7 @@ class Adafactor(DenseOptimizer):
         rate, fresh, grad = _rate(group, steps), _new_weight(group, steps), p.grad
         n, m = p.shape
         size = min(n, max(1, _CELLS * torch.get_num_threads() // m))
-        buffer = torch.empty(size, m, dtype=at_least_float32(p[:0]).dtype)
+        buffer = torch.empty(size, m, dtype=float32_or_wider(p.dtype))
         row, col = buffer.new_zeros(n, 1), buffer.new_zeros(1, m)
         for g, total in zip(_blocks(grad, size), torch.split(row, size), strict=True):
             square = torch.mul(g, g, out=buffer[: len(g)])

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._tensor_lists import batches, float32_or_wider
+from kexue._tensors import float32_or_wider
+from kexue.optim._tensor_lists import batches
 from kexue.optim._update import Update
 from kexue.optim._wrapper import Wrapper
+from kexue.optim.stack import parameters
 
 
 class EMA(Wrapper):
@@ -59,7 +61,7 @@ class EMA(Wrapper):
         """
         self._refuse_swapped("shadow_state_dict")
         names: list[str | int] = [name for group in self.param_groups for name in group.get("param_names", [])]
-        params, shadows = list(self._params()), self._tensors_named("shadow")
+        params, shadows = parameters(self), self._tensors_named("shadow")
         return {name: shadows.get(p, p.detach()) for name, p in zip(names or range(len(params)), params, strict=True)}
 
     def _advance(self, update: Update) -> None:
@@ -83,7 +85,7 @@ class EMA(Wrapper):
             self.tensors[param] = {"shadow": param.detach().to(self._tensor_dtype("shadow", param), copy=True)}
 
     def _tensor_dtype(self, name: str, param: Tensor) -> torch.dtype:
-        return float32_or_wider(param)
+        return float32_or_wider(param.dtype)
 
     def _describe(self) -> str:
         return f"decay={self.decay}, warmup={self.warmup}"

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from kexue._tensors import float32_or_wider
 from kexue.optim._exclude import Exclude, Excluding
 from kexue.optim._fusion import is_linear, learning_rate
-from kexue.optim._tensor_lists import batches, float32_or_wider, pieces
+from kexue.optim._tensor_lists import batches, pieces
 from kexue.optim._update import Update
 from kexue.optim.stack import unwrap
 
@@ -82,7 +83,7 @@ class LayerAdaptation(Excluding):
     def _adapt_many(self, ps: list[Tensor], olds: list[Tensor], lr: float) -> None:
         """The same for many tensors without waiting for the device."""
         deltas = torch._foreach_sub(ps, olds)
-        kind = float32_or_wider(ps[0])
+        kind = float32_or_wider(ps[0].dtype)
         size = torch.stack([n.to(kind) for n in torch._foreach_norm(olds, 2, dtype=kind)])
         change = torch.stack([n.to(kind) for n in torch._foreach_norm(deltas, 2, dtype=kind)])
         ratio = size * lr / change  # section "layer adaptation"
@@ -99,5 +100,5 @@ class LayerAdaptation(Excluding):
 
 def _length(tensor: Tensor) -> float:
     """Euclidean length of the whole tensor, all shards included."""
-    length = torch.linalg.vector_norm(tensor, dtype=float32_or_wider(tensor))
+    length = torch.linalg.vector_norm(tensor, dtype=float32_or_wider(tensor.dtype))
     return float(length.full_tensor() if hasattr(length, "full_tensor") else length)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from kexue.optim._fusion import has_coupled_decay, is_elementwise, is_fused, is_linear
 from kexue.optim._update import Update
 from kexue.optim._wrapper import Wrapper
-from kexue.optim.stack import unwrap
+from kexue.optim.stack import parameters, unwrap
 
 _PATIENCE = 10  # updates with every row active before the warning
 
@@ -81,7 +81,7 @@ class Lazy(Wrapper):
         self._backups: dict[Tensor, _Backup] = {}
         self._full = 0
         super().__init__(inner)
-        known = set(self._params())
+        known = set(parameters(self))
         for p in self.params:
             if p not in known:
                 raise ValueError(

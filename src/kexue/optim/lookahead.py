@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kexue.optim._tensor_lists import batches, float32_or_wider, pieces
+from kexue._tensors import float32_or_wider
+from kexue.optim._tensor_lists import batches, pieces
 from kexue.optim._update import Update
 from kexue.optim._wrapper import Wrapper
 from kexue.optim.stack import unwrap
@@ -110,7 +111,7 @@ class Lookahead(Wrapper):
             tensors["slow"] = param.detach().to(self._tensor_dtype("slow", param), copy=True)
         if self.momentum == "pullback" and "momentum" not in tensors:
             for moment in self._moments_of(param):
-                tensors["momentum"] = torch.zeros_like(moment, dtype=float32_or_wider(moment))
+                tensors["momentum"] = torch.zeros_like(moment, dtype=float32_or_wider(moment.dtype))
 
     def _moments(self) -> Iterator[tuple[Tensor, Tensor]]:
         for p in self.tensors:
@@ -122,11 +123,11 @@ class Lookahead(Wrapper):
         return [state[name] for name in _MOMENTA if isinstance(state.get(name), Tensor)]
 
     def _tensor_dtype(self, name: str, param: Tensor) -> torch.dtype:
-        return float32_or_wider(param)
+        return float32_or_wider(param.dtype)
 
     def _adopt(self, name: str, param: Tensor, value: Tensor) -> Tensor:
         if name == "momentum":  # of the moment's type, not the parameter's
-            return value.detach().to(device=param.device, dtype=float32_or_wider(value), copy=True)
+            return value.detach().to(device=param.device, dtype=float32_or_wider(value.dtype), copy=True)
         return super()._adopt(name, param, value)
 
     def _describe(self) -> str:

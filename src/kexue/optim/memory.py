@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 
 from kexue.errors import NotSupported
 from kexue.optim._wrapper import Wrapper
-from kexue.optim.stack import layers, unwrap
+from kexue.optim.stack import layers, parameters, unwrap
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
     >>> optimizer_memory(torch.optim.Adam([p])).total_bytes  # two moments, and a step counter
     8004
     """
-    params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
+    params = parameters(optimizer)
     try:
         sizes = _count_after_step(optimizer, dict.fromkeys(params, "meta"))
     except (NotImplementedError, RuntimeError, AssertionError, ValueError):
@@ -66,7 +65,7 @@ def optimizer_memory(optimizer: Optimizer) -> MemoryReport:
 
 def _count_after_step(optimizer: Optimizer, devices: dict[Tensor, str]) -> dict[Tensor, dict[str, int]]:
     """Bytes by parameter and layer after a copy made a step with these parameters on these devices."""
-    params = list(chain.from_iterable(group["params"] for group in optimizer.param_groups))
+    params = parameters(optimizer)
     twins = {p: _parameter_like(p, devices.get(p)) for p in params}
     memo: dict[int, Any] = {id(p): twin for p, twin in twins.items()}
     for part in (unwrap(optimizer).state, *(layer.tensors for layer in layers(optimizer))):

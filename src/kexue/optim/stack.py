@@ -141,7 +141,7 @@ class Layer(Optimizer):
             before(self)
         packed = self.inner.state_dict()
         state = {key: dict(values) for key, values in packed["state"].items()}
-        for key, p in enumerate(self._params()):
+        for key, p in enumerate(parameters(self)):
             if self.tensors.get(p):
                 state.setdefault(key, {}).update({self.prefix + n: t for n, t in self.tensors[p].items()})
         groups = [{**group, STACK: self._stack} for group in packed["param_groups"]]
@@ -181,7 +181,7 @@ class Layer(Optimizer):
         keys = chain.from_iterable(group["params"] for group in groups)
         self.tensors = {
             p: {n: self._adopt(n, p, value) for n, value in own[key].items()}
-            for key, p in zip(keys, self._params(), strict=True)
+            for key, p in zip(keys, parameters(self), strict=True)
             if saved is not None and own.get(key)
         }
         first: Group = groups[0] if groups else {}
@@ -232,9 +232,6 @@ class Layer(Optimizer):
 
     # for subclasses
 
-    def _params(self) -> Iterator[Tensor]:
-        return chain.from_iterable(group["params"] for group in self.param_groups)
-
     def _tensors_named(self, name: str) -> dict[Tensor, Tensor]:
         """The layer's tensors of one name, by parameter."""
         return {p: tensors[name] for p, tensors in self.tensors.items() if name in tensors}
@@ -277,6 +274,11 @@ def layers(optimizer: Optimizer) -> Iterator[Layer]:
     while isinstance(optimizer, Layer):
         yield optimizer
         optimizer = optimizer.inner
+
+
+def parameters(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of an optimizer, of all its groups in order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def unwrap(optimizer: Optimizer) -> Optimizer:

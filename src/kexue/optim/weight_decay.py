@@ -12,7 +12,7 @@ from kexue.optim._exclude import Exclude, Excluding
 from kexue.optim._fusion import can_include_decay, is_linear, learning_rate
 from kexue.optim._tensor_lists import batches
 from kexue.optim._update import Update
-from kexue.optim.stack import Group, Layer, unwrap
+from kexue.optim.stack import Group, Layer, parameters, unwrap
 
 
 class DecoupledWeightDecay(Excluding):
@@ -72,7 +72,7 @@ class DecoupledWeightDecay(Excluding):
     def _advance(self, update: Update) -> None:
         if self.is_fused:
             # section "weight decay": p_new - lr rate p_old, within the step at the bottom
-            update.decay.update({p: self.rate for p in self._params() if p not in self._excluded})
+            update.decay.update({p: self.rate for p in parameters(self) if p not in self._excluded})
             self._inner_step(update)
             return
         update.keep(lambda p: p not in self._excluded)

@@ -18,11 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from kexue._devices import choose_device
-from kexue.optim.stack import layers
+from kexue.optim.stack import layers, parameters
 from kexue.train._encoding import map_tensors
 from kexue.train.config import Distributed, LossOutput, Precision
-
-CPU = torch.device("cpu")
 
 
 class Processes:
@@ -225,12 +223,12 @@ def shard_like(value: Tensor, pattern: Tensor) -> Tensor:
 
 def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """The full state dict of an optimizer, sharded like its parameters."""
-    parameters = [parameter for given in optimizer.param_groups for parameter in given["params"]]
-    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+    params = parameters(optimizer)
+    if not any(isinstance(parameter, DTensor) for parameter in params):
         return state
     sharded = {
         index: {
-            key: shard_like(value, parameters[index]) if isinstance(value, Tensor) else value
+            key: shard_like(value, params[index]) if isinstance(value, Tensor) else value
             for key, value in entries.items()
         }
         for index, entries in state["state"].items()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from kexue._tensors import evaluating
 from kexue.train._random import fork_random
 from kexue.train.config import TrainConfig
 from kexue.train.distributed import Processes
@@ -25,17 +26,14 @@ def compute_metrics(state: RunState, evaluate: Evaluate, config: TrainConfig, pr
         ValueError: `config.monitor` is not among them.
     """
     model = state.model
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     with (
+        evaluating(model),
         fork_random(config.seed, state.position.step, 1, device=processes.device),
         torch.no_grad(),
         state.averaged_weights(),
         processes.gather_weights(model),
     ):
         metrics: dict[str, float] = processes.first(_read_metrics(evaluate(model)))
-    for module, training in modes.items():
-        module.training = training
     if config.monitor is not None and config.monitor not in metrics:
         raise ValueError(f"monitor is {config.monitor!r}, evaluate returned {', '.join(metrics)}")
     return metrics

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from kexue._progress import Progress
 from kexue.errors import KexueError
+from kexue.optim.stack import parameters
 from kexue.train._lock import run_lock
 from kexue.train._random import fork_random
 from kexue.train._signals import ending_signals
@@ -32,7 +33,7 @@ from kexue.train.folder import BEST, LAST, check_folder, clear_run, has_checkpoi
 from kexue.train.logs import RunLog
 from kexue.train.snapshot import restore_run, save_run
 from kexue.train.state import Position, RunState
-from kexue.train.step import StepRunner, parameters
+from kexue.train.step import StepRunner
 
 Callback = Callable[["Trainer", Mapping[str, float]], None]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from kexue.optim.stack import parameters
 from kexue.train._weights import BatchWeights
 from kexue.train.config import LossOutput, TrainConfig, nonfinite_error
 from kexue.train.data import move
@@ -113,11 +114,6 @@ class StepRunner:
         if wrong is not None:
             what = f"the {wrong.replace('_', ' ')} is {numbers[wrong]}"
             raise nonfinite_error(what, self.state.position.step + 1, Path(self.config.out))
-
-
-def parameters(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of an optimizer, of all its groups."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _weighted_mean(values: list[Tensor], weights: list[float]) -> Tensor:
