@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kexue.demo import run
+from kexue.demo import Entry, run
+from kexue.search import Index
+from kexue.text import Encoder
 
 
 class Searched:
@@ -35,3 +37,21 @@ def test_indexes_take_turns_and_first_searches_are_not_counted(fake_clock, monke
     assert counted == ["a", "b"] * 50
     np.testing.assert_allclose(times[1], 2 * times[0])  # who was busy was so for both
     assert np.median(times, axis=1).tolist() == pytest.approx([1.0, 2.0])
+
+
+def test_texts_are_encoded_with_the_prompts_of_their_roles(tiny_model, tmp_path, monkeypatch) -> None:
+    """As an index does it: the saved index finds the same as the demo did."""
+    names = [f"os.path.thing{number}" for number in range(150)]
+    entries = [Entry(name, "function", f"{name}(): the dog number {at} runs", None) for at, name in enumerate(names)]
+    monkeypatch.setattr(run, "standard_library", lambda: entries)
+    prompts = {"query": "the cat eats ", "document": "the house in the park "}
+    encoder = Encoder(tiny_model, device="cpu", dtype="float32", prompts=prompts)
+    report = run.run_demo(tmp_path, encoder=encoder)
+    with Index.open(tmp_path / "stdlib.kx", encoder=encoder) as index:
+        stored = index.vectors(names)[1]
+        index.add([entry.text for entry in entries], ids=[f"again {name}" for name in names])
+        np.testing.assert_allclose(index.vectors([f"again {name}" for name in names])[1], stored, atol=1e-5)
+        index.delete([f"again {name}" for name in names])
+        for answer in report.answers:
+            [hits] = index.search(answer["question"], k=3)
+            assert [one["score"] for one in answer["results"]] == pytest.approx([hit.score for hit in hits], abs=1e-6)

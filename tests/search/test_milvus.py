@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kexue.errors import DataError, IndexFormatError, KexueError, MissingDependencyError, NotSupported
-from kexue.search import Index, IndexExistsError, IndexMissingError, Row, build_index, open_store
+from kexue.search import Index, IndexExistsError, IndexMissingError, IndexReadOnlyError, Row, build_index, open_store
 from kexue.search.store import EmbeddedStore, MilvusStore, create_store
 from kexue.search.store.milvus import connection as milvus_connection, store as milvus
 from kexue.search.store.milvus.connection import Address, Connection
@@ -262,7 +262,7 @@ def test_a_reader_follows_a_writer_through_everything(store: MilvusStore, uri: s
     assert reader.count() == 8
     assert "1" not in {hit.id for hit in reader.search(vector(1)[None], 99)[0]}
     for write in (lambda: reader.upsert([]), lambda: reader.delete(["2"]), reader.compact):
-        with pytest.raises(KexueError, match="readonly"):
+        with pytest.raises(IndexReadOnlyError, match="readonly"):
             write()
     MilvusStore.create(uri, {"space": "two"}, overwrite=True).close()
     assert (reader.count(), reader.metadata()["space"]) == (0, "two")

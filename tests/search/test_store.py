@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kexue.errors import DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
-from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, Row, Store, open_store
+from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, IndexReadOnlyError, Row, Store, open_store
 from kexue.search.store import EmbeddedStore, create_store
 from kexue.search.store.sqlite import database, following
 from kexue.search.store.sqlite.following import EngineFollower
@@ -346,7 +346,7 @@ def test_what_exists_is_not_overwritten_by_accident(tmp_path: Path) -> None:
 def test_a_reader_refuses_to_write(tmp_path: Path) -> None:
     store = EmbeddedStore.open(create(tmp_path / "x.kx"), readonly=True)
     for write in (lambda: store.upsert([row(9)]), lambda: store.delete(["id1"]), store.compact):
-        with pytest.raises(KexueError, match="readonly"):
+        with pytest.raises(IndexReadOnlyError, match="readonly"):
             write()
     assert store.count() == 3
     store.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from kexue.search import Index
+from kexue.search.store import EmbeddedStore
 from kexue.similarity import hubness_report
 
 
@@ -69,6 +71,40 @@ def test_bad_searches_are_named(client, body, status) -> None:
     answer = client.post("/v1/search", json=body)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
+
+
+def test_a_reranker_that_is_missing_is_found_out_before_the_search(client, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(Index, "search", fail)
+    monkeypatch.setattr(Index, "rerank", fail)
+    assert client.post("/v1/search", json={"query": "x", "rerank": "cross"}).status_code == 404
+
+
+def test_the_event_loop_does_not_wait_for_the_file(client, monkeypatch) -> None:
+    """A transaction waits for a write by another thread; on the event loop every request would wait with it."""
+    reads: list[str] = []
+
+    def watch(name: str) -> None:
+        read = getattr(EmbeddedStore, name)
+
+        def watched(*arguments: object, **options: object) -> object:
+            reads.append(name)
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+            return read(*arguments, **options)
+
+        monkeypatch.setattr(EmbeddedStore, name, watched)
+
+    for name in ("metadata", "count", "size", "search"):
+        watch(name)
+    assert client.get("/v1/indexes").status_code == 200
+    assert client.get("/v1/hubness?index=plain").status_code == 200
+    found = client.post("/v1/search", json={"query": "the dog runs", "candidates": 9, "rerank": "none"})
+    assert found.status_code == 200
+    assert "no effect" in found.json()["warnings"][0]
+    assert {"metadata", "count", "search"} <= set(reads)
 
 
 def test_documents_come_and_go(client, indexes, texts, encoder) -> None:

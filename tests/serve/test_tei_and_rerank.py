@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import httpx
 import numpy as np
 import pytest
+import torch
+import transformers
+from starlette.testclient import TestClient
 
-from kexue.search import TransportReranker
+from kexue.search import CrossEncoderReranker, TransportReranker
+from kexue.serve import Settings, create_app
 from kexue.similarity import pair_cosine
 
 DOCUMENTS = ["a cat sleeps", "the dog runs in the park", "money and a bank"]
+
+
+@pytest.fixture
+def judge(tiny_model, tmp_path) -> Path:
+    """A random cross-encoder with the tokenizer of the tiny encoder."""
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, folder)
+    options = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**{**options, "num_labels": 1}))
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_embed(client, encoder) -> None:
@@ -63,6 +86,28 @@ def test_rerank_in_both_shapes(client, encoder) -> None:
     assert tei[0]["text"] == DOCUMENTS[order[0]]
     cosine = client.post("/v1/rerank", json={**body, "model": "cosine"}).json()
     assert cosine["results"][0]["relevance_score"] <= 1
+
+
+@pytest.mark.parametrize("with_encoder", [False, True])
+def test_cross_is_the_cross_encoder(judge, tiny_model, with_encoder) -> None:
+    settings = Settings(models=[judge, *([tiny_model] if with_encoder else [])], api_keys={})
+    expected = CrossEncoderReranker(judge, device="cpu").rerank("the dog runs", DOCUMENTS).scores
+    order = np.argsort(-expected).tolist()
+    body = {"query": "the dog runs", "documents": DOCUMENTS}
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        for model in (None, "judge", "cross"):
+            found = client.post("/v1/rerank", json={**body, "model": model}).json()
+            assert [one["index"] for one in found["results"]] == order, model
+            np.testing.assert_allclose([one["relevance_score"] for one in found["results"]], expected[order], atol=1e-5)
+            raw = client.post("/v1/rerank", json={**body, "model": model, "raw_scores": True}).json()
+            log_odds = [one["relevance_score"] for one in raw["results"]]
+            np.testing.assert_allclose(log_odds, np.log(expected / (1 - expected))[order], atol=1e-4)
+        refused = client.post("/v1/rerank", json={**body, "model": "wrd", "raw_scores": True})
+        assert refused.status_code == (400 if with_encoder else 404)
+        missing = client.post("/v1/rerank", json={**body, "model": "nosuch", "raw_scores": True})
+        assert missing.status_code == 404
+        named = "wrd, wmd, cosine, judge" if with_encoder else "judge"
+        assert missing.json()["error"]["message"] == f"no reranker 'nosuch'; there are: {named}."
 
 
 def test_the_cohere_client(listen, tiny_model, encoder) -> None:

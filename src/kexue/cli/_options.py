@@ -61,11 +61,6 @@ def parse_size(size: str) -> int:
     return parse_size(size, "--max-bytes")
 
 
-def index_name(index: str) -> str:
-    """Return the name of an index: its file without ending, or its name in a database."""
-    return Path(index.rpartition("#")[2]).stem
-
-
 def split_columns(columns: str | None) -> tuple[str, ...]:
     """Parse ``"a,b"`` as ``("a", "b")``."""
     return tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()

@@ -17,7 +17,7 @@ from kexue.corpus.decoding import read_lines
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kexue.search import Hit, Reranker
+    from kexue.search import Hit
     from kexue.similarity import Explanation
     from kexue.text import Encoder
 
@@ -77,9 +77,9 @@ def search(
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
     pairs the probability that it belongs to the query.
     """
-    from kexue.search import Index, parse_filter
-    from kexue.search.ranking import count_candidates
+    from kexue.search import CrossEncoderReranker, Index, parse_filter
     from kexue.search.records import Stopwatch
+    from kexue.search.rerank import search_and_rerank
 
     if (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter(
@@ -92,17 +92,23 @@ def search(
     with Index.open(index, readonly=True) as opened:
         texts = _read_queries(queries or [], queries_file)
         encoder = cast("Encoder", opened.load_encoder(model, device=device, dtype=dtype))
-        reranker = _open_reranker(rerank, cross_encoder, encoder, device)
+        chosen: Any = None if rerank == "none" else rerank
+        if cross_encoder is not None:
+            chosen = CrossEncoderReranker(cross_encoder, device=device)
         options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
         watch = Stopwatch()
         vectors = opened.encode_queries(texts)
         watch.lap("encode")
-        wanted = k if reranker is None else count_candidates(k, candidates)
-        answers = opened.search(vectors, wanted, **options)
-        watch.lap("search")
-        if reranker is not None or explain:
-            answers = opened.rerank(texts, answers, k, rerank=reranker, explain=explain)
-        watch.lap("rerank")
+        answers = search_and_rerank(
+            lambda wanted: opened.search(vectors, wanted, **options),
+            texts,
+            k,
+            rerank=chosen,
+            explain=explain,
+            candidates=candidates,
+            load_encoder=opened.load_encoder,
+            lap=watch.lap,
+        )
     seconds = watch.seconds()
     _emit_answers(out, index, texts, answers, encoder, seconds)
     out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * seconds['total']:.0f} ms")
@@ -112,26 +118,18 @@ def _emit_answers(
     out: Output, index: str, texts: list[str], answers: list[list[Hit]], encoder: Encoder, seconds: dict[str, float]
 ) -> None:
     """Print the hits of each query; the seconds of a step are divided equally among the queries."""
-    from kexue.search.records import search_record
+    from kexue.search.records import index_name, search_record
 
     each = {step: total / len(texts) for step, total in seconds.items()}
     tokens = encoder.count_tokens(texts)
     cut = [bool(encoder.tokenize([text]).truncated) for text in texts]
     for query, hits, used, short in zip(texts, answers, tokens, cut, strict=True):
         warnings = [f"the query was cut: at most {encoder.max_length} tokens are read."] if short else []
-        found = search_record(hits, opt.index_name(index), tokens=used, seconds=each, warnings=warnings)
+        found = search_record(hits, index_name(index), tokens=used, seconds=each, warnings=warnings)
         title = query if len(texts) > 1 else None
         out.emit({"query": query, "index": index} | found, partial(_render_answer, hits, title))
     if any(cut) and not out.json:
         out.remark(f"kexue: warning: {sum(cut)} of the queries cut: at most {encoder.max_length} tokens are read")
-
-
-def _open_reranker(kind: str, cross_encoder: str | None, encoder: Encoder, device: str) -> Reranker | None:
-    from kexue.search import CrossEncoderReranker, TransportReranker
-
-    if cross_encoder is not None:
-        return CrossEncoderReranker(cross_encoder, device=device)
-    return None if kind == "none" else TransportReranker(encoder, "wrd" if kind == "wrd" else "wmd")
 
 
 def _read_queries(given: list[str], file: Path | None) -> list[str]:

@@ -18,8 +18,9 @@ from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
 from kexue.demo.report import DemoReport, DemoRow
 from kexue.search import Hit, Index
+from kexue.search.encoding import choose_prompt, encode_texts
 from kexue.similarity import Whitening, known_item
-from kexue.similarity.probability import clopper_pearson
+from kexue.similarity.probability import mean_limits
 
 if TYPE_CHECKING:
     from kexue._progress import Progress
@@ -68,8 +69,9 @@ def run_demo(
     if limit is not None and limit < len(entries):
         entries = [entries[i] for i in np.linspace(0, len(entries) - 1, limit).round().astype(int)]
     queries, wanted = known_item_queries(entries, generator=np.random.default_rng(seed))
-    vectors = encoder.encode([entry.text for entry in entries], progress=progress)
-    query_vectors = encoder.encode(queries)
+    prompt = choose_prompt(encoder, "document")
+    vectors = encoder.encode([entry.text for entry in entries], prompt_name=prompt, progress=progress)
+    query_vectors = encode_texts(encoder, queries, "query")
 
     sizes = [size for size in SIZES if size <= min(vectors.shape)]
     settings: list[tuple[str, int, Whitening | None]] = [("raw", vectors.shape[1], None)]
@@ -89,7 +91,7 @@ def run_demo(
     with _index(path, encoder, entries, vectors, whitening) as index:
         index.calibrate(generator=seed)
         answers = [
-            _answer(question, hits) for question, hits in zip(QUESTIONS, _search_questions(index, encoder), strict=True)
+            _answer(question, hits) for question, hits in zip(QUESTIONS, index.search(QUESTIONS, k=3), strict=True)
         ]
     report = DemoReport(str(path), len(entries), rows, answers, str(folder / "report.html"), 0.0)
     write_page(report, queries=len(queries), saved=SAVED_SETTING)
@@ -157,14 +159,14 @@ def _measure(
         ids = [hit.id for hit in hits]
         ranks.append(ids.index(answer) + 1 if answer in ids else np.inf)
     quality = known_item(np.array(ranks), k=10)
-    low, high = clopper_pearson(np.array([quality["mrr"] * len(ranks)]), np.array([len(ranks)]))
+    low, high = mean_limits(quality["mrr"], len(ranks))
     first, median, third = 1000 * np.quantile(times, [0.25, 0.5, 0.75])
     return DemoRow(
         setting=name,
         dims=dims,
         mrr=quality["mrr"],
-        mrr_low=float(low[0]),
-        mrr_high=float(high[0]),
+        mrr_low=low,
+        mrr_high=high,
         recall=quality["recall"],
         memory_bytes=4 * dims * len(index),
         latency_ms=float(median),
@@ -172,10 +174,6 @@ def _measure(
         latency_high_ms=float(third),
         timed=len(times),
     )
-
-
-def _search_questions(index: Index, encoder: Encoder) -> list[list[Hit]]:
-    return index.search(encoder.encode(list(QUESTIONS)), k=3)
 
 
 def _answer(question: str, hits: Sequence[Hit]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue.errors import DataError
+from kexue.search.filters import plain_value
 from kexue.search.products import Vectors
 from kexue.search.space import as_vectors
 from kexue.search.store.base import Row
@@ -160,7 +161,7 @@ def check_metadata(metadata: Mapping[str, Any] | None, where: str) -> dict[str, 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
-        return float(value) if isinstance(value, np.longdouble) else value.tolist()
+        return plain_value(value)
     raise TypeError(f"{type(value).__name__} is not a JSON value: {value!r:.60}")
 
 

@@ -47,7 +47,7 @@ def conditions(filter: Mapping[str, Any]) -> list[Condition]:
     for field, wanted in filter.items():
         if not isinstance(field, str):
             raise TypeError(f"a filter's field must be a string, got {field!r}")
-        wanted = _plain(wanted)  # noqa: PLW2901
+        wanted = plain_value(wanted)  # noqa: PLW2901
         if isinstance(wanted, list | tuple) and not wanted:
             raise ValueError(f"the filter on {field!r} is an empty list, which would match everything")
         for one in wanted if isinstance(wanted, list | tuple) else [wanted]:
@@ -55,7 +55,8 @@ def conditions(filter: Mapping[str, Any]) -> list[Condition]:
             if not clauses:
                 raise ValueError(f"the filter on {field!r} has no operator; legal are {', '.join(OPERATORS)}")
             checked += [
-                _check_condition(Condition(_text(field, field), op, _plain(value))) for op, value in clauses.items()
+                _check_condition(Condition(_text(field, field), op, plain_value(value)))
+                for op, value in clauses.items()
             ]
     if len(checked) > MAX_CONDITIONS:
         raise ValueError(
@@ -76,7 +77,7 @@ def plain_filter(filter: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return numbers and arrays of numpy as Python numbers and lists."""
     if isinstance(value, np.longdouble):  # `tolist` does not convert it
         return float(value)
@@ -104,7 +105,7 @@ def _check_condition(condition: Condition) -> Condition:
     if operator == "in":
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             raise ValueError(f"'in' in the filter on {field!r} must be a list of values, got {value!r}")
-        return Condition(field, operator, [_scalar(field, _plain(item)) for item in value])
+        return Condition(field, operator, [_scalar(field, plain_value(item)) for item in value])
     return Condition(field, operator, _scalar(field, value))
 
 

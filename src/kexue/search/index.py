@@ -21,8 +21,8 @@ from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport, Ingest
 from kexue.search.opening import create_index, open_index
 from kexue.search.products import Vectors
-from kexue.search.ranking import Hit, check_counts, count_candidates, search_index
-from kexue.search.rerank import Reranker, check_rerank, choose_reranker, rerank_answers
+from kexue.search.ranking import Hit, check_counts, search_index
+from kexue.search.rerank import Reranker, check_rerank, choose_reranker, rerank_answers, search_and_rerank
 from kexue.search.sample import documents_with_vectors, sample_rows
 from kexue.search.space import Space, SupportsEncode
 from kexue.search.store.base import CompactReport, Filter, Store
@@ -167,8 +167,6 @@ class Index:
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""
-        if (ids is None) == (filter is None):
-            raise ValueError("delete takes either ids or a filter; an empty filter {} removes everything.")
         return self._store.delete(None if ids is None else check_ids(ids), filter=filter)
 
     def compact(self) -> CompactReport:
@@ -237,15 +235,17 @@ class Index:
             check_search_dehub(dehub, self.space.dehub)
         options: dict[str, Any] = {"exact": exact, "candidates": candidates, "dehub": dehub}
         options["filter"] = None if filter is None else plain_filter(filter)
+
+        def search(wanted: int) -> list[list[Hit]]:
+            return search_index(self._store, self.encoder, queries, wanted, self.calibrator, **options)
+
         if rerank is None and not explain:
-            return search_index(self._store, self.encoder, queries, int(k), self.calibrator, **options)
+            return search(int(k))
         texts = check_rerank(queries, rerank)
         if not len(self):
             return [[] for _ in texts]
-        reranker = choose_reranker(rerank, self.load_encoder)  # made before the search, because it may raise an error
-        wanted = k if reranker is None else count_candidates(k, candidates)
-        answers = search_index(self._store, self.encoder, texts, wanted, self.calibrator, **options)
-        return self.rerank(texts, answers, k, rerank=reranker, explain=explain)
+        how: dict[str, Any] = {"rerank": rerank, "explain": explain, "candidates": candidates}
+        return search_and_rerank(search, texts, k, **how, load_encoder=self.load_encoder)
 
     def rerank(
         self,
@@ -264,7 +264,8 @@ class Index:
             k: hits to keep of each query, the best by the reranker.
             rerank, explain: as in `search`.
         """
-        return rerank_answers(queries, answers, k, rerank=rerank, explain=explain, load_encoder=self.load_encoder)
+        reranker = choose_reranker(rerank, self.load_encoder)
+        return rerank_answers(queries, answers, k, reranker=reranker, explain=explain, load_encoder=self.load_encoder)
 
     def compare(self, a: str, b: str) -> float:
         """Return the cosine of two texts in the space of this index, both encoded as documents."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +38,20 @@ class Stopwatch:
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage, and ``total`` from the start until now."""
         return {**self._stages, "total": time.perf_counter() - self._start}
+
+
+def index_name(uri: str) -> str:
+    """Return the name of an index: its file without ending, or its name in a database.
+
+    >>> [index_name(uri) for uri in ("texts/faq.kx", "milvus:///texts/all.db#faq", "milvus://host:19530/faq")]
+    ['faq', 'faq', 'faq']
+    """
+    return Path(uri.rpartition("#")[2]).stem
+
+
+def usage_record(tokens: int) -> dict[str, int]:
+    """OpenAI's record of the tokens of a request."""
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 def explanation_record(explanation: Explanation) -> dict[str, Any]:
@@ -85,7 +100,7 @@ def search_record(
     return {
         "results": [hit_record(hit, index, sparse=sparse) for hit in hits],
         "warnings": list(warnings),
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": usage_record(tokens),
         "timings": seconds,
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kexue.errors import ModelNotFoundError, NotSupported
 from kexue.search.encoding import encode_texts
-from kexue.search.ranking import Hit
+from kexue.search.ranking import Hit, count_candidates
 from kexue.similarity import ExplainedPair, Explanation, explain, pair_cosine
 
 _CHINESE = 0x2E80  # first code point of the characters that count as one word each
@@ -137,17 +137,45 @@ def choose_reranker(rerank: Any, load_encoder: Callable[[], Any]) -> Reranker | 
     return rerank
 
 
+def search_and_rerank(
+    search: Callable[[int], list[list[Hit]]],
+    queries: Sequence[str],
+    k: int,
+    *,
+    rerank: Any,
+    explain: bool,
+    candidates: int | None,
+    load_encoder: Callable[[], Any],
+    lap: Callable[[str], None] = lambda stage: None,
+) -> list[list[Hit]]:
+    """Search for as many hits as are reranked, then rerank or explain them.
+
+    Args:
+        search: returns the given number of hits of each query.
+        queries: as texts; not read where hits are neither reranked nor explained.
+        k, rerank, explain, candidates: as in `Index.search`.
+        load_encoder: see `choose_reranker`.
+        lap: called as ``lap(stage)`` at the end of the stages ``"search"`` and ``"rerank"``.
+    """
+    reranker = choose_reranker(rerank, load_encoder)  # made before the search, because it may raise an error
+    answers = search(k if reranker is None else count_candidates(k, candidates))
+    lap("search")
+    if reranker is not None or explain:
+        answers = rerank_answers(queries, answers, k, reranker=reranker, explain=explain, load_encoder=load_encoder)
+    lap("rerank")
+    return answers
+
+
 def rerank_answers(
     queries: Sequence[str],
     answers: Sequence[Sequence[Hit]],
     k: int,
     *,
-    rerank: Any,
+    reranker: Reranker | None,
     explain: bool,
     load_encoder: Callable[[], Any],
 ) -> list[list[Hit]]:
     """Rerank or explain the hits of several queries; see `Index.rerank` and `rerank_hits`."""
-    reranker = choose_reranker(rerank, load_encoder)
     explainer = (lambda: TransportReranker(load_encoder())) if explain else None
     return [
         rerank_hits(query, hits, k, reranker=reranker, explainer=explainer)

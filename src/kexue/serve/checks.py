@@ -44,15 +44,13 @@ def _root(field: str) -> str:
 
 
 def check_filter(filter: Mapping[str, Any] | None) -> None:
-    """Refuse a filter that is not legal, has too many conditions, or has an empty list of conditions for a field."""
+    """Refuse a filter that is not legal, or has too many values or conditions."""
     if (values := _count_values(filter)) > MAX_LIST:
         raise ApiError(413, f"filter holds {values:,} values; at most {MAX_LIST:,} are allowed.", param="filter")
     try:
         parsed = conditions(filter or {})
     except (ValueError, OverflowError) as error:
         raise ApiError(400, str(error), param="filter") from None
-    if idle := next((field for field, wanted in (filter or {}).items() if wanted == []), None):
-        raise ApiError(400, f"the filter on {idle!r} is an empty list; give a condition, or remove it.", param="filter")
     if len(parsed) > MAX_CONDITIONS:
         raise ApiError(
             400, f"filter has {len(parsed)} conditions; at most {MAX_CONDITIONS} are allowed.", param="filter"

@@ -16,7 +16,6 @@ from kexue.search import Index
 from kexue.search.documents import check_documents
 from kexue.search.encoding import choose_prompt
 from kexue.search.engine import wants_approximate
-from kexue.search.ranking import count_candidates
 from kexue.search.records import (
     Stopwatch,
     compare_texts,
@@ -25,6 +24,7 @@ from kexue.search.records import (
     measure_hubness,
     search_record,
 )
+from kexue.search.rerank import search_and_rerank
 from kexue.serve import examples
 from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts
 from kexue.serve.errors import ApiError
@@ -93,6 +93,7 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     check_filter(body.filter)
     served = service.find_index(body.index)
     top_k, rerank = _check_search(body)
+    reranker = None if rerank is None else service.find_reranker(rerank, served.model)
     timing, tokens = Timing(), 0
     queries: Any
     if body.query is not None:
@@ -105,17 +106,21 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     else:
         queries = np.array([body.vector], np.float32)
     watch.lap("encode")
-    wanted = top_k if rerank is None else count_candidates(top_k, body.candidates)
     options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
-    if body.candidates is not None and rerank is None and body.dehub != "csls" and not _is_approximate(served.index):
+    unused = body.candidates is not None and rerank is None and body.dehub != "csls"
+    if unused and not await service.work(_is_approximate, served.index):
         warnings.append("the field candidates has no effect: every document is compared, and none is reranked.")
-    [hits] = await service.work(served.index.search, queries, wanted, **options)
-    watch.lap("search")
-    if rerank is not None or body.explain:
-        reranker = None if rerank is None else service.find_reranker(rerank, served.model)
-        options = {"rerank": reranker, "explain": body.explain}
-        [hits] = await service.work(served.index.rerank, [body.query], [hits], top_k, **options)
-    watch.lap("rerank")
+    [hits] = await service.work(
+        search_and_rerank,
+        lambda wanted: served.index.search(queries, wanted, **options),
+        [body.query],
+        top_k,
+        rerank=reranker,
+        explain=body.explain,
+        candidates=body.candidates,
+        load_encoder=served.index.load_encoder,
+        lap=watch.lap,
+    )
     if body.explain:  # an explanation covers only the tokens that are read
         warnings += await service.work(_check_truncation, [hit.text for hit in hits], served.model.encoder)
     content = search_record(hits, served.name, tokens=tokens, seconds=watch.seconds(), sparse=True)
@@ -130,7 +135,7 @@ router.add_api_route(
 
 def _is_approximate(index: Index) -> bool:
     """Return whether the index searches approximately, so that the number of candidates matters."""
-    return wants_approximate(len(index), index.info().approx)
+    return wants_approximate(len(index), str(index.store.metadata()["approx"]))
 
 
 def _check_search(body: SearchRequest) -> tuple[int, str | None]:
@@ -150,7 +155,8 @@ def _check_search(body: SearchRequest) -> tuple[int, str | None]:
 @router.get("/v1/indexes", responses=examples.INDEXES)
 async def indexes(service: Here, warnings: Warnings) -> Response:
     """List the indexes."""
-    names = [{"name": name, "documents": len(served.index)} for name, served in service.indexes.items()]
+    counts = [await service.work(len, served.index) for served in service.indexes.values()]
+    names = [{"name": name, "documents": count} for name, count in zip(service.indexes, counts, strict=True)]
     return reply({"indexes": names}, warnings=warnings)
 
 

@@ -11,12 +11,13 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from kexue.search.encoding import Role, choose_prompt
+from kexue.search.records import usage_record
 from kexue.serve import examples
 from kexue.serve.checks import check_number, check_texts
 from kexue.serve.errors import ApiError
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.models import ServedModel
-from kexue.serve.wire import Here, Route, Warnings, count_usage, reply, timing_headers
+from kexue.serve.wire import Here, Route, Warnings, reply, timing_headers
 
 router = APIRouter(tags=["OpenAI"], route_class=Route)
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
@@ -56,7 +57,7 @@ async def embeddings(body: EmbeddingsRequest, service: Here, warnings: Warnings)
         "object": "list",
         "data": [{"object": "embedding", "index": place, "embedding": row} for place, row in enumerate(rows)],
         "model": model.name,
-        "usage": count_usage(encoded.tokens),
+        "usage": usage_record(sum(encoded.tokens)),
     }
     return reply(content, timing_headers(model, encoded, characters), warnings + encoded.warnings)
 

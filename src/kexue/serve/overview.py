@@ -14,7 +14,7 @@ from kexue.serve import examples
 from kexue.serve.service import ServedIndex
 from kexue.serve.wire import Here, Route, Warnings, reply, shorten
 from kexue.similarity import Whitening, known_item
-from kexue.similarity.probability import clopper_pearson
+from kexue.similarity.probability import mean_limits
 
 router = APIRouter(tags=["kexue"], route_class=Route)
 _MAP = 2000  # documents of a map
@@ -139,15 +139,14 @@ def _evaluate(
     scores = unit[0] @ unit[1].T
     ranks = 1 + (scores > np.diag(scores)[:, None]).sum(axis=1)
     score = known_item(ranks, k=_RANKS)["mrr"]
-    # Numbers in [0, 1] vary at most as much as zeros and ones of the same mean, so their interval is wide enough.
-    low, high = clopper_pearson(np.array([score * len(ranks)]), np.array([len(ranks)]))
+    low, high = mean_limits(score, len(ranks))
     return {
         "beta": beta,
         "gamma": gamma,
         "k": k,
         "score": score,
-        "low": float(low[0]),
-        "high": float(high[0]),
+        "low": low,
+        "high": high,
         "metric": "MRR@10 of finding a text's second half by its first",
         "memory_bytes": 4 * k * documents,
     }

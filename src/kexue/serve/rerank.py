@@ -11,13 +11,14 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from kexue.search import CrossEncoderReranker
+from kexue.search.records import usage_record
 from kexue.serve import examples
 from kexue.serve.checks import check_number, check_text, check_texts
 from kexue.serve.errors import ApiError, rerank_speaks_tei
 from kexue.serve.fields import Fields, check_fields
-from kexue.serve.models import ALLOW_TRUNCATION, ServedModel, truncation_warnings
+from kexue.serve.models import ALLOW_TRUNCATION, truncation_warnings
 from kexue.serve.service import Service
-from kexue.serve.wire import Here, Route, Warnings, count_usage, reply
+from kexue.serve.wire import Here, Route, Warnings, reply
 
 router = APIRouter(tags=["rerank"], route_class=Route)
 
@@ -84,7 +85,7 @@ async def rerank(body: RerankRequest, service: Here, request: Request, warnings:
             "billed_units": {"search_units": 1},
             "tokens": {"input_tokens": sum(tokens)},
         },
-        "usage": count_usage(tokens),
+        "usage": usage_record(sum(tokens)),
     }
     return reply(content, warnings=warnings)
 
@@ -128,22 +129,16 @@ async def _scores(
     service: Service, body: RerankRequest, texts: list[str]
 ) -> tuple[str, np.ndarray[Any, Any], list[int], list[str]]:
     """Return the reranker's name, the scores, the tokens of each text, and a warning where texts were cut."""
-    model = next(iter(service.models.values()), None)
-    name = body.model
-    if name is None:
-        name = next(iter(service.rerankers), "wrd")
-    if name not in service.rerankers:
-        if model is None:
-            raise ApiError(404, f"no reranker {name!r}.", param="model")
-        if body.raw_scores:
-            raise ApiError(
-                400, f"raw_scores is for cross-encoders only; {name!r} has one kind of score.", param="raw_scores"
-            )
-    reranker = service.find_reranker(name, model) if model is not None else service.rerankers[name]
+    name = next(iter(service.rerankers), "wrd") if body.model is None else body.model
+    reranker = service.find_reranker(name, next(iter(service.models.values()), None))
+    if body.raw_scores and not isinstance(reranker, CrossEncoderReranker):
+        raise ApiError(
+            400, f"raw_scores is for cross-encoders only; {name!r} has one kind of score.", param="raw_scores"
+        )
     may_cut = body.truncate and body.truncation_direction.lower() == "right"
 
     def work() -> tuple[str, np.ndarray[Any, Any], list[int], list[str]]:
-        reader = reranker if isinstance(reranker, CrossEncoderReranker) else _require(model).encoder
+        reader = reranker if isinstance(reranker, CrossEncoderReranker) else reranker.encoder
         given = texts if body.max_tokens_per_doc is None else reader.cut(texts, body.max_tokens_per_doc)
         if isinstance(reader, CrossEncoderReranker):
             whole = reader.count_tokens(body.query, given)
@@ -161,9 +156,3 @@ async def _scores(
         return name, scores, tokens, truncation_warnings(long, reader.max_length)
 
     return await service.work(work)
-
-
-def _require(model: ServedModel | None) -> ServedModel:
-    """Return the model, which every reranker but a cross-encoder has."""
-    assert model is not None
-    return model

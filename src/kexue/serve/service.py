@@ -19,9 +19,9 @@ from kexue.search import (
     CrossEncoderReranker,
     Index,
     IndexReadOnlyError,
-    Reranker,
     TransportReranker,
 )
+from kexue.search.records import index_name
 from kexue.serve.batching import Batcher, QueueFullError
 from kexue.serve.errors import ApiError
 from kexue.serve.metrics import Metrics
@@ -117,7 +117,7 @@ class Service:
                 )
         for path in self.settings.indexes:
             index, writable = self._open(path)
-            name = Path(str(path).rpartition("#")[2]).stem
+            name = index_name(str(path))
             if name in self.indexes:
                 index.close()
                 raise ValueError(f"two indexes are named {name!r}; rename one of the files.")
@@ -203,23 +203,23 @@ class Service:
             raise ApiError(403, f"The index {name!r} is served for reading only: its file cannot be written here.")
         return self.indexes[name]
 
-    def find_reranker(self, name: str | None, model: ServedModel) -> Reranker:
+    def find_reranker(
+        self, name: str, model: ServedModel | None
+    ) -> TransportReranker | CosineReranker | CrossEncoderReranker:
         """Return a reranker: ``wrd``, ``wmd`` or ``cosine`` with the encoder of `model`, or a cross-encoder by name.
 
-        ``"cross"`` and None are the first cross-encoder; None is ``wrd`` where there is no cross-encoder.
+        ``"cross"`` is the first cross-encoder, unless another one has this name. ApiError 404 where there is none.
         """
-        if name in ("wrd", "wmd"):
+        if model is not None and name in ("wrd", "wmd"):
             return TransportReranker(model.encoder, "wrd" if name == "wrd" else "wmd")
-        if name == "cosine":
+        if model is not None and name == "cosine":
             return CosineReranker(model.encoder)
-        if name in (None, "cross") and self.rerankers:
+        if name in self.rerankers:
+            return self.rerankers[name]
+        if name == "cross" and self.rerankers:
             return next(iter(self.rerankers.values()))
-        if name is None:
-            return TransportReranker(model.encoder)
-        if name not in self.rerankers:
-            there = ", ".join(["wrd", "wmd", "cosine", *self.rerankers])
-            raise ApiError(404, f"no reranker {name!r}; there are: {there}.", param="model")
-        return self.rerankers[name]
+        there = ", ".join([*(() if model is None else ("wrd", "wmd", "cosine")), *self.rerankers]) or "none"
+        raise ApiError(404, f"no reranker {name!r}; there are: {there}.", param="model")
 
     # Work in threads
 
@@ -238,7 +238,7 @@ class Service:
         """Return the result of a slow computation on an index, kept until the index changes; one runs at a time."""
         entry = (served.name, *key)
         async with self._computing:
-            state = served.index.info().updated
+            state = (await self.work(served.index.store.metadata))["updated"]
             if entry not in self._results or self._results[entry][0] != state:
                 self._results[entry] = state, await self.work(task)
             self._results.move_to_end(entry)

@@ -117,11 +117,6 @@ def shorten(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
-def count_usage(tokens: list[int]) -> dict[str, int]:
-    """Return OpenAI's record of the tokens of a request."""
-    return {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
-
-
 def reply(content: Any, headers: Mapping[str, str] | None = None, warnings: Sequence[str] = ()) -> Response:
     """Return a JSON answer: numpy arrays as lists, NaN as null; warnings in a header and, of an object, in a field."""
     headers = dict(headers or {})

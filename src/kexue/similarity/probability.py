@@ -25,6 +25,15 @@ def clopper_pearson(ones: Array, total: Array, tail: float = _TAIL) -> tuple[Arr
     return np.where(ones > 0, low, 0.0), np.where(ones < total, high, 1.0)
 
 
+def mean_limits(mean: float, n: int) -> tuple[float, float]:
+    """Return confidence limits of the mean of numbers between 0 and 1, of which `n` had the mean `mean`.
+
+    Such numbers vary at most as much as zeros and ones of the same mean, so the limits of a share are wide enough.
+    """
+    low, high = clopper_pearson(np.array([mean * n]), np.array([n]))
+    return float(low[0]), float(high[0])
+
+
 def monotone_limits(scores: Array, labels: Array, wanted: Array) -> tuple[Array, Array]:
     """Return confidence limits of the probability at each wanted score, if it does not fall as the score rises.
 

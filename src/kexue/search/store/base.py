@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from kexue.errors import IndexFormatError, KexueError, SpaceMismatchError
@@ -153,6 +153,46 @@ def now() -> str:
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
     """Return metadata as the JSON text that is stored."""
     return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else "{}"
+
+
+def check_distinct(rows: Sequence[Row]) -> None:
+    """Raise ValueError where two rows of one upsert have the same id."""
+    if len({row.id for row in rows}) < len(rows):
+        raise ValueError("an id comes twice among the rows of one upsert.")
+
+
+def check_selection(ids: Any, filter: Filter | None) -> None:
+    """Raise ValueError unless `delete` was given either ids or a filter."""
+    if (ids is None) == (filter is None):
+        raise ValueError("delete takes either ids or a filter; an empty filter {} removes everything.")
+
+
+def check_dims(rows: Sequence[Row], expected: int) -> None:
+    """Raise SpaceMismatchError where the vector of a row has not the expected length."""
+    for row in rows:
+        if (length := vector_length(row)) != expected:
+            raise dimension_error(f"the vector of {row.id!r}", length, expected)
+
+
+def vector_length(row: Row) -> int:
+    """Return the length of the vector of a document; 0 without one."""
+    return 0 if row.vector is None else len(row.vector)
+
+
+def check_expected(
+    place: object, recorded: Callable[[str], Value | None], expect: Mapping[str, Value | None] | None
+) -> None:
+    """Raise SpaceMismatchError where the metadata of the store, looked up by key, are not those expected."""
+    for key, value in (expect or {}).items():
+        if (found := recorded(key)) != value:
+            raise conflict_error(place, key, found, value)
+
+
+def readonly_error(place: object) -> IndexReadOnlyError:
+    """Return the error for a write to a store that was opened for reading."""
+    return IndexReadOnlyError(
+        f"{place} was opened with readonly=True.", remedy="Open it without readonly=True to write."
+    )
 
 
 def dimension_error(what: str, received: int, expected: int | None) -> SpaceMismatchError:

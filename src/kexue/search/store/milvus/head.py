@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from kexue.errors import DataError, IndexFormatError
-from kexue.search.store.base import IndexMissingError, Value, conflict_error, now
+from kexue.search.store.base import IndexMissingError, Value, check_expected, now
 from kexue.search.store.milvus.connection import LONGEST, Connection, batches, name_expression
 
 _FORMAT = 2
@@ -175,10 +175,7 @@ class Heads:
 
     def check(self, head: Head, expect: Mapping[str, Value | None] | None) -> None:
         """Raise SpaceMismatchError where the metadata are not those expected."""
-        for key, value in (expect or {}).items():
-            recorded = self.value(head, key)
-            if recorded != value:
-                raise conflict_error(self._uri, key, recorded, value)
+        check_expected(self._uri, lambda key: self.value(head, key), expect)
 
 
 def _piece_names(values: Mapping[str, Any]) -> set[str]:

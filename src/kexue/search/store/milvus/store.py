@@ -22,9 +22,14 @@ from kexue.search.store.base import (
     Row,
     Upserted,
     Value,
+    check_dims,
+    check_distinct,
+    check_selection,
     conflict_error,
     dimension_error,
     now,
+    readonly_error,
+    vector_length,
 )
 from kexue.search.store.milvus.connection import (
     BATCH,
@@ -127,8 +132,7 @@ class MilvusStore:
         Raises:
             DataError: an id, a text or metadata of more than 65,535 bytes; nothing was written.
         """
-        if len({row.id for row in rows}) < len(rows):
-            raise ValueError("an id comes twice among the rows of one upsert.")
+        check_distinct(rows)
         with self._writing() as head:
             self._heads.check(head, expect)
             if not rows:
@@ -153,8 +157,7 @@ class MilvusStore:
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id or by filter, exactly one of them, in requests of 1,024."""
-        if (ids is None) == (filter is None):
-            raise ValueError("delete takes either ids or a filter")
+        check_selection(ids, filter)
         expression = None if filter is None else to_expression(filter)
         with self._writing() as head:
             if expression is None:
@@ -204,21 +207,17 @@ class MilvusStore:
     def _writing(self) -> Iterator[Head]:
         """Yield the current head, for one thread at a time."""
         if self.readonly:
-            raise KexueError(
-                f"{self.address.uri} was opened with readonly=True.", remedy="Open it without readonly=True to write."
-            )
+            raise readonly_error(self.address.uri)
         with self._lock:
             yield self._heads.require()
 
     def _match_dims(self, head: Head, rows: Sequence[Row]) -> int:
         """Return the length of the vectors; SpaceMismatchError where they differ from each other or the stored ones."""
-        lengths = [0 if row.vector is None else len(row.vector) for row in rows]
-        expected = lengths[0] if head.dims is None else head.dims
-        if set(lengths) == {lengths[0]} != {expected} and not self._count(head, ""):
-            expected = lengths[0]
-        for row, length in zip(rows, lengths, strict=True):
-            if length != expected:
-                raise dimension_error(f"the vector of {row.id!r}", length, expected)
+        lengths = set(map(vector_length, rows))
+        expected = vector_length(rows[0]) if head.dims is None else head.dims
+        if len(lengths) == 1 and lengths != {expected} and not self._count(head, ""):
+            [expected] = lengths
+        check_dims(rows, expected)
         return expected
 
     # Reading

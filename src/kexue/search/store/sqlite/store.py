@@ -23,8 +23,12 @@ from kexue.search.store.base import (
     Row,
     Upserted,
     Value,
-    conflict_error,
+    check_dims,
+    check_distinct,
+    check_expected,
+    check_selection,
     dimension_error,
+    vector_length,
 )
 from kexue.search.store.sqlite import database, tables
 from kexue.search.store.sqlite.errors import explain_errors
@@ -115,8 +119,7 @@ class EmbeddedStore:
         expect: Mapping[str, Value | None] | None = None,
     ) -> Upserted:
         """Write `rows` and `metadata` in one durable step."""
-        if len({row.id for row in rows}) < len(rows):
-            raise ValueError("an id comes twice among the rows of one upsert.")
+        check_distinct(rows)
         needed = sum(2 * len(row.text) + 512 + (0 if row.vector is None else row.vector.nbytes) for row in rows)
         with self.transactions.write(needed) as (connection, state):
             if expect:
@@ -132,8 +135,7 @@ class EmbeddedStore:
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id or by filter, exactly one of them."""
-        if (ids is None) == (filter is None):
-            raise ValueError("delete takes either ids or a filter")
+        check_selection(ids, filter)
         with self.transactions.write(64 * 1024) as (connection, state):
             if filter is not None:
                 keys = self._matching.find_keys(connection, filter)
@@ -168,10 +170,7 @@ class EmbeddedStore:
 
     def _check_expected(self, connection: sqlite3.Connection, expect: Mapping[str, Value | None]) -> None:
         """Raise SpaceMismatchError where the metadata of the store are not those expected."""
-        recorded = self.transactions.metadata(connection)
-        for key, value in expect.items():
-            if recorded.get(key) != value:
-                raise conflict_error(self.path, key, recorded.get(key), value)
+        check_expected(self.path, self.transactions.metadata(connection).get, expect)
 
     # Reading
 
@@ -255,7 +254,4 @@ class EmbeddedStore:
 def _check_dims(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     """Raise SpaceMismatchError where the vectors differ in length from each other or from the stored ones."""
     stored = connection.execute("SELECT length(vector) FROM vectors LIMIT 1").fetchone()
-    expected = stored[0] // 4 if stored else tables.vector_length(rows[0])
-    for row in rows:
-        if (length := tables.vector_length(row)) != expected:
-            raise dimension_error(f"the vector of {row.id!r}", length, expected)
+    check_dims(rows, stored[0] // 4 if stored else vector_length(rows[0]))

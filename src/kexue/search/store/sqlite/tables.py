@@ -150,11 +150,6 @@ def scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[
     return connection.execute(statement, parameters).fetchone()[0]
 
 
-def vector_length(row: Row) -> int:
-    """Return the length of the vector of a document; 0 without one."""
-    return 0 if row.vector is None else len(row.vector)
-
-
 def insert(connection: sqlite3.Connection, state: State, rows: Sequence[Row], first: int) -> None:
     """Write new documents and their vectors with the keys `first`, `first` + 1, ..."""
     documents, vectors = [], []

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kexue.errors import IndexFormatError, KexueError
-from kexue.search.store.base import IndexReadOnlyError, Value, now
+from kexue.search.store.base import Value, now, readonly_error
 from kexue.search.store.sqlite import tables
 from kexue.search.store.sqlite.database import connect
 from kexue.search.store.sqlite.errors import Damage, explain_error, explain_errors, is_damage
@@ -115,9 +115,7 @@ class Transactions:
         The caller keeps the state up to date with the rows it writes.
         """
         if self.readonly:
-            raise IndexReadOnlyError(
-                f"{self.path} was opened with readonly=True.", remedy="Open it without readonly=True to write."
-            )
+            raise readonly_error(self.path)
         with ConnectionGuard(self, needed) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
