@@ -67,7 +67,8 @@ def test_build_search_change(run, faq):
     assert [answer["query"] for answer in answers] == ["lost parcel", "new password"]
     assert [answer["results"][0]["id"] for answer in answers] == ["b", "c"]
     hit = answers[0]["results"][0]
-    assert set(hit) == {"id", "index", "score", "percentile", "probability", "document", "explanation"}
+    fields = {"id", "index", "score", "percentile", "chance", "probability", "passage", "document", "explanation"}
+    assert set(hit) == fields
     with Index.open("faq.kx", readonly=True) as index:
         expected = index.search("lost parcel", k=2)[0]
     assert [(hit["id"], hit["score"]) for hit in answers[0]["results"]] == [

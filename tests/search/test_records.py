@@ -10,7 +10,7 @@ import pytest
 
 from kexue.search import records
 from kexue.search.encoding import choose_prompt, encode_texts
-from kexue.search.ranking import Hit
+from kexue.search.ranking import Hit, Passage
 from kexue.search.records import Stopwatch, hit_record, search_record
 from kexue.similarity import ExplainedPair, Explanation, Probability
 
@@ -69,7 +69,7 @@ def test_reranking_and_explaining_encode_and_search_once(make_index: Any, monkey
     assert index.rerank(["blue car"], index.search(vectors, 5), 3, **options) == whole, "stage by stage it is the same"
 
 
-HIT = Hit("7", "a text", 0.5, 99.0, None, {"n": 1}, None)
+HIT = Hit("7", "a text", 0.5, 99.0, None, None, None, {"n": 1}, None)
 MOVES = (ExplainedPair("a", "b", 1.0, 0.25, 0.25),)
 
 
@@ -80,19 +80,28 @@ def test_a_hit_as_a_record() -> None:
         "index": "faq",
         "score": 0.5,
         "percentile": 99.0,
+        "chance": None,
         "probability": None,
+        "passage": None,
         "document": {"text": "a text", "metadata": {"n": 1}},
         "explanation": None,
     }
     sparse = hit_record(HIT, "faq", sparse=True)
-    assert sparse == {name: value for name, value in record.items() if name not in ("probability", "explanation")}
-    full = HIT._replace(probability=Probability(0.5, 0.4, 0.6), explanation=Explanation(0.25, "wrd", MOVES))
+    assert sparse == {
+        name: value for name, value in record.items() if name not in ("probability", "passage", "explanation")
+    }
+    full = HIT._replace(
+        probability=Probability(0.5, 0.4, 0.6),
+        passage=Passage(2, 6, "text"),
+        explanation=Explanation(0.25, "wrd", MOVES),
+    )
     assert hit_record(full, "faq") == hit_record(full, "faq", sparse=True)
     assert hit_record(full, "faq")["explanation"] == {
         "distance": 0.25,
         "kind": "wrd",
         "pairs": [{"source": "a", "target": "b", "mass": 1.0, "cost": 0.25, "contribution": 0.25}],
     }
+    assert hit_record(full, "faq")["passage"] == {"start": 2, "end": 6, "text": "text"}
     assert hit_record(full, "faq")["probability"] == {"value": 0.5, "low": 0.4, "high": 0.6}
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kexue.search.index import Index as Index
     from kexue.search.info import IndexInfo as IndexInfo
     from kexue.search.ingest import AddReport as AddReport
-    from kexue.search.ranking import Hit as Hit
+    from kexue.search.ranking import Hit as Hit, Passage as Passage
     from kexue.search.rerank import (
         CosineReranker as CosineReranker,
         Reranked as Reranked,
@@ -56,7 +56,7 @@ __getattr__, __dir__, __all__ = attach(
         "index": ("Index",),
         "info": ("IndexInfo",),
         "ingest": ("AddReport",),
-        "ranking": ("Hit",),
+        "ranking": ("Hit", "Passage"),
         "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
         "store": (
             "CompactReport",

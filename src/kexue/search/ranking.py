@@ -20,20 +20,32 @@ from kexue.similarity import Explanation, Probability, ScoreCalibrator
 RERANKED = 50  # hits that are reranked or corrected by default
 
 
+class Passage(NamedTuple):
+    """The part of a document that a hit is about: `text` is its characters from `start` to `end` (exclusive)."""
+
+    start: int
+    end: int
+    text: str
+
+
 class Hit(NamedTuple):
     """One answer to a query.
 
     `score` is the cosine of the stored vectors, in [-1, 1], also where the order was corrected for hubs; 0
     where one of them has no direction. After `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs
     of documents, and with labels `probability` (value, low, high) says how likely such a pair belongs together.
-    `explanation`, on request, lists which word moved to which, at what cost.
+    `chance` (0 to 1) is how often the best hit of an unrelated query has a score this high, None where it was not
+    measured. `passage` is the best part of a document that was split, else None. `explanation`, on request, lists
+    which word moved to which, at what cost.
     """
 
     id: str
     text: str
     score: float
     percentile: float | None
+    chance: float | None
     probability: Probability | None
+    passage: Passage | None
     metadata: dict[str, Any]
     explanation: Explanation | None
 
@@ -131,10 +143,10 @@ def correct_hubs(store: Store, matches: list[Match]) -> list[Match]:
 def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> list[Hit]:
     """Return the answers to one query as hits, with what their scores mean."""
     scores = [max(-1.0, min(1.0, match.score)) for match in matches]
-    percentiles, chances = interpret_scores(calibrator, scores)
+    percentiles, probabilities = interpret_scores(calibrator, scores)
     return [
-        Hit(match.id, match.text, score, percentile, chance, match.metadata, None)
-        for match, score, percentile, chance in zip(matches, scores, percentiles, chances, strict=True)
+        Hit(match.id, match.text, score, percentile, None, probability, None, match.metadata, None)
+        for match, score, percentile, probability in zip(matches, scores, percentiles, probabilities, strict=True)
     ]
 
 

@@ -65,18 +65,20 @@ def hit_record(hit: Hit, index: str, *, sparse: bool = False) -> dict[str, Any]:
     Args:
         hit: one answer of a search.
         index: name of the index it comes from.
-        sparse: leave out `probability` and `explanation` where the hit has none, instead of null.
+        sparse: leave out `probability`, `passage` and `explanation` where the hit has none, instead of null.
     """
     record = {
         "id": hit.id,
         "index": index,
         "score": hit.score,
         "percentile": hit.percentile,
+        "chance": hit.chance,
         "probability": None if hit.probability is None else hit.probability._asdict(),
+        "passage": None if hit.passage is None else hit.passage._asdict(),
         "document": {"text": hit.text, "metadata": hit.metadata},
         "explanation": None if hit.explanation is None else explanation_record(hit.explanation),
     }
-    optional = ("probability", "explanation") if sparse else ()
+    optional = ("probability", "passage", "explanation") if sparse else ()
     return {name: value for name, value in record.items() if name not in optional or value is not None}
 
 
