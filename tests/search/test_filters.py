@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from kexue.search import parse_filter
-from kexue.search.filters import OPERATORS, conditions
+from kexue.search.filters import CONNECTIVES, DEPTH, OPERATORS, compared_fields, conditions, plain_filter
 from kexue.search.store.sqlite.expressions import to_sql
 
 COMPARE = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
@@ -26,12 +26,19 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def matches(metadata: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    for field, value, op in [(f, v, o) for f, spec in wanted.items() for o, v in spec.items()]:
+    if not all(matches(metadata, one) for one in wanted.get("and", ())):
+        return False
+    if "or" in wanted and not any(matches(metadata, one) for one in wanted["or"]):
+        return False
+    if "not" in wanted and matches(metadata, wanted["not"]):
+        return False
+    plain = {field: spec for field, spec in wanted.items() if field not in CONNECTIVES}
+    for field, value, op in [(f, v, o) for f, spec in plain.items() for o, v in spec.items()]:
         there = metadata.get(field)
         if op == "exists":
             ok = (there is not None) == value
-        elif op == "in":
-            ok = any(equal(there, one) for one in value)
+        elif op in ("in", "nin"):
+            ok = any(equal(there, one) for one in value) == (op == "in")
         elif op in ("eq", "ne"):
             same = there is None if value is None else equal(there, value)
             ok = same == (op == "eq")
@@ -66,9 +73,34 @@ clauses = st.fixed_dictionaries(
         **dict.fromkeys(("lt", "le", "gt", "ge"), scalars),
         **{op: scalars | st.none() for op in ("eq", "ne")},
         "in": st.lists(scalars, max_size=4),
+        "nin": st.lists(scalars, max_size=4),
         "exists": st.booleans(),
     },
 ).filter(bool)
+
+
+simple = st.dictionaries(fields, clauses, min_size=1, max_size=2)
+nested = st.recursive(
+    simple,
+    lambda inner: st.builds(
+        lambda beside, words: {**beside, **words},
+        st.dictionaries(fields, clauses, max_size=1),
+        st.one_of(
+            st.fixed_dictionaries({"and": st.lists(inner, min_size=1, max_size=3)}),
+            st.fixed_dictionaries({"or": st.lists(inner, min_size=1, max_size=3)}),
+            st.fixed_dictionaries({"not": inner}),
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(fields, values, max_size=4), max_size=6), nested)
+def test_and_or_not_say_what_the_words_say(documents: list[dict[str, Any]], wanted: dict[str, Any]) -> None:
+    expected = [i for i, one in enumerate(documents) if matches(one, wanted)]
+    assert select(documents, wanted) == expected
+    assert select(documents, plain_filter(wanted)) == expected
+    assert plain_filter(plain_filter(wanted)) == plain_filter(wanted)
 
 
 @given(st.lists(st.dictionaries(fields, values, max_size=4), max_size=6), st.dictionaries(fields, clauses, max_size=2))
@@ -96,11 +128,38 @@ def test_a_plain_value_is_equality_and_a_list_is_all_of_it() -> None:
         ({"a": {"gt": None}}, "string, number or boolean"),
         ({"a": {"eq": [1]}}, "string, number or boolean"),
         ({"a": float("nan")}, "nan"),
+        ({"a": {"nin": "abc"}}, "'nin'.*list"),
+        ({"or": {"a": 1}}, "'or'.*list of filters"),
+        ({"and": 5}, "'and'.*list of filters"),
+        ({"or": []}, "match everything"),
+        ({"or": [{"a": 1}, {}]}, "match everything"),
+        ({"not": {}}, "match everything"),
+        ({"not": [1]}, "'not'.*must hold filters"),
+        ({"or": [5]}, "'or'.*must hold filters"),
     ],
 )
 def test_illegal_filters_name_what_is_legal(wanted: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         conditions(wanted)
+
+
+def test_nesting_has_a_limit() -> None:
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(DEPTH):
+        deep = {"not": deep}
+    assert select([{"a": 1}, {"a": 2}], deep) == [0]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        conditions({"not": deep})
+
+
+def test_dates_in_iso_form_compare_by_time() -> None:
+    days = [{"day": day} for day in ("2023-12-31", "2024-01-01", "2024-01-01T09:30:00", "2024-02-01", "2024-10-01")]
+    assert select(days, {"day": {"ge": "2024-01-01", "lt": "2024-02-01"}}) == [1, 2]
+
+
+def test_the_fields_a_filter_compares() -> None:
+    wanted = {"a": 1, "or": [{"b": {"in": [1]}}, {"not": {"c": {"lt": 2}}}], "d": {"exists": False}, "e": None}
+    assert compared_fields(wanted) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("wanted", ["a=1", {1: 2}, None])
@@ -125,6 +184,12 @@ def test_filters_are_dictionaries_of_fields(wanted: Any) -> None:
         ('a="open', {"eq": '"open'}),
         ("a=x<y", {"eq": "x<y"}),
         ("a=退货", {"eq": "退货"}),
+        ("a=zh|en", {"in": ["zh", "en"]}),
+        ("a!= 1 | 2", {"nin": [1, 2]}),
+        ('a="x|y"', {"eq": "x|y"}),
+        ('a="x|y"|z|"3"', {"in": ["x|y", "z", "3"]}),
+        ("a=x||y|", {"in": ["x", "", "y", ""]}),
+        ('a="x" y|z', {"in": ['"x" y', "z"]}),
         ("a=", {"eq": ""}),
     ],
 )
@@ -138,6 +203,18 @@ def test_conditions_on_one_field_all_apply() -> None:
     wanted = parse_filter(["a>=1", "a<5", "a!=3", "a!=4", "b=x"])
     documents = [{"a": i, "b": "x"} for i in range(7)] + [{"a": 2, "b": "y"}]
     assert select(documents, wanted) == [1, 2]
+
+
+def test_an_expression_in_braces_is_a_filter_in_json() -> None:
+    wanted = parse_filter(['{"or": [{"a": 1}, {"b": "x"}]}', "a<5", '{"not": {"a": 1}}'])
+    documents = [{"a": 1}, {"a": 2, "b": "x"}, {"a": 6, "b": "x"}, {"b": "x"}]
+    assert select(documents, wanted) == [1]
+    for wrong in ('{"a": ', '{"or": 5}', '{"a": {"like": 1}}'):
+        with pytest.raises(ValueError, match=r"JSON|list of filters|unknown operator"):
+            parse_filter([wrong])
+    for wrong in ("or=5", "a<1|2"):
+        with pytest.raises(ValueError, match=r"need"):
+            parse_filter([wrong])
 
 
 @pytest.mark.parametrize("expression", ["a", "=1", "a==1", "a=>1", "", "a!1", "!=x", "a<>b"])

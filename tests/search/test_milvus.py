@@ -175,7 +175,14 @@ def test_every_filter_matches_what_the_embedded_store_matches(store: MilvusStore
         {"f": {"in": []}},
         {"f": [{"ge": 0}, {"ne": 1}], "x.y z": {"exists": False}},
     ]
-    filters += [{"f": {"in": [*range(5, 3000), "é"]}}]
+    filters += [{"f": {"in": [*range(5, 3000), "é"]}}, {"f": {"nin": [1, "a", 2.5]}}, {"f": {"nin": []}}]
+    filters += [{"not": one} for one in filters if one]
+    filters += [
+        {"or": [{"f": {"lt": 1}}, {"f": {"ge": "b"}}]},
+        {"not": {"or": [{"f": {"lt": 1}}, {"f": "é"}], "F": {"ne": 1}}},
+        {"and": [{"not": {"f": {"in": [0, "a"]}}}, {"or": [{"f": {"gt": 0}}, {"x.y z": 5}]}]},
+        {"not": {"not": {"f": {"le": "b"}}}},
+    ]
     told = 0
     for wanted in filters:
         where, parameters = to_sql(wanted)

@@ -92,6 +92,33 @@ def test_iterate_gives_everything_once_oldest_first(store: Store) -> None:
     assert all(np.array_equal(r.vector, vector(i)) for i, r in enumerate(r for batch in batches for r in batch))
 
 
+def test_pages_are_the_documents_in_the_order_of_their_ids(store: Store) -> None:
+    ids = ["b", "a", "10", "9", "é", "😀", "\uffff", "B", "a b"]
+    store.upsert([Row(one, "t", {"odd": i % 2}, vector(i)) for i, one in enumerate(ids)])
+    for wanted in (None, {"odd": 1}):
+        expected = sorted(one for i, one in enumerate(ids) if wanted is None or i % 2)
+        found: list[str] = []
+        while page := store.page(2, after=found[-1] if found else None, filter=wanted):
+            found += [row.id for row in page]
+        assert found == expected
+    assert [row.id for row in store.page(99, after="a")] == sorted(one for one in ids if one > "a")
+    assert store.page(1)[0] == Row("10", "t", {"odd": 0}, None)
+
+
+def test_pages_stay_whole_while_others_write(store: Store) -> None:
+    store.upsert([Row(f"{i:02}", "old", {}, vector(i)) for i in range(20)])
+    seen, after = [], None
+    for step in range(100):
+        page = store.page(3, after=after)
+        if not page:
+            break
+        seen += [row.id for row in page]
+        after = page[-1].id
+        store.delete([after])  # the place that the next page begins at
+        store.upsert([Row("00", f"new {step}", {}, vector(50)), Row(f"{step + 10:02}", "new", {}, vector(60 + step))])
+    assert seen == [f"{i:02}" for i in range(20)]
+
+
 def test_search_is_brute_force(store: Store) -> None:
     store.upsert([row(i, third=i % 3) for i in range(40)])
     queries = np.stack([vector(100), vector(101)])

@@ -35,6 +35,30 @@ def test_a_filter_has_a_hundred_conditions_at_most(client) -> None:
     assert (ask(100), ask(101)) == (200, 400)
 
 
+def test_documents_are_listed_page_by_page(client, indexes) -> None:
+    address = "/v1/indexes/plain/documents"
+    with Index.open(indexes[0], readonly=True) as index:
+        expected = [document._asdict() for document in index.list(limit=1000, filter={"size": "old"})]
+    found, after = [], {}
+    while True:
+        page = client.get(address, params={"limit": 10, "filter": '{"size": "old"}', **after}).json()
+        assert len(page["documents"]) <= 10
+        found += page["documents"]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert found == expected
+    assert len(client.get(address).json()["documents"]) == 100
+    for parameters in ({"limit": 0}, {"limit": 10**9}, {"filter": "{"}, {"filter": "[1]"}, {"filter": '{"or": 5}'}):
+        answer = client.get(address, params=parameters)
+        assert answer.status_code == 400, parameters
+        assert answer.json()["error"]["message"]
+    answer = client.get(address, params={"filter": '{"sise": "old"}'})
+    assert answer.status_code == 400
+    assert "there are: size, n" in answer.json()["error"]["message"]
+    assert client.get("/v1/indexes/none/documents").status_code == 404
+
+
 def test_search_by_vector_filter_dehub_and_rerank(client, encoder, indexes) -> None:
     vector = encoder.encode(["the dog runs"])[0].tolist()
     body = {"vector": vector, "index": "plain", "filter": {"size": "old", "n": {"ge": 80}}}

@@ -14,7 +14,7 @@ from kexue.search.check import CheckReport, check_index
 from kexue.search.copying import CopyReport, backup_index
 from kexue.search.documents import Document, check_documents, check_ids, match_vectors
 from kexue.search.encoding import IndexEncoder
-from kexue.search.filters import plain_filter
+from kexue.search.fields import FieldCatalogue
 from kexue.search.hubness import count_occurrences, record_hubness
 from kexue.search.hubs import Dehub, check_search_dehub
 from kexue.search.info import IndexInfo, describe_index
@@ -53,6 +53,7 @@ class Index:
         self.ingest = Ingest(store, encoder)
         self._readonly, self._path = readonly, encoder.path
         self._calibration = StoredCalibration(store, encoder.path)
+        self._fields = FieldCatalogue(store)
 
     @classmethod
     def create(
@@ -167,6 +168,7 @@ class Index:
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""
+        filter = self._fields.check(filter)
         return self._store.delete(None if ids is None else check_ids(ids), filter=filter)
 
     def compact(self) -> CompactReport:
@@ -209,7 +211,7 @@ class Index:
             queries: a text, several, or vectors (m, dim) of the encoder, before whitening.
             k: >= 1; all documents when there are fewer.
             filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
-                eq ne lt le gt ge in exists, all of which must hold.
+                eq ne lt le gt ge in nin exists, all of which must hold; ``{"or": [filter, ...]}``, ``and``, ``not``.
             rerank: reorder the nearest `candidates` by ``"wrd"`` or ``"wmd"`` between tokens, or by an object with
                 ``rerank(query, documents)``, such as `CrossEncoderReranker`. The score of a hit is then that of the
                 reranker; percentile and probability are still those of its cosine. Needs queries as text.
@@ -234,7 +236,7 @@ class Index:
         if dehub is not None:
             check_search_dehub(dehub, self.space.dehub)
         options: dict[str, Any] = {"exact": exact, "candidates": candidates, "dehub": dehub}
-        options["filter"] = None if filter is None else plain_filter(filter)
+        options["filter"] = self._fields.check(filter)
 
         def search(wanted: int) -> list[list[Hit]]:
             return search_index(self._store, self.encoder, queries, wanted, self.calibrator, **options)
@@ -347,3 +349,19 @@ class Index:
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors (m, dim) of queries that `search` takes; with the query prompt of the model, if any."""
         return self.encoder.encode(list(texts), "query")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The columns that the index was built from, and the fields of its metadata; see `FieldCatalogue.schema`."""
+        return self._fields.schema()
+
+    def list(self, *, filter: Filter | None = None, limit: int = 100, after: str | None = None) -> list[Document]:
+        """Return one page of the documents, in the order of their ids.
+
+        Args:
+            filter: only documents whose metadata match; see `search`.
+            limit: documents of a page, >= 1.
+            after: id of the last document of the page before; None begins. It need not exist any more: what others
+                write meanwhile neither repeats nor hides the rest.
+        """
+        return self._fields.page(limit, after=after, filter=filter)

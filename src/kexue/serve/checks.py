@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from kexue.search.filters import conditions
+from kexue.search.filters import comparisons, conditions
 from kexue.serve.errors import ApiError
 from kexue.serve.limits import MAX_CONDITIONS, MAX_INPUTS, MAX_LIST
 
@@ -48,13 +48,22 @@ def check_filter(filter: Mapping[str, Any] | None) -> None:
     if (values := _count_values(filter)) > MAX_LIST:
         raise ApiError(413, f"filter holds {values:,} values; at most {MAX_LIST:,} are allowed.", param="filter")
     try:
-        parsed = conditions(filter or {})
-    except (ValueError, OverflowError) as error:
+        count = sum(1 for _ in comparisons(conditions(filter or {})))
+    except (ValueError, TypeError, OverflowError) as error:
         raise ApiError(400, str(error), param="filter") from None
-    if len(parsed) > MAX_CONDITIONS:
-        raise ApiError(
-            400, f"filter has {len(parsed)} conditions; at most {MAX_CONDITIONS} are allowed.", param="filter"
-        )
+    if count > MAX_CONDITIONS:
+        raise ApiError(400, f"filter has {count} conditions; at most {MAX_CONDITIONS} are allowed.", param="filter")
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Return a filter that the address holds as JSON; refuse what is not a JSON object."""
+    try:
+        given = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"filter is not JSON: {error}.", param="filter") from None
+    if not isinstance(given, dict):
+        raise ApiError(400, f"filter must be a JSON object, got {text[:60]!r}.", param="filter")
+    return given
 
 
 def _count_values(part: Any) -> int:

@@ -199,6 +199,13 @@ INDEX = answers(
         "drift": (0.02, None),
     }
 )
+DOCUMENTS = answers(
+    {
+        "documents": [{"id": "17", "text": "Refunds take five days.", "metadata": {}}],
+        "next": ("17", None),
+        "warnings?": _WARNINGS,
+    }
+)
 UPSERT = answers({"added": 1, "updated": 0, "skipped": 0, "ids": ["17"], "documents": 513, "warnings?": _WARNINGS})
 DELETE = answers({"deleted": 1, "missing": ["18"], "documents": 512, "warnings?": _WARNINGS})
 COMPARE = answers(

@@ -26,7 +26,7 @@ from kexue.search.records import (
 )
 from kexue.search.rerank import search_and_rerank
 from kexue.serve import examples
-from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts
+from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts, parse_object
 from kexue.serve.errors import ApiError
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.limits import MAX_LIST
@@ -167,6 +167,24 @@ async def index(name: str, service: Here, warnings: Warnings) -> Response:
     record = asdict(await service.work(served.index.info))
     record |= {"index": name, "model": {**record["model"], "reference": None, "id": served.model.id}}
     return reply(record, warnings=warnings)
+
+
+@router.get("/v1/indexes/{name}/documents", responses=examples.DOCUMENTS)
+async def documents(
+    name: str,
+    service: Here,
+    warnings: Warnings,
+    limit: Annotated[int, Query(ge=1, le=_MAX_HITS)] = 100,
+    after: Annotated[str | None, Query(description="The field next of the page before.")] = None,
+    filter: Annotated[str | None, Query(description="A filter in JSON.", examples=['{"lang": "en"}'])] = None,
+) -> Response:
+    """List the documents of an index, in the order of their ids, page by page; next is null on the last page."""
+    served = service.find_index(name)
+    wanted = None if filter is None else parse_object(filter)
+    check_filter(wanted)
+    found = await service.work(lambda: served.index.list(filter=wanted, limit=limit + 1, after=after))
+    page = [document._asdict() for document in found[:limit]]
+    return reply({"documents": page, "next": page[-1]["id"] if len(found) > limit else None}, warnings=warnings)
 
 
 @router.post("/v1/indexes/{name}/documents", responses=examples.UPSERT)

@@ -124,6 +124,13 @@ class Store(Protocol):
         """Return the number of documents, or of those that match."""
         ...
 
+    def page(self, limit: int, *, after: str | None = None, filter: Filter | None = None) -> list[Row]:
+        """Return the first `limit` documents whose id is above `after`, in the order of their ids (by code point).
+
+        A document that is there during the reading of all pages is on exactly one of them, whatever others write.
+        """
+        ...
+
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first; documents written meanwhile may be missing."""
         ...

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kexue.search.filters import conditions, join
+from kexue.search.filters import Either, Negation, Part, conditions, join
 
-NOTHING = "key < 0"
+NOTHING, EVERYTHING = "key < 0", "key >= 0"
 _PLAIN = re.compile(r"[A-Za-z0-9_]{1,64}")
+_OPPOSITES = {"eq": "ne", "ne": "eq", "in": "nin", "nin": "in"}
 _SIGNS = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 
@@ -57,7 +58,36 @@ def to_expression(filter: Mapping[str, Any]) -> str:
     >>> to_expression({"year": {"ge": 2020}, "lang": {"ne": "en"}})
     '((fields["n_year"] >= 2020) and (not (exists fields["s_lang"]) or fields["s_lang"] != "en"))'
     """
-    return join("and", [f"({_clause(*condition)})" for condition in conditions(filter)])
+    return _all_of(conditions(filter))
+
+
+def _all_of(parts: Iterable[Part]) -> str:
+    return join("and", [f"({_part(part)})" for part in parts])
+
+
+def _none_of(parts: Iterable[Part]) -> str:
+    """Return the negation of `_all_of`: it is pushed down to the comparisons, where missing fields are handled."""
+    return join("or", [f"({_negated(part)})" for part in parts])
+
+
+def _part(part: Part) -> str:
+    if isinstance(part, Either):
+        return join("or", [f"({_all_of(some)})" for some in part.parts])
+    return _none_of(part.parts) if isinstance(part, Negation) else _clause(*part)
+
+
+def _negated(part: Part) -> str:
+    if isinstance(part, Either):
+        return join("and", [f"({_none_of(some)})" for some in part.parts])
+    if isinstance(part, Negation):
+        return _all_of(part.parts)
+    field, operator, value = part
+    if operator == "exists":
+        return _clause(field, operator, not value)
+    if operator in _OPPOSITES:
+        return _clause(field, _OPPOSITES[operator], value)
+    there = _field_of(field, value)
+    return f"not (exists {there}) or not ({there} {_SIGNS[operator]} {literal(value)})"
 
 
 def _clause(field: str, operator: str, value: Any) -> str:
@@ -66,6 +96,8 @@ def _clause(field: str, operator: str, value: Any) -> str:
         return there if value else f"not ({there})"
     if operator == "in":
         return join("or", [f"{_field_of(field, one)} == {literal(one)}" for one in value]) or NOTHING
+    if operator == "nin":
+        return join("and", [f"({_clause(field, 'ne', one)})" for one in value]) or EVERYTHING
     if operator == "ne":
         return f"not (exists {_field_of(field, value)}) or {_field_of(field, value)} != {literal(value)}"
     return f"{_field_of(field, value)} {_SIGNS[operator]} {literal(value)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import secrets
 import threading
 import time
@@ -240,6 +241,13 @@ class MilvusStore:
         """Return the number of documents, or of those that match."""
         expression = "" if filter is None else to_expression(filter)
         return self._read(lambda head: self._count(head, expression))[0]
+
+    def page(self, limit: int, *, after: str | None = None, filter: Filter | None = None) -> list[Row]:
+        """Return the first `limit` documents whose id is above `after`, by id; the ids of all that match are read."""
+        expression = "" if filter is None else to_expression(filter)
+        windows = self._windows(self._heads.require(), ["id"], expression)
+        names = (row["id"] for rows in windows for row in rows if after is None or row["id"] > after)
+        return self.get(heapq.nsmallest(limit, names))
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first."""

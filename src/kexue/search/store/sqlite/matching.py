@@ -31,10 +31,9 @@ class Matching:
 
     def find_keys(self, connection: sqlite3.Connection, filter: Filter) -> Keys:
         """Return the keys of the documents that match; cached until the store changes."""
-        version = self._transactions.version
-        if self._version != version or len(self._keys) > _FILTERS:
-            self._verify_documents(connection)
-            self._keys, self._version = {}, version
+        self.verify_documents(connection)
+        if len(self._keys) > _FILTERS:
+            self._keys = {}
         where, parameters = to_sql(filter)
         name = (where, *map(repr, parameters))
         if name not in self._keys:
@@ -42,8 +41,10 @@ class Matching:
             self._keys[name] = np.fromiter(chain.from_iterable(keys), np.int64)
         return self._keys[name]
 
-    def _verify_documents(self, connection: sqlite3.Connection) -> None:
+    def verify_documents(self, connection: sqlite3.Connection) -> None:
         """Compare documents with their checksums: all of them once, then the new ones."""
+        if self._version == self._transactions.version:
+            return
         if self._openings != self._transactions.openings:
             self._openings, self._verified = self._transactions.openings, -1
         tally = ChecksumCounter()
@@ -52,6 +53,7 @@ class Matching:
             state = self._transactions.state(connection)
             tally.check(state.n, state.documents, "documents")
         self._verified = tables.last_key(connection, "documents")
+        self._keys, self._version = {}, self._transactions.version
 
     def verify_ids(self, connection: sqlite3.Connection) -> None:
         """Check, once, that an id that is not found does not exist; in larger files only `check` does this."""

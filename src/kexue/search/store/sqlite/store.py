@@ -34,6 +34,7 @@ from kexue.search.store.sqlite import database, tables
 from kexue.search.store.sqlite.errors import explain_errors
 from kexue.search.store.sqlite.files import check_file, check_log_beside, check_target
 from kexue.search.store.sqlite.following import EngineFollower, search_approximate
+from kexue.search.store.sqlite.listing import read_page
 from kexue.search.store.sqlite.matching import Matching
 from kexue.search.store.sqlite.tables import ChecksumCounter
 from kexue.search.store.sqlite.transactions import ConnectionGuard, Transactions
@@ -189,6 +190,13 @@ class EmbeddedStore:
             if filter is None:
                 return self.transactions.state(connection).n
             return len(self._matching.find_keys(connection, filter))
+
+    def page(self, limit: int, *, after: str | None = None, filter: Filter | None = None) -> list[Row]:
+        """Return the first `limit` documents whose id is above `after`, by id."""
+        with self.transactions.read() as connection:
+            if filter is not None:
+                self._matching.verify_documents(connection)
+            return read_page(connection, limit, after, filter)
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first."""
