@@ -133,7 +133,7 @@ def test_colours_of_rich_itself_stay(monkeypatch, capsys) -> None:
     ],
 )
 def test_a_percentile_is_never_rounded_up(percentile, shown) -> None:
-    from kexue.cli.search import format_percentile
+    from kexue.cli._answers import format_percentile
 
     assert format_percentile(percentile) == shown
     assert float(shown) <= percentile

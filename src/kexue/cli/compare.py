@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kexue.cli import _options as opt
+from kexue.cli._answers import explanation_lines, format_percentile
 from kexue.cli._verb import Output, verb
-from kexue.cli.search import explanation_lines, format_percentile
 
 if TYPE_CHECKING:
     from kexue.similarity import Explanation

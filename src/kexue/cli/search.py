@@ -1,31 +1,29 @@
-"""`kexue search`: search an index."""
+"""`kexue search`: search an index, here or through a running server; one query, many, or a prompt."""
 
 from __future__ import annotations
 
-import math
-from functools import partial
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
-from kexue._text import visible
 from kexue.cli import _options as opt
+from kexue.cli._answers import AnswerPrinter
+from kexue.cli._prompt import answer_lines
+from kexue.cli._remote import ask_server, check_url
 from kexue.cli._verb import Output, verb
 from kexue.corpus.decoding import read_lines
 
-if TYPE_CHECKING:
-    from rich.table import Table
+Ask = Callable[[list[str], int], list[dict[str, Any]]]  # queries and k -> one record for each query
 
-    from kexue.search import Hit
-    from kexue.similarity import Explanation
-    from kexue.text import Encoder
-
-_WIDEST = 1000  # characters of a text that any terminal shows in one line
 _EXAMPLES = (
     'kexue search faq.kx "how long does a refund take"',
-    'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --json',
-    "kexue search faq.kx --queries questions.txt --json",
+    'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --show lang --json',
+    "kexue search faq.kx -i",
+    "kexue search faq.kx --queries questions.txt > answers.tsv",
+    'kexue search faq "how long does a refund take" --server http://127.0.0.1:8000',
     'kexue search faq.kx "money back" -k 3 --rerank wrd --dehub csls --explain',
     'kexue search faq.kx "money back" --rerank cross --cross-encoder models/reranker',
 )
@@ -66,6 +64,16 @@ def search(
         typer.Option(help="Number of candidates to rerank, or to score exactly in an approximate search.", min=1),
     ] = None,
     queries_file: Annotated[Path | None, typer.Option("--queries", help="File with one query per line, or -.")] = None,
+    interactive: Annotated[
+        bool, typer.Option("-i", "--interactive", help="Ask at a prompt; the model is loaded once.")
+    ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Address of a running `kexue serve` to ask; INDEX is then a name there.", metavar="URL"),
+    ] = None,
+    show: Annotated[
+        list[str] | None, typer.Option(help="Metadata field to show as a column; may be repeated.", metavar="FIELD")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="New folder or hub id of the index's encoder, if it was moved.")
     ] = None,
@@ -75,66 +83,73 @@ def search(
     """Search an index by meaning; scores are cosines of the stored vectors.
 
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
-    pairs the probability that it belongs to the query.
+    pairs the probability that it belongs to the query. A terminal shows a table, a pipe gets TSV with all of the text.
     """
     from kexue.search import CrossEncoderReranker, Index, parse_filter
-    from kexue.search.records import Stopwatch
-    from kexue.search.rerank import search_and_rerank
+    from kexue.search.answers import answer_queries
 
-    if (rerank == "cross") != (cross_encoder is not None):
+    if server is None and (rerank == "cross") != (cross_encoder is not None):
         raise typer.BadParameter(
             "--rerank cross needs --cross-encoder FOLDER, and --cross-encoder needs --rerank cross"
         )
+    if interactive and (queries or queries_file):
+        raise typer.BadParameter("-i asks for queries itself; leave out QUERY and --queries")
     try:
         condition = parse_filter(filters) if filters else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    options: dict[str, Any] = {"filter": condition, "dehub": dehub, "candidates": candidates, "explain": explain}
+    printer = AnswerPrinter(out, show or ())
+    if server is not None:
+        here = {"--exact": exact, "--cross-encoder": cross_encoder, "--model": model}
+        here |= {"--device": device != "auto", "--dtype": dtype != "auto"}
+        ask = _ask_remotely(server, index, here, {**options, "rerank": rerank})
+        _answer(out, printer, ask, k, _read_queries(queries, queries_file, interactive))
+        return
     with Index.open(index, readonly=True) as opened:
-        texts = _read_queries(queries or [], queries_file)
-        encoder = cast("Encoder", opened.load_encoder(model, device=device, dtype=dtype))
+        texts = _read_queries(queries, queries_file, interactive)
+        opened.load_encoder(model, device=device, dtype=dtype)
         chosen: Any = None if rerank == "none" else rerank
         if cross_encoder is not None:
             chosen = CrossEncoderReranker(cross_encoder, device=device)
-        options: dict[str, Any] = {"filter": condition, "exact": exact, "candidates": candidates, "dehub": dehub}
-        watch = Stopwatch()
-        vectors = opened.encode_queries(texts)
-        watch.lap("encode")
-        answers = search_and_rerank(
-            lambda wanted: opened.search(vectors, wanted, **options),
-            texts,
-            k,
-            rerank=chosen,
-            explain=explain,
-            candidates=candidates,
-            load_encoder=opened.load_encoder,
-            lap=watch.lap,
-        )
-    seconds = watch.seconds()
-    _emit_answers(out, index, texts, answers, encoder, seconds)
-    out.remark(f"{len(texts)} {'query' if len(texts) == 1 else 'queries'} in {1000 * seconds['total']:.0f} ms")
+        options |= {"rerank": chosen, "exact": exact}
+        _answer(out, printer, lambda some, k: answer_queries(opened, some, k, **options), k, texts)
 
 
-def _emit_answers(
-    out: Output, index: str, texts: list[str], answers: list[list[Hit]], encoder: Encoder, seconds: dict[str, float]
-) -> None:
-    """Print the hits of each query; the seconds of a step are divided equally among the queries."""
-    from kexue.search.records import index_name, search_record
-
-    each = {step: total / len(texts) for step, total in seconds.items()}
-    tokens = encoder.count_tokens(texts)
-    cut = [bool(encoder.tokenize([text]).truncated) for text in texts]
-    for query, hits, used, short in zip(texts, answers, tokens, cut, strict=True):
-        warnings = [f"the query was cut: at most {encoder.max_length} tokens are read."] if short else []
-        found = search_record(hits, index_name(index), tokens=used, seconds=each, warnings=warnings)
-        title = query if len(texts) > 1 else None
-        out.emit({"query": query, "index": index} | found, partial(_render_answer, hits, title))
-    if any(cut) and not out.json:
-        out.remark(f"kexue: warning: {sum(cut)} of the queries cut: at most {encoder.max_length} tokens are read")
+def _ask_remotely(server: str, index: str, here: dict[str, Any], body: dict[str, Any]) -> Ask:
+    """Return the function that asks a server; `here` holds the options that it decides itself."""
+    if given := [name for name, value in here.items() if value]:
+        raise typer.BadParameter(f"{', '.join(given)}: the server decides this; leave it out with --server")
+    try:
+        url = check_url(server)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    fields = {name: value for name, value in body.items() if value is not None}
+    return lambda queries, k: ask_server(url, index, queries, {**fields, "top_k": k})
 
 
-def _read_queries(given: list[str], file: Path | None) -> list[str]:
-    texts = [text for text in given if text != "-"]
-    if "-" in given:
+def _answer(out: Output, printer: AnswerPrinter, ask: Ask, k: int, texts: list[str] | None) -> None:
+    """Answer queries, or what is typed if there are none, and say how long it took."""
+
+    def answer(queries: list[str], k: int) -> None:
+        start = time.perf_counter()
+        for record in ask(queries, k):
+            printer.print(record, title=record["query"] if len(queries) > 1 else None)
+        seconds = time.perf_counter() - start
+        out.remark(f"{len(queries)} {'query' if len(queries) == 1 else 'queries'} in {1000 * seconds:.0f} ms")
+
+    if texts is None:
+        answer_lines(out, k, lambda query, k: answer([query], k))
+    else:
+        answer(texts, k)
+
+
+def _read_queries(given: list[str] | None, file: Path | None, interactive: bool) -> list[str] | None:
+    """Return the queries of the command line and of a file; None where they are asked for at a prompt."""
+    if interactive:
+        return None
+    texts = [text for text in given or () if text != "-"]
+    if "-" in (given or ()):
         texts += read_lines("-")
     if file is not None:
         texts += read_lines(file)
@@ -142,60 +157,3 @@ def _read_queries(given: list[str], file: Path | None) -> list[str]:
     if not texts:
         raise typer.BadParameter('no query: give one, as in: kexue search faq.kx "how long does a refund take"')
     return texts
-
-
-def explanation_lines(explanation: Explanation, most: int = 12) -> str:
-    """Return the pairs of words with the largest weight, one per line, and the distance."""
-    lines = [
-        f"    {pair.source:>14} -> {pair.target:<14} {pair.mass:6.1%} of the weight at cost {pair.cost:.3f}"
-        for pair in explanation.pairs[:most]
-    ]
-    more = len(explanation.pairs) - most
-    rest = f", {more} smaller pairs not shown" if more > 0 else ""
-    return "\n".join([*lines, f"    {explanation.kind.upper()} distance {explanation.distance:.3f}{rest}"])
-
-
-def format_percentile(percentile: float) -> str:
-    """Return a percentile with as many digits as its distance from 100 needs, never rounded up to 100."""
-    left = max(100 - percentile, 1e-3)
-    digits = max(2, min(4, math.ceil(-math.log10(left) - 1e-6) + 1))
-    scale = 10**digits
-    return f"{math.floor(percentile * scale + 1e-6) / scale:.{digits}f}"
-
-
-def _format_probability(probability: Any) -> str:
-    return f"{probability.value:.2f} ({probability.low:.2f}-{probability.high:.2f})"
-
-
-def _render_answer(hits: list[Any], title: str | None) -> Any:
-    from rich.console import Group
-
-    reasons = [
-        f"{visible(hit.id)}\n{visible(explanation_lines(hit.explanation))}"
-        for hit in hits
-        if hit.explanation is not None
-    ]
-    table = _make_table(hits, title)
-    return Group(table, "", *reasons) if reasons else table
-
-
-def _make_table(hits: list[Any], title: str | None) -> Table | str:
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not hits:
-        return f"{title + ': ' if title else ''}no document matches"
-    table = Table(title=escape(visible(title)) if title else None, title_justify="left", box=None, pad_edge=False)
-    columns = [("score", [f"{hit.score:.3f}" for hit in hits])]
-    if hits[0].percentile is not None:
-        columns.append(("percentile", [format_percentile(hit.percentile) for hit in hits]))
-    if hits[0].probability is not None:
-        columns.append(("probability", [_format_probability(hit.probability) for hit in hits]))
-    for name, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    table.add_column("id", overflow="ellipsis", no_wrap=True, max_width=32)
-    table.add_column("text", overflow="ellipsis", no_wrap=True)
-    for row, hit in enumerate(hits):
-        texts = (escape(visible(hit.id)), escape(visible(" ".join(hit.text.split())[:_WIDEST])))
-        table.add_row(*(column[row] for _, column in columns), *texts)
-    return table

@@ -1,0 +1,70 @@
+"""Answers of an index to questions as JSON records: the path that every way in (terminal, assistant) takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kexue.search.records import Stopwatch, index_name, search_record
+from kexue.search.rerank import search_and_rerank
+
+if TYPE_CHECKING:
+    from kexue.search.index import Index
+
+
+def answer_queries(
+    index: Index,
+    queries: Sequence[str],
+    k: int = 10,
+    *,
+    rerank: Any = None,
+    explain: bool = False,
+    candidates: int | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Search an index and return one record for each query.
+
+    Args:
+        index: open index; its encoder is loaded if necessary.
+        queries: as text.
+        k, rerank, explain, candidates, options: as in `Index.search`.
+
+    Returns:
+        Records of `search_record` with ``query`` and ``index`` (the path) in front. The seconds of a step are divided
+        equally among the queries.
+    """
+    encoder: Any = index.load_encoder()
+    watch = Stopwatch()
+    vectors = index.encode_queries(queries)
+    watch.lap("encode")
+    answers = search_and_rerank(
+        lambda wanted: index.search(vectors, wanted, candidates=candidates, **options),
+        queries,
+        k,
+        rerank=rerank,
+        explain=explain,
+        candidates=candidates,
+        load_encoder=index.load_encoder,
+        lap=watch.lap,
+    )
+    seconds = {step: total / len(queries) for step, total in watch.seconds().items()} if queries else {}
+    path = index.encoder.path
+    records = []
+    for query, hits, (tokens, warnings) in zip(queries, answers, _measure_queries(encoder, queries), strict=True):
+        found = search_record(hits, index_name(path), tokens=tokens, seconds=seconds, warnings=warnings)
+        records.append({"query": query, "index": path, **found})
+    return records
+
+
+def _measure_queries(encoder: Any, queries: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return the tokens of each query that the encoder reads, and a warning where it cuts the query.
+
+    An encoder that is not of `kexue.text` does not say: 0, and no warning.
+    """
+    if not hasattr(encoder, "tokenize"):
+        return [(0, [])] * len(queries)
+    cut = f"the query was cut: at most {encoder.max_length} tokens are read."
+    return [
+        (tokens, [cut] if encoder.tokenize([query]).truncated else [])
+        for query, tokens in zip(queries, encoder.count_tokens(queries), strict=True)
+    ]
