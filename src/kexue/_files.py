@@ -162,6 +162,14 @@ def displaced_path(path: str | os.PathLike[str]) -> Path:
     return target.with_name(f".{target.name}.kexue-old")
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: `KEXUE_CACHE`, else ``kexue`` in the user's cache folder."""
+    named = os.environ.get("KEXUE_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kexue"
+
+
 def hash_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:

@@ -28,6 +28,7 @@ _VOCABULARIES = (
     "tokenizer.model",
 )
 _BERT_SETTINGS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
+_MARKS = ("bos_token", "cls_token", "eos_token", "sep_token")
 _MARGIN = 128  # tokens read past the limit: a word cut in two there cannot change the tokens before the limit
 
 
@@ -229,7 +230,9 @@ def _load(folder: Path) -> tuple[Any, _Special]:
         raise CheckpointError(f"{folder} has no tokenizer.", remedy="Copy the whole folder, with its tokenizer.json.")
     try:
         config = _read_config(folder)
-        return _load_bert(folder, config) if _is_bert(folder, config) else _load_any(folder)
+        if _is_bert(folder, config):
+            return _load_bert(folder, config)
+        return _load_plain(folder, config) if _is_plain(folder, config) else _load_any(folder)
     except MissingDependencyError:
         raise
     except Exception as error:  # damaged files raise many types of errors
@@ -255,6 +258,27 @@ def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
 
     length = config.get("model_max_length")
     return backend, _Special(token_id("pad_token", "[PAD]"), token_id("unk_token", "[UNK]"), int(length or 1e30))
+
+
+def _is_plain(folder: Path, config: dict[str, Any]) -> bool:
+    """Return whether tokenizer.json decides the ids alone, so that transformers would add nothing to it."""
+    return (
+        config.get("tokenizer_class") == "PreTrainedTokenizerFast"
+        and (folder / "tokenizer.json").is_file()
+        and not any((folder / name).is_file() for name in ("special_tokens_map.json", "added_tokens.json"))
+        and set(config) <= {"tokenizer_class", "model_max_length", "pad_token", "unk_token", *_MARKS}
+    )
+
+
+def _load_plain(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
+    """Read tokenizer.json without transformers, which would take two seconds more."""
+    tokenizers = import_optional("tokenizers", extra="text")
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    marks = {name: backend.token_to_id(token) for name, token in config.items() if name.endswith("_token")}
+    if None in marks.values():  # transformers adds it
+        return _load_any(folder)
+    length = int(config.get("model_max_length") or 1e30)
+    return backend, _Special(marks.get("pad_token"), marks.get("unk_token"), length)
 
 
 def _load_any(folder: Path) -> tuple[Any, _Special]:
