@@ -101,12 +101,12 @@ def one_query(encoder: Encoder, folder: Path, sentences: list[str], rounds: int)
 
     plain = SentenceTransformer(str(folder), device=str(encoder.device))
     query = sentences[0]
-    tokens = encoder._tokenizer.encode([query])
-    batch = tokens.pad(np.arange(1), encoder._tokenizer.pad_id)
+    tokens = encoder._model.tokenizer.encode([query])
+    batch = tokens.pad(np.arange(1), encoder._model.tokenizer.pad_id)
 
     @torch.inference_mode()
     def forward() -> np.ndarray:
-        states, _ = encoder._network.states(batch)
+        states, _ = encoder._model.network.states(batch)
         return states[-1].float().numpy(force=True)
 
     ways: dict[str, Callable[[], object]] = {

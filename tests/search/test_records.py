@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from kexue.search import records
-from kexue.search.encoding import choose_prompt, encode_texts
+from kexue.search.encoding import encode_texts
 from kexue.search.ranking import Hit, Passage
 from kexue.search.records import Stopwatch, hit_record, search_record
 from kexue.similarity import ExplainedPair, Explanation, Probability
+from kexue.text.roles import choose_prompt
 
 TEXTS = ["a red house", "the blue car drives", "music plays", "blue music", "red car"]
 
@@ -117,7 +118,7 @@ def test_hits_of_a_query_as_a_record() -> None:
     [
         (None, [None, None, None]),
         ({}, [None, None, None]),
-        ({"query": "q: ", "document": "d: ", "passage": "p: "}, ["query", "document", None]),
+        ({"query": "q: ", "document": "d: ", "passage": "p: "}, ["query", "document", "query"]),
         ({"passage": "p: "}, [None, "passage", None]),
     ],
     ids=str,

@@ -226,7 +226,7 @@ def test_another_pooling_shares_the_weights(encoder: Encoder) -> None:
     assert (other.pooling, encoder.pooling) == ("cls", "last-avg")
     assert other.fingerprint != encoder.fingerprint
     assert other.with_pooling("mean").fingerprint == encoder.fingerprint
-    assert other._network is encoder._network
+    assert other._model.network is encoder._model.network
     with pytest.raises(ValueError, match="unknown pooling 'best'"):
         encoder.with_pooling("best")
 

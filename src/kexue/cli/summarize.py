@@ -53,7 +53,7 @@ def summarize(
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("encoding") as progress:
         summary = GeodesicSummarizer(k, topic=topic or "mean", redundancy=redundancy, budget=budget).summarize(
-            sentences, lambda texts: encoder.encode(texts, progress=progress), n=n
+            sentences, lambda texts: encoder.encode_queries(texts, progress=progress), n=n
         )
     chosen = zip(summary.indices, summary.sentences, summary.scores, summary.distances, summary.paths, strict=True)
     record = {

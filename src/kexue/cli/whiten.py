@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,6 @@ from kexue.cli._verb import Output, verb
 if TYPE_CHECKING:
     import numpy as np
 
-    from kexue.text import Encoder
 
 app = typer.Typer(help="Fit, apply, tune and export a whitening.", no_args_is_help=True)
 
@@ -64,7 +63,7 @@ def fit(
         chunks = itertools.chain.from_iterable([vector_chunks(read_vectors(name), name) for name in files])
     else:
         encoder = opt.load_encoder(model, device, dtype, batch_tokens)
-        chunks = _encode_chunks(encoder, inputs, text, encoding_errors, max_bytes)
+        chunks = _encode_chunks(encoder.encode_documents, inputs, text, encoding_errors, max_bytes)
     with out.progress("fitting") as progress:
         done = 0
         for chunk in chunks:
@@ -154,11 +153,12 @@ def tune(
     data = load_pairs(pairs, split, errors=encoding_errors, max_bytes=opt.parse_size(max_bytes))
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("encoding") as progress:
-        both = encoder.encode([*data.texts_a, *data.texts_b], progress=progress)
+        both = encoder.encode_queries([*data.texts_a, *data.texts_b], progress=progress)
     a, b = both[: len(data.texts_a)], both[len(data.texts_a) :]
-    fitted_on = (
-        np.concatenate(list(_encode_chunks(encoder, fit_on, text, encoding_errors, max_bytes))) if fit_on else both
-    )
+    fitted_on = both
+    if fit_on:
+        chunks = _encode_chunks(encoder.encode_queries, fit_on, text, encoding_errors, max_bytes)
+        fitted_on = np.concatenate(list(chunks))
     tuned = tune_whitening(fitted_on, (a, b), data.labels, cv=cv, generator=out.seed)
     tuned.whitening.save(target)
     table = [dataclasses.asdict(row) if dataclasses.is_dataclass(row) else dict(row) for row in tuned.table]
@@ -221,7 +221,11 @@ def export(
 
 
 def _encode_chunks(
-    encoder: Encoder, inputs: list[str], text: str | None, errors: str, max_bytes: str
+    encode: Callable[[list[str]], np.ndarray[Any, Any]],
+    inputs: list[str],
+    text: str | None,
+    errors: str,
+    max_bytes: str,
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the vectors of the texts in files, chunk by chunk."""
     from kexue.corpus import read_records
@@ -230,4 +234,4 @@ def _encode_chunks(
     records = read_records(inputs, text=text, errors=errors, max_bytes=opt.parse_size(max_bytes))
     texts = (record.text for record in records)
     while chunk := list(itertools.islice(texts, CHUNK)):
-        yield encoder.encode(chunk)
+        yield encode(chunk)

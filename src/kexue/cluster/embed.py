@@ -33,6 +33,7 @@ from kexue.corpus import read_records
 from kexue.corpus.decoding import MAX_BYTES
 from kexue.errors import DataError
 from kexue.search.build import Inputs
+from kexue.search.encoding import choose_model
 from kexue.search.space import SupportsEncode
 from kexue.search.spool import Spool
 from kexue.text.identity import ModelIdentity, identify
@@ -152,6 +153,7 @@ def embed(
             from kexue.text import Encoder
 
             encoder = Encoder(encoder)
+        choose_model(encoder, spool.sample())
         job = _ShardJob(spool, folder, encoder_record(encoder), shards, resume=resume, progress=progress)
         pool = Pool(session, partial(_make_function, _choose_opener(encoder)), gpu=True)
         for number, table in pool.map(job.missing(), most=len(job.paths)):

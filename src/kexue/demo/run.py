@@ -18,9 +18,10 @@ from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
 from kexue.demo.report import DemoReport, DemoRow
 from kexue.search import Hit, Index
-from kexue.search.encoding import choose_prompt, encode_texts
+from kexue.search.encoding import encode_texts
 from kexue.similarity import Whitening, known_item
 from kexue.similarity.probability import mean_limits
+from kexue.text.roles import choose_prompt
 
 if TYPE_CHECKING:
     from kexue._progress import Progress

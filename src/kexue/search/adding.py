@@ -71,6 +71,7 @@ def add_files(
                 f"{', '.join(lost)}.",
                 stacklevel=2,
             )
+        index.encoder.choose_model(spool.sample())
         report, _ = add_spool(index.ingest, spool, progress)
         return report + AddReport(0, 0, spool.duplicates)
 

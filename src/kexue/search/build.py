@@ -16,6 +16,7 @@ from typing import Any, cast
 from kexue._progress import Progress
 from kexue.corpus import read_records
 from kexue.corpus.decoding import MAX_BYTES
+from kexue.search.encoding import choose_model
 from kexue.search.hubs import Dehub, centre_whitening, check_dehub
 from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport
@@ -84,7 +85,8 @@ def build_index(
             `errors` and `max_bytes`. Without `id` a document is named by a hash of its text, and the same text is
             taken once.
         out: the index file to make.
-        encoder: a folder or hub id, ``"auto"``, or an object with ``encode(texts) -> (n, dim)``.
+        encoder: a folder, a model's name or hub id, ``"auto"`` (chosen by the texts, see `kexue.text.find_model_for`),
+            or an object with ``encode(texts) -> (n, dim)``.
         whitening: None, a fitted one, or one that is then fitted on all vectors.
         dehub, approx: see `Index.create`.
         resume: False discards what an interrupted build has left.
@@ -123,6 +125,7 @@ def build_index(
             from kexue.text import Encoder
 
             encoder = Encoder(encoder)
+        choose_model(encoder, spool.sample())
         job = _Job(target, encoder, whitening, dehub, {"approx": approx, "columns": columns})
         done, truncated = job.write(spool, resume=resume, progress=progress)
         info = job.finish(overwrite=overwrite)

@@ -1,36 +1,17 @@
-"""Encoding of texts: the prompt for each role that a text can have, and the check of what an encoder returns."""
+"""Encoding of texts: the model is chosen, the prompt of the role put before, and what an encoder returns is checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from os import PathLike
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from kexue.errors import ModelNotFoundError
 from kexue.search.products import Vectors
 from kexue.search.space import Space, SupportsEncode, as_vectors, read_record
 from kexue.search.store.base import Store, Value
-from kexue.text.identity import identify
-
-Role = Literal["query", "document", "pair"]
-# The prompts of a model that fit a role, best first. The two texts of a pair are treated alike: without a prompt.
-_PROMPTS: Mapping[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage"), "pair": ()}
-
-
-def choose_prompt(encoder: Any, role: Role) -> str | None:
-    """Return the name of the prompt that an encoder has for a role; None where it has none.
-
-    Args:
-        encoder: its ``prompts``, if any, map names to texts, as those of `kexue.text.Encoder` do.
-        role: ``"query"``, ``"document"`` (stored in an index), or ``"pair"`` (one of two texts compared as equals).
-
-    >>> from types import SimpleNamespace
-    >>> e5 = SimpleNamespace(prompts={"query": "query: ", "passage": "passage: "})
-    >>> [choose_prompt(e5, role) for role in ("query", "document", "pair")]
-    ['query', 'passage', None]
-    """
-    prompts = getattr(encoder, "prompts", None) or ()
-    return next((name for name in _PROMPTS[role] if name in prompts), None)
+from kexue.text.identity import ModelIdentity, identify
+from kexue.text.roles import Role, choose_prompt
 
 
 def encode_texts(encoder: SupportsEncode, texts: list[str], role: Role, *, dim: int | None = None) -> Vectors:
@@ -48,12 +29,20 @@ def encode_texts(encoder: SupportsEncode, texts: list[str], role: Role, *, dim: 
     Raises:
         ValueError: not n vectors, or NaN or infinity in one. SpaceMismatchError: vectors of another length.
     """
+    choose_model(encoder, texts)
     prompt = choose_prompt(encoder, role)
     options: dict[str, Any] = {} if prompt is None else {"prompt_name": prompt}
     vectors = encoder.encode(texts, **options)
     if len(vectors) != len(texts):
         raise ValueError(f"the encoder made {len(vectors)} vectors of {len(texts)} texts.")
     return as_vectors(vectors, dim=dim, what="the encoder's vectors")
+
+
+def choose_model(encoder: object, texts: Sequence[str]) -> None:
+    """Let an encoder whose model is not chosen yet choose it by texts; others have no such method, or do nothing."""
+    choose = getattr(encoder, "choose_model", None)
+    if choose is not None:
+        choose(texts)
 
 
 class IndexEncoder:
@@ -93,6 +82,13 @@ class IndexEncoder:
         """The space as it was last read, if the index held vectors then; a search compares it with the record."""
         return self._space if self._space is not None and self._space.token is not None else self.space
 
+    def choose_model(self, texts: Sequence[str]) -> None:
+        """Choose the model by the first texts, where neither the index nor the caller has named one."""
+        if self.space.model.model_id is None:
+            if self.encoder is None and self.space.model.reference is None:
+                return  # an index of vectors
+            choose_model(self.load(), texts)
+
     def load(
         self, model: SupportsEncode | str | None = None, *, device: str = "auto", dtype: str = "auto"
     ) -> SupportsEncode:
@@ -130,7 +126,8 @@ class IndexEncoder:
             from kexue.text import Encoder
 
             encoder = cast(SupportsEncode, Encoder(encoder, **space.model.settings(), **options))
-        space.model.check(identify(encoder), whitened=space.whitening is not None)
+        if space.model != ModelIdentity():  # else there is nothing to compare, and the texts to come choose the model
+            space.model.check(identify(encoder), whitened=space.whitening is not None)
         self.encoder = encoder
 
     def encode(self, texts: list[str], role: Role) -> Vectors:

@@ -70,8 +70,8 @@ class Index:
 
         Args:
             path_or_uri: the file to make, or an address such as ``milvus://host:19530/faq`` (see `open_store`).
-            encoder: a folder or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or None for vectors
-                only. It is loaded, and recorded, when the first text comes.
+            encoder: a folder, a model's name or hub id, ``"auto"``, an object with ``encode(texts) -> (n, dim)``, or
+                None for vectors only. It is loaded, and recorded, when the first texts come; these decide on "auto".
             whitening: applied to every vector before it is stored; one that is not fitted is fitted on the first `add`.
             dehub: correction for hubs, documents near everything. ``"csls"`` ranks by 2 cos(q, y) - r(q) - r(y), r the
                 mean cosine with the 50 nearest documents, at no cost to a search; r is measured when a document is
@@ -160,6 +160,8 @@ class Index:
             return AddReport(0, 0, checked.duplicates)
         raw = None if vectors is None else match_vectors(vectors, checked, dim=self.space.model.dim)
         rows = checked.rows
+        if raw is None or self.encoder.encoder is not None:
+            self.encoder.choose_model([row.text for row in rows])
         size = self.ingest.batch_size(len(rows))
         parts = (slice(start, start + size) for start in range(0, len(rows), size))
         batches = ((rows[part], None if raw is None else raw[part]) for part in parts)

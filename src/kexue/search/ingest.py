@@ -20,6 +20,7 @@ from kexue.search.space import Space, as_vectors
 from kexue.search.store.base import Row, Store, Value
 from kexue.similarity import Whitening
 from kexue.text.identity import identify
+from kexue.text.models import MULTILINGUAL
 
 BATCH = 512  # documents that are encoded, and made durable, at a time
 _SAME = 1e-6  # numbers of unit vectors that differ by less are equal, up to rounding of float32
@@ -117,7 +118,7 @@ class Ingest:
         model = space.model
         # vectors that are given together with an encoder are of this encoder
         if model.model_id is None and (encoded or self._encoder.encoder is not None):
-            reference = None if model.reference == "auto" else model.reference
+            reference = None if model.reference in ("auto", MULTILINGUAL) else model.reference  # not exact names
             model = identify(self._encoder.load(), reference=reference)
         if model.dim is None:
             model = replace(model, dim=raw.shape[1])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from kexue.search.encoding import encode_texts
 from kexue.search.ranking import Hit
 from kexue.search.rerank import TransportReranker
 from kexue.similarity import Explanation, HubnessReport, hubness_report, k_occurrence, pair_cosine
@@ -136,7 +137,7 @@ def compare_texts(
     """
     percentile = None
     if index is None:
-        cosine = float(pair_cosine(*(encoder.encode([text]) for text in (a, b)))[0])
+        cosine = float(pair_cosine(*(vector[None] for vector in encode_texts(encoder, [a, b], "pair")))[0])
     else:
         cosine = index.compare(a, b)
         if (calibrator := index.calibrator) is not None:

@@ -76,6 +76,15 @@ class Spool:
             last = found[-1][0]
             yield [Row(name, text, json.loads(metadata)) for _, name, text, metadata in found]
 
+    def sample(self, n: int = 1000) -> list[str]:
+        """Return the texts of at most `n` records, evenly spread over the input."""
+        (last,) = self._connection.execute("SELECT max(n) FROM input").fetchone()
+        places = sorted({1 + i * (last or 0) // n for i in range(n)})
+        found = self._connection.execute(
+            "SELECT text FROM input WHERE n IN (SELECT value FROM json_each(?)) ORDER BY n", (json.dumps(places),)
+        )
+        return [text for (text,) in found]
+
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return those of `ids` that no record has."""
         found = self._connection.execute(

@@ -14,7 +14,6 @@ from pydantic import Field
 from kexue._text import visible
 from kexue.search import Index
 from kexue.search.documents import check_documents
-from kexue.search.encoding import choose_prompt
 from kexue.search.engine import wants_approximate
 from kexue.search.records import (
     Stopwatch,
@@ -33,6 +32,7 @@ from kexue.serve.limits import MAX_LIST
 from kexue.serve.models import Timing, truncation_warnings
 from kexue.serve.service import ServedIndex
 from kexue.serve.wire import Here, Route, VectorRoute, Warnings, compute_headers, reply, shorten
+from kexue.text.roles import choose_prompt
 
 router = APIRouter(tags=["kexue"], route_class=Route)
 _LOG = logging.getLogger("kexue.serve")

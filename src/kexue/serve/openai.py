@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import Field
 
-from kexue.search.encoding import Role, choose_prompt
 from kexue.search.records import usage_record
 from kexue.serve import examples
 from kexue.serve.checks import check_number, check_texts
@@ -18,6 +17,7 @@ from kexue.serve.errors import ApiError
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.models import ServedModel
 from kexue.serve.wire import Here, Route, Warnings, reply, timing_headers
+from kexue.text.roles import Role, choose_prompt
 
 router = APIRouter(tags=["OpenAI"], route_class=Route)
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]

@@ -98,7 +98,8 @@ def evaluate_pairs(
 
     Args:
         encoder: an object with encode(texts) -> (n, d), or a function from a list of texts to (n, d). Each distinct
-            text is encoded once for each pooling.
+            text is encoded once for each pooling; by ``encode_queries`` where it exists, as `kexue.text.Encoder` has it
+            for models with prompts.
         pairs: a PairDataset, a file or name for `load_pairs`, or a list of these; or rows of (text, text, label), or
             three columns (texts, texts, labels).
         post: None for raw vectors; a Whitening; or several, in a list or by name. None inside means raw.
@@ -124,6 +125,8 @@ def evaluate_pairs(
         raise ValueError(f"bootstrap must be >= 0, got {bootstrap}.")
     datasets = pair_datasets(pairs)
     posts = _name_posts(post)
+    if hasattr(encoder, "choose_model"):  # the model of Encoder("auto"), by these texts
+        encoder.choose_model([text for data in datasets for text in (*data.texts_a, *data.texts_b)])
     encoders = [encoder] if poolings is None else [_set_pooling(encoder, mode) for mode in poolings]
     model, random = _model_name(encoder), np.random.default_rng(generator)
     rows: list[EvaluationRow] = []
@@ -181,6 +184,7 @@ def _encode_distinct(encoder: Any, data: PairDataset) -> tuple[Array, Array, Arr
     row_of: dict[str, int] = {}
     rows = np.array([row_of.setdefault(text, len(row_of)) for text in (*data.texts_a, *data.texts_b)])
     encode: Callable[[list[str]], Any] | None = getattr(encoder, "encode", encoder if callable(encoder) else None)
+    encode = getattr(encoder, "encode_queries", encode)  # both texts of a pair get the same prompt
     if encode is None:
         raise TypeError(f"the encoder must have encode(texts) or be callable, got {type(encoder).__name__}.")
     vectors = as_matrix(encode(list(row_of)), "the encoder's output")

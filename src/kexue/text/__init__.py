@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.text.choice import find_model_for as find_model_for
     from kexue.text.encoder import Encoder as Encoder, TokenVectors as TokenVectors
     from kexue.text.identity import ModelIdentity as ModelIdentity
     from kexue.text.models import find_model as find_model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "choice": ("find_model_for",),
         "encoder": ("Encoder", "TokenVectors"),
         "identity": ("ModelIdentity",),
         "models": ("find_model",),

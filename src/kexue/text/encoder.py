@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kexue._devices import choose_device, set_threads
 from kexue._progress import Progress
-from kexue.errors import CheckpointError
 from kexue.text.batches import split_by_tokens
-from kexue.text.folder import compute_fingerprint, read_model_folder
+from kexue.text.choice import FOREIGN_SHARE, find_model_for, foreign_share, sample_texts
 from kexue.text.identity import ModelIdentity
-from kexue.text.models import find_model, model_id_of
-from kexue.text.network import DTYPES, Batch, Network
+from kexue.text.loaded import LoadedModel
+from kexue.text.models import find_model, named_default
+from kexue.text.network import DTYPES
 from kexue.text.pooling import canonical_pooling
+from kexue.text.roles import Role, choose_prompt
 from kexue.text.streaming import EncodeReport, encode_to
-from kexue.text.tokenizer import TextTokenizer, Tokens, cut_text, list_texts
+from kexue.text.tokenizer import Tokens, cut_text, list_texts
 
 _CPU_TOKENS = 2048  # on a processor a larger batch leaves the cache: measured 20 % slower at 8192
 _UNKNOWN_SHARE = 0.2  # share of unknown tokens above which a warning is given
-_PROBES = [
-    "A man is playing a guitar.",
-    "Return the number of items in the list, or zero when it is empty!",
-    "The quick brown fox jumps over 13 lazy dogs",
-    "今天天气很好,我们去公园散步。",
-    "退货要多久?",
-]
+_FIRST = 4096  # texts of a stream that decide on the model
 
 
 class TokenVectors(NamedTuple):
@@ -63,7 +59,8 @@ class Encoder:
     Source of the poolings: kexue.fm/archives/8321.
 
     Args:
-        model: ``"auto"`` (see `find_model`), a folder, or a hub id.
+        model: a folder, a name or hub id (see `find_model`), or ``"auto"``: `KEXUE_MODEL`, else the first texts decide
+            (see `find_model_for`), once. Whoever asks ``"auto"`` for `dim` and the like before any text gets English.
         pooling: ``"cls"``, ``"pooler"`` (linear, without tanh), ``"last-avg"`` (alias ``"mean"``),
             ``"first-last-avg"`` or ``"max"``; None = the folder's own, mean for a plain Hugging Face folder.
         device: ``"auto"`` (`KEXUE_DEVICE`, else cuda, mps, cpu in this order), ``"cpu"``, ``"cuda"``, ``"cuda:0"``, ...
@@ -74,13 +71,9 @@ class Encoder:
         max_length: limit of tokens read of a text, special ones included, at most what the model has positions for;
             None = the folder's own limit.
         normalize: scale vectors to unit length; False also leaves out a last Normalize stage of the folder.
-        prompts: name -> text put before each input; added to those of the folder.
+        prompts: name -> text put before each input; added to those of the model.
 
     Attributes:
-        dim: width of a vector.
-        max_length: limit of tokens read of a text.
-        model_id: hub id, or the folder's absolute path.
-        fingerprint: sha256 over everything in the folder that changes a vector, and the pooling.
         truncated_: texts cut to `max_length` in the last call.
 
     Raises:
@@ -115,35 +108,78 @@ class Encoder:
             raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}.")
         set_threads()
         self.device = choose_device(device)
-        folder = find_model(model)
-        self.model_id = model_id_of(folder)
-        self._stack = read_model_folder(folder)
-        self._network = Network(self._stack, self.device)
-        self._tokenizer = TextTokenizer(self._stack.transformer, lower=self._stack.lower)
-        self.pooling = self._check_pooling(pooling or self._stack.pooling)
-        self.max_length = self._choose_max_length(max_length)
-        self._tokenizer.set_max_length(self.max_length)
         self.normalize = normalize
-        self.prompts = {**self._stack.prompts, **(prompts or {})}
         self.batch_tokens = batch_tokens
         self.truncated_ = 0
-        self._warned_unknown = [False]  # a list, which encoders of the same weights share: they warn once
-        self._network.set_dtype(dtype, probes=self._read_probes, pooling=self.pooling, name=self.model_id)
+        self._open = partial(
+            LoadedModel, device=self.device, pooling=pooling, dtype=dtype, max_length=max_length, prompts=prompts
+        )
+        chosen = os.fspath(model) != "auto" or named_default() is not None
+        self._loaded: LoadedModel | None = self._open(find_model(model)) if chosen else None
+        self._chosen = chosen
+
+    def choose_model(self, texts: Sequence[str]) -> None:
+        """Choose the model of ``Encoder("auto")`` by texts, see `find_model_for`; later calls change nothing.
+
+        `encode` and its kin do it with the texts of their first call. What reads texts in batches calls it first.
+
+        Raises:
+            ModelNotFoundError: the model is neither on this machine nor on the hub.
+        """
+        if self._chosen or not len(texts):
+            return
+        if self._loaded is None:
+            self._loaded = self._open(find_model_for(texts))
+        elif (share := foreign_share(sample_texts(texts))) > FOREIGN_SHARE:
+            warnings.warn(
+                f"{share:.0%} of the words are not English, but {self.model_id} was opened before there was a text, "
+                'which says little about them. Name a model: Encoder("multilingual-e5-small").',
+                UserWarning,
+                stacklevel=2,
+            )
+        self._chosen = True
+
+    @property
+    def _model(self) -> LoadedModel:
+        """The opened model; before any text the one for English."""
+        if self._loaded is None:
+            self._loaded = self._open(find_model("auto"))
+        return self._loaded
 
     @property
     def dim(self) -> int:
         """Width of a vector."""
-        return self._network.dim
+        return self._model.network.dim
 
     @property
     def dtype(self) -> str:
         """Dtype of the transformer: ``"float32"``, ``"bfloat16"`` or ``"float16"``."""
-        return self._network.dtype
+        return self._model.network.dtype
 
-    @cached_property
+    @property
+    def model_id(self) -> str:
+        """Hub id, name of a packaged model, or the folder's absolute path."""
+        return self._model.model_id
+
+    @property
+    def pooling(self) -> str:
+        """Name of the pooling."""
+        return self._model.pooling
+
+    @property
+    def max_length(self) -> int:
+        """Limit of tokens read of a text, special ones included."""
+        return self._model.max_length
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Text put before an input, by name: the published ones, those of the folder, those of the caller."""
+        return self._model.prompts
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over everything in the folder that changes a vector, and the pooling, in hexadecimal."""
-        return compute_fingerprint(self._stack, self.pooling)
+        return self._model.fingerprint
 
     @property
     def identity(self) -> ModelIdentity:
@@ -175,13 +211,12 @@ class Encoder:
     @property
     def default_prompt(self) -> str:
         """Prompt put before each text when none is named; empty for most models."""
-        return self._prompt(None)
+        return self._model.prompt(None)
 
     def with_pooling(self, mode: str) -> Encoder:
         """Return an encoder with another pooling that shares these weights; this one is not changed."""
         other = copy.copy(self)
-        other.__dict__.pop("fingerprint", None)
-        other.pooling = self._check_pooling(canonical_pooling(mode))
+        other._loaded = self._model.with_pooling(mode)
         return other
 
     def encode(
@@ -211,6 +246,17 @@ class Encoder:
         tokens = self._tokenize(texts, prompt_name)
         self._warn_if_unknown(tokens)
         return self._vectors(tokens, normalize, progress)
+
+    def encode_queries(self, texts: Iterable[str], *, progress: Progress | None = None) -> np.ndarray:
+        """Encode queries, or texts that are compared as equals, with the model's prompt for them, if it has one.
+
+        Arguments and errors are those of `encode`; so are those of `encode_documents`.
+        """
+        return self._encode_as("query", texts, progress)
+
+    def encode_documents(self, texts: Iterable[str], *, progress: Progress | None = None) -> np.ndarray:
+        """Encode texts to be searched, with the model's prompt for documents, if it has one."""
+        return self._encode_as("document", texts, progress)
 
     def tokenize(self, texts: Iterable[str], *, prompt_name: str | None = None) -> TokenIds:
         """Return the token ids of each text as `encode` reads them: after the prompt, cut to `max_length`.
@@ -257,7 +303,7 @@ class Encoder:
             ValueError: a sequence is not one row of whole numbers, is empty or longer than `max_length`, or holds an
                 id outside the vocabulary; its position is named.
         """
-        return self._tokenizer.check_ids(sequences)
+        return self._model.tokenizer.check_ids(sequences)
 
     def encode_tokens(self, texts: Iterable[str]) -> list[TokenVectors]:
         """Return the last layer's vector of every token and its place in the text; special tokens are left out.
@@ -276,14 +322,14 @@ class Encoder:
             >>> tokens.tokens, tokens.offsets  # doctest: +SKIP
             (['dogs', 'run', '.'], [(0, 4), (5, 8), (8, 9)])
         """
-        encodings = self._tokenizer.encode_with_offsets(list_texts(texts))
+        encodings = self._read_tokens(list_texts(texts))
         self.truncated_ = sum(1 for encoding in encodings if encoding.overflowing)
         lengths = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
         ids = np.array([i for encoding in encodings for i in encoding.ids], dtype=np.int32)
         tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), self.truncated_, 0.0)
         results: list[Any] = [None] * len(encodings)
         for rows in split_by_tokens(lengths, self.pass_tokens):
-            states, _ = self._network.states(tokens.pad(rows, self._tokenizer.pad_id))
+            states, _ = self._model.network.states(tokens.pad(rows, self._model.tokenizer.pad_id))
             for row, state in zip(rows.tolist(), states[-1].float().numpy(force=True), strict=True):
                 record = encodings[row]
                 kept = np.flatnonzero(np.array(record.special_tokens_mask) == 0)
@@ -294,7 +340,9 @@ class Encoder:
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count the tokens of each text: cut to `max_length`, special tokens included, without a prompt."""
-        return [int(length) for length in self._tokenizer.encode(list_texts(texts)).lengths]
+        texts = list_texts(texts)
+        self.choose_model(texts)
+        return [int(length) for length in self._model.tokenizer.encode(texts).lengths]
 
     def cut(self, texts: Iterable[str], tokens: int) -> list[str]:
         """Return each text up to the end of its first `tokens` tokens, special ones not counted.
@@ -306,7 +354,7 @@ class Encoder:
             raise ValueError(f"tokens must be >= 1, got {tokens}.")
         texts = list_texts(texts)
         short = []
-        for text, record in zip(texts, self._tokenizer.encode_with_offsets(texts), strict=True):
+        for text, record in zip(texts, self._read_tokens(texts), strict=True):
             offsets = [
                 at for at, special in zip(record.offsets, record.special_tokens_mask, strict=True) if not special
             ]
@@ -339,6 +387,14 @@ class Encoder:
             DiskFullError: not enough room on the disk; raised before starting if ``len(texts)`` is known.
             TypeError: an element is not a string.
         """
+        texts = [texts] if isinstance(texts, str) else texts
+        if isinstance(texts, Sequence):
+            self.choose_model([text for text in sample_texts(texts) if isinstance(text, str)])
+        elif not self._chosen:
+            stream = iter(texts)
+            first = list_texts(itertools.islice(stream, _FIRST))
+            self.choose_model(first)
+            texts = itertools.chain(first, stream)
         return encode_to(self, path, texts, resume=resume, progress=progress)
 
     @property
@@ -348,74 +404,44 @@ class Encoder:
 
     # One call
 
+    def _encode_as(self, role: Role, texts: Iterable[str], progress: Progress | None) -> np.ndarray:
+        texts = list_texts(texts)
+        self.choose_model(texts)  # which decides on the prompts, too
+        return self.encode(texts, prompt_name=choose_prompt(self, role), progress=progress)
+
     def _tokenize(self, texts: Iterable[str], prompt_name: str | None) -> Tokens:
         texts = list_texts(texts)
-        prompt = self._prompt(prompt_name)
-        tokens = self._tokenizer.encode([prompt + text for text in texts] if prompt else texts)
+        self.choose_model(texts)
+        prompt = self._model.prompt(prompt_name)
+        tokens = self._model.tokenizer.encode([prompt + text for text in texts] if prompt else texts)
         self.truncated_ = tokens.truncated
         return tokens
 
+    def _read_tokens(self, texts: list[str]) -> list[Any]:
+        """Return the tokenizer's records of texts, with offsets and without a prompt."""
+        self.choose_model(texts)
+        return self._model.tokenizer.encode_with_offsets(texts)
+
     def _vectors(self, tokens: Tokens, normalize: bool | None, progress: Progress | None = None) -> np.ndarray:
         unit = self.normalize if normalize is None else normalize
+        model = self._model
         n = len(tokens.starts) - 1
         vectors = np.empty((n, self.dim), dtype=np.float32)
         done = 0
         for rows in split_by_tokens(tokens.lengths, self.pass_tokens):
-            batch = tokens.pad(rows, self._tokenizer.pad_id)
-            vectors[rows] = self._network.vectors(batch, self.pooling, unit=unit)
+            batch = tokens.pad(rows, model.tokenizer.pad_id)
+            vectors[rows] = model.network.vectors(batch, model.pooling, unit=unit)
             done += len(rows)
             if progress is not None:
                 progress(done, n)
         return vectors
 
-    def _prompt(self, name: str | None) -> str:
-        if name is None:
-            name = self._stack.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise ValueError(
-                f"unknown prompt {name!r}; this model has: {known}. Add it with prompts={{{name!r}: ...}}."
-            )
-        return self.prompts[name]
-
     def _warn_if_unknown(self, tokens: Tokens) -> None:
-        if tokens.unknown > _UNKNOWN_SHARE and not self._warned_unknown[0]:
-            self._warned_unknown[0] = True
+        if tokens.unknown > _UNKNOWN_SHARE and not self._model.warned_unknown[0]:
+            self._model.warned_unknown[0] = True
             warnings.warn(
                 f"{tokens.unknown:.0%} of the tokens are unknown to {self.model_id}: its vectors say little about "
                 "these texts. Use a model for their language: model=..., --model, or KEXUE_MODEL.",
                 UserWarning,
                 stacklevel=3,
             )
-
-    # What the constructor checks and chooses
-
-    def _check_pooling(self, mode: str | None) -> str:
-        """Return the pooling to use; CheckpointError where the folder cannot serve it."""
-        if mode is None:
-            raise CheckpointError(
-                f"{self._stack.transformer} uses the pooling {self._stack.pooling_raw}, which is not supported.",
-                remedy="Choose one with pooling=.",
-            )
-        return self._network.check_pooling(mode)
-
-    def _choose_max_length(self, wanted: int | None) -> int:
-        limits = [self._tokenizer.model_max_length]
-        if self._network.max_positions is not None and self._network.max_positions > 0:
-            limits.append(self._network.max_positions)
-        most = min(limits)
-        least = self._tokenizer.specials + 1
-        if wanted is None:
-            wanted = min(self._stack.max_length or most, most)
-            if wanted > 1_000_000:  # the folder states no limit
-                wanted = 512
-        if not least <= wanted <= most:
-            raise ValueError(f"max_length must be between {least} and {most} tokens for this model, got {wanted}.")
-        return wanted
-
-    def _read_probes(self) -> Batch:
-        """Return the batch of the sentences that decide on bfloat16."""
-        probes = self._tokenizer.encode(_PROBES)
-        return probes.pad(np.arange(len(_PROBES)), self._tokenizer.pad_id)

@@ -10,12 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kexue.text.packed import PackedModel
 
 MAX_LENGTH = 512
-_DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _LAYER_NAMES = {
     "q": "attention.self.query",
     "k": "attention.self.key",
@@ -35,14 +32,13 @@ _EMBEDDING_NAMES = {
 }
 
 
-def write_model(model: PackedModel, folder: Path, *, prompts: dict[str, str], dtype: str) -> None:
+def write_model(model: PackedModel, folder: Path, *, prompts: dict[str, str]) -> None:
     """Write a packed model into an empty folder.
 
     Args:
         model: the model, a BERT with a unigram vocabulary; its vectors are means of unit length.
         folder: where its files go.
         prompts: name -> text put before an input.
-        dtype: ``"F32"``, which holds its numbers exactly, or ``"F16"``.
     """
     for name in ("1_Pooling", "2_Normalize"):
         (folder / name).mkdir()
@@ -82,7 +78,7 @@ def write_model(model: PackedModel, folder: Path, *, prompts: dict[str, str], dt
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    _write_weights(model, folder / "model.safetensors", dtype)
+    _write_weights(model, folder / "model.safetensors")
 
 
 def _config(model: PackedModel) -> dict[str, Any]:
@@ -160,18 +156,17 @@ def _published_name(name: str) -> str:
     return f"encoder.layer.{layer[1:]}.{_LAYER_NAMES[part]}.{'weight' if kind == 'w' else 'bias'}"
 
 
-def _write_weights(model: PackedModel, path: Path, dtype: str) -> None:
-    """Write the weights as safetensors: length of the header (u64), header in JSON, then the numbers."""
-    stored = _DTYPES[dtype]
+def _write_weights(model: PackedModel, path: Path) -> None:
+    """Write the weights as safetensors in float16: length of the header (u64), header in JSON, then the numbers."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in model.shapes().items():
-        start, end = end, end + math.prod(shape) * stored.itemsize
-        header[_published_name(name)] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start, end = end, end + math.prod(shape) * 2
+        header[_published_name(name)] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in model.shapes():
             for part in model.tensors[name].parts():
-                file.write(part.astype(stored).tobytes())
+                file.write(part.astype("<f2").tobytes())

