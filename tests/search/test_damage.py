@@ -72,7 +72,7 @@ def look(path: Path) -> Any:
 
 
 def alone(path: Path) -> None:
-    for ending in ("-wal", "-shm", "-snapshot"):
+    for ending in ("-wal", "-shm", *wal.SNAPSHOTS):
         Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
@@ -444,7 +444,7 @@ def test_reading_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
                 writer.add(["one more"], ids=["more"], vectors=QUERIES[:1])
         assert index.search(QUERIES[:1], 1)[0][0].id == "more"
     assert sorted(os.listdir(path.parent)) == [name for name in names if not name.endswith(("-wal", "-shm"))] + (
-        [f"{path.name}-snapshot"] if logged else []
+        [f"{path.name}{ending}" for ending in wal.SNAPSHOTS] if logged else []
     )
 
 
@@ -500,7 +500,9 @@ def test_a_backup_is_one_state_of_an_index_in_use(tmp_path: Path) -> None:
     with Index.open(tmp_path / "b.kx", readonly=True) as copy:
         assert len(copy) == N + 1
         assert copy.get(["after", "later"])[0].id == "after"
-    assert sorted(os.listdir(tmp_path)) == ["b.kx", "x.kx", "x.kx-snapshot"], "a reader needs nothing beside a backup"
+    assert sorted(os.listdir(tmp_path)) == ["b.kx", "x.kx", "x.kx-snapshot", "x.kx-words"], (
+        "a reader needs nothing beside a backup"
+    )
 
 
 def test_a_damaged_index_makes_no_backup_and_a_damaged_backup_no_index(tmp_path: Path) -> None:
@@ -557,7 +559,7 @@ backup_index({str(path)!r}, {str(tmp_path / "b.kx")!r})
     assert not (tmp_path / "b.kx").exists()
     backup_index(path, tmp_path / "b.kx")
     Index.open(path).close()
-    assert sorted(os.listdir(tmp_path)) == ["b.kx", "x.kx", "x.kx-snapshot"]
+    assert sorted(os.listdir(tmp_path)) == ["b.kx", "x.kx", "x.kx-snapshot", "x.kx-words"]
 
 
 def test_the_verbs_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

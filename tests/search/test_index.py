@@ -40,7 +40,7 @@ def test_the_nearest_texts_are_those_of_brute_force(make_index: Make, encoder: A
     scores = brute(encoder.encode(queries), encoder.encode(texts))
     for k in (1, 10, 300, 1000):
         for given in (queries, encoder.encode(queries), encoder.encode(queries).astype(np.float64)):
-            for row, hits in zip(scores, index.search(given, k), strict=True):
+            for row, hits in zip(scores, index.search(given, k, mode="dense"), strict=True):
                 found = [texts.index(hit.text) for hit in hits]
                 assert len(found) == min(k, 300)
                 # trigram counts tie often, and rounding may swap near ties: compare by score
@@ -289,7 +289,7 @@ def test_whitening_is_applied_to_what_is_stored_and_asked(
         index.add(texts, **options)
         index.close()
         with Index.open(tmp_path / name, readonly=True, encoder=encoder) as opened:
-            for row, hits in zip(scores, opened.search(queries, 200), strict=True):
+            for row, hits in zip(scores, opened.search(queries, 200, mode="dense"), strict=True):
                 # float32 whitening of counts up to 10
                 assert np.allclose([h.score for h in hits], np.sort(row)[::-1], atol=1e-5)
                 assert np.allclose([row[texts.index(h.text)] for h in hits], [h.score for h in hits], atol=1e-5)
@@ -482,4 +482,6 @@ def test_query_and_document_prompts_of_the_model_are_used(tiny_model: Path, tmp_
         queries = encoder.encode(TEXTS, prompt_name="query")
         assert np.allclose(index.encode_queries(TEXTS), queries, atol=1e-5)
         scores = queries @ encoder.encode(TEXTS, prompt_name="document").T
-        assert [hits[0].score for hits in index.search(TEXTS, 1)] == pytest.approx(scores.max(1), abs=1e-5)
+        assert [hits[0].score for hits in index.search(TEXTS, 1, mode="dense")] == pytest.approx(
+            scores.max(1), abs=1e-5
+        )

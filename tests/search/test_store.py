@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kexue.errors import DiskFullError, IndexFormatError, KexueError, NotSupported, SpaceMismatchError
 from kexue.search import IndexBusyError, IndexExistsError, IndexMissingError, IndexReadOnlyError, Row, Store, open_store
+from kexue.search.postings import Postings
 from kexue.search.store import EmbeddedStore, create_store
 from kexue.search.store.sqlite import database, following
 from kexue.search.store.sqlite.following import EngineFollower
@@ -244,6 +245,21 @@ class Model(RuleBasedStateMachine):
             [hits] = store.search(query[None], k, filter=None if low is None else {"n": {"ge": low}})
             assert [(h.id, h.text) for h in hits] == [(r.id, r.text) for r in expected]
 
+    @rule(number=st.integers(0, 12), k=st.integers(1, 15), low=st.none() | st.integers(0, 12))
+    def search_words(self, number: int, k: int, low: int | None) -> None:
+        kept = [r for r in self.model.values() if low is None or r.metadata["n"] >= low]
+        query, wanted = f"{number} at {self.stamp}", None if low is None else {"n": {"ge": low}}
+        every = Postings()
+        keys = np.arange(len(self.model))
+        every.add(keys, keys, [r.text for r in self.model.values()])
+        scored = every.score(query, 15)
+        rows = {r.id: i for i, r in enumerate(self.model.values())}
+        for store in (self.store, self.other):
+            [hits] = store.search_words([query], k, filter=wanted)
+            expected = [(i, score) for i, score in zip(scored.keys.tolist(), scored.scores.tolist(), strict=True)]
+            expected = [(i, score) for i, score in expected if list(self.model.values())[i] in kept]
+            assert [(rows[h.id], h.score) for h in hits] == expected[:k]
+
     @invariant()
     def same(self) -> None:
         if hasattr(self, "model"):
@@ -385,7 +401,7 @@ def test_an_index_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch
     store = EmbeddedStore.open(path, readonly=True)
     assert store.search(np.stack([vector(1)]), 1)[0][0].id == "id1"
     store.close()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.kx", "x.kx-snapshot"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.kx", "x.kx-snapshot", "x.kx-words"]
     with pytest.raises(KexueError, match="cannot be written"):
         EmbeddedStore.open(path)
 

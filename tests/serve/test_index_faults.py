@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from kexue.errors import DiskFullError, IndexFormatError
 from kexue.search import Index, IndexBusyError, IndexReadOnlyError, IndexReplacedError
+from kexue.search.store.sqlite.wal import SNAPSHOTS
 from kexue.serve import Settings, create_app
 from kexue.serve.errors import to_api_error
 
@@ -62,7 +63,8 @@ def spoil(path: Path, statement: str) -> None:
     connection.execute(statement)
     connection.commit()
     connection.close()
-    Path(f"{path}-snapshot").unlink(missing_ok=True)
+    for ending in SNAPSHOTS:
+        Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
 @pytest.fixture

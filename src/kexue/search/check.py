@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import cast
 
 from kexue._progress import Progress
 from kexue.errors import IndexFormatError
 from kexue.search.calibration import StoredCalibration
 from kexue.search.info import describe_index
 from kexue.search.opening import open_index
-from kexue.search.store import require_file
+from kexue.search.store import EmbeddedStore, require_file
 from kexue.search.store.base import IndexMissingError, IndexReplacedError
 from kexue.search.store.sqlite import copying, files
 
@@ -28,7 +29,7 @@ class CheckReport:
 
 
 def check_index(path: str | os.PathLike[str], *, progress: Progress | None = None) -> CheckReport:
-    """Check everything in an index: structure, checksum of every row, vectors, whitening, calibration.
+    """Check everything in an index: structure, checksum of every row, vectors, words, whitening, calibration.
 
     Args:
         path: the file; others may use it meanwhile.
@@ -53,7 +54,7 @@ def check_index(path: str | os.PathLike[str], *, progress: Progress | None = Non
         files.check_file(file)
         documents, problems = copying.check(file, progress=progress)
         if not problems:
-            _read_records(os.fspath(file))
+            problems = _read_records(os.fspath(file))
     except (IndexMissingError, IndexReplacedError):
         raise
     except IndexFormatError as error:
@@ -61,10 +62,11 @@ def check_index(path: str | os.PathLike[str], *, progress: Progress | None = Non
     return CheckReport(os.fspath(path), not problems, documents, problems, time.perf_counter() - began)
 
 
-def _read_records(path: str) -> None:
-    """Read what the index records about itself; IndexFormatError where that is damaged."""
+def _read_records(path: str) -> list[str]:
+    """Read what the index records about itself, and compare its words; IndexFormatError where it is damaged."""
     store, encoder = open_index(path, readonly=True)
     try:
         describe_index(path, store, encoder.space, StoredCalibration(store, path).load())
+        return cast(EmbeddedStore, store).words.find_problems()
     finally:
         store.close()

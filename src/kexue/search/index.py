@@ -19,6 +19,7 @@ from kexue.search.hubness import count_occurrences, record_hubness
 from kexue.search.hubs import Dehub, check_search_dehub
 from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport, Ingest
+from kexue.search.modes import Mode
 from kexue.search.opening import create_index, open_index
 from kexue.search.products import Vectors
 from kexue.search.ranking import Hit, check_counts, search_index
@@ -200,6 +201,9 @@ class Index:
         queries: str | Sequence[str] | Any,
         k: int = 10,
         *,
+        mode: Mode = "auto",
+        weight: float | None = None,
+        vectors: Any = None,
         filter: Filter | None = None,
         rerank: Literal["wrd", "wmd", "cross"] | Reranker | None = None,
         dehub: Literal["none", "csls", "center"] | None = None,
@@ -212,6 +216,11 @@ class Index:
         Args:
             queries: a text, several, or vectors (m, dim) of the encoder, before whitening.
             k: >= 1; all documents when there are fewer.
+            mode: ``"dense"`` searches by meaning; ``"lexical"`` by words, without the encoder, and scores are BM25;
+                ``"hybrid"`` by both, and scores are cosines. ``"auto"`` is hybrid for texts, dense for vectors and in
+                Milvus.
+            weight: of the words in a hybrid search, 0 to 1; None: 0.7, chosen by measurement.
+            vectors: (m, dim) of queries given as texts, if they are known already (`encode_queries`).
             filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
                 eq ne lt le gt ge in nin exists, all of which must hold; ``{"or": [filter, ...]}``, ``and``, ``not``.
             rerank: reorder the nearest `candidates` by ``"wrd"`` or ``"wmd"`` between tokens, or by an object with
@@ -230,14 +239,15 @@ class Index:
             One list for each query, also for a single text.
 
         Raises:
-            ValueError: k < 1, a blank query, NaN, a filter that is not legal.
+            ValueError: k < 1, a blank query, NaN, a filter that is not legal, a mode that the queries exclude.
             SpaceMismatchError: vectors of another dimension, another encoder.
-            NotSupported: a `dehub` that is decided when an index is built.
+            NotSupported: a `dehub` that is decided when an index is built; words in Milvus.
         """
         check_counts(k, candidates)
         if dehub is not None:
             check_search_dehub(dehub, self.space.dehub)
         options: dict[str, Any] = {"exact": exact, "candidates": candidates, "dehub": dehub}
+        options |= {"mode": mode, "weight": weight, "vectors": vectors}
         options["filter"] = self._fields.check(filter)
 
         def search(wanted: int) -> list[list[Hit]]:

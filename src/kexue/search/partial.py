@@ -26,7 +26,7 @@ from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError
 from kexue.search.store.base import Value
 from kexue.search.store.sqlite.files import check_target, remove_old_store_files
-from kexue.search.store.sqlite.wal import remove_leftover_files, remove_log_and_snapshot
+from kexue.search.store.sqlite.wal import SNAPSHOTS, remove_leftover_files, remove_log_and_snapshot
 from kexue.similarity import Whitening
 from kexue.text.identity import identify
 
@@ -166,14 +166,15 @@ def check_place(target: Path, *, overwrite: bool) -> None:
 
 
 def put_in_place(finished: Path, target: Path, *, overwrite: bool) -> None:
-    """Move a finished index, and its snapshot, to `target`."""
+    """Move a finished index, and its snapshots, to `target`."""
     check_place(target, overwrite=overwrite)
     if Path(f"{finished}-wal").exists():
         raise IndexBusyError(f"{finished} is open elsewhere.", remedy="Check that the same build is not running twice.")
     remove_old_store_files(target, overwrite=overwrite)
     finished.replace(target)
-    with suppress(FileNotFoundError):
-        Path(f"{finished}-snapshot").replace(f"{target}-snapshot")
+    for ending in SNAPSHOTS:
+        with suppress(FileNotFoundError):
+            Path(f"{finished}{ending}").replace(f"{target}{ending}")
 
 
 def discard(path: Path) -> None:

@@ -11,10 +11,12 @@ from kexue.errors import SpaceMismatchError
 from kexue.search.calibration import interpret_scores
 from kexue.search.documents import check_text
 from kexue.search.encoding import IndexEncoder
+from kexue.search.fusion import WEIGHT
 from kexue.search.hubs import NEIGHBOURS, extend_queries, local_means
+from kexue.search.modes import Mode, choose_mode
 from kexue.search.products import Vectors
 from kexue.search.space import Space, as_vectors
-from kexue.search.store.base import Filter, Match, Store
+from kexue.search.store.base import Filter, Match, Store, Words
 from kexue.similarity import Explanation, Probability, ScoreCalibrator
 
 RERANKED = 50  # hits that are reranked or corrected by default
@@ -31,9 +33,10 @@ class Passage(NamedTuple):
 class Hit(NamedTuple):
     """One answer to a query.
 
-    `score` is the cosine of the stored vectors, in [-1, 1], also where the order was corrected for hubs; 0
-    where one of them has no direction. After `Index.calibrate`, `percentile` (0 to 100) is its rank among random pairs
-    of documents, and with labels `probability` (value, low, high) says how likely such a pair belongs together.
+    `score` is the cosine of the stored vectors, in [-1, 1], also where words or a correction for hubs change the order;
+    0 where one of them has no direction. In mode ``"lexical"`` it is BM25, >= 0. After `Index.calibrate`, `percentile`
+    (0 to 100) is the rank of a cosine among random pairs of documents, and with labels `probability` (value, low,
+    high) says how likely such a pair belongs together.
     `chance` (0 to 1) is how often the best hit of an unrelated query has a score this high, None where it was not
     measured. `passage` is the best part of a document that was split, else None. `explanation`, on request, lists
     which word moved to which, at what cost.
@@ -60,6 +63,7 @@ def rank_documents(
     candidates: int | None,
     filter: Filter | None,
     exact: bool,
+    words: Words | None = None,
 ) -> list[list[Match]]:
     """Return the `k` best documents of each query in order, each with its cosine.
 
@@ -67,12 +71,14 @@ def rank_documents(
         store, space: those of the index.
         raw: query vectors (m, dim) of the encoder, before whitening.
         k, dehub, candidates, filter, exact: as in `Index.search`, checked.
+        words: the queries as texts, for a hybrid search.
 
     Raises:
         SpaceMismatchError: the space of the store has been changed meanwhile.
     """
     unit, expect = space.project(raw), {"space": space.token}
     options: dict[str, Any] = {"filter": filter, "exact": exact, "candidates": candidates, "expect": expect}
+    options["words"] = words
     dehub = dehub or space.dehub
     if space.dehub != "csls":
         if dehub != "csls":
@@ -94,6 +100,12 @@ def search_index(
     queries: str | Sequence[str] | Any,
     k: int,
     calibrator: ScoreCalibrator | None,
+    *,
+    vectors: Any = None,
+    mode: Mode = "auto",
+    weight: float | None = None,
+    filter: Filter | None = None,
+    dehub: str | None = None,
     **options: Any,
 ) -> list[list[Hit]]:
     """Search an index without reranking; a search during which another process replaces the space is repeated.
@@ -101,21 +113,28 @@ def search_index(
     Args:
         store, encoder, calibrator: those of the index.
         queries: a text, several, or vectors (m, dim), as in `Index.search`.
-        k, options: those of `rank_documents`.
+        k, filter, dehub, options: those of `rank_documents`.
+        vectors, mode, weight: as in `Index.search`.
     """
     space = encoder.last_space
-    if isinstance(queries, str):
-        queries = [queries]
-    if isinstance(queries, list | tuple) and all(isinstance(query, str) for query in queries):
-        for place, query in enumerate(queries):
-            check_text(query, f"position {place} of the queries")
-        if not queries or space.token is None:
-            return [[] for _ in queries]
-        raw = encoder.encode(list(queries), "query")
-    else:
-        raw = as_vectors(queries, dim=space.model.dim, what="query vectors")
+    texts = _read_queries(queries)
+    reorder = dehub == "csls" != space.dehub
+    chosen = choose_mode(mode, store, texts=texts is not None, weight=weight, reorder=reorder)
+    if chosen == "lexical":
+        answers = store.search_words(texts or [], k, filter=filter)
+        return [[_make_word_hit(match) for match in matches] for matches in answers]
+    if vectors is None and texts is not None:
+        if not texts or space.token is None:
+            return [[] for _ in texts]
+        vectors = encoder.encode(texts, "query")
+    raw = as_vectors(queries if vectors is None else vectors, dim=space.model.dim, what="query vectors")
+    if texts is not None and len(texts) != len(raw):
+        raise ValueError(f"vectors must have one row for each of the {len(texts)} queries, got {len(raw)}.")
     if space.token is None:
         return [[] for _ in raw]
+    options.update(filter=filter, dehub=dehub)
+    if chosen == "hybrid" and texts is not None:
+        options["words"] = Words(texts, WEIGHT if weight is None else weight)
     try:
         answers = rank_documents(store, space, raw, k, **options)
     except SpaceMismatchError:
@@ -123,6 +142,17 @@ def search_index(
             raise
         answers = rank_documents(store, encoder.space, raw, k, **options)
     return [make_hits(matches, calibrator) for matches in answers]
+
+
+def _read_queries(queries: Any) -> list[str] | None:
+    """Return queries as texts after a check; None where they are vectors."""
+    if isinstance(queries, str):
+        queries = [queries]
+    if not isinstance(queries, list | tuple) or not all(isinstance(query, str) for query in queries):
+        return None
+    for place, query in enumerate(queries):
+        check_text(query, f"position {place} of the queries")
+    return list(queries)
 
 
 def correct_hubs(store: Store, matches: list[Match]) -> list[Match]:
@@ -148,6 +178,11 @@ def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> l
         Hit(match.id, match.text, score, percentile, None, probability, None, match.metadata, None)
         for match, score, percentile, probability in zip(matches, scores, percentiles, probabilities, strict=True)
     ]
+
+
+def _make_word_hit(match: Match) -> Hit:
+    """Return an answer of a search for words as a hit; its score is no cosine, so nothing says what it means."""
+    return Hit(match.id, match.text, match.score, None, None, None, None, match.metadata, None)
 
 
 def check_counts(k: Any, candidates: int | None) -> None:

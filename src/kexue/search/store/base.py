@@ -33,6 +33,13 @@ class Match(NamedTuple):
     vector: Vectors | None = None
 
 
+class Words(NamedTuple):
+    """The texts of queries whose words count with `weight`, in [0, 1], and whose vectors with the rest."""
+
+    texts: Sequence[str]
+    weight: float
+
+
 class Upserted(NamedTuple):
     """Numbers of documents that a write added, and replaced."""
 
@@ -74,6 +81,11 @@ class Store(Protocol):
     returns when its effect is durable, and writes everything or nothing.
     """
 
+    @property
+    def searches_words(self) -> bool:
+        """Whether words can be searched; if not, a search with them raises NotSupported."""
+        ...
+
     def upsert(
         self,
         rows: Sequence[Row],
@@ -107,6 +119,7 @@ class Store(Protocol):
         candidates: int | None = None,
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
+        words: Words | None = None,
     ) -> list[list[Match]]:
         """Return for each row of `vectors` (m, d) the `k` documents of largest inner product, best first, oldest first.
 
@@ -117,6 +130,15 @@ class Store(Protocol):
             exact: compare with every vector. candidates: vectors that an approximate search scores exactly.
             with_vectors: return the stored vectors of the answers, too.
             expect: as in `upsert`.
+            words: the same queries as texts: order by vectors and words together, see `kexue.search.fusion`. The score
+                of an answer stays its inner product.
+        """
+        ...
+
+    def search_words(self, queries: Sequence[str], k: int, *, filter: Filter | None = None) -> list[list[Match]]:
+        """Return for each query the `k` documents of largest BM25 that hold one of its terms, best first, oldest first.
+
+        Terms are those of `kexue.search.lexical`; the score is that of `kexue.search.postings.Postings`.
         """
         ...
 

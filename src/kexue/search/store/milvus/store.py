@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kexue.errors import KexueError
+from kexue.errors import KexueError, NotSupported
 from kexue.search.products import Vectors, largest_products
 from kexue.search.store.base import (
     CompactReport,
@@ -23,6 +23,7 @@ from kexue.search.store.base import (
     Row,
     Upserted,
     Value,
+    Words,
     check_dims,
     check_distinct,
     check_selection,
@@ -55,6 +56,8 @@ class MilvusStore:
 
     An index made with ``approx="approx"`` uses AUTOINDEX of Milvus, every other one FLAT, which compares every vector.
     """
+
+    searches_words = False
 
     def __init__(self, address: Address, *, readonly: bool = False) -> None:
         self.address = address
@@ -289,12 +292,15 @@ class MilvusStore:
         candidates: int | None = None,
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
+        words: Words | None = None,
     ) -> list[list[Match]]:
         """Return the `k` documents of largest inner product for each row of `vectors` (m, d).
 
         An approximate search asks Milvus for `candidates` and keeps the best `k`. With ``exact=True`` there, and with
         `k` of 16,384 or more anywhere, all vectors are read from the server and compared here.
         """
+        if words is not None:
+            raise _words_error(self.address)
         expression = "" if filter is None else to_expression(filter)
         fields = ["key", "id", "text", "metadata", *(["vector"] if with_vectors else [])]
 
@@ -317,6 +323,10 @@ class MilvusStore:
         found, head = self._read(ask)
         self._heads.check(head, expect)  # after: the head of a space is written before its vectors
         return found
+
+    def search_words(self, queries: Sequence[str], k: int, *, filter: Filter | None = None) -> list[list[Match]]:
+        """Raise NotSupported: Milvus does not search for words in the same way, and Milvus Lite not at all."""
+        raise _words_error(self.address)
 
     def _ask_milvus(
         self, head: Head, queries: Vectors, k: int, limit: int, expression: str, fields: list[str]
@@ -392,6 +402,14 @@ class MilvusStore:
             before, head = head, self._heads.require()
             if not _documents_moved(before, head):
                 return answer, head
+
+
+def _words_error(address: Address) -> NotSupported:
+    """Return the error for a search for words."""
+    return NotSupported(
+        f"{address.uri} is in Milvus, where words are not searched.",
+        remedy="Search by meaning (mode='dense', --mode dense), or copy the index into a file (kexue index copy).",
+    )
 
 
 def _documents_moved(before: Head, head: Head) -> bool:

@@ -88,19 +88,22 @@ class EngineFollower:
                 _LOG.warning("%s was not written, opening will take longer: %s", self.snapshot_path, error)
 
     def save_stale_snapshot(self) -> None:
-        """Write a snapshot if more than a tenth of the documents have changed since the last one."""
+        """Write a snapshot if much has changed since the last one."""
         with self._transactions.read() as connection:
-            epoch = self._transactions.metadata(connection)["epoch"]
-            n = self._transactions.state(connection).n
-            position = read_position(self.snapshot_path)
-            changes = n
-            if position is not None and position.epoch == epoch and not self._stale:
-                changes = tables.scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
-                changes += tables.scalar(
-                    connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal]
-                )
-        if changes > _SNAPSHOT_DRIFT * n:
+            position = None if self._stale else read_position(self.snapshot_path)
+            changed = changed_much(connection, self._transactions, position)
+        if changed:
             self.save_snapshot()
+
+
+def changed_much(connection: sqlite3.Connection, transactions: Transactions, position: Position | None) -> bool:
+    """Return whether more than a tenth of the documents have changed since a state; None: the empty one."""
+    epoch, n = transactions.metadata(connection)["epoch"], transactions.state(connection).n
+    if position is None or position.epoch != epoch:
+        return n > 0
+    changes = tables.scalar(connection, "SELECT count(*) FROM documents WHERE key > ?", [position.last_key])
+    changes += tables.scalar(connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal])
+    return int(changes) > _SNAPSHOT_DRIFT * n
 
 
 def _catch_up(connection: sqlite3.Connection, engine: Engine, state: State) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kexue.errors import KexueError
-from kexue.search.products import Vectors
+from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.store.base import (
     CompactReport,
     Filter,
@@ -23,6 +23,7 @@ from kexue.search.store.base import (
     Row,
     Upserted,
     Value,
+    Words,
     check_dims,
     check_distinct,
     check_expected,
@@ -38,6 +39,7 @@ from kexue.search.store.sqlite.listing import read_page
 from kexue.search.store.sqlite.matching import Matching
 from kexue.search.store.sqlite.tables import ChecksumCounter
 from kexue.search.store.sqlite.transactions import ConnectionGuard, Transactions
+from kexue.search.store.sqlite.words import WordFollower, search_both
 
 
 class EmbeddedStore:
@@ -51,15 +53,18 @@ class EmbeddedStore:
         readonly: whether writes are refused.
         transactions: on the file.
         follower: the search engine.
+        words: the postings.
     """
 
     busy_timeout = 30.0
+    searches_words = True
 
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self.path = path
         self.readonly = readonly
         self.transactions = Transactions(path, readonly=readonly, timeout=self.busy_timeout)
         self.follower = EngineFollower(self.transactions)
+        self.words = WordFollower(self.transactions)
         self._matching = Matching(self.transactions)
 
     # Opening and closing
@@ -103,11 +108,13 @@ class EmbeddedStore:
             if self.transactions.closed:
                 return
             try:
-                if snapshot and not self.readonly and (self.transactions.writes or self.follower.engine is not None):
+                used = self.transactions.writes or self.follower.engine or self.words.postings
+                if snapshot and not self.readonly and used:
                     with contextlib.suppress(KexueError):  # a damaged file can be closed, too
                         self.follower.save_stale_snapshot()
+                        self.words.save_stale_snapshot()
             finally:
-                self.follower.engine = None
+                self.follower.engine = self.words.postings = None
                 self.transactions.close()
 
     # Writing
@@ -154,20 +161,23 @@ class EmbeddedStore:
         with self.transactions.lock:
             with self.transactions.write(before) as (connection, state):
                 engine = self.follower.follow(connection)
+                self.words.follow(connection)
                 connection.execute("DELETE FROM tombstones")
                 epoch = secrets.token_hex(8)  # engines of an older epoch have missed removals that are now forgotten
                 tables.write_metadata(connection, state, {"epoch": epoch})
             if engine is not None:
                 engine.position = engine.position._replace(epoch=epoch)
+            self.words.renew(epoch)
             with ConnectionGuard(self.transactions, before) as connection:
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.follower.save_snapshot()
+            self.save_snapshot()
         return CompactReport(before, self.size())
 
     def save_snapshot(self) -> None:
-        """Write the search engine beside the file, which makes the next opening faster; a failure is logged."""
+        """Write engine and postings beside the file, which makes the next opening faster; a failure is logged."""
         self.follower.save_snapshot()
+        self.words.save_snapshot()
 
     def _check_expected(self, connection: sqlite3.Connection, expect: Mapping[str, Value | None]) -> None:
         """Raise SpaceMismatchError where the metadata of the store are not those expected."""
@@ -222,9 +232,9 @@ class EmbeddedStore:
             return self.transactions.metadata(connection)
 
     def size(self) -> int:
-        """Return the bytes of the database with its log, and of the snapshot."""
+        """Return the bytes of the database with its log, and of the snapshots."""
         file = self.transactions.file
-        names = (file, f"{file}-wal", self.follower.snapshot_path)
+        names = (file, f"{file}-wal", self.follower.snapshot_path, self.words.snapshot_path)
         return sum(os.path.getsize(name) for name in names if os.path.exists(name))
 
     def search(
@@ -237,6 +247,7 @@ class EmbeddedStore:
         candidates: int | None = None,
         with_vectors: bool = False,
         expect: Mapping[str, Value | None] | None = None,
+        words: Words | None = None,
     ) -> list[list[Match]]:
         """Return the `k` documents of largest inner product for each row of `vectors` (m, d)."""
         with self.transactions.read() as connection:
@@ -244,19 +255,33 @@ class EmbeddedStore:
             if expect:
                 self._check_expected(connection, expect)
             allowed = None if filter is None else self._matching.find_keys(connection, filter)
-            among = 0 if engine is None else len(engine.keys if allowed is None else allowed)
-            if engine is None or among == 0 or not len(vectors):
+            if engine is None or not len(engine.keys if allowed is None else allowed) or not len(vectors):
                 return [[] for _ in vectors]
             if vectors.shape[1] != engine.dims:
                 raise dimension_error("the query", vectors.shape[1], engine.dims)
-            k = min(k, among)
-            if engine.exact:
-                scores, keys = engine.search(vectors, k, allowed)
-            else:
-                scores, keys = search_approximate(
-                    connection, engine, vectors, k, allowed=allowed, exact=exact, candidates=candidates
+
+            def search_engine(queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
+                k = min(k, len(engine.keys if allowed is None else allowed))
+                if engine.exact:
+                    return engine.search(queries, k, allowed)
+                return search_approximate(
+                    connection, engine, queries, k, allowed=allowed, exact=exact, candidates=candidates
                 )
+
+            if words is None:
+                scores, keys = search_engine(vectors, k, allowed)
+            else:
+                postings = self.words.follow(connection)
+                scores, keys = search_both(search_engine, postings, vectors, words, k, allowed)
             return tables.read_matches(connection, scores, keys, with_vectors)
+
+    def search_words(self, queries: Sequence[str], k: int, *, filter: Filter | None = None) -> list[list[Match]]:
+        """Return the `k` documents of largest BM25 for each query."""
+        with self.transactions.read() as connection:
+            allowed = None if filter is None else self._matching.find_keys(connection, filter)
+            postings = self.words.follow(connection)
+            answers = [postings.search(query, k, allowed) for query in queries]
+            return [tables.read_matches(connection, one[None], keys[None], False)[0] for one, keys in answers]
 
 
 def _check_dims(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:

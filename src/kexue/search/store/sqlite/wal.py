@@ -24,6 +24,7 @@ import numpy.typing as npt
 from kexue.errors import IndexFormatError
 from kexue.search.store.base import IndexExistsError
 
+SNAPSHOTS = ("-snapshot", "-words")  # endings of the files that only save time: of the engine, of the postings
 PAGE = 16_384  # bytes; holds several vectors of usual length with little waste
 STATE_PAGE = 2
 _LINE = re.compile(rb"kexue-state ([0-9a-f]{16}) ([0-9a-f]{16}) ")
@@ -209,6 +210,6 @@ def remove_leftover_files(path: Path, *, overwrite: bool) -> None:
 
 
 def remove_log_and_snapshot(path: Path) -> None:
-    """Delete the log, its index and the snapshot beside a file that is deleted or about to be replaced."""
-    for ending in ("-wal", "-shm", "-snapshot"):
+    """Delete the log, its index and the snapshots beside a file that is deleted or about to be replaced."""
+    for ending in ("-wal", "-shm", *SNAPSHOTS):
         Path(f"{path}{ending}").unlink(missing_ok=True)
