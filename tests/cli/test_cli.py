@@ -126,7 +126,7 @@ def test_build_with_whitening(run, tmp_path):
     assert code == 0
     assert json.loads(out)["dims"] == 8
     assert json.loads(out)["whitening"]["k"] == 8
-    code, out, _ = run("search", "t.kx", "text number 7", "-k", 60, "--json")
+    code, out, _ = run("search", "t.kx", "text number 7", "-k", 60, "--mode", "dense", "--json")
     scores = [hit["score"] for hit in json.loads(out)["results"]]
     assert len(scores) == 60
     assert scores == sorted(scores, reverse=True)
@@ -197,7 +197,7 @@ def test_calibrate_gives_scores_a_meaning(run, tmp_path):
     )
     assert code == 0, err
     assert set(json.loads(out)["threshold"]) == {"value", "precision", "low", "high", "recall"}
-    _, out, _ = run("search", "t.kx", "text number 5", "-k", 60, "--json")
+    _, out, _ = run("search", "t.kx", "text number 5", "-k", 60, "--mode", "dense", "--json")
     hits = json.loads(out)["results"]
     percentiles = [hit["percentile"] for hit in hits]
     assert percentiles == sorted(percentiles, reverse=True)
@@ -225,6 +225,21 @@ def test_rerank_and_explain(run, faq):
     code, out, _ = run("search", "faq.kx", "lost parcel", "-k", 1, "--explain")
     assert "->" in out
     assert "distance" in out
+
+
+def test_words_are_searched_without_the_model(run, faq, monkeypatch):
+    run(*BUILD)
+    word = "parcel"
+    with Index.open("faq.kx") as index:
+        expected = index.search(word, k=2, mode="lexical")[0]
+    _, out, _ = run("search", "faq.kx", word, "--json")
+    assert json.loads(out)["mode"] == "hybrid"
+    monkeypatch.setattr("kexue.search.index.Index.load_encoder", lambda *_, **__: pytest.fail("the model was loaded"))
+    code, out, _ = run("search", "faq.kx", word, "-k", 2, "--mode", "lexical", "--json")
+    answer = json.loads(out)
+    assert (code, answer["mode"], answer["usage"]["total_tokens"]) == (0, "lexical", 0)
+    assert [(hit["id"], hit["score"]) for hit in answer["results"]] == [(hit.id, hit.score) for hit in expected]
+    assert [hit["document"]["text"] for hit in answer["results"]] == ["lost parcel"]
 
 
 def test_dehub_is_built_searched_and_shown(run, faq):

@@ -85,7 +85,7 @@ def test_calibrated_meaning_belongs_to_cosines_only(make_index: Make) -> None:
 def test_lexical_needs_no_encoder(make_index: Make) -> None:
     index = make_index(encoder=None)
     assert index.search("apple", mode="lexical") == [[]]
-    index.add(TEXTS, vectors=np.eye(5))
+    index.add(TEXTS, vectors=np.eye(5), metadata=[{"lang": "zh"}] * 5)
     assert [hit.text for hit in index.search("apple", mode="lexical")[0]] == [TEXTS[1], TEXTS[2]]
     assert index.search("apple", 1, mode="lexical", filter={"lang": "en"}) == [[]]
 

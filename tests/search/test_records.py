@@ -107,8 +107,9 @@ def test_a_hit_as_a_record() -> None:
 
 
 def test_hits_of_a_query_as_a_record() -> None:
-    record = search_record([HIT], "faq", tokens=4, seconds={"total": 1.0}, warnings=["cut"])
+    record = search_record([HIT], "faq", mode="hybrid", tokens=4, seconds={"total": 1.0}, warnings=["cut"])
     assert record["results"] == [hit_record(HIT, "faq")]
+    assert record["mode"] == "hybrid"
     assert record["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
     assert (record["timings"], record["warnings"]) == ({"total": 1.0}, ["cut"])
 

@@ -193,6 +193,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
         "top_k": 3,
         "k": 3,
         "filter": {"n": {"lt": 2}},
+        "mode": "lexical",
         "rerank": "wrd",
         "dehub": "csls",
         "explain": True,

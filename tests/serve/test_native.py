@@ -27,6 +27,31 @@ def test_search_is_that_of_the_index(client, indexes, encoder) -> None:
     assert set(found["timings"]) == {"encode", "search", "rerank", "total"}
 
 
+@pytest.mark.parametrize("mode", ["auto", "dense", "lexical", "hybrid"])
+def test_the_mode_is_that_of_the_index(client, indexes, mode) -> None:
+    query = "the old woman reads"
+    with Index.open(indexes[0], readonly=True) as index:
+        [expected] = index.search(query, k=6, mode=mode)
+    found = client.post("/v1/search", json={"query": query, "index": "plain", "top_k": 6, "mode": mode}).json()
+    assert found["mode"] == ("hybrid" if mode == "auto" else mode)
+    assert [hit["id"] for hit in found["results"]] == [hit.id for hit in expected]
+    np.testing.assert_allclose([hit["score"] for hit in found["results"]], [hit.score for hit in expected], atol=1e-5)
+    if mode == "lexical":
+        assert found["usage"]["total_tokens"] == 0, "nothing was encoded"
+        assert all(hit["percentile"] is None for hit in found["results"])
+
+
+def test_a_mode_that_the_query_excludes_is_refused(client, encoder) -> None:
+    vector = {"vector": encoder.encode(["a"])[0].tolist(), "index": "plain"}
+    assert client.post("/v1/search", json=vector).json()["mode"] == "dense"
+    for body in ({**vector, "mode": "hybrid"}, {"query": "a", "index": "plain", "mode": "hybrid", "dehub": "csls"}):
+        answer = client.post("/v1/search", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "mode"
+    answer = client.post("/v1/search", json={"query": "a", "index": "plain", "dehub": "csls"})
+    assert answer.json()["mode"] == "dense"
+
+
 def test_a_filter_has_a_hundred_conditions_at_most(client) -> None:
     def ask(n: int) -> int:
         body = {"query": "the dog runs", "index": "plain", "filter": {"n": [{"ne": -1 - i} for i in range(n)]}}

@@ -20,6 +20,7 @@ Ask = Callable[[list[str], int], list[dict[str, Any]]]  # queries and k -> one r
 
 _EXAMPLES = (
     'kexue search faq.kx "how long does a refund take"',
+    "kexue search faq.kx AB-1234 --mode lexical",
     'kexue search faq.kx "退货要多久" -k 5 --filter lang=zh --show lang --json',
     "kexue search faq.kx -i",
     "kexue search faq.kx --queries questions.txt > answers.tsv",
@@ -42,6 +43,10 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Hits per query.", min=1)] = 10,
     filters: opt.Filters = None,
+    mode: Annotated[
+        Literal["auto", "dense", "lexical", "hybrid"],
+        typer.Option(help="Search by meaning (dense), by words (lexical), or by both; auto is both where possible."),
+    ] = "auto",
     rerank: Annotated[
         Literal["none", "wrd", "wmd", "cross"],
         typer.Option(help="Rerank candidates by word-level optimal transport or a cross-encoder."),
@@ -80,7 +85,9 @@ def search(
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
 ) -> None:
-    """Search an index by meaning; scores are cosines of the stored vectors.
+    """Search an index by meaning and by words; scores are cosines of the stored vectors.
+
+    With `--mode lexical`, scores are BM25 and the model is not loaded.
 
     After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
     pairs the probability that it belongs to the query. A terminal shows a table, a pipe gets TSV with all of the text.
@@ -98,7 +105,13 @@ def search(
         condition = parse_filter(filters) if filters else None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    options: dict[str, Any] = {"filter": condition, "dehub": dehub, "candidates": candidates, "explain": explain}
+    options: dict[str, Any] = {
+        "filter": condition,
+        "mode": mode,
+        "dehub": dehub,
+        "candidates": candidates,
+        "explain": explain,
+    }
     printer = AnswerPrinter(out, show or ())
     if server is not None:
         here = {"--exact": exact, "--cross-encoder": cross_encoder, "--model": model}
@@ -108,7 +121,8 @@ def search(
         return
     with Index.open(index, readonly=True) as opened:
         texts = _read_queries(queries, queries_file, interactive)
-        opened.load_encoder(model, device=device, dtype=dtype)
+        if mode != "lexical" or explain or rerank != "none":
+            opened.load_encoder(model, device=device, dtype=dtype)
         chosen: Any = None if rerank == "none" else rerank
         if cross_encoder is not None:
             chosen = CrossEncoderReranker(cross_encoder, device=device)

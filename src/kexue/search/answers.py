@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.records import Stopwatch, index_name, search_record
 from kexue.search.rerank import search_and_rerank
 
@@ -17,6 +18,8 @@ def answer_queries(
     queries: Sequence[str],
     k: int = 10,
     *,
+    mode: Mode = "auto",
+    dehub: str | None = None,
     rerank: Any = None,
     explain: bool = False,
     candidates: int | None = None,
@@ -25,20 +28,24 @@ def answer_queries(
     """Search an index and return one record for each query.
 
     Args:
-        index: open index; its encoder is loaded if necessary.
+        index: open index; its encoder is loaded if necessary, which a search for words alone is not.
         queries: as text.
-        k, rerank, explain, candidates, options: as in `Index.search`.
+        k, mode, dehub, rerank, explain, candidates, options: as in `Index.search`.
 
     Returns:
         Records of `search_record` with ``query`` and ``index`` (the path) in front. The seconds of a step are divided
         equally among the queries.
     """
-    encoder: Any = index.load_encoder()
+    chosen = choose_mode(mode, index.store, reorder=corrects_after(dehub, index.space))
+    encoder: Any = None
+    if chosen != "lexical" or rerank is not None or explain:
+        encoder = index.load_encoder()
     watch = Stopwatch()
-    vectors = index.encode_queries(queries)
+    vectors = None if chosen == "lexical" else index.encode_queries(queries)
     watch.lap("encode")
+    options |= {"mode": chosen, "dehub": dehub, "candidates": candidates, "vectors": vectors}
     answers = search_and_rerank(
-        lambda wanted: index.search(vectors, wanted, candidates=candidates, **options),
+        lambda wanted: index.search(queries, wanted, **options),
         queries,
         k,
         rerank=rerank,
@@ -51,7 +58,7 @@ def answer_queries(
     path = index.encoder.path
     records = []
     for query, hits, (tokens, warnings) in zip(queries, answers, _measure_queries(encoder, queries), strict=True):
-        found = search_record(hits, index_name(path), tokens=tokens, seconds=seconds, warnings=warnings)
+        found = search_record(hits, index_name(path), mode=chosen, tokens=tokens, seconds=seconds, warnings=warnings)
         records.append({"query": query, "index": path, **found})
     return records
 
@@ -59,7 +66,7 @@ def answer_queries(
 def _measure_queries(encoder: Any, queries: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Return the tokens of each query that the encoder reads, and a warning where it cuts the query.
 
-    An encoder that is not of `kexue.text` does not say: 0, and no warning.
+    None, or an encoder that is not of `kexue.text`, does not say: 0, and no warning.
     """
     if not hasattr(encoder, "tokenize"):
         return [(0, [])] * len(queries)

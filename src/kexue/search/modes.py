@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from kexue.search.space import Space
 from kexue.search.store.base import Store
 
 Mode = Literal["auto", "dense", "lexical", "hybrid"]
 ChosenMode = Literal["dense", "lexical", "hybrid"]
+
+
+def corrects_after(dehub: str | None, space: Space) -> bool:
+    """Return whether a search with this `dehub` corrects the nearest documents for hubs after it has found them."""
+    return dehub == "csls" != space.dehub
 
 
 def choose_mode(
@@ -23,7 +29,7 @@ def choose_mode(
         store: store of the index.
         texts: whether the queries are given as texts.
         weight: of the words, as in `Index.search`.
-        reorder: whether the nearest documents are corrected for hubs after the search.
+        reorder: `corrects_after`.
 
     Raises:
         ValueError: an unknown mode, or one that these queries, this weight or this correction exclude.

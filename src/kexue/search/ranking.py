@@ -13,7 +13,7 @@ from kexue.search.documents import check_text
 from kexue.search.encoding import IndexEncoder
 from kexue.search.fusion import WEIGHT
 from kexue.search.hubs import NEIGHBOURS, extend_queries, local_means
-from kexue.search.modes import Mode, choose_mode
+from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.products import Vectors
 from kexue.search.space import Space, as_vectors
 from kexue.search.store.base import Filter, Match, Store, Words
@@ -118,7 +118,7 @@ def search_index(
     """
     space = encoder.last_space
     texts = _read_queries(queries)
-    reorder = dehub == "csls" != space.dehub
+    reorder = corrects_after(dehub, space)
     chosen = choose_mode(mode, store, texts=texts is not None, weight=weight, reorder=reorder)
     if chosen == "lexical":
         answers = store.search_words(texts or [], k, filter=filter)

@@ -87,6 +87,7 @@ def search_record(
     hits: Sequence[Hit],
     index: str,
     *,
+    mode: str,
     tokens: int,
     seconds: dict[str, float],
     warnings: Sequence[str] = (),
@@ -96,11 +97,13 @@ def search_record(
 
     Args:
         hits, index, sparse: see `hit_record`.
+        mode: ``"dense"``, ``"lexical"`` or ``"hybrid"``, see `kexue.search.modes`.
         tokens: of the query, as the encoder read it.
         seconds: of each stage, see `Stopwatch.seconds`.
         warnings: sentences for the caller.
     """
     return {
+        "mode": mode,
         "results": [hit_record(hit, index, sparse=sparse) for hit in hits],
         "warnings": list(warnings),
         "usage": usage_record(tokens),

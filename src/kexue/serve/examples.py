@@ -162,6 +162,7 @@ INFO = answers(
 )
 SEARCH = answers(
     {
+        "mode": "hybrid",
         "results": [
             {
                 "id": "17",

@@ -15,6 +15,7 @@ from kexue._text import visible
 from kexue.search import Index
 from kexue.search.documents import check_documents
 from kexue.search.engine import wants_approximate
+from kexue.search.modes import ChosenMode, Mode, choose_mode, corrects_after
 from kexue.search.records import (
     Stopwatch,
     compare_texts,
@@ -50,6 +51,7 @@ class SearchRequest(Fields):
     top_k: int | None = Field(None, ge=1, le=_MAX_HITS, description="Number of hits; default: 10.")
     k: int | None = Field(None, ge=1, le=_MAX_HITS, description="Another name for top_k.")
     filter: dict[str, Any] | None = Field(None, examples=[{"lang": "en", "year": {"ge": 2020}}])
+    mode: Mode = Field("auto", description="By meaning (dense), by words (lexical), or by both.")
     rerank: Literal["none", "wrd", "wmd", "cross"] | None = None
     dehub: Literal["none", "csls", "center"] | None = None
     explain: bool = False
@@ -87,26 +89,28 @@ class CompareRequest(Fields):
 
 
 async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Response:
-    """Find the documents nearest in meaning; explain and rerank them if wanted."""
+    """Find the documents nearest in meaning and words; explain and rerank them if wanted."""
     watch = Stopwatch()
     warnings += check_fields(body, strict=service.settings.strict)
     check_filter(body.filter)
     served = service.find_index(body.index)
     top_k, rerank = _check_search(body)
     reranker = None if rerank is None else service.find_reranker(rerank, served.model)
+    mode = await service.work(_choose_mode, body, served.index)
     timing, tokens = Timing(), 0
-    queries: Any
+    queries: Any = np.array([body.vector], np.float32) if body.query is None else [body.query]
+    vectors = None
     if body.query is not None:
         check_text(body.query, "query")
         if service.settings.log_texts:
             _LOG.info("search %s: %s", served.name, visible(" ".join(body.query.split())))
+    if body.query is not None and mode != "lexical":
         encoded = await served.model.embed([body.query], prompt=choose_prompt(served.model.encoder, "query"))
-        queries, timing, tokens = encoded.vectors, encoded.timing, sum(encoded.tokens)
+        vectors, timing, tokens = encoded.vectors, encoded.timing, sum(encoded.tokens)
         warnings += encoded.warnings
-    else:
-        queries = np.array([body.vector], np.float32)
     watch.lap("encode")
     options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
+    options |= {"mode": mode, "vectors": vectors}
     unused = body.candidates is not None and rerank is None and body.dehub != "csls"
     if unused and not await service.work(_is_approximate, served.index):
         warnings.append("the field candidates has no effect: every document is compared, and none is reranked.")
@@ -123,7 +127,7 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     )
     if body.explain:  # an explanation covers only the tokens that are read
         warnings += await service.work(_check_truncation, [hit.text for hit in hits], served.model.encoder)
-    content = search_record(hits, served.name, tokens=tokens, seconds=watch.seconds(), sparse=True)
+    content = search_record(hits, served.name, mode=mode, tokens=tokens, seconds=watch.seconds(), sparse=True)
     headers = compute_headers(served.model.encoder.device.type, timing, tokens, len(body.query or ""))
     return reply(content, headers, warnings)
 
@@ -131,6 +135,16 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
 router.add_api_route(
     "/v1/search", search, methods=["POST"], responses=examples.SEARCH, route_class_override=VectorRoute
 )
+
+
+def _choose_mode(body: SearchRequest, index: Index) -> ChosenMode:
+    """Return the mode of a search; refuse one that the query or the store exclude."""
+    try:
+        return choose_mode(
+            body.mode, index.store, texts=body.query is not None, reorder=corrects_after(body.dehub, index.space)
+        )
+    except ValueError as error:
+        raise ApiError(400, str(error), param="mode") from error
 
 
 def _is_approximate(index: Index) -> bool:
