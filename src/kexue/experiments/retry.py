@@ -109,11 +109,12 @@ def _draw(figure: Any, pauses: Mapping[str, list[float]], saved: Array, calls: i
     timeline.set_xlabel("time since the first try, s (each dot is a failed try)")
     timeline.set_ylabel("policy")
     timeline.set_title(f"Up to {_TRIES} tries of a call that always fails")
-    chances.semilogy(tries, _CHANCE**tries, color="0.6", label="$p^n$, p = 0.3")
-    chances.semilogy(tries, 1 - saved, "o", color="tab:blue", label=f"measured, {calls:,} calls each")
+    chances.semilogy(tries, _CHANCE**tries, color="0.6", label="$p^n$")
+    chances.semilogy(tries, 1 - saved, "o", color="tab:blue", label="measured")
     chances.set_xticks(tries)
     chances.set_xlabel("tries allowed")
     chances.set_ylabel("share of calls lost")
+    chances.set_title(f"p = {_CHANCE}, {calls:,} calls each")
     chances.legend(loc="lower left")
 
 

@@ -21,7 +21,7 @@ from kexue.experiments.report import Claim, Figure, Report
 
 _BLIND = {
     "none": "no position",
-    "bias": "a bias an offset",
+    "bias": "one bias per offset",
     "t5": "T5 buckets",
     "rotary": "rotary",
     "causal": "rotary, causal mask",
