@@ -362,7 +362,7 @@ def test_info_tells_what_is_there(make_index: Make, tmp_path: Path) -> None:
     index.add(TEXTS)
     info = index.info()
     assert info.index == str(tmp_path / "test.kx")
-    assert (info.documents, info.dims, info.approx, info.format_version) == (4, 24, "exact", 2)
+    assert (info.documents, info.dims, info.approx, info.format_version) == (4, 24, "exact", 3)
     assert info.model["id"] == "grams"
     assert info.model["fingerprint"]
     assert info.created <= info.updated

@@ -315,9 +315,9 @@ def test_foreign_and_damaged_files_are_refused_with_a_way_out(tmp_path: Path) ->
 def test_a_newer_format_says_upgrade(tmp_path: Path) -> None:
     path = create(tmp_path / "x.kx")
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(IndexFormatError, match=r"format 3.*Upgrade"):
+    with pytest.raises(IndexFormatError, match=r"format 4.*Upgrade"):
         open_store(path)
 
 

@@ -14,7 +14,6 @@ from kexue.search.calibration import calibration_record
 from kexue.search.ingest import drift_sum
 from kexue.search.space import Space
 from kexue.search.store.base import Store, Value
-from kexue.search.store.sqlite.files import FORMAT_VERSION
 from kexue.similarity import ScoreCalibrator
 
 
@@ -62,7 +61,7 @@ def describe_index(path: str, store: Store, space: Space, calibrator: ScoreCalib
         dehub=space.dehub,
         approx=str(metadata["approx"]),
         bytes=store.size(),
-        format_version=FORMAT_VERSION,
+        format_version=store.format_version,
         created=str(metadata["created"]),
         updated=str(metadata["updated"]),
         drift=drift,

@@ -12,25 +12,43 @@ from kexue.search.products import Vectors
 
 Value = str | bytes
 Filter = Mapping[str, Any]
+Span = tuple[int, int]
 
 
 class Row(NamedTuple):
-    """A document, and its vector (d,) where one was asked for."""
+    """A document, and its vector (d,) where one was asked for.
+
+    A document that was split has one vector for each passage: `vector` is (m, d), and `spans` are the m passages, each
+    the characters of the text from its start to its end (exclusive). `spans` is empty for every other document, and
+    where no vectors were asked for.
+    """
 
     id: str
     text: str
     metadata: dict[str, Any]
     vector: Vectors | None = None
+    spans: tuple[Span, ...] = ()
 
 
 class Match(NamedTuple):
-    """An answer of a store: a document, its inner product with the query, and its vector where one was asked for."""
+    """An answer of a store: a document, its inner product with the query, and its vector where one was asked for.
+
+    Of a document that was split, they are those of its best passage, at the characters `span` of the text.
+    """
 
     id: str
     text: str
     metadata: dict[str, Any]
     score: float
     vector: Vectors | None = None
+    span: Span | None = None
+
+
+class PassageCounts(NamedTuple):
+    """Numbers of the documents that were split, and of the vectors of all documents."""
+
+    split: int
+    vectors: int
 
 
 class Words(NamedTuple):
@@ -75,15 +93,21 @@ class IndexReplacedError(KexueError):
 
 
 class Store(Protocol):
-    """Documents by id, each with text, metadata and one vector, and search among the vectors.
+    """Documents by id, each with text, metadata and one vector or more, and search among the vectors.
 
-    A store does not encode or whiten: it gets final vectors, and a score is an inner product. A call that writes
-    returns when its effect is durable, and writes everything or nothing.
+    A store does not encode or whiten: it gets final vectors, and a score is an inner product; of a document with
+    several vectors the best one counts. A call that writes returns when its effect is durable, and writes everything or
+    nothing.
     """
 
     @property
     def searches_words(self) -> bool:
         """Whether words can be searched; if not, a search with them raises NotSupported."""
+        ...
+
+    @property
+    def format_version(self) -> int:
+        """Version of the format on disk."""
         ...
 
     def upsert(
@@ -98,6 +122,7 @@ class Store(Protocol):
         Raises:
             SpaceMismatchError: the vectors have another dimension than the stored ones, or the metadata of the store
                 are not those of `expect` (None: absent), because another process has changed them.
+            NotSupported: a document with several vectors, in a store that keeps one.
         """
         ...
 
@@ -153,6 +178,10 @@ class Store(Protocol):
         """
         ...
 
+    def count_passages(self) -> PassageCounts:
+        """Return the numbers of split documents and of vectors."""
+        ...
+
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first; documents written meanwhile may be missing."""
         ...
@@ -204,8 +233,24 @@ def check_dims(rows: Sequence[Row], expected: int) -> None:
 
 
 def vector_length(row: Row) -> int:
-    """Return the length of the vector of a document; 0 without one."""
-    return 0 if row.vector is None else len(row.vector)
+    """Return the length of the vector, or vectors, of a document; 0 without one."""
+    return 0 if row.vector is None else row.vector.shape[-1]
+
+
+def check_spans(rows: Sequence[Row]) -> bool:
+    """Return whether a row was split; ValueError where it has not as many vectors as passages, or a bad passage."""
+    split = False
+    for row in rows:
+        if not row.spans:
+            if row.vector is not None and row.vector.ndim != 1:
+                raise ValueError(f"document {row.id!r} has {len(row.vector)} vectors, but no passages.")
+            continue
+        split = True
+        if row.vector is None or row.vector.shape[:-1] != (len(row.spans),) or len(row.spans) < 2:
+            raise ValueError(f"document {row.id!r} must have two passages or more, and as many vectors.")
+        if not all(0 <= start < end <= len(row.text) for start, end in row.spans):
+            raise ValueError(f"document {row.id!r} has a passage outside its text.")
+    return split
 
 
 def check_expected(

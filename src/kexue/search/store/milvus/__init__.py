@@ -21,5 +21,6 @@ consequences, compared with the SQLite store, and what is done about them:
 - Readers see changes immediately (consistency level Strong), but may see a write in progress.
 - An acknowledged write is in the log of a server. Milvus Lite leaves its log to the operating system: an acknowledged
   write survives a crash of the process, but not always one of the machine.
+- A document has one vector: an index whose long texts were split cannot be copied there.
 - A text, a document's metadata as JSON, and an id have at most 65,535 bytes each.
 """

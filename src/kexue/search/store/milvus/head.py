@@ -18,7 +18,7 @@ from kexue.errors import DataError, IndexFormatError
 from kexue.search.store.base import IndexMissingError, Value, check_expected, now
 from kexue.search.store.milvus.connection import LONGEST, Connection, batches, name_expression
 
-_FORMAT = 2
+FORMAT = 2
 _PIECE = LONGEST // 4 * 3  # bytes; base64 makes LONGEST characters of them
 _INLINE = 1_024  # characters of a value kept in the head itself
 _HEAD = 'name in ["head"]'
@@ -99,14 +99,14 @@ class Heads:
             version = int(record["format"])
         except (ValueError, KeyError, TypeError, RecursionError):
             version = 0
-        if version > _FORMAT:
+        if version > FORMAT:
             raise IndexFormatError(
-                f"{self._uri} has format {version}; this version of kexue reads format {_FORMAT}.",
+                f"{self._uri} has format {version}; this version of kexue reads format {FORMAT}.",
                 remedy="Upgrade kexue: pip install -U kexue.",
             )
-        if version != _FORMAT or checksum != f"{crc32(body.encode()):08x}":
+        if version != FORMAT or checksum != f"{crc32(body.encode()):08x}":
             raise IndexFormatError(
-                f"the header of {self._uri} is damaged, or of an older format than {_FORMAT}.",
+                f"the header of {self._uri} is damaged, or of an older format than {FORMAT}.",
                 remedy="Copy the index there again (kexue index copy FILE ADDRESS --overwrite).",
             )
         return record
@@ -124,7 +124,7 @@ class Heads:
             self._pieces[digest + entries[key][0]] = value
             for at in range(count):
                 pieces[f"{digest}-{at}"] = base64.b64encode(data[at * _PIECE : (at + 1) * _PIECE]).decode()
-        record = {"format": _FORMAT, "next": after.next, "documents": after.documents, "dims": after.dims}
+        record = {"format": FORMAT, "next": after.next, "documents": after.documents, "dims": after.dims}
         body = json.dumps({**record, "values": entries}, ensure_ascii=False)
         raw = f"{body} {crc32(body.encode()):08x}"
         if len(raw.encode()) > LONGEST:

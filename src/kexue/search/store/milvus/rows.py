@@ -47,11 +47,11 @@ def parse_document(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
         ) from None
 
 
-def parse_vector(row: Mapping[str, Any]) -> list[Vectors]:
-    """Return the vector of a row in a list, which is empty where it was not asked for."""
-    return [np.asarray(row["vector"], np.float32)] if "vector" in row else []
+def parse_vector(row: Mapping[str, Any]) -> Vectors | None:
+    """Return the vector of a row; None where it was not asked for."""
+    return np.asarray(row["vector"], np.float32) if "vector" in row else None
 
 
 def make_match(row: Mapping[str, Any], score: float) -> Match:
     """Return a row and its score as an answer."""
-    return Match(*parse_document(row), float(score), *parse_vector(row))
+    return Match(*parse_document(row), float(score), parse_vector(row))

@@ -20,6 +20,7 @@ from kexue.search.store.base import (
     IndexExistsError,
     IndexMissingError,
     Match,
+    PassageCounts,
     Row,
     Upserted,
     Value,
@@ -27,6 +28,7 @@ from kexue.search.store.base import (
     check_dims,
     check_distinct,
     check_selection,
+    check_spans,
     conflict_error,
     dimension_error,
     now,
@@ -43,7 +45,7 @@ from kexue.search.store.milvus.connection import (
     name_expression,
 )
 from kexue.search.store.milvus.expressions import to_expression
-from kexue.search.store.milvus.head import Head, Heads
+from kexue.search.store.milvus.head import FORMAT, Head, Heads
 from kexue.search.store.milvus.rows import make_entity, make_match, parse_document, parse_vector
 
 T = TypeVar("T")
@@ -135,8 +137,14 @@ class MilvusStore:
 
         Raises:
             DataError: an id, a text or metadata of more than 65,535 bytes; nothing was written.
+            NotSupported: a document with several vectors: a row of Milvus holds one.
         """
         check_distinct(rows)
+        if check_spans(rows):
+            raise NotSupported(
+                f"{self.address.uri} is in Milvus, which keeps one vector for each document.",
+                remedy="Keep the index in a file, or build it without passages (passages='none', --passages none).",
+            )
         with self._writing() as head:
             self._heads.check(head, expect)
             if not rows:
@@ -237,7 +245,7 @@ class MilvusStore:
                 for row in self._query(head, name_expression(some), fields)
             ]
 
-        found = {row["id"]: Row(*parse_document(row), *parse_vector(row)) for row in self._read(ask)[0]}
+        found = {row["id"]: Row(*parse_document(row), parse_vector(row)) for row in self._read(ask)[0]}
         return [found[one] for one in ids if one in found]
 
     def count(self, *, filter: Filter | None = None) -> int:
@@ -251,6 +259,15 @@ class MilvusStore:
         windows = self._windows(self._heads.require(), ["id"], expression)
         names = (row["id"] for rows in windows for row in rows if after is None or row["id"] > after)
         return self.get(heapq.nsmallest(limit, names))
+
+    def count_passages(self) -> PassageCounts:
+        """Return the numbers of split documents, which are 0 here, and of vectors."""
+        return PassageCounts(0, self.count())
+
+    @property
+    def format_version(self) -> int:
+        """Version of the format of the collection."""
+        return FORMAT
 
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first."""

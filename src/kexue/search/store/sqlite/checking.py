@@ -11,7 +11,8 @@ import numpy as np
 from kexue._progress import Progress
 from kexue.search.store.sqlite import tables
 from kexue.search.store.sqlite.errors import Damage
-from kexue.search.store.sqlite.tables import ChecksumCounter
+from kexue.search.store.sqlite.passages import read_groups
+from kexue.search.store.sqlite.tables import ChecksumCounter, State
 
 MAX_LISTED = 20  # problems of one kind
 
@@ -28,13 +29,13 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
         state = tables.read_state(connection)
     except (sqlite3.Error, Damage) as error:
         return [*problems, str(error)]
-    done = 0
+    done, total = 0, state.n + state.vector_count
 
     def tick(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
-            progress(min(done, 2 * state.n), 2 * state.n)
+            progress(min(done, total), total)
 
     documents, vectors = ChecksumCounter(), ChecksumCounter()
     checks: list[Callable[[], Iterator[str]]] = [
@@ -43,8 +44,8 @@ def find_problems(connection: sqlite3.Connection, progress: Progress | None = No
         lambda: _report_damage(lambda: tables.read_metadata(connection, state)),
         lambda: _report_damage(lambda: tables.removals(connection, 0)),
         lambda: _report_damage(lambda: documents.check(state.n, state.documents, "documents")),
-        lambda: _report_damage(lambda: vectors.check(state.n, state.vectors, "vectors")),
-        lambda: _check_keys(connection),
+        lambda: _report_damage(lambda: vectors.check(state.vector_count, state.vectors, "vectors")),
+        lambda: _check_keys(connection, state),
     ]
     for check in checks:
         kind: list[str] = []
@@ -101,8 +102,19 @@ def _report_damage(read: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
-def _check_keys(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield the keys of documents without a vector, and of vectors without a document."""
-    for one, other in (("documents", "vectors"), ("vectors", "documents")):
-        for (key,) in connection.execute(f"SELECT key FROM {one} EXCEPT SELECT key FROM {other} LIMIT {MAX_LISTED}"):
-            yield f"the key {key} is in the table {one}, not in {other}"
+def _check_keys(connection: sqlite3.Connection, state: State) -> Iterator[str]:
+    """Yield the keys of documents without a vector, and of vectors without a document; and damaged passages."""
+    groups = read_groups(connection, state)
+    expected = {*groups.vectors(groups.firsts).tolist()} - {*groups.firsts.tolist()}
+    for (key,) in connection.execute(f"SELECT key FROM documents EXCEPT SELECT key FROM vectors LIMIT {MAX_LISTED}"):
+        yield f"the key {key} is in the table documents, not in vectors"
+    for (key,) in connection.execute("SELECT key FROM vectors EXCEPT SELECT key FROM documents"):
+        if key in expected:
+            expected.remove(key)
+        else:
+            yield f"the key {key} is in the table vectors, not in documents"
+    yield from (f"the passage with key {key} has no vector" for key in sorted(expected))
+    for (key,) in (
+        connection.execute("SELECT key FROM passages EXCEPT SELECT key FROM documents") if state.split else ()
+    ):
+        yield f"the key {key} is in the table passages, not in documents"

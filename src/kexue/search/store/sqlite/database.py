@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from kexue._files import replacing
 from kexue.search.store.base import IndexReadOnlyError, Value, now
+from kexue.search.store.sqlite import passages
 from kexue.search.store.sqlite.errors import Damage, error_code
 from kexue.search.store.sqlite.files import APPLICATION_ID, FORMAT_VERSION, remove_old_store_files
 from kexue.search.store.sqlite.tables import State, write_metadata, write_state
@@ -28,12 +29,14 @@ _TABLES = {  # in this order: the root of `state` is page 2
     "vectors": "CREATE TABLE vectors (key INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, vector BLOB NOT NULL)",
     "tombstones": "CREATE TABLE tombstones (n INTEGER PRIMARY KEY AUTOINCREMENT, checksum INTEGER NOT NULL, "
     "key INTEGER NOT NULL, vector INTEGER NOT NULL)",
+    "passages": passages.TABLE,
 }
 _SCHEMA = {  # rows of sqlite_schema: type, name, table, statement
     *(("table", name, name, statement) for name, statement in _TABLES.items()),
     ("table", "sqlite_sequence", "sqlite_sequence", "CREATE TABLE sqlite_sequence(name,seq)"),
     ("index", "sqlite_autoindex_documents_1", "documents", None),
 }
+_SCHEMA_2 = {row for row in _SCHEMA if row[1] != "passages"}  # that of format 2
 
 
 def create(path: Path, metadata: Mapping[str, Value], *, overwrite: bool = False, mode: int | None = None) -> None:
@@ -132,9 +135,10 @@ def connect_file(path: Path, mode: str, readonly: bool, timeout: float) -> sqlit
 def _check_schema(connection: sqlite3.Connection) -> None:
     """Raise `Damage` for tables, views and triggers that no index has, before any of them is read."""
     rows = connection.execute("SELECT type, name, tbl_name, sql, rootpage FROM sqlite_master").fetchall()
-    strange = {row[:4] for row in rows} ^ _SCHEMA
-    if strange or len(rows) != len(_SCHEMA):
-        kind, name, *_ = min(strange or _SCHEMA, key=str)
+    expected = _SCHEMA if any(row[1] == "passages" for row in rows) else _SCHEMA_2
+    strange = {row[:4] for row in rows} ^ expected
+    if strange or len(rows) != len(expected):
+        kind, name, *_ = min(strange or expected, key=str)
         raise Damage(f"its schema is not that of an index (look at the {kind} {name!r:.60})")
     if next(row[4] for row in rows if row[1] == "state") != STATE_PAGE:
         raise Damage("its first table is not on the page where it was created")

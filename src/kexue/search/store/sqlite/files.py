@@ -14,7 +14,8 @@ from kexue.search.store.sqlite.handles import read_descriptor
 from kexue.search.store.sqlite.wal import PAGE, check_log, has_log, remove_leftover_files, remove_log_and_snapshot
 
 APPLICATION_ID = int.from_bytes(b"kexu", "big")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE = (2, 3)  # in format 2 every document has one vector
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -28,7 +29,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 
 def check_file(path: Path, *, to_replace: bool = False) -> None:
-    """Raise IndexFormatError unless the first bytes of a file are those of an index of this format.
+    """Raise IndexFormatError unless the first bytes of a file are those of an index of a format that can be read.
 
     Args:
         path: path of the file.
@@ -49,13 +50,13 @@ def check_file(path: Path, *, to_replace: bool = False) -> None:
     if to_replace:
         return
     version = int.from_bytes(header[60:64], "big")
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         newer = version > FORMAT_VERSION
         raise IndexFormatError(
-            f"{path} has format {version}; this version of kexue reads format {FORMAT_VERSION}.",
+            f"{path} has format {version}; this version of kexue reads formats {READABLE[0]} to {FORMAT_VERSION}.",
             remedy="Upgrade kexue: pip install -U kexue."
             if newer
-            else "Build it again (kexue index build): the previous format had no checksums.",
+            else "Build it again (kexue index build): that format had no checksums.",
         )
     pages, page = int.from_bytes(header[28:32], "big"), int.from_bytes(header[16:18], "big")
     if page != PAGE:

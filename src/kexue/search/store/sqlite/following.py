@@ -46,7 +46,7 @@ class EngineFollower:
         if self._version == version:
             return self.engine
         state, metadata = self._transactions.state(connection), self._transactions.metadata(connection)
-        n, epoch, approx = state.n, str(metadata["epoch"]), str(metadata.get("approx", "auto"))
+        n, epoch, approx = state.vector_count, str(metadata["epoch"]), str(metadata.get("approx", "auto"))
         engine = self.engine or (load_engine(self.snapshot_path) if n else None)
         if engine is not None and not (engine.position.epoch == epoch and engine.suits(n, approx)):
             engine = None
@@ -71,8 +71,8 @@ class EngineFollower:
             return np.concatenate([block for _, block in tables.read_vectors(connection, np.sort(some))])
 
         blocks = tables.read_blocks(connection, "key > 0", (), tally)
-        engine = build_engine(blocks, sample, n=state.n, dims=dims, approx=approx)
-        tally.check(state.n, state.vectors, "vectors")
+        engine = build_engine(blocks, sample, n=state.vector_count, dims=dims, approx=approx)
+        tally.check(state.vector_count, state.vectors, "vectors")
         return engine
 
     def save_snapshot(self) -> None:
@@ -97,11 +97,11 @@ class EngineFollower:
 
 
 def changed_much(connection: sqlite3.Connection, transactions: Transactions, position: Position | None) -> bool:
-    """Return whether more than a tenth of the documents have changed since a state; None: the empty one."""
-    epoch, n = transactions.metadata(connection)["epoch"], transactions.state(connection).n
+    """Return whether more than a tenth of the vectors have changed since a state; None: the empty one."""
+    epoch, n = transactions.metadata(connection)["epoch"], transactions.state(connection).vector_count
     if position is None or position.epoch != epoch:
         return n > 0
-    changes = tables.scalar(connection, "SELECT count(*) FROM documents WHERE key > ?", [position.last_key])
+    changes = tables.scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
     changes += tables.scalar(connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal])
     return int(changes) > _SNAPSHOT_DRIFT * n
 
@@ -118,7 +118,7 @@ def _catch_up(connection: sqlite3.Connection, engine: Engine, state: State) -> b
             return False
         engine.add(keys, vectors)
     checksums += tally.checksums - sum(vector for _, vector in gone)
-    return (len(engine.keys), checksums) == (state.n, state.vectors)
+    return (len(engine.keys), checksums) == (state.vector_count, state.vectors)
 
 
 def search_approximate(
@@ -137,7 +137,7 @@ def search_approximate(
         connection: to the stored vectors.
         engine: chooses the candidates.
         vectors: queries (m, d).
-        k: answers per query, at most the number of documents allowed.
+        k: answers per query, at most the number of vectors allowed.
         allowed: keys (ascending); None: all.
         exact, candidates: as in `Store.search`.
     """

@@ -13,13 +13,16 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kexue.errors import KexueError
+from kexue.search.grouping import search_documents
 from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.store.base import (
     CompactReport,
     Filter,
     Match,
+    PassageCounts,
     Row,
     Upserted,
     Value,
@@ -28,18 +31,21 @@ from kexue.search.store.base import (
     check_distinct,
     check_expected,
     check_selection,
+    check_spans,
     dimension_error,
     vector_length,
 )
 from kexue.search.store.sqlite import database, tables
 from kexue.search.store.sqlite.errors import explain_errors
-from kexue.search.store.sqlite.files import check_file, check_log_beside, check_target
+from kexue.search.store.sqlite.files import FORMAT_VERSION, check_file, check_log_beside, check_target
 from kexue.search.store.sqlite.following import EngineFollower, search_approximate
 from kexue.search.store.sqlite.listing import read_page
 from kexue.search.store.sqlite.matching import Matching
+from kexue.search.store.sqlite.passages import GroupReader, add_table, attach_best, attach_passages
 from kexue.search.store.sqlite.tables import ChecksumCounter
 from kexue.search.store.sqlite.transactions import ConnectionGuard, Transactions
 from kexue.search.store.sqlite.words import WordFollower, search_both
+from kexue.search.store.sqlite.writing import insert, remove
 
 
 class EmbeddedStore:
@@ -66,6 +72,7 @@ class EmbeddedStore:
         self.follower = EngineFollower(self.transactions)
         self.words = WordFollower(self.transactions)
         self._matching = Matching(self.transactions)
+        self._groups = GroupReader()
 
     # Opening and closing
 
@@ -128,6 +135,7 @@ class EmbeddedStore:
     ) -> Upserted:
         """Write `rows` and `metadata` in one durable step."""
         check_distinct(rows)
+        check_spans(rows)
         needed = sum(2 * len(row.text) + 512 + (0 if row.vector is None else row.vector.nbytes) for row in rows)
         with self.transactions.write(needed) as (connection, state):
             if expect:
@@ -137,8 +145,8 @@ class EmbeddedStore:
             if not rows:
                 return Upserted(0, 0)
             _check_dims(connection, rows)
-            replaced = tables.remove(connection, state, [row.id for row in rows])
-            tables.insert(connection, state, rows, tables.last_key(connection, "documents") + 1)
+            replaced = remove(connection, state, [row.id for row in rows])
+            insert(connection, state, rows)
         return Upserted(len(rows) - replaced, replaced)
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: Filter | None = None) -> int:
@@ -150,18 +158,20 @@ class EmbeddedStore:
                 where = f"key IN {tables.IDS}"
                 ids = [row.id for row in tables.read_rows(connection, where, (json.dumps(keys.tolist()),), False)]
             wanted = list(dict.fromkeys(ids or ()))
-            gone = tables.remove(connection, state, wanted)
+            gone = remove(connection, state, wanted)
             if gone < len(wanted):
                 self._matching.verify_ids(connection)
             return gone
 
     def compact(self) -> CompactReport:
-        """Rewrite the file without the space of removed documents, and write a fresh snapshot."""
+        """Rewrite the file in the present format without the space of removed documents; write a fresh snapshot."""
         before = self.size()
         with self.transactions.lock:
             with self.transactions.write(before) as (connection, state):
                 engine = self.follower.follow(connection)
                 self.words.follow(connection)
+                if not state.extended:
+                    add_table(connection, state, FORMAT_VERSION)
                 connection.execute("DELETE FROM tombstones")
                 epoch = secrets.token_hex(8)  # engines of an older epoch have missed removals that are now forgotten
                 tables.write_metadata(connection, state, {"epoch": epoch})
@@ -188,7 +198,7 @@ class EmbeddedStore:
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row]:
         """Return the documents with these ids that exist, in the order of `ids`."""
         with self.transactions.read() as connection:
-            rows = tables.read_rows(connection, f"id IN {tables.IDS}", (json.dumps(list(ids)),), vectors)
+            rows = self._read_rows(connection, f"id IN {tables.IDS}", (json.dumps(list(ids)),), vectors)
             stored = {row.id: row for row in rows}
             if len(stored) < len(set(ids)):
                 self._matching.verify_ids(connection)
@@ -208,6 +218,18 @@ class EmbeddedStore:
                 self._matching.verify_documents(connection)
             return read_page(connection, limit, after, filter)
 
+    def count_passages(self) -> PassageCounts:
+        """Return the numbers of split documents and of vectors."""
+        with self.transactions.read() as connection:
+            state = self.transactions.state(connection)
+            return PassageCounts(state.split, state.vector_count)
+
+    @property
+    def format_version(self) -> int:
+        """Version of the format of the file."""
+        with self.transactions.read() as connection:
+            return FORMAT_VERSION if self.transactions.state(connection).extended else FORMAT_VERSION - 1
+
     def iterate(self, *, batch_size: int = 1024, vectors: bool = True) -> Iterator[list[Row]]:
         """Yield all documents in batches, oldest first."""
         last, tally, began = 0, ChecksumCounter(), None
@@ -223,7 +245,7 @@ class EmbeddedStore:
                         tally.check(state.n, state.documents, "documents")
                     return
                 first, last = keys[0][0], keys[-1][0]
-                batch = tables.read_rows(connection, "key BETWEEN ? AND ?", (first, last), vectors, tally)
+                batch = self._read_rows(connection, "key BETWEEN ? AND ?", (first, last), vectors, tally)
             yield batch
 
     def metadata(self) -> Mapping[str, Value]:
@@ -255,25 +277,48 @@ class EmbeddedStore:
             if expect:
                 self._check_expected(connection, expect)
             allowed = None if filter is None else self._matching.find_keys(connection, filter)
-            if engine is None or not len(engine.keys if allowed is None else allowed) or not len(vectors):
+            if engine is None or (allowed is not None and not len(allowed)) or not len(vectors):
                 return [[] for _ in vectors]
             if vectors.shape[1] != engine.dims:
                 raise dimension_error("the query", vectors.shape[1], engine.dims)
+            state = self.transactions.state(connection)
+            groups = self._groups.read(connection, state)
 
             def search_engine(queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
-                k = min(k, len(engine.keys if allowed is None else allowed))
                 if engine.exact:
                     return engine.search(queries, k, allowed)
                 return search_approximate(
                     connection, engine, queries, k, allowed=allowed, exact=exact, candidates=candidates
                 )
 
+            def search_grouped(queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
+                k = min(k, state.n if allowed is None else len(allowed))
+                return search_documents(search_engine, groups, queries, k, allowed, total=state.vector_count)
+
             if words is None:
-                scores, keys = search_engine(vectors, k, allowed)
+                scores, keys = search_grouped(vectors, k, allowed)
             else:
                 postings = self.words.follow(connection)
-                scores, keys = search_both(search_engine, postings, vectors, words, k, allowed)
-            return tables.read_matches(connection, scores, keys, with_vectors)
+                scores, keys = search_both(search_grouped, postings, vectors, words, k, allowed)
+            matches = tables.read_matches(connection, scores, keys, with_vectors)
+            if state.split:
+                matches = attach_best(connection, groups, vectors, matches, keys, vectors=with_vectors)
+            return matches
+
+    def _read_rows(
+        self,
+        connection: sqlite3.Connection,
+        where: str,
+        parameters: Sequence[Any],
+        vectors: bool,
+        tally: ChecksumCounter | None = None,
+    ) -> list[Row]:
+        """Return the documents that `where` selects, oldest first, with all their vectors if `vectors`."""
+        rows = tables.read_rows(connection, where, parameters, vectors, tally)
+        state = self.transactions.state(connection)
+        if vectors and rows and state.split:
+            rows = attach_passages(connection, self._groups.read(connection, state), rows, where, parameters)
+        return rows
 
     def search_words(self, queries: Sequence[str], k: int, *, filter: Filter | None = None) -> list[list[Match]]:
         """Return the `k` documents of largest BM25 for each query."""

@@ -11,14 +11,14 @@ import math
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from kexue.search.products import Keys, Scores, Vectors, largest_products
-from kexue.search.store.base import Match, Row, Value, dump_metadata
+from kexue.search.store.base import Match, Row, Value
 from kexue.search.store.sqlite.errors import Damage
 
 BLOCK = 4_096  # vectors read at a time
@@ -55,7 +55,9 @@ def _metadata_checksum(key: bytes, kind: str, value: bytes) -> int:
 class State:
     """Numbers of rows in the tables of a store after a transaction, and the sums of their checksums.
 
-    `change` is the name of the transaction and `before` that of the previous one; see `wal`.
+    `change` is the name of the transaction and `before` that of the previous one; see `wal`. `split` documents have
+    more than one vector, `extra` more in all; `passages` is the sum of the checksums of their spans. A file of format 2
+    has none, and its state is not `extended` by these numbers.
     """
 
     before: str = "0" * 16
@@ -65,11 +67,21 @@ class State:
     vectors: int = 0
     entries: int = 0
     metadata: int = 0
+    split: int = 0
+    extra: int = 0
+    passages: int = 0
+    extended: bool = field(default=True, kw_only=True)
+
+    @property
+    def vector_count(self) -> int:
+        """Number of vectors."""
+        return self.n + self.extra
 
     def line(self) -> str:
         """Return the state as the line that is stored."""
-        words = f"kexue-state {self.before} {self.change} {self.n} {self.documents} {self.vectors} "
-        words += f"{self.entries} {self.metadata}"
+        numbers = [self.n, self.documents, self.vectors, self.entries, self.metadata]
+        numbers += [self.split, self.extra, self.passages] if self.extended else []
+        words = " ".join(["kexue-state", self.before, self.change, *map(str, numbers)])
         return f"{words} {crc32(words.encode()):08x}"
 
     @classmethod
@@ -79,7 +91,7 @@ class State:
         if checksum != b"%08x" % crc32(words):
             raise Damage("its table 'state' is not what was written")
         _, before, change, *numbers = words.decode().split(" ")
-        return cls(before, change, *map(int, numbers))
+        return cls(before, change, *map(int, numbers), extended=len(numbers) > 5)
 
 
 def read_state(connection: sqlite3.Connection) -> State:
@@ -148,43 +160,6 @@ def write_metadata(connection: sqlite3.Connection, state: State, values: Mapping
 def scalar(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> Any:
     """Return the single value of a statement."""
     return connection.execute(statement, parameters).fetchone()[0]
-
-
-def insert(connection: sqlite3.Connection, state: State, rows: Sequence[Row], first: int) -> None:
-    """Write new documents and their vectors with the keys `first`, `first` + 1, ..."""
-    documents, vectors = [], []
-    for key, row in enumerate(rows, start=first):
-        metadata, blob = dump_metadata(row.metadata), _blob(row)
-        ours = document_checksum(key, row.id.encode(), row.text.encode(), metadata.encode())
-        theirs = vector_checksum(key, blob)
-        documents.append((key, ours, row.id, row.text, metadata))
-        vectors.append((key, theirs, blob))
-        state.documents, state.vectors = state.documents + ours, state.vectors + theirs
-    connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", documents)
-    connection.executemany("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
-    state.n += len(rows)
-
-
-def remove(connection: sqlite3.Connection, state: State, ids: Sequence[str]) -> int:
-    """Delete documents by id, and write tombstones; returns how many were deleted."""
-    gone = connection.execute(
-        "SELECT key, documents.checksum, vectors.checksum FROM documents LEFT JOIN vectors USING (key) "
-        f"WHERE id IN {IDS}",
-        (json.dumps(ids),),
-    ).fetchall()
-    first = last_key(connection, "tombstones") + 1
-    tombstones = []
-    for n, (key, ours, theirs) in enumerate(gone, start=first):
-        if type(ours) is not int or type(theirs) is not int:
-            raise Damage(f"the document with key {key} has no vector or no checksum")
-        tombstones.append((n, tombstone_checksum(n, key, theirs), key, theirs))
-        state.documents, state.vectors = state.documents - ours, state.vectors - theirs
-    connection.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?)", tombstones)
-    keys = [(key,) for key, *_ in gone]
-    connection.executemany("DELETE FROM documents WHERE key = ?", keys)
-    connection.executemany("DELETE FROM vectors WHERE key = ?", keys)
-    state.n -= len(gone)
-    return len(gone)
 
 
 def removals(connection: sqlite3.Connection, after: int) -> list[tuple[int, int]]:
@@ -302,13 +277,6 @@ def read_matches(connection: sqlite3.Connection, scores: Scores, keys: Keys, vec
             ]
         )
     return hits
-
-
-def _blob(row: Row) -> bytes:
-    """Return the vector of a document as it is stored: little-endian float32."""
-    if row.vector is None:
-        raise ValueError(f"document {row.id!r} comes without a vector")
-    return np.ascontiguousarray(row.vector, "<f4").tobytes()
 
 
 def check_document(key: int, checksum: int, id: bytes, text: bytes, metadata: bytes) -> None:
