@@ -20,6 +20,7 @@ from kexue.text.identity import ModelIdentity
 from kexue.text.loaded import LoadedModel
 from kexue.text.models import find_model, named_default
 from kexue.text.network import DTYPES
+from kexue.text.passages import split_texts
 from kexue.text.pooling import canonical_pooling
 from kexue.text.roles import Role, choose_prompt
 from kexue.text.streaming import EncodeReport, encode_to
@@ -360,6 +361,35 @@ class Encoder:
             ]
             short.append(cut_text(text, offsets, tokens))
         return short
+
+    def split(
+        self, texts: Iterable[str], tokens: int | None = None, overlap: int = 0, *, prompt_name: str | None = None
+    ) -> list[list[tuple[int, int]]]:
+        """Split texts that have more than `tokens` tokens into passages; see `kexue.text.passages.split_text`.
+
+        Args:
+            texts: n strings; one plain string counts as a list of one.
+            tokens: tokens of a passage, special ones not counted; None = as many as `encode` reads after the prompt.
+            overlap: tokens that a passage may repeat of the one before, up to half of `tokens`.
+            prompt_name: prompt put before each passage, as in `encode`.
+
+        Returns:
+            The passages of each text as characters (start, end); one, the whole text, where it is short.
+
+        Raises:
+            ValueError: `tokens` or `overlap` is out of range, or an unknown prompt.
+
+        Example:
+            >>> encoder.split(["A dog runs. It rains."], 5)  # doctest: +SKIP
+            [[(0, 12), (12, 21)]]
+        """
+        texts = list_texts(texts)
+        self.choose_model(texts)
+        [prompt] = self.count_tokens([self._model.prompt(prompt_name)])
+        room = self.max_length - prompt
+        if tokens is not None and not 1 <= tokens <= room:
+            raise ValueError(f"a passage must have between 1 and {room} tokens for {self.model_id}, got {tokens}.")
+        return split_texts(texts, self._model.tokenizer, room if tokens is None else tokens, overlap)
 
     def encode_to(
         self,

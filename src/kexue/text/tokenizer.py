@@ -29,6 +29,7 @@ _VOCABULARIES = (
 )
 _BERT_SETTINGS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
 _MARKS = ("bos_token", "cls_token", "eos_token", "sep_token")
+_PART = 65_536  # characters of a long text whose tokens are located at a time
 _MARGIN = 128  # tokens read past the limit: a word cut in two there cannot change the tokens before the limit
 
 
@@ -163,6 +164,26 @@ class TextTokenizer:
         """Return the tokenizer's own records: ids, tokens, offsets, special_tokens_mask, overflowing."""
         return [record for _, records in self._chunks(texts, self._backend.encode_batch) for record in records]
 
+    def read_offsets(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the characters (t, 2) of all tokens of each text, also beyond the maximum length.
+
+        Special tokens are left out. A text of more than 65,536 characters is read in parts that end with a line or a
+        word where there is one.
+        """
+        places = [(at, start, stop) for at, text in enumerate(texts) for start, stop in _parts(text)]
+        records = self._backend.encode_batch([texts[at][start:stop] for at, start, stop in places])
+        found: list[list[np.ndarray]] = [[] for _ in texts]
+        for (at, start, _), record in zip(places, records, strict=True):
+            for one in (record, *record.overflowing):
+                offsets = np.array(one.offsets, np.int64).reshape(-1, 2)
+                found[at].append(offsets[np.array(one.special_tokens_mask) == 0] + start)
+        return [np.concatenate(parts) if parts else np.empty((0, 2), np.int64) for parts in found]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, also beyond the maximum length, without special ones."""
+        records = self._backend.encode_batch_fast(list(texts))
+        return [sum(len(one.ids) - self.specials for one in (record, *record.overflowing)) for record in records]
+
     def _chunks(self, texts: Sequence[str], encode_batch: Any) -> Iterator[tuple[int, list[Any]]]:
         """Yield chunks of records; of a long text only a beginning that fills the maximum length is tokenised."""
         limit = self._characters
@@ -178,6 +199,16 @@ class TextTokenizer:
                     size *= 8
                     encodings[i] = encode_batch([text[:size]])[0]
             yield start, encodings
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """Yield start and stop of the parts of a text that are tokenised at a time."""
+    start = 0
+    while len(text) - start > _PART:
+        stop = max(text.rfind(mark, start + _PART // 2, start + _PART) for mark in "\n ") + 1 or start + _PART
+        yield start, stop
+        start = stop
+    yield start, len(text)
 
 
 class _Special(NamedTuple):
