@@ -64,7 +64,8 @@ def build_index(
     """Build an index as `kexue.search.build_index` does, with the encoding on a cluster.
 
     Texts are encoded in shards in the folder ``<out>.shards``; the moments for a whitening that has to be fitted are
-    computed shard by shard; then this machine writes the index. After an interruption the same call continues.
+    computed shard by shard; then this machine writes the index. After an interruption the same call continues. Long
+    texts are not split into passages: `truncated` counts those that were cut.
 
     Args:
         inputs, out, whitening, dehub, approx, overwrite: see `kexue.search.build_index`.
@@ -93,7 +94,7 @@ def build_index(
         embedded = embed(session, sources, folder, encoder=encoder, shards=shards, **common)
         if whitening is not None and fit:
             whitening = Whitening(**whitening.get_params()).merge(compute_moments(session, folder))
-    space: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx}
+    space: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx, "passages": "none"}
     report = search.build_index(sources, target, encoder=_ShardEncoder(folder), overwrite=overwrite, **space, **common)
     if fit:  # drift is measured from these vectors on
         with search.Index.open(target) as index:

@@ -19,6 +19,7 @@ from kexue.search.build import Inputs
 from kexue.search.index import Index
 from kexue.search.ingest import AddReport
 from kexue.search.partial import add_spool
+from kexue.search.splitting import Splitting, Truncate, refuse_cut
 from kexue.search.spool import Spool
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet")
@@ -33,16 +34,17 @@ def add_files(
     id: str | None = None,
     metadata: Sequence[str] | None = None,
     format: str = "auto",
+    truncate: Truncate = "allow",
     errors: str = "strict",
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> AddReport:
     """Add the texts of files to an index; all of them are read and checked before the first is added.
 
-    A document whose id exists is replaced; an unchanged one is skipped.
+    A document whose id exists is replaced; an unchanged one is skipped. Long texts are split as those of the index are.
 
     Args:
-        index, inputs, format, errors, max_bytes, progress: as in `build_index`.
+        index, inputs, format, truncate, errors, max_bytes, progress: as in `build_index`.
         text, id, metadata: columns, as in `build_index`. None: those the index was built with, if any, so that
             replaced documents keep their id. If the input lacks some, a warning names the metadata they lose.
             ``""`` and ``()`` mean that there are none. Files of plain text have none; their documents are named by
@@ -72,8 +74,9 @@ def add_files(
                 stacklevel=2,
             )
         index.encoder.choose_model(spool.sample())
-        report, _ = add_spool(index.ingest, spool, progress)
-        return report + AddReport(0, 0, spool.duplicates)
+        if truncate == "error":
+            refuse_cut(spool, index.load_encoder(), Splitting.load(index.store.metadata()))
+        return add_spool(index.ingest, spool, progress) + AddReport(0, 0, spool.duplicates)
 
 
 def _fill_spool(

@@ -23,6 +23,7 @@ from kexue.search.ingest import AddReport
 from kexue.search.opening import check_approx, open_index
 from kexue.search.partial import PartialIndex, check_place, discard, put_in_place
 from kexue.search.space import Space, SupportsEncode, is_fitted
+from kexue.search.splitting import Splitting, Truncate, refuse_cut
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, local_path
 from kexue.search.store.base import Value
@@ -37,8 +38,8 @@ class BuildReport:
     """Result of `build_index`.
 
     `added`, `updated` and `skipped` count records: new, replaced after an interrupted run, and already stored (by that
-    run, or the same text twice). `replaced` counts malformed characters, `truncated` texts that the encoder cut.
-    `warnings` are sentences for the user.
+    run, or the same text twice). `replaced` counts malformed characters, `truncated` texts of which the encoder did not
+    read the end. `warnings` are sentences for the user.
     """
 
     index: str
@@ -68,6 +69,8 @@ def build_index(
     metadata: Sequence[str] = (),
     format: str = "auto",
     approx: str = "auto",
+    passages: str | int | None = "auto",
+    truncate: Truncate = "allow",
     errors: str = "strict",
     max_bytes: int = MAX_BYTES,
     resume: bool = True,
@@ -88,13 +91,15 @@ def build_index(
         encoder: a folder, a model's name or hub id, ``"auto"`` (chosen by the texts, see `kexue.text.find_model_for`),
             or an object with ``encode(texts) -> (n, dim)``.
         whitening: None, a fitted one, or one that is then fitted on all vectors.
-        dehub, approx: see `Index.create`.
+        dehub, approx, passages: see `Index.create`.
+        truncate: ``"error"`` refuses texts of which the encoder would not read the end; ``"allow"`` counts them.
         resume: False discards what an interrupted build has left.
         overwrite: replace an index at `out`; anything else there is never replaced.
         progress: called as progress(done, total).
 
     Raises:
-        DataError: input that cannot be read, or an id that occurs twice (both positions are named); nothing is encoded.
+        DataError: input that cannot be read, an id that occurs twice (both positions are named), or a text that would
+            be cut and must not be; nothing is encoded.
         IndexExistsError: `out` exists. DiskFullError: no room; finished batches are kept for the next run.
 
     Cost: one pass of the encoder; memory for one batch, and for the search engine of the snapshot.
@@ -114,6 +119,7 @@ def build_index(
     if not isinstance(encoder, str | os.PathLike | SupportsEncode):
         raise TypeError(f"encoder must be a name or an object with encode(texts), got {encoder!r:.60}")
     check_dehub(dehub)
+    splitting = Splitting.parse(passages)
     whitening = centre_whitening(dehub, whitening)
     reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
     records = read_records(inputs, **reading, max_bytes=max_bytes)
@@ -126,8 +132,11 @@ def build_index(
 
             encoder = Encoder(encoder)
         choose_model(encoder, spool.sample())
-        job = _Job(target, encoder, whitening, dehub, {"approx": approx, "columns": columns})
-        done, truncated = job.write(spool, resume=resume, progress=progress)
+        splitting.check(encoder)
+        if truncate == "error":
+            refuse_cut(spool, encoder, splitting)
+        job = _Job(target, encoder, whitening, dehub, {"approx": approx, "columns": columns, **splitting.dump()})
+        done = job.write(spool, resume=resume, progress=progress)
         info = job.finish(overwrite=overwrite)
     return BuildReport(
         index=str(Path(out)),
@@ -136,7 +145,7 @@ def build_index(
         updated=done.updated,
         skipped=done.skipped + spool.duplicates,
         replaced=records.replaced,
-        truncated=truncated,
+        truncated=done.truncated,
         dims=info.dims or 0,
         model={name: info.model[name] for name in ("id", "fingerprint")},
         whitening=info.whitening,
@@ -176,8 +185,8 @@ class _Job:
         self._finished = self._partial if self._direct else self._second
         self._mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None  # a private index stays private
 
-    def write(self, spool: Spool, *, resume: bool, progress: Progress | None) -> tuple[AddReport, int]:
-        """Encode and write all records of a spool; returns what was written, and how many texts were cut."""
+    def write(self, spool: Spool, *, resume: bool, progress: Progress | None) -> AddReport:
+        """Encode and write all records of a spool."""
         whitening, dehub = (self._whitening, self._dehub) if self._direct else (None, None)
         space = Space(ModelIdentity(), whitening, raw=not self._direct, dehub=dehub)
         partial = PartialIndex.start(

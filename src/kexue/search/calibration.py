@@ -10,11 +10,13 @@ import numpy as np
 
 from kexue.errors import InfeasibleError
 from kexue.search.encoding import IndexEncoder
-from kexue.search.sample import SAMPLE, documents_with_vectors, require_documents, sample_rows
-from kexue.search.space import file_bytes, from_file_bytes, read_record
-from kexue.search.store.base import Store, Value
+from kexue.search.sample import require_documents, sample_rows, sample_size, stack_vectors
+from kexue.search.space import Space, file_bytes, from_file_bytes, read_record
+from kexue.search.store.base import Row, Store, Value
 from kexue.similarity import Probability, ScoreCalibrator
 from kexue.similarity.calibration import null_scores
+
+_PAIRS = 10_000  # whose scores are computed at a time
 
 
 class StoredCalibration:
@@ -62,12 +64,35 @@ def fit_calibration(
     given = None if labels is None else list(labels)
     require_documents(store, encoder.path, 2, "random pairs")
     random = np.random.default_rng(generator)
-    _, vectors = documents_with_vectors(sample_rows(store, SAMPLE, random), encoder.space)
-    calibrator = ScoreCalibrator(method).fit(null_scores(vectors, n, generator=random))
+    rows = sample_rows(store, sample_size(store), random)
+    calibrator = ScoreCalibrator(method).fit(random_scores(rows, encoder.space, n, random))
     if judged is not None and given is not None:
         sides = [encoder.space.project(encoder.encode([pair[i] for pair in judged], "pair")) for i in (0, 1)]
         calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), given)
     return calibrator
+
+
+def random_scores(rows: Sequence[Row], space: Space, n: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Return the scores of `n` random pairs of documents, as a search would score them.
+
+    The first of a pair stands for a query: one of its passages, drawn at random. The second is scored by its best
+    passage. Without split documents these are cosines, of every pair once where there are at most `n`.
+    """
+    stacked = stack_vectors(rows)
+    unit = stacked.vectors[:, :-1] if space.dehub == "csls" else stacked.vectors
+    if len(unit) == len(rows):
+        return null_scores(unit, n, generator=random)
+    first = random.integers(len(rows), size=n)
+    second = (first + random.integers(1, len(rows), size=n)) % len(rows)
+    queries = stacked.firsts[first] + random.integers(stacked.sizes[first])
+    found = np.full(n, -1.0)
+    for passage in range(int(stacked.sizes.max())):
+        some = np.flatnonzero(stacked.sizes[second] > passage)
+        for part in np.array_split(some, len(some) // _PAIRS + 1):
+            pairs = unit[queries[part]], unit[stacked.firsts[second[part]] + passage]
+            found[part] = np.maximum(found[part], np.einsum("ij,ij->i", *pairs, dtype=np.float64))
+    scores: np.ndarray[Any, Any] = np.clip(found, -1.0, 1.0)
+    return scores
 
 
 def interpret_scores(

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from kexue._progress import Progress
+from kexue.errors import NotSupported
 from kexue.search.opening import open_index
 from kexue.search.store import create_store, is_remote, require_file
 from kexue.search.store.base import IndexExistsError, Value
@@ -101,6 +102,7 @@ def copy_index(
 
     Raises:
         IndexExistsError: something is at `target`, or it is `source` itself.
+        NotSupported: split documents, to Milvus.
 
     >>> import tempfile, numpy as np
     >>> from kexue.search import Index
@@ -113,6 +115,11 @@ def copy_index(
     _check_distinct(source, target)
     old, _ = open_index(source, readonly=True)
     try:
+        if is_remote(target) and (split := old.count_passages().split):
+            raise NotSupported(
+                f"{split} documents of {os.fspath(source)} were split into passages; Milvus keeps one vector for each.",
+                remedy="Keep the index in a file, or build it with passages='none' (--passages none) first.",
+            )
         metadata: dict[str, Value] = {key: value for key, value in old.metadata().items() if key not in _STORE_ENTRIES}
         mode = None if is_remote(source) else stat.S_IMODE(os.stat(source).st_mode)
         new = create_store(target, metadata, overwrite=overwrite, mode=mode)

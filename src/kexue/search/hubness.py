@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from kexue.errors import DataError
 from kexue.search.encoding import IndexEncoder
 from kexue.search.hubs import extend_queries, find_distinct
 from kexue.search.products import Keys, Vectors
-from kexue.search.sample import SAMPLE, require_documents, sample_rows, stack_vectors
+from kexue.search.sample import PassageVectors, require_documents, sample_rows, sample_size, stack_vectors
 from kexue.search.store.base import Store
 from kexue.similarity import HubnessReport, k_occurrence
 from kexue.similarity.neighbours.selection import k_smallest
@@ -22,13 +23,25 @@ _TIE = 1e-6  # scores that differ by at most this count as equal (rounding of fl
 def count_occurrences(
     store: Store, encoder: IndexEncoder, k: int, generator: Any
 ) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """Count how often each document is among the `k` nearest of another; see `Index.k_occurrence`."""
+    """Count how often each document is among the `k` nearest of another; see `Index.k_occurrence`.
+
+    Two documents are as near as the nearest of their passages.
+    """
     require_documents(store, encoder.path, k + 1, f"k = {k} neighbours")
-    rows = sample_rows(store, SAMPLE, np.random.default_rng(generator))
-    ids, vectors = [row.id for row in rows], stack_vectors(rows)
+    rows = sample_rows(store, sample_size(store), np.random.default_rng(generator))
+    if len(rows) <= k:
+        raise DataError(
+            f"{len(rows)} of the long documents of {encoder.path} are compared; k = {k} neighbours need more.",
+            remedy="Choose a smaller k.",
+        )
+    ids, stacked = [row.id for row in rows], stack_vectors(rows)
     if encoder.space.dehub == "csls":
-        return count_neighbours(vectors, k, np.random.default_rng(generator)), ids
-    return k_occurrence(vectors, k, generator=generator), ids
+        queries = extend_queries(stacked.vectors[:, :-1], 1.0)
+    elif len(stacked.vectors) == len(rows):
+        return k_occurrence(stacked.vectors, k, generator=generator), ids
+    else:
+        queries = stacked.vectors
+    return count_neighbours(queries, stacked, k, np.random.default_rng(generator)), ids
 
 
 def record_hubness(store: Store, report: HubnessReport) -> None:
@@ -37,14 +50,25 @@ def record_hubness(store: Store, report: HubnessReport) -> None:
     store.upsert([], metadata={"hubness": json.dumps(record)})
 
 
-def count_neighbours(stored: Vectors, k: int, generator: np.random.Generator) -> Keys:
-    """Count how often each stored vector of a CSLS index is among the `k` best of another; random order of ties."""
-    n = len(stored)
+def count_neighbours(queries: Vectors, stored: PassageVectors, k: int, generator: np.random.Generator) -> Keys:
+    """Count how often each document is among the `k` best of another; random order of ties.
+
+    Args:
+        queries: (p, d) for the stored vectors as queries.
+        stored: the vectors (p, d) of n documents.
+        k: < n.
+        generator: orders ties.
+    """
+    n, firsts = len(stored.sizes), stored.firsts
     counts = np.zeros(n, np.int64)
-    queries = extend_queries(stored[:, :-1], 1.0)
-    firsts, which = find_distinct(stored)
-    for start in range(0, n, _BLOCK):
-        distances = -(queries[start : start + _BLOCK] @ stored[firsts].T)[:, which]
-        distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = np.inf
-        counts += np.bincount(k_smallest(distances, k, generator, tie=_TIE).ravel(), minlength=n)
+    distinct, which = find_distinct(stored.vectors)
+    start = 0
+    while start < n:
+        stop = start + max(1, int(np.searchsorted(np.cumsum(stored.sizes[start:]), _BLOCK)))
+        rows = slice(int(firsts[start]), int(firsts[stop - 1] + stored.sizes[stop - 1]))
+        products = (queries[rows] @ stored.vectors[distinct].T)[:, which]
+        best = np.maximum.reduceat(np.maximum.reduceat(products, firsts, axis=1), firsts[start:stop] - firsts[start])
+        best[np.arange(stop - start), np.arange(start, stop)] = -np.inf
+        counts += np.bincount(k_smallest(-best, k, generator, tie=_TIE).ravel(), minlength=n)
+        start = stop
     return counts

@@ -1,7 +1,8 @@
 """Correction for hubs (CSLS): with one more coordinate, a search by inner product ranks as CSLS does.
 
 With c the cosine of query q and document y, and r(y) the mean cosine of y with its nearest documents, CSLS orders by
-2 c - r(q) - r(y); for one query this is the order of c - r(y) / 2 = <(q, 1), (y, -r(y) / 2)>.
+2 c - r(q) - r(y); for one query this is the order of c - r(y) / 2 = <(q, 1), (y, -r(y) / 2)>. Each passage of a split
+document has its own r: its mean cosine with the nearest other documents, each by the nearest of its passages.
 
 Sources: kexue.fm/archives/9147; Conneau et al. 2018, arXiv:1710.04087. `kexue.similarity.HubnessReducer` is the same
 for vectors in memory.
@@ -16,6 +17,7 @@ import numpy as np
 
 from kexue.errors import NotSupported
 from kexue.search.engine import build_engine
+from kexue.search.grouping import group_rows, search_documents
 from kexue.search.products import Keys, Scores, Vectors
 from kexue.similarity import Whitening
 
@@ -69,26 +71,35 @@ def extend_queries(unit: Vectors, weight: float) -> Vectors:
     return query
 
 
-def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, approx: str = "exact") -> Scores:
-    """Return cosines (n, min(k, n - 1)) of each vector with its nearest others; NaN where fewer were found."""
-    n = len(unit)
-    k = min(k, n - 1)
+def neighbour_scores(unit: Vectors, k: int = NEIGHBOURS, *, sizes: Keys | None = None, approx: str = "exact") -> Scores:
+    """Return cosines (p, min(k, n - 1)) of each vector with its nearest documents but its own; NaN for missing ones.
+
+    Args:
+        unit: (p, d), the vectors of n documents one after the other.
+        k: documents; of one that was split the nearest passage counts.
+        sizes: (n,) vectors of each document; None: one.
+        approx: as in `Index.create`.
+    """
+    p = len(unit)
+    sizes = np.ones(p, np.int64) if sizes is None else sizes
+    groups = group_rows(sizes)
+    k = min(k, len(sizes) - 1)
     firsts, which = find_distinct(unit)
     cosines = np.empty((len(firsts), k), np.float32)
     if k < 1:
         return cosines[which]
     engine = build_engine(
-        [(np.arange(n), unit)],
-        lambda size: unit[np.random.default_rng(0).permutation(n)[:size]],
-        n=n,
+        [(np.arange(p), unit)],
+        lambda size: unit[np.random.default_rng(0).permutation(p)[:size]],
+        n=p,
         dims=unit.shape[1],
         approx=approx,
     )
     for start in range(0, len(firsts), _BLOCK):
         some = firsts[start : start + _BLOCK]
-        scores, places = engine.search(unit[some], k + 1)
-        own = places == some[:, None]
-        own[~own.any(axis=1), -1] = True  # a duplicate took the place of the vector itself: the last hit is dropped
+        scores, places = search_documents(engine.search, groups, unit[some], k + 1, None, total=p)
+        own = places == groups.documents(some)[:, None]
+        own[~own.any(axis=1), -1] = True  # a duplicate took the place of the document itself: the last hit is dropped
         cosines[start : start + _BLOCK] = np.where(places < 0, np.nan, scores)[~own].reshape(-1, k)
     return cosines[which]
 

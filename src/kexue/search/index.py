@@ -43,7 +43,7 @@ class Index:
     >>> import tempfile, numpy as np
     >>> index = Index.create(tempfile.mkdtemp() + "/colours.kx", encoder=None)
     >>> index.add(["red", "green"], vectors=np.eye(2))
-    AddReport(added=2, updated=0, skipped=0)
+    AddReport(added=2, updated=0, skipped=0, truncated=0)
     >>> [hit.text for hit in index.search(np.array([[0.1, 0.9]]), k=1)[0]]
     ['green']
     >>> index.close()
@@ -65,6 +65,7 @@ class Index:
         whitening: Whitening | None = None,
         dehub: Dehub | None = None,
         approx: str = "auto",
+        passages: str | int | None = "auto",
         overwrite: bool = False,
     ) -> Self:
         """Create an empty index.
@@ -79,13 +80,17 @@ class Index:
                 added, and of all again by `compact`. ``"center"`` subtracts the mean: a whitening with beta = 1.
             approx: ``"exact"`` compares a query with every vector, ``"approx"`` with likely ones (and scores those
                 exactly), ``"auto"`` does the latter from 200,000 documents on.
+            passages: ``"auto"`` splits a text that is longer than the encoder reads into passages, each with a vector;
+                a search then finds documents by their best passage. 200 or ``"200:20"`` splits into passages of up to
+                200 tokens (which repeat up to 20). ``"none"`` splits nothing: the end of a long text is not read.
             overwrite: replace an existing index.
 
         Raises:
             IndexExistsError: something is at `path` (FileExistsError). IndexBusyError: it is in use.
+            NotSupported: a number of `passages` in Milvus, or with an encoder that does not tell its tokens.
         """
-        options: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx, "overwrite": overwrite}
-        return cls(*create_index(path_or_uri, encoder, **options))
+        options: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx, "passages": passages}
+        return cls(*create_index(path_or_uri, encoder, **options, overwrite=overwrite))
 
     @classmethod
     def open(
@@ -166,8 +171,7 @@ class Index:
         size = self.ingest.batch_size(len(rows))
         parts = (slice(start, start + size) for start in range(0, len(rows), size))
         batches = ((rows[part], None if raw is None else raw[part]) for part in parts)
-        report, _ = self.ingest.add_batches(batches, len(rows), progress)
-        return report + AddReport(0, 0, checked.duplicates)
+        return self.ingest.add_batches(batches, len(rows), progress) + AddReport(0, 0, checked.duplicates)
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from kexue.search.calibration import calibration_record
 from kexue.search.ingest import drift_sum
 from kexue.search.space import Space
+from kexue.search.splitting import Splitting
 from kexue.search.store.base import Store, Value
 from kexue.similarity import ScoreCalibrator
 
@@ -23,7 +24,9 @@ class IndexInfo:
 
     `dims` is the length of the stored vectors, None while there are none. `bytes` is the size on disk. `drift` is the
     distance between the mean of the vectors added since the whitening was fitted and the mean it was fitted on, in
-    units of the root of the total variance; None without whitening or without such vectors.
+    units of the root of the total variance; None without whitening or without such vectors. `passages` is how long
+    texts are split: ``mode`` and ``overlap``, ``tokens`` of a passage (None: as many as the encoder reads), the number
+    of ``split`` documents, and that of ``vectors``; None where none is split.
     """
 
     index: str
@@ -35,6 +38,7 @@ class IndexInfo:
     hubness: dict[str, Any] | None
     dehub: str | None
     approx: str
+    passages: dict[str, Any] | None
     bytes: int
     format_version: int
     created: str
@@ -60,12 +64,21 @@ def describe_index(path: str, store: Store, space: Space, calibrator: ScoreCalib
         hubness=json.loads(str(metadata["hubness"])) if "hubness" in metadata else None,
         dehub=space.dehub,
         approx=str(metadata["approx"]),
+        passages=_describe_passages(store, metadata),
         bytes=store.size(),
         format_version=store.format_version,
         created=str(metadata["created"]),
         updated=str(metadata["updated"]),
         drift=drift,
     )
+
+
+def _describe_passages(store: Store, metadata: Mapping[str, Value]) -> dict[str, Any] | None:
+    """Return how long texts are split, and the numbers of split documents and vectors; None where none is split."""
+    splitting = Splitting.load(metadata)
+    if splitting.mode == "none" or not store.keeps_passages:
+        return None
+    return {**asdict(splitting), **store.count_passages()._asdict()}
 
 
 def _measure_drift(space: Space, metadata: Mapping[str, Value]) -> float | None:

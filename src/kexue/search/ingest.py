@@ -1,10 +1,10 @@
-"""Writing of documents into a store: encode, whiten, correct for hubs, write in batches."""
+"""Writing of documents into a store: split, encode, whiten, correct for hubs, write in batches."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from kexue._text import same_json
 from kexue.errors import SpaceMismatchError
 from kexue.search.encoding import IndexEncoder
 from kexue.search.hubs import NEIGHBOURS, append_offsets, extend_queries, find_distinct, local_means, neighbour_scores
-from kexue.search.products import Scores, Vectors
-from kexue.search.sample import stack_vectors
+from kexue.search.products import Keys, Scores, Vectors
+from kexue.search.sample import share_vectors, stack_vectors
 from kexue.search.space import Space, as_vectors
+from kexue.search.splitting import Splitting
 from kexue.search.store.base import Row, Store, Value
 from kexue.similarity import Whitening
 from kexue.text.identity import identify
@@ -28,14 +29,18 @@ _SAME = 1e-6  # numbers of unit vectors that differ by less are equal, up to rou
 
 @dataclass(frozen=True)
 class AddReport:
-    """Numbers of documents added, replaced, and skipped because nothing in them had changed."""
+    """Numbers of documents added, replaced, and skipped because nothing in them had changed.
+
+    `truncated` texts are longer than the encoder reads, and were neither split nor read to their end.
+    """
 
     added: int
     updated: int
     skipped: int
+    truncated: int = 0
 
     def __add__(self, other: AddReport) -> AddReport:
-        return AddReport(self.added + other.added, self.updated + other.updated, self.skipped + other.skipped)
+        return AddReport(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Ingest:
@@ -57,60 +62,75 @@ class Ingest:
 
     def add_batches(
         self, batches: Iterable[tuple[list[Row], Vectors | None]], total: int, progress: Progress | None = None
-    ) -> tuple[AddReport, int]:
+    ) -> AddReport:
         """Write batches of documents, each durable when the next one begins.
 
         Args:
-            batches: rows without vectors, and their vectors (n, dim) of the encoder or None to encode them.
+            batches: rows without vectors, and their vectors (n, dim) of the encoder or None to encode them. Rows with
+                `spans` have one vector for each.
             total: documents in all batches.
             progress: called as progress(done, total).
-
-        Returns:
-            What was written, and how many texts the encoder cut.
         """
-        report, truncated, done = AddReport(0, 0, 0), 0, 0
+        report, done = AddReport(0, 0, 0), 0
         for rows, vectors in batches:
-            added, cut = self.add_rows(rows, vectors)
-            report, truncated, done = report + added, truncated + cut, done + len(rows)
+            report, done = report + self.add_rows(rows, vectors), done + len(rows)
             if progress is not None:
                 progress(done, total)
-        return report, truncated
+        return report
 
-    def add_rows(self, rows: list[Row], vectors: Vectors | None) -> tuple[AddReport, int]:
+    def add_rows(self, rows: list[Row], vectors: Vectors | None) -> AddReport:
         """Write the new and changed documents of one batch in one transaction; see `add_batches`."""
         space = self._encoder.space
-        fresh, written = self._find_changes(space, rows, vectors)
+        given = None if vectors is None else [stack_vectors([row]).vectors for row in share_vectors(rows, vectors)]
+        fresh, written = self._find_changes(space, rows, given)
         skipped = len(rows) - len(fresh) - len(written)
         metadata: dict[str, Value] = {}
         truncated = 0
         if fresh:
-            if vectors is None:
-                raw = self._encoder.encode([rows[place].text for place in fresh], "document")
+            new = [rows[place] for place in fresh]
+            if given is None:
+                new = self.split(new)
+                raw = self._encoder.encode([text for row in new for text in passage_texts(row)], "document")
                 truncated = self._encoder.truncated_count
             else:
-                raw = vectors[fresh]
-            fitted = self._fit_space(space, raw, encoded=vectors is None)
+                raw = np.concatenate([given[place] for place in fresh])
+            fitted = self._fit_space(space, raw, encoded=given is None)
             metadata = {**({} if fitted is space else fitted.dump()), **self._add_drift(space, raw)}
             unit = fitted.project(raw)
             if fitted.dehub == "csls":
-                unit = append_offsets(unit, self._mean_similarities(unit, [row.id for row in rows]))
-            written += [rows[at]._replace(vector=v) for at, v in zip(fresh, unit, strict=True)]
+                sizes = np.array([len(passage_texts(row)) for row in new])
+                unit = append_offsets(unit, self._mean_similarities(unit, sizes, [row.id for row in rows]))
+            written += share_vectors(new, unit)
         if not written:
-            return AddReport(0, 0, skipped), 0
+            return AddReport(0, 0, skipped)
         done = self._store.upsert(written, metadata=metadata, expect={"space": space.token})
-        return AddReport(done.added, done.updated, skipped), truncated
+        return AddReport(done.added, done.updated, skipped, truncated)
 
-    def _find_changes(self, space: Space, rows: Sequence[Row], vectors: Vectors | None) -> tuple[list[int], list[Row]]:
+    def split(self, rows: Sequence[Row]) -> list[Row]:
+        """Return documents with the passages into which this index splits their texts, if it does."""
+        splitting = Splitting.load(self._store.metadata())
+        if splitting.mode == "none" or not self._store.keeps_passages:
+            return list(rows)
+        spans = splitting.split(self._encoder.load(), [row.text for row in rows])
+        return [row._replace(spans=tuple(some) if len(some) > 1 else ()) for row, some in zip(rows, spans, strict=True)]
+
+    def _find_changes(
+        self, space: Space, rows: Sequence[Row], vectors: Sequence[Vectors] | None
+    ) -> tuple[list[int], list[Row]]:
         """Return the places of rows that need a vector, and the rows of which only the metadata have changed."""
         stored = {row.id: row for row in self._store.get([row.id for row in rows], vectors=True)}
         fresh: list[int] = []
         changed: list[Row] = []
         for place, row in enumerate(rows):
             old = stored.get(row.id)
-            if old is None or old.text != row.text or (vectors is not None and not _same(space, vectors[place], old)):
+            if (
+                old is None
+                or old.text != row.text
+                or (vectors is not None and not _same(space, row, vectors[place], old))
+            ):
                 fresh.append(place)
             elif not same_json(old.metadata, row.metadata):
-                changed.append(row._replace(vector=old.vector))
+                changed.append(row._replace(vector=old.vector, spans=old.spans))
         return fresh, changed
 
     def _fit_space(self, space: Space, raw: Vectors, *, encoded: bool) -> Space:
@@ -130,9 +150,12 @@ class Ingest:
             space, model=model, whitening=whitening, unfitted=None, token=space.token or secrets.token_hex(8)
         )
 
-    def _mean_similarities(self, unit: Vectors, ids: Sequence[str]) -> Scores:
-        """Return r (n,) of new documents among themselves and the stored ones, except those with `ids`."""
-        scores = [neighbour_scores(unit)]
+    def _mean_similarities(self, unit: Vectors, sizes: Keys, ids: Sequence[str]) -> Scores:
+        """Return r (p,) of the vectors of new documents, among these and the stored documents, except those with `ids`.
+
+        `sizes` is the number of vectors of each new document.
+        """
+        scores = [neighbour_scores(unit, sizes=sizes)]
         if self._store.count():
             replaced = set(ids)
             firsts, which = find_distinct(unit)
@@ -159,10 +182,12 @@ class Ingest:
         ids, blocks = [], []
         for rows in self._store.iterate():
             ids += [row.id for row in rows]
-            blocks.append(stack_vectors(rows)[:, :-1])
-        unit = np.concatenate(blocks)
+            blocks.append(stack_vectors(rows))
+        sizes = np.concatenate([block.sizes for block in blocks])
+        unit = np.concatenate([block.vectors[:, :-1] for block in blocks])
         approx = str(self._store.metadata()["approx"])
-        offsets = dict(zip(ids, -local_means(neighbour_scores(unit, approx=approx)) / 2, strict=True))
+        measured = -local_means(neighbour_scores(unit, sizes=sizes, approx=approx)) / 2
+        offsets = dict(zip(ids, np.split(measured, np.cumsum(sizes)[:-1]), strict=True))
         for start in range(0, len(ids), BATCH):
             while not self._write_offsets(ids[start : start + BATCH], offsets):
                 pass
@@ -170,9 +195,12 @@ class Ingest:
     def _write_offsets(self, ids: Sequence[str], offsets: Mapping[str, Any]) -> bool:
         """Write documents with their new offsets; False where another process has written meanwhile."""
         updated = self._store.metadata()["updated"]
-        rows = self._store.get(ids, vectors=True)
-        changed = [row for row in rows if abs(stack_vectors([row])[0, -1] - offsets[row.id]) > _SAME]
-        fresh = [row._replace(vector=np.append(stack_vectors([row])[0, :-1], offsets[row.id])) for row in changed]
+        fresh = []
+        for row in self._store.get(ids, vectors=True):
+            vectors = stack_vectors([row]).vectors.copy()
+            if len(vectors) == len(offsets[row.id]) and np.abs(vectors[:, -1] - offsets[row.id]).max() > _SAME:
+                vectors[:, -1] = offsets[row.id]
+                fresh += share_vectors([row], vectors)
         try:
             if fresh:
                 self._store.upsert(fresh, expect={"updated": updated})
@@ -181,13 +209,20 @@ class Ingest:
         return True
 
 
+def passage_texts(row: Row) -> list[str]:
+    """Return the texts that are encoded for a document: its passages, or all of it where it is not split."""
+    return [row.text[start:end] for start, end in row.spans] or [row.text]
+
+
 def drift_sum(metadata: Mapping[str, Value]) -> tuple[int, Any]:
     """Return number and sum of the vectors added since the whitening was fitted."""
     blob = metadata.get("drift_sum")
     return int(metadata.get("drift_n", 0)), np.frombuffer(blob) if isinstance(blob, bytes) else 0.0
 
 
-def _same(space: Space, raw: Vectors, old: Row) -> bool:
-    """Return whether a new vector of the encoder equals the stored one."""
-    unit = space.project(raw[None])[0]
-    return old.vector is not None and bool(np.allclose(unit, old.vector[: len(unit)], atol=_SAME))
+def _same(space: Space, new: Row, raw: Vectors, old: Row) -> bool:
+    """Return whether the new vectors (m, dim) of the encoder equal the stored ones."""
+    if old.vector is None or new.spans != old.spans:
+        return False
+    unit = space.project(raw)
+    return bool(np.allclose(unit, np.atleast_2d(old.vector)[:, : unit.shape[1]], atol=_SAME))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from os import PathLike, fspath
 
 from kexue._version import __version__
-from kexue.errors import IndexFormatError
+from kexue.errors import IndexFormatError, NotSupported
 from kexue.search.encoding import IndexEncoder
 from kexue.search.hubs import Dehub
 from kexue.search.space import Space, SupportsEncode, plan_space
-from kexue.search.store import Store, create_store, open_store
+from kexue.search.splitting import Splitting
+from kexue.search.store import Store, create_store, is_remote, open_store
 from kexue.search.store.base import Value
 from kexue.similarity import Whitening
 
@@ -51,13 +52,22 @@ def create_index(
     whitening: Whitening | None,
     dehub: Dehub | None,
     approx: str,
+    passages: str | int | None,
     overwrite: bool,
 ) -> tuple[Store, IndexEncoder]:
     """Create the store of an empty index; see `Index.create`."""
     check_approx(approx)
     encoder = fspath(encoder) if isinstance(encoder, PathLike) else encoder
     space = plan_space(encoder, whitening, dehub)
-    store = create_index_store(uri, space, approx=approx, overwrite=overwrite)
+    splitting = Splitting.parse(passages)
+    if is_remote(uri) and splitting.mode == "tokens":
+        raise NotSupported(
+            f"{fspath(uri)} is in Milvus, which keeps one vector for each document.",
+            remedy="Keep the index in a file, or choose passages='none'.",
+        )
+    if not (encoder is None or isinstance(encoder, str)):
+        splitting.check(encoder)
+    store = create_index_store(uri, space, approx=approx, overwrite=overwrite, metadata=splitting.dump())
     return store, IndexEncoder(store, fspath(uri), None if isinstance(encoder, str) else encoder)
 
 

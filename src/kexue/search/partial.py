@@ -20,8 +20,9 @@ from kexue.search.hubs import Dehub, append_offsets, local_means, neighbour_scor
 from kexue.search.ingest import AddReport, Ingest
 from kexue.search.opening import create_index_store
 from kexue.search.products import Vectors
-from kexue.search.sample import stack_vectors
+from kexue.search.sample import share_vectors, stack_vectors
 from kexue.search.space import Space, SupportsEncode, is_fitted
+from kexue.search.splitting import Splitting
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError
 from kexue.search.store.base import Value
@@ -69,7 +70,7 @@ class PartialIndex:
         if path.exists():
             try:
                 partial = cls(EmbeddedStore.open(path), path, encoder)
-                reason = partial._compare(encoder, space) if resume else "resume=False"
+                reason = partial._compare(encoder, space, metadata) if resume else "resume=False"
             except IndexFormatError as error:
                 reason = error.message
         if reason is not None:
@@ -85,25 +86,27 @@ class PartialIndex:
         partial.store.upsert([], metadata=metadata)
         return partial
 
-    def _compare(self, encoder: SupportsEncode, space: Space) -> str | None:
-        """Return why the stored vectors cannot be used for a space, or None."""
+    def _compare(self, encoder: SupportsEncode, space: Space, metadata: Mapping[str, Value]) -> str | None:
+        """Return why the stored vectors cannot be used for a space and the metadata of an index, or None."""
         stored = self.encoder.space
         try:
             if stored.model.model_id is not None:
                 stored.model.check(identify(encoder))
         except SpaceMismatchError as error:
             return error.message
+        if Splitting.load(self.store.metadata()) != Splitting.load(metadata):
+            return "its texts were split into other passages."
         same = (stored.raw, stored.dehub, stored.digest()) == (space.raw, space.dehub, space.digest())
         return None if same else "it was built with another whitening or dehub."
 
-    def fill(self, spool: Spool, progress: Progress | None) -> tuple[AddReport, int]:
+    def fill(self, spool: Spool, progress: Progress | None) -> AddReport:
         """Write the records of a spool, then remove what it no longer holds; see `Ingest.add_batches`."""
         written = add_spool(self.ingest, spool, progress)
         removed = 0
         if self.store.count() != len(spool):
             batches = self.store.iterate(vectors=False)
             removed = self.store.delete([name for rows in batches for name in spool.missing([row.id for row in rows])])
-        if (removed or written[0].updated) and not self.encoder.space.raw:
+        if (removed or written.updated) and not self.encoder.space.raw:
             self.store.compact()
         return written
 
@@ -127,22 +130,24 @@ class PartialIndex:
         if whitening is not None and not is_fitted(whitening):
             whitening = Whitening(**whitening.get_params())
             for rows in self.store.iterate():
-                whitening.partial_fit(stack_vectors(rows))
+                whitening.partial_fit(stack_vectors(rows).vectors)
         space = replace(self.encoder.space, whitening=whitening, raw=False, dehub=dehub, token=secrets.token_hex(8))
         local: Vectors | None = None
         if dehub == "csls" and self.store.count():
-            unit = np.concatenate([space.project(stack_vectors(rows)) for rows in self.store.iterate()])
-            local = local_means(neighbour_scores(unit, approx=approx))
+            stacked = [stack_vectors(rows) for rows in self.store.iterate()]
+            unit = np.concatenate([space.project(some.vectors) for some in stacked])
+            sizes = np.concatenate([some.sizes for some in stacked])
+            local = local_means(neighbour_scores(unit, sizes=sizes, approx=approx))
         discard(path)
         new = cast(EmbeddedStore, create_index_store(path, space, approx=approx, mode=mode, metadata=metadata))
         try:
             done = 0
             for rows in self.store.iterate():
-                vectors = space.project(stack_vectors(rows))
+                vectors = space.project(stack_vectors(rows).vectors)
                 if local is not None:
-                    vectors = append_offsets(vectors, local[done : done + len(rows)])
-                new.upsert([row._replace(vector=vector) for row, vector in zip(rows, vectors, strict=True)])
-                done += len(rows)
+                    vectors = append_offsets(vectors, local[done : done + len(vectors)])
+                new.upsert(share_vectors(rows, vectors))
+                done += len(vectors)
         finally:
             new.close(snapshot=False)
 
@@ -151,7 +156,7 @@ class PartialIndex:
         self.store.close(snapshot=False)
 
 
-def add_spool(ingest: Ingest, spool: Spool, progress: Progress | None) -> tuple[AddReport, int]:
+def add_spool(ingest: Ingest, spool: Spool, progress: Progress | None) -> AddReport:
     """Write the records of a spool; see `Ingest.add_batches`."""
     total = len(spool)
     batches = ((rows, None) for rows in spool.batches(ingest.batch_size(total)))

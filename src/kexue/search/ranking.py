@@ -38,8 +38,8 @@ class Hit(NamedTuple):
     (0 to 100) is the rank of a cosine among random pairs of documents, and with labels `probability` (value, low,
     high) says how likely such a pair belongs together.
     `chance` (0 to 1) is how often the best hit of an unrelated query has a score this high, None where it was not
-    measured. `passage` is the best part of a document that was split, else None. `explanation`, on request, lists
-    which word moved to which, at what cost.
+    measured. `passage` is the best part of a document that was split, else None; score and explanation are then those
+    of this part. `explanation`, on request, lists which word moved to which, at what cost.
     """
 
     id: str
@@ -51,6 +51,11 @@ class Hit(NamedTuple):
     passage: Passage | None
     metadata: dict[str, Any]
     explanation: Explanation | None
+
+    @property
+    def passage_text(self) -> str:
+        """The text that the score is about: the passage, or the whole document where it was not split."""
+        return self.text if self.passage is None else self.passage.text
 
 
 def rank_documents(
@@ -89,7 +94,7 @@ def rank_documents(
         return store.search(extend_queries(unit, 0.0), k, **options)
     answers = store.search(extend_queries(unit, 1.0), k, **options, with_vectors=True)
     return [
-        [Match(one.id, one.text, one.metadata, one.score - float(one.vector[-1])) for one in matches]  # type: ignore[index]
+        [one._replace(score=one.score - float(one.vector[-1]), vector=None) for one in matches]  # type: ignore[index]
         for matches in answers
     ]
 
@@ -175,7 +180,7 @@ def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> l
     scores = [max(-1.0, min(1.0, match.score)) for match in matches]
     percentiles, probabilities = interpret_scores(calibrator, scores)
     return [
-        Hit(match.id, match.text, score, percentile, None, probability, None, match.metadata, None)
+        Hit(match.id, match.text, score, percentile, None, probability, _passage(match), match.metadata, None)
         for match, score, percentile, probability in zip(matches, scores, percentiles, probabilities, strict=True)
     ]
 
@@ -183,6 +188,11 @@ def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> l
 def _make_word_hit(match: Match) -> Hit:
     """Return an answer of a search for words as a hit; its score is no cosine, so nothing says what it means."""
     return Hit(match.id, match.text, match.score, None, None, None, None, match.metadata, None)
+
+
+def _passage(match: Match) -> Passage | None:
+    """Return the passage that an answer is about."""
+    return None if match.span is None else Passage(*match.span, match.text[slice(*match.span)])
 
 
 def check_counts(k: Any, candidates: int | None) -> None:

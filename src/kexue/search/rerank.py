@@ -195,7 +195,7 @@ def rerank_hits(
 
     Args:
         query: as text.
-        hits: of a search; neither encoded nor searched again.
+        hits: of a search; neither encoded nor searched again. Of a document that was split the passage is read.
         k: hits to keep.
         reranker: orders and scores the hits; None keeps order and scores.
         explainer: makes the reranker that explains hits where `reranker` gives no explanations; None adds none.
@@ -203,14 +203,14 @@ def rerank_hits(
     best = list(hits)
     reasons: list[Explanation | None] = [None] * len(best)
     if reranker is not None and best:
-        scores, given = reranker.rerank(query, [hit.text for hit in best])
+        scores, given = reranker.rerank(query, [hit.passage_text for hit in best])
         order = np.argsort(-np.asarray(scores), kind="stable").tolist()
         best, reasons = [best[at]._replace(score=float(scores[at])) for at in order], [given[at] for at in order]
     best, reasons = best[:k], reasons[:k]
     if explainer is None or not best:
         return best
     if all(reason is None for reason in reasons):
-        reasons = explainer().rerank(query, [hit.text for hit in best]).explanations
+        reasons = explainer().rerank(query, [hit.passage_text for hit in best]).explanations
     return [hit._replace(explanation=reason) for hit, reason in zip(best, reasons, strict=True)]
 
 

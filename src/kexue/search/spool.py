@@ -55,7 +55,7 @@ class Spool:
         if record.id is None:
             self.duplicates += 1
             return
-        path, line = self._connection.execute("SELECT path, line FROM input WHERE id = ?", (name,)).fetchone()
+        path, line = self.locate(name)
         first = f"line {line}" if path == record.path else f"{path}, line {line}"
         raise DataError(
             f"the id {name!r} was given already, in {first}.",
@@ -84,6 +84,11 @@ class Spool:
             "SELECT text FROM input WHERE n IN (SELECT value FROM json_each(?)) ORDER BY n", (json.dumps(places),)
         )
         return [text for (text,) in found]
+
+    def locate(self, id: str) -> tuple[str, int]:
+        """Return the file and the line of a record."""
+        path, line = self._connection.execute("SELECT path, line FROM input WHERE id = ?", (id,)).fetchone()
+        return path, line
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Return those of `ids` that no record has."""

@@ -110,6 +110,11 @@ class Store(Protocol):
         """Version of the format on disk."""
         ...
 
+    @property
+    def keeps_passages(self) -> bool:
+        """Whether a document can have several vectors."""
+        ...
+
     def upsert(
         self,
         rows: Sequence[Row],

@@ -60,6 +60,7 @@ class MilvusStore:
     """
 
     searches_words = False
+    keeps_passages = False
 
     def __init__(self, address: Address, *, readonly: bool = False) -> None:
         self.address = address

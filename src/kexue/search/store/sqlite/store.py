@@ -64,6 +64,7 @@ class EmbeddedStore:
 
     busy_timeout = 30.0
     searches_words = True
+    keeps_passages = True  # in format 2 there are no passages, but nor does it record that texts are to be split
 
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self.path = path
