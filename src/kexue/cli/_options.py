@@ -40,6 +40,17 @@ Dehub = Annotated[
 Approx = Annotated[
     str, typer.Option("--approx", help="Kind of search: exact, approx, or auto (approx in a large index).")
 ]
+Passages = Annotated[
+    str,
+    typer.Option(
+        "--passages",
+        help="Passages of long texts: auto (of what is longer than the model reads), none, TOKENS, or TOKENS:OVERLAP.",
+    ),
+]
+Truncate = Annotated[
+    Literal["allow", "error"],
+    typer.Option("--truncate", help="Texts whose end the model would not read: allow counts them, error refuses them."),
+]
 Dims = Annotated[int | None, typer.Option("--dims", help="Dimensions to keep.", min=1)]
 Filters = Annotated[
     list[str] | None,
@@ -64,6 +75,17 @@ def parse_size(size: str) -> int:
 def split_columns(columns: str | None) -> tuple[str, ...]:
     """Parse ``"a,b"`` as ``("a", "b")``."""
     return tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
+
+
+def parse_passages(given: str) -> str:
+    """Return a `--passages` value after a check; typer.BadParameter where it is malformed."""
+    from kexue.search.splitting import Splitting
+
+    try:
+        Splitting.parse(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return given
 
 
 def parse_whitening(spec: str, dims: int | None = None) -> Whitening | None:

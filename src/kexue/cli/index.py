@@ -19,6 +19,7 @@ FEW_PAIRS = 1000  # random pairs below which percentiles are rough
 _BUILD = (
     "kexue index build faq.jsonl --text question --out faq.kx",
     "kexue index build notes/ --out notes.kx --whiten pca --dims 128 --dehub csls",
+    "kexue index build manuals/ --out manuals.kx --passages 128:16",
     "cat lines.txt | kexue index build - --out lines.kx",
 )
 
@@ -38,6 +39,8 @@ def build(
     dims: opt.Dims = None,
     dehub: opt.Dehub = "none",
     approx: opt.Approx = "auto",
+    passages: opt.Passages = "auto",
+    truncate: opt.Truncate = "allow",
     resume: Annotated[bool, typer.Option(help="Continue an interrupted build; --no-resume discards it.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     encoding_errors: opt.EncodingErrors = "strict",
@@ -62,6 +65,8 @@ def build(
             metadata=opt.split_columns(metadata),
             format=file_format,
             approx=approx,
+            passages=opt.parse_passages(passages),
+            truncate=truncate,
             errors=encoding_errors,
             max_bytes=opt.parse_size(max_bytes),
             resume=resume,
@@ -76,9 +81,10 @@ def build(
 def _describe_build(report: Any) -> str:
     noun = "document" if report.documents == 1 else "documents"
     parts = [f"{report.documents:,} {noun} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
-    parts += [f"{name} {value:,}" for name in ("skipped", "replaced", "truncated") if (value := getattr(report, name))]
+    parts += [f"{name} {value:,}" for name in ("skipped", "replaced") if (value := getattr(report, name))]
     shape = f"{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"
-    return f'{", ".join(parts)}\n{shape}\nNext: kexue search {report.index} "your question"'
+    next_step = f'Next: kexue search {report.index} "your question"'
+    return f"{', '.join(parts)}\n{shape}{_describe_cut(report.truncated)}\n{next_step}"
 
 
 @verb(app, "add", examples=("kexue index add faq.kx more.jsonl --text question --id id",))
@@ -90,6 +96,7 @@ def add(
     id_column: opt.IdColumn = None,
     metadata: opt.MetadataColumns = None,
     file_format: opt.Format = "auto",
+    truncate: opt.Truncate = "allow",
     encoding_errors: opt.EncodingErrors = "strict",
     max_bytes: opt.MaxBytes = "16M",
 ) -> None:
@@ -108,6 +115,7 @@ def add(
             id=id_column,
             metadata=None if metadata is None else opt.split_columns(metadata),
             format=file_format,
+            truncate=truncate,
             errors=encoding_errors,
             max_bytes=opt.parse_size(max_bytes),
             progress=progress,
@@ -118,6 +126,7 @@ def add(
         "added": report.added,
         "updated": report.updated,
         "skipped": report.skipped,
+        "truncated": report.truncated,
         "documents": documents,
         "seconds": time.perf_counter() - start,
     }
@@ -125,9 +134,14 @@ def add(
         record,
         lambda: (
             f"{report.added:,} added, {report.updated:,} updated, {report.skipped:,} unchanged; "
-            f"{documents:,} documents in {index}"
+            f"{documents:,} documents in {index}{_describe_cut(report.truncated)}"
         ),
     )
+
+
+def _describe_cut(texts: int) -> str:
+    """Return a line on texts of which the encoder did not read the end; empty for none."""
+    return f"\n{texts:,} longer than the encoder reads: their ends cannot be found" if texts else ""
 
 
 @verb(
