@@ -10,7 +10,8 @@ import pytest
 from kexue.errors import NotSupported
 from kexue.search import Index, build_index
 from kexue.search.hubness import count_neighbours
-from kexue.search.hubs import NEIGHBOURS, append_offsets, local_means, neighbour_scores
+from kexue.search.hubs import NEIGHBOURS, append_offsets, extend_queries, local_means, neighbour_scores
+from kexue.search.sample import PassageVectors
 from kexue.similarity import HubnessReducer, Whitening
 
 N, DIM = 150, 12  # more than r looks at
@@ -115,7 +116,8 @@ def test_equal_rows_count_alike_wherever_they_stand(groups: list[int], dim: int,
     _, which = np.unique(stored, axis=0, return_inverse=True)
     assert len(np.unique(which)) == len(groups), "equal rows have one r, to the bit"
     generator = np.random.default_rng(5)
-    counts = np.stack([count_neighbours(stored, k, generator) for _ in range(200)])
+    queries, one = extend_queries(unit, 1.0), PassageVectors(stored, np.ones(len(unit), np.int64))
+    counts = np.stack([count_neighbours(queries, one, k, generator) for _ in range(200)])
     assert (counts.sum(axis=1) == k * len(unit)).all()
     for group in range(len(groups)):
         mean = counts[:, which.ravel() == group].mean(axis=0)

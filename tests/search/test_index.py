@@ -460,7 +460,7 @@ def test_settings_of_the_encoder_are_kept(tiny_model: Path, tmp_path: Path) -> N
 
     path = tmp_path / "x.kx"
     encoder = Encoder(tiny_model, pooling="cls", normalize=False, max_length=8)
-    with Index.create(path, encoder, whitening=Whitening(3)) as index:
+    with Index.create(path, encoder, whitening=Whitening(3), passages="none") as index:
         index.add(TEXTS)
     with Index.open(path) as index:
         again = index.load_encoder()

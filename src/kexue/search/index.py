@@ -12,7 +12,7 @@ from kexue._progress import Progress
 from kexue.search.calibration import StoredCalibration, fit_calibration
 from kexue.search.check import CheckReport, check_index
 from kexue.search.copying import CopyReport, backup_index
-from kexue.search.documents import Document, check_documents, check_ids, match_vectors
+from kexue.search.documents import Document, check_ids
 from kexue.search.encoding import IndexEncoder
 from kexue.search.fields import FieldCatalogue
 from kexue.search.hubness import count_occurrences, record_hubness
@@ -80,14 +80,13 @@ class Index:
                 added, and of all again by `compact`. ``"center"`` subtracts the mean: a whitening with beta = 1.
             approx: ``"exact"`` compares a query with every vector, ``"approx"`` with likely ones (and scores those
                 exactly), ``"auto"`` does the latter from 200,000 documents on.
-            passages: ``"auto"`` splits a text that is longer than the encoder reads into passages, each with a vector;
-                a search then finds documents by their best passage. 200 or ``"200:20"`` splits into passages of up to
-                200 tokens (which repeat up to 20). ``"none"`` splits nothing: the end of a long text is not read.
+            passages: ``"auto"`` splits texts longer than the encoder reads into passages, and finds a document by its
+                best one; 200 or ``"200:20"``: of 200 tokens, of which 20 are repeated; ``"none"``: long texts are cut.
             overwrite: replace an existing index.
 
         Raises:
             IndexExistsError: something is at `path` (FileExistsError). IndexBusyError: it is in use.
-            NotSupported: a number of `passages` in Milvus, or with an encoder that does not tell its tokens.
+            NotSupported: `passages` of a size in Milvus, or with an encoder that does not tell its tokens.
         """
         options: dict[str, Any] = {"whitening": whitening, "dehub": dehub, "approx": approx, "passages": passages}
         return cls(*create_index(path_or_uri, encoder, **options, overwrite=overwrite))
@@ -161,17 +160,7 @@ class Index:
             SpaceMismatchError: vectors or an encoder of another space than the index holds.
             DiskFullError: the disk is full; the batches before are kept, nothing of this one.
         """
-        checked = check_documents(texts, ids, metadata)
-        if not checked.rows:
-            return AddReport(0, 0, checked.duplicates)
-        raw = None if vectors is None else match_vectors(vectors, checked, dim=self.space.model.dim)
-        rows = checked.rows
-        if raw is None or self.encoder.encoder is not None:
-            self.encoder.choose_model([row.text for row in rows])
-        size = self.ingest.batch_size(len(rows))
-        parts = (slice(start, start + size) for start in range(0, len(rows), size))
-        batches = ((rows[part], None if raw is None else raw[part]) for part in parts)
-        return self.ingest.add_batches(batches, len(rows), progress) + AddReport(0, 0, checked.duplicates)
+        return self.ingest.add_texts(texts, ids, metadata, vectors, progress)
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Remove documents by id, or those a filter matches (exactly one of both); returns how many were removed."""

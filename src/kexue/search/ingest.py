@@ -12,6 +12,7 @@ import numpy as np
 from kexue._progress import Progress
 from kexue._text import same_json
 from kexue.errors import SpaceMismatchError
+from kexue.search.documents import check_documents, match_vectors
 from kexue.search.encoding import IndexEncoder
 from kexue.search.hubs import NEIGHBOURS, append_offsets, extend_queries, find_distinct, local_means, neighbour_scores
 from kexue.search.products import Keys, Scores, Vectors
@@ -59,6 +60,27 @@ class Ingest:
         """Number of `n` documents to add at once: all, where a whitening or the first offsets are fitted on them."""
         space = self._encoder.space
         return n if space.unfitted is not None or (space.dehub == "csls" and space.token is None) else BATCH
+
+    def add_texts(
+        self,
+        texts: str | Iterable[str],
+        ids: Iterable[str | int] | None,
+        metadata: Iterable[Mapping[str, Any] | None] | None,
+        vectors: Any,
+        progress: Progress | None,
+    ) -> AddReport:
+        """Check and write texts; see `kexue.search.Index.add`."""
+        checked = check_documents(texts, ids, metadata)
+        if not checked.rows:
+            return AddReport(0, 0, checked.duplicates)
+        raw = None if vectors is None else match_vectors(vectors, checked, dim=self._encoder.space.model.dim)
+        rows = checked.rows
+        if raw is None or self._encoder.encoder is not None:
+            self._encoder.choose_model([row.text for row in rows])
+        size = self.batch_size(len(rows))
+        parts = (slice(start, start + size) for start in range(0, len(rows), size))
+        batches = ((rows[part], None if raw is None else raw[part]) for part in parts)
+        return self.add_batches(batches, len(rows), progress) + AddReport(0, 0, checked.duplicates)
 
     def add_batches(
         self, batches: Iterable[tuple[list[Row], Vectors | None]], total: int, progress: Progress | None = None

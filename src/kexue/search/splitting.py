@@ -88,19 +88,26 @@ class Splitting:
         if not hasattr(encoder, "split"):
             if self.mode == "auto":
                 return whole
-            raise NotSupported(
-                f"{type(encoder).__name__} cannot split texts: it does not say where their tokens are.",
-                remedy="Use kexue.text.Encoder, or passages='none' (--passages none).",
-            )
+            raise _blind_error(encoder)
         spans: list[list[Span]] = encoder.split(
             texts, self.tokens, self.overlap, prompt_name=choose_prompt(encoder, "document")
         )
         return spans
 
 
+def _blind_error(encoder: object) -> NotSupported:
+    """Return the error for an encoder that has no ``split``."""
+    return NotSupported(
+        f"{type(encoder).__name__} cannot split texts: it does not say where their tokens are.",
+        remedy="Use kexue.text.Encoder; or passages='none' (--passages none), and truncate='allow' (--truncate allow).",
+    )
+
+
 def refuse_cut(spool: Spool, encoder: Any, splitting: Splitting) -> None:
     """Raise DataError where the encoder would not read the end of a record: it is longer, and is not split."""
-    if splitting.mode != "none" and hasattr(encoder, "split"):
+    if not hasattr(encoder, "split"):
+        raise _blind_error(encoder)
+    if splitting.mode != "none":
         return
     long = 0
     first: tuple[str, int] | None = None
