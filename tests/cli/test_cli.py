@@ -96,7 +96,7 @@ def test_build_search_change(run, faq):
     code, out, _ = run("index", "info", "faq.kx", "--json")
     info = json.loads(out)
     assert set(info) >= {"index", "documents", "dims", "model", "whitening", "calibration", "hubness", "dehub",
-                         "approx", "bytes", "format_version", "created", "updated", "drift"}  # fmt: skip
+                         "approx", "passages", "bytes", "format_version", "created", "updated", "drift"}  # fmt: skip
     assert info["documents"] == 3
 
 

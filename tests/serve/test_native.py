@@ -161,7 +161,14 @@ def test_documents_come_and_go(client, indexes, texts, encoder) -> None:
     added = client.post(
         path, json={"documents": [{"id": "new", "text": "a bank account", "metadata": {"x": 1}}]}
     ).json()
-    assert added == {"added": 1, "updated": 0, "skipped": 0, "ids": ["new"], "documents": len(texts) + 1}
+    assert added == {
+        "added": 1,
+        "updated": 0,
+        "skipped": 0,
+        "truncated": 0,
+        "ids": ["new"],
+        "documents": len(texts) + 1,
+    }
     again = client.post(
         path, json={"documents": [{"id": "new", "text": "a bank account", "metadata": {"x": 1}}]}
     ).json()

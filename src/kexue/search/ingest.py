@@ -19,7 +19,7 @@ from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.sample import share_vectors, stack_vectors
 from kexue.search.space import Space, as_vectors
 from kexue.search.splitting import Splitting
-from kexue.search.store.base import Row, Store, Value
+from kexue.search.store.base import Row, Span, Store, Value
 from kexue.similarity import Whitening
 from kexue.text.identity import identify
 from kexue.text.models import MULTILINGUAL
@@ -82,6 +82,27 @@ class Ingest:
         batches = ((rows[part], None if raw is None else raw[part]) for part in parts)
         return self.add_batches(batches, len(rows), progress) + AddReport(0, 0, checked.duplicates)
 
+    def add_encoded(
+        self,
+        texts: Sequence[str],
+        ids: Sequence[str] | None,
+        metadata: Sequence[Mapping[str, Any] | None],
+        spans: Sequence[Sequence[Span]],
+        vectors: Vectors,
+    ) -> AddReport:
+        """Write texts whose passages have been encoded, in one transaction.
+
+        Args:
+            texts, ids, metadata: n each, as in `kexue.search.Index.add`.
+            spans: the passages of each text, from `split`.
+            vectors: (p, dim) of the encoder, those of all passages.
+        """
+        checked = check_documents(texts, ids, metadata)
+        parts = np.split(vectors, np.cumsum([len(some) for some in spans])[:-1])
+        rows = _with_spans(checked.rows, [spans[place] for place in checked.positions])
+        raw = np.concatenate([parts[place] for place in checked.positions])
+        return self.add_rows(rows, raw) + AddReport(0, 0, checked.duplicates)
+
     def add_batches(
         self, batches: Iterable[tuple[list[Row], Vectors | None]], total: int, progress: Progress | None = None
     ) -> AddReport:
@@ -111,7 +132,7 @@ class Ingest:
         if fresh:
             new = [rows[place] for place in fresh]
             if given is None:
-                new = self.split(new)
+                new = _with_spans(new, self.split([row.text for row in new]))
                 raw = self._encoder.encode([text for row in new for text in passage_texts(row)], "document")
                 truncated = self._encoder.truncated_count
             else:
@@ -128,13 +149,12 @@ class Ingest:
         done = self._store.upsert(written, metadata=metadata, expect={"space": space.token})
         return AddReport(done.added, done.updated, skipped, truncated)
 
-    def split(self, rows: Sequence[Row]) -> list[Row]:
-        """Return documents with the passages into which this index splits their texts, if it does."""
+    def split(self, texts: Sequence[str]) -> list[list[Span]]:
+        """Return the passages into which this index splits texts; one, the whole text, where it does not."""
         splitting = Splitting.load(self._store.metadata())
         if splitting.mode == "none" or not self._store.keeps_passages:
-            return list(rows)
-        spans = splitting.split(self._encoder.load(), [row.text for row in rows])
-        return [row._replace(spans=tuple(some) if len(some) > 1 else ()) for row, some in zip(rows, spans, strict=True)]
+            return [[(0, len(text))] for text in texts]
+        return splitting.split(self._encoder.load(), texts)
 
     def _find_changes(
         self, space: Space, rows: Sequence[Row], vectors: Sequence[Vectors] | None
@@ -234,6 +254,11 @@ class Ingest:
 def passage_texts(row: Row) -> list[str]:
     """Return the texts that are encoded for a document: its passages, or all of it where it is not split."""
     return [row.text[start:end] for start, end in row.spans] or [row.text]
+
+
+def _with_spans(rows: Sequence[Row], spans: Sequence[Sequence[Span]]) -> list[Row]:
+    """Return documents with their passages; none for one that is whole."""
+    return [row._replace(spans=tuple(some) if len(some) > 1 else ()) for row, some in zip(rows, spans, strict=True)]
 
 
 def drift_sum(metadata: Mapping[str, Value]) -> tuple[int, Any]:

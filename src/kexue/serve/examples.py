@@ -193,8 +193,9 @@ INDEX = answers(
         "hubness": ({}, None),
         "dehub": ("csls", None),
         "approx": "auto",
+        "passages": ({"mode": "auto", "tokens": (None, 128), "overlap": 0, "split": 12, "vectors": 571}, None),
         "bytes": 1048576,
-        "format_version": 1,
+        "format_version": 3,
         "created": "2026-01-01T00:00:00+00:00",
         "updated": "2026-01-02T00:00:00+00:00",
         "drift": (0.02, None),
@@ -207,7 +208,17 @@ DOCUMENTS = answers(
         "warnings?": _WARNINGS,
     }
 )
-UPSERT = answers({"added": 1, "updated": 0, "skipped": 0, "ids": ["17"], "documents": 513, "warnings?": _WARNINGS})
+UPSERT = answers(
+    {
+        "added": 1,
+        "updated": 0,
+        "skipped": 0,
+        "truncated": 0,
+        "ids": ["17"],
+        "documents": 513,
+        "warnings?": _WARNINGS,
+    }
+)
 DELETE = answers({"deleted": 1, "missing": ["18"], "documents": 512, "warnings?": _WARNINGS})
 COMPARE = answers(
     {

@@ -43,12 +43,14 @@ class EmbeddingResult(NamedTuple):
         tokens: tokens read of each text.
         timing: seconds of each stage.
         warnings: one sentence where texts were cut.
+        truncated: number of these texts.
     """
 
     vectors: Vectors
     tokens: list[int]
     timing: Timing
     warnings: list[str]
+    truncated: int = 0
 
 
 @dataclass
@@ -91,7 +93,7 @@ class ServedModel:
         """Encode texts, or token ids with special tokens, in batches with those of other requests.
 
         Args:
-            inputs: texts, or arrays (t,) of token ids.
+            inputs: texts, or arrays (t,) of token ids; as `TokenIds` where some were cut.
             prompt: name of the prompt put before each text; None = the default.
             normalize: scale vectors to length 1; None = as the encoder does.
             dimensions: width of the vectors; None = the encoder's.
@@ -109,25 +111,30 @@ class ServedModel:
         self.metrics.tokens.labels(self.name).inc(sum(counts))
         vectors = self._shape(encoded.vectors, normalize, dimensions)
         timing = Timing(tokenize_seconds, encoded.queue_seconds, encoded.inference_seconds)
-        return EmbeddingResult(
-            vectors, counts, timing, truncation_warnings(getattr(sequences, "truncated", 0), self.encoder.max_length)
-        )
+        cut = getattr(sequences, "truncated", 0)
+        return EmbeddingResult(vectors, counts, timing, truncation_warnings(cut, self.encoder.max_length), cut)
 
     def _tokenize(self, inputs: Sequence[Any], prompt: str | None, truncate: bool) -> Sequence[np.ndarray[Any, Any]]:
         """Return token ids within the limits; ApiError for a text that is too long or cannot be tokenised."""
         if not inputs or isinstance(inputs[0], np.ndarray):
+            self._refuse_cut(inputs, truncate)
             return inputs
         try:
             sequences = self.encoder.tokenize(list(inputs), prompt_name=prompt)
         except ValueError as error:
             raise ApiError(422 if prompt in (None, *self.encoder.prompts) else 400, str(error)) from None
         limit = self.max_input_tokens
-        if not truncate and sequences.truncated:
-            how = f"shorten it, {ALLOW_TRUNCATION}"
-            raise ApiError(413, f"An input has more than {self.encoder.max_length} tokens; {how}")
+        self._refuse_cut(sequences, truncate)
         if limit is not None and (longest := max(map(len, sequences))) > limit:
             raise ApiError(413, f"An input has {longest} tokens or more, at most {limit} are allowed.")
         return sequences
+
+    def _refuse_cut(self, sequences: object, truncate: bool) -> None:
+        """Raise ApiError 413 where inputs were cut and must not be."""
+        cut: int = getattr(sequences, "truncated", 0)
+        if cut and not truncate:
+            how = f"shorten it, {ALLOW_TRUNCATION}"
+            raise ApiError(413, f"An input has more than {self.encoder.max_length} tokens; {how}")
 
     def _shape(self, vectors: Vectors, normalize: bool | None, dimensions: int | None) -> Vectors:
         """Shorten vectors to `dimensions`, and scale them to length 1 if wanted."""

@@ -70,6 +70,7 @@ class UpsertRequest(Fields):
     """Documents to add or, where the id exists, to replace."""
 
     documents: list[NewDocument] = Field(examples=[[{"id": "17", "text": "Refunds take five days."}]])
+    truncate: bool = Field(True, description="False refuses texts that the model would not read to their end.")
 
 
 class DeleteRequest(Fields):
@@ -212,21 +213,25 @@ async def upsert(name: str, body: UpsertRequest, service: Here, warnings: Warnin
     ids = [document.id for document in documents]
     if any(one is None for one in ids) != all(one is None for one in ids):
         raise ApiError(400, "give every document an id, or none of them.", param="documents")
-    found = await served.model.embed(texts, prompt=choose_prompt(served.model.encoder, "document"))
+    spans = await service.work(served.index.ingest.split, texts)
+    passages = [text[start:end] for text, some in zip(texts, spans, strict=True) for start, end in some]
+    prompt = choose_prompt(served.model.encoder, "document")
+    found = await served.model.embed(passages, prompt=prompt, truncate=body.truncate)
     metadata = [check_metadata(document.metadata, f"documents[{n}].metadata") for n, document in enumerate(documents)]
     async with served.writing:
-        report, named, total = await service.work(_add, served, texts, ids, metadata, found.vectors)
+        report, named, total = await service.work(_add, served, texts, ids, metadata, spans, found.vectors)
     service.metrics.vectors.labels(name).set(total)
-    return reply({**asdict(report), "ids": named, "documents": total}, warnings=warnings + found.warnings)
+    record = {**asdict(report), "truncated": found.truncated, "ids": named, "documents": total}
+    return reply(record, warnings=warnings + found.warnings)
 
 
 def _add(
-    served: ServedIndex, texts: list[str], ids: list[Any], metadata: list[Any], vectors: Any
+    served: ServedIndex, texts: list[str], ids: list[Any], metadata: list[Any], spans: Any, vectors: Any
 ) -> tuple[Any, Any, int]:
     """Write documents; return the report, the ids, and the number of documents in the index."""
     given = None if ids[0] is None else ids
     rows, _, _ = check_documents(texts, given, metadata)
-    report = served.index.add(texts, ids=given, metadata=metadata, vectors=vectors)
+    report = served.index.ingest.add_encoded(texts, given, metadata, spans, vectors)
     return report, [row.id for row in rows], len(served.index)
 
 

@@ -17,6 +17,7 @@ from kexue.serve.errors import ApiError
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.models import ServedModel
 from kexue.serve.wire import Here, Route, Warnings, reply, timing_headers
+from kexue.text.encoder import TokenIds
 from kexue.text.roles import Role, choose_prompt
 
 router = APIRouter(tags=["OpenAI"], route_class=Route)
@@ -35,6 +36,7 @@ class EmbeddingsRequest(Fields):
     user: str | None = Field(None, description="Accepted as in OpenAI's interface; neither used nor stored.")
     normalize: bool | None = Field(None, description="Scale vectors to length 1; default: as the model does.")
     prompt_name: str | None = Field(None, description="Name of a prompt of the model, put before each text.")
+    truncate: bool = Field(True, description="False refuses inputs that the model would not read to their end.")
     input_type: Literal["query", "document"] | None = Field(
         None, description="Choose the model's prompt for queries or documents, if it has one; prompt_name has priority."
     )
@@ -49,7 +51,9 @@ async def embeddings(body: EmbeddingsRequest, service: Here, warnings: Warnings)
     inputs, characters = _inputs(body.input, model)
     prompt, more = _prompt(body, model, ids=not isinstance(inputs[0], str))
     warnings += more
-    encoded = await model.embed(inputs, prompt=prompt, normalize=body.normalize, dimensions=body.dimensions)
+    encoded = await model.embed(
+        inputs, prompt=prompt, normalize=body.normalize, dimensions=body.dimensions, truncate=body.truncate
+    )
     rows: Any = encoded.vectors
     if body.encoding_format == "base64":
         rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in encoded.vectors]
@@ -89,11 +93,16 @@ def _inputs(given: Any, model: ServedModel) -> tuple[list[Any], int]:
         raise ApiError(400, "input must hold at least one text.", param="input")
     rows = [given] if isinstance(given[0], int) else given
     check_number(len(rows), "input")
-    return [_add_special_tokens(row, model, place) for place, row in enumerate(rows)], 0
+    sequences = TokenIds()
+    for place, row in enumerate(rows):
+        ids, cut = _add_special_tokens(row, model, place)
+        sequences.append(ids)
+        sequences.truncated += cut
+    return sequences, 0
 
 
-def _add_special_tokens(ids: list[int], model: ServedModel, place: int) -> np.ndarray[Any, Any]:
-    """Return token ids with the special tokens at both ends, cut to the maximum length."""
+def _add_special_tokens(ids: list[int], model: ServedModel, place: int) -> tuple[np.ndarray[Any, Any], bool]:
+    """Return token ids with the special tokens at both ends, cut to the maximum length, and whether they were cut."""
     encoder = model.encoder
     if not ids:
         raise ApiError(400, f"input[{place}] is empty.", param="input")
@@ -101,9 +110,9 @@ def _add_special_tokens(ids: list[int], model: ServedModel, place: int) -> np.nd
     first, last = (special[:1], special[-1:]) if len(special) > 1 else (special[:0], special)
     row = np.array(ids, np.int64)
     if len(special) and row[-1] == last[-1] and (not len(first) or row[0] == first[0]):
-        return row[: encoder.max_length]
+        return row[: encoder.max_length], len(row) > encoder.max_length
     room = encoder.max_length - len(first) - len(last)
-    return np.concatenate([first, row[:room], last])
+    return np.concatenate([first, row[:room], last]), len(row) > room
 
 
 @router.get("/v1/models", responses=examples.MODELS)
