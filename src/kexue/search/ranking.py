@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kexue.corpus.documents import find_location
 from kexue.errors import SpaceMismatchError
 from kexue.search.calibration import interpret_scores
 from kexue.search.documents import check_text
@@ -23,11 +24,15 @@ RERANKED = 50  # hits that are reranked or corrected by default
 
 
 class Passage(NamedTuple):
-    """The part of a document that a hit is about: `text` is its characters from `start` to `end` (exclusive)."""
+    """The part of a document that a hit is about: `text` is its characters from `start` to `end` (exclusive).
+
+    `location` is the page (``"page 3"``) or the heading it begins under, of a document whose file has them.
+    """
 
     start: int
     end: int
     text: str
+    location: str | None = None
 
 
 class Hit(NamedTuple):
@@ -192,7 +197,10 @@ def _make_word_hit(match: Match) -> Hit:
 
 def _passage(match: Match) -> Passage | None:
     """Return the passage that an answer is about."""
-    return None if match.span is None else Passage(*match.span, match.text[slice(*match.span)])
+    if match.span is None:
+        return None
+    start, end = match.span
+    return Passage(start, end, match.text[start:end], find_location(match.metadata, start))
 
 
 def check_counts(k: Any, candidates: int | None) -> None:

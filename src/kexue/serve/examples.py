@@ -170,7 +170,7 @@ SEARCH = answers(
                 "score": 0.83,
                 "percentile": (99.7, None),
                 "chance": (0.01, None),
-                "passage?": {"start": 0, "end": 23, "text": "Refunds take five days."},
+                "passage?": {"start": 0, "end": 23, "text": "Refunds take five days.", "location": ("page 3", None)},
                 "document": {"text": "Refunds take five days.", "metadata": ({}, None)},
                 "probability?": {"value": 0.9, "low": 0.84, "high": 0.95},
                 "explanation?": _EXPLANATION,
