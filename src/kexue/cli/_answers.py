@@ -239,7 +239,8 @@ def _one_line(text: str) -> str:
 
 def _short_text(hit: Record, width: int) -> str:
     """Return the first lines of the text of a hit, wrapped; an ellipsis and the length where there is more."""
-    text = _one_line(_shown_text(hit))
+    location = (hit.get("passage") or {}).get("location")
+    text = _one_line(f"[{location}] {_shown_text(hit)}" if location else _shown_text(hit))
     lines = wrap_cells(text[: width * (_LINES + 1)], width)
     if len(lines) > _LINES:
         note = f" ... ({len(text):,} characters)"
