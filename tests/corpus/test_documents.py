@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kexue.corpus import read_records
 from kexue.corpus.decoding import Decoder
 from kexue.corpus.documents import Parsed, find_location, read_document
 from kexue.errors import DataError
@@ -232,3 +233,29 @@ def test_locations_of_metadata_from_elsewhere_are_none() -> None:
         {"pages": [9]},
     ):
         assert find_location(metadata, 3) is None
+
+
+def test_a_folder_of_documents_is_read_and_what_is_not_read_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.pdf").write_bytes(pdf(*PAGES))
+    word(folder / "deep" / "b.docx")
+    (folder / "c.md").write_text("# Head\nwords\n")
+    (folder / "d.txt").write_text("plain\n")
+    (folder / "e.htm").write_text("<h1>Web</h1>page")
+    for name in ("z.png", "y.doc", "deep/x.zip"):
+        (folder / name).write_bytes(b"\x00")
+    records = read_records(folder)
+    found = {record.id: record for record in records}
+    assert list(found) == ["a.pdf", "c.md", "d.txt", "deep/b.docx", "e.htm"]
+    assert found["a.pdf"].metadata == {"pages": [0, 63, 65]}
+    assert found["c.md"].metadata == {"headings": [[0, "Head"]]}
+    assert found["d.txt"][1:3] == ("plain\n", {})
+    [remark] = records.remarks()
+    assert "3 files are not read" in remark
+    assert all(name in remark for name in ("z.png", "y.doc", "deep/x.zip"))
+    [alone] = read_records(folder / "e.htm")
+    assert (alone.id, alone.text, alone.metadata) == ("e.htm", "Web\n\npage", {"headings": [[0, "Web"]]})
+    (folder / "a.pdf").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"a\.pdf.*damaged"):
+        list(read_records(folder))

@@ -279,7 +279,7 @@ def test_missing_paths_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_folders_without_texts_say_what_they_hold(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no text files.*It is empty"):
+    with pytest.raises(DataError, match=r"no documents.*It is empty"):
         read_records(tmp_path)
     (tmp_path / "a.csv").write_text("text\na\n")
     with pytest.raises(DataError, match=r"It holds \.csv files"):

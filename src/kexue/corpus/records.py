@@ -7,7 +7,9 @@ txt      .txt .text                        a line; blank lines are skipped
 csv, tsv .csv, .tsv .tab                   a row under the header; quoted as the csv module does
 jsonl    .jsonl .ndjson                    a line with a JSON object
 parquet  .parquet .pq                      a row
-(folder) files ending .txt .text .md .rst  a file, found recursively in sorted order; id = relative path
+document .md .markdown .html .htm .pdf     the file; id = its name, metadata = its headings or pages
+         .docx
+(folder) documents, and .txt .text .rst    a file, found recursively in sorted order; id = relative path
 ======== ================================= ==========================================================
 """
 
@@ -20,12 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kexue._files import system_error
+from kexue.corpus import documents
 from kexue.corpus.columns import Columns
 from kexue.corpus.decoding import MAX_BYTES, Decoder, decode_document, decode_lines, strip_line_end
 from kexue.corpus.fields import Record
 from kexue.corpus.open import STDIN, split_suffix
 from kexue.errors import DataError
 
+_NAMED = 5  # files of a folder that are named when they are not read
 FORMATS = ("auto", "txt", "csv", "tsv", "jsonl", "parquet")
 _SUFFIXES = {
     ".txt": "txt",
@@ -38,7 +42,7 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-DOCUMENT_SUFFIXES = (".txt", ".text", ".md", ".rst")
+DOCUMENT_SUFFIXES = (".txt", ".text", ".rst", *documents.READERS)
 
 
 class Records(Iterator[Record]):
@@ -50,6 +54,7 @@ class Records(Iterator[Record]):
 
     def __init__(self, sources: Sequence[_Source], decoder: Decoder) -> None:
         self._decoder = decoder
+        self._sources = sources
         self.blank = 0
         self._records = self._read(sources)
 
@@ -57,6 +62,15 @@ class Records(Iterator[Record]):
     def replaced(self) -> int:
         """Number of malformed characters replaced so far."""
         return self._decoder.replaced
+
+    def remarks(self) -> list[str]:
+        """Return sentences about what the user may not expect: files of a folder that are not read."""
+        return [
+            f"{source.path}: {len(source.others):,} files are not read, because of their endings: "
+            f"{', '.join(source.others[:_NAMED])}{' and others' if len(source.others) > _NAMED else ''}."
+            for source in self._sources
+            if source.others
+        ]
 
     def __next__(self) -> Record:
         return next(self._records)
@@ -80,10 +94,11 @@ class Records(Iterator[Record]):
 
 
 class _Source(NamedTuple):
-    """A file or folder, and its reader."""
+    """A file or folder, its reader, and the files of the folder that are not read."""
 
     path: str
     read: Callable[[str, Decoder], Iterator[Record]]
+    others: Sequence[str] = ()
 
 
 def read_records(
@@ -98,7 +113,8 @@ def read_records(
 ) -> Records:
     """Read texts from files and folders, one record at a time, never a whole file.
 
-    Formats are txt (a record is a line), csv, tsv, jsonl and parquet (a row), and folders of text files (a file). Files
+    Formats are txt (a record is a line), csv, tsv, jsonl and parquet (a row), documents, and folders of these (a file;
+    see `kexue.corpus.documents`). Files
     may be compressed with gzip, bzip2, xz, zstd or lz4. Text is UTF-8, with or without a byte order mark. Lines end
     with LF or CRLF and nothing else; a file of one line with CR in it is refused, except for a document of a folder.
     In CSV and TSV a metadata field is read by `parse_scalar`, and an empty one is left out; if the header
@@ -159,12 +175,17 @@ def _source(path: str, columns: Columns, format: str) -> _Source:
     if path != STDIN and not os.path.exists(path):
         raise system_error(FileNotFoundError(errno.ENOENT, ""), path)
     if path != STDIN and os.path.isdir(path):
-        columns.refuse_names(path, "a folder of text files")
-        documents = _documents(path, format)
-        return _Source(path, lambda _, decoder: _read_documents(documents, decoder))
+        columns.refuse_names(path, "a folder of documents")
+        files, others = _find_documents(path, format)
+        read = documents.read_document if format == "auto" else _read_plain
+        return _Source(path, lambda _, decoder: _read_documents(files, decoder, read), others)
     kind = format
     if format == "auto":
         kind = "txt" if path == STDIN else _SUFFIXES.get(split_suffix(path)[0], "")
+    if not kind and split_suffix(path)[0] in documents.READERS:
+        columns.refuse_names(path, "a document")
+        files = [(os.path.basename(path), path)]
+        return _Source(path, lambda _, decoder: _read_documents(files, decoder, documents.read_document))
     if kind == "txt":
         columns.refuse_names(path, "a text file (one text a line)")
         return _Source(path, _read_text_lines)
@@ -188,19 +209,31 @@ def _read_text_lines(path: str, decoder: Decoder) -> Iterator[Record]:
         yield Record(None, strip_line_end(content), {}, path, line)
 
 
-def _read_documents(documents: Sequence[tuple[str, str]], decoder: Decoder) -> Iterator[Record]:
-    """Yield a record per file of a folder."""
-    for name, path in documents:
-        yield Record(name, decode_document(path, decoder), {}, path, 1)
+def _read_plain(path: str, decoder: Decoder) -> documents.Parsed:
+    """Return the text of a file of any ending as it is."""
+    return documents.Parsed(decode_document(path, decoder), {})
 
 
-def _documents(folder: str, format: str) -> list[tuple[str, str]]:
-    """Return (relative path, path) of the documents in a folder, sorted; names that start with a dot are skipped."""
+def _read_documents(
+    files: Sequence[tuple[str, str]], decoder: Decoder, read: Callable[[str, Decoder], documents.Parsed]
+) -> Iterator[Record]:
+    """Yield a record per file, given as id and path."""
+    for name, path in files:
+        parsed = read(path, decoder)
+        yield Record(name, parsed.text, parsed.metadata, path, 1)
+
+
+def _find_documents(folder: str, format: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (relative path, path) of the documents in a folder, sorted, and the relative paths of the other files.
+
+    Names that start with a dot are passed over.
+    """
     if format not in ("auto", "txt"):
         raise DataError(
             f"a folder is read as one document per file, not as {format}.", remedy="Name the files.", path=folder
         )
-    documents, others = [], set()
+    found: list[tuple[str, str]] = []
+    others: list[str] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
@@ -208,15 +241,17 @@ def _documents(folder: str, format: str) -> list[tuple[str, str]]:
             suffix = split_suffix(name)[0]
             if name.startswith(".") or not os.path.isfile(path):
                 continue
+            relative = Path(path).relative_to(folder).as_posix()
             if format == "txt" or suffix in DOCUMENT_SUFFIXES:
-                documents.append((Path(path).relative_to(folder).as_posix(), path))
+                found.append((relative, path))
             else:
-                others.add(suffix or name)
-    if not documents:
-        there = f" It holds {', '.join(sorted(others)[:8])} files." if others else " It is empty."
+                others.append(relative)
+    if not found:
+        kinds = sorted({split_suffix(name)[0] or name for name in others})
+        there = f" It holds {', '.join(kinds[:8])} files." if others else " It is empty."
         raise DataError(
-            f"the folder has no text files ({' '.join(DOCUMENT_SUFFIXES)}).{there}",
+            f"the folder has no documents ({' '.join(DOCUMENT_SUFFIXES)}).{there}",
             remedy="Name the files themselves, or pass format='txt' to read every file as text.",
             path=folder,
         )
-    return sorted(documents)
+    return sorted(found), sorted(others)

@@ -151,8 +151,13 @@ def build_index(
         whitening=info.whitening,
         bytes=info.bytes,
         seconds=time.perf_counter() - start,
-        warnings=list(dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))),
+        warnings=list(dict.fromkeys([*records.remarks(), *_messages(caught)])),
     )
+
+
+def _messages(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    """Return the sentences of warnings that are meant for users."""
+    return [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
 
 
 class _Job:
