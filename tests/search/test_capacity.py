@@ -16,12 +16,16 @@ from kexue.search.engine import InvertedEngine, build_engine
 def test_disk_is_that_of_an_index(make_index, tmp_path, dims) -> None:
     n, tokens = 3000, 20
     index = make_index("sized.kx", encoder=None)
-    text = "x" * (round(BYTES_PER_TOKEN * tokens) - 6)
-    vectors = np.random.default_rng(0).standard_normal((n, dims))
-    index.add([f"{i:06d}{text}" for i in range(n)], vectors=vectors)
+    generator = np.random.default_rng(0)
+    words = np.array([f"{i:x}".rjust(4, "x") for i in generator.permutation(5000)])
+    weights = 1 / np.arange(10, 5010)
+    texts = [" ".join(row) for row in words[generator.choice(5000, (n, tokens), p=weights / weights.sum())]]
+    assert sum(map(len, texts)) / n == pytest.approx(BYTES_PER_TOKEN * tokens, rel=0.1)
+    index.add(texts, ids=[str(i) for i in range(n)], vectors=generator.standard_normal((n, dims)))
     index.compact()
+    size = index.store.size()
     index.close()
-    size = sum(os.path.getsize(tmp_path / name) for name in ("sized.kx", "sized.kx-snapshot"))
+    assert size == sum(os.path.getsize(tmp_path / f"sized.kx{ending}") for ending in ("", "-snapshot", "-words"))
     assert plan_capacity(n, dims, tokens=tokens).disk_bytes == pytest.approx(size, rel=0.1)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kexue.search.engine import APPROXIMATE_FROM, exact_bytes, inverted_bytes, plan_cells
+from kexue.search.postings import postings_bytes
 
 # Measured on two cores of an AMD EPYC with native bfloat16, a 384-wide encoder of six layers.
 TOKENS_PER_SECOND = 15_000  # encoded on both cores, short texts
@@ -27,7 +28,7 @@ class Capacity:
     """Resources that an index needs; the fields of ``kexue plan``.
 
     `vector_bytes` is the size of the vectors alone, `index_bytes` that of the search engine in memory, `memory_bytes`
-    that of one serving process, `disk_bytes` that of the file with its snapshot. `replicas` is the number of processes
+    that of one serving process, `disk_bytes` that of the file with its snapshots. `replicas` is the number of processes
     of two cores that answer the wanted rate; 1 without a rate. `assumptions` are the numbers behind the estimate.
     """
 
@@ -75,6 +76,7 @@ def plan_capacity(
     vector_bytes = docs * dims * (1 if approximate else 4)
     index_bytes = inverted_bytes(docs, dims) if approximate else exact_bytes(docs, dims)
     search = _search_seconds(docs, dims, approximate=approximate)
+    words = postings_bytes(docs, tokens)
     text_bytes = BYTES_PER_TOKEN * tokens
     rows = docs * (text_bytes + ROW_BYTES + 4 * dims * (1 + PAGE_SHARE))
     rate = CORES * BUSY / (ENCODE_SECONDS + search)
@@ -82,6 +84,7 @@ def plan_capacity(
         "dtype": dtype,
         "tokens_per_document": tokens,
         "text_bytes_per_document": text_bytes,
+        "word_bytes": words,
         "cores_per_replica": CORES,
         "encoder": "six layers, 384 wide, bfloat16 on a processor",
         "tokens_per_second": TOKENS_PER_SECOND,
@@ -98,8 +101,8 @@ def plan_capacity(
         dims=dims,
         vector_bytes=vector_bytes,
         index_bytes=index_bytes,
-        memory_bytes=index_bytes + PROCESS_BYTES,
-        disk_bytes=round(rows + index_bytes),
+        memory_bytes=index_bytes + words + PROCESS_BYTES,
+        disk_bytes=round(rows + index_bytes + words),
         build_seconds=docs * tokens / TOKENS_PER_SECOND,
         replicas=1 if qps is None else math.ceil(qps / rate),
         assumptions=assumptions,
