@@ -1,5 +1,6 @@
 """What the documentation shows must run, and its tables must be fresh."""
 
+import json
 import os
 import re
 import subprocess
@@ -40,6 +41,30 @@ def test_code_blocks_run(page, tiny_model, tmp_path):
         else:
             python.append(code)
     _run(_python(python), tmp_path, environment, "python blocks")
+
+
+@pytest.mark.slow
+@pytest.mark.multilingual
+def test_the_first_chinese_example_gives_right_answers_with_the_default_model(tmp_path):
+    """The commands as printed, without a model named; then the answers of its questions, as JSON."""
+    environment = {key: value for key, value in os.environ.items() if key != "KEXUE_MODEL"} | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "KEXUE_OFFLINE": "1",
+        "KEXUE_CACHE": str(tmp_path / "cache"),
+    }
+    (shell, block), *_, (_, program) = blocks_of(ROOT / "README.zh-CN.md")[:3]
+    assert shell == "sh"
+    _run([f"bash -e <<'BLOCK'\n{block}BLOCK"], tmp_path, environment, "the first example")
+    expected = {"退款几天到账": "退货要多久?", "忘记登录密码": "怎么修改密码?"}
+    assert all(f'kexue search faq.kx "{question}"' in block for question in expected)
+    for question, answer in expected.items():
+        command = ["kexue", "search", "faq.kx", question, "--json"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["results"][0]["document"]["text"] == answer
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0].endswith("退货要多久?")
 
 
 def _python(blocks: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_package_folder", lambda: None)
+    monkeypatch.setattr(models, "package_folder", lambda: None)
 
 
 def fake_hub_cache(monkeypatch: pytest.MonkeyPatch, cache: Path, repo: str, model: Path | None) -> None:

