@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kexue.demo import Entry, run
+from kexue.demo import Entry, chinese, run
 from kexue.search import Index
 from kexue.text import Encoder
 
@@ -55,3 +55,21 @@ def test_texts_are_encoded_with_the_prompts_of_their_roles(tiny_model, tmp_path,
         for answer in report.answers:
             [hits] = index.search(answer["question"], k=3)
             assert [one["score"] for one in answer["results"]] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*of the tokens are unknown")  # the vocabulary of a test is small
+def test_the_question_in_chinese_is_answered_from_an_index_of_the_other_encoder(
+    tiny_model, other_tiny_model, tmp_path, monkeypatch
+) -> None:
+    names = [f"{module}.thing{number}" for module in ("shutil", "os.path", "json") for number in range(50)]
+    entries = [Entry(name, "function", f"{name}(): the dog number {at} runs", None) for at, name in enumerate(names)]
+    monkeypatch.setattr(run, "standard_library", lambda: entries)
+    encoder, other = (Encoder(folder, device="cpu", dtype="float32") for folder in (tiny_model, other_tiny_model))
+    report = run.run_demo(tmp_path, encoder=encoder, multilingual=other)
+    answer = report.answers[-1]
+    assert (len(report.answers), answer["question"]) == (len(run.QUESTIONS) + 1, chinese.QUESTION)
+    with Index.open(tmp_path / "stdlib-zh.kx", encoder=other) as index:
+        assert {document.id.partition(".")[0] for document in index.sample(200)[0]} == {"shutil", "json"}
+        [hits] = index.search(chinese.QUESTION, k=3)
+    assert [one["id"] for one in answer["results"]] == [hit.id for hit in hits]
+    assert chinese.QUESTION in (tmp_path / "report.html").read_text(encoding="utf-8")

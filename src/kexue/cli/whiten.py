@@ -187,7 +187,7 @@ def tune(
 def export(
     out: Output,
     whitening: _Whitening,
-    model: Annotated[str, typer.Argument(help="Folder of the encoder, or auto.")],
+    model: Annotated[str, typer.Argument(help="Encoder: a folder, a name or hub id, or auto (for English).")],
     target: Annotated[Path, typer.Option("--out", help="Folder to write.")],
 ) -> None:
     """Export the encoder with the whitening as a Dense layer, which other servers can load."""
