@@ -29,7 +29,14 @@ EncodingErrors = Annotated[
     typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: insert U+FFFD and count."),
 ]
 MaxBytes = Annotated[str, typer.Option("--max-bytes", help="Longest line, row or document to read, such as 64M.")]
-Model = Annotated[str, typer.Option("--model", help="Encoder: a folder, a name or hub id (kexue models), or auto: by the texts.", envvar="KEXUE_MODEL")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="Encoder: a folder, a name or hub id (kexue models), or auto: by the texts.",
+        envvar="KEXUE_MODEL",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens of one batch.", min=1)]

@@ -32,7 +32,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 chooses a free one.", min=0, max=65535)] = 8000,
     models: Annotated[
         list[str] | None,
-        typer.Option(help="Encoder or cross-encoder: a folder, a hub id, auto (for English), or NAME=FOLDER; may be repeated."),
+        typer.Option(
+            help="Encoder or cross-encoder: a folder, hub id, auto (English) or NAME=FOLDER; may be repeated."
+        ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
