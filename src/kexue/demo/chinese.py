@@ -9,7 +9,7 @@ from kexue.demo.docstrings import Entry
 from kexue.search import Hit, Index
 from kexue.text import Encoder
 
-QUESTION = "怎样复制整个文件夹,包括里面的所有文件?"  # How do I copy a whole folder with all files in it?
+QUESTION = "怎样比较两段文本并显示差异?"  # How do I compare two texts and show the differences?
 MODULES = (  # enough for the question, few enough for some seconds
     "csv", "datetime", "difflib", "fileinput", "glob", "heapq", "itertools", "json", "linecache", "pathlib", "posix",
     "random", "re", "shutil", "statistics", "tempfile", "textwrap", "time", "zipfile",

@@ -16,7 +16,6 @@ from kexue.serve.fields import Fields, check_fields
 from kexue.serve.limits import MAX_INPUTS
 from kexue.serve.wire import Here, Route, Warnings, reply, timing_headers
 from kexue.similarity import pair_cosine
-from kexue.text.roles import choose_prompt
 
 router = APIRouter(tags=["text-embeddings-inference"], route_class=Route)
 
@@ -85,8 +84,7 @@ async def similarity(body: SimilarityRequest, service: Here, warnings: Warnings)
     check_text(source, "inputs.source_sentence")
     check_texts(others, "inputs.sentences")
     how = body.parameters or Parameters()
-    prompt = how.prompt_name or choose_prompt(model.encoder, "pair")
-    encoded = await model.embed([source, *others], prompt=prompt, truncate=_may_truncate(how))
+    encoded = await model.embed([source, *others], prompt=how.prompt_name, truncate=_may_truncate(how))
     first = np.broadcast_to(encoded.vectors[0], encoded.vectors[1:].shape)
     cosines: Any = pair_cosine(first, encoded.vectors[1:])
     characters = len(source) + sum(map(len, others))
