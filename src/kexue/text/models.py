@@ -150,7 +150,7 @@ def _find_packaged() -> Path | None:
 def cached_models() -> dict[str, Path]:
     """Return the models in the local hub cache: id -> folder. The network is not asked."""
     try:
-        cache = Path(import_optional("huggingface_hub").constants.HF_HUB_CACHE)
+        cache = Path(import_optional("huggingface_hub.constants").HF_HUB_CACHE)
     except MissingDependencyError:
         return {}
     snapshots = sorted(cache.glob("models--*/snapshots/*"))
