@@ -350,7 +350,7 @@ def test_replaced_bytes_are_counted(run, tmp_path):
 
 def test_a_megabyte_line_is_cut_and_counted(run, tmp_path):
     (tmp_path / "t.txt").write_text("word " * 200_000 + "\nshort\n")
-    code, out, _ = run("index", "build", "t.txt", "--out", "t.kx", "--json")
+    code, out, _ = run("index", "build", "t.txt", "--out", "t.kx", "--passages", "none", "--json")
     assert code == 0
     assert (json.loads(out)["truncated"], json.loads(out)["documents"]) == (1, 2)
 

@@ -278,11 +278,12 @@ class EmbeddedStore:
             if expect:
                 self._check_expected(connection, expect)
             allowed = None if filter is None else self._matching.find_keys(connection, filter)
-            if engine is None or (allowed is not None and not len(allowed)) or not len(vectors):
+            state = self.transactions.state(connection)
+            among = state.n if allowed is None else len(allowed)
+            if engine is None or not among or not len(vectors):
                 return [[] for _ in vectors]
             if vectors.shape[1] != engine.dims:
                 raise dimension_error("the query", vectors.shape[1], engine.dims)
-            state = self.transactions.state(connection)
             groups = self._groups.read(connection, state)
 
             def search_engine(queries: Vectors, k: int, allowed: Keys | None) -> tuple[Scores, Keys]:
