@@ -581,3 +581,38 @@ def test_only_verbs_that_draw_show_a_seed(verb, shown):
 def test_every_verb_takes_a_seed(run):
     code, _, error = run("plan", "--docs", "10", "--dims", "2", "--seed", "3")
     assert code == 0, error
+
+
+def test_long_texts_are_split_refused_or_cut(run, tmp_path):
+    (tmp_path / "t.txt").write_text(f"short one\n{'a dog runs. ' * 30}the cat sleeps.{' a dog runs.' * 30}\n")
+    code, out, _ = run("index", "build", "t.txt", "--out", "t.kx", "--passages", "8:2", "--json")
+    assert code == 0
+    assert (json.loads(out)["truncated"], json.loads(out)["documents"]) == (0, 2)
+    code, out, _ = run("index", "info", "t.kx", "--json")
+    passages = json.loads(out)["passages"]
+    assert (passages["mode"], passages["tokens"], passages["overlap"], passages["split"]) == ("tokens", 8, 2, 1)
+    code, out, _ = run("search", "t.kx", "the cat sleeps", "--mode", "dense", "-k", "1", "--json")
+    [hit] = json.loads(out)["results"]
+    assert set(hit["passage"]) == {"start", "end", "text", "location"}
+    assert hit["passage"]["text"] == hit["document"]["text"][hit["passage"]["start"] : hit["passage"]["end"]]
+
+    code, out, err = run("index", "add", "t.kx", "t.txt", "--truncate", "error", "--json")
+    assert (code, json.loads(out)["truncated"], json.loads(out)["skipped"]) == (0, 0, 2)
+    code, out, err = run("index", "build", "t.txt", "--out", "u.kx", "--passages", "8:5")
+    assert code == 2
+    assert "overlap" in err
+
+
+def test_a_long_text_that_may_not_be_cut_is_named(run, tmp_path):
+    (tmp_path / "t.txt").write_text(f"short one\n{'word ' * 2000}\n")
+    code, out, err = run("index", "build", "t.txt", "--out", "t.kx", "--passages", "none", "--truncate", "error")
+    assert code == 1
+    assert "t.txt, line 2" in err
+    assert "--passages auto" in err
+    assert not (tmp_path / "t.kx").exists()
+    assert run("index", "build", "t.txt", "--out", "t.kx", "--passages", "none")[0] == 0
+    code, out, _ = run("index", "add", "t.kx", "t.txt")
+    assert code == 0
+    (tmp_path / "more.txt").write_text("other " * 2000)
+    code, out, _ = run("index", "add", "t.kx", "more.txt")
+    assert "1 longer than the encoder reads" in out

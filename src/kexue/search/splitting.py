@@ -118,7 +118,8 @@ def refuse_cut(spool: Spool, encoder: Any, splitting: Splitting) -> None:
                 long, first = long + 1, first or spool.locate(row.id)
     if first is not None:
         raise DataError(
-            f"{long} texts are longer than the {encoder.max_length} tokens that the encoder reads, the first here.",
+            f"{long} {'text is' if long == 1 else 'texts are'} longer than the {encoder.max_length} tokens that the "
+            "encoder reads, the first here.",
             remedy="Let them be split (--passages auto), shorten them, or allow the cut (--truncate allow).",
             path=first[0],
             line=first[1],
