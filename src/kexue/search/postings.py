@@ -21,6 +21,7 @@ K1, B = 0.9, 0.4  # saturation of repeated terms, and share of the length that i
 _MOST = 255  # times that a term is counted in a document
 _LONG = 16_384  # documents; before more are scored, it is checked whether they can matter
 _DEAD = 0.2  # share of removed documents from which they are dropped
+_LOOK_UP = 16  # looking up a document in a posting list takes as long as scoring so many
 _ROUNDING = 1 + 1e-5  # sums in float32 may differ by less
 _FILE_TYPES = ("<i8", "<i8", "<i8", "<u8", "<i8", "<i4", "u1")
 _MERGE = 4  # a segment is merged with the one before unless that is so many times longer
@@ -218,17 +219,19 @@ class Postings:
         terms = self._find(wanted)
         rest = (K1 + 1) * sum(term.weight for term in terms)
         absent = (len(wanted) - len(terms)) * _inverse_frequency(len(self), 0) ** 2
-        totals, least, used = np.zeros(len(self._keys), np.float32), 0.0, 0
+        totals, used = np.zeros(len(self._keys), np.float32), 0
+        near: Places | None = None
         for term in terms:
             if used and term.documents > _LONG:
-                least = _kth_largest(totals[able], k)
-                if least > rest * _ROUNDING:
+                near = _find_leaders(totals, able, k, rest)
+                if near is not None and _LOOK_UP * len(near) < term.documents:
                     break
             for rows, counts in term.postings:
                 totals[rows] += self._contributions(term.weight, rows, counts)
             rest -= (K1 + 1) * term.weight
-            used += 1
-        near = np.flatnonzero(able & (totals > max(0.0, least - rest * _ROUNDING) if used < len(terms) else totals > 0))
+            near, used = None, used + 1
+        if near is None:
+            near = np.flatnonzero(able & (totals > 0))
         scored = WordScores(self, totals, terms, used, absent)
         [scores], [places] = top_k(scored.at_rows(near)[None], k)
         scored.scores, scored.keys = scores, self._keys[near[places]]
@@ -362,6 +365,14 @@ def _inverse_frequency(n: int, m: int) -> float:
     return math.log1p((n - m + 0.5) / (m + 0.5))
 
 
-def _kth_largest(scores: Scores, k: int) -> float:
-    """Return the `k`-th largest score; 0 where there are fewer."""
-    return 0.0 if len(scores) < k else float(np.partition(scores, len(scores) - k)[len(scores) - k])
+def _find_leaders(totals: Scores, able: npt.NDArray[np.bool_], k: int, rest: float) -> Places | None:
+    """Return the documents that can still be among the best `k` when no score grows by more than `rest`.
+
+    None where that may be any document.
+    """
+    places = np.flatnonzero(able & (totals > 0))
+    if len(places) < k:
+        return None
+    scores = totals[places]
+    least = float(np.partition(scores, len(scores) - k)[len(scores) - k])
+    return places[scores >= least - rest * _ROUNDING] if least > rest * _ROUNDING else None
