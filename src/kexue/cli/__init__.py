@@ -19,6 +19,8 @@ from kexue.cli import (
     evaluate,
     hubness,
     index,
+    index_duplicates,
+    index_merge,
     models,
     plan,
     projector,
@@ -43,6 +45,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+for module in (index_merge, index_duplicates):
+    module.register(index.app)
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from kexue._text import visible
@@ -64,17 +64,14 @@ class AnswerPrinter:
 
 
 def tsv_lines(record: Record, show: Sequence[str] = ()) -> list[str]:
-    r"""Return an answer as lines of TSV, the first with the names of the columns.
-
-    An empty field stands for no value. Within a field a tab is ``\t``, the end of a line ``\n`` or ``\r``, and a
-    backslash ``\\``; numbers have all their digits.
+    """Return an answer as lines of TSV, the first with the names of the columns; see `tsv_line`.
 
     Args:
         record: of `answer_queries`.
         show: metadata fields, each a column between the id and the text.
     """
     names = ["query", "rank", *_NUMBERS, "low", "high", "id", *show, "text", "explanation"]
-    lines = ["\t".join(map(_escape, names))]
+    lines = [tsv_line(names)]
     for rank, hit in enumerate(record["results"], start=1):
         probability = hit["probability"] or {}
         numbers = [probability.get("value") if name == "probability" else hit.get(name) for name in _NUMBERS]
@@ -84,8 +81,19 @@ def tsv_lines(record: Record, show: Sequence[str] = ()) -> list[str]:
             _shown_text(hit),
             None if hit["explanation"] is None else explanation_lines(hit["explanation"], None),
         ]
-        lines.append("\t".join(_escape(_plain(field)) for field in fields))
+        lines.append(tsv_line(fields))
     return lines
+
+
+def tsv_line(fields: Iterable[Any]) -> str:
+    r"""Return values as one line of TSV: None as an empty field, numbers with all digits, lists and objects as JSON.
+
+    Within a field a tab is written ``\t``, the end of a line ``\n`` or ``\r``, and a backslash ``\\``.
+
+    >>> tsv_line(["a\nb", 0.5, None])
+    'a\\nb\t0.5\t'
+    """
+    return "\t".join(_escape(_plain(field)) for field in fields)
 
 
 def explanation_lines(explanation: Explanation | Record, most: int | None = 12) -> str:

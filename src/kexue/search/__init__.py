@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     )
     from kexue.search.cross import CrossEncoderReranker as CrossEncoderReranker
     from kexue.search.documents import Document as Document
+    from kexue.search.duplicates import (
+        DuplicateGroup as DuplicateGroup,
+        DuplicateReport as DuplicateReport,
+        find_duplicates as find_duplicates,
+    )
     from kexue.search.filters import parse_filter as parse_filter
     from kexue.search.index import Index as Index
     from kexue.search.info import IndexInfo as IndexInfo
     from kexue.search.ingest import AddReport as AddReport
+    from kexue.search.merging import MergeReport as MergeReport, merge_indexes as merge_indexes
     from kexue.search.ranking import Hit as Hit, Passage as Passage
     from kexue.search.rerank import (
         CosineReranker as CosineReranker,
@@ -52,10 +58,12 @@ __getattr__, __dir__, __all__ = attach(
         "copying": ("CopyReport", "backup_index", "copy_index", "restore_index"),
         "cross": ("CrossEncoderReranker",),
         "documents": ("Document",),
+        "duplicates": ("DuplicateGroup", "DuplicateReport", "find_duplicates"),
         "filters": ("parse_filter",),
         "index": ("Index",),
         "info": ("IndexInfo",),
         "ingest": ("AddReport",),
+        "merging": ("MergeReport", "merge_indexes"),
         "ranking": ("Hit", "Passage"),
         "rerank": ("CosineReranker", "Reranked", "Reranker", "TransportReranker"),
         "store": (

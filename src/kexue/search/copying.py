@@ -55,7 +55,7 @@ def backup_index(
     began = time.perf_counter()
     source, target = require_file(path), require_file(out)
     check_file(source)
-    _check_distinct(source, target)
+    check_places_differ(source, target)
     check_target(target, overwrite=overwrite)
     with explain_errors(source):
         documents = copying.copy(source, target, overwrite=overwrite, progress=progress)
@@ -112,7 +112,7 @@ def copy_index(
     >>> copy_index(f"{folder}/a.kx", f"{folder}/b.kx")
     2
     """
-    _check_distinct(source, target)
+    check_places_differ(source, target)
     old, _ = open_index(source, readonly=True)
     try:
         if is_remote(target) and (split := old.count_passages().split):
@@ -137,7 +137,7 @@ def copy_index(
         old.close()
 
 
-def _check_distinct(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+def check_places_differ(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Raise IndexExistsError where both are the same file or address."""
     same = os.fspath(source) == os.fspath(target)
     if same or (os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target)):
