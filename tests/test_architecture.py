@@ -24,7 +24,7 @@ FLOORS = [
     {"train"},
     {"text", "generative"},
     {"extract", "clue", "search", "home"},
-    {"cluster", "serve", "demo"},
+    {"cluster", "serve", "demo", "integrations"},
     {"experiments"},
     {"cli"},
     {"__main__"},
@@ -156,11 +156,11 @@ def loaded_by(statement: str) -> set[str]:
     "statement",
     ["import kexue", "import kexue.cli", "import kexue.similarity", "import kexue.corpus", "import kexue.text",
      "import kexue.search", "import kexue.train", "import kexue.cluster", "import kexue.home",
-     "import kexue.experiments"],
+     "import kexue.experiments", "import kexue.integrations"],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(statement):
     heavy = {"torch", "transformers", "faiss", "sklearn", "pyarrow", "matplotlib", "sentence_transformers", "requests",
-             "ray", "aiomqtt", "dbus_fast"}  # fmt: skip
+             "ray", "aiomqtt", "dbus_fast", "mcp", "langchain_core"}  # fmt: skip
     assert not loaded_by(statement) & heavy
 
 

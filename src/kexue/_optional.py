@@ -25,6 +25,8 @@ EXTRA_OF: dict[str, str] = {
     "bs4": "documents",
     "markdown_it": "documents",
     "pymilvus": "milvus",
+    "mcp": "mcp",
+    "langchain_core": "langchain",
     "ray": "cluster",
     "tensorboard": "train",
     "aiomqtt": "home",

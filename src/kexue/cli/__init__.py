@@ -21,6 +21,7 @@ from kexue.cli import (
     index,
     index_duplicates,
     index_merge,
+    mcp,
     models,
     plan,
     projector,
@@ -52,7 +53,7 @@ app.add_typer(whiten.app, name="whiten")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (
-    search, serve, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, models, doctor,
+    search, serve, mcp, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, models, doctor,
 ):  # fmt: skip
     module.register(app)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kexue.search.documents import check_text
 from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.records import Stopwatch, index_name, search_record
 from kexue.search.rerank import search_and_rerank
@@ -36,6 +37,8 @@ def answer_queries(
         Records of `search_record` with ``query`` and ``index`` (the path) in front. The seconds of a step are divided
         equally among the queries.
     """
+    for place, query in enumerate(queries):
+        check_text(query, f"position {place} of the queries")
     chosen = choose_mode(mode, index.store, reorder=corrects_after(dehub, index.space))
     encoder: Any = None
     if chosen != "lexical" or rerank is not None or explain:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 import kexue
 from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
@@ -117,17 +118,28 @@ def run(settings: Settings, *, started: Callable[[int], object] | None = None) -
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, "64")
     app = create_app(settings)
-    server = _Server(uvicorn.Config(app, **serving_options(settings)), started)
     logging.getLogger("uvicorn.error").addFilter(lambda record: app.state.failure is None)  # it would add a traceback
     try:
-        with _ignore_second_sigterm(), suppress(KeyboardInterrupt):
-            server.run()
-        if not server.started:
-            raise SystemExit(1)  # uvicorn has logged why
+        run_app(app, settings, started=started)
     except SystemExit:
         if app.state.failure is None:
             raise
         raise app.state.failure from None
+
+
+def run_app(app: ASGIApp, settings: Settings, *, started: Callable[[int], object] | None = None) -> None:
+    """Serve any ASGI application as `run` does; SystemExit where it does not start.
+
+    Args:
+        app: checks access itself, for example by `kexue.serve.security.AccessControl`.
+        settings: address, and limits of a connection.
+        started: see `run`.
+    """
+    server = _Server(uvicorn.Config(app, **serving_options(settings)), started)
+    with _ignore_second_sigterm(), suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(1)  # uvicorn has logged why
 
 
 class _Server(uvicorn.Server):
