@@ -70,7 +70,7 @@ def tsv_lines(record: Record, show: Sequence[str] = ()) -> list[str]:
         record: of `answer_queries`.
         show: metadata fields, each a column between the id and the text.
     """
-    names = ["query", "rank", *_NUMBERS, "low", "high", "id", *show, "text", "explanation"]
+    names = ["query", "rank", *_NUMBERS, "low", "high", "id", *show, "text", "passage", "explanation"]
     lines = [tsv_line(names)]
     for rank, hit in enumerate(record["results"], start=1):
         probability = hit["probability"] or {}
@@ -78,7 +78,8 @@ def tsv_lines(record: Record, show: Sequence[str] = ()) -> list[str]:
         fields = [record["query"], rank, *numbers, probability.get("low"), probability.get("high"), hit["id"]]
         fields += [_data(hit).get(name) for name in show]
         fields += [
-            _shown_text(hit),
+            hit["document"]["text"],
+            (hit.get("passage") or {}).get("text"),
             None if hit["explanation"] is None else explanation_lines(hit["explanation"], None),
         ]
         lines.append(tsv_line(fields))
