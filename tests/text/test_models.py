@@ -149,3 +149,46 @@ def test_importing_the_room_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.usefixtures("no_package")
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("multilingual-e5-small", ["folder", "package", "local", "hub"]),
+        ("multilingual-e5-small-q4", ["folder", "package"]),  # never asked of the hub, which has another model
+        ("intfloat/multilingual-e5-small", ["folder", "local", "hub"]),
+    ],
+)
+def test_a_missing_multilingual_model_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, places: list[str]
+) -> None:
+    monkeypatch.setattr(models, "unpack_package", lambda: None)
+    fake_hub_cache(monkeypatch, tmp_path, "someone/tiny", None)
+    with pytest.raises(ModelNotFoundError, match=f"no encoder called '{name}'") as caught:
+        find_model(name)
+    assert [place.split()[0] for place in caught.value.tried] == places
+    assert ("kexue[multilingual]" in str(caught.value)) == (not name.startswith("intfloat"))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_the_package_the_hubs_copy_is_taken_and_has_its_own_name(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "unpack_package", lambda: None)
+    fake_hub_cache(monkeypatch, tmp_path, "intfloat/multilingual-e5-small", tiny_model)
+    folder = find_model("multilingual-e5-small")
+    assert models.model_id_of(folder) == "intfloat/multilingual-e5-small"
+    assert models.published_prompts("intfloat/multilingual-e5-small") == {"query": "query: ", "passage": "passage: "}
+    assert models.published_prompts("someone/e5-small") == {}
+
+
+def test_the_cache_is_listed_without_pickles(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    whole = tmp_path / "models--someone--tiny" / "snapshots" / "0123abc"
+    shutil.copytree(tiny_model, whole)
+    shutil.copytree(tiny_model, tmp_path / "models--someone--pickle" / "snapshots" / "0123abc")
+    (tmp_path / "models--someone--pickle" / "snapshots" / "0123abc" / "model.safetensors").unlink()
+    (tmp_path / "datasets--someone--texts" / "snapshots" / "0123abc").mkdir(parents=True)
+    assert models.cached_models() == {"someone/tiny": whole}
