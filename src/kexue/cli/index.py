@@ -9,139 +9,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kexue.cli import _options as opt
-from kexue.cli._verb import EXIT_FAILED, Output, verb
+from kexue.cli import _options as opt, index_files
+from kexue.cli._verb import EXIT_FAILED, Output, json_line, verb
 
 app = typer.Typer(help="Build, change, check, copy and calibrate an index.", no_args_is_help=True)
 
 FEW_PAIRS = 1000  # random pairs below which percentiles are rough
 
-_BUILD = (
-    "kexue index build faq.jsonl --text question --out faq.kx",
-    "kexue index build notes/ --out notes.kx --whiten pca --dims 128 --dehub csls",
-    "kexue index build manuals/ --out manuals.kx --passages 128:16",
-    "cat lines.txt | kexue index build - --out lines.kx",
-)
-
-
-@verb(app, "build", examples=_BUILD)
-def build(
-    out: Output,
-    inputs: opt.Inputs,
-    target: Annotated[Path, typer.Option("--out", help="Index file to write.")],
-    text: opt.TextColumn = None,
-    id_column: opt.IdColumn = None,
-    metadata: opt.MetadataColumns = None,
-    file_format: opt.Format = "auto",
-    whiten: Annotated[
-        str, typer.Option(help="none, pca, rotate, whiten, a saved file, or beta=1,gamma=0.5,k=128.")
-    ] = "none",
-    dims: opt.Dims = None,
-    dehub: opt.Dehub = "none",
-    approx: opt.Approx = "auto",
-    passages: opt.Passages = "auto",
-    truncate: opt.Truncate = "allow",
-    resume: Annotated[bool, typer.Option(help="Continue an interrupted build; --no-resume discards it.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
-    encoding_errors: opt.EncodingErrors = "strict",
-    max_bytes: opt.MaxBytes = "16M",
-    model: opt.Model = "auto",
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
-    batch_tokens: opt.BatchTokens = 8192,
-) -> None:
-    """Build an index from files of texts. After an interruption, the same command continues."""
-    from kexue.search import build_index
-
-    with out.progress("indexing") as progress:
-        report = build_index(
-            inputs,
-            target,
-            encoder=opt.load_encoder(model, device, dtype, batch_tokens),
-            whitening=opt.parse_whitening(whiten, dims),
-            dehub=None if dehub == "none" else dehub,
-            text=text,
-            id=id_column,
-            metadata=opt.split_columns(metadata),
-            format=file_format,
-            approx=approx,
-            passages=opt.parse_passages(passages),
-            truncate=truncate,
-            errors=encoding_errors,
-            max_bytes=opt.parse_size(max_bytes),
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    for warning in report.warnings:
-        out.remark(f"kexue: warning: {warning}")
-    out.emit(dataclasses.asdict(report), lambda: _describe_build(report))
-
-
-def _describe_build(report: Any) -> str:
-    noun = "document" if report.documents == 1 else "documents"
-    parts = [f"{report.documents:,} {noun} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
-    parts += [f"{name} {value:,}" for name in ("skipped", "replaced") if (value := getattr(report, name))]
-    shape = f"{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"
-    next_step = f'Next: kexue search {report.index} "your question"'
-    return f"{', '.join(parts)}\n{shape}{_describe_cut(report.truncated)}\n{next_step}"
-
-
-@verb(app, "add", examples=("kexue index add faq.kx more.jsonl --text question --id id",))
-def add(
-    out: Output,
-    index: opt.IndexPath,
-    inputs: opt.Inputs,
-    text: opt.TextColumn = None,
-    id_column: opt.IdColumn = None,
-    metadata: opt.MetadataColumns = None,
-    file_format: opt.Format = "auto",
-    truncate: opt.Truncate = "allow",
-    encoding_errors: opt.EncodingErrors = "strict",
-    max_bytes: opt.MaxBytes = "16M",
-) -> None:
-    """Add documents, or replace those whose id exists; all inputs are checked before the first is added.
-
-    Without --text, --id or --metadata the columns of the first build are used; --id '' and --metadata '' use none.
-    """
-    from kexue.search import Index, add_files
-
-    start = time.perf_counter()
-    with Index.open(index) as opened, out.progress("adding") as progress:
-        report = add_files(
-            opened,
-            inputs,
-            text=text,
-            id=id_column,
-            metadata=None if metadata is None else opt.split_columns(metadata),
-            format=file_format,
-            truncate=truncate,
-            errors=encoding_errors,
-            max_bytes=opt.parse_size(max_bytes),
-            progress=progress,
-        )
-        documents = len(opened)
-    record = {
-        "index": index,
-        "added": report.added,
-        "updated": report.updated,
-        "skipped": report.skipped,
-        "truncated": report.truncated,
-        "documents": documents,
-        "seconds": time.perf_counter() - start,
-    }
-    out.emit(
-        record,
-        lambda: (
-            f"{report.added:,} added, {report.updated:,} updated, {report.skipped:,} unchanged; "
-            f"{documents:,} documents in {index}{_describe_cut(report.truncated)}"
-        ),
-    )
-
-
-def _describe_cut(texts: int) -> str:
-    """Return a line on texts of which the encoder did not read the end; empty for none."""
-    return f"\n{texts:,} longer than the encoder reads: their ends cannot be found" if texts else ""
+index_files.register(app)
 
 
 @verb(
@@ -186,21 +61,75 @@ def delete(
 
 @verb(app, "info", examples=("kexue index info faq.kx", "kexue index info faq.kx --json"))
 def info(out: Output, index: opt.IndexPath) -> None:
-    """Show the contents of an index: documents, model, whitening, size."""
+    """Show the contents of an index: documents, model, whitening, size, and the fields of the metadata.
+
+    All documents are read once to count the values of the fields.
+    """
     from kexue.search import Index
 
     with Index.open(index, readonly=True) as opened:
         record = dataclasses.asdict(opened.info())
+        record["schema"] = opened.schema
 
     def lines() -> str:
+        schema = record["schema"]
+        columns = {"text": schema["text"], "id": schema["id"], "metadata": ", ".join(schema["metadata"])}
+        record["columns"] = {name: column for name, column in columns.items() if column} or None
         shown = {
             key: ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             for key, value in record.items()
-            if value is not None
+            if value is not None and key != "schema"
         }
-        return "\n".join(f"{key:<16}{f'{v:,}' if isinstance(v, int) else v}" for key, v in shown.items())
+        listed = [f"{key:<16}{f'{v:,}' if isinstance(v, int) else v}" for key, v in shown.items()]
+        return "\n".join(
+            listed + [f"field {name}: {_describe_field(field)}" for name, field in schema["fields"].items()]
+        )
 
     out.emit(record, lines)
+
+
+def _describe_field(field: dict[str, Any]) -> str:
+    """Return type, count, range and common values of a field in words."""
+    words = [f"{field['type']} in {field['count']:,} documents"]
+    words += [f"{field['low']} to {field['high']}"] if field["low"] is not None else []
+    words += ["more than 1,000 values" if field["distinct"] is None else f"{field['distinct']:,} values"]
+    words += [
+        f"{str(value)[:30]} ({count:,})" for value, count in field["common"] if field["distinct"] < field["count"]
+    ]
+    return ", ".join(words)
+
+
+@verb(
+    app,
+    "list",
+    examples=("kexue index list faq.kx --limit 20", "kexue index list faq.kx --filter 'lang=zh|en' --after 17 --json"),
+)
+def list_documents(
+    out: Output,
+    index: opt.IndexPath,
+    filters: opt.Filters = None,
+    limit: Annotated[int, typer.Option(help="Documents to list.", min=1)] = 100,
+    after: Annotated[str | None, typer.Option(help="Id of the last document of the list before.")] = None,
+) -> None:
+    """List documents in the order of their ids, page by page."""
+    from kexue.search import Index, parse_filter
+
+    with Index.open(index, readonly=True) as opened:
+        found = opened.list(filter=parse_filter(filters or ()), limit=limit + 1, after=after)
+    page = found[:limit]
+    following = page[-1].id if len(found) > limit else None
+    record = {"index": index, "documents": [document._asdict() for document in page], "next": following}
+
+    def lines() -> str:
+        listed = [
+            "\t".join([one.id, " ".join(one.text.split()), json_line(one.metadata) if one.metadata else ""]).rstrip()
+            for one in page
+        ]
+        return "\n".join(listed) if listed else "no documents"
+
+    out.emit(record, lines)
+    if following is not None and not out.json:
+        out.remark(f"Next: the same command with --after '{following}'")
 
 
 @verb(app, "compact", examples=("kexue index compact faq.kx",))

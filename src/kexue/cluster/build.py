@@ -23,8 +23,9 @@ from kexue.cluster.statistics import compute_moments
 from kexue.corpus.decoding import MAX_BYTES
 from kexue.corpus.open import STDIN
 from kexue.errors import DataError
-from kexue.search.build import BuildReport, Inputs
+from kexue.search.build import BuildReport
 from kexue.search.hubs import Dehub, centre_whitening, check_dehub
+from kexue.search.inputs import Inputs
 from kexue.search.opening import check_approx
 from kexue.search.products import Vectors
 from kexue.search.space import SupportsEncode, is_fitted

@@ -32,8 +32,8 @@ from kexue.cluster.shards import (
 from kexue.corpus import read_records
 from kexue.corpus.decoding import MAX_BYTES
 from kexue.errors import DataError
-from kexue.search.build import Inputs
 from kexue.search.encoding import choose_model
+from kexue.search.inputs import Inputs
 from kexue.search.space import SupportsEncode
 from kexue.search.spool import Spool
 from kexue.text.identity import ModelIdentity, identify

@@ -1,48 +1,175 @@
-"""Lines of UTF-8 files, decoded strictly or with malformed characters replaced and counted."""
+"""Lines of text files, decoded strictly or with malformed characters replaced and counted."""
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 import os
+import shutil
+import tempfile
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
 
-from kexue._text import decode, is_utf16, not_utf8, refuse_lone_cr, split_lines
-from kexue.corpus.open import open_bytes
+from kexue._text import not_utf8, refuse_lone_cr, standard_input
+from kexue.corpus.encodings import Recoded, check_encoding, ends_with_cr, find_encoding, show_encoding
+from kexue.corpus.faults import Faults, RecordError, as_record_error
+from kexue.corpus.open import STDIN, open_bytes
 from kexue.errors import DataError
 
 REPLACEMENT = "\ufffd"
 MAX_BYTES = 16 << 20  # default limit of a line, a row or a document
+_SWAP = str.maketrans("\r\n", "\n\r")
+
+
+@dataclass
+class InputFile:
+    """One file as it was read.
+
+    Attributes:
+        path: the file.
+        format: txt, csv, tsv, jsonl, parquet, xlsx or folder.
+        encoding: encoding of a text file; None before it is read, and for other formats.
+        delimiter: what separates the fields of a csv or tsv file.
+        sheet: name of the sheet of a workbook.
+        text: column of the text.
+        uncomputed: formulas of a sheet without a stored value; they count as empty cells.
+        records: number of records so far.
+    """
+
+    path: str
+    format: str = ""
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
+    text: str | None = None
+    uncomputed: int = 0
+    records: int = 0
+
+
+class _KeptInput:
+    """A stream that can be read once, kept in a temporary file without a name, which ends with this object."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._descriptor, path = tempfile.mkstemp()
+        os.unlink(path)
+        with open(self._descriptor, "wb", closefd=False) as file:
+            shutil.copyfileobj(stream, file)
+
+    def open(self) -> Any:
+        """Return a new stream from the beginning."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return open(os.dup(self._descriptor), "rb", buffering=0)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
 
 class Decoder:
-    """Decoder of UTF-8 with one rule for malformed characters and one limit of length.
+    """Decoder of the files of one call, with one rule for malformed characters and one limit of length.
 
     Args:
         errors: ``"strict"`` raises on the first malformed byte, NUL or unpaired surrogate; ``"replace"`` puts U+FFFD
             there.
         max_bytes: largest size of a line, row or document, in bytes.
+        encoding: ``"auto"`` decides by `kexue.corpus.encodings`; else the name of an encoding.
+        faults: what becomes of records that cannot be used; None: the first is raised.
 
     Attributes:
         replaced: number of characters replaced by U+FFFD so far.
+        files: what was decided about each file.
+        twice: whether inputs are read more than once; standard input is then kept in a temporary file.
     """
 
-    def __init__(self, errors: str, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, errors: str, max_bytes: int = MAX_BYTES, *, encoding: str = "auto", faults: Faults | None = None
+    ) -> None:
         self.strict = errors == "strict"
         self.max_bytes = max_bytes
         self.replaced = 0
+        self.faults = Faults(collect=False) if faults is None else faults
+        self.files: dict[str, InputFile] = {}
+        self._encoding = check_encoding(encoding)
+        self.twice = self._encoding == "auto"
+        self._stdin: list[_KeptInput] = []  # shared with scouts
+
+    def scout(self) -> Decoder:
+        """Return a decoder of the same files for a first reading, whose faults and repairs do not count."""
+        other = copy.copy(self)
+        other.faults = Faults(collect=True)
+        return other
+
+    def file(self, path: str) -> InputFile:
+        """Return what was decided about a file so far."""
+        return self.files.setdefault(path, InputFile(path))
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        """Open the bytes of a file, decompressed."""
+        if path != STDIN or not self.twice:
+            with open_bytes(path) as stream:
+                yield stream
+            return
+        if not self._stdin:
+            self._stdin.append(_KeptInput(standard_input()))
+        with self._stdin[0].open() as raw, open_bytes(path, raw=raw) as stream:
+            yield stream
+
+    def encoding(self, path: str) -> str:
+        """Return the encoding of a file, decided when it is first asked for."""
+        file = self.file(path)
+        if file.encoding is None:
+            file.encoding = find_encoding(lambda: self.open(path)) if self._encoding == "auto" else self._encoding
+        return file.encoding
+
+    @contextmanager
+    def open_utf8(self, path: str, *, swap: bool = False) -> Iterator[BinaryIO]:
+        """Open the bytes of a text file as UTF-8; `swap`: with CR and LF exchanged."""
+        encoding = self.encoding(path)
+        with self.open(path) as stream:
+            if encoding == "utf-8" and not swap:
+                yield stream
+            else:
+                yield cast(BinaryIO, io.BufferedReader(Recoded(stream, encoding, swap=swap, path=path)))
 
     def decode(self, raw: bytes, *, path: str, line: int, column: str | None = None) -> str:
-        """Decode one line; `DataError` names the line and the byte column (from 1), or the column of a table."""
+        """Decode one line; an error names the line and the byte column (from 1), or the column of a table.
+
+        Raises:
+            RecordError: a malformed byte, NUL or half of a surrogate pair, in strict mode.
+        """
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            if self.strict or (line == 1 and is_utf16(raw)):
-                raise not_utf8(raw, error.start, path, line=line, column=column, replaceable=True) from error
+            encoding = self.file(path).encoding or "utf-8"
+            if encoding != "utf-8":
+                return self._decode_recoded(raw, encoding, path, line)
+            if self.strict:
+                bad = not_utf8(raw, error.start, path, line=line, column=column, replaceable=True)
+                raise as_record_error("malformed", bad, line) from error
             text = raw.decode("utf-8", "replace")
             self.replaced += text.count(REPLACEMENT) - raw.count(REPLACEMENT.encode())
         return self.clean(text, path=path, line=line, column=column)
+
+    def _decode_recoded(self, raw: bytes, encoding: str, path: str, line: int) -> str:
+        """Decode a line of `Recoded` in which halves of surrogate pairs stand for malformed bytes."""
+        text = raw.decode("utf-8", "surrogatepass")
+        at = next((i for i, char in enumerate(text) if "\udc80" <= char <= "\udcff"), None)
+        if self.strict and at is not None:
+            place = len(text[:at].encode(encoding, "surrogatepass")) + 1
+            raise RecordError(
+                "malformed",
+                f"byte 0x{ord(text[at]) & 0xFF:02x} is not {show_encoding(encoding)}.",
+                path=path,
+                line=line,
+                column=place,
+                remedy="Name another encoding with --encoding (in Python encoding=), or pass errors='replace' "
+                "(--encoding-errors replace), which puts U+FFFD.",
+            )
+        return self.clean(text, path=path, line=line)
 
     def clean(self, text: str, *, path: str, line: int, column: str | None = None) -> str:
         """Refuse or replace NUL and unpaired surrogates; escapes in JSON can spell both."""
@@ -50,9 +177,10 @@ class Decoder:
             return text
         bad = [i for i, char in enumerate(text) if char == "\0" or "\ud800" <= char <= "\udfff"]
         if self.strict:
-            what = "a NUL character (is this a binary file?)" if text[bad[0]] == "\0" else "half a surrogate pair"
-            raise DataError(
-                f"the text holds {what}.",
+            nul = "a NUL character (is this a binary file, or UTF-16 without its mark?)"
+            raise RecordError(
+                "malformed",
+                f"the text holds {nul if text[bad[0]] == chr(0) else 'half a surrogate pair'}.",
                 remedy="Remove it, or pass --encoding-errors replace (in Python errors='replace').",
                 path=path,
                 line=line,
@@ -84,9 +212,9 @@ class Decoder:
                 raise data_error("a number is too large for a double.", "Write it as a string.")
             return value
 
-        def data_error(message: str, remedy: str) -> DataError:
+        def data_error(message: str, remedy: str) -> RecordError:
             """Return an error with the place of the value."""
-            return DataError(message, path=path, line=line, column=column, remedy=remedy)
+            return RecordError("malformed", message, path=path, line=line, column=column, remedy=remedy)
 
         try:
             return clean(value)
@@ -113,20 +241,39 @@ def _has_half_surrogates(text: str) -> bool:
     return False
 
 
-def decode_lines(path: str, decoder: Decoder) -> Iterator[tuple[int, str]]:
+def decode_lines(
+    path: str, decoder: Decoder, *, flaws: dict[int, RecordError] | None = None
+) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text with its line end); a byte order mark at the start is dropped.
+
+    Lines end with LF or CRLF; with CR in a file that has no LF.
 
     Args:
         path: a file, also compressed, or ``"-"``.
-        decoder: rule for malformed bytes, and limit of a line's length.
+        decoder: rule for malformed bytes, and limit of a line's length. A malformed line is a fault, and left out.
+        flaws: for lines of CSV, whose rows may go on in the next line. A malformed line is repaired and yielded, and
+            its error put here by its number; the first line end outside double quotes decides whether CR ends lines.
     """
-    with open_bytes(path) as stream:
+    swap = False
+    if path != STDIN or decoder.twice:
+        with decoder.open_utf8(path) as stream:
+            swap = ends_with_cr(stream, quoted=flaws is not None)
+    with decoder.open_utf8(path, swap=swap) as stream:
         number = 0
         while raw := stream.readline(decoder.max_bytes + 1):
             number += 1
             decoder.check_length(len(raw), path=path, line=number)
-            text = decoder.decode(raw.removeprefix(BOM_UTF8) if number == 1 else raw, path=path, line=number)
-            if number == 1 and not text.endswith("\n"):
+            raw = raw.removeprefix(BOM_UTF8) if number == 1 else raw
+            try:
+                text = decoder.decode(raw, path=path, line=number)
+            except RecordError as error:
+                if flaws is None:
+                    decoder.faults.add(error)
+                    continue
+                flaws[number], text = error, raw.decode("utf-8", "replace").replace("\0", REPLACEMENT)
+            if swap:
+                text = text.translate(_SWAP)
+            elif number == 1 and path == STDIN and not text.endswith("\n"):
                 refuse_lone_cr(text, path)
             yield number, text
 
@@ -140,7 +287,7 @@ def decode_document(path: str, decoder: Decoder) -> str:
     """
     lines: list[str] = []
     size = 0
-    with open_bytes(path) as stream:
+    with decoder.open_utf8(path) as stream:
         while raw := stream.readline(decoder.max_bytes - size + 1):  # by line, so that an error can name its line
             size += len(raw)
             decoder.check_length(size, path=path, line=None, what="the document")
@@ -149,19 +296,16 @@ def decode_document(path: str, decoder: Decoder) -> str:
     return "".join(lines)
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Return the lines of a UTF-8 file, also compressed, or of standard input for ``"-"``, without their ends.
+def read_lines(path: str | os.PathLike[str], *, encoding: str = "auto") -> list[str]:
+    """Return the lines of a text file, also compressed, or of standard input for ``"-"``, without their ends.
 
     Raises:
-        DataError: it cannot be read, a byte is not UTF-8, or lines end with CR alone.
+        DataError: it cannot be read, or a byte is malformed.
     """
-    with open_bytes(os.fspath(path)) as stream:
-        text = decode(stream.read(), path)
-    if "\n" not in text:
-        refuse_lone_cr(text, path)
-    return split_lines(text)
+    lines = decode_lines(os.fspath(path), Decoder("strict", encoding=encoding))
+    return [strip_line_end(text) for _, text in lines]
 
 
 def strip_line_end(line: str) -> str:
-    r"""Return a line without the \n or \r\n it ends with."""
+    r"""Return a line without the \n, \r\n or \r it ends with."""
     return line.removesuffix("\n").removesuffix("\r")

@@ -9,7 +9,7 @@ import re
 from typing import Any, NamedTuple
 
 from kexue.corpus.decoding import Decoder
-from kexue.errors import DataError
+from kexue.corpus.faults import RecordError
 
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
@@ -79,7 +79,8 @@ def to_json(value: Any, decoder: Decoder, *, path: str, line: int, column: str) 
         return [to_json(item, decoder, path=path, line=line, column=column) for item in value]
     if isinstance(value, dict):
         return {key: to_json(item, decoder, path=path, line=line, column=column) for key, item in value.items()}
-    raise DataError(
+    raise RecordError(
+        "malformed",
         f"metadata cannot hold a {type(value).__name__}.",
         remedy="Remove the column from --metadata.",
         path=path,

@@ -82,13 +82,18 @@ def read_codec(path: str) -> str | None:
 
 
 @contextmanager
-def open_stream(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
+def open_stream(path: str, *, raw: Any = None) -> Iterator[tuple[BinaryIO, str | None]]:
     """Open a file, a pipe, or standard input for ``"-"``: a decompressed stream and the name of its compression.
 
     A plain file is not buffered. Errors are those of the system and of the decompressor; see `explain_errors`.
+
+    Args:
+        path: the file.
+        raw: stream of its bytes, which stays open; None opens it.
     """
     with ExitStack() as opened:
-        raw: Any = standard_input() if path == STDIN else opened.enter_context(open(path, "rb", buffering=0))
+        if raw is None:
+            raw = standard_input() if path == STDIN else opened.enter_context(open(path, "rb", buffering=0))
         raw, head = _peek(raw)
         codec = codec_of(head, split_suffix(path)[1])
         stream = raw if codec is None else opened.enter_context(closing(_decompress(raw, codec)))
@@ -96,13 +101,13 @@ def open_stream(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
 
 
 @contextmanager
-def open_bytes(path: str) -> Iterator[BinaryIO]:
-    """Open a file, a pipe, or standard input for ``"-"``: a decompressed, buffered stream.
+def open_bytes(path: str, *, raw: Any = None) -> Iterator[BinaryIO]:
+    """Open a file, a pipe, or standard input for ``"-"``: a decompressed, buffered stream; `raw`: see `open_stream`.
 
     Raises:
         DataError: it cannot be opened, or cannot be read inside the `with` block.
     """
-    with explain_errors(path), open_stream(path) as (stream, codec):
+    with explain_errors(path), open_stream(path, raw=raw) as (stream, codec):
         unbuffered = isinstance(stream, io.RawIOBase) or codec in _ARROW  # Arrow's streams have no readline
         yield io.BufferedReader(cast(Any, stream)) if unbuffered else stream
 

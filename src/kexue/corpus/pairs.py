@@ -10,7 +10,7 @@ from typing import Any
 from kexue._text import parse_json
 from kexue.corpus.decoding import Decoder, decode_lines, strip_line_end
 from kexue.corpus.open import split_suffix
-from kexue.corpus.rows import csv_rows
+from kexue.corpus.separated import csv_rows
 from kexue.errors import DataError
 
 Pair = tuple[str, str, float]

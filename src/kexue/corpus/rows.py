@@ -1,106 +1,21 @@
-"""Rows of tables, one reader per format: each yields (line, {column: value}), and its errors name the place."""
+"""Rows of JSON Lines and Parquet files, as (line, {column: value}); errors name the place."""
 
 from __future__ import annotations
 
-import csv
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Any, NoReturn
 
 from kexue._files import system_error
 from kexue._optional import import_optional
 from kexue.corpus.decoding import Decoder, decode_lines
+from kexue.corpus.faults import RecordError
 from kexue.corpus.open import STDIN, explain_errors, read_codec
+from kexue.corpus.separated import Row
 from kexue.errors import DataError
 
-Row = tuple[int, dict[str, Any]]
 _BATCH = 1024  # rows of Parquet read at a time
 _BATCH_BYTES = 64 << 20  # bytes of their strings converted at a time
-
-
-def csv_table(path: str, decoder: Decoder, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file whose first row names the columns; quoted fields may hold line breaks."""
-    header: list[str] | None = None
-    for line, fields in csv_rows(path, decoder, delimiter):
-        if header is None:
-            header = fields
-            for name, times in Counter(header).items():
-                if name and times > 1:
-                    raise same_name(name, path)
-            continue
-        if len(fields) != len(header):
-            raise DataError(
-                f"the row has {len(fields)} fields, the header {len(header)} ({list_names(header)}).",
-                remedy="Put a field that holds the separator, a quote or a line break between double quotes.",
-                path=path,
-                line=line,
-            )
-        yield line, dict(zip(header, fields, strict=True))
-
-
-def csv_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its first line, fields) of each row that is not blank.
-
-    If the first line has no `delimiter` outside quotes, but a comma, semicolon, tab or bar, that separates the fields
-    of this file: spreadsheets of many countries write semicolons.
-    """
-    if csv.field_size_limit() < decoder.max_bytes:  # its default, 128 KiB, is too small for some documents
-        csv.field_size_limit(decoder.max_bytes)
-    begin, size = 1, 0
-
-    def limit_rows() -> Iterator[str]:
-        """Yield the lines, and refuse a row that is too long."""
-        nonlocal size
-        for _, text in decode_lines(path, decoder):
-            size += len(text)
-            decoder.check_length(
-                size, path=path, line=begin, what='the row that begins here (perhaps a closing " is missing)'
-            )
-            yield text
-
-    source = limit_rows()
-    head = list(_until_text(source))
-    reader = csv.reader(chain(head, source), delimiter=_separator(head, delimiter), strict=True)
-    try:
-        for fields in reader:
-            if fields and fields != [""]:
-                yield begin, fields
-            begin, size = reader.line_num + 1, 0
-    except csv.Error as error:
-        raise DataError(
-            f"the row that begins here is malformed: {error}.",
-            remedy='A field that begins with " must end with " and write an inner " as "".',
-            path=path,
-            line=begin,
-        ) from error
-
-
-def _until_text(source: Iterator[str]) -> Iterator[str]:
-    """Yield the lines up to the first that is not blank."""
-    for line in source:
-        yield line
-        if line.strip():
-            return
-
-
-def _separator(head: list[str], expected: str) -> str:
-    """Return the separator of the fields of a file that begins with the lines `head`."""
-    bare = re.sub(r'"[^"]*("|$)', "", head[-1]) if head else ""
-    return next((mark for mark in (expected, *",;\t|") if mark in bare), expected)
-
-
-def same_name(name: str, path: str) -> DataError:
-    """Return the error about two columns of one name."""
-    return DataError(f"two columns are called {name!r}.", remedy="Rename one.", path=path, column=name)
-
-
-def list_names(names: Sequence[str], most: int = 20) -> str:
-    """Return names for a message, the first `most` of them."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
 
 
 def jsonl_objects(path: str, decoder: Decoder) -> Iterator[Row]:
@@ -111,16 +26,15 @@ def jsonl_objects(path: str, decoder: Decoder) -> Iterator[Row]:
         try:
             value = json.loads(text.rstrip(" \t\r\n"), parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"not JSON: {error.msg}.", remedy=_ONE_PER_LINE, path=path, line=line, column=error.colno
-            ) from error
+            message, column = f"not JSON: {error.msg}.", error.colno
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"not JSON that can be read: {error}.", remedy=_ONE_PER_LINE, path=path, line=line
-            ) from error
-        if not isinstance(value, dict):
-            raise DataError(f"expected a JSON object, got {_kind(value)}.", remedy=_ONE_PER_LINE, path=path, line=line)
-        yield line, value
+            message, column = f"not JSON that can be read: {error}.", None
+        else:
+            if isinstance(value, dict):
+                yield line, value
+                continue
+            message, column = f"expected a JSON object, got {_kind(value)}.", None
+        decoder.faults.add(RecordError("malformed", message, remedy=_ONE_PER_LINE, path=path, line=line, column=column))
 
 
 _ONE_PER_LINE = 'Write one JSON object per line: {"text": "..."}.'

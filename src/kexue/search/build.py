@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from kexue._progress import Progress
-from kexue.corpus import read_records
 from kexue.corpus.decoding import MAX_BYTES
 from kexue.search.encoding import choose_model
 from kexue.search.hubs import Dehub, centre_whitening, check_dehub
 from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport
+from kexue.search.inputs import Inputs, Notice, Reading
 from kexue.search.opening import check_approx, open_index
 from kexue.search.partial import PartialIndex, check_place, discard, put_in_place
 from kexue.search.space import Space, SupportsEncode, is_fitted
@@ -30,16 +30,15 @@ from kexue.search.store.base import Value
 from kexue.similarity import Whitening
 from kexue.text.identity import ModelIdentity
 
-Inputs = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
 
 @dataclass(frozen=True)
 class BuildReport:
     """Result of `build_index`.
 
     `added`, `updated` and `skipped` count records: new, replaced after an interrupted run, and already stored (by that
-    run, or the same text twice). `replaced` counts malformed characters, `truncated` texts of which the encoder did not
-    read the end. `warnings` are sentences for the user.
+    run, or the same text twice). `left_out` counts records that could not be used, `faults` and `files` say which and
+    how files were read, as in `InputReport`. `replaced` counts malformed characters, `truncated` texts of which the
+    encoder did not read the end. `warnings` are sentences for the user.
     """
 
     index: str
@@ -47,6 +46,7 @@ class BuildReport:
     added: int
     updated: int
     skipped: int
+    left_out: int
     replaced: int
     truncated: int
     dims: int
@@ -54,6 +54,8 @@ class BuildReport:
     whitening: dict[str, Any] | None
     bytes: int
     seconds: float
+    faults: list[dict[str, Any]]
+    files: list[dict[str, Any]]
     warnings: list[str]
 
 
@@ -72,9 +74,14 @@ def build_index(
     passages: str | int | None = "auto",
     truncate: Truncate = "allow",
     errors: str = "strict",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    sheet: str | None = None,
     max_bytes: int = MAX_BYTES,
+    on_error: Literal["stop", "skip"] = "stop",
     resume: bool = True,
     overwrite: bool = False,
+    notice: Notice | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build an index from files of texts; after an interruption, the same call resumes where it stopped.
@@ -85,21 +92,24 @@ def build_index(
 
     Args:
         inputs: files, folders or ``"-"``, see `kexue.corpus.read_records`; so are `text`, `id`, `metadata`, `format`,
-            `errors` and `max_bytes`. Without `id` a document is named by a hash of its text, and the same text is
-            taken once.
+            `errors`, `encoding`, `delimiter`, `sheet` and `max_bytes`. Without `id` a document is named by a hash of
+            its text, and the same text is taken once.
         out: the index file to make.
         encoder: a folder, a model's name or hub id, ``"auto"`` (chosen by the texts, see `kexue.text.find_model_for`),
             or an object with ``encode(texts) -> (n, dim)``.
         whitening: None, a fitted one, or one that is then fitted on all vectors.
         dehub, approx, passages: see `Index.create`.
         truncate: ``"error"`` refuses texts of which the encoder would not read the end; ``"allow"`` counts them.
+        on_error: records that cannot be used (no text, no id, an id twice, malformed): ``"stop"`` raises one error that
+            counts all of them, ``"skip"`` leaves them out, and the report counts them.
         resume: False discards what an interrupted build has left.
         overwrite: replace an index at `out`; anything else there is never replaced.
+        notice: called with the `InputReport` of what was read, before the first text is encoded.
         progress: called as progress(done, total).
 
     Raises:
-        DataError: input that cannot be read, an id that occurs twice (both positions are named), or a text that would
-            be cut and must not be; nothing is encoded.
+        DataError: input that cannot be read, records that cannot be used, or a text that would be cut and must not be;
+            nothing is encoded.
         IndexExistsError: `out` exists. DiskFullError: no room; finished batches are kept for the next run.
 
     Cost: one pass of the encoder; memory for one batch, and for the search engine of the snapshot.
@@ -121,12 +131,13 @@ def build_index(
     check_dehub(dehub)
     splitting = Splitting.parse(passages)
     whitening = centre_whitening(dehub, whitening)
-    reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
-    records = read_records(inputs, **reading, max_bytes=max_bytes)
-    columns = json.dumps({"text": text, "id": id, "metadata": list(metadata)})
+    cells: dict[str, Any] = {"encoding": encoding, "delimiter": delimiter, "sheet": sheet}
+    reading = Reading(text, id, metadata, format, errors, **cells, max_bytes=max_bytes, on_error=on_error)
     with closing(Spool()) as spool, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        spool.fill(records)
+        read = reading.fill(spool, inputs)
+        if notice is not None:
+            notice(read)
         if isinstance(encoder, str | os.PathLike):
             from kexue.text import Encoder
 
@@ -135,7 +146,8 @@ def build_index(
         splitting.check(encoder)
         if truncate == "error":
             refuse_cut(spool, encoder, splitting)
-        job = _Job(target, encoder, whitening, dehub, {"approx": approx, "columns": columns, **splitting.dump()})
+        settings = {"approx": approx, "columns": json.dumps(read.columns), **splitting.dump()}
+        job = _Job(target, encoder, whitening, dehub, settings)
         done = job.write(spool, resume=resume, progress=progress)
         info = job.finish(overwrite=overwrite)
     return BuildReport(
@@ -144,14 +156,17 @@ def build_index(
         added=done.added,
         updated=done.updated,
         skipped=done.skipped + spool.duplicates,
-        replaced=records.replaced,
+        left_out=read.left_out,
+        replaced=read.replaced,
         truncated=done.truncated,
         dims=info.dims or 0,
         model={name: info.model[name] for name in ("id", "fingerprint")},
         whitening=info.whitening,
         bytes=info.bytes,
         seconds=time.perf_counter() - start,
-        warnings=list(dict.fromkeys([*records.remarks(), *_messages(caught)])),
+        faults=read.faults,
+        files=read.files,
+        warnings=list(dict.fromkeys([*read.warnings, *_messages(caught)])),
     )
 
 

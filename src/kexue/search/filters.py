@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue.corpus import parse_scalar
+from kexue.corpus.kinds import read_date
 
 MAX_CONDITIONS = 2_000  # of one filter: SQLite plans 2,000 in half a second, and 20,000 in fifty
 OPERATORS = ("eq", "ne", "lt", "le", "gt", "ge", "in", "nin", "exists")
@@ -223,16 +224,17 @@ def join(word: str, clauses: Sequence[str]) -> str:
 def parse_filter(expressions: Iterable[str]) -> dict[str, Any]:
     """Parse conditions such as ``field>=value`` into a filter; several on one field must all hold.
 
-    A value is a number or boolean where it looks like one (as `parse_scalar` reads a CSV field), and a date such as
-    2024/5/1 is read in ISO form; between double quotes it is a string whatever it looks like, and may hold any
-    character. ``field=a|b`` means one of these values, ``field!=a|b`` none of them. An expression that begins with
-    ``{`` is a filter in JSON, which may hold ``and``, ``or`` and ``not``.
+    A value that looks like a number or boolean (as `parse_scalar` reads a CSV field) is one; after ``=`` and ``!=`` its
+    spelling counts as well, since the column may be text. A date such as 2024/5/1 is read in ISO form. Between double
+    quotes a value is a string whatever it looks like, and may hold any character. ``field=a|b`` means one of these
+    values, ``field!=a|b`` none of them. An expression that begins with ``{`` is a filter in JSON, which may hold
+    ``and``, ``or`` and ``not``.
 
     Raises:
         ValueError: not of the form ``field=value``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``, or not JSON.
 
-    >>> parse_filter(["lang=en|zh", "year>=2020", "year<2024", 'version="3.10"'])
-    {'lang': {'in': ['en', 'zh']}, 'year': {'ge': 2020, 'lt': 2024}, 'version': {'eq': '3.10'}}
+    >>> parse_filter(["lang=en|zh", "year>=2020", "year<2024", "version=3.10"])
+    {'lang': {'in': ['en', 'zh']}, 'year': {'ge': 2020, 'lt': 2024}, 'version': {'in': [3.1, '3.10']}}
     """
     parsed: dict[str, list[dict[str, Any]]] = {}
     groups: list[Any] = []
@@ -273,14 +275,19 @@ def _parse_object(expression: str) -> dict[str, Any]:
 def _parse_values(operator: str, text: str, expression: str) -> tuple[str, Any]:
     """Return the operator and the value of an expression, whose values are separated by bars."""
     if "|" not in text or _is_quoted(text):
-        return operator, _filter_value(text)
+        value = _filter_value(text)
+        if operator in _LISTS and not isinstance(value, str):
+            return _LISTS[operator], [value, text]
+        return operator, value
     if operator not in _LISTS:
         raise ValueError(f"several values need = or !=, got {expression!r}")
-    values, at = [], 0
+    values: list[Any] = []
+    at = 0
     while at <= len(text):
         match = _VALUES.match(text, at)
         assert match is not None  # the second alternative matches anything
-        values.append(_filter_value(match[1]))
+        value = _filter_value(match[1])
+        values += [value] if isinstance(value, str) else [value, match[1]]
         if match.end() == len(text) and not match[0].endswith("|"):
             break
         at = match.end()
@@ -301,4 +308,4 @@ def _filter_value(text: str) -> str | int | float | bool:
             return str(json.loads(text))
         except json.JSONDecodeError:
             return text
-    return parse_scalar(text)
+    return read_date(text) or parse_scalar(text)

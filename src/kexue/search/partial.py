@@ -25,7 +25,7 @@ from kexue.search.space import Space, SupportsEncode, is_fitted
 from kexue.search.splitting import Splitting
 from kexue.search.spool import Spool
 from kexue.search.store import EmbeddedStore, IndexBusyError
-from kexue.search.store.base import Value
+from kexue.search.store.base import Row, Store, Value
 from kexue.search.store.sqlite.files import check_target, remove_old_store_files
 from kexue.search.store.sqlite.wal import SNAPSHOTS, remove_leftover_files, remove_log_and_snapshot
 from kexue.similarity import Whitening
@@ -156,11 +156,28 @@ class PartialIndex:
         self.store.close(snapshot=False)
 
 
-def add_spool(ingest: Ingest, spool: Spool, progress: Progress | None) -> AddReport:
-    """Write the records of a spool; see `Ingest.add_batches`."""
+def add_spool(ingest: Ingest, spool: Spool, progress: Progress | None, *, keep: Store | None = None) -> AddReport:
+    """Write the records of a spool; see `Ingest.add_batches`. Metadata that are null are left out.
+
+    Args:
+        ingest: writes.
+        spool: the records.
+        progress: called as progress(done, total).
+        keep: documents of this store keep the metadata fields that their new record does not have.
+    """
     total = len(spool)
-    batches = ((rows, None) for rows in spool.batches(ingest.batch_size(total)))
+    batches = ((_merge_metadata(rows, keep), None) for rows in spool.batches(ingest.batch_size(total)))
     return ingest.add_batches(batches, total, progress)
+
+
+def _merge_metadata(rows: list[Row], keep: Store | None) -> list[Row]:
+    """Return rows with the metadata that the store has of them and they have not; null removes a field."""
+    stored = {} if keep is None else {row.id: row.metadata for row in keep.get([row.id for row in rows])}
+    merged = [{**stored.get(row.id, {}), **row.metadata} for row in rows]
+    return [
+        row._replace(metadata={name: value for name, value in metadata.items() if value is not None})
+        for row, metadata in zip(rows, merged, strict=True)
+    ]
 
 
 def check_place(target: Path, *, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kexue.corpus import Record
+from kexue.corpus.faults import Faults, RecordError, as_record_error
 from kexue.errors import DataError
 from kexue.search.documents import check_id, check_metadata, check_text, text_id
 from kexue.search.store.base import Row
@@ -29,23 +30,35 @@ class Spool:
         self._connection.execute("CREATE TABLE input (n INTEGER PRIMARY KEY, id UNIQUE, text, metadata, path, line)")
         self.duplicates = 0
 
-    def fill(self, records: Iterable[Record]) -> None:
-        """Check and store all records.
+    def fill(self, records: Iterable[Record], faults: Faults | None = None) -> None:
+        """Check and store all records; of several with one id the first.
+
+        Args:
+            records: records as they are read.
+            faults: takes those that cannot be stored; None: the first raises its error.
 
         Raises:
             DataError: an id that occurs twice, with both positions; a record that cannot be stored.
         """
+        faults = Faults(collect=False) if faults is None else faults
         with explain_errors(Path(tempfile.gettempdir())):
             self._connection.execute("BEGIN")
             for record in records:
-                self._insert(record)
+                try:
+                    self._insert(record)
+                except RecordError as error:
+                    faults.add(error)
             self._connection.execute("COMMIT")
 
     def _insert(self, record: Record) -> None:
         where = f"{record.path}, line {record.line}"
         check_text(record.text, where)
         name = text_id(record.text) if record.id is None else check_id(record.id, where)
-        metadata = json.dumps(check_metadata(record.metadata, where), ensure_ascii=False) if record.metadata else "{}"
+        try:
+            metadata = json.dumps(check_metadata(record.metadata, where), ensure_ascii=False)
+        except DataError as error:  # its message names the place
+            error.path, error.column = record.path, None
+            raise as_record_error("malformed", error, record.line) from error
         inserted = self._connection.execute(
             "INSERT OR IGNORE INTO input (id, text, metadata, path, line) VALUES (?, ?, ?, ?, ?)",
             (name, record.text, metadata, record.path, record.line),
@@ -57,7 +70,8 @@ class Spool:
             return
         path, line = self.locate(name)
         first = f"line {line}" if path == record.path else f"{path}, line {line}"
-        raise DataError(
+        raise RecordError(
+            "duplicate_id",
             f"the id {name!r} was given already, in {first}.",
             remedy="Give each document its own id, or leave the id column out to name documents by their text.",
             path=record.path,
