@@ -16,8 +16,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
-from scipy.special import bdtrc
-
 from kexue.errors import DataError
 
 BLOCK = 1 << 16  # bytes read at a time
@@ -119,6 +117,8 @@ def _is_chinese(stream: BinaryIO) -> bool:
             break
     if not letters or spoilt > _SPOILT * lines or 10 * chinese < 9 * letters:
         return False
+    from scipy.special import bdtrc  # only here: the command line reads this file for its help
+
     return float(bdtrc(common - 1, chinese, _CHANCE)) < _DOUBT if common else False
 
 
