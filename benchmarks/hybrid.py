@@ -58,7 +58,7 @@ def interval(differences: Ranks, generator: np.random.Generator) -> list[float]:
     return [float(differences.mean()), *map(float, np.quantile(means, [0.025, 0.975]))]
 
 
-def by_hand(items: KnownItems, vectors: Ranks) -> Callable[[str, Ranks], list[int]] | None:
+def by_hand(items: KnownItems, stored: list[Ranks]) -> Callable[[str, Ranks], list[int]] | None:
     """Return bm25s and FAISS glued by reciprocal ranks; None where bm25s is not installed."""
     if importlib.util.find_spec("bm25s") is None:
         return None
@@ -76,14 +76,16 @@ def by_hand(items: KnownItems, vectors: Ranks) -> Callable[[str, Ranks], list[in
     tokens = [cut(text) for text in items.texts]
     words = bm25s.BM25()
     words.index(tokens, show_progress=False)
-    flat = faiss.IndexFlatIP(vectors.shape[1])
-    flat.add(vectors)
+    flat = faiss.IndexFlatIP(stored[0].shape[1])
+    flat.add(np.concatenate(stored))
+    owners = np.repeat(np.arange(len(stored)), [len(one) for one in stored])  # a long text has several vectors
 
     def search(text: str, vector: Ranks) -> list[int]:
         query = [cut(text)]
         found, scores = words.retrieve(query, k=DEPTH, show_progress=False) if query[0] else (np.empty((1, 0)),) * 2
         left = [int(place) for place, score in zip(found[0], scores[0], strict=True) if score > 0]
-        return fuse_ranks(left, flat.search(vector[None], DEPTH)[1][0].tolist())
+        right = owners[flat.search(vector[None], 2 * DEPTH)[1][0]].tolist()
+        return fuse_ranks(left, list(dict.fromkeys(right))[:DEPTH])
 
     return search
 
@@ -94,7 +96,7 @@ def measure(name: str, items: KnownItems, encoder: Encoder, *, rounds: int) -> d
     with tempfile.TemporaryDirectory() as folder, Index.create(f"{folder}/x.kx", encoder) as index:
         ids = [str(at) for at in range(len(items.texts))]
         index.add(items.texts, ids=ids)
-        unit = np.concatenate([np.stack([row.vector for row in rows]) for rows in index.store.iterate()])
+        stored = [np.atleast_2d(row.vector) for rows in index.store.iterate() for row in rows]
         vectors = index.encode_queries(queries)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         hits = {
@@ -102,7 +104,7 @@ def measure(name: str, items: KnownItems, encoder: Encoder, *, rounds: int) -> d
             for mode in ("dense", "lexical", "hybrid")
         }
         hits["rrf"] = [fuse_ranks(*lists) for lists in zip(hits["dense"], hits["lexical"], strict=True)]
-        if (hand := by_hand(items, unit)) is not None:
+        if (hand := by_hand(items, stored)) is not None:
             hits["bm25s + FAISS"] = [hand(text, vector) for text, vector in zip(queries, vectors, strict=True)]
         cost = time_modes(index, encoder, queries, hand, rounds=rounds)
         index.store.save_snapshot()

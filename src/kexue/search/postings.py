@@ -12,21 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue.search.engine import Position
-from kexue.search.lexical import TOKENIZER, Places, Terms, TextTerms, query_terms, read_terms
+from kexue.search.lexical import TOKENIZER, Places, Terms, query_terms, read_terms
 from kexue.search.products import Keys, Scores, top_k
+from kexue.search.segments import EMPTY, Counts, Rows, Segment
 from kexue.search.snapshot import open_body, read_header, write_snapshot
 
 _LOG = logging.getLogger("kexue.search")
 K1, B = 0.9, 0.4  # saturation of repeated terms, and share of the length that is divided out
-_MOST = 255  # times that a term is counted in a document
 _LONG = 16_384  # documents; before more are scored, it is checked whether they can matter
 _DEAD = 0.2  # share of removed documents from which they are dropped
 _LOOK_UP = 16  # looking up a document in a posting list takes as long as scoring so many
 _ROUNDING = 1 + 1e-5  # sums in float32 may differ by less
 _FILE_TYPES = ("<i8", "<i8", "<i8", "<u8", "<i8", "<i4", "u1")
 _MERGE = 4  # a segment is merged with the one before unless that is so many times longer
-Rows = npt.NDArray[np.int32]
-Counts = npt.NDArray[np.uint8]
 
 
 def postings_bytes(n: int, tokens: int) -> int:
@@ -35,62 +33,6 @@ def postings_bytes(n: int, tokens: int) -> int:
     A posting takes 5 bytes; a document 24, and a term 16, of which there are few.
     """
     return n * (24 + 6 * tokens)
-
-
-class Segment(NamedTuple):
-    """The postings of some documents: `terms` (v,) ascending; those of term i are `starts[i]` to `starts[i + 1]`.
-
-    `rows` (p,) are places of documents, ascending in each term, `counts` (p,) how often the term is in each.
-    """
-
-    terms: Terms
-    starts: Places
-    rows: Rows
-    counts: Counts
-
-    @classmethod
-    def make(cls, found: TextTerms, first: int) -> Segment:
-        """Return the postings of texts whose places begin with `first`."""
-        order = np.lexsort((found.texts, found.terms))
-        terms, rows = found.terms[order], found.texts[order] + first
-        new_term = np.diff(terms, prepend=~terms[:1]) != 0
-        places = np.flatnonzero(new_term | (np.diff(rows, prepend=-1) != 0))
-        counts = np.minimum(np.diff(places, append=len(terms)), _MOST)
-        starts = np.flatnonzero(new_term[places])
-        return cls(
-            terms[places[starts]],
-            np.append(starts, len(places)),
-            rows[places].astype(np.int32),
-            counts.astype(np.uint8),
-        )
-
-    @classmethod
-    def merge(cls, segments: Sequence[Segment]) -> Segment:
-        """Return one segment of several, whose places ascend from each to the next."""
-        terms, which = np.unique(np.concatenate([one.terms for one in segments]), return_inverse=True)
-        lengths = np.concatenate([np.diff(one.starts) for one in segments])
-        starts = np.concatenate([[0], np.cumsum(np.bincount(which, lengths, len(terms)).astype(np.int64))])
-        rows, counts = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint8)
-        free, done = starts[:-1].copy(), 0
-        for one in segments:
-            mine, length = which[done : done + len(one.terms)], np.diff(one.starts)
-            target = np.repeat(free[mine] - one.starts[:-1], length) + np.arange(len(one.rows))
-            rows[target], counts[target] = one.rows, one.counts
-            free[mine] += length
-            done += len(one.terms)
-        return cls(terms, starts, rows, counts)
-
-    def find(self, terms: Terms) -> list[slice]:
-        """Return where the postings of each term are; an empty slice for a term that does not occur."""
-        places = np.searchsorted(self.terms, terms)
-        here = places < len(self.terms)
-        here[here] = self.terms[places[here]] == terms[here]
-        stops = self.starts[places[here] + 1].tolist()
-        slices = iter(map(slice, self.starts[places[here]].tolist(), stops))
-        return [next(slices) if one else slice(0, 0) for one in here.tolist()]
-
-
-_EMPTY = Segment(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.uint8))
 
 
 class Term(NamedTuple):
@@ -123,7 +65,7 @@ class Postings:
         self._checksums: Keys = np.empty(0, np.int64)
         self._lengths: Places = np.empty(0, np.int64)
         self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
-        self._segments: list[Segment] = [_EMPTY]
+        self._segments: list[Segment] = [EMPTY]
         self._norms: Scores | None = None
 
     @classmethod
