@@ -192,6 +192,8 @@ def test_calibrate_gives_scores_a_meaning(run, tmp_path):
     assert code == 0, err
     record = json.loads(out)
     assert (record["null_pairs"], record["labelled_pairs"], record["threshold"]) == (500, 0, None)
+    assert (record["null_queries"] + len(record["answered"]), record["language"]) == (150, "en")
+    assert (record["documents"], record["mixed_words"]) == (60, False)
     code, out, err = run(
         "index", "calibrate", "t.kx", "--sample", 500, "--pairs", "p.tsv", "--precision", 0.5, "--json"
     )
@@ -203,6 +205,11 @@ def test_calibrate_gives_scores_a_meaning(run, tmp_path):
     assert percentiles == sorted(percentiles, reverse=True)
     assert 0 <= percentiles[-1] <= percentiles[0] <= 100
     assert all(hit["probability"]["low"] <= hit["probability"]["value"] <= hit["probability"]["high"] for hit in hits)
+    chances = [hit["chance"] for hit in hits]
+    assert chances == sorted(chances)
+    assert 0 < chances[0] <= chances[-1] <= 1
+    assert json.loads(out)["match"] in ("good", "weak")
+    assert json.loads(out)["warnings"] == []
     code, out, _ = run("search", "t.kx", "text number 5", "-k", 3)
     assert "percentile" in out
     _, out, _ = run("index", "info", "t.kx", "--json")
@@ -272,10 +279,13 @@ def test_compare(run, faq):
     assert record["similarity"] == pytest.approx(1 - record["distance"])
     assert {pair["source"] for pair in record["explanation"]["pairs"]} == {"the", "dog", "runs"}
     assert Path("c.png").exists()
-    run("index", "calibrate", "faq.kx", "--sample", 50)
-    _, out, _ = run("compare", "lost parcel", "lost parcel", "--index", "faq.kx", "--json")
+    assert run("index", "calibrate", "faq.kx")[0] == 1  # three documents
+    Path("t.txt").write_text("".join(f"text number {i} of {i * i % 7}\n" for i in range(60)))
+    run("index", "build", "t.txt", "--out", "t.kx")
+    run("index", "calibrate", "t.kx", "--sample", 2000)
+    _, out, _ = run("compare", "lost parcel", "lost parcel", "--index", "t.kx", "--json")
     assert json.loads(out)["cosine"] == pytest.approx(1, abs=1e-6)
-    assert json.loads(out)["percentile"] == pytest.approx(75)  # above the three pairs there are, and so above 3 of 4
+    assert json.loads(out)["percentile"] == pytest.approx(100 * 1770 / 1771)  # above all pairs there are
     assert run("compare", "a", " ")[0] == 2
 
 

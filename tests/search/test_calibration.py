@@ -1,4 +1,4 @@
-"""Percentiles, probabilities and hubness of an index, against the same computed from its vectors."""
+"""Percentiles, chances, probabilities and hubness of an index, against the same computed from its vectors."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,10 @@ from scipy import stats
 
 from kexue.errors import DataError
 from kexue.search import Index
-from kexue.similarity import hubness_report, k_occurrence
+from kexue.search.calibration import LEAST
+from kexue.search.unrelated import find_answered, sample_queries
+from kexue.similarity import ScoreCalibrator, hubness_report, k_occurrence, random_pair_scores
+from kexue.similarity.random_pairs import null_scores
 
 TEXTS = [f"document number {i} about {('cats', 'dogs', 'birds', 'fish')[i % 4]}" for i in range(120)]
 
@@ -37,20 +40,41 @@ def test_percentile_is_the_rank_among_pairs_of_documents(index):
         exact = np.clip([100 * (every < hit.score).mean() for hit in hits[1:]], 100 / (drawn + 1), None)
         np.testing.assert_allclose([hit.percentile for hit in hits[1:]], exact, atol=close)
         assert hits[0].percentile == pytest.approx(100 * drawn / (drawn + 1), rel=1e-12)
-        assert index.info().calibration == {
+        record = index.info().calibration
+        created = record.pop("created")
+        assert record == {
             "null_pairs": drawn, "labelled_pairs": 0, "method": "isotonic", "threshold": None,
+            "null_queries": 0, "language": "en", "mixed_words": False, "answered": [], "documents": 120,
         }  # fmt: skip
+        assert created > index.info().created
 
 
-@pytest.mark.parametrize("documents", [2, 3, 5])
-def test_few_documents_claim_little(documents, tmp_path):
-    with Index.create(tmp_path / "few.kx", None) as index:
-        vectors = np.eye(8)[:documents] + 0.1
-        index.add([f"text {i}" for i in range(documents)], vectors=vectors)
-        calibrator = index.calibrate()
-        pairs = documents * (documents - 1) // 2
-        assert len(calibrator.null_) == pairs
-        assert index.search(vectors[:1])[0][0].percentile == pytest.approx(100 * pairs / (pairs + 1))
+def test_the_interval_of_a_percentile_decides_how_few_documents_are_refused(tmp_path):
+    # Of `LEAST` documents drawn from many, the 90th percentile of random pairs is within five points, nineteen times
+    # in twenty; of a fifth as many it is not.
+    many = np.random.default_rng(0).normal(size=(3000, 8)) * np.linspace(2, 0.2, 8)
+    high = np.quantile(random_pair_scores(many, 100_000), 0.9)
+
+    def width(documents):
+        draw = np.random.default_rng(1)
+        found = [
+            ScoreCalibrator()
+            .fit(null_scores(many[draw.choice(3000, documents, replace=False)], 10**6))
+            .percentile(high)
+            for _ in range(300)
+        ]
+        low, top = np.quantile(found, [0.025, 0.975])
+        return top - low
+
+    assert width(LEAST) < 10 < width(LEAST // 5)
+    for documents, enough in ((LEAST - 1, False), (LEAST, True)):
+        with Index.create(tmp_path / f"{documents}.kx", None) as index:
+            index.add([f"text {i}" for i in range(documents)], vectors=many[:documents])
+            if enough:
+                assert len(index.calibrate().null_) == LEAST * (LEAST - 1) // 2
+            else:
+                with pytest.raises(DataError, match=f"holds {documents} documents; .* need {LEAST} or more"):
+                    index.calibrate()
 
 
 def test_percentiles_of_unrelated_queries_are_uniform(index):
@@ -82,8 +106,6 @@ def test_hubness_is_that_of_the_vectors(index, tmp_path):
 def test_too_few_documents_are_named(tmp_path):
     with Index.create(tmp_path / "one.kx", None) as index:
         index.add(["alone"], vectors=np.ones((1, 3)))
-        with pytest.raises(DataError, match="holds 1 documents"):
-            index.calibrate()
         with pytest.raises(DataError, match="k = 10"):
             index.hubness()
 
@@ -97,3 +119,72 @@ def test_pairs_may_come_once(index, monkeypatch):
 def test_pairs_come_with_labels(index):
     with pytest.raises(ValueError, match="labels"):
         index.calibrate(pairs=[("a", "b")])
+
+
+@pytest.mark.parametrize("dehub", [None, "csls"])
+@pytest.mark.parametrize("passing", ["here", "another process"])
+def test_a_chance_is_that_of_the_nearest_document_of_unrelated_queries(make_index, gram_encoder, brute, dehub, passing):
+    index = make_index(dehub=dehub)
+    index.add(TEXTS)
+    index.calibrate(n=500)
+    if passing == "another process":
+        index = Index.open(index.encoder.path, readonly=True, encoder=gram_encoder())
+    encode = gram_encoder().encode
+    documents = encode(TEXTS)
+    best = brute(encode(sample_queries()["en"]), documents).max(axis=1)
+    kept = best[~find_answered(best)]
+    queries = ["where are the cats of document 17", "number 40", "how is the weather"]
+    for query, hits in zip(queries, index.search(queries, k=5, mode="dense"), strict=True):
+        [scores] = brute(encode([query]), documents)
+        for hit in hits:
+            assert hit.score == pytest.approx(scores[TEXTS.index(hit.text)], abs=1e-6)
+            exact = (1 + (kept >= hit.score - 1e-6).sum()) / (len(kept) + 1)
+            assert hit.chance == pytest.approx(exact, abs=1.5 / (len(kept) + 1))
+    assert len(index.calibrator.best_["en"]) == len(kept) == index.info().calibration["null_queries"]
+
+
+def test_a_chance_is_uniform_for_more_queries_of_the_same_kind(make_index, monkeypatch):
+    # Random words, half of them for the calibration, half as queries: exchangeable.
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdefgh"), 12)) for _ in range(700)]
+    monkeypatch.setattr("kexue.search.calibration.sample_queries", lambda: {"en": words[:300]})
+    index = make_index()
+    index.add(TEXTS)
+    index.calibrate(n=500)
+    for mode in ("dense", "hybrid"):
+        chances = np.array([hits[0].chance for hits in index.search(words[300:], k=1, mode=mode)])
+        for level in (0.02, 0.05, 0.1, 0.25, 0.5, 1.0):
+            rare = int((chances <= level).sum())
+            # Both samples are finite: the level itself is off by its deviation among 300.
+            assert rare <= 400 * (level + 3 * np.sqrt(level * (1 - level) * (1 / 300 + 1 / 400)) + 2 / 300), (
+                mode,
+                level,
+            )
+    assert chances.mean() >= 0.45
+
+
+def test_a_sample_query_that_the_index_answers_is_left_out(make_index):
+    samples = sample_queries()["en"]
+    index = make_index()
+    index.add([*samples[:3], *(f"{i} {i * i} {i**3} {i**4} {i**5} {i**6}" for i in range(1, 90))])
+    index.calibrate(n=500)
+    left = index.info().calibration["answered"]
+    assert set(samples[:3]) <= set(left)
+    assert len(left) <= 5
+    [[hit]] = index.search("completely different words", k=1, mode="dense")
+    best = index.calibrator.best_["en"]
+    assert best.max() < 0.99
+    assert hit.chance == (1 + (best >= hit.score).sum()) / (len(best) + 1)
+
+
+def test_where_there_are_no_samples_words_of_the_documents_are_mixed(make_index):
+    index = make_index()
+    greek = ["καλημέρα κόσμε", "πόσο κοστίζει", "πού είναι ο σταθμός", "θέλω έναν καφέ", "τι ώρα είναι"]
+    index.add([f"{greek[i % 5]} {greek[i % 3]} αριθμός {i}" for i in range(60)])
+    index.calibrate(n=500)
+    record = index.info().calibration
+    assert (record["language"], record["mixed_words"]) == ("greek", True)
+    assert 400 < record["null_queries"] <= 500
+    assert index.search("πόσο κοστίζει ο καφές")[0][0].chance is not None
+    assert index.search("how much is the coffee")[0][0].chance is not None  # by the English samples
+    assert index.search("กาแฟราคาเท่าไร")[0][0].chance is None  # neither

@@ -9,7 +9,7 @@ from kexue.errors import IndexFormatError
 from kexue.search import Index, IndexExistsError, copy_index
 from kexue.similarity import Whitening
 
-TEXTS = [f"{a} {b} {c}" for a in ("red", "green", "blue") for b in ("cat", "dog", "cow") for c in range(5)]
+TEXTS = [f"{a} {b} {c}" for a in ("red", "green", "blue") for b in ("cat", "dog", "cow") for c in range(6)]
 
 
 def filled(make_index):

@@ -47,7 +47,7 @@ def make(path: Path, n: int = N, **options: Any) -> Path:
             metadata=[{"n": i, "lang": "en"} for i in range(n)],
             vectors=VECTORS[:n],
         )
-        if n > 1:
+        if n >= 50:
             index.calibrate(n=500)
     return path
 

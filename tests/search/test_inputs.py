@@ -240,7 +240,7 @@ def test_numbers_of_numpy_are_ids_and_bytes_are_none(index: Index) -> None:
 def test_judged_pairs_are_read_once(tiny_model: Path, tmp_path: Path) -> None:
     texts = ["a dog", "the dog", "a cat", "the house", "red house", "a tree"]
     with Index.create(tmp_path / "x.kx", tiny_model) as index:
-        index.add(texts)
+        index.add([*texts, *(f"house {i}" for i in range(50))])
         pairs, labels = list(itertools.combinations(texts, 2)), [i % 2 for i in range(15)]
         once = index.calibrate(pairs=zip(*zip(*pairs, strict=True), strict=True), labels=iter(labels), n=200)
         again = index.calibrate(pairs=pairs, labels=np.array(labels), n=200)
@@ -312,7 +312,7 @@ def test_without_a_fingerprint_the_name_decides() -> None:
 @pytest.mark.parametrize("key", ["model", "whitening", "unfitted", "calibration"])
 def test_what_an_index_says_of_itself_and_cannot_be_read_is_damage(tmp_path: Path, key: str) -> None:
     with Index.create(tmp_path / "x.kx", encoder=None, whitening=Whitening.preset("pca", 2).fit(VECTORS)) as index:
-        index.add(["a", "b", "c"], vectors=VECTORS[:3])
+        index.add([f"text {i}" for i in range(60)], vectors=np.resize(VECTORS, (60, 8)))
         index.calibrate(n=10)
         index.store.upsert([], metadata={key: b"no" if key in ("whitening", "calibration") else "[" * 5000})
     with pytest.raises(IndexFormatError, match=r"x\.kx is damaged"), Index.open(tmp_path / "x.kx") as index:
@@ -323,7 +323,7 @@ def test_reading_a_whitening_needs_no_disk(tmp_path: Path, monkeypatch: pytest.M
     if not hasattr(os, "memfd_create"):
         pytest.skip("the system has no files in memory")
     with Index.create(tmp_path / "x.kx", encoder=None, whitening=Whitening.preset("pca", 2).fit(VECTORS)) as index:
-        index.add(["a", "b", "c"], vectors=VECTORS[:3])
+        index.add([f"text {i}" for i in range(60)], vectors=np.resize(VECTORS, (60, 8)))
         index.calibrate(n=10)
 
     def full(*_: Any, **__: Any) -> None:

@@ -363,8 +363,11 @@ def test_hubness_of_an_index_has_a_count_for_each_document(tmp_path: Path) -> No
         assert counts.sum() == 3 * len(TEXTS)
 
 
-def test_calibration_is_of_the_best_passage_of_a_random_document(tmp_path: Path) -> None:
+def test_calibration_is_of_the_best_passage_of_a_random_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The percentile is the share of random pairs, of a passage and the best one of another document, below."""
+    monkeypatch.setattr("kexue.search.calibration.LEAST", 2)
     with make(tmp_path / "x.kx", passages=6) as index:
         calibrator = index.calibrate(n=200_000)
         stacked = stack_vectors([row for some in index.store.iterate() for row in some])

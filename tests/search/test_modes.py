@@ -72,8 +72,9 @@ def test_scores_are_cosines_but_in_lexical_mode_bm25(make_index: Make, encoder: 
 
 def test_calibrated_meaning_belongs_to_cosines_only(make_index: Make) -> None:
     index = make_index()
-    index.add(TEXTS)
-    index.calibrate(pairs=[(TEXTS[0], TEXTS[1]), (TEXTS[1], TEXTS[2])], labels=[0, 1])
+    index.add([*TEXTS, *(f"pear {i}" for i in range(50))])
+    pairs = [(TEXTS[0], f"apple {i}") for i in range(10)] + [("pear", f"apple {i}") for i in range(10)]
+    index.calibrate(pairs=pairs, labels=[1] * 10 + [0] * 10)
     for mode in ("dense", "hybrid"):
         for hit in index.search("apple", mode=mode)[0]:
             assert hit.percentile == pytest.approx(float(index.calibrator.percentile(hit.score)))  # type: ignore[union-attr]

@@ -19,12 +19,13 @@ LONG = "the dog runs " * 300
 @pytest.fixture(scope="module")
 def client(tmp_path_factory, encoder):
     path = tmp_path_factory.mktemp("cut") / "long.kx"
-    with Index.create(path, encoder) as index:
+    with Index.create(path, encoder, passages="none") as index:
         index.add(["a cat sleeps", LONG, f"{LONG} and a cat"])
     with TestClient(create_app(Settings(indexes=[path], api_keys={})), raise_server_exceptions=False) as client:
         yield client
 
 
+FEW = "the index holds fewer than 50 documents: too few to tell a good score from a common one."
 DOCUMENTS = "/v1/indexes/long/documents"
 ASKED = [
     ("/v1/embeddings", {"input": ["a", LONG]}, 1),
@@ -34,7 +35,7 @@ ASKED = [
     ("/v1/rerank", {"query": "a", "documents": [LONG, "b"], "model": "cosine"}, 1),
     ("/v1/rerank", {"query": "a", "documents": [LONG, "b"], "max_tokens_per_doc": 3}, 0),
     ("/rerank", {"query": LONG, "texts": ["b"]}, 1),
-    ("/v1/search", {"query": LONG}, 1),
+    ("/v1/search", {"query": LONG}, "the query"),
     ("/v1/search", {"query": "a cat"}, 0),
     ("/v1/search", {"query": "a cat", "explain": True}, 2),
     ("/v1/compare", {"texts": ["a", LONG]}, 1),
@@ -48,8 +49,10 @@ def test_cut_texts_are_counted(client, encoder, path, body, cut) -> None:
     answer = client.post(path, json=body)
     assert answer.status_code == 200, answer.text
     told = json.loads(answer.headers.get("x-kexue-warnings", "[]"))
-    expected = f"{cut} {'text was' if cut == 1 else 'texts were'} cut: at most {encoder.max_length} tokens are read."
-    assert told == ([expected] if cut else [])
+    who = f"{cut} {'text' if cut == 1 else 'texts'}" if isinstance(cut, int) else cut
+    expected = f"{who} {'were' if who.endswith('s') else 'was'} cut: at most {encoder.max_length} tokens are read."
+    assert [sentence for sentence in told if " cut: " in sentence] == ([expected] if cut else [])
+    assert [sentence for sentence in told if " cut: " not in sentence] == ([FEW] if path == "/v1/search" else [])
     if isinstance(answer.json(), dict):
         assert answer.json().get("warnings", []) == told
 
@@ -65,4 +68,5 @@ def test_the_command_line_says_so_too(client, tiny_model, monkeypatch, capsys, t
         assert f"at most {encoder.max_length} tokens are read" in capsys.readouterr().err
     assert main(["search", str(tmp_path / "i.kx"), LONG, "a cat", "--json"]) == 0
     first, second = (json.loads(line)["warnings"] for line in capsys.readouterr().out.splitlines())
-    assert [len(first), len(second)] == [1, 0]
+    assert first == [f"the query was cut: at most {encoder.max_length} tokens are read.", FEW]
+    assert second == [FEW]

@@ -97,6 +97,19 @@ def test_no_signal_is_told_from_signal(tmp_path, encoder, texts) -> None:
     with TestClient(create_app(Settings(indexes=[tmp_path / "noise.kx"], api_keys={}))) as client:
         found = client.get("/v1/indexes/noise/whitening").json()
     assert found["rows"][0]["low"] <= found["chance"]
+    assert found["decided"] is False
+
+
+def test_settings_are_told_apart_only_where_the_same_texts_differ_beyond_doubt() -> None:
+    random = np.random.default_rng(0)
+    reached = 0
+    for _ in range(200):  # forty settings of one quality: the best and the worst of them differ by chance
+        common = random.random(300)
+        reached += overview.tells_apart([np.clip(common + random.normal(0, 0.1, 300), 0, 1) for _ in range(40)])
+    assert reached <= 20
+    worse = [common, np.clip(common - 0.1, 0, 1)]
+    assert overview.tells_apart(worse)
+    assert not overview.tells_apart([common, common])
 
 
 def test_too_few_texts_are_counted(client) -> None:
@@ -106,8 +119,12 @@ def test_too_few_texts_are_counted(client) -> None:
 
 def test_samples_are_called_samples(client, monkeypatch) -> None:
     assert client.get("/v1/hubness", params={"k": 3}).json()["documents"] == 105
-    monkeypatch.setattr("kexue.search.hubness.SAMPLE", 40)
+    monkeypatch.setattr("kexue.search.sample.SAMPLE", 40)
     part = client.get("/v1/hubness", params={"k": 4}).json()
     assert (part["n"], part["documents"]) == (40, 105)
+    assert part["warnings"] == ["measured on 40 of 105 documents, drawn at random."]
     monkeypatch.setattr(overview, "_SAMPLE", 30)
-    assert client.get("/v1/indexes/small/whitening").json()["sample"] == 30
+    found = client.get("/v1/indexes/small/whitening").json()
+    assert found["sample"] == 30
+    assert found["warnings"] == ["measured on 30 of 105 documents, drawn at random."]
+    assert "warnings" not in client.get("/v1/indexes/small/map").json()

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from kexue.errors import DataError, InfeasibleError, NotFittedError
-from kexue.similarity.calibration import ScoreCalibrator, null_scores, random_pair_scores
+from kexue.similarity.calibration import ScoreCalibrator
+from kexue.similarity.random_pairs import null_scores, random_pair_scores
 
 
 def labelled(n, seed, slope=6.0):
@@ -291,13 +292,45 @@ def test_a_precision_out_of_reach_says_what_is_there():
         ScoreCalibrator().fit_labels([0.1, 0.2, 0.3, 0.3], [1, 0, 1, 0]).threshold(0.9)
 
 
+@pytest.mark.parametrize("n", [1, 19, 150])
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_chance_is_rarely_small_where_there_is_no_answer(n, ties):
+    # One more query of the same kind: P(chance <= a) <= a for every a, whatever the distribution, and nearly a.
+    generator = np.random.default_rng(n)
+    draws = generator.gumbel(size=(4000, n + 1))
+    draws = np.round(draws) if ties else draws
+    chances = np.array([ScoreCalibrator().fit_best(row[1:]).chance(row[0]) for row in draws])
+    for level in (0.01, 0.05, 0.2, 0.5, 1.0):
+        rare = int((chances <= level).sum())
+        assert stats.binomtest(rare, len(chances), level, alternative="greater").pvalue > 1e-3
+        if not ties:  # the share is the largest multiple of 1 / (n + 1) up to the level, exactly
+            exact = np.floor(level * (n + 1) + 1e-9) / (n + 1)
+            assert stats.binomtest(rare, len(chances), exact).pvalue > 1e-3
+    assert chances.min() >= 1 / (n + 1)  # never 0: no claim beyond the sample
+
+
+def test_a_chance_is_the_counting_definition_and_falls_as_the_score_rises():
+    best = np.array([0.3, 0.1, 0.2, 0.2])
+    calibrator = ScoreCalibrator().fit_best(best, "en").fit_best([0.9], "zh")
+    wanted = np.array([[-np.inf, 0.1, 0.15], [0.2, 0.3, np.inf]])
+    expected = [[(1 + np.sum(best >= s)) / 5 for s in row] for row in wanted]
+    np.testing.assert_array_equal(calibrator.chance(wanted, "en"), expected)
+    assert (np.diff(calibrator.chance(np.linspace(-1, 1, 201), "en")) <= 0).all()
+    assert calibrator.chance([0.95, 0.9], "zh").tolist() == [0.5, 1.0]
+
+
 def test_saved_and_loaded_answers_are_equal(tmp_path):
     scores, labels = labelled(100, 8)
     calibrator = ScoreCalibrator("platt").fit(scores).fit_labels(scores, labels)
+    calibrator.fit_best(scores[:30], "en").fit_best(scores[30:], "zh")
     calibrator.save(tmp_path / "c.safetensors")
     again = ScoreCalibrator.load(tmp_path / "c.safetensors")
     np.testing.assert_array_equal(again.percentile(scores), calibrator.percentile(scores))
     np.testing.assert_array_equal(again.probability(scores), calibrator.probability(scores))
+    assert list(again.best_) == ["en", "zh"]
+    for kind in again.best_:
+        assert again.best_[kind].tobytes() == calibrator.best_[kind].tobytes()
+        np.testing.assert_array_equal(again.chance(scores, kind), calibrator.chance(scores, kind))
     (tmp_path / "x").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match="no saved calibration"):
         ScoreCalibrator.load(tmp_path / "x")
@@ -308,6 +341,12 @@ def test_bad_input_is_named():
         ScoreCalibrator().percentile([0.1])
     with pytest.raises(NotFittedError, match="fit_labels"):
         ScoreCalibrator().fit([0.1]).threshold()
+    with pytest.raises(NotFittedError, match="fit_best"):
+        ScoreCalibrator().fit_best([0.1], "en").chance(0.2, "zh")
+    with pytest.raises(ValueError, match="NaN at position 0"):
+        ScoreCalibrator().fit_best([0.1]).chance([np.nan])
+    with pytest.raises(ValueError, match="non-empty"):
+        ScoreCalibrator().fit_best([])
     with pytest.raises(ValueError, match="position 1"):
         ScoreCalibrator().fit([0.1, np.nan])
     with pytest.raises(ValueError, match="both present"):

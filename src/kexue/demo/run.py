@@ -20,6 +20,7 @@ from kexue.demo.docstrings import Entry, standard_library
 from kexue.demo.page import write_page
 from kexue.demo.report import DemoReport, DemoRow
 from kexue.search import Hit, Index
+from kexue.search.calibration import LEAST
 from kexue.search.encoding import encode_texts
 from kexue.similarity import Whitening, known_item
 from kexue.similarity.probability import mean_limits
@@ -93,7 +94,8 @@ def run_demo(
     whitening = Whitening.preset(SAVED_SETTING[0], min(SAVED_SETTING[1], *vectors.shape))
     path = folder / "stdlib.kx"
     with _index(path, encoder, entries, vectors, whitening) as index:
-        index.calibrate(generator=seed)
+        if len(index) >= LEAST:
+            index.calibrate(generator=seed)
         answers = [
             _answer(question, hits) for question, hits in zip(QUESTIONS, index.search(QUESTIONS, k=3), strict=True)
         ]

@@ -9,6 +9,7 @@ from kexue.search.documents import check_text
 from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.records import Stopwatch, index_name, search_record
 from kexue.search.rerank import search_and_rerank
+from kexue.search.warnings import collect_warnings, judge_match
 
 if TYPE_CHECKING:
     from kexue.search.index import Index
@@ -59,22 +60,18 @@ def answer_queries(
     )
     seconds = {step: total / len(queries) for step, total in watch.seconds().items()} if queries else {}
     path = index.encoder.path
+    tokens = encoder.count_tokens(queries) if hasattr(encoder, "count_tokens") else [0] * len(queries)
+    doubts = collect_warnings(index, queries, chosen)
     records = []
-    for query, hits, (tokens, warnings) in zip(queries, answers, _measure_queries(encoder, queries), strict=True):
-        found = search_record(hits, index_name(path), mode=chosen, tokens=tokens, seconds=seconds, warnings=warnings)
+    for query, hits, used, warnings in zip(queries, answers, tokens, doubts, strict=True):
+        found = search_record(
+            hits,
+            index_name(path),
+            mode=chosen,
+            tokens=used,
+            seconds=seconds,
+            match=judge_match(hits, query),
+            warnings=warnings,
+        )
         records.append({"query": query, "index": path, **found})
     return records
-
-
-def _measure_queries(encoder: Any, queries: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """Return the tokens of each query that the encoder reads, and a warning where it cuts the query.
-
-    None, or an encoder that is not of `kexue.text`, does not say: 0, and no warning.
-    """
-    if not hasattr(encoder, "tokenize"):
-        return [(0, [])] * len(queries)
-    cut = f"the query was cut: at most {encoder.max_length} tokens are read."
-    return [
-        (tokens, [cut] if encoder.tokenize([query]).truncated else [])
-        for query, tokens in zip(queries, encoder.count_tokens(queries), strict=True)
-    ]

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from kexue._progress import Progress
 from kexue.corpus.decoding import MAX_BYTES
+from kexue.search.calibration import StoredCalibration
 from kexue.search.encoding import choose_model
 from kexue.search.hubs import Dehub, centre_whitening, check_dehub
 from kexue.search.info import IndexInfo, describe_index
@@ -227,7 +228,8 @@ class _Job:
         store, encoder = open_index(self._finished)
         try:
             cast(EmbeddedStore, store).save_snapshot()
-            info = describe_index(str(self._finished), store, encoder.space, None)
+            path = str(self._finished)
+            info = describe_index(path, store, encoder.space, StoredCalibration(store, path))
         finally:
             store.close()
         put_in_place(self._finished, self._target, overwrite=overwrite)

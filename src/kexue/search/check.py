@@ -66,7 +66,7 @@ def _read_records(path: str) -> list[str]:
     """Read what the index records about itself, and compare its words; IndexFormatError where it is damaged."""
     store, encoder = open_index(path, readonly=True)
     try:
-        describe_index(path, store, encoder.space, StoredCalibration(store, path).load())
+        describe_index(path, store, encoder.space, StoredCalibration(store, path))
         return cast(EmbeddedStore, store).words.find_problems()
     finally:
         store.close()

@@ -15,7 +15,7 @@ from kexue.search.documents import Document
 from kexue.search.engine import build_engine
 from kexue.search.index import Index
 from kexue.search.products import Keys, Vectors
-from kexue.similarity.calibration import null_scores
+from kexue.similarity.random_pairs import null_scores
 
 EXACT = 50_000  # documents up to which every pair is compared
 NEAREST = 50  # documents that each is compared with beyond that, the nearest by the engine

@@ -19,6 +19,7 @@ from kexue.search.hubness import count_occurrences, record_hubness
 from kexue.search.hubs import Dehub, check_search_dehub
 from kexue.search.info import IndexInfo, describe_index
 from kexue.search.ingest import AddReport, Ingest
+from kexue.search.meaning import Meaning, read_meaning
 from kexue.search.modes import Mode
 from kexue.search.opening import create_index, open_index
 from kexue.search.products import Vectors
@@ -244,7 +245,7 @@ class Index:
         options["filter"] = self._fields.check(filter)
 
         def search(wanted: int) -> list[list[Hit]]:
-            return search_index(self._store, self.encoder, queries, wanted, self.calibrator, **options)
+            return search_index(self._store, self.encoder, queries, wanted, self.meaning, **options)
 
         if rerank is None and not explain:
             return search(int(k))
@@ -288,7 +289,9 @@ class Index:
         method: Literal["isotonic", "platt"] = "isotonic",
         generator: Any = 0,
     ) -> ScoreCalibrator:
-        """Calibrate the scores of this index, and record the result; from then on every hit has a percentile.
+        """Calibrate the scores of this index, and record the result: percentile and chance of every hit from then on.
+
+        About 500 unrelated sample queries are searched for; without an encoder there is no chance.
 
         Args:
             pairs: judged texts (a, b); with them hits have a probability too.
@@ -298,18 +301,22 @@ class Index:
             generator: draws the random pairs; int or numpy Generator.
 
         Raises:
-            DataError: fewer than two documents. ValueError: pairs without labels, or labels of one kind only.
+            DataError: fewer than 50 documents. ValueError: pairs without labels, or labels of one kind only.
         """
-        calibrator = fit_calibration(
-            self._store, self.encoder, pairs=pairs, labels=labels, n=n, method=method, generator=generator
-        )
-        self._calibration.save(calibrator, expect={"space": self.space.token})
+        options: dict[str, Any] = {"pairs": pairs, "labels": labels, "n": n, "method": method, "generator": generator}
+        calibrator, facts = fit_calibration(self._store, self.encoder, self.search, **options)
+        self._calibration.save(calibrator, facts, expect={"space": self.space.token})
         return calibrator
 
     @property
     def calibrator(self) -> ScoreCalibrator | None:
         """The calibration that `calibrate` recorded, here or in another process; None before."""
         return self._calibration.load()
+
+    @property
+    def meaning(self) -> Meaning:
+        """What scores mean at present, and the reasons to doubt them."""
+        return read_meaning(self._store, self._calibration, self.space)
 
     def k_occurrence(self, k: int = 10, *, generator: Any = 0) -> tuple[np.ndarray[Any, Any], list[str]]:
         """Count how often each of at most 20,000 random documents is among the `k` nearest of another.
@@ -338,7 +345,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Return what the index holds; see `IndexInfo`."""
-        return describe_index(self._path, self._store, self.space, self.calibrator)
+        return describe_index(self._path, self._store, self.space, self._calibration)
 
     @property
     def space(self) -> Space:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from kexue.search.calibration import calibration_record
-from kexue.search.ingest import drift_sum
+from kexue.search.calibration import StoredCalibration, calibration_record
+from kexue.search.meaning import measure_drift
 from kexue.search.space import Space
 from kexue.search.splitting import Splitting
 from kexue.search.store.base import Store, Value
-from kexue.similarity import ScoreCalibrator
 
 
 @dataclass(frozen=True)
@@ -46,21 +42,21 @@ class IndexInfo:
     drift: float | None
 
 
-def describe_index(path: str, store: Store, space: Space, calibrator: ScoreCalibrator | None) -> IndexInfo:
+def describe_index(path: str, store: Store, space: Space, stored: StoredCalibration) -> IndexInfo:
     """Return the description of the index at `path`."""
     metadata = store.metadata()
     whitening, dims, drift = None, space.model.dim, None
     if (fitted := space.whitening) is not None:
         dims = int(fitted.kernel_.shape[1])
         whitening = {"beta": fitted.beta, "gamma": fitted.gamma, "k": dims, "rank": fitted.rank_}
-        drift = _measure_drift(space, metadata)
+        drift = measure_drift(space, metadata)
     return IndexInfo(
         index=path,
         documents=store.count(),
         dims=dims,
         model=space.model.to_record(),
         whitening=whitening,
-        calibration=calibration_record(calibrator),
+        calibration=calibration_record(stored.load(), stored.facts()),
         hubness=json.loads(str(metadata["hubness"])) if "hubness" in metadata else None,
         dehub=space.dehub,
         approx=str(metadata["approx"]),
@@ -79,13 +75,3 @@ def _describe_passages(store: Store, metadata: Mapping[str, Value]) -> dict[str,
     if splitting.mode == "none" or not store.keeps_passages:
         return None
     return {**asdict(splitting), **store.count_passages()._asdict()}
-
-
-def _measure_drift(space: Space, metadata: Mapping[str, Value]) -> float | None:
-    """Distance of the mean of later vectors from the fitted mean; see `IndexInfo`."""
-    assert space.whitening is not None
-    n, total = drift_sum(metadata)
-    variance = float(np.trace(space.whitening.covariance_))
-    if not n or variance <= 0:
-        return None
-    return float(np.linalg.norm(total / n - space.whitening.mean_)) / math.sqrt(variance)

@@ -146,6 +146,7 @@ class Ingest:
             written += share_vectors(new, unit)
         if not written:
             return AddReport(0, 0, skipped)
+        metadata["written"] = str(count_written(self._store.metadata()) + len(written))
         done = self._store.upsert(written, metadata=metadata, expect={"space": space.token})
         return AddReport(done.added, done.updated, skipped, truncated)
 
@@ -259,6 +260,11 @@ def passage_texts(row: Row) -> list[str]:
 def _with_spans(rows: Sequence[Row], spans: Sequence[Sequence[Span]]) -> list[Row]:
     """Return documents with their passages; none for one that is whole."""
     return [row._replace(spans=tuple(some) if len(some) > 1 else ()) for row, some in zip(rows, spans, strict=True)]
+
+
+def count_written(metadata: Mapping[str, Value]) -> int:
+    """Return the number of documents written, new and changed, since the index was made."""
+    return int(metadata.get("written", 0))
 
 
 def drift_sum(metadata: Mapping[str, Value]) -> tuple[int, Any]:

@@ -9,16 +9,16 @@ import numpy as np
 
 from kexue.corpus.documents import find_location
 from kexue.errors import SpaceMismatchError
-from kexue.search.calibration import interpret_scores
 from kexue.search.documents import check_text
 from kexue.search.encoding import IndexEncoder
 from kexue.search.fusion import WEIGHT
 from kexue.search.hubs import NEIGHBOURS, extend_queries, local_means
+from kexue.search.meaning import Meaning
 from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.products import Vectors
 from kexue.search.space import Space, as_vectors
 from kexue.search.store.base import Filter, Match, Store, Words
-from kexue.similarity import Explanation, Probability, ScoreCalibrator
+from kexue.similarity import Explanation, Probability
 
 RERANKED = 50  # hits that are reranked or corrected by default
 
@@ -42,9 +42,10 @@ class Hit(NamedTuple):
     0 where one of them has no direction. In mode ``"lexical"`` it is BM25, >= 0. After `Index.calibrate`, `percentile`
     (0 to 100) is the rank of a cosine among random pairs of documents, and with labels `probability` (value, low,
     high) says how likely such a pair belongs together.
-    `chance` (0 to 1) is how often the best hit of an unrelated query has a score this high, None where it was not
-    measured. `passage` is the best part of a document that was split, else None; score and explanation are then those
-    of this part. `explanation`, on request, lists which word moved to which, at what cost.
+    `chance` (0 to 1) is how often the best hit of an unrelated query, in the language of this one, has a score this
+    high; None where it was not measured. `passage` is the best part of a document that was split, else None;
+    score and explanation are then those of this part. `explanation`, on request, lists which word moved to which, at
+    what cost.
     """
 
     id: str
@@ -109,7 +110,7 @@ def search_index(
     encoder: IndexEncoder,
     queries: str | Sequence[str] | Any,
     k: int,
-    calibrator: ScoreCalibrator | None,
+    meaning: Meaning,
     *,
     vectors: Any = None,
     mode: Mode = "auto",
@@ -121,7 +122,7 @@ def search_index(
     """Search an index without reranking; a search during which another process replaces the space is repeated.
 
     Args:
-        store, encoder, calibrator: those of the index.
+        store, encoder, meaning: those of the index.
         queries: a text, several, or vectors (m, dim), as in `Index.search`.
         k, filter, dehub, options: those of `rank_documents`.
         vectors, mode, weight: as in `Index.search`.
@@ -151,7 +152,8 @@ def search_index(
         if encoder.space.token == space.token:
             raise
         answers = rank_documents(store, encoder.space, raw, k, **options)
-    return [make_hits(matches, calibrator) for matches in answers]
+    asked: Sequence[str | None] = [None] * len(answers) if texts is None else texts
+    return [make_hits(matches, meaning, query) for matches, query in zip(answers, asked, strict=True)]
 
 
 def _read_queries(queries: Any) -> list[str] | None:
@@ -180,13 +182,12 @@ def correct_hubs(store: Store, matches: list[Match]) -> list[Match]:
     return [matches[at] for at in np.argsort(-corrected, kind="stable")]
 
 
-def make_hits(matches: Sequence[Match], calibrator: ScoreCalibrator | None) -> list[Hit]:
+def make_hits(matches: Sequence[Match], meaning: Meaning, query: str | None = None) -> list[Hit]:
     """Return the answers to one query as hits, with what their scores mean."""
     scores = [max(-1.0, min(1.0, match.score)) for match in matches]
-    percentiles, probabilities = interpret_scores(calibrator, scores)
     return [
-        Hit(match.id, match.text, score, percentile, None, probability, _passage(match), match.metadata, None)
-        for match, score, percentile, probability in zip(matches, scores, percentiles, probabilities, strict=True)
+        Hit(match.id, match.text, score, *reading, _passage(match), match.metadata, None)
+        for match, score, reading in zip(matches, scores, meaning.read(scores, query), strict=True)
     ]
 
 

@@ -90,6 +90,7 @@ def search_record(
     mode: str,
     tokens: int,
     seconds: dict[str, float],
+    match: Literal["good", "weak"] | None = None,
     warnings: Sequence[str] = (),
     sparse: bool = False,
 ) -> dict[str, Any]:
@@ -100,10 +101,11 @@ def search_record(
         mode: ``"dense"``, ``"lexical"`` or ``"hybrid"``, see `kexue.search.modes`.
         tokens: of the query, as the encoder read it.
         seconds: of each stage, see `Stopwatch.seconds`.
-        warnings: sentences for the caller.
+        match: see `kexue.search.warnings.judge_match`. warnings: see `collect_warnings` there.
     """
     return {
         "mode": mode,
+        "match": match,
         "results": [hit_record(hit, index, sparse=sparse) for hit in hits],
         "warnings": list(warnings),
         "usage": usage_record(tokens),

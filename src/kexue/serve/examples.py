@@ -163,6 +163,7 @@ INFO = answers(
 SEARCH = answers(
     {
         "mode": "hybrid",
+        "match": ("good", None),
         "results": [
             {
                 "id": "17",
@@ -273,6 +274,7 @@ WHITENING = answers(
                 "memory_bytes": 131072,
             }
         ],
+        "decided": True,
         "texts": 340,
         "sample": 512,
         "documents": 512,

@@ -25,6 +25,7 @@ from kexue.search.records import (
     search_record,
 )
 from kexue.search.rerank import search_and_rerank
+from kexue.search.warnings import collect_warnings, describe_sample, judge_match
 from kexue.serve import examples
 from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts, parse_object
 from kexue.serve.errors import ApiError
@@ -108,7 +109,6 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     if body.query is not None and mode != "lexical":
         encoded = await served.model.embed([body.query], prompt=choose_prompt(served.model.encoder, "query"))
         vectors, timing, tokens = encoded.vectors, encoded.timing, sum(encoded.tokens)
-        warnings += encoded.warnings
     watch.lap("encode")
     options: dict[str, Any] = {"filter": body.filter, "dehub": body.dehub, "candidates": body.candidates}
     options |= {"mode": mode, "vectors": vectors}
@@ -126,9 +126,13 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
         load_encoder=served.index.load_encoder,
         lap=watch.lap,
     )
+    warnings += (await service.work(collect_warnings, served.index, [body.query], mode))[0]
     if body.explain:  # an explanation covers only the tokens that are read
         warnings += await service.work(_check_truncation, [hit.text for hit in hits], served.model.encoder)
-    content = search_record(hits, served.name, mode=mode, tokens=tokens, seconds=watch.seconds(), sparse=True)
+    match = judge_match(hits, body.query)
+    content = search_record(
+        hits, served.name, mode=mode, tokens=tokens, seconds=watch.seconds(), match=match, sparse=True
+    )
     headers = compute_headers(served.model.encoder.device.type, timing, tokens, len(body.query or ""))
     return reply(content, headers, warnings)
 
@@ -291,6 +295,7 @@ async def hubness(
     """Measure how unevenly documents are found, and list those found most often."""
     served = service.find_index(index)
     content = await service.compute_once(served, ("hubness", k, top), lambda: _measure_hubness(served, k, top))
+    warnings += describe_sample(content["n"], content["documents"])
     return reply(content, warnings=warnings)
 
 

@@ -10,16 +10,18 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from kexue.search import Document, Index
+from kexue.search.warnings import describe_sample
 from kexue.serve import examples
 from kexue.serve.service import ServedIndex
 from kexue.serve.wire import Here, Route, Warnings, reply, shorten
-from kexue.similarity import Whitening, known_item
+from kexue.similarity import Whitening
 from kexue.similarity.probability import mean_limits
 
 router = APIRouter(tags=["kexue"], route_class=Route)
 _MAP = 2000  # documents of a map
 _MAX_IDS = 100  # documents placed on the map by id in one request
 _MIN_TEXTS = 50  # texts that are needed to evaluate whitenings
+_DEVIATIONS = 4  # by which the best setting must exceed the worst
 _RANKS = 10  # k of MRR@k
 _SAMPLE = 1000  # documents that whitenings are fitted and evaluated on
 _WORDS = 8  # words that a text needs to be cut in halves
@@ -65,6 +67,7 @@ async def corpus_map(
     plane = await service.compute_once(served, ("map", sample), lambda: _fit_plane(served.index, sample))
     points = plane.points if id is None else await service.work(_place, served.index, plane, id)
     content = {"points": points, "sample": len(plane.points), "documents": plane.documents}
+    warnings += describe_sample(len(plane.points), plane.documents)
     return reply({**content, "explained": plane.explained}, warnings=warnings)
 
 
@@ -104,9 +107,12 @@ async def whitenings(name: str, service: Here, warnings: Warnings) -> Response:
     eight words are not cut; `rows` is empty where fewer than 50 others remain. The whitenings are fitted on the texts
     they are evaluated on. `low` and `high` are the ends of a 95 % interval for the score of more texts of the same kind
     (Clopper and Pearson's, wide enough for any score between 0 and 1); `chance` is the score of a random order.
+    `decided` is false where these texts cannot tell the settings apart: none is better than chance, or the best is not
+    better than the worst on the same texts. Then no setting is a recommendation.
     """
     served = service.find_index(name)
     content = await service.compute_once(served, ("whitening",), lambda: _evaluate_whitenings(served))
+    warnings += describe_sample(content["sample"], content["documents"])
     return reply(content, warnings=warnings)
 
 
@@ -114,7 +120,7 @@ def _evaluate_whitenings(served: ServedIndex) -> dict[str, Any]:
     """Return the content of the answer: one row per whitening."""
     rows, _ = served.index.sample(_SAMPLE)
     halves = [pair for row in rows if (pair := _cut_in_halves(row.text)) is not None]
-    content = {"rows": [], "texts": len(halves), "sample": len(rows), "documents": len(served.index)}
+    content = {"rows": [], "decided": False, "texts": len(halves), "sample": len(rows), "documents": len(served.index)}
     content["chance"] = sum(1 / rank for rank in range(1, 1 + min(_RANKS, len(halves)))) / max(1, len(halves))
     if len(halves) < _MIN_TEXTS:
         return content
@@ -122,24 +128,43 @@ def _evaluate_whitenings(served: ServedIndex) -> dict[str, Any]:
     queries, answers = (encoder.encode([pair[side] for pair in halves]) for side in (0, 1))
     fitted = Whitening(beta=1.0, gamma=0.0).fit(np.concatenate([queries, answers]))
     sizes = [k for k in _SIZES if k < fitted.rank_]
-    measured = [_evaluate(None, 0.0, 0.0, encoder.dim, queries, answers, len(served.index))]
-    for beta, gamma in _GRID:
-        for k in sizes:
-            whitening = fitted.with_params(beta=beta, gamma=gamma, n_components=k)
-            measured.append(_evaluate(whitening, beta, gamma, k, queries, answers, len(served.index)))
-    return {**content, "rows": measured}
+    settings = [(0.0, 0.0, encoder.dim), *((beta, gamma, k) for beta, gamma in _GRID for k in sizes)]
+    measured: list[dict[str, Any]] = []
+    found: list[np.ndarray[Any, Any]] = []
+    for beta, gamma, k in settings:
+        whitening = fitted.with_params(beta=beta, gamma=gamma, n_components=k) if measured else None
+        found.append(_rank_halves(whitening, queries, answers))
+        measured.append(_describe(beta, gamma, k, found[-1], len(served.index)))
+    decided = any(row["low"] > content["chance"] for row in measured) and tells_apart(found)
+    return {**content, "rows": measured, "decided": decided}
 
 
-def _evaluate(
-    whitening: Whitening | None, beta: float, gamma: float, k: int, queries: Any, answers: Any, documents: int
-) -> dict[str, Any]:
-    """Return the row of one whitening; row i of `answers` is the right one for row i of `queries`."""
+def tells_apart(found: list[np.ndarray[Any, Any]]) -> bool:
+    """Return whether the best of several settings is better than the worst beyond doubt, on the same texts.
+
+    Args:
+        found: for each setting the reciprocal rank (n,) of each text.
+
+    The paired difference must exceed four standard errors, since best and worst are chosen among many.
+    """
+    means = [each.mean() for each in found]
+    difference = found[int(np.argmax(means))] - found[int(np.argmin(means))]
+    return bool(difference.mean() > _DEVIATIONS * difference.std(ddof=1) / math.sqrt(len(difference)))
+
+
+def _rank_halves(whitening: Whitening | None, queries: Any, answers: Any) -> np.ndarray[Any, Any]:
+    """Return 1 / rank (n,) of the right answer to each query, 0 beyond the tenth; row i of `answers` is right for i."""
     mapped = (x if whitening is None else whitening.transform(x) for x in (queries, answers))
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in mapped]
     scores = unit[0] @ unit[1].T
     ranks = 1 + (scores > np.diag(scores)[:, None]).sum(axis=1)
-    score = known_item(ranks, k=_RANKS)["mrr"]
-    low, high = mean_limits(score, len(ranks))
+    return np.where(ranks <= _RANKS, 1 / ranks, 0.0)
+
+
+def _describe(beta: float, gamma: float, k: int, found: np.ndarray[Any, Any], documents: int) -> dict[str, Any]:
+    """Return the row of one setting from the reciprocal ranks of `_rank_halves`."""
+    score = float(found.mean())
+    low, high = mean_limits(score, len(found))
     return {
         "beta": beta,
         "gamma": gamma,

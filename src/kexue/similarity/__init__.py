@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         Probability as Probability,
         ScoreCalibrator as ScoreCalibrator,
         Threshold as Threshold,
-        random_pair_scores as random_pair_scores,
     )
     from kexue.similarity.evaluation import (
         Evaluation as Evaluation,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from kexue.similarity.neighbours.sampler import HubSample as HubSample, HubSampler as HubSampler
     from kexue.similarity.neighbours.summary import GeodesicSummarizer as GeodesicSummarizer, Summary as Summary
     from kexue.similarity.pairs import PairDataset as PairDataset, load_pairs as load_pairs
+    from kexue.similarity.random_pairs import random_pair_scores as random_pair_scores
     from kexue.similarity.rotation import (
         RotationOperator as RotationOperator,
         align_mean as align_mean,
@@ -89,7 +89,7 @@ __getattr__, __dir__, __all__ = attach(
         "transport.solvers": ("TransportPlan",),
         "whitening.kernel": ("Kernel", "whitening_kernel"),
         "whitening.statistics": ("Moments", "merge_moments", "moments"),
-        "calibration": ("Probability", "ScoreCalibrator", "Threshold", "random_pair_scores"),
+        "calibration": ("Probability", "ScoreCalibrator", "Threshold"),
         "transport.entropic": ("SinkhornResult", "sinkhorn"),
         "evaluation": ("Evaluation", "EvaluationRow", "EvaluationTest", "evaluate_pairs"),
         "metrics": ("known_item", "pair_cosine", "retrieval_metrics", "spearman", "spearman_ceiling"),
@@ -100,6 +100,7 @@ __getattr__, __dir__, __all__ = attach(
         "neighbours.report": ("HubnessReport", "hubness_report"),
         "neighbours.sampler": ("HubSample", "HubSampler"),
         "pairs": ("PairDataset", "load_pairs"),
+        "random_pairs": ("random_pair_scores",),
         "rotation": ("RotationOperator", "align_mean", "rotation_between"),
         "neighbours.summary": ("GeodesicSummarizer", "Summary"),
         "transport.distances": (

@@ -1,9 +1,15 @@
-"""Calibration of similarity scores: percentile among random pairs and, with labels, probability and threshold.
+"""Calibration of similarity scores: percentile, chance and, with labels, probability and threshold.
 
 Without labels. Scores of random pairs of a corpus are samples of the scores of "two unrelated texts". The percentile of
 a score is the share of them below it; by construction it is uniform on random pairs, whatever the encoder, so 99.9
 means the same in every index. With n pairs the finest step is one in n + 1: no percentile is higher than 100 n/(n + 1)
 or lower than 100/(n + 1).
+
+With scores of best hits. A search returns the largest of many scores, so a high percentile is common among first hits
+even where a query has no answer. The best hits of queries without an answer say how often that happens. The chance of a
+score s is (1 + number of those at or above s) / (n + 1) for n such queries: a p-value. For one more query of the same
+kind it is at most a with a probability of at most a, whatever the distribution. It is never 0, and never below
+1/(n + 1): nothing is claimed beyond the sample.
 
 With labels. Isotonic regression or Platt's logistic curve turns a score into P(label = 1), with an interval that
 assumes only that P does not fall as the score rises; see `kexue.similarity.probability`.
@@ -18,17 +24,16 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from kexue._arrays import Array, as_float64, as_matrix, finite_rows
+from kexue._arrays import Array, as_float64
 from kexue._files import replacing
 from kexue._text import parse_json
 from kexue.errors import DataError, InfeasibleError, NotFittedError
 from kexue.similarity._ranks import average_ranks
-from kexue.similarity._vectors import unit_rows
 from kexue.similarity.probability import clopper_pearson, isotonic_curve, monotone_limits, platt_curve
 
 _FORMAT = "kexue-calibration-1"
 _ARRAYS = ("null", "scores", "labels")
-_CHUNK = 65_536  # random pairs drawn at a time
+_BEST = "best:"  # put before the kind of query in the name of an array in a file
 
 
 class Probability(NamedTuple):
@@ -58,7 +63,7 @@ class Threshold(NamedTuple):
 
 
 class ScoreCalibrator:
-    """Estimator of percentile, probability and threshold of similarity scores.
+    """Estimator of percentile, chance, probability and threshold of similarity scores.
 
     Args:
         method: ``"isotonic"`` fits any rising curve and needs a few hundred labels; ``"platt"`` fits the two parameters
@@ -66,6 +71,7 @@ class ScoreCalibrator:
 
     Attributes:
         null_: (n,), sorted scores of random pairs; None before `fit`.
+        best_: kind of query to (n,), sorted scores of best hits of queries without an answer; empty before `fit_best`.
         scores_, labels_: (m,) each, sorted by score; None before `fit_labels`.
 
     Example:
@@ -80,6 +86,7 @@ class ScoreCalibrator:
             raise ValueError(f"method must be 'isotonic' or 'platt', got {method!r}")
         self.method = method
         self.null_: Array | None = None
+        self.best_: dict[str, Array] = {}
         self.scores_: Array | None = None
         self.labels_: Array | None = None
 
@@ -103,6 +110,29 @@ class ScoreCalibrator:
         wanted, n = _read_scores(scores), len(null)
         below, upto = np.searchsorted(null, wanted, "left"), np.searchsorted(null, wanted, "right")
         return np.asarray(np.clip(50.0 * (below + upto) / n, 100.0 / (n + 1), 100.0 * n / (n + 1)))
+
+    def fit_best(self, scores: Any, kind: str = "") -> Self:
+        """Store scores (n,) of the best hits of n queries that have no answer. Returns self.
+
+        Args:
+            scores: the largest score that each query reaches.
+            kind: of the queries, such as their language; the chance of a score depends on it.
+        """
+        self.best_[kind] = np.sort(_read_finite(scores, "scores"))
+        return self
+
+    def chance(self, scores: Any, kind: str = "") -> Array:
+        """Return how often the best hit of a query without an answer scores as high, in [1/(n + 1), 1].
+
+        Raises:
+            NotFittedError: before `fit_best` with this kind. ValueError: a NaN.
+
+        >>> ScoreCalibrator().fit_best([0.1, 0.2, 0.3, 0.4]).chance([0.5, 0.4, 0.25, 0.0]).tolist()
+        [0.2, 0.4, 0.6, 1.0]
+        """
+        best = _require_fitted(self.best_.get(kind), f"fit_best(scores, {kind!r})")
+        reached = len(best) - np.searchsorted(best, _read_scores(scores), "left")
+        return np.asarray((1.0 + reached) / (len(best) + 1))
 
     # ---- with labels ---------------------------------------------------------------------------------------------
 
@@ -201,6 +231,7 @@ class ScoreCalibrator:
         from safetensors.numpy import save_file
 
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
+        arrays |= {_BEST + kind: scores for kind, scores in self.best_.items()}
         fitted = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
         with replacing(path) as temporary:
             save_file(
@@ -226,56 +257,13 @@ class ScoreCalibrator:
                 for name in _ARRAYS:
                     if name in stored:
                         setattr(calibrator, f"{name}_", file.get_tensor(name))
+                best = sorted(name for name in stored if name.startswith(_BEST))
+                calibrator.best_ = {name.removeprefix(_BEST): file.get_tensor(name) for name in best}
         except (SafetensorError, KeyError, TypeError) as error:
             raise DataError(
                 f"this is no saved calibration ({error}).", path=path, remedy="Write one with save."
             ) from error
         return calibrator
-
-
-def random_pair_scores(embeddings: Any, n: int = 100_000, *, generator: Any = 0) -> Array:
-    """Compute cosines of random pairs of different rows: the distribution of scores of unrelated texts.
-
-    Args:
-        embeddings: (m, d), m >= 2, numpy or torch.
-        n: number of pairs, >= 1, drawn with replacement from the m (m - 1) / 2.
-        generator: numpy Generator or seed; None seeds from the system.
-
-    Returns:
-        (n,) float64, in [-1, 1]; 0 where a row is zero.
-
-    Raises:
-        ValueError: fewer than two rows, n < 1, or NaN.
-
-    Example:
-        >>> import numpy as np
-        >>> random_pair_scores(np.array([[1.0, 0.0], [0.0, 2.0]]), 3).tolist()
-        [0.0, 0.0, 0.0]
-
-    Cost: O(n d) time, memory for 65,536 pairs at a time.
-    """
-    matrix = as_matrix(embeddings, "embeddings")
-    if matrix.shape[0] < 2 or n < 1:
-        raise ValueError(f"random pairs need two rows and n >= 1, got {matrix.shape[0]} rows and n = {n}")
-    rng = np.random.default_rng(generator)
-    scores = np.empty(n)
-    for start in range(0, n, _CHUNK):
-        size = min(_CHUNK, n - start)
-        i = rng.integers(matrix.shape[0], size=size)
-        j = (i + rng.integers(1, matrix.shape[0], size=size)) % matrix.shape[0]  # any other row, all equally likely
-        a, b = (unit_rows(finite_rows(matrix[rows], "embeddings")) for rows in (i, j))
-        scores[start : start + size] = np.einsum("ij,ij->i", a, b)
-    return np.clip(scores, -1.0, 1.0)
-
-
-def null_scores(embeddings: Any, n: int, *, generator: Any = 0) -> Array:
-    """Compute cosines of `n` random pairs, or of every pair once where there are at most `n`."""
-    matrix = as_matrix(embeddings, "embeddings")
-    m = int(matrix.shape[0])
-    if m < 2 or m * (m - 1) // 2 > n:
-        return random_pair_scores(matrix, n, generator=generator)
-    unit = unit_rows(finite_rows(matrix, "embeddings"))
-    return np.asarray(np.clip((unit @ unit.T)[np.triu_indices(m, 1)], -1.0, 1.0))
 
 
 def _read_scores(scores: Any) -> Array:

@@ -18,7 +18,7 @@ from kexue.text.batches import split_by_tokens
 from kexue.text.choice import FOREIGN_SHARE, find_model_for, foreign_share, sample_texts
 from kexue.text.identity import ModelIdentity
 from kexue.text.loaded import LoadedModel
-from kexue.text.models import find_model, named_default
+from kexue.text.models import DEFAULT_MODEL, find_model, named_default
 from kexue.text.network import DTYPES
 from kexue.text.passages import split_texts
 from kexue.text.pooling import canonical_pooling
@@ -161,6 +161,11 @@ class Encoder:
     def model_id(self) -> str:
         """Hub id, name of a packaged model, or the folder's absolute path."""
         return self._model.model_id
+
+    @property
+    def languages(self) -> tuple[str, ...] | None:
+        """Codes of the languages that the model reads, such as ``("en",)``; None where that is not known."""
+        return ("en",) if self.model_id == DEFAULT_MODEL else None
 
     @property
     def pooling(self) -> str:
@@ -344,6 +349,20 @@ class Encoder:
         texts = list_texts(texts)
         self.choose_model(texts)
         return [int(length) for length in self._model.tokenizer.encode(texts).lengths]
+
+    def unknown_words(self, texts: Iterable[str]) -> list[list[str]]:
+        """Return the parts of each text that are no token of the model: it reads them all as the same unknown one.
+
+        Example:
+            >>> encoder.unknown_words(["a dog", "退货"])  # doctest: +SKIP
+            [[], ['退', '货']]
+        """
+        texts = list_texts(texts)
+        unknown = self._model.tokenizer.unknown_id
+        return [
+            [text[start:end] for (start, end), i in zip(record.offsets, record.ids, strict=True) if i == unknown]
+            for text, record in zip(texts, self._read_tokens(texts), strict=True)
+        ]
 
     def cut(self, texts: Iterable[str], tokens: int) -> list[str]:
         """Return each text up to the end of its first `tokens` tokens, special ones not counted.

@@ -103,7 +103,7 @@ class TextTokenizer:
         self.model_max_length = special.max_length
         self.pad_id = special.pad_id or 0
         self.specials: int = self._backend.num_special_tokens_to_add(False)
-        self._unknown_id = special.unknown_id
+        self.unknown_id = special.unknown_id
 
     def set_max_length(self, max_length: int) -> None:
         """Cut at `max_length` tokens, special ones included."""
@@ -130,7 +130,7 @@ class TextTokenizer:
             raise ValueError(f"texts[{int(lengths.argmin())}] has no token, and this tokenizer adds no special token.")
         flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
         words = flat.size - self.specials * len(texts)
-        unknown = 0 if self._unknown_id is None else int(np.count_nonzero(flat == self._unknown_id))
+        unknown = 0 if self.unknown_id is None else int(np.count_nonzero(flat == self.unknown_id))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return Tokens(flat, starts, truncated, unknown / words if words > 0 else 0.0)
 

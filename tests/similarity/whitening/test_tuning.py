@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kexue.similarity import Whitening, pair_cosine, spearman, tune_whitening
+from kexue.similarity.whitening.grid import Setting, best_setting
 
 BETAS, GAMMAS = (0, 0.5, 1), (0, 0.25, 0.5, 0.75, 1)
 
@@ -160,7 +161,8 @@ def test_saturated_pairs_do_not_choose(metric):
     kept = found.whitening.explained_variance_ratio_.sum()
     assert kept >= 0.9
     assert found.whitening.n_components == tune_whitening(X, ks=(12, 24, 36, 48)).whitening.n_components > 12
-    assert found.advice.startswith("These pairs do not tell the settings apart")
+    assert found.advice.startswith("Cannot tell which setting is best. These pairs do not tell the settings apart")
+    assert "no recommendation" in found.advice
     assert "saves" not in found.advice
 
 
@@ -170,6 +172,20 @@ def test_the_fewest_dimensions_tried_are_no_finding():
     found = tune_whitening(X, pairs, labels, ks=(12, 48), betas=(0,), gammas=(0, 3))
     assert "shortening costs" in found.advice or "do not tell" in found.advice
     assert found.whitening.n_components == 48
+
+
+def test_equal_scores_keep_the_dimensions():
+    settings = [Setting(0, 0, 16, 1, "raw"), *(Setting(0, gamma, k, 1) for gamma in (1, 0) for k in (4, 8, 16))]
+    assert best_setting(settings, np.full(7, 0.3)) == 6  # all dimensions, gamma 0: what changes least
+    assert best_setting(settings, np.array([0.9, 0.3, 0.3, 0.3, 0.4, 0.3, 0.3])) == 4
+
+
+def test_a_quality_near_zero_is_no_choice():
+    # The best setting of many follows labels without meaning a little; the interval of the best includes 0.
+    X, pairs, _ = anisotropic(300, 80, seed=2)
+    found = tune_whitening(X, pairs, np.random.default_rng(5).normal(size=80), ks=(8, 16), betas=(0, 1), gammas=(0, 1))
+    assert found.advice.startswith("Cannot tell which setting is best. Under no setting do the cosines")
+    assert (found.whitening.beta, found.whitening.gamma) == (0.0, 0.0)
 
 
 def test_too_few_pairs_do_not_choose():

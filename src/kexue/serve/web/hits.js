@@ -79,9 +79,10 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
 }
 
 /** What a score means: terms and descriptions for a <dl>. */
-export function meaning({ score, percentile, probability }, rerank = "") {
+export function meaning({ score, percentile, chance, probability }, rerank = "") {
   const shown = [term(t(rerank ? `score_${rerank}` : "cosine"), number(score, 3))];
-  if (typeof percentile === "number") shown.push(term(t("percentile"), rarity(percentile), "wide"));
+  if (typeof chance === "number") shown.push(term(t("chanceOf"), rareness(chance)));
+  else if (typeof percentile === "number") shown.push(term(t("percentile"), rarity(percentile), "wide"));
   if (probability) {
     const { value, low, high } = probability;
     const words = t("probabilityWords", { value: percent(value), low: percent(low), high: percent(high) });
@@ -92,6 +93,12 @@ export function meaning({ score, percentile, probability }, rerank = "") {
 
 const term = (name, words, kind = null) => el("div", { class: kind }, el("dt", {}, name), el("dd", {}, words));
 const percent = (share) => number(100 * share, 0);
+
+/** How often an unrelated question finds a hit as near: one in so many, or a share where that is large. */
+export function rareness(chance) {
+  if (chance <= 0.1) return t("oneIn", { many: number(Math.floor(1 / chance + 1e-6), 0) });
+  return t("shareOf", { share: number(Math.ceil(100 * chance - 1e-6), 0) });
+}
 
 /** A bar on which every mark is ten times rarer, and the same in words. */
 export function rarity(percentile) {

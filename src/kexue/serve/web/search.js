@@ -2,6 +2,7 @@
 
 import { Latest, ask, problem } from "./api.js";
 import { debounced, el, field, select } from "./dom.js";
+import { doubts } from "./doubts.js";
 import { hitView } from "./hits.js";
 import { number, t } from "./i18n.js";
 
@@ -115,8 +116,11 @@ export function mount(root, { set }) {
     latest.run((signal) => ask("v1/search", { body, signal }), answer, fail);
   }
 
-  function answer({ results, timings }) {
-    trouble.replaceChildren();
+  function answer({ results, timings, match, warnings }) {
+    const weak = match === "weak";
+    const verdict = weak ? [el("p", { class: "weak-match" }, el("strong", {}, t("noMatch")), " ", t("noMatchWords"))] : [];
+    trouble.replaceChildren(...doubts(warnings, state.index), ...verdict);
+    list.classList.toggle("weak", weak);
     list.removeAttribute("aria-busy");
     status.textContent = results.length
       ? t("found", { n: results.length, ms: number(1000 * (timings?.total ?? 0), 0) })
@@ -125,9 +129,8 @@ export function mount(root, { set }) {
       hitView(hit, { query: state.q, index: state.index, rerank: state.rerank, toggle, narrow: addFilter }),
     );
     list.replaceChildren(...views.map(({ node }) => node));
-    const ranked = results.some(({ percentile }) => typeof percentile === "number");
-    if (!results.length) guide.textContent = "";
-    else guide.textContent = ranked ? t("barGuide") : t("noPercentile", { index: state.index });
+    const has = (name) => results.some((hit) => typeof hit[name] === "number");
+    guide.textContent = has("chance") ? t("chanceGuide") : has("percentile") ? t("barGuide") : "";
     expand();
   }
 
@@ -222,7 +225,7 @@ function primer() {
       "dl",
       {},
       entry("cosine", "primerCosine"),
-      entry("percentile", "primerPercentile"),
+      entry("chanceOf", "primerChance"),
       entry("probability", "primerProbability"),
       entry("why", "primerWhy"),
     ),

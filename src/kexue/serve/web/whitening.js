@@ -66,7 +66,8 @@ export function mount(root, { set }) {
 
   /** The measured row nearest to what the sliders say, in steps of each slider; quality breaks ties. */
   function chosen() {
-    const start = own ?? rows.reduce((best, row) => (row.score > best.score ? row : best));
+    const most = rows.reduce((large, row) => (row.k > large.k ? row : large)); // changes least
+    const start = own ?? (decided() ? rows.reduce((best, row) => (row.score > best.score ? row : best)) : most);
     const wanted = NAMES.map((name) => {
       const given = Number(state[PLACES[name]]);
       return state[PLACES[name]] && Number.isFinite(given) ? given : start[name];
@@ -153,6 +154,9 @@ export function mount(root, { set }) {
     );
   }
 
+  /** Whether these texts tell the settings apart; if not, none is better than another. */
+  const decided = () => signal() && measure.decided !== false;
+
   /** Whether any setting finds more than chance does, beyond the doubt of its interval. */
   const signal = () => !("chance" in measure) || rows.some((row) => row.low > measure.chance);
 
@@ -199,6 +203,8 @@ export function mount(root, { set }) {
     answer.replaceChildren(
       sliders.box,
       el("div", { role: "status" }, sliders.facts, sliders.own),
+      decided() ? "" : el("p", { class: "note doubt" }, el("strong", {}, t("cannotTell"))),
+      signal() && !decided() ? el("p", { class: "note doubt" }, t("noDifference", { n: measure.texts })) : "",
       signal() ? sliders.charts : el("p", { class: "note doubt" }, t("noSignal", { n: measure.texts })),
       signal() ? el("p", { class: "note" }, t("curveNote")) : "",
       "texts" in measure

@@ -15,8 +15,9 @@ def advise(setting: Setting, d: int, m: int, result: HeldOutScores, doubt: str) 
     )
     if doubt:
         return (
-            f"{doubt}, so this is the safe setting: {chosen}, which keeps {setting.kept:.1%} of the mean square "
-            f"length; {held_out}. To decide, use more pairs, harder pairs, or graded labels."
+            f"Cannot tell which setting is best. {doubt}, so the safe setting is kept, which is no recommendation: "
+            f"{chosen}, with {setting.kept:.1%} of the mean square length; {held_out}. To decide, use more pairs, "
+            "harder pairs, or graded labels."
         )
     if result.raw > result.high:
         return f"Leave the vectors as they are: the best setting, {chosen}, is worse than raw: {held_out}."

@@ -101,16 +101,14 @@ def kept_share(spectrum: Spectrum, k: int) -> float:
 
 
 def best_setting(settings: list[Setting], scores: Array) -> int:
-    """Return the index of the best score; of equal ones the fewest dimensions, then the smallest |gamma| and |beta|.
+    """Return the index of the best score; of equal ones the most dimensions, then the smallest |gamma| and |beta|.
 
     Index 0, the raw vectors, is never returned.
     """
     if not np.isfinite(scores[1:]).any():
         raise ValueError("no setting has a score: the metric is undefined on these pairs. Check that labels vary.")
-    order = [
-        (-round(float(score), 12) if math.isfinite(score) else math.inf, each.k, abs(each.gamma), abs(each.beta), index)
-        for index, (each, score) in enumerate(zip(settings, scores, strict=True))
-    ]
+    worth = [round(float(score), 12) if math.isfinite(score) else -math.inf for score in scores]
+    order = [(-worth[index], -each.k, abs(each.gamma), abs(each.beta), index) for index, each in enumerate(settings)]
     return min(order[1:])[-1]
 
 

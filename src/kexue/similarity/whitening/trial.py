@@ -57,6 +57,8 @@ class Trial:
         worst = int(np.nanargmin(scores))
         best_samples, worst_samples, raw_samples = self.bootstrap([choice, worst, 0], random)
         span = f"{scores[worst]:.3f} to {scores[choice]:.3f} over all settings, raw vectors {scores[0]:.3f}"
+        if not callable(self.metric) and percentile_interval(best_samples)[0] <= 0:
+            return f"Under no setting do the cosines of these pairs follow the labels beyond doubt ({span})"
         if not _differ(best_samples, worst_samples):
             return f"These pairs do not tell the settings apart ({span})"
         fewest, d = min(setting.k for setting in self.settings[1:]), self.settings[0].k
