@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from kexue.text import Encoder
 from kexue.text.passages import split_text
 
 WORDS = [
@@ -51,7 +53,7 @@ def test_passages_cover_the_text_within_the_limit(words: list[str], tokens: int,
     spans = split_text(text, offsets(text), tokens, overlap)
     assert spans[0][0] == 0
     assert spans[-1][1] == len(text)
-    for (start, end), (later, last) in itertools.pairwise(spans):
+    for (start, end), (later, last) in pairwise(spans):
         assert start < later <= end < last
         assert count(text, (later, end)) <= overlap
         assert overlap or later == end
@@ -138,3 +140,60 @@ def test_a_large_text_takes_time_in_proportion() -> None:
     text = "word " * 100_000
     places = np.stack([np.arange(0, len(text), 5), np.arange(4, len(text) + 4, 5)], axis=1)
     assert len(split_text(text, places, 250)) == 400
+
+
+# With the tokens of a model
+
+LONG = (
+    "Dr. Smith measured 3.14 metres. The old man runs in the park, and the girl reads! "
+    "他今天没有来。明天会来吗？会的，一定会来的。\n\nUnaffable antidisestablishmentarianism 👩‍👩‍👧 é.\n" * 12
+)
+
+
+def check_split(encoder: Encoder, texts: list[str], tokens: int | None, overlap: int, prompt: str | None) -> None:
+    """Every passage is read whole after the prompt, and together they are the text."""
+    room = encoder.max_length - encoder.count_tokens([encoder.prompts[prompt] if prompt else ""])[0]
+    found = encoder.split(texts, tokens, overlap, prompt_name=prompt)
+    for text, spans in zip(texts, found, strict=True):
+        passages = [text[start:end] for start, end in spans]
+        assert encoder.tokenize(passages, prompt_name=prompt).truncated == 0
+        assert all(size - 2 <= min(tokens or room, room) for size in encoder.count_tokens(passages))
+        assert spans[0][0] == 0
+        assert spans[-1][1] == len(text)
+        assert all(start < later <= end < last for (start, end), (later, last) in pairwise(spans))
+        if encoder.tokenize([text], prompt_name=prompt).truncated == 0 and tokens is None:
+            assert spans == [(0, len(text))]
+
+
+@pytest.mark.filterwarnings("ignore:.* of the tokens are unknown")
+@pytest.mark.parametrize(("tokens", "overlap"), [(None, 0), (5, 0), (10, 3)])
+@pytest.mark.parametrize("prompt", [None, "document"])
+def test_passages_of_a_model_are_read_whole(
+    tiny_model: Path, tokens: int | None, overlap: int, prompt: str | None
+) -> None:
+    encoder = Encoder(tiny_model)
+    check_split(encoder, [LONG, "short", "", "x" * 3000, "的" * 500, LONG * 3], tokens, overlap, prompt)
+
+
+@pytest.mark.multilingual
+def test_passages_of_the_multilingual_model_are_read_whole() -> None:
+    encoder = Encoder("multilingual-e5-small", max_length=64)
+    for tokens, overlap in ((None, 0), (20, 5)):
+        check_split(encoder, [LONG, "短", "这是一个没有任何标点符号的很长的句子" * 40], tokens, overlap, "passage")
+
+
+def test_a_text_read_in_parts_has_the_same_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(tiny_model)
+    whole = encoder.split([LONG * 4], 12, 2)
+    monkeypatch.setattr("kexue.text.tokenizer._PART", 100)
+    assert encoder.split([LONG * 4], 12, 2) == whole
+
+
+def test_more_tokens_than_the_model_reads_are_refused(tiny_model: Path) -> None:
+    encoder = Encoder(tiny_model, max_length=16)
+    for tokens in (0, 15, 100):
+        with pytest.raises(ValueError, match=f"between 1 and 14 tokens.*got {tokens}"):
+            encoder.split(["text"], tokens)
+    with pytest.raises(ValueError, match="unknown prompt"):
+        encoder.split(["text"], prompt_name="none")
+    assert encoder.split([]) == []
