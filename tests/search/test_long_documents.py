@@ -174,6 +174,13 @@ def test_a_text_that_is_split_is_not_truncated_and_one_that_is_not_is_counted(tm
             assert (index.info().passages or {}).get("split", 0) == (0 if cut else long)
 
 
+def test_auto_splits_what_is_longer_than_the_encoder_reads_into_shorter_passages(tmp_path: Path) -> None:
+    spans = passages_of(TEXTS, Splitting("auto"))
+    assert [len(some) > 1 for some in spans] == [n > LIMIT for n in LENGTHS]
+    words = [len(text[a:b].split()) for text, some in zip(TEXTS, spans, strict=True) for a, b in some if len(some) > 1]
+    assert max(words) == LIMIT // 2
+
+
 def test_info_says_how_texts_are_split(tmp_path: Path) -> None:
     with make(tmp_path / "x.kx", passages="8:3") as index:
         vectors = sum(len(spans) for spans in passages_of(TEXTS, Splitting.parse("8:3")))
@@ -404,6 +411,38 @@ def test_rerankers_and_explanations_read_the_passage(tmp_path: Path) -> None:
         assert len(hits) == 12
         assert sorted(read) == sorted(hit.text if hit.passage is None else hit.passage.text for hit in hits)
         assert all(len(text.split()) <= 6 for text in read)
+
+
+def test_a_search_for_words_shows_the_passage_that_holds_most_of_them(tmp_path: Path) -> None:
+    text = "one two three four five six. alpha beta gamma delta one two. alpha order AB-1234 three four five. beta six"
+    with Index.create(tmp_path / "x.kx", WordEncoder(), passages=6) as index:
+        index.add([text, "short alpha"], ids=["long", "short"])
+        for query, words in (
+            ("ab1234 alpha", "AB-1234"),
+            ("gamma beta", "alpha beta gamma"),
+            ("three", "one two three"),
+        ):
+            [hits] = index.search([query], 2, mode="lexical")
+            [passage] = [hit.passage for hit in hits if hit.id == "long"]
+            assert passage is not None
+            assert words in passage.text
+            assert all(hit.passage is None for hit in hits if hit.id == "short")
+
+
+def test_merged_indexes_keep_their_passages(tmp_path: Path) -> None:
+    from kexue.search import merge_indexes
+
+    half = len(TEXTS) // 2
+    for name, some, passages in (("a", slice(0, half), 6), ("b", slice(half, None), "8:3")):
+        with Index.create(tmp_path / f"{name}.kx", WordEncoder(), passages=passages) as index:
+            index.add(TEXTS[some], ids=range(len(TEXTS))[some])
+    report = merge_indexes(tmp_path / "all.kx", [tmp_path / "a.kx", tmp_path / "b.kx"])
+    assert any("other passages" in warning for warning in report.warnings)
+    with Index.open(tmp_path / "all.kx", encoder=WordEncoder()) as index:
+        for number, text in enumerate(TEXTS):
+            [row] = index.store.get([str(number)], vectors=True)
+            [spans] = passages_of([text], Splitting.parse(6 if number < half else "8:3"))
+            assert row.spans == (tuple(spans) if len(spans) > 1 else ())
 
 
 def test_a_copy_has_the_same_passages_and_milvus_says_no(tmp_path: Path, make_index: Callable[..., Index]) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from kexue.search import Index
+from kexue.search.splitting import Splitting
 from kexue.serve import Settings, create_app
 from kexue.text import Encoder
 
@@ -45,7 +46,7 @@ def test_an_upsert_splits_like_the_index_or_tells_what_was_cut(client: TestClien
         assert refused.status_code == 413
         assert client.get("/v1/indexes/long").json()["documents"] == 2
         return
-    [spans] = encoder.split([text], prompt_name="document" if "document" in encoder.prompts else None)
+    [spans] = Splitting("auto").split(encoder, [text])
     assert info["passages"] == {
         "mode": "auto", "tokens": None, "overlap": 0, "split": 1, "vectors": len(spans) + 1,
     }  # fmt: skip

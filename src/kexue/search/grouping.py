@@ -28,9 +28,14 @@ class Groups(NamedTuple):
     firsts: Keys
     counts: Keys
 
+    @property
+    def any(self) -> bool:
+        """Whether a document was split."""
+        return len(self.firsts) > 0
+
     def documents(self, keys: Keys) -> Keys:
         """Return the document of each vector, in the shape of `keys`."""
-        if not len(self.firsts):
+        if not self.any:
             return keys
         at = np.maximum(np.searchsorted(self.firsts, keys, side="right") - 1, 0)
         inside = (keys >= self.firsts[at]) & (keys < self.firsts[at] + self.counts[at])
@@ -39,7 +44,7 @@ class Groups(NamedTuple):
     def sizes(self, documents: Keys) -> Keys:
         """Return the number of vectors of each document."""
         sizes = np.ones(len(documents), np.int64)
-        if len(self.firsts):
+        if self.any:
             at = np.minimum(np.searchsorted(self.firsts, documents), len(self.firsts) - 1)
             split = self.firsts[at] == documents
             sizes[split] = self.counts[at[split]]
@@ -83,7 +88,7 @@ def search_documents(
     Returns:
         Scores and keys of documents, (m, k).
     """
-    if not len(groups.firsts):
+    if not groups.any:
         return search(queries, k, allowed)
     vectors = None if allowed is None else groups.vectors(allowed)
     total = total if vectors is None else len(vectors)

@@ -27,6 +27,7 @@ from kexue.search.ingest import Ingest, drift_sum
 from kexue.search.opening import open_index
 from kexue.search.partial import check_place, discard, put_in_place
 from kexue.search.space import Space
+from kexue.search.splitting import Splitting
 from kexue.search.store import EmbeddedStore, create_store, is_remote, local_path
 from kexue.search.store.base import Row, Store, Value
 
@@ -226,6 +227,8 @@ def _merge_metadata(sources: Sequence[_Source]) -> tuple[dict[str, Value], list[
         for source in sources
         if "calibration" in source.store.metadata()
     ]
+    if len({Splitting.load(source.store.metadata()) for source in sources}) > 1:
+        warnings.append(f"the indexes split texts into other passages; what is added later is split as in {base.path}.")
     columns = [found for source in sources if (found := recorded_columns(source.store))]
     if len({(one.get("text"), one.get("id")) for one in columns}) == 1:
         fields = dict.fromkeys(field for one in columns for field in one.get("metadata", ()))

@@ -193,7 +193,7 @@ def make_hits(matches: Sequence[Match], meaning: Meaning, query: str | None = No
 
 def _make_word_hit(match: Match) -> Hit:
     """Return an answer of a search for words as a hit; its score is no cosine, so nothing says what it means."""
-    return Hit(match.id, match.text, match.score, None, None, None, None, match.metadata, None)
+    return Hit(match.id, match.text, match.score, None, None, None, _passage(match), match.metadata, None)
 
 
 def _passage(match: Match) -> Passage | None:

@@ -26,7 +26,7 @@ class Splitting:
 
     Attributes:
         mode: ``"auto"`` splits a text that is longer than the encoder reads, into passages of 128 tokens, or of half of
-            what it reads where that is less; ``"tokens"`` splits what has more than `tokens`; ``"none"`` splits nothing.
+            what it reads where that is less. ``"tokens"`` splits what has more than `tokens`, ``"none"`` nothing.
         tokens: tokens of a passage in the mode ``"tokens"``.
         overlap: tokens that a passage may repeat of the one before.
     """

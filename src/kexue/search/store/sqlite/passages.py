@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from kexue.errors import NotSupported
 from kexue.search.grouping import NO_GROUPS, Groups
+from kexue.search.lexical import query_terms, read_terms
 from kexue.search.products import Keys, Vectors
 from kexue.search.store.base import Match, Row, Span
 from kexue.search.store.sqlite import tables
@@ -152,6 +153,31 @@ def attach_best(
         [attach(query, match, key) for match, key in zip(matches, places, strict=True)]
         for query, matches, places in zip(queries, answers, keys.tolist(), strict=True)
     ]
+
+
+def attach_worded(
+    connection: sqlite3.Connection, groups: Groups, query: str, answers: Sequence[Match], keys: Keys
+) -> list[Match]:
+    """Return the answers to a search for words with the passage of each split document that holds most of its terms.
+
+    Args:
+        connection: to the file.
+        groups: of all vectors.
+        query: as text.
+        answers: with the `keys` (k,) of their documents.
+    """
+    spans, wanted = _read_spans(connection, groups, keys.tolist()), query_terms(query)
+
+    def attach(match: Match, key: int) -> Match:
+        if key not in spans:
+            return match
+        found = read_terms([match.text[start:end] for start, end in spans[key]])
+        here = np.isin(found.terms, wanted)
+        pairs = np.unique(np.stack([found.texts[here].astype(np.uint64), found.terms[here]]), axis=1)
+        counts = np.bincount(pairs[0].astype(np.int64), minlength=len(spans[key]))
+        return match._replace(span=spans[key][int(counts.argmax())])
+
+    return [attach(match, key) for match, key in zip(answers, keys.tolist(), strict=True)]
 
 
 def _read_spans(

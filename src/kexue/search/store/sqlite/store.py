@@ -41,7 +41,7 @@ from kexue.search.store.sqlite.files import FORMAT_VERSION, check_file, check_lo
 from kexue.search.store.sqlite.following import EngineFollower, search_approximate
 from kexue.search.store.sqlite.listing import read_page
 from kexue.search.store.sqlite.matching import Matching
-from kexue.search.store.sqlite.passages import GroupReader, add_table, attach_best, attach_passages
+from kexue.search.store.sqlite.passages import GroupReader, add_table, attach_best, attach_passages, attach_worded
 from kexue.search.store.sqlite.tables import ChecksumCounter
 from kexue.search.store.sqlite.transactions import ConnectionGuard, Transactions
 from kexue.search.store.sqlite.words import WordFollower, search_both
@@ -303,7 +303,7 @@ class EmbeddedStore:
                 postings = self.words.follow(connection)
                 scores, keys = search_both(search_grouped, postings, vectors, words, k, allowed)
             matches = tables.read_matches(connection, scores, keys, with_vectors)
-            if state.split:
+            if groups.any:
                 matches = attach_best(connection, groups, vectors, matches, keys, vectors=with_vectors)
             return matches
 
@@ -327,8 +327,13 @@ class EmbeddedStore:
         with self.transactions.read() as connection:
             allowed = None if filter is None else self._matching.find_keys(connection, filter)
             postings = self.words.follow(connection)
-            answers = [postings.search(query, k, allowed) for query in queries]
-            return [tables.read_matches(connection, one[None], keys[None], False)[0] for one, keys in answers]
+            groups = self._groups.read(connection, self.transactions.state(connection))
+            answers = []
+            for query in queries:
+                scores, keys = postings.search(query, k, allowed)
+                [matches] = tables.read_matches(connection, scores[None], keys[None], False)
+                answers.append(attach_worded(connection, groups, query, matches, keys) if groups.any else matches)
+            return answers
 
 
 def _check_dims(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
