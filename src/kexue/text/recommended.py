@@ -142,7 +142,7 @@ def check_models() -> tuple[list[str], list[str]]:
             faults.append(str(error))
     if name is not None:
         try:
-            lines.append(f"KEXUE_MODEL: {find_model(name)}")
+            lines.append(str(find_model(name)))
         except KexueError as error:
             faults.append(str(error))
     return lines, faults
