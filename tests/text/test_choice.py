@@ -95,7 +95,7 @@ def test_english_texts_never_look_for_the_other_model(models: dict[str, Path | N
 
 def test_without_the_model_mixed_texts_get_a_warning_and_other_texts_an_error(models: dict[str, Path | None]) -> None:
     models[MULTILINGUAL] = None
-    with pytest.warns(UserWarning, match=r"25% of the words are not English.*kexue\[multilingual\]"):
+    with pytest.warns(UserWarning, match=r"25% of the words are not English; .* is used, because .* Install it\."):
         assert find_model_for(["a dog"] * 3 + ["狗"]) == models[DEFAULT_MODEL]
     with pytest.raises(ModelNotFoundError, match="100% of the words are not English, and no encoder") as caught:
         find_model_for(["狗"])

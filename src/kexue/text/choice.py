@@ -73,10 +73,11 @@ def find_model_for(texts: Sequence[str]) -> Path:
         if share > _MOSTLY:
             error.message = f"{share:.0%} of the words are not English, and {error.message}"
             raise
+        reason = str(error)
     folder = find_model(DEFAULT_MODEL)
     warnings.warn(
-        f"{share:.0%} of the words are not English, but the model that reads them is not here; {DEFAULT_MODEL}, which "
-        'says little about them, is used. Install the other one with: pip install "kexue[multilingual]".',
+        f"{share:.0%} of the words are not English; {DEFAULT_MODEL}, which says little about them, is used, because "
+        f"{reason}",
         UserWarning,
         stacklevel=2,
     )
