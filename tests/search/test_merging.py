@@ -162,7 +162,8 @@ def test_what_an_interrupted_run_left_is_replaced(make, tmp_path, monkeypatch):
     seen = []
     assert merge_indexes(target, [a, b], progress=lambda done, total: seen.append((done, total))).documents == 8
     assert seen[-1] == (8, 8)
-    assert sorted(path.name for path in tmp_path.glob("all*")) == ["all.kx", "all.kx-snapshot"]
+    assert target.exists()
+    assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
 
 def test_a_merge_is_as_private_as_its_sources(make, tmp_path):

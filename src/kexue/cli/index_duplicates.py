@@ -116,5 +116,6 @@ def _describe(report: DuplicateReport, top: int) -> str:
         if len(group.documents) > _SHOWN:
             lines.append(f"  and {len(group.documents) - _SHOWN:,} more")
     if top and number > top:
-        lines.append(f"\n{number - top:,} smaller groups are not shown: --top 0, or --out FILE for all documents")
+        hidden = "1 smaller group is" if number - top == 1 else f"{number - top:,} smaller groups are"
+        lines.append(f"\n{hidden} not shown: --top 0, or --out FILE for all documents")
     return "\n".join(lines)
