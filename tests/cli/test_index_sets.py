@@ -95,6 +95,3 @@ def test_duplicates_for_people(run):
     assert "how long does a refund take" in out
     code, out, _ = run("duplicates", "all.kx")
     assert "from random pairs" in out
-    run("calibrate", "all.kx")
-    code, out, _ = run("duplicates", "all.kx")
-    assert "from the calibration" in out

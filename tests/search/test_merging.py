@@ -7,7 +7,7 @@ import pytest
 
 from kexue.errors import DataError, NotSupported, SpaceMismatchError
 from kexue.search import Index, IndexExistsError, check_index, merge_indexes
-from kexue.similarity import Whitening
+from kexue.similarity import ScoreCalibrator, Whitening
 
 TEXTS = [f"text {word} {n}" for n, word in enumerate(["dog", "cat", "ball", "park", "退货", "refund", "bank", "card"])]
 
@@ -100,7 +100,10 @@ def test_every_conflict_is_counted_and_some_are_named(make, tmp_path):
 def test_calibration_and_columns(make, tmp_path, gram_encoder):
     a, b = make("a", TEXTS[:4]), make("b", TEXTS[4:])
     with Index.open(a, encoder=gram_encoder()) as index:
-        index.calibrate(n=6)
+        saved = tmp_path / "calibration"
+        ScoreCalibrator().fit(np.linspace(-1, 1, 9)).save(saved)
+        entries = {"calibration": saved.read_bytes(), "calibration_facts": "{}"}
+        index.store.upsert([], metadata=entries)
         index.hubness(2)
     for path, fields in ((a, ["lang"]), (b, ["year", "lang"])):
         with Index.open(path) as index:
@@ -109,7 +112,8 @@ def test_calibration_and_columns(make, tmp_path, gram_encoder):
     report = merge_indexes(tmp_path / "all.kx", [a, b])
     assert [("calibration" in warning, a in warning) for warning in report.warnings] == [(True, True)]
     with Index.open(tmp_path / "all.kx", readonly=True) as index:
-        assert (index.calibrator, index.info().hubness) == (None, None)
+        assert not {"calibration", "calibration_facts", "hubness"} & set(index.store.metadata())
+        assert index.calibrator is None
         assert index.schema["metadata"] == ["lang", "year"]
     with Index.open(b) as index:
         index.store.upsert([], metadata={"columns": json.dumps({"text": "other", "id": "n", "metadata": []})})

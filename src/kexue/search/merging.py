@@ -33,7 +33,8 @@ from kexue.search.store.base import Row, Store, Value
 
 _LISTED = 5  # ids that an error names
 # Metadata of an index that hold for it and its documents only.
-_OWN = ("epoch", "created", "updated", "space", "calibration", "hubness", "columns", "drift_n", "drift_sum")
+_OWN = ("epoch", "created", "updated", "space", "hubness", "columns", "drift_n", "drift_sum", "written")
+_CALIBRATION = "calibration"  # what begins with it
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,11 @@ def _conflict_error(sources: Sequence[_Source], conflicts: Sequence[tuple[str, i
 def _merge_metadata(sources: Sequence[_Source]) -> tuple[dict[str, Value], list[str]]:
     """Return the metadata of the merged index as a whole, and warnings about what it does not take over."""
     base = next((source for source in sources if source.space.token is not None), sources[0])
-    metadata = {key: value for key, value in base.store.metadata().items() if key not in _OWN}
+    metadata = {
+        key: value
+        for key, value in base.store.metadata().items()
+        if key not in _OWN and not key.startswith(_CALIBRATION)
+    }
     if base.space.token is not None:
         metadata["space"] = secrets.token_hex(8)
     if len({source.store.metadata()["approx"] for source in sources}) > 1:
@@ -225,7 +230,7 @@ def _merge_metadata(sources: Sequence[_Source]) -> tuple[dict[str, Value], list[
     warnings = [
         f"the calibration of {source.path} is not taken over; run kexue index calibrate on the merged index."
         for source in sources
-        if "calibration" in source.store.metadata()
+        if _CALIBRATION in source.store.metadata()
     ]
     if len({Splitting.load(source.store.metadata()) for source in sources}) > 1:
         warnings.append(f"the indexes split texts into other passages; what is added later is split as in {base.path}.")
