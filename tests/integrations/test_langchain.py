@@ -72,16 +72,20 @@ def test_search_is_that_of_the_index(store):
     for query in ("money", "hours of the parcel post"):
         expected = cosines(query)
         order = np.argsort(-expected, kind="stable")
-        found = store.similarity_search_with_score(query, k=3)
+        found = store.similarity_search_with_score(query, k=3, mode="dense")
         assert [document.id for document, _ in found] == ["abcde"[at] for at in order[:3]]
         assert [score for _, score in found] == pytest.approx(expected[order[:3]].tolist(), abs=1e-6)
         assert [document.page_content for document, _ in found] == [TEXTS[at] for at in order[:3]]
         assert [document.metadata for document, _ in found] == [DATA[at] for at in order[:3]]
-        plain = store.similarity_search(query, k=3)
+        plain = store.similarity_search(query, k=3, mode="dense")
         assert plain == [document for document, _ in found]
         assert store.similarity_search_by_vector(Letters().embed_query(query), k=3) == plain
-        relevance = store.similarity_search_with_relevance_scores(query, k=5)
+        relevance = store.similarity_search_with_relevance_scores(query, k=5, mode="dense")
         assert [score for _, score in relevance] == pytest.approx(np.sort(expected)[::-1].tolist(), abs=1e-6)
+        usual = store.similarity_search_with_score(query, k=4)
+        assert [(one.id, score) for one, score in usual] == [
+            (hit.id, hit.score) for hit in store.index.search(query, k=4)[0]
+        ]
     assert len(store.similarity_search("money")) == 4  # LangChain's default
 
 
@@ -110,7 +114,7 @@ def test_marginal_relevance_against_its_definition(store):
         chosen.append(left[int(np.argmax(gains))])
     found = store.max_marginal_relevance_search(query, k=3, fetch_k=5, lambda_mult=weight)
     assert [document.id for document in found] == ["abcde"[at] for at in chosen]
-    plain = store.similarity_search(query, k=3)
+    plain = store.similarity_search(query, k=3, mode="dense")
     assert store.max_marginal_relevance_search(query, k=3, lambda_mult=1.0) == plain != found
     assert store.max_marginal_relevance_search(query, filter={"topic": "post"}) == [store.get_by_ids(["b"])[0]]
     store.delete()

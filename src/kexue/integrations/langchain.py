@@ -22,8 +22,8 @@ Filter = Mapping[str, Any]
 class KexueVectorStore(VectorStore):
     """An index of kexue with the methods of LangChain's `VectorStore`; the asynchronous ones run in a thread.
 
-    A score is the cosine of the stored vectors, larger for nearer documents. A filter is one of `Index.search`. Other
-    keywords of a search are passed to `Index.search`, for example ``rerank="wrd"``.
+    A search by text is that of `Index.search`: words count, too; ``mode="dense"`` uses meaning alone. A score is the
+    cosine of the stored vectors, larger for nearer documents. Filters and other keywords of a search are passed on.
 
     Args:
         index: open index, or the path of one to open; it stays open until ``store.index.close()``.
