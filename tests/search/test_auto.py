@@ -129,16 +129,16 @@ class Recorder:
 
 def test_documents_queries_and_pairs_get_their_prompts_and_the_index_records_them(tmp_path: Path) -> None:
     encoder = Recorder()
+    documents = ["a" * n for n in range(1, 61)]
+    queries = ["ccc", "d", "ee", "ff", "ggg"]
     with Index.create(tmp_path / "x.kx", encoder) as index:
-        index.add(["a", "bb"])
-        index.search("ccc")
+        index.add(documents)
+        index.search(queries[0])
         index.calibrate(pairs=[("d", "ee"), ("ff", "ggg")], labels=[1, 0])
         assert index.info().model["prompts"] == encoder.prompts
-    roles = {text: prompt for prompt, text in encoder.given}
-    assert roles == {
-        **dict.fromkeys(("a", "bb"), "passage"),
-        **dict.fromkeys(("ccc", "d", "ee", "ff", "ggg"), "query"),
-    }
+    roles = dict.fromkeys(documents, "passage") | dict.fromkeys(queries, "query")
+    given = {text: prompt for prompt, text in encoder.given}
+    assert {text: given[text] for text in roles} == roles
 
 
 def test_pairs_are_alike_in_comparisons_and_evaluations(tiny_model: Path) -> None:
