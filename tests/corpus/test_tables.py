@@ -152,6 +152,8 @@ def test_the_delimiter_is_the_one_by_which_rows_agree(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id;question, in short;lang\n1;How long, please, is it?;en\n2;Hello;en\n")
     records = read_records(tmp_path / "a.csv", text="question, in short", id="id")
     assert [(r.id, r.text) for r in records] == [("1", "How long, please, is it?"), ("2", "Hello")]
+    (tmp_path / "b.csv").write_text("id;question, in short;lang\n1;How long, please?;en\n")
+    assert next(read_records(tmp_path / "b.csv", text="lang")).text == "en"
     with pytest.raises(ValueError, match="one character"):
         read_records(tmp_path / "a.csv", delimiter=";;")
 

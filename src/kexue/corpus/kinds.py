@@ -2,7 +2,8 @@
 
 A cell of CSV does not say what it is, so one value decides nothing: 3.10 may be a price or a version. A column is
 *numbers* if every value that is not empty reads as one (`parse_scalar`), and no two spellings would become one number:
-where some value ends with a zero after the point (3.10), all that have a point have as many digits after it. It is
+where some value ends with a zero after the point (3.10), all that have a point have as many digits after it, and where
+some value has nothing but zeros there (3.0), all have a point. It is
 *booleans* or *dates* (year, month, day, perhaps a time) if every value is one. Otherwise it is text, as it is written.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from kexue.corpus.fields import parse_scalar
@@ -19,9 +21,11 @@ KINDS = ("text", "number", "boolean", "date")
 _DATE = re.compile(
     r"(\d{4})([-/年])(\d{1,2})([-/月])(\d{1,2})(日?)(?:[ T](\d{1,2}):(\d\d)(?::(\d\d))?)?", re.ASCII
 )  # 2024-05-01, 2024/5/1 9:30, 2024年5月1日
+_CACHED = 4096  # values of metadata occur again and again
 _ALMOST = 0.9  # share of numbers in a column of text from which the user is told
 
 
+@lru_cache(_CACHED)
 def read_date(text: str) -> str | None:
     """Return a date, perhaps with a time, in ISO form; None for anything else.
 
@@ -52,6 +56,9 @@ def spell(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
 
 
+_parse = lru_cache(_CACHED)(parse_scalar)
+
+
 class _Column:
     """What the values of one column have in common."""
 
@@ -59,13 +66,15 @@ class _Column:
         self.count = self.numbers = self.booleans = self.dates = 0
         self.places: set[int] = set()  # digits after the point
         self.zero = False  # a number ends with a zero after the point
+        self.round = False  # a number has nothing but zeros there
+        self.bare = False  # a number has no point
         self.odd: tuple[str, str, int] | None = None  # the first value that is no number, with path and line
 
     def add(self, value: Any, path: str, line: int) -> None:
         """Count a value that is not empty."""
         self.count += 1
         text = spell(value)
-        read = parse_scalar(text)
+        read = _parse(text)
         if isinstance(read, bool):
             self.booleans += 1
         elif isinstance(read, int | float):
@@ -74,6 +83,8 @@ class _Column:
             if point:
                 self.places.add(len(digits))
                 self.zero = self.zero or digits.endswith("0")
+                self.round = self.round or not digits.strip("0")
+            self.bare = self.bare or not point
             return
         elif read_date(text):
             self.dates += 1
@@ -81,7 +92,8 @@ class _Column:
 
     def kind(self) -> str:
         """Return the type that fits all values."""
-        if self.count == self.numbers and not (self.zero and len(self.places) > 1):
+        distinct = not (self.zero and len(self.places) > 1) and not (self.round and self.bare)
+        if self.count == self.numbers and distinct:
             return "number"
         return "boolean" if self.count == self.booleans else "date" if self.count == self.dates else "text"
 
@@ -121,7 +133,7 @@ class ColumnKinds:
             return None
         text = spell(value)
         kind = self._kind(name)
-        return (read_date(text) or text) if kind == "date" else text if kind == "text" else parse_scalar(text)
+        return (read_date(text) or text) if kind == "date" else text if kind == "text" else _parse(text)
 
     def remarks(self) -> list[str]:
         """Return a sentence for each column that a few values keep from being numbers, or from its known type."""

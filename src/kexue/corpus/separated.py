@@ -6,7 +6,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from kexue.corpus.decoding import Decoder, decode_lines
@@ -144,8 +144,8 @@ def find_delimiter(sample: list[str], expected: str) -> str:
     """Return what separates the fields of a file that begins with the lines `sample`.
 
     It is a character of `DELIMITERS`, or `expected`, that stands in the header outside quotes. Where several do, it is
-    the one by which most rows have as many fields as the header; among equals `expected`, else the one that gives more
-    fields. Where none does, the file has one column.
+    the one by which most rows have as many fields as the header; among equals the one that gives more fields, then
+    `expected`. Where none does, the file has one column.
 
     >>> find_delimiter(["id;question, in short;lang", "1;How long, please?;en", "2;Hello;en"], ",")
     ';'
@@ -156,14 +156,16 @@ def find_delimiter(sample: list[str], expected: str) -> str:
     if len(present) < 2:
         return present[0] if present else expected
 
-    def agreement(mark: str) -> tuple[float, bool, int]:
+    cut = len(sample) >= _SAMPLE or sum(map(len, sample)) >= _SAMPLE_CHARACTERS  # the last row may go on
+
+    def agreement(mark: str) -> tuple[float, int, bool]:
         """Return the share of rows as wide as the header, and what decides between equals."""
         try:
             widths = [len(row) for row in csv.reader(sample, delimiter=mark) if row and row != [""]]
         except csv.Error:
-            return 0.0, False, 0
-        body = list(islice(widths, 1, max(2, len(widths) - 1)))  # without the last row, which the sample may cut
+            return 0.0, 0, False
+        body = widths[1 : len(widths) - cut]
         share = sum(width == widths[0] for width in body) / len(body) if body else 1.0
-        return share, mark == expected, widths[0]
+        return share, widths[0], mark == expected
 
     return max(present, key=agreement)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kexue.search.index import Index as Index
     from kexue.search.info import IndexInfo as IndexInfo
     from kexue.search.ingest import AddReport as AddReport
+    from kexue.search.inputs import InputReport as InputReport, check_files as check_files
     from kexue.search.merging import MergeReport as MergeReport, merge_indexes as merge_indexes
     from kexue.search.ranking import Hit as Hit, Passage as Passage
     from kexue.search.rerank import (
@@ -61,6 +62,7 @@ __getattr__, __dir__, __all__ = attach(
         "duplicates": ("DuplicateGroup", "DuplicateReport", "find_duplicates"),
         "filters": ("parse_filter",),
         "index": ("Index",),
+        "inputs": ("InputReport", "check_files"),
         "info": ("IndexInfo",),
         "ingest": ("AddReport",),
         "merging": ("MergeReport", "merge_indexes"),
