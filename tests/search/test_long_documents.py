@@ -174,11 +174,11 @@ def test_a_text_that_is_split_is_not_truncated_and_one_that_is_not_is_counted(tm
             assert (index.info().passages or {}).get("split", 0) == (0 if cut else long)
 
 
-def test_auto_splits_what_is_longer_than_the_encoder_reads_into_shorter_passages(tmp_path: Path) -> None:
+def test_auto_splits_what_is_longer_than_the_encoder_reads(tmp_path: Path) -> None:
     spans = passages_of(TEXTS, Splitting("auto"))
     assert [len(some) > 1 for some in spans] == [n > LIMIT for n in LENGTHS]
-    words = [len(text[a:b].split()) for text, some in zip(TEXTS, spans, strict=True) for a, b in some if len(some) > 1]
-    assert max(words) == LIMIT // 2
+    words = [len(text[a:b].split()) for text, some in zip(TEXTS, spans, strict=True) for a, b in some]
+    assert max(words) == LIMIT
 
 
 def test_info_says_how_texts_are_split(tmp_path: Path) -> None:

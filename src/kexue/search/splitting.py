@@ -15,7 +15,6 @@ from kexue.text.roles import choose_prompt
 
 Truncate = Literal["allow", "error"]
 ENTRY = "passages"  # of the metadata of a store
-AUTO_TOKENS = 128  # of a passage; measured with benchmarks/passages.py: longer ones are found less often
 _BATCH = 512  # texts whose length is checked at a time
 _FORM = re.compile(r"([1-9][0-9]*)(?::([0-9]+))?")
 
@@ -25,8 +24,9 @@ class Splitting:
     """How long texts are split.
 
     Attributes:
-        mode: ``"auto"`` splits a text that is longer than the encoder reads, into passages of 128 tokens, or of half of
-            what it reads where that is less. ``"tokens"`` splits what has more than `tokens`, ``"none"`` nothing.
+        mode: ``"auto"`` splits a text that is longer than the encoder reads, into passages as long as it reads (with
+            those of 128 tokens it was found as often, with twice the vectors: benchmarks/passages.py). ``"tokens"``
+            splits what has more than `tokens`, ``"none"`` nothing.
         tokens: tokens of a passage in the mode ``"tokens"``.
         overlap: tokens that a passage may repeat of the one before.
     """
@@ -90,14 +90,9 @@ class Splitting:
             if self.mode == "auto":
                 return whole
             raise _blind_error(encoder)
-        prompt = choose_prompt(encoder, "document")
-        spans: list[list[Span]] = encoder.split(texts, self.tokens, self.overlap, prompt_name=prompt)
-        if self.mode == "auto":
-            long = [place for place, some in enumerate(spans) if len(some) > 1]
-            tokens = min(AUTO_TOKENS, encoder.max_length // 2)
-            again = encoder.split([texts[place] for place in long], tokens, prompt_name=prompt)
-            for place, some in zip(long, again, strict=True):
-                spans[place] = some
+        spans: list[list[Span]] = encoder.split(
+            texts, self.tokens, self.overlap, prompt_name=choose_prompt(encoder, "document")
+        )
         return spans
 
 

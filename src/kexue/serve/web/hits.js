@@ -10,8 +10,11 @@ const SHORT = 160; // of an id or a value
 
 /** A list entry for `hit` and the means to open it. */
 export function hitView(hit, { query, index, rerank, toggle, narrow }) {
-  const text = hit.document?.text ?? "";
-  const metadata = Object.entries(hit.document?.metadata ?? {}).filter(([, value]) => value !== null);
+  const text = hit.passage?.text ?? hit.document?.text ?? ""; // the best passage of a document that was split
+  const place = hit.passage?.location;
+  const metadata = Object.entries(hit.document?.metadata ?? {}).filter(
+    ([, value]) => value !== null && typeof value !== "object", // no filter compares a list
+  );
   const why = el("div", { class: "why", hidden: true });
   const button = el(
     "button",
@@ -44,6 +47,7 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
       "div",
       { class: "foot" },
       el("code", { class: "id", title: t("id") }, bounded(hit.id, SHORT)),
+      place ? el("span", { class: "place" }, bounded(place, SHORT)) : null,
       el("ul", { class: "chips" }, metadata.map(chip)),
       button,
     ),
