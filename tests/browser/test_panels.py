@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+import kexue.search
+import kexue.serve
 
 from .conftest import HOSTILE, TEXTS
 
@@ -53,6 +57,45 @@ def test_hits_are_those_of_the_server_as_one_types(visit, server) -> None:
     assert f"{low} to {high} %" in first.inner_text()
     assert page.get_by_role("status").first.inner_text().startswith("10 hits in ")
     assert here.state == {"q": QUERY, "index": "faq"}
+
+
+@pytest.mark.parametrize("zh", [False, True])
+def test_a_weak_match_and_its_doubts_are_told_in_words(visit, zh) -> None:
+    here = visit(zh=zh)
+    hit = {"id": "a", "index": "faq", "score": 0.3, "percentile": 99.0, "chance": 0.42, "document": {"text": "no"}}
+    answer = {"match": "weak", "results": [hit, {**hit, "id": "b", "chance": 1 / 150}], "timings": {"total": 0.1}}
+    told = [
+        "the calibration is too old: it saw 1,000 documents, and 300 have been added, changed or removed since. Again.",
+        "the model does not know these parts of the query: 退, <b>x</b>.",
+        "another sentence.",
+    ]
+    here.page.route("**/v1/search", lambda route: route.fulfill(json={**answer, "warnings": told}))
+    here.go("search", index="faq", q="anything")
+    banner = here.page.locator(".doubts").inner_text()
+    assert all(part in banner for part in ("1,000", "300", "kexue index calibrate faq", "退, <b>x</b>", told[2]))
+    assert ("too old" in banner) is not zh
+    weak = here.page.locator(".weak-match").inner_text()
+    assert ("没有好的匹配" if zh else "No good match") in weak
+    first, second = texts(here.page, ".weak .hit")
+    assert ("42% 的无关问题" if zh else "42 % of unrelated questions find") in first
+    assert ("每 150 个" if zh else "1 in 150 unrelated questions") in second
+    assert "99" not in first
+    colour = "one => getComputedStyle(one).color"
+    grey = here.page.locator(".hit .text").first.evaluate(colour)
+    here.page.unroute("**/v1/search")
+    here.page.route("**/v1/search", lambda route: route.fulfill(json={**answer, "match": "good", "warnings": []}))
+    here.go("search", index="faq", q="something else")
+    assert here.page.locator(".doubts, .weak-match, .hits.weak").count() == 0
+    assert here.page.locator(".hit .text").first.evaluate(colour) != grey
+
+
+def test_every_sentence_of_the_server_has_words_on_the_page() -> None:
+    web = Path(kexue.serve.__file__).parent / "web"
+    begun = re.findall(r"\[/\^([^(/\\]{1,30})", (web / "doubts.js").read_text(encoding="utf-8"))
+    assert len(begun) == 12
+    search = Path(kexue.search.__file__).parent
+    source = "".join((search / f"{name}.py").read_text(encoding="utf-8") for name in ("meaning", "warnings"))
+    assert [words for words in begun if words not in source] == []
 
 
 def test_an_older_question_is_given_up(visit) -> None:

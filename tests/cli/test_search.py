@@ -163,7 +163,8 @@ def test_numbers_of_a_calibrated_index(shown, record):
     hits = [hit | {"percentile": 99.996, "chance": 0.0123, "probability": chance} for hit in record["results"]]
     for width in (50, 120):
         text = "\n".join(shown(width, results=hits))
-        assert all(part in text for part in ("99.9960", "1.3%", "0.50 (0.25-0.75)", "percentile", "chance"))
+        assert all(part in text for part in ("1.3%", "0.50 (0.25-0.75)", "chance", "probability"))
+        assert "percentile" not in text  # it is common among first hits
     values = tsv_lines(record | {"results": hits})[1].split("\t")
     assert values[3:8] == ["99.996", "0.0123", "0.5", "0.25", "0.75"]
 

@@ -203,7 +203,7 @@ def _make_columns(hits: Sequence[Record], show: Sequence[str], width: int) -> li
 
     columns = []
     for name, form in _NUMBERS.items():
-        if hits[0].get(name) is not None:
+        if name != "percentile" and any(hit.get(name) is not None for hit in hits):
             cells = ["" if hit[name] is None else form(hit[name]) for hit in hits]
             columns.append(_Column(name, cells, max(map(cell_len, [name, *cells])), "right"))
     fields = [("id", [_one_line(hit["id"]) for hit in hits], 0.3)]

@@ -83,10 +83,9 @@ export function hitView(hit, { query, index, rerank, toggle, narrow }) {
 }
 
 /** What a score means: terms and descriptions for a <dl>. */
-export function meaning({ score, percentile, chance, probability }, rerank = "") {
+export function meaning({ score, chance, probability }, rerank = "") {
   const shown = [term(t(rerank ? `score_${rerank}` : "cosine"), number(score, 3))];
   if (typeof chance === "number") shown.push(term(t("chanceOf"), rareness(chance)));
-  else if (typeof percentile === "number") shown.push(term(t("percentile"), rarity(percentile), "wide"));
   if (probability) {
     const { value, low, high } = probability;
     const words = t("probabilityWords", { value: percent(value), low: percent(low), high: percent(high) });
@@ -95,7 +94,7 @@ export function meaning({ score, percentile, chance, probability }, rerank = "")
   return shown;
 }
 
-const term = (name, words, kind = null) => el("div", { class: kind }, el("dt", {}, name), el("dd", {}, words));
+const term = (name, words) => el("div", {}, el("dt", {}, name), el("dd", {}, words));
 const percent = (share) => number(100 * share, 0);
 
 /** How often an unrelated question finds a hit as near: one in so many, or a share where that is large. */

@@ -73,8 +73,6 @@ const en = {
   found: ["{n} hit in {ms} ms, nearest first", "{n} hits in {ms} ms, nearest first"],
   nothing: "Nothing found: the index is empty.",
   nothingFiltered: "No document matches these filters.",
-  barGuide:
-    "The bar shows how rare such a high cosine is among random pairs of documents: from one mark to the next it is ten times rarer. The marks are at 90 %, 99 % and 99.9 %.",
   noPercentile:
     "How rare is such a score? After kexue index calibrate {index} every score is also compared with random pairs of your documents.",
   id: "Id",
@@ -321,7 +319,6 @@ const zh = {
   found: "{n} 条结果，用时 {ms} 毫秒，最近的在前",
   nothing: "没有找到：索引是空的。",
   nothingFiltered: "没有文档符合这些筛选。",
-  barGuide: "横条表示：在随机的文档对里，这么高的余弦有多罕见。每过一个刻度，罕见十倍；刻度在 90%、99% 和 99.9% 处。",
   noPercentile: "这样的分数有多罕见？运行 kexue index calibrate {index} 之后，每个分数都会与随机的文档对比较。",
   id: "编号",
   why: "为什么？",

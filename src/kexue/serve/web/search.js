@@ -129,8 +129,7 @@ export function mount(root, { set }) {
       hitView(hit, { query: state.q, index: state.index, rerank: state.rerank, toggle, narrow: addFilter }),
     );
     list.replaceChildren(...views.map(({ node }) => node));
-    const has = (name) => results.some((hit) => typeof hit[name] === "number");
-    guide.textContent = has("chance") ? t("chanceGuide") : has("percentile") ? t("barGuide") : "";
+    guide.textContent = results.some(({ chance }) => typeof chance === "number") ? t("chanceGuide") : "";
     expand();
   }
 
