@@ -311,7 +311,12 @@ def test_a_backup_copied_back_is_not_read_with_the_newer_snapshot(tmp_path: Path
     backup = Path(shutil.copyfile(path, tmp_path / "backup"))
     before = look(path)
     with Index.open(path) as index:  # as many documents, other vectors
-        index.add([f"changed {i}" for i in range(N)], ids=[f"id{i}" for i in range(N)], vectors=VECTORS[100 : N + 100])
+        index.add(
+            [f"changed {i}" for i in range(N)],
+            ids=[f"id{i}" for i in range(N)],
+            metadata=[{"n": i} for i in range(N)],
+            vectors=VECTORS[100 : N + 100],
+        )
         index.search(QUERIES)
     assert look(path) != before
     shutil.copyfile(backup, path)

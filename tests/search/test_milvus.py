@@ -424,8 +424,8 @@ def test_an_index_in_milvus_answers_as_one_in_a_file(
         with Index.open(place, encoder=gram_encoder()) as index:
             assert len(index) == 54
             assert index.add(texts[:3], ids=["d0", "d1", "d2"], metadata=[{"n": i} for i in range(3)]).skipped == 3
-            found = index.search(["red car", "sky blue 5"], k=5)
-            found += index.search("green sky", k=5, filter={"n": {"lt": 20}}, dehub="none")
+            found = index.search(["red car", "sky blue 5"], k=5, mode="dense")
+            found += index.search("green sky", k=5, mode="dense", filter={"n": {"lt": 20}}, dehub="none")
             answers.append(found)
             info = index.info()
             assert (info.index, info.documents, info.dims, info.dehub) == (str(place), 54, 8, "csls")

@@ -102,7 +102,7 @@ def test_a_hit_as_a_record() -> None:
         "kind": "wrd",
         "pairs": [{"source": "a", "target": "b", "mass": 1.0, "cost": 0.25, "contribution": 0.25}],
     }
-    assert hit_record(full, "faq")["passage"] == {"start": 2, "end": 6, "text": "text"}
+    assert hit_record(full, "faq")["passage"] == {"start": 2, "end": 6, "text": "text", "location": None}
     assert hit_record(full, "faq")["probability"] == {"value": 0.5, "low": 0.4, "high": 0.6}
 
 
