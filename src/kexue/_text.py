@@ -48,9 +48,11 @@ def is_utf16(raw: bytes) -> bool:
 
 
 def _likely_encoding(raw: bytes, line: int) -> str | None:
-    """Return UTF-16 for its mark, GB18030 for a line that reads as Chinese with two high bytes per character."""
+    """Return UTF-16 for its mark or NUL, GB18030 for a line that reads as Chinese, two high bytes a character."""
     if line == 1 and is_utf16(raw):
         return "UTF-16"
+    if b"\0" in raw:  # every other byte of the delimiters and line ends in UTF-16
+        return "UTF-16LE" if raw[1::2].count(0) > raw[::2].count(0) else "UTF-16BE"
     try:
         text = raw.decode("gb18030")
     except UnicodeDecodeError:

@@ -107,3 +107,12 @@ def test_encoding_and_delimiter_can_be_named(run: Run) -> None:
     code, _, err = run("index", "build", "b.csv", "--encoding", "no-such", "--out", "c.kx")
     assert code == 1
     assert "unknown encoding 'no-such'" in err
+
+
+def test_info_and_list_show_a_value_with_line_breaks_in_one_line(run: Run) -> None:
+    Path("lines.csv").write_text('text,answer\nhow?,"call\nus"\nwhere?,"call\nus"\n')
+    assert run("index", "build", "lines.csv", "--metadata", "answer", "--out", "lines.kx")[0] == 0
+    code, out, _ = run("index", "info", "lines.kx")
+    assert code == 0
+    assert "field answer: text in 2 documents, 1 values, call us (2)\n" in out
+    assert len(run("index", "list", "lines.kx")[1].splitlines()) == 2

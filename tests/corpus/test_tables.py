@@ -274,6 +274,26 @@ def test_a_sheet_is_chosen_by_name(workbook: Path) -> None:
         list(read_records(workbook, sheet="none"))
 
 
+def test_codes_that_are_shown_with_leading_zeros_keep_them(tmp_path: Path) -> None:
+    """A cell holds the number 7 and the format 000: the program shows 007, and writes 007 into a csv."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.append(["text", "code", "number"])
+    for place, (code, number) in enumerate([(7, 7), (1234, 20.0), (0, -3)], start=2):
+        sheet.append([f"text {place}", code, number])
+        sheet.cell(place, 2).number_format = "000"
+        sheet.cell(place, 3).number_format = "0"
+    book.save(tmp_path / "a.xlsx")
+    records = list(read_records(tmp_path / "a.xlsx", id="code", metadata=["code", "number"]))
+    assert [record.id for record in records] == ["007", "1234", "000"]
+    assert [record.metadata for record in records] == [
+        {"code": "007", "number": 7},
+        {"code": "1234", "number": 20},
+        {"code": "000", "number": -3},
+    ]
+
+
 def test_the_value_that_a_spreadsheet_stored_of_a_formula_counts(workbook: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(workbook) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
         for name in old.namelist():
@@ -352,11 +372,63 @@ def test_all_faults_are_counted_with_their_first_lines(tmp_path: Path, name: str
         list(read_records(tmp_path / name, id="id"))
 
 
-def test_an_open_quote_that_takes_the_rest_of_the_file_is_never_skipped(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('text,b\none,1\n"two,2\nthree,3\n')
-    with pytest.raises(DataError, match="the row that begins here") as caught:
-        list(read_records(tmp_path / "a.csv", collect=True))
+@pytest.mark.parametrize("row", ['"two,2', '"two"x,2', '2,"two', '"t""wo",3,"'])
+def test_a_quote_that_is_not_closed_costs_only_its_own_row(tmp_path: Path, row: str) -> None:
+    (tmp_path / "a.csv").write_text(f'text,b\none,1\n{row}\nthree,3\nfour,4\n"fi\nve",5\n')
+    records = read_records(tmp_path / "a.csv", text="text", metadata=["b"], collect=True)
+    rows = [(record.text, record.metadata["b"], record.line) for record in records]
+    assert rows == [("one", 1, 2), ("three", 3, 4), ("four", 4, 5), ("fi\nve", 5, 6)]
+    [fault] = records.faults.records()
+    assert (fault["count"], fault["line"]) == (1, 3)
+    with pytest.raises(DataError, match="begins here") as caught:
+        list(read_records(tmp_path / "a.csv", text="text"))
     assert caught.value.line == 3
+
+
+def test_an_open_quote_at_the_end_and_one_that_is_longer_than_a_row_may_be(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,b\none,1\n"two,2\nthree,3\n')
+    for limit in (1 << 20, 12):
+        records = read_records(tmp_path / "a.csv", max_bytes=limit, collect=True)
+        assert [(record.text, record.line) for record in records] == [("one", 2), ("three", 4)]
+        assert records.faults.records()[0]["line"] == 3
+    (tmp_path / "b.csv").write_text('"text,b\none,1\n')
+    with pytest.raises(DataError, match="begins here"):  # no names
+        list(read_records(tmp_path / "b.csv", collect=True))
+
+
+def test_a_malformed_byte_in_a_line_that_is_read_again_is_a_fault_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'text,b\n"two,2\nth\xffree,3\nfour,4\n')
+    records = read_records(tmp_path / "a.csv", collect=True)
+    assert [record.text for record in records] == ["four"]
+    assert len(records.faults) == 2
+
+
+def test_rows_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    """Empty rows, and empty fields beyond the last column, say nothing; names of columns may have spaces around."""
+    (tmp_path / "a.csv").write_text(",,\r\nid, text ,n,\r\n1,one,3,,\r\n,,,\r\n,,,,\r\n2,two,4,\r\n,,,\r\n", newline="")
+    records = list(read_records(tmp_path / "a.csv", id="id", metadata=["n"]))
+    assert [(one.id, one.text, one.metadata, one.line) for one in records] == [
+        ("1", "one", {"n": 3}, 3),
+        ("2", "two", {"n": 4}, 6),
+    ]
+
+
+def test_a_missing_column_below_a_title(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("All questions,,\nid,text,n\n1,one,3\n")
+    with pytest.raises(DataError, match=r"There are: All questions\..*remove the rows above them"):
+        list(read_records(tmp_path / "a.csv", text="text"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16le", "utf-16be"])
+def test_utf_16_without_its_mark_is_named_in_the_error(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes(f'编号,问题\n1,"{CHINESE}"\n'.encode(encoding))
+    with pytest.raises(DataError, match=f"--encoding {encoding} "):
+        list(read_records(tmp_path / "a.csv"))
+    [record] = read_records(tmp_path / "a.csv", text="问题", encoding=encoding)
+    assert record.text == CHINESE
+    (tmp_path / "a.csv").write_bytes("text\nplain\n".encode(encoding))
+    with pytest.raises(DataError, match="--encoding utf-16le"):
+        list(read_records(tmp_path / "a.csv"))
 
 
 def test_documents_of_a_folder_are_faults_one_by_one(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def _describe_field(field: dict[str, Any]) -> str:
     words += [f"{field['low']} to {field['high']}"] if field["low"] is not None else []
     words += ["more than 1,000 values" if field["distinct"] is None else f"{field['distinct']:,} values"]
     words += [
-        f"{str(value)[:30]} ({count:,})" for value, count in field["common"] if field["distinct"] < field["count"]
+        f"{' '.join(str(value)[:30].split())} ({count:,})"
+        for value, count in field["common"]
+        if field["distinct"] < field["count"]
     ]
     return ", ".join(words)
 

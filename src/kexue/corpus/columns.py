@@ -186,9 +186,10 @@ class Columns:
 
 def _no_column(name: str, role: str, names: list[str], path: str, line: int | None = None) -> DataError:
     """Return the error about a column that is missing."""
+    first = "" if line else " If the names of the columns stand further down, remove the rows above them."
     return DataError(
-        f"there is no column {name!r}. There are: {list_names(names)}.",
-        remedy=f"Name one of them with --{role} (in Python {role}=).",
+        f"there is no column {name!r}. There are: {list_names([name for name in names if name])}.",
+        remedy=f"Name one of them with --{role} (in Python {role}=).{first}",
         path=path,
         line=line,
         column=name,

@@ -177,7 +177,7 @@ class Decoder:
             return text
         bad = [i for i, char in enumerate(text) if char == "\0" or "\ud800" <= char <= "\udfff"]
         if self.strict:
-            nul = "a NUL character (is this a binary file, or UTF-16 without its mark?)"
+            nul = "a NUL character (is this a binary file, or --encoding utf-16le?)"
             raise RecordError(
                 "malformed",
                 f"the text holds {nul if text[bad[0]] == chr(0) else 'half a surrogate pair'}.",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from kexue.corpus.decoding import Decoder, decode_lines
-from kexue.corpus.faults import RecordError
+from kexue.corpus.faults import RecordError, as_record_error
 from kexue.errors import DataError
 
 Row = tuple[int, dict[str, Any]]
@@ -25,16 +25,19 @@ def csv_table(path: str, decoder: Decoder, expected: str, delimiter: str | None 
     """Yield the rows of a CSV or TSV file whose first row names the columns; quoted fields may hold line breaks.
 
     Args:
-        path, decoder, expected, delimiter: see `csv_rows`. A row with more or fewer fields than the header is a fault.
+        path, decoder, expected, delimiter: see `csv_rows`. A row without any text is skipped, as spreadsheets write
+            empty rows; one with fewer fields than the header, or with more that are not empty, is a fault.
     """
     header: list[str] | None = None
     for line, fields in csv_rows(path, decoder, expected, delimiter):
+        if not any(fields):
+            continue
         if header is None:
-            header = fields
+            header = [name.strip() for name in fields]
             check_names(header, path)
             continue
-        if len(fields) == len(header):
-            yield line, dict(zip(header, fields, strict=True))
+        if len(fields) >= len(header) and not any(fields[len(header) :]):
+            yield line, dict(zip(header, fields, strict=False))
             continue
         decoder.faults.add(
             RecordError(
@@ -72,47 +75,39 @@ def csv_rows(
 
     Args:
         path: the file.
-        decoder: decodes it; rows that are malformed are faults.
+        decoder: decodes it; rows that are malformed are faults. Reading goes on in the line after the one where such a
+            row begins, since a quote that is not closed takes in the rows after it.
         expected: delimiter that the format names.
         delimiter: the one that is used; None: the file shows it, see `find_delimiter`.
     """
     if csv.field_size_limit() < decoder.max_bytes:  # its default, 128 KiB, is too small for some documents
         csv.field_size_limit(decoder.max_bytes)
     flaws: dict[int, RecordError] = {}
-    begin, size = 1, 0
-
-    def limit_rows(lines: Iterable[str]) -> Iterator[str]:
-        """Yield the lines, and refuse a row that is too long."""
-        nonlocal size
-        for text in lines:
-            size += len(text)
-            decoder.check_length(
-                size, path=path, line=begin, what='the row that begins here (perhaps a closing " is missing)'
-            )
-            yield text
-
     source = (text for _, text in decode_lines(path, decoder, flaws=flaws))
     head = list(_take_sample(source))
     named = _NAMED.fullmatch(head[0]) if head else None
     skipped = 1 if named else 0
-    begin += skipped
     found = named[1] if named else find_delimiter(head, expected)
     decoder.file(path).delimiter = delimiter = delimiter or found
-    reader = csv.reader(limit_rows(chain(head[skipped:], source)), delimiter=delimiter, strict=True)
+    lines = _RowLines(chain(head[skipped:], source), skipped + 1, decoder, path)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header = True  # the first row: without it nothing else can be read
     while True:
+        begin = lines.begin
         try:
             fields = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
-            fault = _malformed(error, path, begin)
-            if "end of data" in str(error) or header:  # the rest of the file is in an open quote, or has no names
+        except (csv.Error, RecordError) as error:
+            fault = error if isinstance(error, RecordError) else _malformed(error, path, begin)
+            if header:
                 raise fault from error
+            lines.end_line()
+            flaws.pop(begin, None)
             decoder.faults.add(fault)
-            fields = []
-        end = reader.line_num + skipped
-        flaw = next((flaws.pop(line) for line in range(begin, end + 1) if line in flaws), None) if flaws else None
+            continue
+        end = lines.end_row()
+        flaw = next((flaws.pop(line) for line in range(begin, end) if line in flaws), None) if flaws else None
         if flaw is not None:
             if header:
                 raise flaw
@@ -120,7 +115,55 @@ def csv_rows(
         elif fields and fields != [""]:
             header = False
             yield begin, fields
-        begin, size = end + 1, 0
+
+
+class _RowLines(Iterator[str]):
+    """Lines of a file; those of the row that is being read are kept, so that they can be read again.
+
+    Args:
+        source: the lines.
+        begin: number of the first of them.
+        decoder: limit of the length of a row.
+        path: the file, for errors.
+
+    Attributes:
+        begin: number of the line where the row begins.
+    """
+
+    def __init__(self, source: Iterator[str], begin: int, decoder: Decoder, path: str) -> None:
+        self.begin = begin
+        self._source = source
+        self._decoder, self._path = decoder, path
+        self._row: list[str] = []
+        self._size = 0
+        self._again: deque[str] = deque()
+
+    def __next__(self) -> str:
+        text = self._again.popleft() if self._again else next(self._source)
+        self._row.append(text)
+        self._size += len(text)
+        try:
+            self._decoder.check_length(
+                self._size,
+                path=self._path,
+                line=self.begin,
+                what='the row that begins here (perhaps a closing " is missing)',
+            )
+        except DataError as error:
+            raise as_record_error("malformed", error, self.begin) from error
+        return text
+
+    def end_row(self) -> int:
+        """End the row; return the number of the line after it."""
+        self.begin += len(self._row)
+        self._row, self._size = [], 0
+        return self.begin
+
+    def end_line(self) -> None:
+        """End the row with its first line; its other lines are read again."""
+        self._again.extendleft(reversed(self._row[1:]))
+        del self._row[1:]
+        self.end_row()
 
 
 def _malformed(error: csv.Error, path: str, line: int) -> RecordError:

@@ -1,7 +1,8 @@
 """Rows of a sheet of an .xlsx workbook, read one at a time with openpyxl.
 
 A formula counts with the value that the spreadsheet program stored, a merged cell for every row and column it covers,
-an error such as #N/A as an empty cell. Numbers without a fraction are whole numbers.
+an error such as #N/A as an empty cell. Numbers without a fraction are whole numbers, and text
+where the format 0000 shows them with leading zeros.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]+)(\d+):([A-Z]+)(
 _UNCOMPUTED = re.compile(
     rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f\b[^>]*/>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</|</(?:\w+:)?c>)"
 )
+_PADDED = re.compile("00+")  # format of whole numbers that are shown with leading zeros
 _ESCAPED = re.compile(r"_x00(0[9AaDd])_")  # how a workbook writes a tab and the ends of lines
 
 
@@ -92,7 +94,7 @@ def _open_workbook(path: str) -> Any:
 
 def _damaged(error: Exception, path: str) -> DataError:
     """Return the error about a file that is no workbook, or a damaged one."""
-    reason = str(error).strip("'\"") or type(error).__name__
+    reason = (str(error).strip("'") if isinstance(error, KeyError) else str(error)) or type(error).__name__
     return DataError(f"cannot be read as .xlsx: {reason}.", path=path, remedy="Save it as .xlsx again, or as CSV.")
 
 
@@ -130,12 +132,17 @@ def _cells(sheet: Any, path: str) -> Iterator[tuple[int, dict[int, Any]]]:
 
 
 def _value(cell: Any) -> Any:
-    """Return the value of a cell: text, number, boolean, date or time; None for an error."""
+    """Return the value of a cell: text, number, boolean, date or time; None for an error.
+
+    A whole number that is shown with leading zeros (format 0000) is text with them: a code, not a quantity.
+    """
     value = cell.value
     if isinstance(value, str):
         return None if cell.data_type == "e" else _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
+        value = int(value)
+    if type(value) is int and value >= 0 and _PADDED.fullmatch(cell.number_format):
+        return str(value).zfill(len(cell.number_format))
     return str(value) if isinstance(value, datetime.timedelta) else value
 
 
