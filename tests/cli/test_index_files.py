@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kexue.cli import main
+from kexue.search import Index
 
 ROWS = "\r\n".join(
     ["编号;问题;类别;日期;版本"]
@@ -116,3 +119,33 @@ def test_info_and_list_show_a_value_with_line_breaks_in_one_line(run: Run) -> No
     assert code == 0
     assert "field answer: text in 2 documents, 1 values, call us (2)\n" in out
     assert len(run("index", "list", "lines.kx")[1].splitlines()) == 2
+
+
+def test_a_built_index_is_calibrated_from_fifty_documents_on(run: Run) -> None:
+    """Two commands, build and search, end in a word about how sure each hit is; a smaller index says it cannot."""
+    lines = [f"how do I order item number {n}\n" for n in range(50)]
+    Path("t.txt").write_text("".join(lines[:49]))
+    code, out, _ = run("index", "build", "t.txt", "--out", "few.kx")
+    assert code == 0
+    assert "not calibrated: 50 documents are needed to tell a good score from a common one, and there are 49" in out
+    assert json.loads(run("index", "build", "t.txt", "--out", "few2.kx", "--json")[1])["calibration"] is None
+    assert json.loads(run("search", "few.kx", lines[3].strip(), "--json")[1])["match"] is None
+
+    Path("t.txt").write_text("".join(lines))
+    code, out, err = run("index", "build", "t.txt", "--out", "many.kx")
+    assert (code, err) == (0, "")
+    assert re.search(r"^calibrated with \d+ unrelated queries, .* a match is good", out, re.MULTILINE)
+    made = json.loads(run("index", "build", "t.txt", "--out", "many2.kx", "--json")[1])["calibration"]
+    answer = json.loads(run("search", "many.kx", lines[3].strip(), "--json")[1])
+    assert (answer["match"], answer["warnings"]) == ("good", [])
+    assert min(hit["chance"] for hit in answer["results"]) <= 0.05
+    with Index.open("many.kx") as index:  # what was recorded is what the command `calibrate` records
+        before = index.calibrator
+        assert index.info().calibration == made | {"created": index.info().calibration["created"]}
+        after = index.calibrate()
+        assert np.array_equal(before.null_, after.null_)
+        assert all(np.array_equal(before.best_[name], after.best_[name]) for name in after.best_)
+
+    Path("more.txt").write_text("".join(f"where is parcel number {n}\n" for n in range(13)))
+    run("index", "add", "many.kx", "more.txt")
+    assert any("too old" in text for text in json.loads(run("search", "many.kx", "x", "--json")[1])["warnings"])

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kexue.cli import _options as opt, index_files
+from kexue.cli._calibration import describe_calibration
 from kexue.cli._verb import EXIT_FAILED, Output, json_line, verb
 
 app = typer.Typer(help="Build, change, check, copy and calibrate an index.", no_args_is_help=True)
@@ -259,41 +260,12 @@ def calibrate(
     texts = None if judged is None else list(zip(judged.texts_a, judged.texts_b, strict=True))
     with Index.open(index) as opened:
         labels = None if judged is None else judged.labels.tolist()
-        calibrator = opened.calibrate(pairs=texts, labels=labels, n=sample, method=method, generator=out.seed)
+        with out.progress("calibrating") as progress:
+            options: dict[str, Any] = {"n": sample, "method": method, "generator": out.seed, "progress": progress}
+            calibrator = opened.calibrate(pairs=texts, labels=labels, **options)
         threshold = None if judged is None else calibrator.threshold(precision)
         made = opened.info().calibration
     assert made is not None
     given = None if threshold is None else threshold._asdict()
     record = {"index": index, **made, "threshold": given, "seconds": time.perf_counter() - start}
-    out.emit(record, lambda: _describe_calibration(record, calibrator))
-
-
-def _describe_calibration(record: dict[str, Any], calibrator: Any) -> str:
-    from kexue.search.calibration import GOOD_CHANCE
-
-    pairs, queries, threshold = calibrator.null_, calibrator.best_.get(record["language"]), record["threshold"]
-    drawn = len(pairs)
-    median, high = (float(pairs[int(q * (drawn - 1))]) for q in (0.5, 0.99))
-    lines = [
-        f"{drawn:,} random pairs of {record['index']}: median score {median:.3f}, one in a hundred above {high:.3f}; "
-        f"no percentile can be above {100 * drawn / (drawn + 1):.{max(2, len(str(drawn)) - 1)}f}"
-    ]
-    if queries is not None:
-        kind = "queries of mixed words of the documents" if record["mixed_words"] else "unrelated queries"
-        good = next((score for score in queries if calibrator.chance(score, record["language"]) <= GOOD_CHANCE), None)
-        reach = (
-            ""
-            if good is None
-            else f"; a match is good from {good:.3f} on, which at most one in {1 / GOOD_CHANCE:.0f} reaches"
-        )
-        lines.append(f"{len(queries)} {kind}: median score of the best hit {queries[len(queries) // 2]:.3f}{reach}")
-    if answered := record["answered"]:
-        left = "; ".join(answered[:3]) + (f" and {len(answered) - 3} more" if len(answered) > 3 else "")
-        lines.append(f"left out, since the index seems to answer it: {left}")
-    if threshold is not None:
-        lines.append(
-            f"on {record['labelled_pairs']:,} judged pairs a score of {threshold['value']:.3f} or more is right "
-            f"{threshold['precision']:.0%} of the time [{threshold['low']:.0%}, {threshold['high']:.0%}] and finds "
-            f"{threshold['recall']:.0%} of what belongs together"
-        )
-    return "\n".join(lines)
+    out.emit(record, lambda: describe_calibration(record, calibrator))

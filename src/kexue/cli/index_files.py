@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kexue.cli import _options as opt
+from kexue.cli._calibration import calibrate_built
 from kexue.cli._verb import EXIT_FAILED, Output, verb
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def build(
     dtype: opt.Dtype = "auto",
     batch_tokens: opt.BatchTokens = 8192,
 ) -> None:
-    """Build an index from files of texts. After an interruption, the same command continues."""
+    """Build an index from files of texts, and calibrate it. After an interruption, the same command continues.
+
+    Calibration tells good scores from common ones. It needs 50 documents; a smaller index is built without.
+    """
     from kexue.search import build_index
     from kexue.search.inputs import check_files
 
@@ -80,11 +84,12 @@ def build(
     if check:
         _emit_check(out, str(target), check_files(inputs, **reading))
         return
+    encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("indexing") as progress:
         report = build_index(
             inputs,
             target,
-            encoder=opt.load_encoder(model, device, dtype, batch_tokens),
+            encoder=encoder,
             whitening=opt.parse_whitening(whiten, dims),
             dehub=None if dehub == "none" else dehub,
             **reading,
@@ -99,17 +104,18 @@ def build(
         )
     for warning in report.warnings:
         out.remark(f"kexue: warning: {warning}")
-    out.emit(dataclasses.asdict(report), lambda: _describe_build(report))
+    calibration, line = calibrate_built(out, target, report.documents, encoder)
+    out.emit({**dataclasses.asdict(report), "calibration": calibration}, lambda: _describe_build(report, line))
 
 
-def _describe_build(report: Any) -> str:
+def _describe_build(report: Any, calibration: str) -> str:
     noun = "document" if report.documents == 1 else "documents"
     parts = [f"{report.documents:,} {noun} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
     counts = {"left_out": "left out", "skipped": "skipped", "replaced": "replaced"}
     parts += [f"{words} {value:,}" for name, words in counts.items() if (value := getattr(report, name))]
     shape = f"{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"
     next_step = f'Next: kexue search {report.index} "your question"'
-    return f"{', '.join(parts)}\n{shape}{_describe_cut(report.truncated)}\n{next_step}"
+    return f"{', '.join(parts)}\n{shape}{_describe_cut(report.truncated)}\n{calibration}\n{next_step}"
 
 
 def _describe_cut(texts: int) -> str:

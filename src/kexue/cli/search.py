@@ -89,8 +89,9 @@ def search(
 
     With `--mode lexical`, scores are BM25 and the model is not loaded.
 
-    After `kexue index calibrate` each hit also shows its percentile among random pairs of documents, and with judged
-    pairs the probability that it belongs to the query. A terminal shows a table, a pipe gets TSV with all of the text.
+    In a calibrated index each hit also shows its chance: how often an unrelated query finds a hit as good; after
+    `kexue index calibrate --pairs` also the probability that it belongs to the query. A terminal shows a table, a
+    pipe gets TSV with all of the text.
     """
     from kexue.search import CrossEncoderReranker, Index, parse_filter
     from kexue.search.answers import answer_queries

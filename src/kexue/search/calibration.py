@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from kexue._progress import Progress, ProgressCounter
 from kexue.errors import InfeasibleError
 from kexue.search.encoding import IndexEncoder
 from kexue.search.ingest import count_written
@@ -104,12 +105,13 @@ def fit_calibration(
     n: int,
     method: Literal["isotonic", "platt"],
     generator: Any,
+    progress: Progress | None = None,
 ) -> tuple[ScoreCalibrator, CalibrationFacts]:
     """Fit the scores of an index on random pairs, on unrelated queries and on judged pairs; see `Index.calibrate`.
 
     Args:
         store, encoder, search: those of the index.
-        pairs, labels, n, method, generator: as in `Index.calibrate`.
+        pairs, labels, n, method, generator, progress: as in `Index.calibrate`.
     """
     if (pairs is None) != (labels is None):
         raise ValueError("pairs come with labels, one each: 1 where the two texts belong together, 0 where not.")
@@ -123,7 +125,10 @@ def fit_calibration(
     texts = [row.text for row in rows]
     language = guess_main_language(texts[:: max(1, len(texts) // _GUESSED)])
     queries = choose_queries(encoder, language, texts, random)
-    answered = {name: fit_best(calibrator, encoder, search, some, name) for name, some in queries.items()}
+    answered, count = {}, ProgressCounter(progress, sum(map(len, queries.values())))
+    for name, some in queries.items():
+        answered[name] = fit_best(calibrator, encoder, search, some, name)
+        count(len(some))
     if judged is not None and given is not None:
         sides = [encoder.space.project(encoder.encode([pair[i] for pair in judged], "pair")) for i in (0, 1)]
         calibrator.fit_labels(np.einsum("ij,ij->i", *sides, dtype=np.float64), given)

@@ -288,6 +288,7 @@ class Index:
         n: int = 100_000,
         method: Literal["isotonic", "platt"] = "isotonic",
         generator: Any = 0,
+        progress: Progress | None = None,
     ) -> ScoreCalibrator:
         """Calibrate the scores of this index, and record the result: percentile and chance of every hit from then on.
 
@@ -297,14 +298,14 @@ class Index:
             pairs: judged texts (a, b); with them hits have a probability too.
             labels: one for each pair, 1 where they belong together, 0 where not; both must occur.
             n: random pairs of documents; every pair once where there are fewer. No percentile is above 100 n/(n + 1).
-            method: see `kexue.similarity.ScoreCalibrator`.
-            generator: draws the random pairs; int or numpy Generator.
+            method: see `kexue.similarity.ScoreCalibrator`. generator: draws the pairs; int or numpy Generator.
+            progress: called as progress(done, n), for n unrelated queries.
 
         Raises:
             DataError: fewer than 50 documents. ValueError: pairs without labels, or labels of one kind only.
         """
         options: dict[str, Any] = {"pairs": pairs, "labels": labels, "n": n, "method": method, "generator": generator}
-        calibrator, facts = fit_calibration(self._store, self.encoder, self.search, **options)
+        calibrator, facts = fit_calibration(self._store, self.encoder, self.search, **options, progress=progress)
         self._calibration.save(calibrator, facts, expect={"space": self.space.token})
         return calibrator
 

@@ -10,6 +10,7 @@ from kexue._arrays import Array, as_matrix, finite_rows
 from kexue.similarity._vectors import unit_rows
 
 _CHUNK = 65_536  # random pairs drawn at a time
+_BLOCK = 2048  # of them, whose rows are in memory at a time
 
 
 def random_pair_scores(embeddings: Any, n: int = 100_000, *, generator: Any = 0) -> Array:
@@ -31,7 +32,7 @@ def random_pair_scores(embeddings: Any, n: int = 100_000, *, generator: Any = 0)
         >>> random_pair_scores(np.array([[1.0, 0.0], [0.0, 2.0]]), 3).tolist()
         [0.0, 0.0, 0.0]
 
-    Cost: O(n d) time, memory for 65,536 pairs at a time.
+    Cost: O(n d) time, memory for 2,048 pairs at a time.
     """
     matrix = as_matrix(embeddings, "embeddings")
     if matrix.shape[0] < 2 or n < 1:
@@ -42,8 +43,10 @@ def random_pair_scores(embeddings: Any, n: int = 100_000, *, generator: Any = 0)
         size = min(_CHUNK, n - start)
         i = rng.integers(matrix.shape[0], size=size)
         j = (i + rng.integers(1, matrix.shape[0], size=size)) % matrix.shape[0]  # any other row, all equally likely
-        a, b = (unit_rows(finite_rows(matrix[rows], "embeddings")) for rows in (i, j))
-        scores[start : start + size] = np.einsum("ij,ij->i", a, b)
+        for first in range(0, size, _BLOCK):
+            pairs = (rows[first : first + _BLOCK] for rows in (i, j))
+            a, b = (unit_rows(finite_rows(matrix[rows], "embeddings")) for rows in pairs)
+            scores[start + first : start + first + len(a)] = np.einsum("ij,ij->i", a, b)
     return np.clip(scores, -1.0, 1.0)
 
 
