@@ -100,7 +100,7 @@ def client(tmp_path_factory, encoder) -> Iterator[TestClient]:
     from tests.serve.conftest import TEXTS
 
     path = tmp_path_factory.mktemp("fields") / "plain.kx"
-    with Index.create(path, encoder) as index:
+    with Index.create(path, encoder, passages="none") as index:
         index.add(TEXTS, ids=[f"t{n}" for n in range(len(TEXTS))], metadata=[{"n": n} for n in range(len(TEXTS))])
     with TestClient(create_app(Settings(indexes=[path], api_keys={})), raise_server_exceptions=False) as client:
         yield client
@@ -169,6 +169,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
         "normalize": False,
         "prompt_name": "query",
         "input_type": "query",
+        "truncate": (False, {"input": LONG}),
     },
     ("post", "/v1/rerank"): _COHERE,
     ("post", "/v2/rerank"): _COHERE,
@@ -199,7 +200,11 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
         "explain": True,
         "candidates": 5,
     },
-    ("post", DOCUMENTS): {"documents.0.id": "t1", "documents.0.metadata": {"n": 17}},
+    ("post", DOCUMENTS): {
+        "documents.0.id": "t1",
+        "documents.0.metadata": {"n": 17},
+        "truncate": (False, {"documents": [{"text": LONG, "id": "t0"}]}),
+    },
     ("delete", DOCUMENTS): {"ids": ["other"], "filter": {"n": -1}},
     ("post", "/v1/compare"): {"explain": True, "kind": "wmd", "index": "nosuch"},
 }

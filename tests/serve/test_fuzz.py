@@ -36,6 +36,7 @@ WITH_BODY = [(method, path) for method, path in ROUTES if "requestBody" in OPENA
 TEI = ("/embed", "/similarity", "/info")
 NAMES = ("model", "index", "prompt_name", "dimensions", "filter")  # what is drawn for them is seldom there
 SECOND = ("vector", "k")  # refused beside the field they stand for
+KINDS = ("as drawn", "names left out", "mostly right", "as shown")  # the last is the example of the schema
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the tokens are unknown")
 JSON = {"content-type": "application/json"}
 DOCUMENTS = "/v1/indexes/plain/documents"
@@ -64,7 +65,7 @@ def test_requests_drawn_from_the_schema(client, method, path) -> None:
     seen: dict[int, int] = {}
     known = client.get("/v1/models").json()["data"][0]["id"] if path.startswith("/v1/models/") else "plain"
 
-    @hypothesis.given(case=modes, kind=strategies.sampled_from(["as drawn", "names left out", "mostly right"]))
+    @hypothesis.given(case=modes, kind=strategies.sampled_from(KINDS))
     @hypothesis.settings(
         max_examples=WANTED or 25,
         derandomize=not WANTED,
@@ -77,7 +78,9 @@ def test_requests_drawn_from_the_schema(client, method, path) -> None:
         if kind != "as drawn":
             if "{name}" in path:
                 case.path_parameters["name"] = known
-            if isinstance(case.body, dict):
+            if kind == "as shown" and "requestBody" in route:
+                case.body = example_of(route["requestBody"]["content"]["application/json"]["schema"])
+            elif isinstance(case.body, dict):
                 dropped = (*NAMES, *SECOND)
                 case.body = {field: value for field, value in case.body.items() if field not in dropped}
                 if kind == "mostly right":
