@@ -14,7 +14,7 @@ from kexue.search import Index, add_files, build_index
 from kexue.search.encoding import choose_prompt, encode_texts
 from kexue.search.records import compare_texts
 from kexue.similarity import PairDataset, evaluate_pairs
-from kexue.text import Encoder, choice, encoder as encoder_module
+from kexue.text import Encoder, choice, opening
 from kexue.text.models import DEFAULT_MODEL, MULTILINGUAL
 
 MIXED = ["the dog eats"] * 5 + ["我的银行卡怎么办理信用"]
@@ -32,7 +32,7 @@ def models(tiny_model: Path, other_tiny_model: Path, monkeypatch: pytest.MonkeyP
         return folder
 
     monkeypatch.setattr(choice, "find_model", find)
-    monkeypatch.setattr(encoder_module, "find_model", find)
+    monkeypatch.setattr(opening, "find_model", find)
     return folders
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from kexue.errors import ModelNotFoundError
-from kexue.text import Encoder, choice, encoder as encoder_module, find_model_for
+from kexue.text import Encoder, choice, find_model_for, opening
 from kexue.text.choice import foreign_share, sample_texts
 from kexue.text.models import DEFAULT_MODEL, MULTILINGUAL
 
@@ -29,7 +30,7 @@ def models(tiny_model: Path, other_tiny_model: Path, monkeypatch: pytest.MonkeyP
         return folder
 
     monkeypatch.setattr(choice, "find_model", find)
-    monkeypatch.setattr(encoder_module, "find_model", find)
+    monkeypatch.setattr(opening, "find_model", find)
     return folders
 
 
@@ -174,3 +175,31 @@ def test_wrong_settings_are_refused_before_a_model_is_chosen() -> None:
         Encoder(dtype="int8")
     with pytest.raises(ValueError, match="pooling"):
         Encoder(pooling="middle")
+
+
+@pytest.mark.filterwarnings("ignore:.*of the tokens are unknown")
+def test_threads_that_ask_at_once_read_with_one_model(models, monkeypatch) -> None:
+    """A model that a second thread put in place of the first would read ids of another vocabulary."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    opened = []
+    load = opening.LoadedModel
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments)
+        time.sleep(0.2)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("kexue.text.encoder.LoadedModel", slow)
+    encoder, together = Encoder(device="cpu"), Barrier(4)
+
+    def ask(text: str) -> np.ndarray:
+        together.wait()
+        return encoder.encode([text])
+
+    texts = ["A dog runs.", "退货要多久?", "It rains.", "今天天气很好"]
+    with ThreadPoolExecutor(4) as pool:
+        vectors = np.concatenate(list(pool.map(ask, texts)))
+    assert len(opened) == 1
+    np.testing.assert_allclose(vectors, np.concatenate([encoder.encode([text]) for text in texts]), atol=1e-6)

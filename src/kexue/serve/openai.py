@@ -17,8 +17,8 @@ from kexue.serve.errors import ApiError
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.models import ServedModel
 from kexue.serve.wire import Here, Route, Warnings, reply, timing_headers
-from kexue.text.encoder import TokenIds
 from kexue.text.roles import Role, choose_prompt
+from kexue.text.tokens import TokenIds
 
 router = APIRouter(tags=["OpenAI"], route_class=Route)
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]

@@ -11,21 +11,23 @@ from kexue._lazy import attach
 
 if TYPE_CHECKING:
     from kexue.text.choice import find_model_for as find_model_for
-    from kexue.text.encoder import Encoder as Encoder, TokenVectors as TokenVectors
+    from kexue.text.encoder import Encoder as Encoder
     from kexue.text.identity import ModelIdentity as ModelIdentity
     from kexue.text.models import find_model as find_model
     from kexue.text.pooling import pool as pool
     from kexue.text.streaming import EncodeReport as EncodeReport
+    from kexue.text.tokens import TokenVectors as TokenVectors
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "choice": ("find_model_for",),
-        "encoder": ("Encoder", "TokenVectors"),
+        "encoder": ("Encoder",),
         "identity": ("ModelIdentity",),
         "models": ("find_model",),
         "pooling": ("pool",),
         "streaming": ("EncodeReport",),
+        "tokens": ("TokenVectors",),
     },
-    needs={"encoder": "torch", "pooling": "torch"},
+    needs={"encoder": "torch", "pooling": "torch", "tokens": "torch"},
 )

@@ -3,52 +3,36 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from kexue._devices import choose_device, set_threads
 from kexue._progress import Progress
-from kexue.text.batches import split_by_tokens
-from kexue.text.choice import FOREIGN_SHARE, find_model_for, foreign_share, sample_texts
 from kexue.text.identity import ModelIdentity
 from kexue.text.loaded import LoadedModel
-from kexue.text.models import DEFAULT_MODEL, find_model, named_default
+from kexue.text.models import DEFAULT_MODEL
 from kexue.text.network import DTYPES
+from kexue.text.opening import ChosenModel
 from kexue.text.passages import split_texts
 from kexue.text.pooling import canonical_pooling
 from kexue.text.roles import Role, choose_prompt
 from kexue.text.streaming import EncodeReport, encode_to
-from kexue.text.tokenizer import Tokens, cut_text, list_texts
+from kexue.text.tokenizer import Tokens, list_texts
+from kexue.text.tokens import (
+    TokenIds,
+    TokenVectors,
+    compute_token_vectors,
+    cut_texts,
+    join_token_ids,
+    list_token_ids,
+    list_unknown,
+)
 
 _CPU_TOKENS = 2048  # on a processor a larger batch leaves the cache: measured 20 % slower at 8192
-_UNKNOWN_SHARE = 0.2  # share of unknown tokens above which a warning is given
-_FIRST = 4096  # texts of a stream that decide on the model
-
-
-class TokenVectors(NamedTuple):
-    """The tokens of one text, without the special ones.
-
-    Attributes:
-        tokens: t strings, as the vocabulary spells them (``"##ing"``).
-        offsets: t pairs; token j is ``text[start:end]``, counted in characters.
-        vectors: (t, h) float32, output of the last layer.
-    """
-
-    tokens: list[str]
-    offsets: list[tuple[int, int]]
-    vectors: np.ndarray
-
-
-class TokenIds(list[np.ndarray]):
-    """Token ids of n texts: n arrays (t,) int32, special tokens included; `truncated` of the texts were cut."""
-
-    truncated: int = 0
 
 
 class Encoder:
@@ -112,12 +96,10 @@ class Encoder:
         self.normalize = normalize
         self.batch_tokens = batch_tokens
         self.truncated_ = 0
-        self._open = partial(
+        opened = partial(
             LoadedModel, device=self.device, pooling=pooling, dtype=dtype, max_length=max_length, prompts=prompts
         )
-        chosen = os.fspath(model) != "auto" or named_default() is not None
-        self._loaded: LoadedModel | None = self._open(find_model(model)) if chosen else None
-        self._chosen = chosen
+        self._choice = ChosenModel(os.fspath(model), opened)
 
     def choose_model(self, texts: Sequence[str]) -> None:
         """Choose the model of ``Encoder("auto")`` by texts, see `find_model_for`; later calls change nothing.
@@ -127,25 +109,12 @@ class Encoder:
         Raises:
             ModelNotFoundError: the model is neither on this machine nor on the hub.
         """
-        if self._chosen or not len(texts):
-            return
-        if self._loaded is None:
-            self._loaded = self._open(find_model_for(texts))
-        elif (share := foreign_share(sample_texts(texts))) > FOREIGN_SHARE:
-            warnings.warn(
-                f"{share:.0%} of the words are not English, but {self.model_id} was opened before there was a text, "
-                'which says little about them. Name a model: Encoder("multilingual-e5-small").',
-                UserWarning,
-                stacklevel=2,
-            )
-        self._chosen = True
+        self._choice.choose(texts)
 
     @property
     def _model(self) -> LoadedModel:
         """The opened model; before any text the one for English."""
-        if self._loaded is None:
-            self._loaded = self._open(find_model("auto"))
-        return self._loaded
+        return self._choice.get()
 
     @property
     def dim(self) -> int:
@@ -222,7 +191,7 @@ class Encoder:
     def with_pooling(self, mode: str) -> Encoder:
         """Return an encoder with another pooling that shares these weights; this one is not changed."""
         other = copy.copy(self)
-        other._loaded = self._model.with_pooling(mode)
+        other._choice = self._choice.with_pooling(mode)
         return other
 
     def encode(
@@ -250,7 +219,6 @@ class Encoder:
         Cost: the ids of all texts (4 bytes per token) and the result are in memory; `encode_to` needs neither.
         """
         tokens = self._tokenize(texts, prompt_name)
-        self._warn_if_unknown(tokens)
         return self._vectors(tokens, normalize, progress)
 
     def encode_queries(self, texts: Iterable[str], *, progress: Progress | None = None) -> np.ndarray:
@@ -278,11 +246,7 @@ class Encoder:
         Raises:
             TypeError: an element is not a string; its position is named. ValueError: an unknown prompt.
         """
-        tokens = self._tokenize(texts, prompt_name)
-        self._warn_if_unknown(tokens)
-        sequences = TokenIds(np.split(tokens.ids, tokens.starts[1:-1]) if len(tokens.starts) > 1 else [])
-        sequences.truncated = tokens.truncated
-        return sequences
+        return list_token_ids(self._tokenize(texts, prompt_name))
 
     def encode_ids(self, sequences: Sequence[np.ndarray], *, normalize: bool | None = None) -> np.ndarray:
         """Encode texts that are token ids already: ``encode(texts) = encode_ids(tokenize(texts))``.
@@ -297,10 +261,7 @@ class Encoder:
         Raises:
             ValueError: what `check_ids` finds wrong.
         """
-        checked = self.check_ids(sequences)
-        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in checked], dtype=np.int64)])
-        ids = np.concatenate(checked) if checked else np.empty(0, dtype=np.int32)
-        return self._vectors(Tokens(ids, starts, 0, 0.0), normalize)
+        return self._vectors(join_token_ids(self.check_ids(sequences)), normalize)
 
     def check_ids(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the sequences as int32 after checking that `encode_ids` can read them.
@@ -328,27 +289,14 @@ class Encoder:
             >>> tokens.tokens, tokens.offsets  # doctest: +SKIP
             (['dogs', 'run', '.'], [(0, 4), (5, 8), (8, 9)])
         """
-        encodings = self._read_tokens(list_texts(texts))
-        self.truncated_ = sum(1 for encoding in encodings if encoding.overflowing)
-        lengths = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
-        ids = np.array([i for encoding in encodings for i in encoding.ids], dtype=np.int32)
-        tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), self.truncated_, 0.0)
-        results: list[Any] = [None] * len(encodings)
-        for rows in split_by_tokens(lengths, self.pass_tokens):
-            states, _ = self._model.network.states(tokens.pad(rows, self._model.tokenizer.pad_id))
-            for row, state in zip(rows.tolist(), states[-1].float().numpy(force=True), strict=True):
-                record = encodings[row]
-                kept = np.flatnonzero(np.array(record.special_tokens_mask) == 0)
-                results[row] = TokenVectors(
-                    [record.tokens[j] for j in kept], [record.offsets[j] for j in kept], state[kept]
-                )
-        return results
+        texts = list_texts(texts)
+        vectors, self.truncated_ = compute_token_vectors(self._choice.choose(texts), texts, self.pass_tokens)
+        return vectors
 
     def count_tokens(self, texts: Iterable[str]) -> list[int]:
         """Count the tokens of each text: cut to `max_length`, special tokens included, without a prompt."""
         texts = list_texts(texts)
-        self.choose_model(texts)
-        return [int(length) for length in self._model.tokenizer.encode(texts).lengths]
+        return [int(length) for length in self._choice.choose(texts).tokenizer.encode(texts).lengths]
 
     def unknown_words(self, texts: Iterable[str]) -> list[list[str]]:
         """Return the parts of each text that are no token of the model: it reads them all as the same unknown one.
@@ -358,11 +306,7 @@ class Encoder:
             [[], ['退', '货']]
         """
         texts = list_texts(texts)
-        unknown = self._model.tokenizer.unknown_id
-        return [
-            [text[start:end] for (start, end), i in zip(record.offsets, record.ids, strict=True) if i == unknown]
-            for text, record in zip(texts, self._read_tokens(texts), strict=True)
-        ]
+        return list_unknown(self._choice.choose(texts), texts)
 
     def cut(self, texts: Iterable[str], tokens: int) -> list[str]:
         """Return each text up to the end of its first `tokens` tokens, special ones not counted.
@@ -370,16 +314,8 @@ class Encoder:
         Raises:
             ValueError: `tokens` < 1. TypeError: an element is not a string; its position is named.
         """
-        if tokens < 1:
-            raise ValueError(f"tokens must be >= 1, got {tokens}.")
         texts = list_texts(texts)
-        short = []
-        for text, record in zip(texts, self._read_tokens(texts), strict=True):
-            offsets = [
-                at for at, special in zip(record.offsets, record.special_tokens_mask, strict=True) if not special
-            ]
-            short.append(cut_text(text, offsets, tokens))
-        return short
+        return cut_texts(self._choice.choose(texts), texts, tokens)
 
     def split(
         self, texts: Iterable[str], tokens: int | None = None, overlap: int = 0, *, prompt_name: str | None = None
@@ -436,22 +372,13 @@ class Encoder:
             DiskFullError: not enough room on the disk; raised before starting if ``len(texts)`` is known.
             TypeError: an element is not a string.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        if isinstance(texts, Sequence):
-            self.choose_model([text for text in sample_texts(texts) if isinstance(text, str)])
-        elif not self._chosen:
-            stream = iter(texts)
-            first = list_texts(itertools.islice(stream, _FIRST))
-            self.choose_model(first)
-            texts = itertools.chain(first, stream)
+        texts = self._choice.choose_by_stream([texts] if isinstance(texts, str) else texts)
         return encode_to(self, path, texts, resume=resume, progress=progress)
 
     @property
     def pass_tokens(self) -> int:
         """Largest number of tokens of one forward pass on this device, padding included."""
         return min(self.batch_tokens, _CPU_TOKENS) if self.device.type == "cpu" else self.batch_tokens
-
-    # One call
 
     def _encode_as(self, role: Role, texts: Iterable[str], progress: Progress | None) -> np.ndarray:
         texts = list_texts(texts)
@@ -460,37 +387,13 @@ class Encoder:
 
     def _tokenize(self, texts: Iterable[str], prompt_name: str | None) -> Tokens:
         texts = list_texts(texts)
-        self.choose_model(texts)
-        prompt = self._model.prompt(prompt_name)
-        tokens = self._model.tokenizer.encode([prompt + text for text in texts] if prompt else texts)
+        model = self._choice.choose(texts)
+        prompt = model.prompt(prompt_name)
+        tokens = model.tokenizer.encode([prompt + text for text in texts] if prompt else texts)
         self.truncated_ = tokens.truncated
+        model.warn_of_unknown(tokens.unknown)
         return tokens
-
-    def _read_tokens(self, texts: list[str]) -> list[Any]:
-        """Return the tokenizer's records of texts, with offsets and without a prompt."""
-        self.choose_model(texts)
-        return self._model.tokenizer.encode_with_offsets(texts)
 
     def _vectors(self, tokens: Tokens, normalize: bool | None, progress: Progress | None = None) -> np.ndarray:
         unit = self.normalize if normalize is None else normalize
-        model = self._model
-        n = len(tokens.starts) - 1
-        vectors = np.empty((n, self.dim), dtype=np.float32)
-        done = 0
-        for rows in split_by_tokens(tokens.lengths, self.pass_tokens):
-            batch = tokens.pad(rows, model.tokenizer.pad_id)
-            vectors[rows] = model.network.vectors(batch, model.pooling, unit=unit)
-            done += len(rows)
-            if progress is not None:
-                progress(done, n)
-        return vectors
-
-    def _warn_if_unknown(self, tokens: Tokens) -> None:
-        if tokens.unknown > _UNKNOWN_SHARE and not self._model.warned_unknown[0]:
-            self._model.warned_unknown[0] = True
-            warnings.warn(
-                f"{tokens.unknown:.0%} of the tokens are unknown to {self.model_id}: its vectors say little about "
-                "these texts. Use a model for their language: model=..., --model, or KEXUE_MODEL.",
-                UserWarning,
-                stacklevel=3,
-            )
+        return self._model.compute_vectors(tokens, self.pass_tokens, unit=unit, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kexue._progress import Progress
 from kexue.errors import CheckpointError
+from kexue.text.batches import split_by_tokens
 from kexue.text.folder import ModelFolder, compute_fingerprint, read_model_folder
 from kexue.text.models import model_id_of, published_prompts
 from kexue.text.network import Batch, Network
 from kexue.text.pooling import canonical_pooling
-from kexue.text.tokenizer import TextTokenizer
+from kexue.text.tokenizer import TextTokenizer, Tokens
 
 _PROBES = [
     "A man is playing a guitar.",
@@ -24,6 +27,7 @@ _PROBES = [
     "今天天气很好,我们去公园散步。",
     "退货要多久?",
 ]
+_UNKNOWN_SHARE = 0.2
 
 
 class LoadedModel:
@@ -42,7 +46,6 @@ class LoadedModel:
         pooling: canonical name.
         max_length: limit of tokens read of a text.
         prompts: text put before an input, by name.
-        warned_unknown: whether a warning about unknown tokens was given; shared by copies with another pooling.
 
     Raises:
         CheckpointError: the folder cannot be read as an encoder. ValueError: `max_length` is out of range.
@@ -66,7 +69,7 @@ class LoadedModel:
         self.max_length = self._choose_max_length(max_length)
         self.tokenizer.set_max_length(self.max_length)
         self.prompts = {**published_prompts(self.model_id), **self.stack.prompts, **(prompts or {})}
-        self.warned_unknown = [False]  # a list, which copies share: they warn once
+        self._warned = [False]  # a list, which copies with another pooling share: they warn once
         self.network.set_dtype(dtype, probes=self._read_probes, pooling=self.pooling, name=self.model_id)
 
     @cached_property
@@ -93,6 +96,39 @@ class LoadedModel:
                 f"unknown prompt {name!r}; this model has: {known}. Add it with prompts={{{name!r}: ...}}."
             )
         return self.prompts[name]
+
+    def compute_vectors(
+        self, tokens: Tokens, pass_tokens: int, *, unit: bool, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Return the vectors (n, dim) float32 of texts, in order, scaled to length 1 where `unit`.
+
+        Args:
+            tokens: those of n texts.
+            pass_tokens: limit of tokens in one forward pass, padding included.
+            unit: scale them.
+            progress: called as ``progress(texts_done, n)``.
+        """
+        n = len(tokens.lengths)
+        vectors = np.empty((n, self.network.dim), dtype=np.float32)
+        done = 0
+        for rows in split_by_tokens(tokens.lengths, pass_tokens):
+            batch = tokens.pad(rows, self.tokenizer.pad_id)
+            vectors[rows] = self.network.vectors(batch, self.pooling, unit=unit)
+            done += len(rows)
+            if progress is not None:
+                progress(done, n)
+        return vectors
+
+    def warn_of_unknown(self, share: float) -> None:
+        """Warn, once, where more than a fifth of the tokens are unknown to the model; `share` of them are."""
+        if share > _UNKNOWN_SHARE and not self._warned[0]:
+            self._warned[0] = True
+            warnings.warn(
+                f"{share:.0%} of the tokens are unknown to {self.model_id}: its vectors say little about these texts. "
+                "Use a model for their language: model=..., --model, or KEXUE_MODEL.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _check_pooling(self, mode: str | None) -> str:
         """Return the pooling to use; CheckpointError where the folder cannot serve it."""
