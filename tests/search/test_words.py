@@ -323,3 +323,33 @@ def test_a_follower_takes_up_another_process_s_changes_after_compaction(store: E
     assert found(reader, "pear") == [["id20"]]
     assert follower.postings is not before
     reader.close()
+
+
+def test_an_interrupted_search_leaves_the_words_right(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(store, "apple") == [["id2", "id3"]]
+    store.upsert(rows(["an apple pie", "apple juice"], first=9))
+    plain = module._read_texts
+
+    def interrupted(connection: object, after: int) -> Iterator[object]:
+        yield from plain(connection, after)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_read_texts", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.search_words(["apple"], 9)
+    with store.transactions.read() as connection:
+        assert store.words.follow(connection).same(store.words.read(connection))
+
+
+def test_long_texts_are_read_in_smaller_blocks(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.upsert(rows(["apple " * 10, "apple " * 20, "a", "b"], first=9))
+    with store.transactions.read() as connection:
+        [(keys, _, whole)] = module._read_texts(connection, 0)
+        everything = store.words.read(connection)
+        monkeypatch.setattr(module, "_LONGEST", 50)
+        parts = list(module._read_texts(connection, 0))
+        assert max(sum(map(len, texts[:-1])) for _, _, texts in parts) < 50
+        assert [text for _, _, texts in parts for text in texts] == whole
+        assert np.array_equal(np.concatenate([some for some, _, _ in parts]), keys)
+        assert store.words.read(connection).same(everything)

@@ -13,7 +13,7 @@ import numpy as np
 from kexue._optional import import_optional
 from kexue.errors import MissingDependencyError
 from kexue.search.products import Keys, Scores, Vectors, largest_products, slices
-from kexue.search.snapshot import open_body, read_header, write_snapshot
+from kexue.search.snapshot import open_snapshot, read_header, write_snapshot
 from kexue.similarity.neighbours.cells import count_cells
 
 _LOG = logging.getLogger("kexue.search")
@@ -134,12 +134,10 @@ def load_engine(path: str | os.PathLike[str]) -> Engine | None:
 
 
 def _load_engine(path: str | os.PathLike[str]) -> Engine | None:
-    header = read_header(path)
-    if header is None:
-        return None
-    with open_body(path) as body:
-        if body is None:
+    with open_snapshot(path) as snapshot:
+        if snapshot is None:
             return None
+        header, body = snapshot
         keys = np.frombuffer(body.read(8 * header["n"]), "<i8").astype(np.int64)
         engine: ExactEngine | InvertedEngine
         if header["exact"]:

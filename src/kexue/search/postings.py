@@ -15,7 +15,7 @@ from kexue.search.engine import Position
 from kexue.search.lexical import TOKENIZER, Places, Terms, query_terms, read_terms
 from kexue.search.products import Keys, Scores, top_k
 from kexue.search.segments import EMPTY, Counts, Rows, Segment
-from kexue.search.snapshot import open_body, read_header, write_snapshot
+from kexue.search.snapshot import open_snapshot, write_snapshot
 
 _LOG = logging.getLogger("kexue.search")
 K1, B = 0.9, 0.4  # saturation of repeated terms, and share of the length that is divided out
@@ -286,12 +286,10 @@ def _look_up(there: Rows, rows: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
 def load_postings(path: str | os.PathLike[str]) -> Postings | None:
     """Read a snapshot; None where there is none, or it is damaged or of another version."""
     try:
-        header = read_header(path)
-        if header is None or header["tokenizer"] != TOKENIZER:
-            return None
-        with open_body(path) as body:
-            if body is None:
+        with open_snapshot(path) as snapshot:
+            if snapshot is None or snapshot[0]["tokenizer"] != TOKENIZER:
                 return None
+            header, body = snapshot
             arrays = [
                 np.frombuffer(body.read(size * np.dtype(kind).itemsize), kind)
                 for kind, size in zip(_FILE_TYPES, header["sizes"], strict=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,26 +43,39 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the header of a snapshot without reading the rest; None where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                return None
-            file.seek(_CHECKSUM, os.SEEK_CUR)
-            header = json.loads(file.readline(10_000))
-            return header if isinstance(header, dict) else None
-    except (OSError, ValueError, RecursionError):
+            return _read_header(file)
+    except OSError:
         return None
 
 
-@contextmanager
-def open_body(path: str | os.PathLike[str]) -> Iterator[BinaryIO | None]:
-    """Yield the file after its header; None where the checksum is wrong."""
-    with Path(path).open("rb") as file:
+def _read_header(file: BinaryIO) -> dict[str, Any] | None:
+    """Return the header at the beginning of a file; None where it is not one of a snapshot."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        return None
+    file.seek(_CHECKSUM, os.SEEK_CUR)
+    try:
+        header = json.loads(file.readline(10_000))
+    except (ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+@contextlib.contextmanager
+def open_snapshot(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], BinaryIO] | None]:
+    """Yield the header of a snapshot, and the file after it; None where there is none, or its checksum is wrong.
+
+    Both are of one file, also where another process puts a new one in its place meanwhile.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(path).open("rb"))
+        except FileNotFoundError:
+            yield None
+            return
         file.seek(len(_MAGIC))
         stated, crc = file.read(_CHECKSUM).strip(), 0
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
-        if stated != b"%08x" % crc:
-            yield None
-            return
-        file.seek(len(_MAGIC) + _CHECKSUM)
-        file.readline()
-        yield file
+        file.seek(0)
+        header = _read_header(file)
+        yield None if header is None or stated != b"%08x" % crc else (header, file)

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from kexue.search.store.sqlite.tables import ChecksumCounter
 from kexue.search.store.sqlite.transactions import Transactions, Version
 
 _LOG = logging.getLogger("kexue.search")
-_BLOCK = 2_048  # documents read at a time
+_BLOCK = 2_048  # documents read at a time, and fewer where
+_LONGEST = 1 << 21  # their texts have so many bytes together: reading terms takes about 60 times as much memory
 
 
 class WordFollower:
@@ -51,6 +52,7 @@ class WordFollower:
         state = self._transactions.state(connection)
         epoch = str(self._transactions.metadata(connection)["epoch"])
         postings = self.postings or load_postings(self.snapshot_path)
+        self.postings = None  # if following is interrupted, they are half changed
         if postings is not None and postings.position.epoch == epoch:
             last_key = postings.position.last_key
             gone = [key for key, _ in tables.removals(connection, postings.position.last_removal) if key <= last_key]
@@ -111,15 +113,23 @@ class WordFollower:
 
 def _read_texts(connection: sqlite3.Connection, after: int) -> Iterator[tuple[Keys, Keys, list[str]]]:
     """Yield keys, checksums and texts of the documents with keys above `after`, in blocks."""
-    cursor = connection.execute(f"SELECT {tables.DOCUMENT} FROM documents WHERE key > ? ORDER BY key", (after,))
-    while block := cursor.fetchmany(_BLOCK):
-        for row in block:
-            tables.check_document(*row)
-        yield (
-            np.array([row[0] for row in block], np.int64),
-            np.array([row[1] for row in block], np.int64),
-            [row[3].decode() for row in block],
-        )
+    block: list[tuple[int, int, bytes]] = []
+    size = 0
+    for row in connection.execute(f"SELECT {tables.DOCUMENT} FROM documents WHERE key > ? ORDER BY key", (after,)):
+        tables.check_document(*row)
+        block.append((row[0], row[1], row[3]))
+        size += len(row[3])
+        if len(block) == _BLOCK or size >= _LONGEST:
+            yield _columns(block)
+            block, size = [], 0
+    if block:
+        yield _columns(block)
+
+
+def _columns(block: Sequence[tuple[int, int, bytes]]) -> tuple[Keys, Keys, list[str]]:
+    """Return the keys, checksums and texts of rows."""
+    keys, checksums, texts = zip(*block, strict=True)
+    return np.array(keys, np.int64), np.array(checksums, np.int64), [text.decode() for text in texts]
 
 
 def search_both(
