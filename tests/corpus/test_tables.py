@@ -92,6 +92,19 @@ def test_text_of_other_languages_is_never_read_as_chinese(tmp_path: Path, encodi
     assert {record.text for record in read_records(path, encoding=encoding, delimiter="\t")} == {text}
 
 
+@pytest.mark.parametrize("lines", ["问题\n怎么退保\n", "name,问题\nVIP,可以退款吗\n", "我要投诉\n联系方式\n"])
+def test_a_few_chinese_words_are_enough(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "a.txt").write_bytes(lines.encode("gb18030"))
+    assert [record.text for record in read_records(tmp_path / "a.txt")] == lines.split()
+
+
+def test_a_repeated_word_of_another_language_counts_once(tmp_path: Path) -> None:
+    """By chance all characters of a word may be common in Chinese; a column repeats it, and says no more thereby."""
+    (tmp_path / "a.txt").write_bytes("的不一\n".encode("gb18030") * 100)
+    with pytest.raises(DataError, match="may be GB18030"):
+        list(read_records(tmp_path / "a.txt"))
+
+
 @pytest.mark.data
 def test_chinese_of_many_kinds_is_found(tmp_path: Path, data_folder: Path) -> None:
     import gzip

@@ -2,9 +2,9 @@
 
 The rule for the encoding reads the whole file, so that no part is read wrongly in silence: a byte order mark decides;
 else a file that is UTF-8 throughout is UTF-8; else it is GB18030 if (nearly) all lines are, and its characters occur as
-in Chinese: at least nine of ten letters are Chinese characters, and the 200 most common ones are too frequent for
-another language read as GB18030 (Korean, the nearest, reaches 9 %; Chinese 20 to 70 %). Otherwise it is read as UTF-8,
-whose errors name the line and the byte, and the user names the encoding.
+in Chinese: at least nine of ten letters are Chinese characters, and the 1000 most common ones are too frequent for
+another language read as GB18030 (Korean, the nearest, reaches 26 %; Chinese 80 to 95 %). A word that is repeated counts
+once. Otherwise it is read as UTF-8, whose errors name the line and the byte, and the user names the encoding.
 """
 
 from __future__ import annotations
@@ -22,15 +22,30 @@ BLOCK = 1 << 16  # bytes read at a time
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16"}
 _MARKS |= {codecs.BOM_UTF16_BE: "utf-16"}  # in this order: the mark of UTF-32 begins with that of UTF-16
 _COMMON = frozenset(
-    "的是不一了我有人么在个花时保你还呗好店大什险可这吗以为上多年用中分能小到地天酒点来家国电道怎生没和要很里子得他日机下"
-    "行也手都间如北月出会过新金知开看就周餐说京后水何最去度少成边自对高期那无话名作长公送心发方借风车前房吃学于款提馆山"
-    "西面服东动之平三影务明云本相现主景全更通与太外果门费寿理美们意游哪事想号等清春价定比合次信正海给打法部区业情错经样"
-    "物文老同着十重女评今真两体香路应入元实回只客关快歌啊南问"
-)  # the 200 most frequent characters of questions, reviews, dialogues and encyclopedia articles
-_CHANCE = 0.12  # of a common character in a text of another language; 9 % measured in Korean
-_DOUBT = 1e-4  # probability that chance gives so many common characters
+    "的呗花是有了一我不用还在么为分以大能可借年中个时款吗人国和上期行多地新这度开什家生出学怎你对成店到月提后好高要动"
+    "通电于点发方日下小会过现作最机北道天全额法性金与手体化没公元付他自业合图蚁本蚂主支费京前影间知子部理更内信号进美"
+    "等里来名都得面定游周长数结及酒经之收宝实物基同钱市关车区加系品推景看线网制文馆特价其力使利平就商场量西明去应单想"
+    "型被海三边玩种务评也将您门建东工重卡少入水位考式第那资产计表奖果心台组餐专相解交次而服首优外代话并题比无万哪消户"
+    "斯设统如程当安账起球模查两验变功乐女路片所视演流研联城们格战获选息别荐很复事情已说由取者因显件活示问退南记员增啊"
+    "算目华样二请清回找持山保改它色语世原票低近赛类给站证教打从帮效称王布呢民正意达音至展吧均快容响供直科只质身但房亚"
+    "司导戏完传园值转英精具广级银放术总强超界立十指任包究升些录风运率何歌真马试测码需再尔管析据政友口然形热接星约随让"
+    "股速每气德受常或光院客该港队技向续换报此较构条调修四男太处求频标集空各免才论办造节佳际铁创军错克购预反微老红香版"
+    "居林扣余张候买观参神吃米社巴带器认呀限源感非师存播角龙置料确曲火州共校属爱士降领址环育态几权盘便头今剧助足逾维享"
+    "喜听像府拉装她议规申连采易未配尼街投准欢贷习备注博谢艺先告白书层营货整售决百双儿附控湾官团罗治积江季素即离住食画"
+    "辑把密适富临死且致石省列步字索又除义五温细历引鱼届奥闭楼状职充护做群识古阿岁轻击医济势简纪询牌史深局软久满案着河"
+    "短故阳半波兰思域项读嗯云油互哦失朝见排移送差己底智根载始险松照招讯份病登洲六断段聚土岛亿走境黄武淘征独核典难板菜"
+    "极例划亲村福含销则康哈减择越象著停争陆初奇农纳饭编压唱望况干众端拍曾言湖青普冠声另养黑破检药异稳财彩射必围惠融企"
+    "否刚策启范丰符兴绑探拟留健切千李略志材麻介落络杀涨伤键旅施早爆课啥族举终防酸操协血律卖夫弹命飞欧八航朋威礼仅益钟"
+    "趣券诉折遭岩印觉监伦序练卫突甲宫词班签背负远汉激括丽冲述堂延牛块座假警九韩矿婚室藏库叫织疗亡汇谁待委恢晚贵念春跌"
+    "桥章审震闻订输母液厅讨依够础往页顺拿写捷盖批皇县镇亦洋跟谷继胜抗善秀媒冻综灵绝魔尽映估吸苏轮孩套阅希租授植误泰陈"
+    "谱判叶针庆尚沙止漫盟伊攻笔味扫亮鳍塔筑七疑豪封派宣透斗搜执抢竞仍寺障良醒剂蓝败吉训宾币畅承遇杂绍盛皮按森哥秘肉宗"
+    "侧径牙尾许患菌刘永雄呈聊宿培骨圈托察眼绩梦绿追贴缘阶坛父掌担归树缺赚木夏曝雷私补瑞混令童鲜束汽迎"
+)  # the 1000 most frequent characters of questions, dialogues, news, descriptions, abstracts and articles
+_CHANCE = 0.3  # of a common character in a text of another language; 26 % measured in Korean words
+_DOUBT = 1e-3  # probability that chance gives so many common characters
 _ENOUGH = 20_000  # characters that decide
 _SPOILT = 0.02  # share of lines that may be malformed in a file that is GB18030 otherwise
+_WORDS = re.compile(r"[^\x00-\x7f\W\d_]+")
 _ENDS = re.compile(rb'"|\r\n?|\n')
 _SWAP = bytes.maketrans(b"\r\n", b"\n\r")
 
@@ -92,6 +107,7 @@ def find_encoding(open: Opener) -> str:
 def _is_chinese(stream: BinaryIO) -> bool:
     """Return whether the lines of a file are GB18030, and its characters occur as in Chinese."""
     lines = spoilt = letters = chinese = common = 0
+    words: set[str] = set()
     rest = b""
     while True:
         block = stream.read(BLOCK)
@@ -109,10 +125,12 @@ def _is_chinese(stream: BinaryIO) -> bool:
             if _is_chinese_utf8(raw):  # a file of two encodings
                 return False
             if letters < _ENOUGH:
-                wide = [char for char in text if char > "\x7f" and char.isalpha()]
-                ours = [char for char in wide if "\u4e00" <= char <= "\u9fff"]
-                letters, chinese = letters + len(wide), chinese + len(ours)
-                common += sum(char in _COMMON for char in ours)
+                fresh = set(_WORDS.findall(text)) - words
+                words |= fresh
+                for word in fresh:
+                    letters += len(word)
+                    chinese += sum("\u4e00" <= char <= "\u9fff" for char in word)
+                    common += sum(char in _COMMON for char in word)
         if not block:
             break
     if not letters or spoilt > _SPOILT * lines or 10 * chinese < 9 * letters:
