@@ -93,6 +93,17 @@ def test_a_model_is_opened_by_the_workers(ray, tiny_model, tmp_path):
     assert report.model["fingerprint"] == encoder.fingerprint
 
 
+def test_encoding_and_delimiter_can_be_named(ray, tmp_path, encoder):
+    (tmp_path / "a.csv").write_bytes("編號;問題\n1;退款, 要多久?\n".encode("big5"))
+    how = {"text": "問題", "id": "編號", "encoding": "big5", "delimiter": ";"}
+    assert embed_files(tmp_path / "a.csv", tmp_path / "out", encoder=encoder, **how).n == 1
+    with pytest.raises(DataError, match="--encoding"):
+        embed_files(tmp_path / "a.csv", tmp_path / "out", encoder=encoder, text="問題")
+    build_index(tmp_path / "a.csv", tmp_path / "a.kx", encoder=encoder, **how)
+    with search.Index.open(tmp_path / "a.kx") as index:
+        assert index.get("1")[0].text == "退款, 要多久?"
+
+
 def test_a_worker_that_finds_another_model_is_refused(tiny_model, other_tiny_model):
     from kexue.text import Encoder
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from kexue.errors import DataError
 from kexue.search import Index
 from kexue.search.fields import COMMON, DISTINCT
 
@@ -106,5 +107,10 @@ def test_list_gives_pages_and_refuses_none(tmp_path: Path) -> None:
         assert [one.id for one in index.list(limit=3, after="10", filter={"n": {"lt": 20}})] == ["11", "12", "13"]
         assert index.list(after="9") == []
         assert index.list(limit=1)[0] == index.get("0")[0]
-        with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
-            index.list(limit=0)
+        assert len(index.list(limit=10**30, after="")) == 25
+        assert [one.id for one in index.list(after=7)] == ["8", "9"]  # type: ignore[arg-type]
+        for limit in (0, -1, True, "3", 2.0):
+            with pytest.raises(ValueError, match=rf"limit must be a whole number >= 1, got {limit!r}"):
+                index.list(limit=limit)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="half a surrogate pair"):
+            index.list(after="\udcff")

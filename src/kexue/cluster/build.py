@@ -57,6 +57,9 @@ def build_index(
     format: str = "auto",
     approx: str = "auto",
     errors: str = "strict",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    sheet: str | None = None,
     max_bytes: int = MAX_BYTES,
     resume: bool = True,
     overwrite: bool = False,
@@ -89,7 +92,8 @@ def build_index(
     sources = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     sources = [_save_stdin(folder) if source == STDIN else source for source in sources]
     reading: dict[str, Any] = {"text": text, "id": id, "metadata": metadata, "format": format, "errors": errors}
-    common: dict[str, Any] = {"resume": resume, "progress": progress, **reading, "max_bytes": max_bytes}
+    reading |= {"encoding": encoding, "delimiter": delimiter, "sheet": sheet, "max_bytes": max_bytes}
+    common: dict[str, Any] = {"resume": resume, "progress": progress, **reading}
     fit = whitening is not None and not is_fitted(whitening)
     with RaySession(ray) as session:
         embedded = embed(session, sources, folder, encoder=encoder, shards=shards, **common)

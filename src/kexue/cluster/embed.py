@@ -85,6 +85,9 @@ def embed_files(
     metadata: Sequence[str] = (),
     format: str = "auto",
     errors: str = "strict",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    sheet: str | None = None,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> EmbedReport:
@@ -95,8 +98,8 @@ def embed_files(
     encodes only the shards whose file is missing or holds other texts or vectors of another encoder.
 
     Args:
-        inputs: files, folders or ``"-"``; with `text`, `id`, `metadata`, `format`, `errors` and `max_bytes` as in
-            `kexue.search.build_index`.
+        inputs: files, folders or ``"-"``; with `text`, `id`, `metadata`, `format`, `errors`, `encoding`, `delimiter`,
+            `sheet` and `max_bytes` as in `kexue.search.build_index`.
         out: folder of the shards.
         encoder: a folder or hub id, ``"auto"``, or an object. Each worker opens a `kexue.text.Encoder` by its name, in
             the arithmetic it has here and on the device that Ray assigns; another object is sent to the workers.
@@ -127,6 +130,9 @@ def embed_files(
             metadata=metadata,
             format=format,
             errors=errors,
+            encoding=encoding,
+            delimiter=delimiter,
+            sheet=sheet,
             max_bytes=max_bytes,
         )
 

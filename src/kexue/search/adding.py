@@ -103,8 +103,9 @@ def _fill(reading: Reading, spool: Spool, inputs: Inputs, given: dict[str, Any])
         raise
     except DataError as error:
         columns = {"text": reading.text, "id": reading.id, "metadata": list(reading.metadata)}
-        if columns != given and any(columns.values()):
-            used = "; ".join(f"{name}: {value}" for name, value in columns.items() if value)
+        if error.column is not None and columns != given and any(columns.values()):
+            shown = columns | {"metadata": ", ".join(reading.metadata)}
+            used = "; ".join(f"{name}: {value}" for name, value in shown.items() if value)
             error.remedy = (
                 f"{error.remedy or ''} Columns that you do not name are those the index was built with ({used}). "
                 "Use id='' (--id '') for no id column."

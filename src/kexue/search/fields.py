@@ -7,13 +7,16 @@ import re
 from collections import Counter
 from typing import Any
 
-from kexue.search.documents import Document
+import numpy as np
+
+from kexue.search.documents import Document, check_id
 from kexue.search.filters import compared_fields, plain_filter
 from kexue.search.store.base import Filter, Store, Value
 
 DISTINCT = 1_000  # different values of one field that are counted
 FIELDS = 1_000  # fields that are described
 COMMON = 5  # values of a field that are listed
+MAX_PAGE = 2**31 - 1  # documents, more than an index holds
 LONGEST = 100  # characters of a value that is counted
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?", re.ASCII)
 
@@ -52,9 +55,10 @@ class FieldCatalogue:
 
     def page(self, limit: int, *, after: str | None, filter: Filter | None) -> list[Document]:
         """Return one page of the documents; see `Index.list`."""
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, got {limit}")
-        rows = self._store.page(limit, after=after, filter=self.check(filter))
+        if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1:
+            raise ValueError(f"limit must be a whole number >= 1, got {limit!r}")
+        last = None if after is None else check_id(after, "after") if after != "" else ""
+        rows = self._store.page(min(int(limit), MAX_PAGE), after=last, filter=self.check(filter))
         return [Document(row.id, row.text, row.metadata) for row in rows]
 
     def schema(self) -> dict[str, Any]:
