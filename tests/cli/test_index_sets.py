@@ -85,6 +85,16 @@ def test_duplicates(run, tmp_path):
     assert {row["id"]: row["text"] for row in listed}["d"] == "a\tred\nball"
 
 
+def test_the_list_of_duplicates_does_not_replace_the_index(run, tmp_path):
+    before = (tmp_path / "a.kx").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "a.kx")
+    for name in ("a.kx", "link"):
+        code, _, err = run("duplicates", "a.kx", "--out", name)
+        assert code == 1
+        assert "is the index itself" in err
+    assert (tmp_path / "a.kx").read_bytes() == before
+
+
 def test_duplicates_for_people(run):
     run("merge", "all.kx", "a.kx", "b.kx", "--prefer", "first")
     code, out, _ = run("duplicates", "all.kx", "--threshold", "0.97", "--top", "1")

@@ -70,7 +70,11 @@ def read_tsv(text):
     """Oracle: undo the escapes of a table of TSV."""
     unescaped = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
     rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
-    plain = [[re.sub(r"\\[\\tnr]", lambda match: unescaped[match[0]], field) for field in row] for row in rows]
+
+    def character(match):
+        return unescaped.get(match[0]) or chr(int(match[0][2:], 16))
+
+    plain = [[re.sub(r"\\(?:[\\tnr]|u[0-9a-f]{4})", character, field) for field in row] for row in rows]
     return [dict(zip(plain[0], row, strict=True)) for row in plain[1:]]
 
 
@@ -115,6 +119,23 @@ def test_no_hit_and_an_unknown_field_to_show(run):
 
 def test_a_line_of_tsv():
     assert tsv_line(["a\tb\\\n", None, 0.1, 3, True, {"x": "退"}]) == 'a\\tb\\\\\\n\t\t0.1\t3\ttrue\t{"x": "退"}'
+
+
+def test_control_characters_come_back_whole(run, capsys):
+    texts = [
+        "\x1b[31mred␛",
+        "\u202bعربى\u202c",
+        "a\u2028b\x85c\x0bd\u200e",
+        r"\u001b \x85 \t",
+        "\ufeffmark",
+        "👩\u200d👩",
+    ]
+    hits = [{"id": text, "score": 0.5, "document": {"text": text, "metadata": {text: text}}} for text in texts]
+    hits = [dict.fromkeys(("percentile", "chance", "probability", "passage", "explanation")) | hit for hit in hits]
+    AnswerPrinter(Output(False, 0, True)).print({"query": "q", "results": hits, "warnings": []})
+    out = capsys.readouterr().out
+    assert [(row["id"], row["text"]) for row in read_tsv(out)] == [(text, text) for text in texts]
+    assert len(out.splitlines()) == 1 + len(texts)
 
 
 # On a terminal
@@ -402,6 +423,25 @@ def test_fields_that_a_server_leaves_out_are_null(run, fake_server):
     assert "kexue: warning: read this." in err
 
 
+def test_a_key_that_none_can_be_is_not_shown(run, monkeypatch):
+    for key in ("se\ncret", "секрет"):
+        monkeypatch.setenv("KEXUE_API_KEY", key)
+        code, _, err = run("faq", "lost", "--server", "http://127.0.0.1:9")
+        assert code == 1
+        assert "KEXUE_API_KEY holds a character" in err
+        assert key not in err
+        assert "cret" not in err
+
+
+def test_the_remedy_is_for_what_is_missing(run, fake_server):
+    for field, told in (("index", True), ("model", False), (None, False)):
+        url = fake_server(404, json.dumps({"error": {"message": "no such thing", "param": field}}))
+        code, _, err = run("faq", "lost", "--server", url)
+        assert code == 1
+        assert "no such thing" in err
+        assert ("Name one of its indexes" in err) == told
+
+
 def test_no_server_is_told(run):
     code, _, err = run("faq", "lost", "--server", "http://127.0.0.1:9")
     assert code == 1
@@ -414,6 +454,11 @@ def test_no_server_is_told(run):
     [
         (("--server", "127.0.0.1:8000"), "such as http://127.0.0.1:8000"),
         (("--server", "file:///etc/passwd"), "such as http://127.0.0.1:8000"),
+        (("--server", "http://127.0.0.1:none"), "such as http://127.0.0.1:8000"),
+        (("--server", "http://[::1"), "such as http://127.0.0.1:8000"),
+        (("--server", "http://a..b"), "such as http://127.0.0.1:8000"),
+        (("--server", "http://127.0.0.1:9/?x=1"), "such as http://127.0.0.1:8000"),
+        (("--server", "http://user:word@127.0.0.1:9"), "KEXUE_API_KEY"),
         (("--server", "http://127.0.0.1:9", "--exact"), "--exact: the server decides this"),
         (("--server", "http://127.0.0.1:9", "--model", "m", "--device", "cpu"), "--model, --device"),
     ],

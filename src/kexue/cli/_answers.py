@@ -89,7 +89,8 @@ def tsv_lines(record: Record, show: Sequence[str] = ()) -> list[str]:
 def tsv_line(fields: Iterable[Any]) -> str:
     r"""Return values as one line of TSV: None as an empty field, numbers with all digits, lists and objects as JSON.
 
-    Within a field a tab is written ``\t``, the end of a line ``\n`` or ``\r``, and a backslash ``\\``.
+    Within a field a tab is written ``\t``, the end of a line ``\n`` or ``\r``, a backslash ``\\``, and other control
+    characters ``\u`` with four hexadecimal digits.
 
     >>> tsv_line(["a\nb", 0.5, None])
     'a\\nb\t0.5\t'
@@ -158,7 +159,9 @@ def _plain(value: Any) -> str:
 def _escape(text: str) -> str:
     for character, name in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
         text = text.replace(character, name)
-    return text
+    if visible(text) == text:
+        return text
+    return "".join(one if visible(one) == one else f"\\u{ord(one):04x}" for one in text)
 
 
 # The terminal

@@ -28,8 +28,8 @@ def answer_lines(out: Output, k: int, answer: Callable[[str, int], None]) -> Non
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         for line in sys.stdin:
-            if line.strip():
-                answer(line.strip(), k)
+            if query := line.strip("\ufeff \t\r\n"):
+                answer(query, k)
         return
     with suppress(ImportError):
         importlib.import_module("readline")  # gives `input` line editing, and a history of this session

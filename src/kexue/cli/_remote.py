@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import urllib.error
 import urllib.parse
@@ -15,7 +16,8 @@ from typing import Any
 from kexue.errors import KexueError
 
 SECONDS = 300  # limit of the time until the server answers
-_OPTIONAL = ("percentile", "chance", "probability", "passage", "explanation")  # null where the server leaves them out
+# Fields of a hit in the order of `hit_record`; those that the server leaves out are null.
+_FIELDS = ("id", "index", "score", "percentile", "chance", "probability", "passage", "document", "explanation")
 
 
 def ask_server(url: str, index: str, queries: Sequence[str], body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -40,9 +42,16 @@ def ask_server(url: str, index: str, queries: Sequence[str], body: Mapping[str, 
 
 def check_url(url: str) -> str:
     """Return the address of a server without a slash at its end; ValueError where it is not http:// or https://."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # brackets, a port or a host name that none can have
+        parts = urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s?#]", url):
         raise ValueError(f"--server must be an address such as http://127.0.0.1:8000, got {url!r}")
+    if "@" in parts.netloc:
+        raise ValueError("--server takes no name and password; KEXUE_API_KEY is the key of a server")
     return url.rstrip("/")
 
 
@@ -51,6 +60,10 @@ def _post(url: str, body: Mapping[str, Any]) -> Any:
     data = json.dumps(body).encode()
     request = urllib.request.Request(f"{url}/v1/search", data, {"Content-Type": "application/json"}, method="POST")
     if key := os.environ.get("KEXUE_API_KEY", "").strip():
+        if not (key.isascii() and key.isprintable()):
+            raise KexueError(
+                "KEXUE_API_KEY holds a character that no key has.", remedy="Set it to a key of the server."
+            )
         request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
@@ -76,12 +89,13 @@ def _read_json(url: str, content: bytes) -> Any:
 def _refusal(url: str, status: int, content: bytes) -> KexueError:
     """Return the error for an answer other than success, with the server's own words."""
     try:
-        message = str(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        error = json.loads(content)["error"]
+        message, field = str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return _foreign(url)
     remedies = {
         401: "Set KEXUE_API_KEY to a key of the server.",
-        404: "Name one of its indexes, or start the server with this one.",
+        404: "Name one of its indexes, or start the server with this one." if field == "index" else None,
         429: "The server is busy: ask again in a moment.",
     }
     return KexueError(f"{url} answers with status {status}: {message}", remedy=remedies.get(status))
@@ -90,9 +104,8 @@ def _refusal(url: str, status: int, content: bytes) -> KexueError:
 def _read_answer(url: str, answer: Any) -> dict[str, Any]:
     """Return the answer of a server with every field of `search_record`."""
     try:
-        results = [{**dict.fromkeys(_OPTIONAL), **hit} for hit in answer["results"]]
-        complete = all({"id", "score", "document"} <= set(hit) for hit in results)
-        if complete:
+        if all({"id", "score", "document"} <= set(hit) for hit in answer["results"]):
+            results = [{**dict.fromkeys(_FIELDS), **hit} for hit in answer["results"]]
             return {**answer, "results": results, "warnings": list(answer["warnings"])}
     except (KeyError, TypeError):
         pass

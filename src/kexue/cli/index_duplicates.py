@@ -46,9 +46,12 @@ def duplicates(
 ) -> None:
     """Find near-duplicates: groups of documents whose vectors are almost equal."""
     from kexue.search import Index, find_duplicates
+    from kexue.search.copying import check_places_differ
 
     if threshold is not None and not 0 < threshold <= 1:
         raise typer.BadParameter(f"--threshold must be above 0 and at most 1, got {threshold}")
+    if listing is not None:
+        check_places_differ(index, listing)
     with Index.open(index, readonly=True) as opened, out.progress("comparing") as progress:
         report = find_duplicates(opened, threshold, progress=progress)
     if listing is not None:
