@@ -187,7 +187,7 @@ def test_numbers_of_a_calibrated_index(shown, record):
         assert all(part in text for part in ("1.3%", "0.50 (0.25-0.75)", "chance", "probability"))
         assert "percentile" not in text  # it is common among first hits
     values = tsv_lines(record | {"results": hits})[1].split("\t")
-    assert values[3:8] == ["99.996", "0.0123", "0.5", "0.25", "0.75"]
+    assert values[4:9] == ["99.996", "0.0123", "0.5", "0.25", "0.75"]
 
 
 def test_a_weak_answer_says_so_and_passages_are_shown(shown, record):
@@ -417,8 +417,8 @@ def test_fields_that_a_server_leaves_out_are_null(run, fake_server):
     code, out, err = run("faq", "lost", "--server", fake_server(200, body))
     assert code == 0
     assert read_tsv(out)[0] | {"score": ""} == {
-        "query": "lost", "rank": "1", "score": "", "percentile": "", "chance": "", "probability": "", "low": "",
-        "high": "", "id": "a", "text": "t", "passage": "", "explanation": "",
+        "query": "lost", "rank": "1", "match": "", "score": "", "percentile": "", "chance": "", "probability": "",
+        "low": "", "high": "", "id": "a", "text": "t", "passage": "", "explanation": "",
     }  # fmt: skip
     assert "kexue: warning: read this." in err
 

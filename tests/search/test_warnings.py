@@ -14,7 +14,7 @@ from kexue.search.answers import answer_queries
 from kexue.search.calibration import GOOD_CHANCE, LEAST
 from kexue.search.meaning import CHANGED_SHARE, LEAST_DRIFTED, LEAST_PAIRS
 from kexue.search.space import file_bytes
-from kexue.search.warnings import collect_warnings, judge_match
+from kexue.search.warnings import JudgedSearch, collect_warnings, judge_match
 from kexue.similarity import ScoreCalibrator, Whitening
 
 Make = Callable[..., Index]
@@ -202,6 +202,21 @@ def test_a_match_is_good_by_chance_or_by_words() -> None:
     assert judge_match([hit(0.9, "订单号码是七")], "订单号码") == "good"
 
 
+def test_a_match_does_not_depend_on_how_few_hits_are_wanted(make_index: Make) -> None:
+    """In a search by words and meaning the hit that is nearest in meaning may come later than the wanted ones."""
+    index = make_index()
+    index.add(TEXTS)
+    index.calibrate(n=500)
+    queries = [f"{text} {'number about document ' * 3}" for text in TEXTS[:8]] + ["where are the cats", "hello there"]
+    [one, ten, more] = [[record["match"] for record in answer_queries(index, queries, k=k)] for k in (1, 10, 80)]
+    assert one == ten
+    assert all(late == "good" for early, late in zip(ten, more, strict=True) if early == "good")
+    chances = [[0.5] * 9 + [0.01], [0.5] * 10]
+    search = JudgedSearch(lambda k: [[hit(chance) for chance in some[:k]] for some in chances])
+    assert [len(hits) for hits in search(2)] == [2, 2]
+    assert search.matches([None, None]) == ["good", "weak"]
+
+
 def test_records_say_what_the_function_says(make_index: Make) -> None:
     index = make_index()
     index.add(TEXTS)
@@ -211,7 +226,7 @@ def test_records_say_what_the_function_says(make_index: Make) -> None:
         told = collect_warnings(index, queries)
         for record, sentences, hits in zip(records, told, index.search(queries, k=3), strict=True):
             assert record["warnings"] == sentences
-            assert record["match"] == judge_match(hits, record["query"])
+            assert record["match"] == judge_match(index.search(record["query"], k=10)[0], record["query"])
             assert [found["chance"] for found in record["results"]] == [one.chance for one in hits]
             assert json.loads(json.dumps(record)) == record
         index.calibrate(n=500)

@@ -70,12 +70,20 @@ def tsv_lines(record: Record, show: Sequence[str] = ()) -> list[str]:
         record: of `answer_queries`.
         show: metadata fields, each a column between the id and the text.
     """
-    names = ["query", "rank", *_NUMBERS, "low", "high", "id", *show, "text", "passage", "explanation"]
+    names = ["query", "rank", "match", *_NUMBERS, "low", "high", "id", *show, "text", "passage", "explanation"]
     lines = [tsv_line(names)]
     for rank, hit in enumerate(record["results"], start=1):
         probability = hit["probability"] or {}
         numbers = [probability.get("value") if name == "probability" else hit.get(name) for name in _NUMBERS]
-        fields = [record["query"], rank, *numbers, probability.get("low"), probability.get("high"), hit["id"]]
+        fields = [
+            record["query"],
+            rank,
+            record.get("match"),
+            *numbers,
+            probability.get("low"),
+            probability.get("high"),
+            hit["id"],
+        ]
         fields += [_data(hit).get(name) for name in show]
         fields += [
             hit["document"]["text"],

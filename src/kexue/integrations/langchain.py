@@ -14,6 +14,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from kexue.search import Hit, Index
+from kexue.search.answers import answer_queries
 from kexue.search.documents import text_id
 
 Filter = Mapping[str, Any]
@@ -132,6 +133,14 @@ class KexueVectorStore(VectorStore):
         """Return the `k` documents nearest to a query, each with its score."""
         [hits] = self.index.search([query], k, filter=filter, **options)
         return [(_as_document(hit), hit.score) for hit in hits]
+
+    def answer(self, query: str, k: int = 4, *, filter: Filter | None = None, **options: Any) -> dict[str, Any]:
+        """Return the hits of a query with what to doubt: `match`, `warnings`, and the `chance` of each hit.
+
+        The record of `kexue search --json`; documents of LangChain have no place for these.
+        """
+        [record] = answer_queries(self.index, [query], k, filter=filter, **options)
+        return record
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: Filter | None = None, **options: Any

@@ -9,7 +9,7 @@ from kexue.search.documents import check_text
 from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.records import Stopwatch, index_name, search_record
 from kexue.search.rerank import search_and_rerank
-from kexue.search.warnings import collect_warnings, judge_match
+from kexue.search.warnings import JudgedSearch, collect_warnings
 
 if TYPE_CHECKING:
     from kexue.search.index import Index
@@ -48,8 +48,9 @@ def answer_queries(
     vectors = None if chosen == "lexical" else index.encode_queries(queries)
     watch.lap("encode")
     options |= {"mode": chosen, "dehub": dehub, "candidates": candidates, "vectors": vectors}
+    search = JudgedSearch(lambda wanted: index.search(queries, wanted, **options))
     answers = search_and_rerank(
-        lambda wanted: index.search(queries, wanted, **options),
+        search,
         queries,
         k,
         rerank=rerank,
@@ -63,14 +64,15 @@ def answer_queries(
     tokens = encoder.count_tokens(queries) if hasattr(encoder, "count_tokens") else [0] * len(queries)
     doubts = collect_warnings(index, queries, chosen)
     records = []
-    for query, hits, used, warnings in zip(queries, answers, tokens, doubts, strict=True):
+    rows = zip(queries, answers, tokens, doubts, search.matches(queries), strict=True)
+    for query, hits, used, warnings, match in rows:
         found = search_record(
             hits,
             index_name(path),
             mode=chosen,
             tokens=used,
             seconds=seconds,
-            match=judge_match(hits, query),
+            match=match,
             warnings=warnings,
         )
         records.append({"query": query, "index": path, **found})

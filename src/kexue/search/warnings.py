@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from kexue.text.roles import choose_prompt
 if TYPE_CHECKING:
     from kexue.search.index import Index
 
+_JUDGED = 10  # nearest hits, by which an answer is judged at least
 _SHOWN = 5  # unknown words that are listed
 _EMPTY_IN = 3  # sample queries, from which on a word of them counts as one without content
 
@@ -110,6 +111,27 @@ def judge_match(hits: Sequence[Hit], query: str | None) -> Literal["good", "weak
     if min(chances) <= GOOD_CHANCE or any(_holds_words(hit.passage_text, query) for hit in hits if query):
         return "good"
     return "weak"
+
+
+class JudgedSearch:
+    """A search that keeps at least ten hits, by which its answers are judged however few are wanted.
+
+    Args:
+        search: returns the given number of hits of each query.
+    """
+
+    def __init__(self, search: Callable[[int], list[list[Hit]]]) -> None:
+        self._search = search
+        self._answers: list[list[Hit]] = []
+
+    def __call__(self, k: int) -> list[list[Hit]]:
+        """Return the `k` nearest hits of each query."""
+        self._answers = self._search(max(k, _JUDGED))
+        return [hits[:k] for hits in self._answers]
+
+    def matches(self, queries: Sequence[str | None]) -> list[Literal["good", "weak"] | None]:
+        """Return `judge_match` of the hits of each query."""
+        return [judge_match(hits, query) for hits, query in zip(self._answers, queries, strict=True)]
 
 
 def _holds_words(text: str, query: str) -> bool:

@@ -25,7 +25,7 @@ from kexue.search.records import (
     search_record,
 )
 from kexue.search.rerank import search_and_rerank
-from kexue.search.warnings import collect_warnings, describe_sample, judge_match
+from kexue.search.warnings import JudgedSearch, collect_warnings, describe_sample
 from kexue.serve import examples
 from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts, parse_object
 from kexue.serve.errors import ApiError
@@ -115,9 +115,10 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     unused = body.candidates is not None and rerank is None and body.dehub != "csls"
     if unused and not await service.work(_is_approximate, served.index):
         warnings.append("the field candidates has no effect: every document is compared, and none is reranked.")
+    judged = JudgedSearch(lambda wanted: served.index.search(queries, wanted, **options))
     [hits] = await service.work(
         search_and_rerank,
-        lambda wanted: served.index.search(queries, wanted, **options),
+        judged,
         [body.query],
         top_k,
         rerank=reranker,
@@ -129,7 +130,7 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     warnings += (await service.work(collect_warnings, served.index, [body.query], mode))[0]
     if body.explain:  # an explanation covers only the tokens that are read
         warnings += await service.work(_check_truncation, [hit.text for hit in hits], served.model.encoder)
-    match = judge_match(hits, body.query)
+    [match] = judged.matches([body.query])
     content = search_record(
         hits, served.name, mode=mode, tokens=tokens, seconds=watch.seconds(), match=match, sparse=True
     )
