@@ -63,6 +63,43 @@ def test_html_is_what_a_reader_sees(tmp_path: Path) -> None:
     assert places(parsed) == [("Big title", "Big title"), ("Part two", "Part two")]
 
 
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("<meta charset=utf-16><p>退货".encode(), "退货"),  # which could not be read if it were true
+        (b"\xef\xbb\xbf<meta charset=gb2312><p>" + "退货".encode(), "退货"),
+        ("<meta charset=gb2312><p>镕㐀".encode("gb18030"), "镕㐀"),  # not in GB2312
+        (b"<meta charset=iso-8859-1><p>\x93a\x94 \x80", "“a” €"),
+        ("<meta charset=ascii><p>退货".encode(), "退货"),
+        ("<meta charset=nosuch><p>退货".encode(), "退货"),
+        ("<meta charset=auto><p>退货".encode(), "退货"),
+        ('<?xml version="1.0" encoding="big5"?><p>退貨'.encode("big5"), "退貨"),
+        ('<!-- a --><?xml version="1.0"?><html><p>退货'.encode(), "退货"),
+        (b"a.html", "a.html"),
+        (b"<![if !vml]>a<![endif]>", "a"),
+    ],
+)
+def test_html_is_read_as_a_browser_reads_it(tmp_path: Path, raw: bytes, text: str) -> None:
+    (tmp_path / "a.html").write_bytes(raw)
+    assert read(tmp_path / "a.html").text == text
+
+
+def test_html_that_is_not_what_it_declares_is_refused_or_repaired(tmp_path: Path) -> None:
+    """Guessing would give a text in Cyrillic letters."""
+    (tmp_path / "a.html").write_bytes(b"<meta charset=gb2312>\n<p>" + "退货".encode() + b"\xff")
+    with pytest.raises(DataError, match="line 2, column 6: byte 0x80 is not GB18030"):
+        read(tmp_path / "a.html")
+    (tmp_path / "b.html").write_bytes(b"<meta charset=utf-8><p>caf\xe9")
+    with pytest.raises(DataError, match="byte 0xe9 is not UTF-8"):
+        read(tmp_path / "b.html")
+    (tmp_path / "c.html").write_bytes("<meta charset=utf-8><p>退货".encode("gb18030"))
+    decoder = Decoder("strict", encoding="gb18030")
+    assert read_document(str(tmp_path / "c.html"), decoder).text == "退货", "what the caller names is taken"
+    (tmp_path / "d.html").write_bytes(b"<![ bad <p>z")
+    with pytest.raises(DataError, match="cannot be read as HTML"):
+        read(tmp_path / "d.html")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
 def test_html_is_read_in_the_encoding_it_declares(tmp_path: Path, encoding: str) -> None:
     text = f'<html><head><meta charset="{encoding}"></head><body><p>退货需要五天。</p></body></html>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import math
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from kexue._text import not_utf8, refuse_lone_cr, standard_input
-from kexue.corpus.encodings import Recoded, check_encoding, ends_with_cr, find_encoding, show_encoding
+from kexue.corpus.encodings import Recoded, check_encoding, ends_with_cr, find_encoding, find_mark, show_encoding
 from kexue.corpus.faults import Faults, RecordError, as_record_error
 from kexue.corpus.open import STDIN, open_bytes
 from kexue.errors import DataError
@@ -124,6 +125,14 @@ class Decoder:
         if file.encoding is None:
             file.encoding = find_encoding(lambda: self.open(path)) if self._encoding == "auto" else self._encoding
         return file.encoding
+
+    def believe(self, path: str, declared: str) -> None:
+        """Take the encoding that a file declares; not an unknown one, nor against its first bytes or the caller."""
+        with contextlib.suppress(ValueError):
+            known = check_encoding(declared)
+            if self._encoding == "auto" != known:
+                with self.open(path) as stream:
+                    self.file(path).encoding = find_mark(stream.read(4)) or known
 
     @contextmanager
     def open_utf8(self, path: str, *, swap: bool = False) -> Iterator[BinaryIO]:

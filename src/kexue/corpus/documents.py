@@ -37,6 +37,18 @@ _PARAGRAPHS = re.compile(
 )
 _LINES = re.compile("br|caption|li|option|summary|tr")
 _HEADING = re.compile(r"h[1-6]")
+_HEAD = 4096  # bytes in which an HTML file declares its encoding
+_STANDARD_ENCODINGS = {  # as browsers read what is declared: the larger set of the same kind
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "latin-1"), "windows-1252"),
+    **dict.fromkeys(("ascii", "us-ascii"), "auto"),
+    **dict.fromkeys(("gb2312", "gbk", "x-gbk"), "gb18030"),
+    **dict.fromkeys(("utf-16", "utf-16le", "utf-16be"), "utf-8"),  # or the declaration could not be read
+    "big5": "big5hkscs",
+    "shift_jis": "cp932",
+    "euc-kr": "cp949",
+    "iso-8859-9": "windows-1254",
+}
+_XML_MARK = re.compile(r"<\?xml\b.*?\?>", re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---\s*?$", re.DOTALL | re.MULTILINE)
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[a-zà-öø-ÿ])")  # of a word divided between two lines
@@ -115,14 +127,17 @@ def _plain(inline: Any) -> str:
 
 
 def _read_html(path: str, decoder: Decoder) -> Parsed:
-    """Read an HTML file; the encoding that it declares is believed."""
+    """Read an HTML file; the encoding that it declares is believed, unless the caller names one."""
     bs4 = import_optional("bs4")
     with open_bytes(path) as stream:
-        raw = stream.read()
-    declared = bs4.dammit.EncodingDetector.find_declared_encoding(raw, is_html=True)
-    source = raw if declared else decode_document(path, decoder)
+        declared = bs4.dammit.EncodingDetector.find_declared_encoding(stream.read(_HEAD), True, True)
+    if declared is not None:
+        decoder.believe(path, _STANDARD_ENCODINGS.get(declared, declared))
+    source = io.StringIO(_XML_MARK.sub("", decode_document(path, decoder), count=1))
+    with _explain(path, "HTML", bs4.exceptions.ParserRejectedMarkup):
+        root = bs4.BeautifulSoup(source, "html.parser")
     writer = _Writer()
-    for event, node in _events(bs4.BeautifulSoup(source, "html.parser", from_encoding=declared)):
+    for event, node in _events(root):
         name = node.name or ""
         if not event:
             writer.write(str(node))
@@ -204,7 +219,7 @@ def _read_pdf(path: str, decoder: Decoder) -> Parsed:
     pypdf = import_optional("pypdf")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every small fault that it repairs
     pages, starts, length = [], [], 0
-    with _explain(path, "PDF", pypdf.errors.PyPdfError):
+    with _explain(path, "a PDF", pypdf.errors.PyPdfError):
         reader = pypdf.PdfReader(io.BytesIO(_read_bytes(path)))
         if reader.is_encrypted and not reader.decrypt(""):
             raise DataError(
@@ -240,7 +255,7 @@ def _read_docx(path: str, decoder: Decoder) -> Parsed:
     """Read a Word file: its paragraphs and tables, without headers, footers, notes and text boxes."""
     docx = import_optional("docx")
     writer = _Writer()
-    with _explain(path, "Word document (.docx)", Exception):  # of zipfile, lxml and docx, none with a common base
+    with _explain(path, "a Word document (.docx)", Exception):  # of zipfile, lxml and docx, none with a common base
         for block in docx.Document(io.BytesIO(_read_bytes(path))).iter_inner_content():
             writer.separate(_PARAGRAPH)
             if hasattr(block, "rows"):
@@ -271,7 +286,7 @@ def _explain(path: str, kind: str, errors: type[Exception]) -> Iterator[None]:
         raise
     except (errors, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"the file cannot be read as a {kind}: it is damaged, cut short or of another kind "
+            f"the file cannot be read as {kind}: it is damaged, cut short or of another kind "
             f"({type(error).__name__}: {error!s:.100}).",
             remedy="Open it in the program it comes from and save it again, or leave it out.",
             path=path,

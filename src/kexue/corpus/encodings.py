@@ -20,7 +20,10 @@ from kexue.errors import DataError
 
 BLOCK = 1 << 16  # bytes read at a time
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16"}
-_MARKS |= {codecs.BOM_UTF16_BE: "utf-16"}  # in this order: the mark of UTF-32 begins with that of UTF-16
+_MARKS |= {
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8",
+}  # in this order: the mark of UTF-32 begins with that of UTF-16
 _COMMON = frozenset(
     "的呗花是有了一我不用还在么为分以大能可借年中个时款吗人国和上期行多地新这度开什家生出学怎你对成店到月提后好高要动"
     "通电于点发方日下小会过现作最机北道天全额法性金与手体化没公元付他自业合图蚁本蚂主支费京前影间知子部理更内信号进美"
@@ -84,14 +87,18 @@ def show_encoding(name: str) -> str:
     return name.upper().replace("_", "-")
 
 
+def find_mark(start: bytes) -> str | None:
+    """Return the encoding that a byte order mark at the start of a file tells; None where there is none."""
+    return next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
+
+
 def find_encoding(open: Opener) -> str:
     """Return the encoding of a file by the rule of this module; `open` opens its bytes, once or twice."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open() as stream:
         block = stream.read(BLOCK)
-        for mark, name in _MARKS.items():
-            if block.startswith(mark):
-                return name
+        if (marked := find_mark(block)) is not None:
+            return marked
         try:
             while block:
                 decoder.decode(block)
