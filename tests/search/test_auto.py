@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kexue.errors import ModelNotFoundError, SpaceMismatchError
-from kexue.search import Index, add_files, build_index
+from kexue.search import CosineReranker, Index, add_files, build_index
 from kexue.search.encoding import choose_prompt, encode_texts
 from kexue.search.records import compare_texts
 from kexue.similarity import PairDataset, evaluate_pairs
@@ -139,6 +139,12 @@ def test_documents_queries_and_pairs_get_their_prompts_and_the_index_records_the
     roles = dict.fromkeys(documents, "passage") | dict.fromkeys(queries, "query")
     given = {text: prompt for prompt, text in encoder.given}
     assert {text: given[text] for text in roles} == roles
+
+
+def test_a_reranker_gives_question_and_documents_their_prompts() -> None:
+    encoder = Recorder()
+    CosineReranker(encoder).rerank("ask", ["one", "two"])
+    assert sorted(encoder.given) == [("passage", "one"), ("passage", "two"), ("query", "ask")]
 
 
 def test_pairs_are_alike_in_comparisons_and_evaluations(tiny_model: Path) -> None:

@@ -70,3 +70,20 @@ def test_the_command_line_says_so_too(client, tiny_model, monkeypatch, capsys, t
     first, second = (json.loads(line)["warnings"] for line in capsys.readouterr().out.splitlines())
     assert first == [f"the query was cut: at most {encoder.max_length} tokens are read.", FEW]
     assert second == [FEW]
+
+
+def test_a_text_that_its_prompt_makes_too_long_is_said_to_be_cut(tiny_model, tmp_path, capsys) -> None:
+    from kexue.cli import main
+    from kexue.text import Encoder
+
+    prompts = {"document": "the dog runs in the park ", "query": "the dog "}
+    encoder = Encoder(tiny_model, prompts=prompts, dtype="float32")
+    text = "dog " * (encoder.max_length - 4)
+    assert not encoder.tokenize([text]).truncated
+    with Index.create(tmp_path / "i.kx", encoder) as index:
+        index.add(["a cat sleeps"])
+    with TestClient(create_app(Settings(indexes=[tmp_path / "i.kx"], api_keys={}))) as client:
+        answer = client.post("/v1/compare", json={"texts": ["a", text], "index": "i"})
+    assert "1 text was cut" in answer.json()["warnings"][0]
+    assert main(["compare", "a cat", text, "--index", str(tmp_path / "i.kx")]) == 0
+    assert "a text was cut" in capsys.readouterr().err

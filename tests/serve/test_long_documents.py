@@ -54,6 +54,8 @@ def test_an_upsert_splits_like_the_index_or_tells_what_was_cut(client: TestClien
     assert [hit["passage"]["start"], hit["passage"]["end"]] in [list(span) for span in spans]
     assert hit["passage"]["text"] == text[hit["passage"]["start"] : hit["passage"]["end"]]
     assert hit["document"] == {"text": text, "metadata": {"n": 1}}
+    explained = client.post("/v1/search", json={"query": "a girl reads", "explain": True}).json()
+    assert not any(" cut: " in sentence for sentence in explained["warnings"]), "the passage is explained, not the text"
     again = client.post("/v1/indexes/long/documents", json={"documents": documents, "truncate": False}).json()
     assert (again["skipped"], again["updated"]) == (2, 0)
 

@@ -637,3 +637,9 @@ def test_token_counts_are_those_encoded(tiny_model):
     tokens = [len(found.tokens) for found in encoder.encode_tokens(texts)]
     assert counts == [n + 2 for n in tokens]  # [CLS] and [SEP]
     assert counts[2] == encoder.max_length
+
+
+def test_half_a_surrogate_pair_is_named_by_split(encoder: Encoder) -> None:
+    for text in ("a \ud800", "a \ud800 b" * 400):
+        with pytest.raises(ValueError, match="no valid Unicode"):
+            encoder.split([text], 3)

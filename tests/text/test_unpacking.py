@@ -175,8 +175,10 @@ def test_files_of_others_are_not_deleted(package: Path) -> None:
     folder = find_model("multilingual-e5-small")
     (folder / "config.json").unlink()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ModelNotFoundError, match=r"notes\.txt"):
+    with pytest.raises(ModelNotFoundError, match=r"notes\.txt") as caught:
         find_model("multilingual-e5-small")
+    assert str(caught.value).count(str(folder)) == 1
+    assert "Move these files away" in str(caught.value)
     assert (folder / "notes.txt").read_text() == "mine"
 
 

@@ -46,6 +46,7 @@ def compare(
     """Compare two texts: cosine of their vectors, distance between their words, and how the words match."""
     from kexue.search import Index
     from kexue.search.records import compare_texts, comparison_record
+    from kexue.text.roles import choose_prompt
 
     for name, given in (("A", a), ("B", b)):
         if not given.strip():
@@ -60,7 +61,8 @@ def compare(
             compared = compare_texts(a, b, encoder, kind=kind, index=opened)
             if (calibrator := opened.calibrator) is not None and calibrator.null_ is not None:
                 drawn = len(calibrator.null_)
-    if encoder.tokenize([a, b]).truncated:
+    prompt = choose_prompt(encoder, "pair" if index is None else "document")
+    if encoder.tokenize([a, b], prompt_name=prompt).truncated:
         out.remark(f"kexue: warning: a text was cut: at most {encoder.max_length} tokens are read")
     transport = compared.explanation
     if figure is not None and transport is not None:

@@ -247,6 +247,6 @@ class CosineReranker:
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranked:
         """Return the scores of `documents`, in their order."""
-        vectors = encode_texts(self.encoder, [query, *documents], "pair")
-        query_vectors = np.broadcast_to(vectors[0], vectors[1:].shape)
-        return Reranked(pair_cosine(query_vectors, vectors[1:]), [None] * len(documents))
+        vectors = encode_texts(self.encoder, list(documents), "document")
+        asked = np.broadcast_to(encode_texts(self.encoder, [query], "query"), vectors.shape)
+        return Reranked(pair_cosine(asked, vectors), [None] * len(documents))

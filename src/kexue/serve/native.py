@@ -34,7 +34,7 @@ from kexue.serve.limits import MAX_LIST
 from kexue.serve.models import Timing, truncation_warnings
 from kexue.serve.service import ServedIndex
 from kexue.serve.wire import Here, Route, VectorRoute, Warnings, compute_headers, reply, shorten
-from kexue.text.roles import choose_prompt
+from kexue.text.roles import Role, choose_prompt
 
 router = APIRouter(tags=["kexue"], route_class=Route)
 _LOG = logging.getLogger("kexue.serve")
@@ -129,7 +129,7 @@ async def search(body: SearchRequest, service: Here, warnings: Warnings) -> Resp
     )
     warnings += (await service.work(collect_warnings, served.index, [body.query], mode))[0]
     if body.explain:  # an explanation covers only the tokens that are read
-        warnings += await service.work(_check_truncation, [hit.text for hit in hits], served.model.encoder)
+        warnings += await service.work(_check_truncation, [hit.passage_text for hit in hits], served.model.encoder)
     [match] = judged.matches([body.query])
     content = search_record(
         hits, served.name, mode=mode, tokens=tokens, seconds=watch.seconds(), match=match, sparse=True
@@ -278,15 +278,17 @@ async def compare(body: CompareRequest, service: Here, warnings: Warnings) -> Re
         a, b = body.texts
         index = None if served is None else served.index
         comparison = compare_texts(a, b, model.encoder, kind=body.kind, index=index)
-        return comparison_record(comparison, explain=body.explain), _check_truncation([a, b], model.encoder)
+        cut = _check_truncation([a, b], model.encoder, "pair" if index is None else "document")
+        return comparison_record(comparison, explain=body.explain), cut
 
     content, truncation = await service.work(work)
     return reply(content, warnings=warnings + truncation)
 
 
-def _check_truncation(texts: list[str], encoder: Any) -> list[str]:
-    """Return a warning where texts are longer than the encoder reads."""
-    return truncation_warnings(encoder.tokenize(texts).truncated, encoder.max_length)
+def _check_truncation(texts: list[str], encoder: Any, role: Role | None = None) -> list[str]:
+    """Return a warning where texts are longer than the encoder reads, with the prompt of their role, if any."""
+    prompt = None if role is None else choose_prompt(encoder, role)
+    return truncation_warnings(encoder.tokenize(texts, prompt_name=prompt).truncated, encoder.max_length)
 
 
 @router.get("/v1/hubness", responses=examples.HUBNESS)

@@ -97,7 +97,7 @@ def split_texts(texts: Sequence[str], tokenizer: SupportsOffsets, tokens: int, o
         The passages of each text; one, the whole text, where it is short.
     """
     spans = [[(0, len(text))] for text in texts]
-    long = [place for place, text in enumerate(texts) if len(text) > tokens or len(text.encode()) > tokens]
+    long = [place for place, text in enumerate(texts) if len(text.encode("utf-8", "surrogatepass")) > tokens]
     for start in range(0, len(long), _CHUNK):
         some = long[start : start + _CHUNK]
         read = tokenizer.read_offsets([texts[place] for place in some])

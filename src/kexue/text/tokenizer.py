@@ -171,7 +171,10 @@ class TextTokenizer:
         word where there is one.
         """
         places = [(at, start, stop) for at, text in enumerate(texts) for start, stop in _parts(text)]
-        records = self._backend.encode_batch([texts[at][start:stop] for at, start, stop in places])
+        try:
+            records = self._backend.encode_batch([texts[at][start:stop] for at, start, stop in places])
+        except TypeError:
+            raise ValueError(_describe_invalid(texts, 0)) from None
         found: list[list[np.ndarray]] = [[] for _ in texts]
         for (at, start, _), record in zip(places, records, strict=True):
             for one in (record, *record.overflowing):

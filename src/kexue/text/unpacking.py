@@ -78,11 +78,14 @@ def unpack_package() -> Path | None:
             raise
         if is_disk_full(error):
             raise _no_room(folder) from error
-        reason = error.message if isinstance(error, DataError) else explain(error)[0]
+        if isinstance(error, DataError):  # files of others are there; its message names them and the folder
+            reason, remedy = f": {error.message}", "Move these files away, or set"
+        else:
+            reason, remedy = f" into {folder}: {explain(error)[0]}", "Set"
         raise ModelNotFoundError(
-            f"the multilingual model cannot be unpacked into {folder}: {reason}",
+            f"the multilingual model cannot be unpacked{reason}",
             tried=[str(folder)],
-            remedy="Set KEXUE_CACHE to a folder that can be written, with 250 MB of room.",
+            remedy=f"{remedy} KEXUE_CACHE to a folder that can be written, with 250 MB of room.",
         ) from error
     return folder
 
