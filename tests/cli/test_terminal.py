@@ -145,7 +145,7 @@ def test_hubness_of_a_sample_says_so(hostile, capsys, monkeypatch) -> None:
     assert (whole["n"], whole["documents"]) == (14, 14)
     main(["hubness", "i.kx", "-k", "3"])
     assert "sample" not in capsys.readouterr().out
-    monkeypatch.setattr("kexue.search.hubness.SAMPLE", 9)
+    monkeypatch.setattr("kexue.search.sample.SAMPLE", 9)
     main(["hubness", "i.kx", "-k", "3", "--json"])
     part = json.loads(capsys.readouterr().out)
     assert (part["n"], part["documents"]) == (9, 14)

@@ -354,7 +354,7 @@ def test_an_index_answers_as_that_of_one_machine(ray, done, documents, source, t
     options: dict[str, Any] = {"encoder": encoder, "whitening": whitening, "dehub": dehub, **READING}
     alone = search.build_index(source, tmp_path / "alone.kx", **options)
     report = build_index(source, tmp_path / "many.kx", **options)
-    assert sorted(path.name for path in tmp_path.glob("many*")) == ["many.kx", "many.kx-snapshot"]
+    assert sorted(path.name for path in tmp_path.glob("many*")) == ["many.kx", "many.kx-snapshot", "many.kx-words"]
     assert (report.shards, report.retried) == (3, 0)
     different = {"index", "seconds", "bytes", "shards", "retried"}
     assert {k: v for k, v in dataclasses.asdict(report).items() if k not in different} == {

@@ -33,7 +33,7 @@ def shared(tmp_path_factory, encoder) -> Iterator[TestClient]:
 
     path = tmp_path_factory.mktemp("weight") / "plain.kx"
     with Index.create(path, encoder) as index:
-        index.add(["a dog eats", "a cat runs"])
+        index.add(["a dog eats", "a cat runs"], metadata=[{"n": 0}, {"n": 1}])
     with TestClient(create_app(Settings(indexes=[path], api_keys={})), raise_server_exceptions=False) as client:
         yield client
 

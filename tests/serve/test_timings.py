@@ -48,7 +48,8 @@ def clock(fake_clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     fake = SimpleNamespace(perf_counter=clock.perf_counter, time=time.time)
     for module in (models, metrics):
         monkeypatch.setattr(module, "time", fake)
-    monkeypatch.setattr("kexue.search.records.time", fake)
+    for name in ("kexue.search.records.time", "kexue.cli.search.time"):
+        monkeypatch.setattr(name, fake)
     return clock
 
 
