@@ -196,3 +196,21 @@ def test_asynchronous_twins(store):
         assert await store.aget_by_ids(ids) == []
 
     asyncio.run(run())
+
+
+def test_texts_that_cannot_be_stored_are_named(store):
+    with pytest.raises(DataError, match="position 1"):
+        store.add_texts(["good", "half \ud800"])
+    with pytest.raises(TypeError, match="a list of texts"):
+        store.add_texts("refund")
+    assert len(store.index) == len(TEXTS)
+    assert store.add_texts(["more"], iter([{"n": 1}]), ids=["m"]) == ["m"]
+
+
+def test_words_alone_have_no_relevance(store):
+    assert store.similarity_search_with_score("refund", k=1, mode="lexical")[0][0].id == "a"
+    with pytest.raises(ValueError, match="BM25"):
+        store.similarity_search_with_relevance_scores("refund", k=1, mode="lexical")
+    with pytest.raises(ValueError, match="BM25"):
+        asyncio.run(store.asimilarity_search_with_relevance_scores("refund", k=1, mode="lexical"))
+    assert all(0 <= score <= 1 for _, score in store.similarity_search_with_relevance_scores("refund", k=5))

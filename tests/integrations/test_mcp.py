@@ -282,3 +282,9 @@ def test_wrong_usage_of_the_verb(folder, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "there is no index at" in err
     assert out == ""
+
+
+def test_an_answer_names_the_index_and_not_its_path(client, folder):
+    result = client(["faq", "notes"], "search", {"query": "lost parcel", "index": "faq", "k": 1})
+    assert result.structured_content["index"] == "faq"
+    assert str(folder[0]) not in json.dumps(result.structured_content)

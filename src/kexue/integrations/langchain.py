@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -15,7 +16,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from kexue.search import Hit, Index
 from kexue.search.answers import answer_queries
-from kexue.search.documents import text_id
+from kexue.search.documents import check_text, text_id
 
 Filter = Mapping[str, Any]
 
@@ -98,8 +99,12 @@ class KexueVectorStore(VectorStore):
             metadatas: n dictionaries that JSON can hold.
             ids: n ids; where one is missing, the id is a hash of text and metadata. Of equal ids the last counts.
         """
+        if isinstance(texts, str):
+            raise TypeError(f"texts must be a list of texts, got one: {texts[:40]!r}. Write [text].")
         given = list(texts)
-        about = metadatas or [{} for _ in given]
+        for place, text in enumerate(given):
+            check_text(text, f"position {place}")
+        about = list(metadatas or [{} for _ in given])
         names = [None] * len(given) if ids is None else list(ids)
         if not len(given) == len(about) == len(names):
             raise ValueError(f"{len(given)} texts came with {len(about)} metadatas and {len(names)} ids.")
@@ -187,6 +192,22 @@ class KexueVectorStore(VectorStore):
     ) -> list[Hit]:
         [hits] = self.index.search(np.array([embedding], np.float32), k, filter=filter, **options)
         return hits
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **options: Any
+    ) -> list[tuple[Document, float]]:
+        """Return the `k` nearest documents, with their relevance; ValueError for BM25, which has no largest value."""
+        if options.get("mode") == "lexical":
+            raise ValueError(
+                "scores of mode='lexical' (BM25) have no upper bound, so no relevance; leave out the mode."
+            )
+        return super()._similarity_search_with_relevance_scores(query, k, **options)
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **options: Any
+    ) -> list[tuple[Document, float]]:
+        """Return the same from a thread."""
+        return await asyncio.to_thread(self._similarity_search_with_relevance_scores, query, k, **options)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """Return the map from a score to LangChain's relevance in [0, 1]: the cosine, 0 where it is negative."""

@@ -112,7 +112,9 @@ class IndexTools:
         with self._explained():
             _check_range("k", k, MAX_HITS)
             _check_range("max_characters", max_characters)
-            [record] = answer_queries(self._find(index), [query], k, filter=filter)
+            opened = self._find(index)
+            [record] = answer_queries(opened, [query], k, filter=filter)
+            record["index"] = next(name for name, one in self._indexes.items() if one is opened)  # not its path
             cut = 0
             for hit in record["results"]:
                 document = hit["document"]
