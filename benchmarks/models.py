@@ -1,6 +1,6 @@
 """The default models measured: pairs in Chinese and English, speed in turns, questions about the standard library.
 
-    python benchmarks/models.py [--quick] [--pairs 1500] [--rounds 5] [--out FILE] [--write]
+    python benchmarks/models.py [--quick] [--pairs 20000] [--rounds 5] [--out FILE] [--write]
 
 Pairs: Spearman x100 of raw cosines on a random part of each set (KEXUE_DATA), with its bootstrap interval; the test
 split where the folder has one, else the validation split, on which nothing was chosen here. Speed: the same 512 texts,
@@ -122,7 +122,7 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--pairs", type=int, default=1500, help="pairs of each set")
+    parser.add_argument("--pairs", type=int, default=20_000, help="most pairs of a set, drawn at random if it has more")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--write", action="store_true", help="update the figures of `kexue models`")
