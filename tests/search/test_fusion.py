@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kexue.search.fusion import NEAREST, fuse
+from kexue.search.fusion import NEAREST, fuse, trust_terms
 
 
 def example(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -19,7 +19,7 @@ def test_the_formula() -> None:
     nearest = np.sort(products)[::-1]
     last = nearest[99]
     excess = np.mean(nearest[:100].astype(float) - last)
-    expected = 0.4 * (products - last) / excess + 0.6 * coverage * np.sqrt(10 * words)
+    expected = 0.4 * np.log1p(np.exp((products - last) / excess)) + 0.6 * coverage * np.sqrt(10 * words)
     assert np.allclose(fuse(products, words, coverage, nearest=nearest, weight=0.6), expected, atol=1e-5)
 
 
@@ -56,3 +56,35 @@ def test_one_document_and_equal_ones_are_finite() -> None:
         fused = fuse(same, same, same, nearest=same, weight=0.7)
         assert np.isfinite(fused).all()
         assert (fused == fused[0]).all()
+
+
+def test_a_code_beats_every_meaning_when_its_document_is_far_from_the_query() -> None:
+    products = np.array([0.9, *np.linspace(0.5, 0.3, 99), -1.0], np.float32)
+    holds = (products == -1.0).astype(np.float32)
+    fused = fuse(products, 9 * holds, holds, nearest=products[:100], weight=0.55)
+    assert int(np.argmax(fused)) == 100
+    assert int(np.argmax(fuse(products, 9 * holds, 0.1 * holds, nearest=products[:100], weight=0.55))) == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "asked", "length", "expected"),
+    [
+        ([4, 0, 0], [4, 0, 0], 10**9, [1, 0, 0]),
+        ([3, 1, 0], [4, 1, 0], 10**9, [0.5, 1, 0]),  # words with one unknown, and a code
+        ([2, 1, 2], [4, 4, 4], 10**9, [0, 0, 1]),  # half of the pairs is all that can be expected
+        ([0, 2, 3], [6, 3, 8], 10**9, [0, 1 / 3, 0.5]),
+        ([2, 0, 0], [4, 0, 0], 1000, [1, 0, 0]),  # so few words hold half of those of the language
+        ([3, 1, 2], [8, 2, 8], 1000, [0.5, 1, 1]),
+    ],
+)
+def test_terms_are_trusted_as_far_as_the_documents_hold_them(
+    known: list[int], asked: list[int], length: int, expected: list[float]
+) -> None:
+    assert np.allclose(trust_terms(np.array(known), np.array(asked), length), expected, atol=1e-5)
+
+
+def test_nothing_asked_and_no_documents_give_no_trust() -> None:
+    none = np.zeros(3, np.int64)
+    for asked in (none, none + 2):
+        for length in (0, 500):
+            assert trust_terms(none, asked, length).tolist() == [0, 0, 0]

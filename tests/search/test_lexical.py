@@ -111,3 +111,13 @@ def test_lengths_count_words_and_paired_characters() -> None:
 def test_hashes_do_not_collide_on_many_short_words() -> None:
     words = [f"{a}{b}" for a in "abcdefghijklmnopqrstuvwxyz0123456789" for b in range(1000)]
     assert len(np.unique(read_terms(words).terms)) == len(words)
+
+
+@given(st.text(ALPHABET, max_size=20))
+def test_a_query_tells_words_codes_and_pairs(text: str) -> None:
+    found = lexical.read_query(text)
+    plain = plain_terms(text, query=True)
+    pairs = sum(term.startswith(("pair ", "one ")) for term in plain)
+    codes = sum(bool(re.search("[0-9]", term)) for term in plain)
+    assert np.bincount(found.kinds, minlength=3).tolist() == [len(plain) - pairs - codes, codes, pairs]
+    assert found.terms.tolist() == sorted(query_terms(text).tolist())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kexue.search import Index
+from kexue.search.fusion import WEIGHT
 from kexue.search.modes import choose_mode
 
 Make = Callable[..., Index]
@@ -61,7 +62,7 @@ def test_scores_are_cosines_but_in_lexical_mode_bm25(make_index: Make, encoder: 
     for mode in ("auto", "hybrid", "dense"):
         [hits] = index.search(query, mode=mode)
         assert {hit.text: hit.score for hit in hits} == pytest.approx(dict(zip(TEXTS, cosines, strict=True)), abs=1e-6)
-    assert index.search(query)[0] == index.search(query, mode="hybrid", weight=0.7)[0]
+    assert index.search(query)[0] == index.search(query, mode="hybrid", weight=WEIGHT)[0]
     assert index.search(query, weight=0.0) == index.search(query, mode="dense")
     [hits] = index.search(query, mode="lexical")
     assert {hit.text for hit in hits} == {TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[4]}

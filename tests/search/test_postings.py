@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from kexue.search import postings as module
+from kexue.search.lexical import query_terms
 from kexue.search.postings import K1, B, Postings, load_postings
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "AB-1", "退货", "货"]
@@ -34,7 +35,7 @@ def bm25(texts: Sequence[str], query: str) -> list[float]:
     documents = [counts_of(text) for text in texts]
     n, mean = len(texts), sum(length for _, length in documents) / max(1, len(texts))
     scores = [0.0] * n
-    for term in module.query_terms(query).tolist():
+    for term in query_terms(query).tolist():
         m = sum(term in counts for counts, _ in documents)
         for i, (counts, length) in enumerate(documents):
             if f := counts[term]:
@@ -92,14 +93,26 @@ def test_leaving_out_frequent_terms_changes_no_answer(monkeypatch: pytest.Monkey
             assert np.array_equal(left.coverage(every), right.coverage(every))
 
 
-def test_coverage_is_the_share_of_squared_weights() -> None:
-    texts = ["red apple", "red pear", "green pear", "blue"]
-    weights = {
-        word: math.log(1 + (4 - m + 0.5) / (m + 0.5)) ** 2 for word, m in {"red": 2, "apple": 1, "no": 0}.items()
-    }
-    expected = [weights["red"] + weights["apple"], weights["red"], 0, 0]
-    found = make(texts).score("no red apple", 4).coverage(np.arange(4))
-    assert np.allclose(found, np.array(expected) / sum(weights.values()), atol=1e-6)
+def rarity(n: int, m: int) -> float:
+    return math.log(1 + (n - m + 0.5) / (m + 0.5)) ** 2
+
+
+def test_coverage_is_the_share_of_squared_weights_codes_twice_and_pairs_half() -> None:
+    texts = ["red apple 4711", "red pear", "green pear", "苹果4712"]
+    red, apple, code, pair = rarity(4, 2), rarity(4, 1), 2 * rarity(4, 1), 0.5 * rarity(4, 1)
+    found = make(texts).score("red apple 4711 苹果 no", 4).coverage(np.arange(4))
+    whole = red + apple + code + pair  # so few documents cannot be expected to hold "no"
+    assert np.allclose(found, np.array([red + apple + code, red, 0, pair]) / whole, atol=1e-6)
+
+
+def test_terms_of_another_language_cover_nothing_but_codes_do() -> None:
+    made = make([*corpus(300), *["w0 w1 w2 x9 shared"] * 4, "x7"])
+    one, code = rarity(305, 4), 2 * rarity(305, 1)
+    assert not made.score("ist das nicht hier shared", 5).coverage(np.arange(305)).any()
+    found = made.score("ist das nicht hier shared x7", 5).coverage(np.arange(305))
+    assert found[304] == pytest.approx(code / (one + code), abs=1e-6)
+    assert not found[:304].any()
+    assert made.score("shared", 5).coverage(np.array([300]))[0] == pytest.approx(1)
 
 
 changes = st.lists(

@@ -273,7 +273,7 @@ def test_both_sides_propose_and_all_proposals_are_scored_on_both(tmp_path: Path,
             worded = postings.search(text, max(k, 100), able)[1]
             union = np.union1d(proposed, worded)
             excess = np.mean(nearest[:100].astype(float) - nearest[:100][-1])
-            fused = 0.4 * (products[union] - nearest[:100][-1]) / excess
+            fused = 0.4 * np.logaddexp(0, (products[union] - nearest[:100][-1]) / excess)
             fused += 0.6 * scored.coverage(union) * np.sqrt(10 * scored.at(union))
             order = union[np.argsort(-fused, kind="stable")][:k]
             assert ids(matches) == [str(i) for i in order]

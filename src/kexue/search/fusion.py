@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kexue.search.lexical import Places
 from kexue.search.products import Scores
 
-WEIGHT = 0.7  # of the words; measured with benchmarks/hybrid.py
+WEIGHT = 0.55  # of the words; measured with benchmarks/hybrid.py
+TERM_WEIGHTS = np.array([1.0, 2.0, 0.5])  # of words, codes and pairs of characters; each character is in two pairs
+_KNOWN = np.array([1.0, 1.0, 0.5])  # share of the terms that large indexes hold; half of the pairs span two words
+_VOCABULARY = 1_000  # words of all documents; so many hold half of the words of a query in their language
 NEAREST = 100  # documents from which the scale of the inner products is taken
 
 
@@ -18,8 +22,14 @@ def fuse(
 
     The inner products of the nearest documents fall off like an exponential tail: a document whose product is larger
     by their mean excess over the last of them is e times as rare. So ``(product - last) / mean excess`` measures
-    evidence in the same unit for every query and model. The evidence of the words is ``coverage sqrt(10 BM25)``: what
-    a document holds of the query, from its rarest terms on, counts more than how often it repeats common ones.
+    evidence in the same unit for every query and model; as ``ln(1 + exp(...))``, since a document that is not among the
+    nearest is not proven wrong. The evidence of the words is ``coverage sqrt(10 BM25)``: what a document holds of the
+    query, from its rarest terms on, counts more than how often it repeats common ones.
+
+    The coverage of a document is the sum of ``u v^2 trust`` over the terms that it shares with the query, divided by
+    the sum of ``u v^2`` over the terms of the query that any document holds: v is the rarity (idf); u is 1 for words, 2
+    for codes (their digits mean nothing to a model) and 1/2 for pairs of characters; for `trust` see `trust_terms`. So
+    meaning decides where the terms are common or of another language, words where a document holds all the rare ones.
 
     Args:
         products: inner products (n,) of n documents with the query.
@@ -29,10 +39,29 @@ def fuse(
 
     >>> holds = np.array([0.0, 0.8], np.float32)
     >>> fuse(np.array([0.9, 0.5]), 10 * holds, holds, nearest=np.array([0.9, 0.5, 0.4]), weight=0.5).round(2).tolist()
-    [1.25, 3.83]
+    [1.29, 4.06]
     """
     tail = nearest[:NEAREST].astype(np.float64)
     excess = float(np.mean(tail - tail[-1])) or 1.0
     evidence = coverage * np.sqrt(10 * words.astype(np.float64))
-    fused: npt.NDArray[np.float64] = (1 - weight) * (products - tail[-1]) / excess + weight * evidence
+    fused: npt.NDArray[np.float64] = (1 - weight) * np.logaddexp(0, (products - tail[-1]) / excess) + weight * evidence
     return fused
+
+
+def trust_terms(known: Places, asked: Places, length: int) -> npt.NDArray[np.float64]:
+    """Return how far terms of each kind can be trusted, from 0 to 1, by how many of them the documents hold.
+
+    Documents of N words in all hold about ``N / (N + 1000)`` of the words of a query in their language, and half as
+    many of its pairs of characters. Where they hold as many, the trust is 1; where they hold half of that or less, as
+    with a query in another language, it is 0: the few terms that both share say little.
+
+    Args:
+        known, asked: terms of the query that the documents hold, and all, of each kind: words, codes, pairs.
+        length: words and paired characters of all documents.
+
+    >>> trust_terms(np.array([2, 1, 0]), np.array([6, 1, 0]), 50_000)
+    array([0., 1., 0.])
+    """
+    expected = _KNOWN * max(1, length) / (length + _VOCABULARY)
+    share = known / np.maximum(asked, 1) / expected
+    return np.clip(2 * share - 1, 0.0, 1.0)

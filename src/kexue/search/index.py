@@ -213,7 +213,7 @@ class Index:
             mode: ``"dense"`` searches by meaning; ``"lexical"`` by words, without the encoder, and scores are BM25;
                 ``"hybrid"`` by both, and scores are cosines. ``"auto"`` is hybrid for texts, dense for vectors and in
                 Milvus.
-            weight: of the words in a hybrid search, 0 to 1; None: 0.7, chosen by measurement.
+            weight: of the words in a hybrid search, 0 to 1; None: 0.55, chosen by measurement.
             vectors: (m, dim) of queries given as texts, if they are known already (`encode_queries`).
             filter: only documents whose metadata match, such as ``{"lang": "en", "year": {"ge": 2020}}``; operators
                 eq ne lt le gt ge in nin exists, all of which must hold; ``{"or": [filter, ...]}``, ``and``, ``not``.

@@ -13,6 +13,9 @@ import numpy.typing as npt
 TOKENIZER = 1  # version of the rules below; postings made by other rules are made again
 Terms = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
+TermKinds = npt.NDArray[np.int8]
+
+WORDS, CODES, PAIRS = range(3)  # kinds of terms; a code holds a digit
 
 _WORD, _PAIRED, _JOINER, _HYPHEN = 1, 2, 3, 4  # kinds of characters; 0 is all others
 _CHARACTERS = 0x32400  # no letters or digits are assigned above
@@ -52,6 +55,13 @@ class TextTerms(NamedTuple):
     lengths: Places
 
 
+class QueryTerms(NamedTuple):
+    """The different terms (t,) of a query, ascending, and the kind of each: `WORDS`, `CODES` or `PAIRS`."""
+
+    terms: Terms
+    kinds: TermKinds
+
+
 def read_terms(texts: Sequence[str]) -> TextTerms:
     """Return the terms of documents.
 
@@ -75,12 +85,21 @@ def read_terms(texts: Sequence[str]) -> TextTerms:
 
 def query_terms(query: str) -> Terms:
     """Return the different terms of a query, ascending; a single character counts only where it stands alone."""
+    return read_query(query).terms
+
+
+def read_query(query: str) -> QueryTerms:
+    """Return the terms of `query_terms` with their kinds: words, codes (with a digit 0 to 9), pairs of characters."""
     text = _join([query])
     pairs, paired = _pairs(text), text.kinds == _PAIRED
     alone = paired.copy()
     alone[pairs] = alone[pairs + 1] = False
-    hashes = [*(text.hash(*spans) for spans in _words(text)), _hash_pairs(text.points, pairs)]
-    return np.unique(np.concatenate([*hashes, _mix(text.points[alone] + _SINGLE)]))
+    digits = np.concatenate([[0], np.cumsum((text.points >= ord("0")) & (text.points <= ord("9")))])
+    spans = _words(text)
+    others = [_hash_pairs(text.points, pairs), _mix(text.points[alone] + _SINGLE)]
+    kinds = [np.where(digits[stops] > digits[starts], CODES, WORDS) for starts, stops in spans]
+    terms, first = np.unique(np.concatenate([*(text.hash(*span) for span in spans), *others]), return_index=True)
+    return QueryTerms(terms, np.concatenate([*kinds, np.full(sum(map(len, others)), PAIRS)])[first].astype(np.int8))
 
 
 class _Joined:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kexue.search.engine import Position
-from kexue.search.lexical import TOKENIZER, Places, Terms, query_terms, read_terms
+from kexue.search.fusion import TERM_WEIGHTS, trust_terms
+from kexue.search.lexical import TOKENIZER, Places, QueryTerms, read_query, read_terms
 from kexue.search.products import Keys, Scores, top_k
 from kexue.search.segments import EMPTY, Counts, Rows, Segment
 from kexue.search.snapshot import open_snapshot, write_snapshot
@@ -36,9 +37,10 @@ def postings_bytes(n: int, tokens: int) -> int:
 
 
 class Term(NamedTuple):
-    """A term of a query: its weight (inverse document frequency), its documents, and its postings in each segment."""
+    """A term of a query: its weight (inverse document frequency), kind, documents, and its postings in each segment."""
 
     weight: float
+    kind: int
     documents: int
     postings: list[tuple[Rows, Counts]]
 
@@ -67,6 +69,7 @@ class Postings:
         self._alive: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
         self._segments: list[Segment] = [EMPTY]
         self._norms: Scores | None = None
+        self._length = 0  # of all documents; set with the norms
 
     @classmethod
     def restore(cls, arrays: Sequence[np.ndarray[Any, Any]], position: Position) -> Postings:
@@ -157,10 +160,9 @@ class Postings:
         able = self._alive
         if allowed is not None:
             able = able & np.isin(self._keys, allowed, assume_unique=True)
-        wanted = query_terms(query)
+        wanted = read_query(query)
         terms = self._find(wanted)
         rest = (K1 + 1) * sum(term.weight for term in terms)
-        absent = (len(wanted) - len(terms)) * _inverse_frequency(len(self), 0) ** 2
         totals, used = np.zeros(len(self._keys), np.float32), 0
         near: Places | None = None
         for term in terms:
@@ -174,7 +176,10 @@ class Postings:
             near, used = None, used + 1
         if near is None:
             near = np.flatnonzero(able & (totals > 0))
-        scored = WordScores(self, totals, terms, used, absent)
+        self._measure_lengths()
+        known, asked = (np.bincount(kinds, minlength=3) for kinds in ([term.kind for term in terms], wanted.kinds))
+        trust = trust_terms(known, asked, self._length)
+        scored = WordScores(self, totals, terms, used, trust)
         [scores], [places] = top_k(scored.at_rows(near)[None], k)
         scored.scores, scored.keys = scores, self._keys[near[places]]
         return scored
@@ -193,23 +198,29 @@ class Postings:
 
     def _contributions(self, weight: float, rows: Rows, counts: Counts) -> Scores:
         """Return what a term of this weight adds to the scores of the documents that hold it."""
-        if self._norms is None:
-            share = self._lengths / max(1.0, float(self._lengths[self._alive].mean()))
-            self._norms = (K1 * (1 - B + B * share)).astype(np.float32)
         f = counts.astype(np.float32)
-        return np.float32((K1 + 1) * weight) * f / (f + self._norms[rows])
+        return np.float32((K1 + 1) * weight) * f / (f + self._measure_lengths()[rows])
 
-    def _find(self, terms: Terms) -> list[Term]:
+    def _measure_lengths(self) -> Scores:
+        """Return what the length of each document divides its terms by."""
+        if self._norms is None:
+            self._length = int(self._lengths[self._alive].sum())
+            share = self._lengths / max(1.0, self._length / max(1, len(self)))
+            self._norms = (K1 * (1 - B + B * share)).astype(np.float32)
+        return self._norms
+
+    def _find(self, wanted: QueryTerms) -> list[Term]:
         """Return the terms that occur, rarest first."""
         n, everyone = len(self), bool(self._alive.all())
         found = []
-        for places in zip(*(one.find(terms) for one in self._segments), strict=True):
+        finds = zip(*(one.find(wanted.terms) for one in self._segments), strict=True)
+        for kind, places in zip(wanted.kinds.tolist(), finds, strict=True):
             postings = [
                 (one.rows[at], one.counts[at]) for one, at in zip(self._segments, places, strict=True) if at.stop
             ]
             m = sum(len(rows) if everyone else int(np.count_nonzero(self._alive[rows])) for rows, _ in postings)
             if m:
-                found.append(Term(_inverse_frequency(n, m), m, postings))
+                found.append(Term(_inverse_frequency(n, m), kind, m, postings))
         return sorted(found, key=lambda term: term.documents)
 
     # Files
@@ -243,7 +254,7 @@ class WordScores:
         postings: of the documents.
         totals: scores (n,) by the first `used` of the terms.
         terms: those of the query that occur.
-        absent: sum of the squared weights of the terms that do not occur.
+        trust: of each kind of terms, see `kexue.search.fusion.trust_terms`.
 
     Attributes:
         scores, keys: of the best documents, best first.
@@ -252,9 +263,12 @@ class WordScores:
     scores: Scores
     keys: Keys
 
-    def __init__(self, postings: Postings, totals: Scores, terms: Sequence[Term], used: int, absent: float) -> None:
+    def __init__(
+        self, postings: Postings, totals: Scores, terms: Sequence[Term], used: int, trust: npt.NDArray[np.float64]
+    ) -> None:
         self._postings, self._totals, self._terms, self._used = postings, totals, terms, used
-        self._all = absent + sum(term.weight**2 for term in terms)
+        shares = [TERM_WEIGHTS[term.kind] * term.weight**2 for term in terms]
+        self._shares = [share / sum(shares) * trust[term.kind] for term, share in zip(terms, shares, strict=True)]
 
     def at_rows(self, rows: Places) -> Scores:
         """Return the scores of the documents at these places."""
@@ -268,11 +282,11 @@ class WordScores:
         return self.at_rows(self._postings.rows(keys))
 
     def coverage(self, keys: Keys) -> Scores:
-        """Return which share of the query each document covers: of the sum of the squared weights of its terms."""
+        """Return which share of the query each document covers, see `kexue.search.fusion.fuse`."""
         rows, covered = self._postings.rows(keys), np.zeros(len(keys), np.float32)
-        for term in self._terms:
+        for term, share in zip(self._terms, self._shares, strict=True):
             for there, _ in term.postings:
-                covered[_look_up(there, rows)[1]] += np.float32(term.weight**2 / self._all)
+                covered[_look_up(there, rows)[1]] += np.float32(share)
         return covered
 
 
