@@ -69,12 +69,14 @@ def test_a_code_beats_every_meaning_when_its_document_is_far_from_the_query() ->
 @pytest.mark.parametrize(
     ("known", "asked", "length", "expected"),
     [
-        ([4, 0, 0], [4, 0, 0], 10**9, [1, 0, 0]),
-        ([3, 1, 0], [4, 1, 0], 10**9, [0.5, 1, 0]),  # words with one unknown, and a code
-        ([2, 1, 2], [4, 4, 4], 10**9, [0, 0, 1]),  # half of the pairs is all that can be expected
-        ([0, 2, 3], [6, 3, 8], 10**9, [0, 1 / 3, 0.5]),
-        ([2, 0, 0], [4, 0, 0], 1000, [1, 0, 0]),  # so few words hold half of those of the language
-        ([3, 1, 2], [8, 2, 8], 1000, [0.5, 1, 1]),
+        ([4, 0, 0], [4, 0, 0], 10**9, [1, 1, 1]),
+        ([3, 1, 0], [4, 1, 0], 10**9, [2 / 3, 1, 1]),  # words with one unknown, and a code
+        ([1, 0, 0], [2, 0, 0], 10**9, [0.5, 1, 1]),  # a name and one unknown word: too few to doubt it
+        ([1, 0, 0], [7, 0, 0], 10**9, [0, 1, 1]),  # a sentence in another language
+        ([2, 1, 2], [4, 4, 4], 10**9, [1 / 3, 0, 1]),  # half of the pairs is all that can be expected
+        ([0, 2, 3], [6, 3, 8], 10**9, [0, 0.6, 0.6]),
+        ([2, 0, 0], [4, 0, 0], 1000, [1, 1, 1]),  # so few words hold half of those of the language
+        ([3, 1, 2], [8, 2, 8], 1000, [0.6, 1, 1]),
     ],
 )
 def test_terms_are_trusted_as_far_as_the_documents_hold_them(
@@ -83,8 +85,7 @@ def test_terms_are_trusted_as_far_as_the_documents_hold_them(
     assert np.allclose(trust_terms(np.array(known), np.array(asked), length), expected, atol=1e-5)
 
 
-def test_nothing_asked_and_no_documents_give_no_trust() -> None:
+def test_nothing_known_or_no_documents_give_no_trust() -> None:
     none = np.zeros(3, np.int64)
-    for asked in (none, none + 2):
-        for length in (0, 500):
-            assert trust_terms(none, asked, length).tolist() == [0, 0, 0]
+    for asked, length in ((none, 0), (none + 2, 0), (none + 2, 500)):
+        assert trust_terms(none, asked, length).tolist() == [0, 0, 0]

@@ -12,6 +12,7 @@ WEIGHT = 0.55  # of the words; measured with benchmarks/hybrid.py
 TERM_WEIGHTS = np.array([1.0, 2.0, 0.5])  # of words, codes and pairs of characters; each character is in two pairs
 _KNOWN = np.array([1.0, 1.0, 0.5])  # share of the terms that large indexes hold; half of the pairs span two words
 _VOCABULARY = 1_000  # words of all documents; so many hold half of the words of a query in their language
+_PRIOR = 2  # terms as common as expected that are added to those of a query
 NEAREST = 100  # documents from which the scale of the inner products is taken
 
 
@@ -53,15 +54,16 @@ def trust_terms(known: Places, asked: Places, length: int) -> npt.NDArray[np.flo
 
     Documents of N words in all hold about ``N / (N + 1000)`` of the words of a query in their language, and half as
     many of its pairs of characters. Where they hold as many, the trust is 1; where they hold half of that or less, as
-    with a query in another language, it is 0: the few terms that both share say little.
+    with a query in another language, it is 0: the few terms that both share say little. A few terms alone do not tell
+    the language, so two more are added that are as common as expected: a name beside one unknown word keeps trust.
 
     Args:
         known, asked: terms of the query that the documents hold, and all, of each kind: words, codes, pairs.
         length: words and paired characters of all documents.
 
-    >>> trust_terms(np.array([2, 1, 0]), np.array([6, 1, 0]), 50_000)
-    array([0., 1., 0.])
+    >>> trust_terms(np.array([2, 1, 4]), np.array([8, 1, 8]), 50_000)
+    array([0., 1., 1.])
     """
-    expected = _KNOWN * max(1, length) / (length + _VOCABULARY)
-    share = known / np.maximum(asked, 1) / expected
+    expected = _KNOWN * length / (length + _VOCABULARY)
+    share = (known + _PRIOR * expected) / (asked + _PRIOR) / np.maximum(expected, np.finfo(np.float64).tiny)
     return np.clip(2 * share - 1, 0.0, 1.0)
