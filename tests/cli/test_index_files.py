@@ -112,6 +112,25 @@ def test_encoding_and_delimiter_can_be_named(run: Run) -> None:
     assert "unknown encoding 'no-such'" in err
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [("类别,日期,版本",), ("类别", "日期", "版本"), ("类别, 日期", "版本,类别")],
+    ids=["commas", "repeated", "both"],
+)
+def test_columns_of_metadata_are_separated_by_commas_or_repeated(run: Run, columns: tuple[str, ...]) -> None:
+    options = [word for words in columns for word in ("--metadata", words)]
+    arguments = ["faq.csv", "--text", "问题", *options, "--out", "faq.kx", "--on-error", "skip"]
+    assert run("index", "build", *arguments)[0] == 0
+    with Index.open("faq.kx") as index:
+        assert index.schema["metadata"] == ["类别", "日期", "版本"]
+    Path("new.csv").write_text("问题,类别,版本\n车险怎么买?,车险,3.2\n", encoding="utf-8")
+    assert run("index", "add", "faq.kx", "new.csv", "--metadata", "类别", "--metadata", "版本")[0] == 0
+    _, out, _ = run("index", "list", "faq.kx", "--filter", "类别=车险", "--json")
+    assert json.loads(out)["documents"][0]["metadata"] == {"类别": "车险", "版本": "3.2"}
+    assert run("index", "add", "faq.kx", "new.csv", "--metadata", "", "--replace")[0] == 0
+    assert json.loads(run("index", "list", "faq.kx", "--filter", "类别=车险", "--json")[1])["documents"] == []
+
+
 def test_info_and_list_show_a_value_with_line_breaks_in_one_line(run: Run) -> None:
     Path("lines.csv").write_text('text,answer\nhow?,"call\nus"\nwhere?,"call\nus"\n')
     assert run("index", "build", "lines.csv", "--metadata", "answer", "--out", "lines.kx")[0] == 0

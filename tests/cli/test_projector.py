@@ -95,6 +95,7 @@ def test_plan_and_token(run):
     code, out, _ = run("ir-plan", "--keys", "power, mute")
     assert "Mute" in out
     assert "Enter" not in out
+    assert run("ir-plan", "--keys", "power", "--keys", "mute") == (0, out, "")
     code, out, _ = run("token", "--mac", "AA:BB:CC:DD:EE:FF", "--counter", 7, "--json")
     assert json.loads(out) == {"payload": "07ffeeddccbbaaffffff3043524b544d"}
 

@@ -81,6 +81,7 @@ def read_tsv(text):
 def test_a_pipe_gets_everything(run):
     code, out, err = run("faq.kx", "lost parcel", "refund", "--show", "topic", "--show", "tags")
     assert code == 0
+    assert run("faq.kx", "lost parcel", "refund", "--show", "topic, tags")[1] == out
     assert "2 queries" in err
     rows = read_tsv(out)
     answers = [json.loads(line) for line in run("faq.kx", "lost parcel", "refund", "--json")[1].splitlines()]

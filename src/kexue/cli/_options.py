@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +22,8 @@ IndexPath = Annotated[str, typer.Argument(help="Index: a file, or milvus://HOST:
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.")]
 IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the id; default: a hash of the text.")]
 MetadataColumns = Annotated[
-    str | None, typer.Option("--metadata", help="Metadata columns to store, for filters; separated by commas.")
+    list[str] | None,
+    typer.Option("--metadata", help="Metadata columns to store, for filters; separated by commas, or repeated."),
 ]
 Format = Annotated[str, typer.Option("--format", help="auto, txt, csv, tsv, xlsx, jsonl or parquet.")]
 EncodingErrors = Annotated[
@@ -101,9 +103,14 @@ def parse_delimiter(delimiter: str | None) -> str | None:
     return "\t" if delimiter in ("tab", "\\t") else delimiter
 
 
-def split_columns(columns: str | None) -> tuple[str, ...]:
-    """Parse ``"a,b"`` as ``("a", "b")``."""
-    return tuple(name.strip() for name in columns.split(",") if name.strip()) if columns else ()
+def split_names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of an option that may be repeated, each time with several names: no name comes twice.
+
+    >>> split_names(["a, b", "c", "a"])
+    ('a', 'b', 'c')
+    """
+    names = (name.strip() for words in given or () for name in words.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def parse_passages(given: str) -> str:

@@ -73,7 +73,7 @@ def build(
     reading: dict[str, Any] = {
         "text": text,
         "id": id_column,
-        "metadata": opt.split_columns(metadata),
+        "metadata": opt.split_names(metadata),
         "format": file_format,
         "errors": encoding_errors,
         "encoding": encoding,
@@ -154,7 +154,7 @@ def add(
     reading: dict[str, Any] = {
         "text": text,
         "id": id_column,
-        "metadata": None if metadata is None else opt.split_columns(metadata),
+        "metadata": None if metadata is None else opt.split_names(metadata),
         "format": file_format,
         "errors": encoding_errors,
         "encoding": encoding,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kexue.cli import _options as opt
 from kexue.cli._verb import EXIT_FAILED, Output, verb
 
 if TYPE_CHECKING:
@@ -111,13 +112,14 @@ def simulate(
 def ir_plan(
     out: Output,
     keys: Annotated[
-        str | None, typer.Option(help="Keys of the infrared remote, separated by commas; default: all.")
+        list[str] | None,
+        typer.Option(help="Keys of the infrared remote, separated by commas, or repeated; default: all."),
     ] = None,
 ) -> None:
     """Print the article's infrared plan, which needs no network: wiring, keys to learn, scenes to set up."""
     from kexue.home import ir_plan
 
-    plan = ir_plan([key.strip() for key in keys.split(",")] if keys else None)
+    plan = ir_plan(opt.split_names(keys) or None)
     record = {
         "wiring": [wire._asdict() for wire in plan.wiring],
         "keys": [key._asdict() for key in plan.keys],

@@ -77,7 +77,8 @@ def search(
         typer.Option(help="Address of a running `kexue serve` to ask; INDEX is then a name there.", metavar="URL"),
     ] = None,
     show: Annotated[
-        list[str] | None, typer.Option(help="Metadata field to show as a column; may be repeated.", metavar="FIELD")
+        list[str] | None,
+        typer.Option(help="Metadata fields to show as columns; separated by commas, or repeated.", metavar="FIELD"),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="New folder or hub id of the index's encoder, if it was moved.")
@@ -113,7 +114,7 @@ def search(
         "candidates": candidates,
         "explain": explain,
     }
-    printer = AnswerPrinter(out, show or ())
+    printer = AnswerPrinter(out, opt.split_names(show))
     if server is not None:
         here = {"--exact": exact, "--cross-encoder": cross_encoder, "--model": model}
         here |= {"--device": device != "auto", "--dtype": dtype != "auto"}
