@@ -307,6 +307,40 @@ def test_codes_that_are_shown_with_leading_zeros_keep_them(tmp_path: Path) -> No
     ]
 
 
+def test_large_whole_numbers_are_written_in_full_digits(tmp_path: Path) -> None:
+    """Oracle: the digits that the number has in the file."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["text", "number"])
+    numbers = [2.0**54, 1.2e19, 1.234567890123457e19, -1e22]
+    for place, number in enumerate(numbers):
+        book.active.append([f"text {place}", number])
+    book.active.append([-1e22, 1])
+    book.save(tmp_path / "a.xlsx")
+    records = list(read_records(tmp_path / "a.xlsx", text="text", id="number", metadata=["number"]))
+    digits = [
+        "18014398509481980",  # a workbook keeps 16 digits
+        "12000000000000000000",
+        "12345678901234570000",
+        "-10000000000000000000000",
+        "1",
+    ]
+    assert [record.id for record in records] == digits
+    assert [str(record.metadata["number"]) for record in records] == digits
+    assert records[-1].text == digits[3]
+
+
+def test_small_numbers_of_a_sheet_are_numbers(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    numbers = [0.00002, -1e-7, 3, 0.25]
+    for row in [("text", "number"), *((f"text {number}", number) for number in numbers)]:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    records = read_records(tmp_path / "a.xlsx", metadata=["number"])
+    assert [record.metadata["number"] for record in records] == numbers
+
+
 def test_the_value_that_a_spreadsheet_stored_of_a_formula_counts(workbook: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(workbook) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
         for name in old.namelist():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -44,9 +45,15 @@ def read_date(text: str) -> str | None:
 
 
 def spell(value: Any) -> str:
-    """Return a cell as text: numbers and booleans as JSON writes them, dates in ISO form."""
+    """Return a cell as text: numbers in digits without an exponent, booleans as JSON writes them, dates in ISO form.
+
+    >>> spell(0.00002), spell(True), spell(datetime.date(2024, 5, 1))
+    ('0.00002', 'true', '2024-05-01')
+    """
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return f"{Decimal(repr(value)):f}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime.datetime) and value.time() == datetime.time():

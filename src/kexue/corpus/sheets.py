@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -139,8 +140,8 @@ def _value(cell: Any) -> Any:
     value = cell.value
     if isinstance(value, str):
         return None if cell.data_type == "e" else _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(Decimal(repr(value)))  # the digits of the file: a large one is written there as 1.2E+19
     if type(value) is int and value >= 0 and _PADDED.fullmatch(cell.number_format):
         return str(value).zfill(len(cell.number_format))
     return str(value) if isinstance(value, datetime.timedelta) else value
