@@ -341,6 +341,35 @@ def test_small_numbers_of_a_sheet_are_numbers(tmp_path: Path) -> None:
     assert [record.metadata["number"] for record in records] == numbers
 
 
+@pytest.mark.parametrize(
+    ("above", "merge"),
+    [([["All questions"]], None), ([[None, "All questions"], []], None), ([["All"], ["Of 2024"]], "A2:B2")],
+    ids=["A1", "B1", "beside a merged one"],
+)
+def test_a_title_in_one_cell_above_the_header_is_passed_over(
+    tmp_path: Path, above: list[list[str | None]], merge: str | None
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in [*above, ["id", "text"], [1, "one"], [2, "two"]]:
+        book.active.append(row)
+    if merge:
+        book.active.merge_cells(merge)
+    book.save(tmp_path / "a.xlsx")
+    first = len(above) + 2
+    records = read_records(tmp_path / "a.xlsx", id="id")
+    assert [(r.id, r.text, r.line) for r in records] == [("1", "one", first), ("2", "two", first + 1)]
+
+
+def test_a_sheet_of_one_column_keeps_its_header(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in [["question"], ["one"], ["two", "a note"]]:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    assert [record.text for record in read_records(tmp_path / "a.xlsx", text="question")] == ["one", "two"]
+
+
 def test_the_value_that_a_spreadsheet_stored_of_a_formula_counts(workbook: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(workbook) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
         for name in old.namelist():

@@ -37,8 +37,8 @@ _ESCAPED = re.compile(r"_x00(0[9AaDd])_")  # how a workbook writes a tab and the
 def sheet_rows(path: str, decoder: Decoder, name: str | None) -> Iterator[Row]:
     """Yield (row number, {column: value}) of the rows of a sheet that are not empty.
 
-    The first row that is not empty names the columns; one cell merged across columns above it is a title, and skipped.
-    Cells in columns without a name are left out.
+    The first row that is not empty names the columns. A title above it is skipped: one cell that is merged across
+    columns, or the only one of its row while the next row has several. Cells in columns without a name are left out.
 
     Args:
         path: the workbook.
@@ -51,22 +51,16 @@ def sheet_rows(path: str, decoder: Decoder, name: str | None) -> Iterator[Row]:
         merged, decoder.file(path).uncomputed = _scan(path, sheet)
         decoder.file(path).sheet = str(sheet.title)
         header: dict[int, str] | None = None
-        titles = {first for first, left, _, right in merged if right > left}
-        for line, values in _fill(_cells(sheet, path), merged):
-            there = {at: value for at, value in values.items() if value is not None and value != ""}
-            if not there:
-                continue
+        for line, values in _skip_titles(_fill(_cells(sheet, path), merged), merged):
             if header is None:
-                if line in titles and len(set(map(spell, there.values()))) == 1:
-                    continue
-                header = {at: spell(value).strip() for at, value in sorted(there.items())}
+                header = {at: spell(value).strip() for at, value in sorted(values.items())}
                 check_names(header.values(), path)
                 continue
             row = {column: values.get(at) for at, column in header.items()}
             for column, value in row.items():
                 if isinstance(value, str):
                     decoder.check_length(len(value), path=path, line=line, what=f"the cell of {column!r}")
-            if any(value is not None and value != "" for value in row.values()):
+            if any(value is not None for value in row.values()):
                 yield line, row
     finally:
         workbook.close()
@@ -160,6 +154,30 @@ def _fill(
                 active |= dict.fromkeys(range(left, right + 1), (last, values.get(left)))
         active = {at: held for at, held in active.items() if held[0] >= line}
         yield line, values | {at: value for at, (_, value) in active.items()}
+
+
+def _skip_titles(
+    rows: Iterator[tuple[int, dict[int, Any]]], merged: list[tuple[int, int, int, int]]
+) -> Iterator[tuple[int, dict[int, Any]]]:
+    """Yield the rows that are not empty, with their cells that are not empty, from below the titles on."""
+    wide = {first for first, left, _, right in merged if right > left}
+    filled = (
+        (line, there)
+        for line, values in rows
+        if (there := {at: value for at, value in values.items() if value is not None and value != ""})
+    )
+    row = next(filled, None)
+    while row is not None:
+        following = next(filled, None)
+        line, there = row
+        lone = len(there) == 1 and following is not None and len(following[1]) > 1
+        if not lone and not (line in wide and len(set(map(spell, there.values()))) == 1):
+            yield row
+            if following is not None:
+                yield following
+            yield from filled
+            return
+        row = following
 
 
 def _scan(path: str, sheet: Any) -> tuple[list[tuple[int, int, int, int]], int]:
