@@ -25,6 +25,8 @@ from kexue.search import Index
 from kexue.search.answers import answer_queries
 from kexue.text import Encoder
 
+# In bfloat16 a different order of summing, as between two processes, moves a score by 4e-4; in float32 by 1e-7.
+EXACT = ("--dtype", "float32")
 PROGRAM = "import sys; from kexue.cli import main; sys.exit(main())"
 LONG = "refund money " * 300
 ROWS = [
@@ -38,7 +40,7 @@ ROWS = [
 def folder(tiny_model, tmp_path_factory):
     """A folder with the indexes faq.kx (three texts) and notes.kx (one long text)."""
     folder = tmp_path_factory.mktemp("mcp")
-    encoder = Encoder(tiny_model, device="cpu")
+    encoder = Encoder(tiny_model, device="cpu", dtype="float32")
     ids, texts, metadata = zip(*ROWS, strict=True)
     with Index.create(folder / "faq.kx", encoder) as index:
         index.add(texts, ids=ids, metadata=metadata)
@@ -118,7 +120,7 @@ async def use_every_tool(session, expected):
 def test_over_stdio(folder, mode, tmp_path):
     path, expected = folder
     server = StdioServerParameters(
-        command=sys.executable, args=["-c", PROGRAM, "mcp", "faq.kx"], env=environment(), cwd=path
+        command=sys.executable, args=["-c", PROGRAM, "mcp", "faq.kx", *EXACT], env=environment(), cwd=path
     )
 
     async def run():
@@ -153,7 +155,7 @@ def served(folder):
 
     def served(**more):
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "mcp", "faq.kx", "--http", "127.0.0.1:0", "--json"],
+            [sys.executable, "-c", PROGRAM, "mcp", "faq.kx", "--http", "127.0.0.1:0", "--json", *EXACT],
             stdout=subprocess.PIPE, text=True, cwd=folder[0], env=environment(**more),
         )  # fmt: skip
         running.append(process)
