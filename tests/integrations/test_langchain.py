@@ -151,6 +151,20 @@ def test_bad_input(store, tmp_path):
     assert len(store.index) == 5
 
 
+@pytest.mark.parametrize(
+    ("texts", "error", "said"),
+    [
+        (["a", "b"], ValueError, "2 texts came with 1 metadatas"),
+        ([" "], DataError, "is empty"),
+        ("a", TypeError, "list"),
+    ],
+)
+def test_wrong_texts_leave_no_index_behind(texts, error, said, tmp_path):
+    with pytest.raises(error, match=said):
+        KexueVectorStore.from_texts(texts, Letters(), [{"n": 1}], path=tmp_path / "new.kx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_index_is_opened_with_its_embeddings_only(store, tmp_path):
     store.index.close()
     again = KexueVectorStore(tmp_path / "a.kx", Letters())

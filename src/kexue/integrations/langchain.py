@@ -75,8 +75,9 @@ class KexueVectorStore(VectorStore):
         """
         if path is None:
             raise TypeError("path is missing: name the index file to make, as in from_texts(..., path='faq.kx').")
+        given, about, names = _check_texts(texts, metadatas, ids)  # before the file is made
         store = cls(Index.create(path, "auto" if embedding is None else EmbeddingsEncoder(embedding), **options))
-        store.add_texts(texts, metadatas, ids=ids)
+        store.add_texts(given, about, ids=names)
         return store
 
     @property
@@ -99,15 +100,7 @@ class KexueVectorStore(VectorStore):
             metadatas: n dictionaries that JSON can hold.
             ids: n ids; where one is missing, the id is a hash of text and metadata. Of equal ids the last counts.
         """
-        if isinstance(texts, str):
-            raise TypeError(f"texts must be a list of texts, got one: {texts[:40]!r}. Write [text].")
-        given = list(texts)
-        for place, text in enumerate(given):
-            check_text(text, f"position {place}")
-        about = list(metadatas or [{} for _ in given])
-        names = [None] * len(given) if ids is None else list(ids)
-        if not len(given) == len(about) == len(names):
-            raise ValueError(f"{len(given)} texts came with {len(about)} metadatas and {len(names)} ids.")
+        given, about, names = _check_texts(texts, metadatas, ids)
         wanted = [
             name or (text_id(json.dumps([text, data], sort_keys=True, default=str)) if data else text_id(text))
             for name, text, data in zip(names, given, about, strict=True)
@@ -258,6 +251,22 @@ class IndexEmbeddings(Embeddings):
         """Return the vector of a text, encoded as a query."""
         vector: list[float] = self._index.encode_queries([text])[0].tolist()
         return vector
+
+
+def _check_texts(
+    texts: Iterable[str], metadatas: list[dict[str, Any]] | None, ids: Sequence[str | None] | None
+) -> tuple[list[str], list[dict[str, Any]], list[str | None]]:
+    """Return texts, metadatas and ids as lists of one length; an error where lengths differ or a text is blank."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of texts, got one: {texts[:40]!r}. Write [text].")
+    given = list(texts)
+    for place, text in enumerate(given):
+        check_text(text, f"position {place}")
+    about = list(metadatas or [{} for _ in given])
+    names: list[str | None] = [None] * len(given) if ids is None else list(ids)
+    if not len(given) == len(about) == len(names):
+        raise ValueError(f"{len(given)} texts came with {len(about)} metadatas and {len(names)} ids.")
+    return given, about, names
 
 
 def _as_document(one: Any) -> Document:
