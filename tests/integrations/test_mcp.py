@@ -244,6 +244,26 @@ def test_several_indexes_and_a_long_text(client):
     assert whole["documents"][0]["text"] == LONG
 
 
+def test_a_page_counts_what_matches_and_cuts_long_texts(client):
+    page = client(["faq"], "list", {"filter": {"topic": "shop"}, "limit": 1}).structured_content
+    assert ([one["id"] for one in page["documents"]], page["next"], page["total"]) == (["a"], "a", 2)
+    assert page["warnings"] == []
+    page = client(["faq"], "list", {"filter": {"topic": "shop"}, "after": "a"}).structured_content
+    assert ([one["id"] for one in page["documents"]], page["next"], page["total"]) == (["c"], None, 2)
+    page = client(["notes"], "list", {"max_characters": 50}).structured_content
+    assert page["documents"][0]["text"] == LONG[:50]
+    assert any("1 of the texts" in warning and "50 characters" in warning for warning in page["warnings"])
+    assert client(["notes"], "list", {}).structured_content["documents"][0]["text"] == LONG[:2000]
+    assert client(["faq"], "list", {"max_characters": 0}).is_error
+
+
+def test_passages_are_cut_too(client):
+    answer = client(["notes"], "search", {"query": "refund", "max_characters": 50}).structured_content
+    [hit] = answer["results"]
+    assert len(hit["document"]["text"]) == len(hit["passage"]["text"]) == 50
+    assert sum("were cut" in warning for warning in answer["warnings"]) == 1
+
+
 def test_a_query_that_is_cut_is_told(client):
     answer = client(["faq"], "search", {"query": "money " * 500}).structured_content
     assert any("query was cut" in warning for warning in answer["warnings"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -30,6 +30,11 @@ Filter = Annotated[
         description="Condition on the metadata, such as {'lang': 'zh', 'year': {'ge': 2020}}. Operators: eq ne lt le "
         "gt ge in nin exists. Combine with {'or': [...]}, {'and': [...]}, {'not': {...}}."
     ),
+]
+
+
+MaxCharacters = Annotated[
+    int, Field(description="Longest text to return; longer ones are cut.", json_schema_extra={"minimum": 1})
 ]
 
 
@@ -80,11 +85,16 @@ class DocumentsAnswer(Record):
 
 
 class PageAnswer(Record):
-    """A page of documents by id; `next` is the value of `after` for the page that follows, null on the last."""
+    """A page of documents by id.
+
+    `next` is the value of `after` for the page that follows, null on the last; `total` counts the documents that match
+    the filter, on all pages; `warnings` say what to doubt.
+    """
 
     documents: list[IdentifiedText]
     next: str | None
     total: int
+    warnings: list[str]
 
 
 class IndexTools:
@@ -104,9 +114,7 @@ class IndexTools:
         index: IndexName = None,
         k: Annotated[int, _bounded("Number of documents", MAX_HITS)] = 5,
         filter: Filter = None,
-        max_characters: Annotated[
-            int, Field(description="Longest text to return; longer ones are cut.", json_schema_extra={"minimum": 1})
-        ] = 2000,
+        max_characters: MaxCharacters = 2000,
     ) -> SearchAnswer:
         """Find the documents of an index that are nearest in meaning to a query."""
         with self._explained():
@@ -115,15 +123,9 @@ class IndexTools:
             opened = self._find(index)
             [record] = answer_queries(opened, [query], k, filter=filter)
             record["index"] = next(name for name, one in self._indexes.items() if one is opened)  # not its path
-            cut = 0
-            for hit in record["results"]:
-                document = hit["document"]
-                cut += len(document["text"]) > max_characters
-                document["text"] = document["text"][:max_characters]
-            if cut:
-                record["warnings"].append(
-                    f"{cut} of the texts were cut to {max_characters:,} characters; the tool get returns them whole."
-                )
+            hits = record["results"]
+            holders = [[one for one in (hit["document"], hit["passage"]) if one is not None] for hit in hits]
+            record["warnings"] += _cut_texts(holders, max_characters)
             return SearchAnswer.model_validate(record)
 
     def get(
@@ -147,15 +149,23 @@ class IndexTools:
         filter: Filter = None,
         limit: Annotated[int, _bounded("Documents of a page", MAX_DOCUMENTS)] = 20,
         after: Annotated[str | None, Field(description="The field next of the page before; null begins.")] = None,
+        max_characters: MaxCharacters = 2000,
     ) -> PageAnswer:
         """List the documents of an index in the order of their ids, page by page."""
         with self._explained():
             _check_range("limit", limit, MAX_DOCUMENTS)
+            _check_range("max_characters", max_characters)
             opened = self._find(index)
             page = opened.list(filter=filter, limit=limit + 1, after=after)
             more = len(page) > limit
-            documents = [IdentifiedText(**document._asdict()) for document in page[:limit]]
-            return PageAnswer(documents=documents, next=documents[-1].id if more else None, total=len(opened))
+            shown = [document._asdict() for document in page[:limit]]
+            warnings = _cut_texts([[one] for one in shown], max_characters)
+            return PageAnswer(
+                documents=[IdentifiedText(**one) for one in shown],
+                next=shown[-1]["id"] if more else None,
+                total=opened.store.count(filter=filter),
+                warnings=warnings,
+            )
 
     def _find(self, name: str | None) -> Index:
         """Return the index of a name; the only one for None."""
@@ -209,6 +219,16 @@ def create_mcp_server(indexes: Mapping[str, Index]) -> MCPServer[Any]:
         tools=made,
         log_level="WARNING",
     )
+
+
+def _cut_texts(documents: Sequence[Sequence[dict[str, Any]]], most: int) -> list[str]:
+    """Cut the field text of records, grouped by document, to `most` characters; return a warning where one was cut."""
+    cut = 0
+    for records in documents:
+        cut += any(len(one["text"]) > most for one in records)
+        for one in records:
+            one["text"] = one["text"][:most]
+    return [f"{cut} of the texts were cut to {most:,} characters; the tool get returns them whole."] if cut else []
 
 
 def _check_range(name: str, value: int, most: int | None = None) -> None:
