@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import os
 import pty
@@ -22,6 +23,7 @@ from kexue.cli import main
 from kexue.cli._answers import AnswerPrinter, format_chance, tsv_line, tsv_lines, wrap_cells
 from kexue.cli._verb import Output
 from kexue.search import Index
+from kexue.search.answers import answer_queries
 from kexue.text import Encoder
 
 PROGRAM = "import sys; from kexue.cli import main; sys.exit(main())"
@@ -223,6 +225,23 @@ def test_wrapped_lines_fit_and_lose_nothing(text, width):
 # The prompt
 
 
+def test_answers_of_a_prompt_carry_their_doubts(tiny_model, folder, monkeypatch, capsys):
+    with Index.create("many.kx", Encoder(tiny_model, device="cpu")) as index:
+        index.add([f"lost parcel {n}" for n in range(60)])
+        index.calibrate(n=100)
+        index.add([f"new card {n}" for n in range(30)])
+        queries = ["lost parcel 7", "xyzzy plugh"]
+        expected = answer_queries(index, queries, 2)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(queries)))
+    assert main(["search", "many.kx", "-i", "-k", "2", "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert answers[0]["match"] == "good"
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert (answer["match"], answer["warnings"]) == (wanted["match"], wanted["warnings"])
+        assert any("too old" in sentence for sentence in answer["warnings"])
+        assert all(0 < hit["chance"] <= 1 for hit in answer["results"])
+
+
 def test_lines_of_a_pipe_are_answered_one_by_one(folder):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "search", "faq.kx", "-i", "-k", "1", "--json"],
@@ -359,6 +378,24 @@ def test_a_server_answers_as_the_index_does(run, folder, start_server, monkeypat
         code, out, _ = run("faq", "lost", "--server", server.url, "--filter", "nope=1", "--json")
         assert code == 1
         assert "nope" in json.loads(out)["error"]["message"]
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_usage_is_that_of_the_server(run, tiny_model, make_tiny_model, folder, start_server):
+    """The prompt for queries is read, too, so it counts; words alone are not encoded."""
+    model = make_tiny_model()
+    (model / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "refund money "}}))
+    with Index.create("prompted.kx", Encoder(model, device="cpu")) as index:
+        index.add(["lost parcel"])
+    [read] = Encoder(tiny_model, device="cpu").count_tokens(["refund money lost parcel"])
+    server = start_server(indexes=["prompted.kx"])
+    try:
+        for options, tokens in ([(), read], [("--mode", "lexical"), 0], [("--mode", "lexical", "--explain"), 0]):
+            for place in ([], ["--server", server.url]):
+                answer = json.loads(run("prompted.kx", "lost parcel", "--json", *options, *place)[1])
+                assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     finally:
         server.stop()
 

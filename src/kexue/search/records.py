@@ -99,7 +99,7 @@ def search_record(
     Args:
         hits, index, sparse: see `hit_record`.
         mode: ``"dense"``, ``"lexical"`` or ``"hybrid"``, see `kexue.search.modes`.
-        tokens: of the query, as the encoder read it.
+        tokens: of the query, as the encoder read it: with its prompt; 0 where it was not encoded.
         seconds: of each stage, see `Stopwatch.seconds`.
         match: see `kexue.search.warnings.judge_match`. warnings: see `collect_warnings` there.
     """
