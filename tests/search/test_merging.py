@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kexue.errors import DataError, NotSupported, SpaceMismatchError
-from kexue.search import Index, IndexExistsError, check_index, merge_indexes
+from kexue.search import Index, IndexBusyError, IndexExistsError, check_index, merge_indexes
 from kexue.similarity import ScoreCalibrator, Whitening
 
 TEXTS = [f"text {word} {n}" for n, word in enumerate(["dog", "cat", "ball", "park", "退货", "refund", "bank", "card"])]
@@ -175,3 +175,19 @@ def test_a_merge_is_as_private_as_its_sources(make, tmp_path):
     (tmp_path / "a.kx").chmod(0o600)
     merge_indexes(tmp_path / "all.kx", [a, b])
     assert (tmp_path / "all.kx").stat().st_mode & 0o777 == 0o600
+
+
+def test_of_two_merges_at_once_the_loser_says_why(make, tmp_path):
+    a, b = make("a", TEXTS[:2]), make("b", TEXTS[2:])
+    target = tmp_path / "all.kx"
+    others = []
+
+    def meanwhile(done, total):
+        if not others:
+            others.append(None)
+            others[0] = merge_indexes(target, [a, b])
+
+    with pytest.raises((IndexBusyError, IndexExistsError), match=r"another process writes .*all\.kx|exists already"):
+        merge_indexes(target, [a, b], progress=meanwhile)
+    assert others[0].documents == len(documents(target)) == 8
+    assert check_index(target).ok

@@ -29,7 +29,7 @@ from kexue.search.partial import check_place, discard, put_in_place
 from kexue.search.space import Space
 from kexue.search.splitting import Splitting
 from kexue.search.store import EmbeddedStore, create_store, is_remote, local_path
-from kexue.search.store.base import Row, Store, Value
+from kexue.search.store.base import IndexBusyError, IndexReplacedError, Row, Store, Value
 
 _LISTED = 5  # ids that an error names
 # Metadata of an index that hold for it and its documents only.
@@ -115,9 +115,15 @@ def merge_indexes(
         warnings = _check_spaces(opened)
         chosen = _choose_documents(opened, prefer)
         metadata, told = _merge_metadata(opened)
-        _write(partial, opened, chosen.owners, metadata, mode=_shared_mode(sources), progress=progress)
-    size = partial.stat().st_size
-    put_in_place(partial, target, overwrite=overwrite)
+        try:
+            _write(partial, opened, chosen.owners, metadata, mode=_shared_mode(sources), progress=progress)
+            size = partial.stat().st_size
+            put_in_place(partial, target, overwrite=overwrite)
+        except (IndexReplacedError, FileNotFoundError) as error:  # of two at once, the other took or replaced the file
+            check_place(target, overwrite=overwrite)
+            raise IndexBusyError(
+                f"another process writes {target}.", remedy="Wait until it has ended, or choose another name."
+            ) from error
     return MergeReport(
         out=os.fspath(out),
         documents=len(chosen.owners),
