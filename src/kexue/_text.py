@@ -149,6 +149,15 @@ _VISIBLE = {
 }
 
 
+def say_count(number: int, noun: str) -> str:
+    """Return a number and what it counts, in words.
+
+    >>> say_count(1, "document"), say_count(1200, "document")
+    ('1 document', '1,200 documents')
+    """
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
 def same_json(a: Any, b: Any) -> bool:
     """Return whether two values are the same in JSON: 1, 1.0 and true differ, the order of keys does not matter.
 

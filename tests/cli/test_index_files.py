@@ -112,6 +112,19 @@ def test_encoding_and_delimiter_can_be_named(run: Run) -> None:
     assert "unknown encoding 'no-such'" in err
 
 
+def test_info_counts_no_values_of_lists_and_long_texts(run: Run) -> None:
+    row = {"text": "one", "tags": ["a"], "long": "x" * 101, "n": 1}
+    Path("one.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert run("index", "build", "one.jsonl", "--metadata", "tags,long,n", "--out", "one.kx")[0] == 0
+    fields = [line for line in run("index", "info", "one.kx")[1].splitlines() if line.startswith("field")]
+    assert sorted(fields) == [
+        "field long: text in 1 document, values not counted",
+        "field n: number in 1 document, 1 to 1, 1 value",
+        "field tags: list in 1 document, values not counted",
+    ]
+    assert run("index", "backup", "one.kx", "--out", "b.kx")[1] == "1 document of one.kx is in b.kx\n"
+
+
 @pytest.mark.parametrize(
     "columns",
     [("类别,日期,版本",), ("类别", "日期", "版本"), ("类别, 日期", "版本,类别")],
@@ -136,7 +149,7 @@ def test_info_and_list_show_a_value_with_line_breaks_in_one_line(run: Run) -> No
     assert run("index", "build", "lines.csv", "--metadata", "answer", "--out", "lines.kx")[0] == 0
     code, out, _ = run("index", "info", "lines.kx")
     assert code == 0
-    assert "field answer: text in 2 documents, 1 values, call us (2)\n" in out
+    assert "field answer: text in 2 documents, 1 value, call us (2)\n" in out
     assert len(run("index", "list", "lines.kx")[1].splitlines()) == 2
 
 

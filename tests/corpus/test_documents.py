@@ -289,7 +289,7 @@ def test_a_folder_of_documents_is_read_and_what_is_not_read_is_named(tmp_path: P
     assert found["c.md"].metadata == {"headings": [[0, "Head"]]}
     assert found["d.txt"][1:3] == ("plain\n", {})
     [remark] = records.remarks()
-    assert "3 files are not read" in remark
+    assert "3 files not read" in remark
     assert all(name in remark for name in ("z.png", "y.doc", "deep/x.zip"))
     [alone] = read_records(folder / "e.htm")
     assert (alone.id, alone.text, alone.metadata) == ("e.htm", "Web\n\npage", {"headings": [[0, "Web"]]})

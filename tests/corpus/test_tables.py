@@ -278,7 +278,7 @@ def test_a_sheet_is_read_as_a_person_sees_it(workbook: Path) -> None:
     ]
     assert records.files[0].sheet == "问答"
     [sentence] = records.remarks()
-    assert "1 formulas have no stored value" in sentence
+    assert "1 formula without a stored value" in sentence
 
 
 def test_a_sheet_is_chosen_by_name(workbook: Path) -> None:

@@ -45,7 +45,7 @@ def test_all_faults_stop_a_build_at_once_and_nothing_is_written(tmp_path: Path, 
     assert "5 of 51 records cannot be indexed: 1 malformed (first: line 52), 2 empty (first: line 12), " in (
         error.message
     )
-    assert "1 duplicate ids (first: line 32)" in error.message
+    assert "1 duplicate id (first: line 32)" in error.message
     assert "--on-error skip" in str(error.remedy)
     assert (error.path, error.line, error.column) == (str(faulty), 12, "question")
     assert [fault["kind"] for fault in error.faults] == ["malformed", "empty", "no_id", "duplicate_id"]

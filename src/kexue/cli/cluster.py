@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kexue._text import say_count
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
 
@@ -73,7 +74,7 @@ def embed(
             progress=progress,
         )
     _warn(out, report)
-    out.emit(dataclasses.asdict(report), lambda: _summarize(report, f"{report.n:,} vectors in {report.out}"))
+    out.emit(dataclasses.asdict(report), lambda: _summarize(report, f"{say_count(report.n, 'vector')} in {report.out}"))
 
 
 @verb(
@@ -138,7 +139,7 @@ def index(
             progress=progress,
         )
     _warn(out, report)
-    head = f"{report.documents:,} documents in {report.index} ({report.bytes / 1e6:.1f} MB)"
+    head = f"{say_count(report.documents, 'document')} in {report.index} ({report.bytes / 1e6:.1f} MB)"
     out.emit(
         dataclasses.asdict(report),
         lambda: f'{_summarize(report, head)}\nNext: kexue search {report.index} "your question"',
@@ -204,6 +205,6 @@ def _warn(out: Output, report: Any) -> None:
 def _summarize(report: Any, head: str) -> str:
     """Return a report as two lines of text."""
     names = ("resumed", "retried", "skipped", "replaced", "truncated")
-    parts = [head, f"{report.shards:,} shards"]
+    parts = [head, say_count(report.shards, "shard")]
     parts += [f"{name} {value:,}" for name in names if (value := getattr(report, name, 0))]
     return f"{', '.join(parts)}\n{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kexue._text import say_count
 from kexue.cli import _options as opt, index_files
 from kexue.cli._calibration import describe_calibration
 from kexue.cli._verb import EXIT_FAILED, Output, json_line, verb
@@ -54,7 +55,7 @@ def delete(
         documents = len(opened)
     out.emit(
         {"index": index, "deleted": deleted, "missing": missing, "documents": documents},
-        lambda: f"{deleted:,} deleted, {len(missing):,} not found; {documents:,} documents left in {index}",
+        lambda: f"{deleted:,} deleted, {len(missing):,} not found; {say_count(documents, 'document')} left in {index}",
     )
 
 
@@ -89,15 +90,26 @@ def info(out: Output, index: opt.IndexPath) -> None:
 
 def _describe_field(field: dict[str, Any]) -> str:
     """Return type, count, range and common values of a field in words."""
-    words = [f"{field['type']} in {field['count']:,} documents"]
+    words = [f"{field['type']} in {say_count(field['count'], 'document')}"]
     words += [f"{field['low']} to {field['high']}"] if field["low"] is not None else []
-    words += ["more than 1,000 values" if field["distinct"] is None else f"{field['distinct']:,} values"]
+    words.append(_describe_values(field))
     words += [
         f"{' '.join(str(value)[:30].split())} ({count:,})"
         for value, count in field["common"]
         if field["distinct"] < field["count"]
     ]
     return ", ".join(words)
+
+
+def _describe_values(field: dict[str, Any]) -> str:
+    """Return the number of values of a field in words; lists, objects and long texts are not counted."""
+    if field["distinct"] is not None:
+        return say_count(field["distinct"], "value")
+    if field["type"] in ("number", "date"):
+        return "more than 1,000 values"
+    if field["type"] == "text" and field["count"] > 1_000:
+        return "more than 1,000 values, or long ones"
+    return "values not counted"
 
 
 @verb(
@@ -166,9 +178,13 @@ def check(out: Output, index: opt.IndexPath) -> None:
 
 def _describe_check(report: Any) -> str:
     if report.ok:
-        return f"{report.documents:,} documents in {report.index}, no damage found"
+        return f"{say_count(report.documents, 'document')} in {report.index}, no damage found"
     lines = [f"{report.index} is damaged:", *(f"  {problem}" for problem in report.problems)]
     return "\n".join([*lines, f"Next: kexue index restore BACKUP --out {report.index} --overwrite, or build it again"])
+
+
+def _describe_copy(documents: int, source: object, target: object) -> str:
+    return f"{say_count(documents, 'document')} of {source} {'is' if documents == 1 else 'are'} in {target}"
 
 
 @verb(app, "backup", examples=("kexue index backup faq.kx --out faq-monday.kx",))
@@ -183,7 +199,7 @@ def backup(
 
     with out.progress("copying") as progress:
         report = backup_index(index, target, overwrite=overwrite, progress=progress)
-    out.emit(dataclasses.asdict(report), lambda: f"{report.documents:,} documents of {index} are in {report.out}")
+    out.emit(dataclasses.asdict(report), lambda: _describe_copy(report.documents, index, report.out))
 
 
 @verb(app, "restore", examples=("kexue index restore faq-monday.kx --out faq.kx --overwrite",))
@@ -200,7 +216,7 @@ def restore(
 
     with out.progress("copying") as progress:
         report = restore_index(source, target, overwrite=overwrite, progress=progress)
-    out.emit(dataclasses.asdict(report), lambda: f"{report.documents:,} documents of {source} are in {report.out}")
+    out.emit(dataclasses.asdict(report), lambda: _describe_copy(report.documents, source, report.out))
 
 
 @verb(
@@ -221,7 +237,7 @@ def copy(
     with out.progress("copying") as progress:
         documents = copy_index(index, target, overwrite=overwrite, progress=progress)
     record = {"index": index, "target": target, "documents": documents, "seconds": time.perf_counter() - start}
-    out.emit(record, lambda: f"{documents:,} documents of {index} are in {target}")
+    out.emit(record, lambda: _describe_copy(documents, index, target))
 
 
 @verb(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kexue._text import say_count
 from kexue.cli import _options as opt
 from kexue.cli._answers import tsv_line
 from kexue.cli._verb import Output, json_line, verb
@@ -106,7 +107,7 @@ def _describe(report: DuplicateReport, top: int) -> str:
     """Return the summary, and the largest groups with their first documents."""
     number = len(report.groups)
     lines = [
-        f"{report.documents:,} documents in {report.index}: {number:,} {'group' if number == 1 else 'groups'} of "
+        f"{say_count(report.documents, 'document')} in {report.index}: {say_count(number, 'group')} of "
         f"near-duplicates; without repetition {report.documents - report.duplicates:,} would be left",
         f"threshold {report.threshold:.4g} ({_ORIGINS[report.origin]})",
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kexue._text import say_count
 from kexue.cli import _options as opt
 from kexue.cli._calibration import calibrate_built
 from kexue.cli._verb import EXIT_FAILED, Output, verb
@@ -109,8 +110,7 @@ def build(
 
 
 def _describe_build(report: Any, calibration: str) -> str:
-    noun = "document" if report.documents == 1 else "documents"
-    parts = [f"{report.documents:,} {noun} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
+    parts = [f"{say_count(report.documents, 'document')} in {report.index} ({report.bytes / 1e6:.1f} MB)"]
     counts = {"left_out": "left out", "skipped": "skipped", "replaced": "replaced"}
     parts += [f"{words} {value:,}" for name, words in counts.items() if (value := getattr(report, name))]
     shape = f"{report.dims} dimensions from {report.model['id']}, {report.seconds:.1f} s"
@@ -197,7 +197,7 @@ def add(
         record,
         lambda: (
             f"{report.added:,} added, {report.updated:,} updated, {report.skipped:,} unchanged{left_out}; "
-            f"{documents:,} documents in {index}{_describe_cut(report.truncated)}"
+            f"{say_count(documents, 'document')} in {index}{_describe_cut(report.truncated)}"
         ),
     )
 
@@ -208,7 +208,7 @@ def _describe_input(out: Output, read: InputReport) -> None:
     for line in lines[:_SHOWN]:
         out.remark(line)
     if len(lines) > _SHOWN:
-        out.remark(f"and {len(lines) - _SHOWN:,} more files")
+        out.remark(f"and {say_count(len(lines) - _SHOWN, 'more file')}")
     if read.left_out:
         out.remark(f"left out: {_describe_faults(read)}")
 
@@ -217,7 +217,7 @@ def _describe_files(read: InputReport) -> list[str]:
     """Return what was decided about each file in words, if anything was to be decided."""
     lines = [(file, _describe_file(file)) for file in read.files]
     several = len(read.files) > 1
-    return [f"{line}; {file['records']:,} records" if several else line for file, line in lines if line]
+    return [f"{line}; {say_count(file['records'], 'record')}" if several else line for file, line in lines if line]
 
 
 def _describe_file(file: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from kexue._text import say_count
 from kexue.cli._verb import Output, verb
 
 _EXAMPLES = (
@@ -43,7 +44,7 @@ def merge(
 
 
 def _describe(report: Any) -> str:
-    lines = [f"{report.documents:,} documents in {report.out} ({report.bytes / 1e6:.1f} MB)"]
+    lines = [f"{say_count(report.documents, 'document')} in {report.out} ({report.bytes / 1e6:.1f} MB)"]
     lines += [f"  {source['documents']:,} from {source['index']}" for source in report.sources]
     if report.same:
         lines.append(f"  {report.same:,} were the same in two indexes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
+from kexue._text import say_count
 from kexue.errors import DataError
 
 KINDS = {
@@ -12,8 +13,8 @@ KINDS = {
     "empty": "empty",
     "no_id": "without id",
     "wrong_id": "with a wrong id",
-    "duplicate_id": "duplicate ids",
-}  # kind: words for a count of them
+    "duplicate_id": "duplicate id",
+}  # kind: words for a count of one
 
 
 class RecordError(DataError):
@@ -102,24 +103,30 @@ class Faults:
         if not len(self):
             return
         first = min((first for _, (_, first) in self._ordered()), key=lambda error: error.line or 0)
-        skip = "or leave them out with --on-error skip (in Python on_error='skip')"
+        skip = "--on-error skip (in Python on_error='skip')"
         if len(self) == 1:
-            first.remedy = f"{(first.remedy or 'Correct it.').rstrip('.')}, {skip}."
+            first.remedy = f"{(first.remedy or 'Correct it.').rstrip('.')}, or leave them out with {skip}."
             raise first
         raise FaultyRecordsError(
             f"{first.path}: {len(self):,} of {records + len(self):,} records cannot be indexed: {self.summary()}. "
             f"The first: {first.message}",
-            remedy=f"Correct them, {skip}." + (f" For the first: {first.remedy}" if first.remedy else ""),
+            remedy=f"Correct them, or leave them out with {skip}."
+            + (f" For the first: {first.remedy}" if first.remedy else ""),
             first=first,
             faults=self.records(),
         )
+
+
+def _say_kind(kind: str, count: int) -> str:
+    words = KINDS[kind]
+    return say_count(count, words) if kind == "duplicate_id" else f"{count:,} {words}"
 
 
 def summarize_faults(faults: list[dict[str, Any]]) -> str:
     """Return the counts and first places of `Faults.records` as words."""
     several = len({fault["path"] for fault in faults}) > 1
     return ", ".join(
-        f"{fault['count']:,} {KINDS[fault['kind']]} "
+        f"{_say_kind(fault['kind'], fault['count'])} "
         f"(first: {fault['path'] + ', ' if several else ''}line {fault['line']})"
         for fault in faults
     )

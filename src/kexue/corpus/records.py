@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kexue._files import system_error
+from kexue._text import say_count
 from kexue.corpus import documents
 from kexue.corpus.columns import Columns
 from kexue.corpus.decoding import MAX_BYTES, Decoder, InputFile, decode_document, decode_lines, strip_line_end
@@ -94,15 +95,15 @@ class Records(Iterator[Record]):
         """Return sentences about what the user may not expect in what was read, and about files that were not."""
         return [
             *(
-                f"{source.path}: {len(source.others):,} files are not read, because of their endings: "
+                f"{source.path}: {say_count(len(source.others), 'file')} not read, because of the ending: "
                 f"{', '.join(source.others[:_NAMED])}{' and others' if len(source.others) > _NAMED else ''}."
                 for source in self._sources
                 if source.others
             ),
             *self.columns.kinds.remarks(),
             *(
-                f"{file.path}: {file.uncomputed:,} formulas have no stored value and count as empty cells; open the "
-                "file in a spreadsheet program and save it."
+                f"{file.path}: {say_count(file.uncomputed, 'formula')} without a stored value, read as empty cells; "
+                "open the file in a spreadsheet program and save it."
                 for file in self.files
                 if file.uncomputed
             ),

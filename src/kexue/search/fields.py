@@ -66,8 +66,9 @@ class FieldCatalogue:
 
         ``{"text", "id", "metadata"}`` name the columns (None: none, or not from files). ``"fields"`` gives for each
         field its ``type`` (text, number, boolean, date, list, object or mixed), ``count`` of documents, number of
-        ``distinct`` values and the most ``common`` ones with their counts (None and [] beyond 1,000 values), and
-        ``low`` and ``high`` of numbers and dates. All documents are read, once for each state of the index.
+        ``distinct`` values and the most ``common`` ones with their counts (None and [] beyond 1,000 values, and
+        for lists, objects and texts of more than 100 characters), and ``low`` and ``high``
+        of numbers and dates. All documents are read, once for each state of the index.
         """
         changed = self._store.metadata().get("updated")
         if self._schema is None or self._schema[0] != changed:
