@@ -125,6 +125,15 @@ def test_info_counts_no_values_of_lists_and_long_texts(run: Run) -> None:
     assert run("index", "backup", "one.kx", "--out", "b.kx")[1] == "1 document of one.kx is in b.kx\n"
 
 
+def test_the_remedy_for_a_single_fault_leaves_it_out(run: Run) -> None:
+    Path("notes").mkdir()
+    Path("notes/a.txt").write_text("one", encoding="utf-8")
+    Path("notes/b.html").write_text("<p></p>", encoding="utf-8")
+    err = run("index", "build", "notes", "--out", "notes.kx")[2]
+    assert "Leave it out. --on-error skip (in Python on_error='skip') leaves it out." in err
+    assert "them" not in err
+
+
 @pytest.mark.parametrize(
     "columns",
     [("类别,日期,版本",), ("类别", "日期", "版本"), ("类别, 日期", "版本,类别")],

@@ -105,7 +105,7 @@ class Faults:
         first = min((first for _, (_, first) in self._ordered()), key=lambda error: error.line or 0)
         skip = "--on-error skip (in Python on_error='skip')"
         if len(self) == 1:
-            first.remedy = f"{(first.remedy or 'Correct it.').rstrip('.')}, or leave them out with {skip}."
+            first.remedy = f"{(first.remedy or 'Correct it.').rstrip('.')}. {skip} leaves it out."
             raise first
         raise FaultyRecordsError(
             f"{first.path}: {len(self):,} of {records + len(self):,} records cannot be indexed: {self.summary()}. "
