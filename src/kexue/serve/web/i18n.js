@@ -12,7 +12,7 @@ const en = {
   noIndexes: "This server has no index. Start it with one: kexue serve INDEX",
 
   search: "Search",
-  searchLead: "Ask in your own words; documents are found by meaning.",
+  searchLead: "Ask in your own words; documents are found by meaning and by words.",
   compare: "Compare",
   compareLead: "Put two texts side by side and see which word was matched with which.",
   map: "Map",
@@ -37,7 +37,7 @@ const en = {
   searchHint: "Type a question or a few words",
   searchGuide: "Results appear as you type. Meaning of the numbers:",
   searchKeys: "Keys: / goes to the search box, ↑ ↓ move between hits, Enter explains a hit, Esc clears.",
-  primerCosine: "similarity of the two meanings: 1 is the same, about 0 is unrelated.",
+  primerCosine: "similarity of the two meanings: 1 is the same; how much unrelated texts have depends on the model.",
   primerChance:
     "how often a question that has nothing to do with your documents finds a hit this near; the rarer, the better the hit.",
   primerProbability: "probability that the hit is relevant, if the index was calibrated with judged pairs.",
@@ -259,7 +259,7 @@ const zh = {
   noIndexes: "此服务没有索引。请带上索引启动：kexue serve INDEX",
 
   search: "搜索",
-  searchLead: "用自己的话提问，按意思找文档。",
+  searchLead: "用自己的话提问，按意思和字词找文档。",
   compare: "比较",
   compareLead: "把两段文字放在一起，看哪个词对上了哪个词。",
   map: "地图",
@@ -284,7 +284,7 @@ const zh = {
   searchHint: "输入一个问题或几个词",
   searchGuide: "边输入边出结果。各个数字的含义：",
   searchKeys: "按键：/ 回到输入框，↑ ↓ 在结果间移动，Enter 看原因，Esc 清空。",
-  primerCosine: "两段文字含义的方向有多一致：1 为相同，接近 0 为无关。",
+  primerCosine: "两段文字含义的方向有多一致：1 为相同；无关的文字有多高，取决于模型。",
   primerChance: "与您的文档毫不相干的问题，有多少也能找到这么近的结果；越少见，这条结果越可信。",
   primerProbability: "这条结果切合查询的可能性，要先给索引看过判断好的例子。",
   primerWhy: "查询的哪个词对上了文档的哪个词，加起来正好是两者的距离。",
