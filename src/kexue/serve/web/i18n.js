@@ -70,7 +70,7 @@ const en = {
   filterBy: "Show only {words}",
   pair: "{name}: {value}",
   hits: "Hits",
-  found: ["{n} hit in {ms} ms, nearest first", "{n} hits in {ms} ms, nearest first"],
+  found: ["{n} hit in {ms} ms, best first", "{n} hits in {ms} ms, best first"],
   nothing: "Nothing found: the index is empty.",
   nothingFiltered: "No document matches these filters.",
   noPercentile:
@@ -316,7 +316,7 @@ const zh = {
   filterBy: "只看 {words}",
   pair: "{name}：{value}",
   hits: "结果",
-  found: "{n} 条结果，用时 {ms} 毫秒，最近的在前",
+  found: "{n} 条结果，用时 {ms} 毫秒，最好的在前",
   nothing: "没有找到：索引是空的。",
   nothingFiltered: "没有文档符合这些筛选。",
   noPercentile: "这样的分数有多罕见？运行 kexue index calibrate {index} 之后，每个分数都会与随机的文档对比较。",
