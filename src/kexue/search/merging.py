@@ -122,7 +122,8 @@ def merge_indexes(
         except (IndexReplacedError, FileNotFoundError) as error:  # of two at once, the other took or replaced the file
             check_place(target, overwrite=overwrite)
             raise IndexBusyError(
-                f"another process writes {target}.", remedy="Wait until it has ended, or choose another name."
+                f"another process writes {target}, or has replaced an index that is merged.",
+                remedy="Start again when it has ended, or choose another name.",
             ) from error
     return MergeReport(
         out=os.fspath(out),
