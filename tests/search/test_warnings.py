@@ -16,6 +16,7 @@ from kexue.search.meaning import CHANGED_SHARE, LEAST_DRIFTED, LEAST_PAIRS
 from kexue.search.space import file_bytes
 from kexue.search.warnings import JudgedSearch, collect_warnings, judge_match
 from kexue.similarity import ScoreCalibrator, Whitening
+from kexue.text.tokens import TokenIds
 
 Make = Callable[..., Index]
 TEXTS = [f"document number {i} about {('cats', 'dogs', 'birds', 'fish')[i % 4]}" for i in range(80)]
@@ -159,7 +160,29 @@ class Reader:
         return [len(text) for text in texts]
 
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
-        return type("Ids", (), {"truncated": sum(len(text) > self.max_length for text in texts)})
+        ids = TokenIds(np.arange(len(text)) for text in texts)
+        ids.truncated = sum(len(text) > self.max_length for text in texts)
+        return ids
+
+
+class Foreign:
+    """An encoder of another library, whose `tokenize` takes no prompt and returns something else."""
+
+    model_id = "foreign"
+
+    def __init__(self, encoder: Any) -> None:
+        self.encode, self.fingerprint, self.dim = encoder.encode, encoder.fingerprint, encoder.dim
+
+    def tokenize(self, texts: list[str]) -> dict[str, Any]:
+        return {"input_ids": texts}
+
+
+def test_an_encoder_with_another_tokenize_is_not_asked_about_tokens(make_index: Make, gram_encoder: Any) -> None:
+    index = make_index(encoder=Foreign(gram_encoder()))
+    index.add(TEXTS)
+    [record] = answer_queries(index, ["the cat"], k=2)
+    assert record["usage"]["total_tokens"] == 0
+    assert len(record["results"]) == 2
 
 
 def test_words_languages_and_lengths_that_a_model_does_not_read(make_index: Make, gram_encoder: Any) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kexue.search.documents import check_text
+from kexue.search.encoding import tokenize_queries
 from kexue.search.modes import Mode, choose_mode, corrects_after
 from kexue.search.records import Stopwatch, index_name, search_record
 from kexue.search.rerank import search_and_rerank
 from kexue.search.warnings import JudgedSearch, collect_warnings
-from kexue.text.roles import choose_prompt
 
 if TYPE_CHECKING:
     from kexue.search.index import Index
@@ -62,9 +62,8 @@ def answer_queries(
     )
     seconds = {step: total / len(queries) for step, total in watch.seconds().items()} if queries else {}
     path = index.encoder.path
-    tokens = [0] * len(queries)
-    if chosen != "lexical" and hasattr(encoder, "tokenize"):
-        tokens = [len(ids) for ids in encoder.tokenize(queries, prompt_name=choose_prompt(encoder, "query"))]
+    ids = None if chosen == "lexical" else tokenize_queries(encoder, queries)
+    tokens = [0] * len(queries) if ids is None else list(map(len, ids))
     doubts = collect_warnings(index, queries, chosen)
     records = []
     rows = zip(queries, answers, tokens, doubts, search.matches(queries), strict=True)

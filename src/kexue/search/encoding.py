@@ -38,6 +38,16 @@ def encode_texts(encoder: SupportsEncode, texts: list[str], role: Role, *, dim: 
     return as_vectors(vectors, dim=dim, what="the encoder's vectors")
 
 
+def tokenize_queries(encoder: Any, queries: Sequence[str]) -> Any:
+    """Return the token ids of each query after its prompt, as `Encoder.tokenize`; None where an encoder does not tell.
+
+    Other libraries' encoders may have a `tokenize` of their own; `count_tokens` marks those that work like `Encoder`.
+    """
+    if not hasattr(encoder, "count_tokens"):
+        return None
+    return encoder.tokenize(list(queries), prompt_name=choose_prompt(encoder, "query"))
+
+
 def choose_model(encoder: object, texts: Sequence[str]) -> None:
     """Let an encoder whose model is not chosen yet choose it by texts; others have no such method, or do nothing."""
     choose = getattr(encoder, "choose_model", None)

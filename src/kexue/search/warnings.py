@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from kexue.search.calibration import GOOD_CHANCE
+from kexue.search.encoding import tokenize_queries
 from kexue.search.language import COMMON_WORDS, guess_language, name_language
 from kexue.search.lexical import Terms, query_terms, read_terms
 from kexue.search.ranking import Hit
 from kexue.search.unknown import unknown_words
 from kexue.search.unrelated import sample_queries
-from kexue.text.roles import choose_prompt
 
 if TYPE_CHECKING:
     from kexue.search.index import Index
@@ -84,9 +84,8 @@ def _describe_language(encoder: Any, text: str, main: str | None, known: Any) ->
 
 
 def _describe_cut(encoder: Any, text: str) -> list[str]:
-    if not hasattr(encoder, "tokenize"):
-        return []
-    if not encoder.tokenize([text], prompt_name=choose_prompt(encoder, "query")).truncated:
+    ids = tokenize_queries(encoder, [text])
+    if ids is None or not ids.truncated:
         return []
     return [f"the query was cut: at most {encoder.max_length} tokens are read."]
 
