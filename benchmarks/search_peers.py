@@ -4,10 +4,11 @@
 
 Half of the texts are Chinese questions about insurance (these need KEXUE_DATA), half are English docstrings of the
 standard library; all of them go into one index. A query has one right answer (`_known_items.py`). Every library gets
-the same folder of multilingual-e5-small, with its prompts, and works as its documentation says: txtai with its
-content stored and its own hybrid, Chroma with a persistent client. MRR counts the first 10 hits and comes with the 95
-% interval of a bootstrap over the queries; seconds are those from the texts to a stored index, and of one query, as
-ratios to ours. Libraries that are not installed are left out and named.
+the same folder of multilingual-e5-small, with its prompts (the others in float32, since the weights are float16), and
+works as its documentation says: txtai with its content stored and its own hybrid, Chroma with a persistent client.
+MRR counts the first 10 hits and comes with the 95 % interval of a bootstrap over the queries; seconds are those from
+the texts to a stored index, and of one query, as ratios to ours. Libraries that are not installed are left out and
+named.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def index_with_txtai(model: Path, folder: Path, texts: list[str]) -> dict[str, S
     from txtai import Embeddings
 
     instructions = {"query": "query: ", "data": "passage: "}
-    index = Embeddings(path=str(model), instructions=instructions, content=True, hybrid=True)
+    index = Embeddings(
+        path=str(model), instructions=instructions, content=True, hybrid=True, vectors={"dtype": "float32"}
+    )
     index.index((str(at), text, None) for at, text in enumerate(texts))
     index.save(str(folder / "txtai"))
 
@@ -65,7 +68,7 @@ def index_with_chroma(model: Path, folder: Path, texts: list[str]) -> dict[str, 
     import chromadb
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(str(model), device="cpu")
+    encoder = SentenceTransformer(str(model), device="cpu", model_kwargs={"dtype": "float32"})
     client = chromadb.PersistentClient(str(folder / "chroma"))
     collection = client.create_collection("texts", metadata={"hnsw:space": "cosine"}, embedding_function=None)
     for start in range(0, len(texts), 1000):
@@ -161,6 +164,7 @@ def main() -> int:
             absent.append(name)
             continue
         rows |= measure(way, model, texts, asked)
+        print(name, {key: row for key, row in rows.items() if key.startswith(name)}, flush=True)
     ours = rows["kexue"]
     for row in rows.values():
         row["index_ratio"] = row["index_seconds"] / ours["index_seconds"]

@@ -23,7 +23,7 @@ HERE = ("index", "build", "faq.jsonl", "--id", "id", "--metadata", "g", "--out")
 def folder(tiny_model, tmp_path_factory):
     """An index, pairs, vectors and a whitening, made once."""
     path = tmp_path_factory.mktemp("files")
-    rows = [{"id": str(i), "text": f"text number {i}", "g": i % 3} for i in range(40)]
+    rows = [{"id": str(i), "text": f"text number {i}", "g": i % 3} for i in range(60)]
     (path / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "p.tsv").write_text("".join(f"text {i}\ttext {i + 1}\t{i % 2}\n" for i in range(40)))
     np.save(path / "v.npy", np.random.default_rng(0).normal(size=(50, 32)).astype("f4"))
@@ -231,7 +231,7 @@ def test_an_end_of_file_is_bad_data_and_not_an_interruption(run, monkeypatch):
     assert "interrupted" not in err
 
 
-@pytest.mark.parametrize(("answer", "code", "left"), [("", 2, 40), ("n\n", 1, 40), ("\n", 1, 40), ("y\n", 0, 27)])
+@pytest.mark.parametrize(("answer", "code", "left"), [("", 2, 60), ("n\n", 1, 60), ("\n", 1, 60), ("y\n", 0, 40)])
 def test_deleting_by_filter_asks_and_takes_silence_for_no(run, folder, monkeypatch, answer, code, left):
     assert run(*HERE, "asked.kx", "--overwrite", "-q")[0] == 0
     monkeypatch.setattr(sys, "stdin", io.StringIO(answer))

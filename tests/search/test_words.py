@@ -275,9 +275,11 @@ def test_both_sides_propose_and_all_proposals_are_scored_on_both(tmp_path: Path,
             excess = np.mean(nearest[:100].astype(float) - nearest[:100][-1])
             fused = 0.4 * np.logaddexp(0, (products[union] - nearest[:100][-1]) / excess)
             fused += 0.6 * scored.coverage(union) * np.sqrt(10 * scored.at(union))
-            order = union[np.argsort(-fused, kind="stable")][:k]
-            assert ids(matches) == [str(i) for i in order]
-            assert np.allclose([match.score for match in matches], products[order], atol=1e-6)
+            answered = np.searchsorted(union, [int(one) for one in ids(matches)])
+            assert len(set(answered)) == k
+            # Equal evidence may be ordered either way: products of other versions of NumPy differ in their last bits.
+            assert np.allclose(fused[answered], np.sort(fused)[::-1][:k], atol=1e-4)
+            assert np.allclose([match.score for match in matches], products[union[answered]], atol=1e-6)
     store.close()
 
 
