@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import zipfile
@@ -202,13 +201,19 @@ def test_any_damage_to_a_pdf_is_told_or_harmless(tmp_path: Path) -> None:
     import numpy as np
 
     data, draw = pdf(*PAGES), np.random.default_rng(0)
+    texts, errors = [], []
     for _ in range(150):
         harmed = bytearray(data)
         for place in draw.integers(0, len(data), 6).tolist():
             harmed[place] = int(draw.integers(256))
         (tmp_path / "a.pdf").write_bytes(harmed)
-        with contextlib.suppress(DataError):
-            read(tmp_path / "a.pdf")
+        try:
+            texts.append(read(tmp_path / "a.pdf").text)
+        except DataError as error:
+            errors.append(error)
+    assert all(text.strip() for text in texts)
+    assert all(str(error.path).endswith("a.pdf") and error.remedy for error in errors)
+    assert len(texts) + len(errors) == 150
 
 
 # Word

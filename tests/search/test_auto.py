@@ -87,6 +87,8 @@ def test_vectors_alone_load_no_model(models: dict[str, Path | None], tmp_path: P
     models[DEFAULT_MODEL] = models[MULTILINGUAL] = None
     with Index.create(tmp_path / "x.kx") as index:
         index.add(["狗"], vectors=np.ones((1, 4)))
+        [[hit]] = index.search(np.ones((1, 4)), k=1)
+        assert (hit.text, index.encoder.encoder) == ("狗", None)
 
 
 def test_a_resumed_build_keeps_its_model(
