@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kexue.nn.attention import attend
+from kexue.nn.growing_cache import GrowingKeysValues, KeysValues
 from kexue.nn.linear import Affine
 from kexue.nn.position import LearnedPositions, SinusoidalPositions, T5Bias, rotary_angles, rotate
 
-KeysValues = tuple[Tensor, Tensor]  # (B, H, T, D) each
-Cache = tuple[KeysValues, ...]  # keys and values of every layer
+Past = KeysValues | GrowingKeysValues
+Cache = tuple[Past, ...]  # keys and values of every layer
 Turn = tuple[Tensor, Tensor]  # cosines and sines of the rotary angles
 
 
@@ -136,7 +137,8 @@ class Transformer(nn.Module):
             positions: (T,) or (B, T); None counts from the number of cached tokens. Under ``"t5"`` (T,) only, if there
                 is a cache.
             cache: None stores none, ``()`` starts one, and the cache that an earlier call returned continues it: new
-                tokens then see the cached ones, and each other unless the mask excludes them.
+                tokens then see the cached ones, and each other unless the mask excludes them. A tuple of
+                `GrowingKeysValues` is continued in place, without a copy.
             hidden_states: whether to return the states before the first block and after each as well.
 
         Raises:
@@ -213,9 +215,9 @@ def run_block(
     *,
     pre: bool = False,
     turn: Turn | None = None,
-    past: KeysValues | None = None,
+    past: Past | None = None,
     dropout: float = 0.0,
-) -> tuple[Tensor, KeysValues]:
+) -> tuple[Tensor, Past]:
     """Compute a block: attention and a feed-forward map, each with its residual and norm.
 
     Args:
@@ -236,16 +238,20 @@ def run_block(
     q, k, v = qkv.reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
     if turn is not None:
         q, k = rotate(q, turn), rotate(k, turn)
-    if past is not None:
-        k, v = torch.cat((past[0], k), -2), torch.cat((past[1], v), -2)
-    mixed = attend(q, k, v, added, dropout_p=dropout)
+    seen: Past = (k, v)
+    if isinstance(past, GrowingKeysValues):
+        past.append(k, v)
+        seen = past
+    elif past is not None:
+        seen = torch.cat((past[0], k), -2), torch.cat((past[1], v), -2)
+    mixed = attend(q, seen[0], seen[1], added, dropout_p=dropout)
     branch = maps.out(mixed.transpose(1, 2).reshape(batch, length, width))
     x = x + (functional.dropout(branch, dropout) if dropout else branch)
     if not pre:
         x = maps.norm1(x)
     branch = maps.down(functional.gelu(maps.up(maps.norm2(x) if pre else x)))
     x = x + (functional.dropout(branch, dropout) if dropout else branch)
-    return (x if pre else maps.norm2(x)), (k, v)
+    return (x if pre else maps.norm2(x)), seen
 
 
 class Block(nn.Module):
@@ -262,9 +268,7 @@ class Block(nn.Module):
         self.down = Affine(inner, d)
         self.norm2 = nn.LayerNorm(d, eps=1e-12)
 
-    def forward(
-        self, x: Tensor, added: Tensor | None, turn: Turn | None, past: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
+    def forward(self, x: Tensor, added: Tensor | None, turn: Turn | None, past: Past | None) -> tuple[Tensor, Past]:
         """Return the new states, and this layer's keys and values with the past ones in front."""
         maps = BlockMaps(self.qkv, self.out, self.norm1, self.up, self.down, self.norm2)
         dropout = self.dropout if self.training else 0.0

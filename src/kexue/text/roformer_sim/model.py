@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from kexue.losses.distillation import seq2seq_loss
 from kexue.nn.attention import unilm_mask
+from kexue.nn.linear import Affine, affine
 from kexue.nn.transformer import Transformer, TransformerConfig
 
 
@@ -59,7 +60,7 @@ class SentenceNetwork(nn.Module):
         d = config.hidden_size
         self.transformer = Transformer(config)
         self.pooler = nn.Linear(d, d)
-        self.head = nn.Linear(d, d)
+        self.head = Affine(d, d)
         self.head_norm = nn.LayerNorm(d, eps=1e-12)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))
         for linear in (self.pooler, self.head):
@@ -83,7 +84,7 @@ class SentenceNetwork(nn.Module):
     def score_tokens(self, states: Tensor) -> Tensor:
         """Return the scores (..., V) of the next token after states (..., d)."""
         hidden = self.head_norm(functional.gelu(self.head(states)))
-        return functional.linear(hidden, self.transformer.tokens.weight, self.head_bias)
+        return affine(hidden, self.transformer.tokens.weight, self.head_bias)
 
     def writing_loss(
         self, states: Tensor, token_ids: Tensor, segment_ids: Tensor, mask: Tensor | None = None
