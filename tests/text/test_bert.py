@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kexue.text.bert import from_checkpoint, is_bert
+from kexue.text.bert import from_checkpoint, list_unsupported
 from kexue.text.general import General
 from kexue.text.tokenizer import TextTokenizer
 
@@ -79,11 +79,19 @@ def test_missing_and_misshapen_weights_are_named(config: dict[str, object], weig
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_type": "roberta"}, {"hidden_act": "relu"}, {"position_embedding_type": "relative_key"}]
+    ("change", "told"),
+    [
+        ({"model_type": "roberta"}, 'model_type="roberta"'),
+        ({"hidden_act": "relu"}, 'hidden_act="relu"'),
+        ({"position_embedding_type": "relative_key"}, 'position_embedding_type="relative_key"'),
+        ({"model_type": "roformer", "rotary_value": True}, "rotary_value=true"),
+        ({"model_type": "roformer", "embedding_size": 7}, "embedding_size=7"),
+    ],
 )
-def test_only_a_plain_bert_is_taken(config: dict[str, object], change: dict[str, str]) -> None:
-    assert is_bert(config)
-    assert not is_bert({**config, **change})
+def test_what_is_not_computed_is_told(config: dict[str, object], change: dict[str, object], told: str) -> None:
+    assert list_unsupported(config) == []
+    assert list_unsupported({**config, "model_type": "roformer", "embedding_size": 32, "rotary_value": False}) == []
+    assert list_unsupported({**config, **change}) == [told]
 
 
 @pytest.mark.parametrize("change", [{}, {"do_lower_case": False}, {"strip_accents": False}, {"model_max_length": None}])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kexue.text.identity import ModelIdentity as ModelIdentity
     from kexue.text.models import find_model as find_model
     from kexue.text.pooling import pool as pool
+    from kexue.text.roformer_sim.model import RoFormerSimConfig as RoFormerSimConfig
+    from kexue.text.roformer_sim.sentences import RoFormerSim as RoFormerSim
     from kexue.text.streaming import EncodeReport as EncodeReport
     from kexue.text.tokens import TokenVectors as TokenVectors
 
@@ -26,8 +28,10 @@ __getattr__, __dir__, __all__ = attach(
         "identity": ("ModelIdentity",),
         "models": ("find_model",),
         "pooling": ("pool",),
+        "roformer_sim.model": ("RoFormerSimConfig",),
+        "roformer_sim.sentences": ("RoFormerSim",),
         "streaming": ("EncodeReport",),
         "tokens": ("TokenVectors",),
     },
-    needs={"encoder": "torch", "pooling": "torch", "tokens": "torch"},
+    needs=dict.fromkeys(("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens"), "torch"),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError
 from kexue.text.hashes import file_sha256, json_sha256
-from kexue.text.tokenizer import tokenizer_identity
+from kexue.text.tokenizer_files import tokenizer_identity
 
 if TYPE_CHECKING:
     import torch
@@ -215,25 +215,46 @@ def compute_fingerprint(stack: ModelFolder, pooling: str) -> str:
 
 
 def load_transformer(folder: Path) -> Bert | General:
-    """Load the transformer of a folder in float32: a BERT by `kexue.text.bert`, any other through transformers.
+    """Load the transformer of a folder in float32: BERT and RoFormer by `kexue.text.bert`, others through transformers.
 
     Raises:
         CheckpointError: a damaged file, an unknown architecture, or missing weights (named).
     """
-    from safetensors.torch import load_file
-
-    from kexue.text.bert import from_checkpoint, is_bert
+    from kexue.text.bert import from_checkpoint, list_unsupported
     from kexue.text.general import General
 
-    config = _read(folder / "config.json")
-    files = weight_files(folder)
-    if not is_bert(config):
+    config = read_config(folder)
+    weight_files(folder)  # refuses a pickle
+    if list_unsupported(config):
         return General.from_folder(folder)
     try:
-        weights = {name: value for file in files for name, value in load_file(file).items()}
-        return from_checkpoint(config, weights)
+        return from_checkpoint(config, load_weights(folder))
+    except CheckpointError:
+        raise
     except KeyError as error:
         raise CheckpointError(f"{folder}: {error} is missing from its weights or its config.json.") from error
+    except Exception as error:  # damaged files raise many types of errors
+        raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the config.json of a transformer; CheckpointError where it is missing or damaged."""
+    config: dict[str, Any] = _read(folder / "config.json")
+    return config
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a transformer or dense folder by their names, in the dtype of the file.
+
+    Raises:
+        CheckpointError: no safetensors files, or damaged ones.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        return {name: value for file in weight_files(folder) for name, value in load_file(file).items()}
+    except CheckpointError:
+        raise
     except Exception as error:  # damaged files raise many types of errors
         raise CheckpointError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
 
@@ -245,14 +266,12 @@ def load_dense(stage: DenseStage) -> torch.nn.Sequential:
         CheckpointError: its weights do not fit its config.json.
     """
     import torch
-    from safetensors.torch import load_file
 
-    (path,) = weight_files(stage.folder)
     linear = torch.nn.Linear(stage.in_features, stage.out_features, bias=stage.bias)
+    weights = {name.removeprefix("linear."): value.float() for name, value in load_weights(stage.folder).items()}
     try:
-        weights = {name.removeprefix("linear."): value.float() for name, value in load_file(path).items()}
         linear.load_state_dict(weights)
     except Exception as error:
-        raise CheckpointError(f"{path} does not fit its config.json: {error}") from error
+        raise CheckpointError(f"{stage.folder} does not fit its config.json: {error}") from error
     activation = torch.nn.Tanh() if stage.activation == "tanh" else torch.nn.Identity()
     return torch.nn.Sequential(linear, activation).eval()

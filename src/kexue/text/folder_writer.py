@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue.text.packed import PackedModel
+from kexue.text.stages import write_json, write_stages
 
 MAX_LENGTH = 512
 _LAYER_NAMES = {
@@ -40,16 +41,8 @@ def write_model(model: PackedModel, folder: Path, *, prompts: dict[str, str]) ->
         folder: where its files go.
         prompts: name -> text put before an input.
     """
-    for name in ("1_Pooling", "2_Normalize"):
-        (folder / name).mkdir()
-    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    stages = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds)
-    ]
     bos, eos, pad, unk = (model.pieces[number] for number in (model.bos, model.eos, model.pad, model.unk))
     files: dict[str, Any] = {
-        "modules.json": stages,
         "config.json": _config(model),
         "tokenizer.json": _tokenizer(model),
         "tokenizer_config.json": {
@@ -62,22 +55,9 @@ def write_model(model: PackedModel, folder: Path, *, prompts: dict[str, str]) ->
             "pad_token": pad,
             "unk_token": unk,
         },
-        "sentence_bert_config.json": {"max_seq_length": MAX_LENGTH, "do_lower_case": False},
-        "config_sentence_transformers.json": {
-            "prompts": prompts,
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": model.hidden,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
     }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_stages(folder, ("Normalize",), pooling="mean", width=model.hidden, max_length=MAX_LENGTH, prompts=prompts)
+    write_json(folder, files)
     _write_weights(model, folder / "model.safetensors")
 
 

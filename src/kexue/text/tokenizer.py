@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -13,22 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kexue._optional import import_optional
-from kexue._text import parse_json
-from kexue.errors import CheckpointError, MissingDependencyError
-from kexue.text.hashes import file_sha256, json_sha256
+from kexue.text.tokenizer_files import load_tokenizer, save_tokenizer
 
 _CHUNK = 1024  # texts tokenised at a time: the tokenizer's records take a hundred times the bytes of the ids
 _CHARACTERS_PER_TOKEN = 32  # assumed at most; far above what any vocabulary needs for running text
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
-_BERT_SETTINGS = {"tokenize_chinese_chars": True, "strip_accents": None, "do_lower_case": True}
-_MARKS = ("bos_token", "cls_token", "eos_token", "sep_token")
+_CHINESE = "\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"  # and marks beside it
+_BESIDE_CHINESE = re.compile(rf"(?<=[{_CHINESE}]) | (?=[{_CHINESE}])")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d) ?([.,:/-]) ?(?=\d)")
 _PART = 65_536  # characters of a long text whose tokens are located at a time
 _MARGIN = 128  # tokens read past the limit: a word cut in two there cannot change the tokens before the limit
 
@@ -89,21 +80,28 @@ class TextTokenizer:
         folder: folder of the tokenizer's files.
         lower: turn text into lower case before the tokenizer's normaliser.
 
+    Attributes:
+        model_max_length: limit that the folder states; a huge number where it states none.
+        pad_id: id that fills rows up, 0 where the tokenizer has none.
+        unknown_id, mask_id, cls_id, sep_id: ids of these special tokens; None for one that it does not have.
+        specials: number of special tokens that are added to a text.
+
     Raises:
         CheckpointError: the folder holds no tokenizer, or none with a fast form.
     """
 
     def __init__(self, folder: Path, *, lower: bool = False) -> None:
-        self._backend, special = _load(folder)
+        self._backend, self._special = load_tokenizer(folder)
         if lower:
             normalizers = import_optional("tokenizers").normalizers
             own = self._backend.normalizer
             self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
         self._backend.no_padding()
-        self.model_max_length = special.max_length
-        self.pad_id = special.pad_id or 0
+        self.model_max_length = self._special.max_length
+        self.pad_id = self._special.pad or 0
         self.specials: int = self._backend.num_special_tokens_to_add(False)
-        self.unknown_id = special.unknown_id
+        self.unknown_id, self.mask_id = self._special.unk, self._special.mask
+        self.cls_id, self.sep_id = self._special.cls, self._special.sep
 
     def set_max_length(self, max_length: int) -> None:
         """Cut at `max_length` tokens, special ones included."""
@@ -133,6 +131,20 @@ class TextTokenizer:
         unknown = 0 if self.unknown_id is None else int(np.count_nonzero(flat == self.unknown_id))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return Tokens(flat, starts, truncated, unknown / words if words > 0 else 0.0)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special ones left out, without spaces beside Chinese characters.
+
+        Example:
+            >>> tokenizer.decode(tokenizer.encode(["买iPhone 12.5 吗?"]).ids)  # doctest: +SKIP
+            '买iphone 12.5吗?'
+        """
+        text: str = self._backend.decode([int(one) for one in ids])
+        return _BETWEEN_DIGITS.sub(r"\1", _BESIDE_CHINESE.sub("", text))
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which open as the same tokenizer, into a folder."""
+        save_tokenizer(self._backend, self._special, folder)
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -212,113 +224,6 @@ def _parts(text: str) -> Iterator[tuple[int, int]]:
         yield start, stop
         start = stop
     yield start, len(text)
-
-
-class _Special(NamedTuple):
-    pad_id: int | None
-    unknown_id: int | None
-    max_length: int  # a huge number where the folder states none
-
-
-_IGNORED_KEYS = (  # of tokenizer_config.json: they change no id
-    "name_or_path", "_name_or_path", "tokenizer_file", "special_tokens_map_file", "cache_dir", "model_max_length",
-    "max_length", "padding", "padding_side", "truncation", "truncation_side", "truncation_strategy", "stride",
-    "pad_to_multiple_of", "pad_token_type_id", "clean_up_tokenization_spaces", "chat_template", "model_input_names",
-    "tokenizer_class", "backend", "is_local", "local_files_only", "processor_class", "auto_map",
-)  # fmt: skip
-
-
-def tokenizer_identity(folder: Path) -> list[Any]:
-    """Return JSON values that decide the ids of a folder's tokenizer: equal lists mean equal ids.
-
-    The layout of the JSON files does not matter. Maximum length and padding belong to the encoder and are left out.
-    """
-    config = _read_config(folder)
-    tokenizer = folder / "tokenizer.json"
-    if _is_bert(folder, config):
-        settings = [config.get(key, default) for key, default in _BERT_SETTINGS.items()]
-        return [json_sha256(tokenizer, ("truncation", "padding", "normalizer", "version")), settings]
-    rest = {key: value for key, value in config.items() if key not in _IGNORED_KEYS}
-    parts: list[Any] = [json.dumps(rest, sort_keys=True)]
-    parts += [json_sha256(folder / name) for name in ("special_tokens_map.json", "added_tokens.json")]
-    if tokenizer.is_file():
-        return [*parts, json_sha256(tokenizer, ("truncation", "padding", "version"))]
-    names = [name for name in (*_VOCABULARIES, "merges.txt") if (folder / name).is_file()]
-    return [*parts, [[name, file_sha256(folder / name)] for name in names]]
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = parse_json(path.read_bytes(), path, kind=dict) if path.is_file() else {}
-    return config
-
-
-def _is_bert(folder: Path, config: dict[str, Any]) -> bool:
-    bert = config.get("tokenizer_class") in ("BertTokenizer", "BertTokenizerFast")
-    return bert and (folder / "tokenizer.json").is_file()
-
-
-def _load(folder: Path) -> tuple[Any, _Special]:
-    """Return the folder's ``tokenizers.Tokenizer`` and its special tokens."""
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise CheckpointError(f"{folder} has no tokenizer.", remedy="Copy the whole folder, with its tokenizer.json.")
-    try:
-        config = _read_config(folder)
-        if _is_bert(folder, config):
-            return _load_bert(folder, config)
-        return _load_plain(folder, config) if _is_plain(folder, config) else _load_any(folder)
-    except MissingDependencyError:
-        raise
-    except Exception as error:  # damaged files raise many types of errors
-        raise CheckpointError(
-            f"{folder} has no tokenizer that can be loaded: {type(error).__name__}: {error}",
-            remedy="Save it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",
-        ) from error
-
-
-def _load_bert(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
-    """Read tokenizer.json without transformers; tokenizer_config.json decides on normalising, as it does there."""
-    tokenizers = import_optional("tokenizers")
-    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    chinese, accents, lower = (config.get(key, default) for key, default in _BERT_SETTINGS.items())
-    backend.normalizer = tokenizers.normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower
-    )
-
-    def token_id(key: str, default: str) -> int | None:
-        token = config.get(key) or default
-        number: int | None = backend.token_to_id(token["content"] if isinstance(token, dict) else token)
-        return number
-
-    length = config.get("model_max_length")
-    return backend, _Special(token_id("pad_token", "[PAD]"), token_id("unk_token", "[UNK]"), int(length or 1e30))
-
-
-def _is_plain(folder: Path, config: dict[str, Any]) -> bool:
-    """Return whether tokenizer.json decides the ids alone, so that transformers would add nothing to it."""
-    return (
-        config.get("tokenizer_class") == "PreTrainedTokenizerFast"
-        and (folder / "tokenizer.json").is_file()
-        and not any((folder / name).is_file() for name in ("special_tokens_map.json", "added_tokens.json"))
-        and set(config) <= {"tokenizer_class", "model_max_length", "pad_token", "unk_token", *_MARKS}
-    )
-
-
-def _load_plain(folder: Path, config: dict[str, Any]) -> tuple[Any, _Special]:
-    """Read tokenizer.json without transformers, which would take two seconds more."""
-    tokenizers = import_optional("tokenizers", extra="text")
-    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    marks = {name: backend.token_to_id(token) for name, token in config.items() if name.endswith("_token")}
-    if None in marks.values():  # transformers adds it
-        return _load_any(folder)
-    length = int(config.get("model_max_length") or 1e30)
-    return backend, _Special(marks.get("pad_token"), marks.get("unk_token"), length)
-
-
-def _load_any(folder: Path) -> tuple[Any, _Special]:
-    transformers = import_optional("transformers")
-    loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return loaded.backend_tokenizer, _Special(loaded.pad_token_id, loaded.unk_token_id, loaded.model_max_length)
 
 
 def _describe_invalid(chunk: Sequence[str], start: int) -> str:

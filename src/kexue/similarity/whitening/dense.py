@@ -56,7 +56,7 @@ def append_dense(
             stages.append({"idx": index, "name": str(index), "path": folder, "type": _TYPES + kind})
             (temporary / folder).mkdir()
             if kind == "Dense":
-                _write_dense(kernel, bias, temporary / folder)
+                write_dense(kernel, bias, temporary / folder)
         (temporary / "modules.json").write_text(json.dumps(stages, indent=2) + "\n", encoding="utf-8")
     return [str(stage["type"]) for stage in stages]
 
@@ -70,8 +70,8 @@ def _copy_files(source: Path, target: Path) -> None:
             shutil.copyfile(Path(root, name), folder / name)
 
 
-def _write_dense(kernel: Array, bias: Array, folder: Path) -> None:
-    """Write configuration and weights of one Dense stage."""
+def write_dense(kernel: Array, bias: Array, folder: Path) -> None:
+    """Write configuration and weights of the Dense stage y = x kernel + bias into a folder."""
     d, k = kernel.shape
     config = {
         "in_features": d,

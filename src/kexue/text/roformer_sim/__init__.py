@@ -2,3 +2,17 @@
 
 Source: kexue.fm/archives/8454; SimBERT: kexue.fm/archives/7427.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kexue._lazy import attach
+
+if TYPE_CHECKING:
+    from kexue.text.roformer_sim.model import RoFormerSimConfig as RoFormerSimConfig
+    from kexue.text.roformer_sim.sentences import RoFormerSim as RoFormerSim
+
+__getattr__, __dir__, __all__ = attach(
+    __name__, {"model": ("RoFormerSimConfig",), "sentences": ("RoFormerSim",)}, needs="torch"
+)

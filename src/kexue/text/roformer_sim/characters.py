@@ -5,7 +5,6 @@ Each Chinese character is a token; a run of letters or digits is read letter by 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from string import ascii_lowercase, digits
 from typing import Any
 
 from kexue._optional import import_optional
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+from kexue.text.stages import write_json
+from kexue.text.wordpiece import SPECIAL, bert_tokenizer
 
 
 def normalize(text: str) -> str:
@@ -38,7 +37,7 @@ def write_tokenizer(folder: Path, characters: Sequence[str], *, max_length: int 
     inside = [f"##{one}" for one in (*ascii_lowercase, *digits)]
     pieces = [*SPECIAL, *characters, *inside]
     files: dict[str, Any] = {
-        "tokenizer.json": _tokenizer({piece: i for i, piece in enumerate(pieces)}),
+        "tokenizer.json": bert_tokenizer({piece: i for i, piece in enumerate(pieces)}),
         "tokenizer_config.json": {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": True,
@@ -48,46 +47,5 @@ def write_tokenizer(folder: Path, characters: Sequence[str], *, max_length: int 
             **{f"{name.strip('[]').lower()}_token": name for name in SPECIAL},
         },
     }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder, files)
     return len(pieces)
-
-
-def _tokenizer(vocabulary: dict[str, int]) -> dict[str, Any]:
-    """Return the tokenizer.json of a BERT with this vocabulary."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
-
-    def mark(name: str, part: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": name, "type_id": part}}
-
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": vocabulary[name], "content": name, **flags} for name in SPECIAL],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": None,
-            "lowercase": True,
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [mark("[CLS]", 0), first, mark("[SEP]", 0)],
-            "pair": [mark("[CLS]", 0), first, mark("[SEP]", 0), second, mark("[SEP]", 1)],
-            "special_tokens": {
-                name: {"id": name, "ids": [vocabulary[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")
-            },
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": vocabulary,
-        },
-    }

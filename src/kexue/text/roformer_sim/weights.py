@@ -59,7 +59,7 @@ def to_published(state: Mapping[str, Tensor], *, prefix: str = "roformer.") -> d
     published: dict[str, Tensor] = {}
     for ours, names in _names(state):
         for name, part in zip(names, state[ours].chunk(len(names)), strict=True):
-            published[name if name.startswith("cls.") else prefix + name] = part.contiguous()
+            published[name if name.startswith("cls.") else prefix + name] = part.clone()
     return published
 
 
@@ -93,7 +93,8 @@ def from_published(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *
     if told:
         raise CheckpointError(
             f"{where}: the weights do not fit RoFormer-Sim. {told}.",
-            remedy="Use a RoFormer-Sim or SimBERT checkpoint with its pooler and its language model head.",
+            remedy="Use a RoFormer-Sim or SimBERT checkpoint with its pooler and its language model head; "
+            "kexue.text.Encoder reads those without.",
         )
     return found
 

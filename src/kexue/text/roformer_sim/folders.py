@@ -1,0 +1,175 @@
+"""Folders of RoFormer-Sim: those of Hugging Face are read, those of sentence-transformers are read and written.
+
+A folder that is written has four stages: the transformer, the state of [CLS], the pooler as a dense stage, scaling to
+length 1. So it is also an encoder for whoever reads such folders. The head that writes lies beside the transformer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kexue._files import replacing_folder
+from kexue.errors import CheckpointError
+from kexue.similarity.whitening.dense import write_dense
+from kexue.text.bert import list_unsupported
+from kexue.text.folder import DenseStage, load_dense, load_weights, read_config, read_model_folder
+from kexue.text.roformer_sim.model import RoFormerSimConfig
+from kexue.text.roformer_sim.weights import from_published, to_published
+from kexue.text.stages import write_json, write_stages
+from kexue.text.tokenizer import TextTokenizer
+
+Dtype = Literal["float32", "float16"]
+_POOLER = "pooler.dense."
+_DENSE = "2_Dense"
+_NAMES = {  # of a folder that is written
+    "1_Pooling", _DENSE, "3_Normalize", "config.json", "config_sentence_transformers.json", "model.safetensors",
+    "modules.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+_EPSILON = 1e-12
+
+
+def read_parts(folder: Path) -> tuple[RoFormerSimConfig, TextTokenizer]:
+    """Return the shape and the tokenizer of a folder.
+
+    Raises:
+        CheckpointError: a setting that RoFormer-Sim does not have, a tokenizer that cannot be read.
+    """
+    stack = read_model_folder(folder)
+    config = _shape(read_config(stack.transformer), stack.transformer)
+    return config, TextTokenizer(stack.transformer, lower=stack.lower)
+
+
+def read_weights(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a folder's weights, in float32, under the names of `state`, that of a `SentenceNetwork`.
+
+    Raises:
+        CheckpointError: weights that are missing, not known or of another shape, all of which are listed; stages that
+            do not amount to a linear pooler.
+    """
+    stack = read_model_folder(folder)
+    weights = load_weights(stack.transformer)
+    if not (folder / "modules.json").is_file():
+        return from_published(weights, state, where=str(folder))
+    pooling = stack.pooling or stack.pooling_raw
+    kinds = [f"Dense ({one.activation})" if isinstance(one, DenseStage) else "Normalize" for one in stack.stages]
+    linear = ["Dense (identity)"]
+    if pooling != "cls" or kinds not in ([], linear, ["Normalize"], [*linear, "Normalize"]):
+        raise CheckpointError(
+            f"{folder}: the stages after its transformer are {', '.join([pooling, *kinds])}, "
+            "expected cls, at most one Dense (identity), and Normalize.",
+            remedy="Open it as kexue.text.Encoder, which reads all of them.",
+        )
+    for stage in stack.stages:
+        if isinstance(stage, DenseStage):
+            weights = {name: value for name, value in weights.items() if _POOLER not in name}
+            parts = load_dense(stage).state_dict()
+            bias = parts.get("0.bias", torch.zeros(stage.out_features))
+            weights |= {f"{_POOLER}weight": parts["0.weight"], f"{_POOLER}bias": bias}
+    return from_published(weights, state, where=str(folder))
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    config: RoFormerSimConfig,
+    state: Mapping[str, Tensor],
+    tokenizer: TextTokenizer,
+    dtype: Dtype = "float32",
+) -> None:
+    """Write a complete folder, or nothing; one that was written before is replaced.
+
+    Args:
+        folder: the folder to write.
+        config: shape of the network.
+        state: its weights.
+        tokenizer: its tokenizer.
+        dtype: of the weights in the file.
+
+    Raises:
+        ValueError: a dtype or a shape that the published format does not have.
+        DataError: the folder holds files that are not of such a model.
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}.")
+    model = "roformer" if config.position == "rotary" else "bert"
+    if config.position not in ("rotary", "learned") or config.norm != "post" or not config.num_segments:
+        raise ValueError(
+            "only a model with rotary or learned positions, norm='post' and segments can be saved, got "
+            f"position={config.position!r}, norm={config.norm!r}, num_segments={config.num_segments}."
+        )
+    host = {name: value.detach().to("cpu", torch.float32) for name, value in state.items()}
+    published = {
+        name: value.to(getattr(torch, dtype))
+        for name, value in to_published(host, prefix=f"{model}.").items()
+        if _POOLER not in name
+    }
+    with replacing_folder(folder, foreign=_list_foreign) as temporary:
+        tokenizer.save(temporary)
+        write_stages(
+            temporary, ("Dense", "Normalize"), pooling="cls", width=config.hidden_size, max_length=config.max_length
+        )
+        write_dense(host["pooler.weight"].T.numpy(), host["pooler.bias"].numpy(), temporary / _DENSE)
+        write_json(temporary, {"config.json": _describe(config, model)})
+        save_file(published, temporary / "model.safetensors", metadata={"format": "pt"})
+
+
+def _list_foreign(folder: Path) -> list[str]:
+    """Return the names in a folder that `write_folder` has not written: all, unless it has written the folder."""
+    names = set(os.listdir(folder))
+    return sorted(names - _NAMES if names >= _NAMES else names)
+
+
+def _shape(config: Mapping[str, Any], folder: Path) -> RoFormerSimConfig:
+    """Return the shape that a config.json states; CheckpointError where the network cannot have it."""
+    faults = list_unsupported(config)
+    if config.get("layer_norm_eps", _EPSILON) != _EPSILON:
+        faults.append(f"layer_norm_eps={config['layer_norm_eps']}")
+    if faults:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: RoFormer-Sim does not compute {', '.join(faults)}.",
+            remedy="Use a RoFormer, RoFormer-Sim or SimBERT folder; kexue.text.Encoder reads others.",
+        )
+    try:
+        return RoFormerSimConfig(
+            vocab_size=config["vocab_size"],
+            hidden_size=config["hidden_size"],
+            num_layers=config["num_hidden_layers"],
+            num_heads=config["num_attention_heads"],
+            intermediate_size=config["intermediate_size"],
+            position="rotary" if config["model_type"] == "roformer" else "learned",
+            dropout=config.get("hidden_dropout_prob", 0.1),
+            num_segments=config.get("type_vocab_size", 2),
+            max_length=config["max_position_embeddings"],
+            pad_id=config.get("pad_token_id") or 0,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{folder / 'config.json'}: {reason}.", remedy="Copy the whole folder.") from error
+
+
+def _describe(config: RoFormerSimConfig, model: str) -> dict[str, Any]:
+    """Return the config.json of a shape."""
+    return {
+        "architectures": ["RoFormerForMaskedLM" if model == "roformer" else "BertForMaskedLM"],
+        "model_type": model,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.intermediate_size or 4 * config.hidden_size,
+        "max_position_embeddings": config.max_length,
+        "type_vocab_size": config.num_segments,
+        "layer_norm_eps": _EPSILON,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.dropout,
+        "pad_token_id": config.pad_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",  # of the arithmetic, whatever the dtype of the file
+    }

@@ -1,0 +1,134 @@
+"""RoFormer-Sim with its tokenizer: texts to vectors; folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from kexue._progress import Progress
+from kexue.text.batches import split_by_tokens
+from kexue.text.models import find_model
+from kexue.text.roformer_sim.folders import Dtype, read_parts, read_weights, write_folder
+from kexue.text.roformer_sim.model import RoFormerSimConfig, SentenceNetwork
+from kexue.text.tokenizer import TextTokenizer, list_texts
+
+
+class RoFormerSim(SentenceNetwork):
+    """RoFormer-Sim: a Transformer that turns sentences into vectors, and writes sentences that mean the same.
+
+    The vector of a text is P h + c, scaled to length 1, with h the state of [CLS].
+
+    Source: kexue.fm/archives/8454; with ``position="learned"`` it is SimBERT, kexue.fm/archives/7427.
+
+    Args:
+        config: shape of the network.
+        tokenizer: texts to token ids, which it then cuts at ``config.max_length``; None for a network that is given
+            token ids only.
+
+    Attributes:
+        tokenizer: the same.
+        truncated_: texts cut to the limit in the last call of `encode`.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the network.
+
+    Example:
+        >>> model = RoFormerSim.from_pretrained("my-model")  # doctest: +SKIP
+        >>> model.encode(["怎么退货", "退货流程是什么"]).shape  # doctest: +SKIP
+        (2, 256)
+    """
+
+    def __init__(self, config: RoFormerSimConfig, tokenizer: TextTokenizer | None = None) -> None:
+        super().__init__(config)
+        self.tokenizer = tokenizer
+        self.truncated_ = 0
+        if tokenizer is not None:
+            if tokenizer.vocabulary_size > config.vocab_size:
+                raise ValueError(
+                    f"the tokenizer has {tokenizer.vocabulary_size:,} tokens, the network {config.vocab_size:,}; "
+                    f"use RoFormerSimConfig(vocab_size={tokenizer.vocabulary_size}, ...)."
+                )
+            tokenizer.set_max_length(min(config.max_length, tokenizer.model_max_length))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> RoFormerSim:
+        """Read a model: a folder of `save_pretrained`, or a RoFormer, RoFormer-Sim or SimBERT folder of Hugging Face.
+
+        Args:
+            folder: the folder, or a name that `kexue.text.find_model` knows. It needs safetensors weights with the
+                pooler and the language model head, and vocab.txt or tokenizer.json.
+
+        Returns:
+            The model in float32, in evaluation mode.
+
+        Raises:
+            ModelNotFoundError: no such folder. CheckpointError: weights that are missing or not known (all are
+                listed), settings that are not computed, or a vocabulary of words.
+        """
+        place = find_model(folder)
+        model = cls(*read_parts(place))
+        model.load_state_dict(read_weights(place, model.state_dict()))
+        return model.eval()
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: Dtype = "float32") -> None:
+        """Write a folder that `from_pretrained`, `kexue.text.Encoder` and sentence-transformers open.
+
+        Args:
+            folder: written completely or not at all; one that was written by this method is replaced.
+            dtype: of the weights in the file, ``"float32"`` or ``"float16"``.
+
+        Raises:
+            ValueError: no tokenizer, an unknown dtype, or a shape that the published format does not have.
+            DataError: the folder holds files that are not of such a model.
+        """
+        write_folder(folder, self.config, self.state_dict(), self._require_tokenizer(), dtype)
+
+    @torch.inference_mode()
+    def encode(self, texts: Iterable[str], *, batch_tokens: int = 2048, progress: Progress | None = None) -> np.ndarray:
+        """Compute the vectors of texts, in their order.
+
+        Args:
+            texts: n strings; one plain string counts as a list of one. An empty text is [CLS] [SEP].
+            batch_tokens: limit of tokens in one forward pass, padding included, at least 1; a longer text is a batch
+                by itself.
+            progress: called as ``progress(texts_done, n)``.
+
+        Returns:
+            (n, d) float32 of length 1; (0, d) for no texts. `truncated_` is the number of texts that were cut.
+
+        Raises:
+            TypeError: an element is not a string; its position is named. ValueError: no tokenizer, `batch_tokens` < 1.
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}.")
+        tokenizer = self._require_tokenizer()
+        tokens = tokenizer.encode(list_texts(texts))
+        self.truncated_ = tokens.truncated
+        n, done = len(tokens.lengths), 0
+        vectors = np.empty((n, self.config.hidden_size), dtype=np.float32)
+        training, device = self.training, self.pooler.weight.device
+        self.eval()
+        try:
+            for rows in split_by_tokens(tokens.lengths, batch_tokens):
+                ids, keep = (torch.from_numpy(part).to(device) for part in tokens.pad(rows, tokenizer.pad_id))
+                mask = None if bool(keep.all()) else keep
+                vectors[rows] = functional.normalize(self(ids, mask=mask).vectors.float()).numpy(force=True)
+                done += len(rows)
+                if progress is not None:
+                    progress(done, n)
+        finally:
+            self.train(training)
+        return vectors
+
+    def _require_tokenizer(self) -> TextTokenizer:
+        """Return the tokenizer; ValueError where the model has none."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "this model has no tokenizer, so it takes token ids only; build it with RoFormerSim(config, "
+                "TextTokenizer(folder))."
+            )
+        return self.tokenizer
