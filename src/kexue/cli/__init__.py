@@ -31,6 +31,7 @@ from kexue.cli import (
     shuffle,
     solve,
     summarize,
+    train,
     whiten,
 )
 from kexue.errors import KexueError
@@ -50,6 +51,7 @@ for module in (index_merge, index_duplicates):
     module.register(index.app)
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
+app.add_typer(train.app, name="train")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (

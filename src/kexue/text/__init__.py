@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kexue.text.roformer_sim.sentences import RoFormerSim as RoFormerSim
     from kexue.text.streaming import EncodeReport as EncodeReport
     from kexue.text.tokens import TokenVectors as TokenVectors
+    from kexue.text.training.config import SentenceConfig as SentenceConfig
+    from kexue.text.training.train import train_sentences as train_sentences
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -32,6 +34,12 @@ __getattr__, __dir__, __all__ = attach(
         "roformer_sim.sentences": ("RoFormerSim",),
         "streaming": ("EncodeReport",),
         "tokens": ("TokenVectors",),
+        "training.config": ("SentenceConfig",),
+        "training.train": ("train_sentences",),
     },
-    needs=dict.fromkeys(("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens"), "torch"),
+    needs=dict.fromkeys(
+        ("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens", "training.train"), "torch"
+    ),
+        "torch",
+    ),
 )

@@ -23,13 +23,22 @@ def normalize(text: str) -> str:
     return normal
 
 
+def usual_characters() -> str:
+    """Return the 3,755 usual Chinese characters, those of the first level of GB 2312."""
+    rows = (bytes((row, cell)) for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF))
+    return b"".join(rows)[: 2 * 3755].decode("gb2312")
+
+
 def choose_characters(texts: Iterable[str], *, at_least: int = 2) -> list[str]:
-    """Return the characters that occur at least so often, the most frequent first, and all ASCII letters and digits."""
+    """Return the characters that occur at least so often, the most frequent first, and after them the usual ones.
+
+    Usual are the ASCII letters and digits and the Chinese characters of `usual_characters`.
+    """
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(normalize(text))
     often = [one for one, count in counts.most_common() if count >= at_least and not one.isspace()]
-    return list(dict.fromkeys([*often, *ascii_lowercase, *digits]))
+    return list(dict.fromkeys([*often, *ascii_lowercase, *digits, *usual_characters()]))
 
 
 def write_tokenizer(folder: Path, characters: Sequence[str], *, max_length: int = 512) -> int:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from kexue.train.config import Precision
+
 Stage = Literal["pretrain", "distill", "supervise"]
 PairLoss = Literal["cosent", "classify", "mse", "hinge"]
-Source = str | os.PathLike[str] | Any  # a file, or a `datasets.Dataset`
+Source = str | os.PathLike[str] | Any  # a file, or an iterable of mappings such as a `datasets.Dataset`
 
 
 @dataclass(frozen=True)
@@ -17,28 +19,33 @@ class SentenceConfig:
     """Settings of one stage of the training of a `RoFormerSim`.
 
     Args:
-        stage: ``"pretrain"``: writing and contrast, from pairs that mean the same; ``"distill"``: the vectors and
+        stage: ``"pretrain"``: writing and contrast, from texts that mean the same; ``"distill"``: the vectors and
             similarities of a teacher, from any texts, and writing where the data are pairs; ``"supervise"``: labelled
             pairs.
-        data: files (.txt with a text a line; .tsv, .csv, .jsonl with columns) or `datasets.Dataset`; a file named twice
-            counts twice.
-        out: folder of the run; the model is in its folder `model` at the end.
-        init: model folder to start from; None starts a new model whose vocabulary is that of `data`.
-        teacher: model of the stage ``"distill"``, as `kexue.text.Encoder` takes it.
-        validation: labelled pairs, as `kexue.similarity.load_pairs` takes them; the step with the highest Spearman
-            correlation on them is kept. None keeps the last step.
-        loss: of the stage ``"supervise"``.
-        batch_size: rows of a step; pairs count twice in ``"pretrain"``.
-        chunk_size: rows encoded with a graph at a time (`GradCache`); None: all. For ``"pretrain"``, without writing.
+        data: files (.txt with a text a line; .tsv, .csv, .jsonl, .xlsx, .parquet with columns), or mappings such as the
+            rows of a `datasets.Dataset`; `kexue.text.training.sources` lists the columns. A file named twice counts
+            twice.
+        out: folder of the run; the model is in its folder ``model`` at the end.
+        init: model folder to start from; None starts a new model, whose vocabulary is the characters of `data`.
+        teacher: of the stage ``"distill"``: a model, as `kexue.text.Encoder` takes it, of any width.
+        validation: labelled pairs, as `kexue.similarity.load_pairs` takes them, of a named set the split "valid"; the
+            step with the highest Spearman correlation on them is kept. None keeps the last step.
+        loss: of the stage ``"supervise"``: ``"cosent"`` (order), ``"classify"`` (a head on both vectors), ``"mse"`` or
+            ``"hinge"`` (value of the cosine).
+        batch_size: rows of a step, an even number; a pair has two.
+        chunk_size: rows encoded with a graph at a time (`kexue.train.GradCache`), of the same gradient; None: all.
         lr: largest learning rate, reached after a twentieth of the steps; it falls linearly to 0.
         steps: optimizer steps.
-        noise: share of rows whose first text gets whole-word noise.
-        max_length: tokens of a text, special ones included; the rest is cut off.
+        noise: share of rows whose first text gets noise on whole words, where a second is to be written.
+        max_length: tokens of a text, special ones included; a longer one ends with its last punctuation mark before.
         hidden_size, num_layers, num_heads: shape of a new model.
         dropout: of the network in training.
         ema: decay of a moving average of the weights, which are then the ones kept; None: no average.
         eval_every: steps between evaluations and checkpoints.
         seed, device, precision, limit, resume: as of `kexue.train.TrainConfig`.
+
+    Raises:
+        ValueError: a value outside its range, with the range.
     """
 
     stage: Stage
@@ -62,7 +69,7 @@ class SentenceConfig:
     eval_every: int = 1000
     seed: int = 0
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     limit: int | None = None
     resume: bool = True
 
@@ -73,14 +80,23 @@ class SentenceConfig:
         if isinstance(self.data, (str, os.PathLike)) or not len(self.data):
             raise ValueError(f"data must be a list of one or more files or data sets, got {self.data!r}")
         if self.batch_size < 2 or self.batch_size % 2:
-            raise ValueError(f"batch_size must be an even number of rows, at least 2, got {self.batch_size}")
+            raise ValueError(
+                f"batch_size must be an even number of rows, at least 2, since a pair has two rows, got "
+                f"{self.batch_size}"
+            )
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1 row, got {self.chunk_size}")
         if not self.lr > 0:
             raise ValueError(f"lr must be > 0, got {self.lr}")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise is a share between 0 and 1, got {self.noise}")
+        for name in ("noise", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
         if self.max_length < 4:
             raise ValueError(f"max_length must be at least 4 tokens, got {self.max_length}")
         if (self.teacher is not None) != (self.stage == "distill"):
             raise ValueError(
-                f"a teacher belongs to the stage 'distill' and no other, got {self.teacher!r}, {self.stage!r}"
+                "the stage 'distill' needs a teacher"
+                if self.teacher is None
+                else f"a teacher belongs to the stage 'distill', got teacher={os.fspath(self.teacher)!r} for the stage "
+                f"{self.stage!r}"
             )

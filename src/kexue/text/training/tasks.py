@@ -1,12 +1,11 @@
-"""What a training step of each stage computes: modules with the `training_step` of `kexue.train.Trainer`.
+"""What a training step computes: a module with the `training_step` of `kexue.train.Trainer`, and its objectives.
 
-Source: kexue.fm/archives/8454 (contrast, writing, distillation).
+Source: kexue.fm/archives/8454 (contrast, writing, distillation), 8541 (labelled pairs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +14,75 @@ from torch.nn import functional
 from kexue.losses.distillation import similarity_distillation_loss
 from kexue.text.roformer_sim.model import SentenceNetwork
 from kexue.train.config import LossOutput
+from kexue.train.gradcache import GradCache
 
-_SIMILARITIES, _VECTORS = 100.0, 10.0  # weights of the two losses of a distillation
+Objective = Callable[[Tensor, Mapping[str, Tensor]], dict[str, Tensor]]  # vectors (B, d), batch -> terms of the loss
+_SIMILARITIES, _VECTORS = 100.0, 10.0  # weights of the two terms of a distillation
+_ROWS = ("token_ids", "segment_ids", "mask")
 
 
-class DistillTask(nn.Module):
-    """Distillation: the teacher's cosines of all pairs of a batch, its vectors, and writing where a text follows.
+class SentenceTask(nn.Module):
+    """One stage: the sum of the terms of an objective on the vectors of a batch, and of writing where a text follows.
 
-        loss = 100/n^2 sum_ij (cos(v_i, v_j) - cos(u_i, u_j))^2 + 10/n sum_i (1 - cos(v_i, u_i)) + writing
-
-    The first term is the article's, and invariant to rotations of v; the second fixes the rotation, which makes the
-    first learn faster (ours).
+    Writing is a mean over all tokens to be written in the batch, so both can be computed chunk by chunk: `GradCache`
+    gets a column beside the vectors, the sum of the writing losses of a chunk.
 
     Args:
-        network: the student.
+        network: the model.
+        objective: vectors and the batch to the terms of the loss by name; where it is a module, its weights are trained
+            too.
+        chunk_size: rows encoded with a graph at a time; None: all.
     """
 
-    def __init__(self, network: SentenceNetwork) -> None:
+    def __init__(self, network: SentenceNetwork, objective: Objective, *, chunk_size: int | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.objective, self.chunk_size = network, objective, chunk_size
 
     def training_step(
-        self, batch: Mapping[str, Tensor], *, optimizer_index: int = 0, generator: Any = None
+        self, batch: Mapping[str, Tensor], *, optimizer_index: int = 0, generator: torch.Generator | None = None
     ) -> LossOutput:
-        """Compute the loss of rows with ``targets``, the teacher's vectors in the student's width."""
-        segments = batch["segment_ids"]
-        writes = bool(segments.any())
-        vectors, states = self.network(batch["token_ids"], segments if writes else None, batch["mask"])
-        vectors, targets = vectors.float(), batch["targets"]
-        similarities = similarity_distillation_loss(vectors, targets, weight=_SIMILARITIES)
-        direction = _VECTORS * (1 - functional.cosine_similarity(vectors, targets)).mean()
-        parts: dict[str, Tensor] = {"similarities": similarities, "vectors": direction}
-        if writes:
-            parts["writing"] = self.network.writing_loss(states, batch["token_ids"], segments, batch["mask"])
-        return LossOutput(torch.stack(list(parts.values())).sum(), parts)
+        """Compute the loss of a batch of rows."""
+        rows = {name: batch[name] for name in _ROWS}
+        tokens = int(batch["segment_ids"].sum())
+
+        def loss(encoded: Tensor) -> LossOutput:
+            """Compute the loss from vectors and writing losses."""
+            parts = self.objective(encoded[:, :-1], batch)
+            if tokens:
+                parts["writing"] = encoded[:, -1].sum() / tokens
+            return LossOutput(torch.stack(list(parts.values())).sum(), parts)
+
+        if self.chunk_size is None:
+            return loss(self._encode(rows))
+        return GradCache(self._encode, loss, chunk_size=self.chunk_size).step(rows, generator=generator)
+
+    def _encode(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Return the vectors (B, d) of rows, and in a last column the sum of their writing losses, then zeros."""
+        segments = rows["segment_ids"]
+        tokens = int(segments.sum())
+        vectors, states = self.network(rows["token_ids"], segments if tokens else None, rows["mask"])
+        vectors = vectors.float()
+        column = vectors.new_zeros(len(vectors), 1)
+        if tokens:
+            written = self.network.writing_loss(states, rows["token_ids"], segments, rows["mask"]).float()
+            column = torch.cat((tokens * written.reshape(1, 1), column[1:]))
+        return torch.cat((vectors, column), dim=1)
+
+
+def distill(vectors: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms of distillation: the teacher's cosines of all pairs of a batch, and its vectors.
+
+        100 / n^2 sum_ij (cos(v_i, v_j) - cos(u_i, u_j))^2,    10 / n sum_i (1 - cos(v_i, u_i))
+
+    The first is the article's, and invariant to rotations of v; the second fixes the rotation, which makes the first
+    learn faster (ours).
+
+    Args:
+        vectors: (n, d) of the student.
+        batch: with ``targets`` (n, d), the teacher's vectors in the student's width.
+    """
+    targets = batch["targets"]
+    return {
+        "similarities": similarity_distillation_loss(vectors, targets, weight=_SIMILARITIES),
+        "vectors": _VECTORS * (1 - functional.cosine_similarity(vectors, targets)).mean(),
+    }

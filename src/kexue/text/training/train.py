@@ -2,77 +2,110 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kexue._files import replacing
 from kexue._progress import Progress
+from kexue._text import parse_json
+from kexue.errors import CheckpointError
 from kexue.similarity.evaluation import evaluate_pairs
-from kexue.similarity.pairs import load_pairs
+from kexue.similarity.pairs import PairDataset, load_pairs
 from kexue.text.roformer_sim.characters import choose_characters, write_tokenizer
 from kexue.text.roformer_sim.model import RoFormerSimConfig
 from kexue.text.roformer_sim.sentences import RoFormerSim
 from kexue.text.tokenizer import TextTokenizer
 from kexue.text.training.config import SentenceConfig
-from kexue.text.training.rows import DistillRows, LengthBatches
-from kexue.text.training.sources import split_columns
-from kexue.text.training.tasks import DistillTask
-from kexue.text.training.teacher import reduce_targets, teach
-from kexue.train import TrainConfig, Trainer, TrainResult, load_checkpoint
+from kexue.text.training.corpus import Corpus, read_corpus
+from kexue.text.training.stages import Phases, prepare_distill
+from kexue.text.training.tasks import SentenceTask
+from kexue.train.checkpoint import load_checkpoint
+from kexue.train.config import TrainConfig, TrainResult
+from kexue.train.folder import has_checkpoint
+from kexue.train.loop import Trainer, reporting
 
 _WARM = 20  # the learning rate rises over a twentieth of the steps
+_SETTINGS = "settings.json"
+_FREE = ("out", "data", "device", "limit", "resume")  # settings that may change when a run continues
+_PREPARE = {"distill": prepare_distill}
 
 
-def train_sentences(config: SentenceConfig, *, progress: Progress | None = None) -> TrainResult:
+def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -> TrainResult:
     """Train a `RoFormerSim` by one stage; the model is in the folder ``model`` of the run.
 
-    A run that was interrupted continues where it was, with the same bits at the end.
+    A run that was interrupted (SIGTERM, SIGINT, a crash) continues where it was when it is called again with the same
+    settings and data, with the same bits at the end.
+
+    Args:
+        config: the stage, its data and settings.
+        progress: opens the progress of a phase, as ``with progress("training") as report: report(done, total)``.
+
+    Returns:
+        `TrainResult`; its value is the Spearman correlation x100 where there are validation pairs, else the loss.
+
+    Raises:
+        DataError: data that cannot be read or do not suit the stage. ModelNotFoundError: no such `init` or `teacher`.
+        CheckpointError: the run in `out` has other settings or data. NonFiniteLossError: the training diverged.
+
+    Example:
+        >>> result = train_sentences(SentenceConfig("pretrain", ["pairs.tsv"], "run", steps=2000))  # doctest: +SKIP
+        >>> RoFormerSim.from_pretrained("run/model").encode(["怎么退货"]).shape  # doctest: +SKIP
+        (1, 256)
     """
-    out = Path(config.out)
-    texts, rows = split_columns(config.data)
-    model = _open_student(config, texts)
-    model.tokenizer.set_max_length(config.max_length)
-    targets = reduce_targets(
-        teach(texts, os.fspath(config.teacher or ""), out, device=config.device, progress=progress),
-        model.config.hidden_size,
-    )
-    first, second = np.array(rows, dtype=np.int64).T
-    data = DistillRows(
-        model.tokenizer.encode(texts), targets, first, second if (second >= 0).any() else None, model.tokenizer.pad_id
-    )
-    task = DistillTask(model)
+    phases = progress or _silent
+    validation = _load_validation(config)
+    corpus = read_corpus(config.data)
+    _check_settings(config, corpus)
+    model = _open_student(config, corpus.texts)
+    stage = _PREPARE[config.stage](config, corpus, model, phases)
+    _write_settings(config, corpus, stage.facts)
+    task = SentenceTask(model, stage.objective, chunk_size=config.chunk_size)
     optimizer = build_optimizer(task, config.lr)
-    trainer = Trainer(
-        task,
-        optimizer,
-        TrainConfig(
-            out,
-            steps=config.steps,
-            precision=config.precision,
-            clip=1.0,
-            ema=config.ema,
-            eval_every=config.eval_every,
-            monitor=None if config.validation is None else "spearman",
-            seed=config.seed,
-            device=config.device,
-            limit=config.limit,
-            resume=config.resume,
-        ),
-        schedulers=warm_then_fall(optimizer, config.steps),
-    )
-    batches = LengthBatches(data.lengths, config.batch_size, config.seed)
-    loader = DataLoader(data, batch_sampler=batches, collate_fn=_as_is)
-    result = trainer.fit(loader, evaluate=_evaluation(model, config))
-    keep_best(task, result, averaged=config.ema is not None)
-    model.save_pretrained(out / "model")
+    with phases("training") as report:
+        trainer = Trainer(
+            task,
+            optimizer,
+            _trainer_config(config),
+            schedulers=warm_then_fall(optimizer, config.steps),
+            callbacks=[reporting(report)],
+        )
+        loader = DataLoader(stage.rows, batch_sampler=stage.batches, collate_fn=_as_is)
+        result = trainer.fit(loader, evaluate=None if validation is None else _evaluation(model, validation))
+    checkpoint = load_checkpoint(result.checkpoint)
+    task.load_state_dict(checkpoint["model" if config.ema is None else "ema"])
+    model.save_pretrained(Path(config.out) / "model")
     return result
+
+
+@contextmanager
+def _silent(_label: str) -> Iterator[Progress]:
+    yield lambda _done, _total: None
+
+
+def _trainer_config(config: SentenceConfig) -> TrainConfig:
+    return TrainConfig(
+        config.out,
+        steps=config.steps,
+        precision=config.precision,
+        clip=1.0,
+        ema=config.ema,
+        eval_every=config.eval_every,
+        monitor=None if config.validation is None else "spearman",
+        seed=config.seed,
+        device=config.device,
+        limit=config.limit,
+        resume=config.resume,
+    )
 
 
 def build_optimizer(task: nn.Module, lr: float) -> torch.optim.AdamW:
@@ -93,44 +126,88 @@ def warm_then_fall(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def keep_best(task: nn.Module, result: TrainResult, *, averaged: bool) -> None:
-    """Put the weights of the kept checkpoint of a run into its task."""
-    checkpoint = load_checkpoint(result.checkpoint)
-    task.load_state_dict(checkpoint["ema" if averaged else "model"])
-
-
 def _open_student(config: SentenceConfig, texts: list[str]) -> RoFormerSim:
-    """Return the model to train, on the CPU: that of `init`, or a new one with the vocabulary of the texts."""
+    """Return the model to train, on the CPU: that of `init`, or a new one with the characters of the texts."""
     if config.init is not None:
-        model = RoFormerSim.from_pretrained(config.init)
-        model.set_dropout(config.dropout)
-        return model
-    with tempfile.TemporaryDirectory() as folder:
-        size = write_tokenizer(Path(folder), choose_characters(texts), max_length=512)
-        tokenizer = TextTokenizer(Path(folder))
-    shape = RoFormerSimConfig(
-        size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        dropout=config.dropout,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return RoFormerSim(shape, tokenizer)
+        model = _with_dropout(RoFormerSim.from_pretrained(config.init), config.dropout)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            size = write_tokenizer(Path(folder), choose_characters(texts), max_length=512)
+            tokenizer = TextTokenizer(Path(folder))
+        shape = RoFormerSimConfig(
+            size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            dropout=config.dropout,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = RoFormerSim(shape, tokenizer)
+    longest = 2 * config.max_length  # two texts in a row
+    if longest > model.config.max_length:
+        raise ValueError(
+            f"max_length={config.max_length} is too long: a row of two texts may have {longest} tokens, the model "
+            f"reads {model.config.max_length}; use max_length={model.config.max_length // 2} at most"
+        )
+    return model
 
 
-def _evaluation(model: RoFormerSim, config: SentenceConfig) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Return the function that scores the model on the validation pairs; None without any."""
+def _with_dropout(model: RoFormerSim, dropout: float) -> RoFormerSim:
+    """Return a model of the same weights with another dropout."""
+    other = RoFormerSim(dataclasses.replace(model.config, dropout=dropout), model.tokenizer)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def _load_validation(config: SentenceConfig) -> PairDataset | None:
+    """Return the validation pairs: a file, or the split "valid" of a named set, never its test split."""
     if config.validation is None:
         return None
-    pairs = load_pairs(config.validation)
+    split = None if Path(config.validation).is_file() else "valid"
+    return load_pairs(config.validation, split)
+
+
+def _evaluation(model: RoFormerSim, pairs: PairDataset) -> Callable[[nn.Module], dict[str, float]]:
+    """Return the function that scores the model, in place, on the validation pairs."""
 
     def score(_task: nn.Module) -> dict[str, float]:
         [row] = evaluate_pairs(model, pairs, bootstrap=0).rows
         return {"spearman": row.spearman}
 
     return score
+
+
+def _check_settings(config: SentenceConfig, corpus: Corpus) -> None:
+    """Raise a CheckpointError where the run in `out` that would be continued has other settings or data."""
+    path = Path(config.out) / _SETTINGS
+    if not (config.resume and path.is_file() and has_checkpoint(Path(config.out))):
+        return
+    before, now = parse_json(path.read_bytes(), path, kind=dict), _settings(config, corpus)
+    changed = [
+        f"{name} was {before.get(name)!r}, is {value!r}" for name, value in now.items() if before.get(name) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the run in {config.out} has other settings: {'; '.join(changed)}.",
+            remedy="Use another folder, the same settings, or start again with --no-resume (resume=False).",
+        )
+
+
+def _settings(config: SentenceConfig, corpus: Corpus) -> dict[str, Any]:
+    """Return the settings that decide the result of a run, JSON-ready."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    kept = {name: value for name, value in values.items() if name not in _FREE}
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
+    return {**plain, "texts": corpus.digest()}
+
+
+def _write_settings(config: SentenceConfig, corpus: Corpus, facts: dict[str, Any]) -> None:
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / _SETTINGS) as temporary:
+        record = {**_settings(config, corpus), "facts": facts}
+        temporary.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_is(batch: Any) -> Any:
