@@ -40,6 +40,4 @@ __getattr__, __dir__, __all__ = attach(
     needs=dict.fromkeys(
         ("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens", "training.train"), "torch"
     ),
-        "torch",
-    ),
 )
