@@ -172,7 +172,7 @@ def _positions(network: SentenceNetwork, mask: Tensor | None, stop: int, count: 
 def _continue(network: SentenceNetwork, prefix: _Prefix, draws: Tensor, marks: Marks, sampler: TokenSampler) -> Tensor:
     """Write a sentence for each of the random numbers `draws` (g, m, max_length); return ids of the same shape.
 
-    A sentence's ids are followed by `marks.end` up to the last column.
+    A sentence stops before the first `marks.end`; what follows that means nothing.
     """
     texts, samples, steps = draws.shape
     row_of = torch.arange(texts, device=draws.device).repeat_interleave(samples)
@@ -186,9 +186,8 @@ def _continue(network: SentenceNetwork, prefix: _Prefix, draws: Tensor, marks: M
     for step in range(steps):
         scores[:, [*marks.never, *([] if step else [marks.end])]] = -torch.inf
         tokens = sampler.draw(scores, draws[rows, step])
-        tokens[~unfinished] = marks.end
         written[rows, step] = tokens
-        unfinished = tokens != marks.end
+        unfinished &= tokens != marks.end
         left = int(unfinished.sum())
         if not left or step == steps - 1:
             break
