@@ -17,6 +17,7 @@ from kexue.cli import (
     demo,
     doctor,
     evaluate,
+    generate,
     hubness,
     index,
     index_duplicates,
@@ -55,7 +56,8 @@ app.add_typer(train.app, name="train")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (
-    search, serve, mcp, compare, evaluate, hubness, summarize, plan, shuffle, solve, reproduce, demo, models, doctor,
+    search, serve, mcp, compare, evaluate, hubness, summarize, generate, plan, shuffle, solve, reproduce, demo,
+    models, doctor,
 ):  # fmt: skip
     module.register(app)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kexue.text.pooling import pool as pool
     from kexue.text.roformer_sim.model import RoFormerSimConfig as RoFormerSimConfig
     from kexue.text.roformer_sim.sentences import RoFormerSim as RoFormerSim
+    from kexue.text.roformer_sim.similar import Similar as Similar
     from kexue.text.streaming import EncodeReport as EncodeReport
     from kexue.text.tokens import TokenVectors as TokenVectors
     from kexue.text.training.config import SentenceConfig as SentenceConfig
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = attach(
         "pooling": ("pool",),
         "roformer_sim.model": ("RoFormerSimConfig",),
         "roformer_sim.sentences": ("RoFormerSim",),
+        "roformer_sim.similar": ("Similar",),
         "streaming": ("EncodeReport",),
         "tokens": ("TokenVectors",),
         "training.config": ("SentenceConfig",),

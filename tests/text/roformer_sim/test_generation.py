@@ -142,7 +142,10 @@ def test_masked_places():
         ({"n": 0}, "n must be at least 1, got 0"),
         ({"max_length": 0}, "max_length must be at least 1, got 0"),
         ({"prefixes": [[CLS, SEP], []]}, r"prefixes\[1\] is empty"),
-        ({"max_length": 38}, r"learned 40 positions, and prefixes\[0\] takes 3: max_length must be at most 37, got 38"),
+        (
+            {"max_length": 38},
+            r"text 0 takes 3 of the model.s 40 positions, which leaves room for 37 tokens, got max_length=38",
+        ),
     ],
 )
 def test_wrong_requests_are_refused(options, told):

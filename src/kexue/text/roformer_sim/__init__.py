@@ -12,7 +12,8 @@ from kexue._lazy import attach
 if TYPE_CHECKING:
     from kexue.text.roformer_sim.model import RoFormerSimConfig as RoFormerSimConfig
     from kexue.text.roformer_sim.sentences import RoFormerSim as RoFormerSim
+    from kexue.text.roformer_sim.similar import Similar as Similar
 
 __getattr__, __dir__, __all__ = attach(
-    __name__, {"model": ("RoFormerSimConfig",), "sentences": ("RoFormerSim",)}, needs="torch"
+    __name__, {"model": ("RoFormerSimConfig",), "sentences": ("RoFormerSim",), "similar": ("Similar",)}, needs="torch"
 )

@@ -19,6 +19,7 @@ from kexue.nn.growing_cache import GrowingKeysValues
 from kexue.nn.transformer import Cache
 from kexue.text.roformer_sim.model import SentenceNetwork
 from kexue.text.roformer_sim.token_sampler import TokenSampler
+from kexue.text.tokenizer import TextTokenizer, list_texts
 
 _ROWS = 512  # sentences written at a time: more need more memory and gain no speed
 _LEAVE = 1 / 8  # share of finished sentences at which they leave the batch; the copy of the cache costs less from there
@@ -72,6 +73,24 @@ def mask_places(ids: Sequence[int], places: Sequence[int], mask_id: int) -> list
     for place in places:
         masked[1 + place] = mask_id
     return masked
+
+
+def read_text(tokenizer: TextTokenizer, text: str, mask_positions: Sequence[int] = ()) -> tuple[list[int], Marks]:
+    """Return the ids of ``[CLS] text [SEP]``, with [MASK] at `mask_positions`, and the special tokens.
+
+    Raises:
+        TypeError: not a string. ValueError: a blank text, a place outside of it, or a tokenizer without [SEP] or
+            [MASK].
+    """
+    list_texts([text])  # raises TypeError
+    if not text.strip():
+        raise ValueError("the text is blank, expected a sentence")
+    if tokenizer.sep_id is None or (mask_positions and tokenizer.mask_id is None):
+        raise ValueError(f"the tokenizer has no {'[SEP]' if tokenizer.sep_id is None else '[MASK]'}")
+    ids = tokenizer.encode([text]).ids.tolist()
+    special = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.cls_id, tokenizer.mask_id)
+    marks = Marks(tokenizer.sep_id, tuple(one for one in special if one is not None))
+    return mask_places(ids, mask_positions, tokenizer.mask_id) if tokenizer.mask_id is not None else ids, marks
 
 
 def write_sentences(
@@ -138,8 +157,8 @@ def _check(network: SentenceNetwork, prefixes: Sequence[Sequence[int]], n: int, 
         room = network.config.max_length - len(prefix)
         if network.config.position == "learned" and max_length > room:
             raise ValueError(
-                f"the model has learned {network.config.max_length} positions, and prefixes[{i}] takes {len(prefix)}: "
-                f"max_length must be at most {room}, got {max_length}"
+                f"text {i} takes {len(prefix)} of the model's {network.config.max_length} positions, which leaves room "
+                f"for {room} tokens, got max_length={max_length}; shorten the text or lower max_length"
             )
 
 

@@ -1,9 +1,9 @@
-"""RoFormer-Sim with its tokenizer: texts to vectors; folders."""
+"""RoFormer-Sim with its tokenizer: texts to vectors; sentences that mean the same; folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from kexue._progress import Progress
 from kexue.text.batches import split_by_tokens
 from kexue.text.models import find_model
 from kexue.text.roformer_sim.folders import Dtype, read_parts, read_weights, write_folder
+from kexue.text.roformer_sim.generation import read_text, write_sentences
 from kexue.text.roformer_sim.model import RoFormerSimConfig, SentenceNetwork
+from kexue.text.roformer_sim.similar import Similar, longest_rewrite, rank_similar
+from kexue.text.roformer_sim.token_sampler import TokenSampler
 from kexue.text.tokenizer import TextTokenizer, list_texts
 
 
@@ -123,6 +126,82 @@ class RoFormerSim(SentenceNetwork):
         finally:
             self.train(training)
         return vectors
+
+    def generate(
+        self,
+        text: str,
+        *,
+        n: int = 100,
+        top_p: float = 0.95,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+        max_length: int = 32,
+        mask_positions: Sequence[int] = (),
+        generator: torch.Generator | int | None = None,
+    ) -> list[str]:
+        """Write n sentences that mean about the same as a text, drawn at random, token by token.
+
+        With a seed, a smaller n gives the first sentences of a larger one. Sentences may be equal, or equal to the
+        text; `similar` sorts them out.
+
+        Args:
+            text: one sentence; cut at ``config.max_length`` tokens.
+            n: number of sentences, at least 1.
+            top_p, top_k, temperature: which tokens are drawn, as of `TokenSampler`: the nucleus of this mass, in
+                (0, 1], of the `top_k` likeliest ones; a temperature of 0 always takes the likeliest.
+            max_length: tokens of a sentence at most, at least 1; one that has not ended by then breaks off.
+            mask_positions: tokens of the text, from 0 on, that are hidden from the model, so that it may depart from
+                them; a Chinese character is one token, spaces are none.
+            generator: on the CPU, or a seed.
+
+        Raises:
+            TypeError: not a string. ValueError: a blank text, a number out of range, or no tokenizer.
+
+        Example:
+            >>> model = RoFormerSim.from_pretrained("kexue/roformer-sim-tiny-zh")  # doctest: +SKIP
+            >>> model.generate("怎么退货", n=3, generator=0)  # doctest: +SKIP
+        """
+        tokenizer = self._require_tokenizer()
+        ids, marks = read_text(tokenizer, text, mask_positions)
+        sampler = TokenSampler(top_p, top_k, temperature)
+        [sentences] = write_sentences(
+            self, [ids], marks, n=n, max_length=max_length, sampler=sampler, generator=generator
+        )
+        return [tokenizer.decode(one) for one in sentences]
+
+    def similar(
+        self,
+        text: str,
+        *,
+        n: int = 100,
+        k: int = 20,
+        min_score: float | None = None,
+        max_score: float | None = None,
+        generator: torch.Generator | int | None = None,
+    ) -> list[Similar]:
+        """Return sentences that mean about the same as a text, the most similar first.
+
+        Of n that `generate` writes, the text itself is left out, and of those that differ in punctuation, case, width
+        or spaces only, all but one. The cosine to the text, by this model's own vectors, orders them.
+
+        Args:
+            text: one sentence.
+            n: number of sentences written, at least 1.
+            k: number of results at most, at least 1.
+            min_score, max_score: bounds of their cosines, in [-1, 1].
+            generator: on the CPU, or a seed.
+
+        Raises:
+            TypeError: not a string. ValueError: a blank text, a number out of range, or no tokenizer.
+
+        Example:
+            >>> model = RoFormerSim.from_pretrained("kexue/roformer-sim-tiny-zh")  # doctest: +SKIP
+            >>> for sentence, score in model.similar("怎么退货", k=3, generator=0):  # doctest: +SKIP
+            ...     print(f"{score:.2f} {sentence}")
+        """
+        limit = longest_rewrite(len(read_text(self._require_tokenizer(), text)[0]))
+        written = self.generate(text, n=n, max_length=limit, generator=generator)
+        return rank_similar(self.encode, text, written, k=k, min_score=min_score, max_score=max_score).results
 
     def _require_tokenizer(self) -> TextTokenizer:
         """Return the tokenizer; ValueError where the model has none."""
