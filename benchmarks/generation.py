@@ -6,8 +6,8 @@
 are random, with a larger table of tokens, so that the next tokens are as unequal as those of a trained model; no
 sentence ends early, which a trained model's do. Without a cache, whole rows are computed anew at every step under the
 UniLM mask, 100 at a time, with the same rule and the same random numbers. The goals: under 1.5 seconds, and at least 5
-times as fast as without a cache. Figures are medians, and medians of ratios within a round; the ways take turns. Threads
-are those of OMP_NUM_THREADS. Seconds of the processor are given too: on one thread, other programs lengthen them less.
+times as fast as without a cache. Figures are medians, and medians of ratios within a round; the ways take turns.
+Threads are those of OMP_NUM_THREADS.
 """
 
 from __future__ import annotations

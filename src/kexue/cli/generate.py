@@ -18,7 +18,7 @@ _MODEL = "kexue/roformer-sim-tiny-zh"
 _EXAMPLES = (
     "kexue generate 怎么退货 -n 10",
     "kexue generate 怎么退货 --mask 2,3 --min-score 0.5 --max-score 0.9",
-    "kexue generate - --json < questions.txt",
+    "kexue generate 怎么退货 多久到账 --samples 200 --json",
     "kexue generate 怎么退货 --model roformer-sim/ --top-k 5 --temperature 0.8 --seed 1",
 )
 
