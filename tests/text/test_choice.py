@@ -12,7 +12,7 @@ import pytest
 
 from kexue.errors import ModelNotFoundError
 from kexue.text import Encoder, choice, find_model_for, opening
-from kexue.text.choice import foreign_share, sample_texts
+from kexue.text.choice import chinese_share, foreign_share, sample_texts
 from kexue.text.models import DEFAULT_MODEL, MULTILINGUAL
 
 ENGLISH = ["How long does a refund take?", "Where is my order?", "A naïve way to sort a list by length", "x = 3.5 # 42"]
@@ -30,6 +30,7 @@ def models(tiny_model: Path, other_tiny_model: Path, monkeypatch: pytest.MonkeyP
         return folder
 
     monkeypatch.setattr(choice, "find_model", find)
+    monkeypatch.setattr(choice, "tiny_chinese_folder", lambda: None)
     monkeypatch.setattr(opening, "find_model", find)
     return folders
 
@@ -101,6 +102,41 @@ def test_without_the_model_mixed_texts_get_a_warning_and_other_texts_an_error(mo
     with pytest.raises(ModelNotFoundError, match="100% of the words are not English, and no encoder") as caught:
         find_model_for(["狗"])
     assert caught.value.remedy == "Install it."
+
+
+@pytest.mark.parametrize(
+    ("texts", "share"),
+    [
+        (["退货要多久"], 1),
+        (["iPhone 坏"], 1 / 2),
+        (["返品の場合"], 0),  # one kana makes it Japanese
+        (["반품은 얼마나"], 0),
+        (["Wie lange dauert die Rückerstattung", "𠮷"], 1 / 2),
+        (["42", ""], 0),
+        ([], 0),
+    ],
+)
+def test_the_share_of_chinese_words(texts: list[str], share: float) -> None:
+    assert chinese_share(texts) == share
+
+
+def test_without_the_other_model_mostly_chinese_texts_get_kexues_own(
+    models: dict[str, Path | None], make_tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_tiny_model(seed=2)
+    monkeypatch.setattr(choice, "tiny_chinese_folder", lambda: own)
+    assert find_model_for(["退货要多久"]) == models[MULTILINGUAL]
+    models[MULTILINGUAL] = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_model_for(["退货要多久"]) == own
+        assert find_model_for(["退货要多久", "银行卡", "a dog"]) == own
+        assert find_model_for(ENGLISH) == models[DEFAULT_MODEL]
+    for other in (["返品の場合"], ["반품은 얼마나"], ["Где мой заказ"], ["Où étés français"]):
+        with pytest.raises(ModelNotFoundError, match="of the words are not English"):
+            find_model_for(other)
+    with pytest.warns(UserWarning, match="50% of the words are not English"):
+        assert find_model_for(["退货", "a dog"]) == models[DEFAULT_MODEL]
 
 
 def test_the_environment_decides_before_the_texts(

