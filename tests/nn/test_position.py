@@ -25,6 +25,23 @@ def test_rotary_is_multiplication_by_a_complex_number():
                 assert_close(after[..., place, 2 * i + 1], expected.imag, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rotary_of_any_layout_is_the_formula_and_its_gradient_turns_back(dtype):
+    packed = draw(2, T, 3, 4, 9).to(dtype)  # cut out of odd steps, beginning at an odd place
+    angles = torch.arange(T)[:, None] * 10000.0 ** (-torch.arange(4, dtype=torch.float64) / 4)
+    for cut in (packed[:, :, 1, :, 1:].transpose(1, 2), packed[:, :, 0, :, :8].transpose(1, 2), draw(2, 4, 8, T).mT):
+        q = cut.to(dtype).requires_grad_()
+        turned, _ = apply_rotary(q, q)
+        weights = draw(*turned.shape, seed=1).to(dtype)
+        turned.backward(weights)
+        for given, result, sign in ((q.detach(), turned.detach(), 1), (weights, q.grad, -1)):
+            even, odd = given.double()[..., 0::2], given.double()[..., 1::2]
+            cos, sin = angles.cos(), sign * angles.sin()
+            expected = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+            assert result.dtype == dtype
+            assert_close(result.double(), expected, atol=1e-6, rtol=1e-2 if dtype == torch.bfloat16 else 1e-6)
+
+
 def test_products_of_turned_vectors_see_only_the_distance():
     q, k = draw(1, 1, 1, 16).expand(1, 1, 4, 16), draw(1, 1, 1, 16, seed=1).expand(1, 1, 4, 16)
 

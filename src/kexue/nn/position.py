@@ -65,7 +65,7 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     steps of two numbers. The compiler has no complex numbers.
     """
     cos, sin = turn
-    pairs = x.to(cos.dtype).unflatten(-1, (-1, 2))
+    pairs = x.to(cos.dtype).reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed():
         if any(step % 2 for step in (*pairs.stride()[:-2], pairs.storage_offset())) or pairs.stride()[-2:] != (2, 1):
             pairs = pairs.contiguous()
