@@ -81,6 +81,22 @@ def test_lines_of_standard_input_are_texts(run, monkeypatch):
     assert [record["text"] for record in records] == ["怎么退货", "银行卡"]
 
 
+class Terminal(io.StringIO):
+    """Standard error on a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_answers_go_to_standard_output_while_the_bar_is_on_a_terminal(run, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    _, text, _ = run("怎么退货", "银行卡", "--samples", 3, "--json")
+    assert [json.loads(line)["text"] for line in text.splitlines()] == ["怎么退货", "银行卡"]
+    assert "writing" in terminal.getvalue()
+    assert "怎么退货" not in terminal.getvalue()
+
+
 def test_what_is_not_read_is_told(run):
     code, _, err = run("龘怎么靐龘", "--samples", 2)
     assert code == 0

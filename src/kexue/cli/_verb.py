@@ -110,7 +110,8 @@ class Output:
 
         console = Console(stderr=True)
         columns = (SpinnerColumn(), TextColumn(label), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-        with Bar(*columns, console=console, transient=True, disable=self.quiet or not console.is_terminal) as bar:
+        hidden = self.quiet or not console.is_terminal
+        with Bar(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,12 +73,14 @@ def generate(
     writer = _open(folder)
     how = {"top_p": top_p, "top_k": top_k, "temperature": temperature, "mask_positions": places}
     bounds = {"k": n, "min_score": min_score, "max_score": max_score}
-    with out.progress("writing") as progress:
+    # the answers show the progress where they go to a terminal
+    bar = nullcontext(lambda done, total: None) if sys.stdout.isatty() else out.progress("writing")
+    with bar as progress:
         for done, text in enumerate(sentences, start=1):
             _tell_what_is_not_read(out, writer, text)
             record = {**_write(writer, text, samples, out.seed, how, bounds), "model": model_id_of(folder)}
+            out.emit(record, partial(_render, record))
             progress(done, len(sentences))
-            out.emit(record, lambda record=record: _render(record))  # type: ignore[misc]
 
 
 def _open(folder: Path) -> RoFormerSim:
