@@ -28,8 +28,9 @@ from kexue.text.tokenizer import TextTokenizer
 Dtype = Literal["float32", "float16"]
 _POOLER = "pooler.dense."
 _DENSE = "2_Dense"
-_NAMES = {  # of a folder that is written
-    "1_Pooling", _DENSE, "3_Normalize", "config.json", "config_sentence_transformers.json", "model.safetensors",
+_EMPTY = "3_Normalize"  # which packages and repositories leave out
+_NAMES = {  # of a folder that is written, without the empty one
+    "1_Pooling", _DENSE, "config.json", "config_sentence_transformers.json", "model.safetensors",
     "modules.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 _EPSILON = 1e-12
@@ -121,7 +122,7 @@ def write_folder(
 
 def _list_foreign(folder: Path) -> list[str]:
     """Return the names in a folder that `write_folder` has not written: all, unless it has written the folder."""
-    names = set(os.listdir(folder))
+    names = set(os.listdir(folder)) - {_EMPTY}
     return sorted(names - _NAMES if names >= _NAMES else names)
 
 
