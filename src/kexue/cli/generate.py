@@ -17,7 +17,6 @@ from kexue.errors import CheckpointError
 if TYPE_CHECKING:
     from kexue.text import RoFormerSim
 
-_MODEL = "kexue/roformer-sim-tiny-zh"
 _EXAMPLES = (
     "kexue generate 怎么退货 -n 10",
     "kexue generate 怎么退货 --mask 2,3 --min-score 0.5 --max-score 0.9",
@@ -54,8 +53,11 @@ def generate(
     min_score: Annotated[float | None, typer.Option(help="Least cosine to the text.", min=-1, max=1)] = None,
     max_score: Annotated[float | None, typer.Option(help="Largest cosine to the text.", min=-1, max=1)] = None,
     model: Annotated[
-        str, typer.Option("--model", help="Folder of a RoFormer-Sim or SimBERT, or the name of the packaged model.")
-    ] = _MODEL,
+        str | None,
+        typer.Option(
+            "--model", help="Folder of a RoFormer-Sim or SimBERT; default: the model that is a part of kexue."
+        ),
+    ] = None,
 ) -> None:
     """Write sentences that mean about the same as a text, ordered by the cosine of their vectors.
 
@@ -63,13 +65,13 @@ def generate(
     The results for a text depend on it, the options and the seed, not on other texts. Needs no network.
     """
     from kexue.text import find_model
-    from kexue.text.models import model_id_of
+    from kexue.text.models import TINY_CHINESE, model_id_of
 
     if min_score is not None and max_score is not None and min_score > max_score:
         raise typer.BadParameter(f"--min-score {min_score} is above --max-score {max_score}")
     places = _parse_places(mask)
     sentences = _read(texts)
-    folder = find_model(model)
+    folder = find_model(TINY_CHINESE if model is None else model)
     writer = _open(folder)
     how = {"top_p": top_p, "top_k": top_k, "temperature": temperature, "mask_positions": places}
     bounds = {"k": n, "min_score": min_score, "max_score": max_score}
@@ -86,6 +88,7 @@ def generate(
 def _open(folder: Path) -> RoFormerSim:
     """Return the model of a folder; CheckpointError that says which models can write where this one cannot."""
     from kexue.text import RoFormerSim
+    from kexue.text.models import TINY_CHINESE
 
     try:
         return RoFormerSim.from_pretrained(folder)
@@ -93,7 +96,7 @@ def _open(folder: Path) -> RoFormerSim:
         raise CheckpointError(
             f"this model cannot write sentences. {error.message}",
             remedy="Models that can are folders of RoFormer-Sim and SimBERT with pooler and language model head, "
-            f"such as {_MODEL}.",
+            f"such as {TINY_CHINESE}.",
         ) from error
 
 
