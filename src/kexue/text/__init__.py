@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from kexue.text.streaming import EncodeReport as EncodeReport
     from kexue.text.tokens import TokenVectors as TokenVectors
     from kexue.text.training.config import SentenceConfig as SentenceConfig
+    from kexue.text.training.labels import harmonize_pairs as harmonize_pairs, interleave as interleave
+    from kexue.text.training.mining import mine_pairs as mine_pairs
+    from kexue.text.training.noise import whole_word_noise as whole_word_noise
+    from kexue.text.training.rows import PairCollator as PairCollator
     from kexue.text.training.train import train_sentences as train_sentences
 
 __getattr__, __dir__, __all__ = attach(
@@ -37,9 +41,14 @@ __getattr__, __dir__, __all__ = attach(
         "streaming": ("EncodeReport",),
         "tokens": ("TokenVectors",),
         "training.config": ("SentenceConfig",),
+        "training.labels": ("harmonize_pairs", "interleave"),
+        "training.mining": ("mine_pairs",),
+        "training.noise": ("whole_word_noise",),
+        "training.rows": ("PairCollator",),
         "training.train": ("train_sentences",),
     },
     needs=dict.fromkeys(
-        ("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens", "training.train"), "torch"
+        ("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens", "training.rows", "training.train"),
+        "torch",
     ),
 )

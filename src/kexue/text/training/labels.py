@@ -15,6 +15,7 @@ from kexue.text.training.sources import INFERENCE, Label
 Kind = Literal["binary", "graded", "nli"]
 GRADE = 2.5  # of grades from 0 to 5, those above are alike
 T = TypeVar("T")
+_ORDER = (0.0, 2.0, 1.0)  # of contradiction, entailment, neutral by similarity
 
 
 class LabelledPair(NamedTuple):
@@ -85,6 +86,20 @@ def to_class(label: Any, kind: Kind, threshold: float = GRADE) -> int | None:
     if kind == "binary" and value not in (0, 1):
         raise ValueError(f"a yes/no label is 0 or 1, got {label!r}; grades are of the kind 'graded'")
     return int(value > (threshold if kind == "graded" else 0.5))
+
+
+def to_number(label: Label, kind: Kind, threshold: float, loss: str) -> float | None:
+    """Return the number that a loss compares with a pair's cosine; None for a pair that it does not use.
+
+    ``"cosent"`` needs an order only: grades stay, and inference is contradiction 0, neutral 1, entailment 2.
+    ``"classify"`` needs the class of `to_class`. ``"mse"`` and ``"hinge"`` need 0 or 1; they use no neutral pairs.
+    """
+    if loss == "cosent" and kind != "nli":
+        return float(label)
+    wanted = to_class(label, kind, threshold)
+    if wanted is None or kind != "nli" or loss == "classify":
+        return wanted
+    return _ORDER[wanted] if loss == "cosent" else {0: 0.0, 1: 1.0}.get(wanted)
 
 
 def interleave(a: Sequence[T], b: Sequence[T], ratio: int = 1) -> Iterator[T]:

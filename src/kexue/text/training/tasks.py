@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue._tensors import unit
+from kexue.losses.contrastive import pair_contrastive_loss
 from kexue.losses.distillation import similarity_distillation_loss
+from kexue.losses.pair_heads import MultiTaskPairLoss
+from kexue.losses.pairs import CoSENTLoss, cosine_hinge_loss, cosine_mse_loss
 from kexue.text.roformer_sim.model import SentenceNetwork
 from kexue.train.config import LossOutput
 from kexue.train.gradcache import GradCache
 
 Objective = Callable[[Tensor, Mapping[str, Tensor]], dict[str, Tensor]]  # vectors (B, d), batch -> terms of the loss
 _SIMILARITIES, _VECTORS = 100.0, 10.0  # weights of the two terms of a distillation
+_SCALE = 20.0  # of cosines in the contrastive loss
 _ROWS = ("token_ids", "segment_ids", "mask")
 
 
@@ -86,3 +91,45 @@ def distill(vectors: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "similarities": similarity_distillation_loss(vectors, targets, weight=_SIMILARITIES),
         "vectors": _VECTORS * (1 - functional.cosine_similarity(vectors, targets)).mean(),
     }
+
+
+def contrast(vectors: Tensor, _batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the contrastive loss of rows of which 2i and 2i + 1 are partners, with a scale of 20."""
+    return {"contrast": pair_contrastive_loss(vectors, scale=_SCALE)}
+
+
+class Classify(nn.Module):
+    """Classes of labelled pairs by a linear layer on [u, v, |u - v|], which is trained with the network and dropped.
+
+    Args:
+        dim: width of the vectors.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.head = MultiTaskPairLoss(dim)
+
+    def forward(self, vectors: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss of rows of which 2i and 2i + 1 are a pair, with ``labels`` and ``tasks``."""
+        return {"classes": self.head(vectors[::2], vectors[1::2], batch["labels"].long(), batch["tasks"])}
+
+
+def order(vectors: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return CoSENT of rows of which 2i and 2i + 1 are a pair, with ``labels`` of any scale."""
+    return {"cosent": CoSENTLoss()(vectors[::2], vectors[1::2], batch["labels"])}
+
+
+def square(vectors: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the squared error of the cosines of rows of which 2i and 2i + 1 are a pair, with ``labels`` 0 and 1."""
+    return {"mse": cosine_mse_loss(_cosines(vectors), batch["labels"])}
+
+
+def hinge(vectors: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the hinge loss of the cosines of rows of which 2i and 2i + 1 are a pair, with ``labels`` 0 and 1."""
+    return {"hinge": cosine_hinge_loss(_cosines(vectors), batch["labels"])}
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    """Return the cosines (B / 2,) of rows 2i and 2i + 1."""
+    directions = unit(vectors)
+    return (directions[::2] * directions[1::2]).sum(1)

@@ -27,7 +27,7 @@ from kexue.text.roformer_sim.sentences import RoFormerSim
 from kexue.text.tokenizer import TextTokenizer
 from kexue.text.training.config import SentenceConfig
 from kexue.text.training.corpus import Corpus, read_corpus
-from kexue.text.training.stages import Phases, prepare_distill
+from kexue.text.training.stages import Phases, prepare_distill, prepare_pretrain, prepare_supervise
 from kexue.text.training.tasks import SentenceTask
 from kexue.train.checkpoint import load_checkpoint
 from kexue.train.config import TrainConfig, TrainResult
@@ -37,7 +37,7 @@ from kexue.train.loop import Trainer, reporting
 _WARM = 20  # the learning rate rises over a twentieth of the steps
 _SETTINGS = "settings.json"
 _FREE = ("out", "data", "device", "limit", "resume")  # settings that may change when a run continues
-_PREPARE = {"distill": prepare_distill}
+_PREPARE = {"pretrain": prepare_pretrain, "distill": prepare_distill, "supervise": prepare_supervise}
 
 
 def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -> TrainResult:
@@ -66,8 +66,10 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
     validation = _load_validation(config)
     corpus = read_corpus(config.data)
     _check_settings(config, corpus)
-    model = _open_student(config, corpus.texts)
-    stage = _PREPARE[config.stage](config, corpus, model, phases)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = _open_student(config, corpus.texts)
+        stage = _PREPARE[config.stage](config, corpus, model, phases)
     _write_settings(config, corpus, stage.facts)
     task = SentenceTask(model, stage.objective, chunk_size=config.chunk_size)
     optimizer = build_optimizer(task, config.lr)
@@ -141,9 +143,7 @@ def _open_student(config: SentenceConfig, texts: list[str]) -> RoFormerSim:
             num_heads=config.num_heads,
             dropout=config.dropout,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = RoFormerSim(shape, tokenizer)
+        model = RoFormerSim(shape, tokenizer)
     longest = 2 * config.max_length  # two texts in a row
     if longest > model.config.max_length:
         raise ValueError(
