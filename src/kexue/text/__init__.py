@@ -48,7 +48,15 @@ __getattr__, __dir__, __all__ = attach(
         "training.train": ("train_sentences",),
     },
     needs=dict.fromkeys(
-        ("encoder", "pooling", "roformer_sim.model", "roformer_sim.sentences", "tokens", "training.rows", "training.train"),
+        (
+            "encoder",
+            "pooling",
+            "roformer_sim.model",
+            "roformer_sim.sentences",
+            "tokens",
+            "training.rows",
+            "training.train",
+        ),
         "torch",
     ),
 )

@@ -13,7 +13,9 @@ from kexue.text.roformer_sim.characters import choose_characters, write_tokenize
 from kexue.text.tokenizer import TextTokenizer
 
 SUBJECTS = ("手机", "电脑", "水杯", "地图", "书包", "雨伞", "钥匙", "手表")
-PAIRS = [(f"怎么买{one}", f"{one}如何购买") for one in SUBJECTS] + [(f"{one}坏了", f"我的{one}不能用") for one in SUBJECTS]
+PAIRS = [(f"怎么买{one}", f"{one}如何购买") for one in SUBJECTS] + [
+    (f"{one}坏了", f"我的{one}不能用") for one in SUBJECTS
+]
 
 
 @pytest.fixture(scope="session")
@@ -70,5 +72,7 @@ def labelled(tmp_path: Path) -> Path:
     """Pairs with label 1, and pairs of different subjects with label 0."""
     path = tmp_path / "labelled.tsv"
     rows = [(a, b, 1) for a, b in PAIRS] + [(a, PAIRS[i - 1][1], 0) for i, (a, _) in enumerate(PAIRS)]
-    path.write_text("text_a\ttext_b\tlabel\n" + "".join(f"{a}\t{b}\t{label}\n" for a, b, label in rows), encoding="utf-8")
+    path.write_text(
+        "text_a\ttext_b\tlabel\n" + "".join(f"{a}\t{b}\t{label}\n" for a, b, label in rows), encoding="utf-8"
+    )
     return path

@@ -44,7 +44,7 @@ def test_edges(tokenizer):
 
 
 def test_bad_input(tokenizer):
-    with pytest.raises(ValueError, match="p is a share between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"p is a share between 0 and 1, got 1\.5"):
         whole_word_noise([[300]], tokenizer, p=1.5, generator=0)
     tokenizer.mask_id = None
     with pytest.raises(ValueError, match=r"no \[MASK\] token"):

@@ -27,7 +27,10 @@ def test_the_longest_word_is_taken_first():
 def test_words_are_learned_that_stick_together():
     generator = random.Random(1)
     characters = [chr(0x4E00 + i) for i in range(200)]
-    texts = ["".join(generator.choices(characters, k=6)) + "退货" + "".join(generator.choices(characters, k=6)) for _ in range(60)]
+    texts = [
+        "".join(generator.choices(characters, k=30)) + "退货" + "".join(generator.choices(characters, k=30))
+        for _ in range(60)
+    ]
     assert learn_words(texts) == {"退货"}
 
 
