@@ -37,6 +37,11 @@ _EFFECT_ZH = {
     "rotation": "float32 下 b 接近 -a 时的正交误差:照原式 {article_form_error_float32}; 归一化后 {normalised_form_error_float32}",
     "am-softmax": "手写数字 mAP {map_digits_0} → {map_digits_0.35}; 未见过的类别 {map_unseen_0} → {map_unseen_0.35}",
     "flatnce": "批大小 3 的 mAP {map_cross_entropy_3} → {map_flat_3}; 批大小 64 {map_cross_entropy_64} → {map_flat_64}",
+    "roformer-sim": "平均精度:未训练 {map_untrained},训练后 {map_clean},加噪声 {map_noisy},再蒸馏 {map_distilled}; "
+    "写出的句子中同义的占 {valid_clean}",
+    "supervised-similarity": "人造句对,10% 标签有错:平方误差 {planted_wrong_squared},分类 {planted_wrong_classification},"
+    "CoSENT {planted_wrong_cosent},scale 取 5 时 {planted_wrong_cosent_5}; ATEC {atec_untrained}:平方误差 {atec_squared},"
+    "分类 {atec_classification},CoSENT {atec_cosent},scale 取 5 时 {atec_cosent_5}",
     "zlpr": "6 轮后的 micro-F1 {f1_early_bce} → {f1_early_zlpr}; 训练结束后比最优权重高 {f1_late_zlpr_minus_bce_best_weight}",
     "nmway": "各数字的平均召回 {accuracy_cross_entropy} → {accuracy_pairwise}; "
     "一类占 90% 时 {balanced_accuracy_common_cross_entropy} → {balanced_accuracy_common_pairwise}",

@@ -226,6 +226,7 @@ def pair_contrastive_loss(embeddings: Tensor, *, scale: float = 20.0, reduction:
     with without_autocast(embeddings):
         directions = unit(as_floats(embeddings, "embeddings"))
         scores = scale * (directions @ directions.T)
+    # roformer-sim, section "Partners in a batch"
     return info_nce(scores, rows ^ 1, mask=rows[:, None] != rows, reduction=reduction)
 
 

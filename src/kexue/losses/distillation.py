@@ -31,7 +31,7 @@ def similarity_distillation_loss(student: Tensor, teacher: Tensor, *, weight: fl
         raise ValueError(f"expected (n, d) and (n, e), got {tuple(student.shape)} and {tuple(teacher.shape)}")
     if not weight >= 0:
         raise ValueError(f"weight must be >= 0, got {weight}")
-    with without_autocast(student):
+    with without_autocast(student):  # roformer-sim, section "Distilled similarities"
         s, t = unit(as_floats(student, "student")), unit(as_floats(teacher, "teacher").detach())
         return weight * reduce((s @ s.T - (t @ t.T).to(s.dtype)).square(), None, "mean")
 
@@ -57,6 +57,7 @@ def seq2seq_loss(scores: Tensor, token_ids: Tensor, segment_ids: Tensor) -> Tens
         )
     if scores.shape[1] < 2:
         raise ValueError(f"a next token needs at least 2 positions, got {scores.shape[1]}")
+    # roformer-sim, section "Writing"
     labels = torch.where(segment_ids[:, 1:] == 1, as_class_numbers(token_ids, "token_ids")[:, 1:], -100).flatten()
     flat = scores[:, :-1].flatten(0, 1)
     labels = check_class_rows(labels, len(flat), flat.shape[1], "token_ids")

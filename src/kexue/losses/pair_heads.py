@@ -54,7 +54,7 @@ class PairClassificationLoss(nn.Module):
         check_embeddings(u, v)
         u, v = as_floats(u, "u"), as_floats(v, "v")
         parts = {"u": u, "v": v, "abs_diff": (u - v).abs()}
-        joined = torch.cat([parts[name] for name in self.features], dim=1)
+        joined = torch.cat([parts[name] for name in self.features], dim=1)  # section "Classification of pairs"
         scores: Tensor = self.linear(joined.to(self.linear.weight.dtype))
         return scores
 
@@ -120,6 +120,7 @@ class MultiTaskPairLoss(nn.Module):
         start, size = self._start[task], self._size[task]
         labels = check_class_rows(labels, rows, size)
         column = torch.arange(scores.shape[1], device=scores.device)
+        # section "One head for two tasks"
         own = (column >= start[:, None]) & (column < (start + size)[:, None])
         shifted = torch.where(labels == -100, labels, labels + start)
         return reduced_cross_entropy(scores.masked_fill(~own, -torch.inf), shifted, self.head.reduction)

@@ -57,7 +57,7 @@ def _cosent_pairwise(scores: Tensor, labels: Tensor) -> Tensor:
     """The loss from the matrix of all ordered pairs."""
     below = labels[:, None] < labels
     terms = (scores[:, None] - scores).masked_fill(~below, -torch.inf).flatten()
-    return torch.cat([terms.new_zeros(1), terms]).logsumexp(0)
+    return torch.cat([terms.new_zeros(1), terms]).logsumexp(0)  # section "The order alone: CoSENT"
 
 
 def _cosent_sorted(scores: Tensor, labels: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def _cosent_sorted(scores: Tensor, labels: Tensor) -> Tensor:
     labels, order = labels.sort()
     scores = scores[order]
     first = torch.searchsorted(labels, labels)  # number of labels smaller than that of j
-    running = scores.logcumsumexp(0)
+    running = scores.logcumsumexp(0)  # section "One pass over the sorted batch"
     terms = running[(first - 1).clamp(min=0)] - scores
     return torch.cat([terms.new_zeros(1), terms.masked_fill(first == 0, -torch.inf)]).logsumexp(0)
 
@@ -111,6 +111,7 @@ def cosine_mse_loss(cosines: Tensor, labels: Tensor, *, negative: float = 0.0, r
     if not -1 <= negative <= 1:
         raise ValueError(f"negative is a cosine in [-1, 1], got {negative}")
     cosines, labels = _check_similarities(cosines, labels)
+    # section "Regression of the cosine", as is the hinge below
     values = labels * (cosines - 1).square() + (1 - labels) * (cosines - negative).square()
     return reduce(values, None, reduction)
 

@@ -249,6 +249,6 @@ def unilm_mask(segment_ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if segment_ids.dim() != 2 or segment_ids.is_floating_point():
         raise ValueError(f"segment_ids must be integers (B, T), got {segment_ids.dtype} {tuple(segment_ids.shape)}")
-    place = segment_ids.cumsum(-1)
+    place = segment_ids.cumsum(-1)  # roformer-sim, section "One row, two readers"
     allowed = place[:, None, :] <= place[:, :, None]
     return allowed if mask is None else allowed & expand_mask(mask, segment_ids.shape)[:, None, :]
