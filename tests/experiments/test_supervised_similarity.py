@@ -62,7 +62,7 @@ def small_folder(tmp_path):
             thing = rng.integers(5)
             label = int(rng.integers(2))
             other = thing if label else (thing + 1) % 5
-            a, b = (f"{'甲乙丙丁戊'[t]}{rng.integers(1000):03d}" for t in (thing, other))
+            a, b = (f"{'甲乙丙丁戊'[t]}{rng.integers(100):02d}" for t in (thing, other))
             rows.append(f"{a}\t{b}\t{label}")
         folder = tmp_path / "pairs_zh" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def test_training_leaves_out_pairs_of_the_evaluation_and_learns_from_the_others(
     assert not notes[0].startswith("0 ")
     scores = _questions.measure_questions(sets, ("squared", "cosent"), module._build_loss, [0], 3)
     for way in ("squared", "cosent"):
-        assert scores[way]["atec"][0] > scores["untrained"]["atec"][0] + 20  # numbers stop to count
+        assert scores[way]["atec"][0] > scores["untrained"]["atec"][0] + 8  # the thing counts more than the number
         assert scores[way]["history"].shape == (1, 3, 2)
     best = scores["squared"]["history"][0, :, 0].max()
     assert scores["squared"]["valid"][0] == pytest.approx(max(best, scores["untrained"]["valid"][0]))  # the best epoch

@@ -237,6 +237,7 @@ def _draw(figure: Any, wrong: Mapping[str, Array], questions: Questions) -> None
     panels[0].legend(fontsize=8)
     if questions:
         panels[1].set_xlabel("epoch")
+        panels[1].set_xticks(range(1 + questions["squared"]["history"].shape[1]))
         panels[1].set_ylabel("Spearman x100, validation pairs")
         panels[1].set_title("ATEC, bag of character n-grams", fontsize=10)
 
