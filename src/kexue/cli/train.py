@@ -38,7 +38,10 @@ def sentences(
             "labelled pairs."
         ),
     ] = "pretrain",
-    init: Annotated[str | None, typer.Option(help="Model to start from; default: a new one.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Model to start from; teacher: the first layers of the teacher; default: a new one."),
+    ] = None,
     teacher: Annotated[str | None, typer.Option(help="Model to learn from, for distill.")] = None,
     validation: Annotated[
         str | None,
@@ -61,6 +64,9 @@ def sentences(
     hidden_size: Annotated[int, typer.Option(help="Width of a new model.", min=1)] = 256,
     num_layers: Annotated[int, typer.Option(help="Layers of a new model.", min=1)] = 4,
     num_heads: Annotated[int, typer.Option(help="Attention heads of a new model.", min=1)] = 4,
+    vector_size: Annotated[
+        int | None, typer.Option(help="Width of the vectors; default: that of the model.", min=1)
+    ] = None,
     dropout: Annotated[float, typer.Option(help="Dropout in training.", min=0, max=1)] = 0.1,
     ema: Annotated[float | None, typer.Option(help="Decay of the average of the weights; default: none.")] = None,
     eval_every: Annotated[int, typer.Option(help="Steps between evaluations and checkpoints.", min=1)] = 1000,
@@ -92,6 +98,7 @@ def sentences(
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
+        vector_size=vector_size,
         dropout=dropout,
         ema=ema,
         eval_every=eval_every,

@@ -147,6 +147,14 @@ class TextTokenizer:
         save_tokenizer(self._backend, self._special, folder)
 
     @cached_property
+    def tokens(self) -> list[str]:
+        """Tokens in the order of their ids; empty where an id has none."""
+        names = [""] * self.vocabulary_size
+        for token, number in self._backend.get_vocab().items():
+            names[number] = token
+        return names
+
+    @cached_property
     def vocabulary_size(self) -> int:
         """One more than the largest token id."""
         ids: dict[str, int] = self._backend.get_vocab()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from kexue.text import RoFormerSim, RoFormerSimConfig
+from kexue.similarity import Whitening
+from kexue.text import Encoder, RoFormerSim, RoFormerSimConfig
 from kexue.text.tokenizer import TextTokenizer
 
 TEXTS = ["怎么退货", "退货的流程是什么，几天能到？", "", "天气", "今天天气很好", "iphone 12", "银行卡", "货" * 60]
@@ -92,3 +93,25 @@ def test_importing_the_name_loads_torch_only_when_it_is_used() -> None:
     code = "import sys, kexue.text.roformer_sim as r; print('torch' in sys.modules); print(r.RoFormerSim.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["False", "RoFormerSim"]
+
+
+def test_a_whitening_in_the_pooler_equals_one_after_it(model: RoFormerSim) -> None:
+    texts = [f"第{i}天{text}" for i in range(6) for text in TEXTS]
+    raw = model.encode(texts, normalize=False)
+    np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), model.encode(texts), atol=1e-6)
+    whitening = Whitening(7, beta=0.9, gamma=0.5).fit(raw)
+    whitened = model.whiten(whitening)
+    np.testing.assert_allclose(whitened.encode(texts, normalize=False), whitening.transform(raw), rtol=0, atol=1e-4)
+    assert whitened.encode(texts).shape == (len(texts), 7)
+    with pytest.raises(ValueError, match="7 dimensions, got 32"):
+        model.whiten(Whitening(3).fit(whitened.encode(texts)))
+
+
+def test_shorter_vectors_survive_a_folder(model: RoFormerSim, tmp_path: Path) -> None:
+    short = model.whiten(Whitening(5, gamma=0.0).fit(model.encode(TEXTS, normalize=False)))
+    short.save_pretrained(tmp_path / "short")
+    expected = short.encode(TEXTS)
+    np.testing.assert_allclose(RoFormerSim.from_pretrained(tmp_path / "short").encode(TEXTS), expected, atol=1e-6)
+    encoder = Encoder(tmp_path / "short", dtype="float32")
+    assert encoder.dim == 5
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)

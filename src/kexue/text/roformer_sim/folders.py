@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,9 @@ def read_parts(folder: Path) -> tuple[RoFormerSimConfig, TextTokenizer]:
     """
     stack = read_model_folder(folder)
     config = _shape(read_config(stack.transformer), stack.transformer)
+    poolers = [stage.out_features for stage in stack.stages if isinstance(stage, DenseStage)]
+    if len(poolers) == 1 and poolers[0] != config.hidden_size:
+        config = replace(config, vector_size=poolers[0])
     return config, TextTokenizer(stack.transformer, lower=stack.lower)
 
 

@@ -29,17 +29,24 @@ class RoFormerSimConfig(TransformerConfig):
 
     Attributes:
         max_length: longest input in tokens, special ones included.
+        vector_size: width of a vector; None is `hidden_size`.
     """
 
     dropout: float = 0.1
     max_length: int = 512
+    vector_size: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Width of a vector."""
+        return self.vector_size or self.hidden_size
 
 
 class SentenceStates(NamedTuple):
     """Result of a `SentenceNetwork`.
 
     Attributes:
-        vectors: (B, d), not normalised.
+        vectors: (B, width of a vector), not normalised.
         states: (B, T, d) of the last block.
     """
 
@@ -59,7 +66,7 @@ class SentenceNetwork(nn.Module):
         self.config = config
         d = config.hidden_size
         self.transformer = Transformer(config)
-        self.pooler = nn.Linear(d, d)
+        self.pooler = nn.Linear(d, config.width)
         self.head = Affine(d, d)
         self.head_norm = nn.LayerNorm(d, eps=1e-12)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from kexue._progress import Progress
+from kexue.similarity.whitening.estimator import Whitening
 from kexue.text.batches import split_by_tokens
 from kexue.text.models import find_model
 from kexue.text.roformer_sim.folders import Dtype, read_parts, read_weights, write_folder
@@ -90,18 +92,49 @@ class RoFormerSim(SentenceNetwork):
         """
         write_folder(folder, self.config, self.state_dict(), self._require_tokenizer(), dtype)
 
+    def whiten(self, whitening: Whitening) -> RoFormerSim:
+        """Return a model whose vectors are those of this one after a whitening, which becomes a part of the pooler.
+
+        Args:
+            whitening: fitted on vectors of ``encode(texts, normalize=False)``.
+
+        Raises:
+            ValueError: it was fitted on vectors of another width.
+
+        Example:
+            >>> vectors = model.encode(texts, normalize=False)  # doctest: +SKIP
+            >>> shorter = model.whiten(Whitening(128, gamma=0.0).fit(vectors))  # doctest: +SKIP
+        """
+        kernel, bias = (torch.from_numpy(np.asarray(part)) for part in (whitening.kernel_, whitening.bias_))
+        if len(kernel) != self.config.width:
+            raise ValueError(f"the whitening is for vectors of {len(kernel)} dimensions, got {self.config.width}.")
+        other = RoFormerSim(replace(self.config, vector_size=kernel.shape[1]), self.tokenizer)
+        state = self.state_dict()
+        weight, shift = state["pooler.weight"], state["pooler.bias"]
+        folded = {"pooler.weight": kernel.T @ weight.double(), "pooler.bias": shift.double() @ kernel + bias}
+        other.load_state_dict({**state, **{name: value.to(weight.dtype) for name, value in folded.items()}})
+        return other.train(self.training)
+
     @torch.inference_mode()
-    def encode(self, texts: Iterable[str], *, batch_tokens: int = 2048, progress: Progress | None = None) -> np.ndarray:
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool = True,
+        batch_tokens: int = 2048,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
         """Compute the vectors of texts, in their order.
 
         Args:
             texts: n strings; one plain string counts as a list of one. An empty text is [CLS] [SEP].
+            normalize: scale vectors to length 1; False leaves them as the pooler returns them.
             batch_tokens: limit of tokens in one forward pass, padding included, at least 1; a longer text is a batch
                 by itself.
             progress: called as ``progress(texts_done, n)``.
 
         Returns:
-            (n, d) float32 of length 1; (0, d) for no texts. `truncated_` is the number of texts that were cut.
+            (n, d) float32; (0, d) for no texts. `truncated_` is the number of texts that were cut.
 
         Raises:
             TypeError: an element is not a string; its position is named. ValueError: no tokenizer, `batch_tokens` < 1.
@@ -112,14 +145,15 @@ class RoFormerSim(SentenceNetwork):
         tokens = tokenizer.encode(list_texts(texts))
         self.truncated_ = tokens.truncated
         n, done = len(tokens.lengths), 0
-        vectors = np.empty((n, self.config.hidden_size), dtype=np.float32)
+        vectors = np.empty((n, self.config.width), dtype=np.float32)
         training, device = self.training, self.pooler.weight.device
         self.eval()
         try:
             for rows in split_by_tokens(tokens.lengths, batch_tokens):
                 ids, keep = (torch.from_numpy(part).to(device) for part in tokens.pad(rows, tokenizer.pad_id))
                 mask = None if bool(keep.all()) else keep
-                vectors[rows] = functional.normalize(self(ids, mask=mask).vectors.float()).numpy(force=True)
+                batch = self(ids, mask=mask).vectors.float()
+                vectors[rows] = (functional.normalize(batch) if normalize else batch).numpy(force=True)
                 done += len(rows)
                 if progress is not None:
                     progress(done, n)

@@ -74,7 +74,7 @@ def from_published(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *
     Raises:
         CheckpointError: weights that are missing, superfluous, or of another shape; all are listed.
     """
-    given = {_plain(name): value for name, value in weights.items()}
+    given = {plain_name(name): value for name, value in weights.items()}
     found: dict[str, Tensor] = {}
     used: set[str] = set(_COPIES)
     missing, wrong = [], []
@@ -99,7 +99,7 @@ def from_published(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *
     return found
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a published name without its prefix and in the spelling of today."""
     name = name.removeprefix("roformer.").removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

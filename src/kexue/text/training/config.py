@@ -13,6 +13,8 @@ Stage = Literal["pretrain", "distill", "supervise"]
 PairLoss = Literal["cosent", "classify", "mse", "hinge"]
 Source = str | os.PathLike[str] | Any  # a file, or an iterable of mappings such as a `datasets.Dataset`
 
+FROM_TEACHER = "teacher"  # as `init`
+
 
 @dataclass(frozen=True)
 class SentenceConfig:
@@ -26,7 +28,8 @@ class SentenceConfig:
             rows of a `datasets.Dataset`; `kexue.text.training.sources` lists the columns. A file named twice counts
             twice.
         out: folder of the run; the model is in its folder ``model`` at the end.
-        init: model folder to start from; None starts a new model, whose vocabulary is the characters of `data`.
+        init: model folder to start from; ``"teacher"``: a new model with the first `num_layers` layers of the teacher,
+            a BERT, and its vectors of the characters of `data`; None: a new one with random weights.
         teacher: of the stage ``"distill"``: a model, as `kexue.text.Encoder` takes it, of any width.
         validation: labelled pairs, as `kexue.similarity.load_pairs` takes them, of a named set the split "valid"; the
             step with the highest Spearman correlation on them is kept. None keeps the last step.
@@ -38,7 +41,9 @@ class SentenceConfig:
         steps: optimizer steps.
         noise: share of rows whose first text gets noise on whole words, where a second is to be written.
         max_length: tokens of a text, special ones included; a longer one ends with its last punctuation mark before.
-        hidden_size, num_layers, num_heads: shape of a new model.
+        hidden_size, num_layers, num_heads: shape of a new model; only `num_layers` where it starts from the teacher.
+        vector_size: width of the vectors; None: as in `init`, and `hidden_size` for a new model. The first dimensions
+            of `init` are kept.
         dropout: of the network in training.
         ema: decay of a moving average of the weights, which are then the ones kept; None: no average.
         eval_every: steps between evaluations and checkpoints.
@@ -64,6 +69,7 @@ class SentenceConfig:
     hidden_size: int = 256
     num_layers: int = 4
     num_heads: int = 4
+    vector_size: int | None = None
     dropout: float = 0.1
     ema: float | None = None
     eval_every: int = 1000
@@ -100,3 +106,5 @@ class SentenceConfig:
                 else f"a teacher belongs to the stage 'distill', got teacher={os.fspath(self.teacher)!r} for the stage "
                 f"{self.stage!r}"
             )
+        if self.init == FROM_TEACHER and self.teacher is None:
+            raise ValueError("init='teacher' needs a teacher and the stage 'distill'")

@@ -62,7 +62,7 @@ def prepare_distill(config: SentenceConfig, corpus: Corpus, model: RoFormerSim, 
             progress=progress,
         )
     maker, facts = _code(config, corpus, cast(TextTokenizer, model.tokenizer), written=bool((groups.sizes > 1).any()))
-    rows = TextRows(maker, groups, reduce_targets(vectors, model.config.hidden_size), config.seed)
+    rows = TextRows(maker, groups, reduce_targets(vectors, model.config.width), config.seed)
     return Stage(rows, LengthBatches(rows, config.batch_size, config.seed), distill, facts)
 
 

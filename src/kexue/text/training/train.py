@@ -25,9 +25,10 @@ from kexue.text.roformer_sim.characters import choose_characters, write_tokenize
 from kexue.text.roformer_sim.model import RoFormerSimConfig
 from kexue.text.roformer_sim.sentences import RoFormerSim
 from kexue.text.tokenizer import TextTokenizer
-from kexue.text.training.config import SentenceConfig
+from kexue.text.training.config import FROM_TEACHER, SentenceConfig
 from kexue.text.training.corpus import Corpus, read_corpus
 from kexue.text.training.stages import Phases, prepare_distill, prepare_pretrain, prepare_supervise
+from kexue.text.training.start import start_from_teacher
 from kexue.text.training.tasks import SentenceTask
 from kexue.train.checkpoint import load_checkpoint
 from kexue.train.config import TrainConfig, TrainResult
@@ -130,20 +131,11 @@ def warm_then_fall(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.
 
 def _open_student(config: SentenceConfig, texts: list[str]) -> RoFormerSim:
     """Return the model to train, on the CPU: that of `init`, or a new one with the characters of the texts."""
-    if config.init is not None:
-        model = _with_dropout(RoFormerSim.from_pretrained(config.init), config.dropout)
+    if config.init is not None and config.init != FROM_TEACHER:
+        model = RoFormerSim.from_pretrained(config.init)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            size = write_tokenizer(Path(folder), choose_characters(texts), max_length=512)
-            tokenizer = TextTokenizer(Path(folder))
-        shape = RoFormerSimConfig(
-            size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            dropout=config.dropout,
-        )
-        model = RoFormerSim(shape, tokenizer)
+        model = _new_student(config, texts)
+    model = _adapt(model, config.dropout, config.vector_size or model.config.width)
     longest = 2 * config.max_length  # two texts in a row
     if longest > model.config.max_length:
         raise ValueError(
@@ -153,10 +145,33 @@ def _open_student(config: SentenceConfig, texts: list[str]) -> RoFormerSim:
     return model
 
 
-def _with_dropout(model: RoFormerSim, dropout: float) -> RoFormerSim:
-    """Return a model of the same weights with another dropout."""
-    other = RoFormerSim(dataclasses.replace(model.config, dropout=dropout), model.tokenizer)
-    other.load_state_dict(model.state_dict())
+def _new_student(config: SentenceConfig, texts: list[str]) -> RoFormerSim:
+    """Return a model with the characters of the texts, and random weights or those of a part of the teacher."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_tokenizer(Path(folder), choose_characters(texts), max_length=512)
+        tokenizer = TextTokenizer(Path(folder))
+    if config.init == FROM_TEACHER:
+        return start_from_teacher(os.fspath(config.teacher or ""), tokenizer, num_layers=config.num_layers)
+    shape = RoFormerSimConfig(
+        size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+    )
+    return RoFormerSim(shape, tokenizer)
+
+
+def _adapt(model: RoFormerSim, dropout: float, width: int) -> RoFormerSim:
+    """Return a model of the same weights with another dropout, and with the first dimensions of its vectors."""
+    if width > model.config.width:
+        raise ValueError(
+            f"vector_size must be at most {model.config.width}, that of the model to start from, got {width}"
+        )
+    other = RoFormerSim(dataclasses.replace(model.config, dropout=dropout, vector_size=width), model.tokenizer)
+    state = model.state_dict()
+    other.load_state_dict(
+        {name: value[:width] if name.startswith("pooler.") else value for name, value in state.items()}
+    )
     return other
 
 

@@ -1,0 +1,49 @@
+"""The last step of the shipped model: whitening and calibration of a trained one, and the folder in float16.
+
+    python recipes/tiny_zh/finish.py --model run/model --data data --out src/kexue/text/tiny_zh
+
+Whitening: mean and principal axes of the vectors of 20,000 texts, no scaling (gamma = 0), as a part of the pooler.
+Calibration: cosines of 5,000 random pairs of these texts, for `kexue.similarity.ScoreCalibrator.load`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from kexue.similarity import ScoreCalibrator, Whitening
+from kexue.text import RoFormerSim
+
+TEXTS, PAIRS = 20_000, 5_000
+FILES = ("tatoeba", "dialogue_parts", "dialogue", "grammar")
+
+
+def main() -> None:
+    """Write the folder of ``--out``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    options = parser.parse_args()
+    generator = np.random.default_rng(0)
+    lines = [line for name in FILES for line in (options.data / f"{name}.txt").read_text("utf-8").splitlines()]
+    texts = [lines[i] for i in generator.choice(len(lines), TEXTS, replace=False)]
+    model = RoFormerSim.from_pretrained(options.model)
+    whitening = Whitening(beta=1.0, gamma=0.0).fit(model.encode(texts, normalize=False))
+    model = model.whiten(whitening)
+    card = options.out / "README.md"
+    kept = card.read_bytes() if card.is_file() else b""
+    if options.out.is_dir():
+        shutil.rmtree(options.out)
+    model.save_pretrained(options.out, dtype="float16")
+    vectors = RoFormerSim.from_pretrained(options.out).encode(texts)
+    left, right = generator.permutation(TEXTS)[:PAIRS], generator.permutation(TEXTS)[:PAIRS]
+    left, right = left[left != right], right[left != right]
+    ScoreCalibrator().fit((vectors[left] * vectors[right]).sum(1)).save(options.out / "calibration.safetensors")
+    card.write_bytes(kept)
+
+
+if __name__ == "__main__":
+    main()
