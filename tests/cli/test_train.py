@@ -1,11 +1,14 @@
 """`kexue train` through its own door."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from kexue.cli import main
 from kexue.text import RoFormerSim
+from kexue.text.training import train
 
 SMALL = ["--hidden-size", "16", "--num-layers", "1", "--num-heads", "2", "--batch-size", "4", "--device", "cpu"]
 
@@ -49,6 +52,19 @@ def test_limit_and_resume(capsys, pairs, tmp_path):
     code, printed = run(capsys, *common, "--lr", 0.1)
     assert code == 1
     assert "lr was 0.0005, is 0.1" in json.loads(printed.out)["error"]["message"]
+
+
+def test_a_signal_ends_with_a_code_and_the_same_command_continues(capsys, pairs, tmp_path, monkeypatch):
+    def stop_at_two(_progress):
+        return lambda trainer, _record: os.kill(os.getpid(), signal.SIGTERM) if trainer.place.step == 2 else None
+
+    monkeypatch.setattr(train, "reporting", stop_at_two)
+    common = ["--data", pairs, "--out", tmp_path / "run", "--steps", 4, *SMALL, "--json"]
+    code, printed = run(capsys, *common)
+    assert (code, json.loads(printed.out)["interrupted"]) == (130, True)
+    assert "run the same command again to continue" in printed.err
+    code, printed = run(capsys, *common)
+    assert (code, json.loads(printed.out)["steps"]) == (0, 4)
 
 
 def test_bad_input(capsys, pairs, tmp_path):

@@ -210,6 +210,20 @@ def test_long_texts_and_unknown_characters_are_told(settings, tmp_path, teacher,
     assert facts["words"] == "longest match"
 
 
+def test_pairs_that_all_share_a_text_are_told(tmp_path, caplog):
+    rows = [{"text_a": "甲", "text_b": other} for other in "乙丙丁戊己庚"]
+    with caplog.at_level(logging.WARNING):
+        train_sentences(SentenceConfig("pretrain", [rows], tmp_path, **{**SMALL, **CPU, "steps": 1}))
+    assert "1 of 6 pairs or groups are in the batches of an epoch" in caplog.text
+
+
+def test_numbered_inference_labels_are_told(tmp_path, caplog):
+    rows = [{"text_a": f"甲{i}", "text_b": f"乙{i}", "label": i} for i in range(3)]
+    with caplog.at_level(logging.WARNING):
+        train_sentences(SentenceConfig("supervise", [rows], tmp_path, **{**SMALL, **CPU, "steps": 1}))
+    assert "labels 0, 1 and 2 are read as grades; for inference use the words contradiction" in caplog.text
+
+
 def test_a_named_set_is_validated_on_its_valid_split(tmp_path, monkeypatch, pairs):
     folder = tmp_path / "pairs_zh" / "toy"
     folder.mkdir(parents=True)

@@ -194,12 +194,16 @@ class DistinctBatches:
         families: (n,) number of the family of each group.
         size: groups of a batch.
         seed: of the order.
+
+    Attributes:
+        used: groups in the batches of an epoch.
     """
 
     def __init__(self, data: _Sized, families: np.ndarray, size: int, seed: int) -> None:
         self.data, self.families, self.size, self.seed, self.epoch = data, families, size, seed, 0
         layers = np.bincount(_rank(families))
         self._layers = [int(n) for n in layers if n >= size] or [int(layers[0])]
+        self.used = sum(min(n, max(1, n // size) * size) for n in self._layers)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass."""

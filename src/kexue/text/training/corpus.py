@@ -39,16 +39,19 @@ class Corpus:
 
     def kinds(self) -> dict[int, tuple[Kind, float]]:
         """Return the kind of the labels of each source that has labels, and the grade above which texts are alike."""
-        labels: dict[int, set[Label]] = {}
-        for source, label in zip(self.sources, self.labels, strict=True):
-            if label is not None:
-                labels.setdefault(source, set()).add(label)
         found: dict[int, tuple[Kind, float]] = {}
-        for source, different in labels.items():
+        for source in dict.fromkeys(self.sources):
+            if not (different := self.labels_of(source)):
+                continue
             kind = find_kind(different)
             small = kind == "graded" and max(float(one) for one in different) <= 1  # grades from 0 to 1
             found[source] = kind, 0.5 if small else GRADE
         return found
+
+    def labels_of(self, source: int) -> set[Label]:
+        """Return the different labels of a source."""
+        rows = zip(self.sources, self.labels, strict=True)
+        return {label for one, label in rows if one == source and label is not None}
 
     def alike(self) -> Iterator[tuple[int, ...]]:
         """Yield the different texts of each example that mean the same; those of a pair that does not, one by one."""

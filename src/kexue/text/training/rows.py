@@ -133,11 +133,17 @@ class RowMaker:
         if not self.noise or words is None:
             return parts
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        chosen = written & (generator.random(len(parts)) < self.noise)
-        return [
-            corrupt(part, words[starts[i] : starts[i + 1]], self.tokenizer, NOISE, generator) if noisy else part
-            for part, i, noisy in zip(parts, first, chosen, strict=True)
-        ]
+        chosen = np.flatnonzero(written & (generator.random(len(parts)) < self.noise))
+        if not len(chosen):
+            return parts
+        numbers = [words[starts[i] : starts[i + 1]] for i in first[chosen]]
+        before = np.cumsum([0, *(int(own.max()) + 1 for own in numbers[:-1])])  # words of the texts before
+        of = np.concatenate([np.where(own < 0, -1, own + add) for own, add in zip(numbers, before, strict=True)])
+        noisy = corrupt(np.concatenate([parts[i] for i in chosen]), of, self.tokenizer, NOISE, generator)
+        ends = np.cumsum([len(own) for own in numbers])[:-1]
+        for i, part in zip(chosen, np.split(noisy, ends), strict=True):
+            parts[i] = part
+        return parts
 
 
 class PairCollator:

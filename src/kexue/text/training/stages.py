@@ -32,12 +32,14 @@ from kexue.text.training.config import SentenceConfig
 from kexue.text.training.corpus import Corpus, ragged
 from kexue.text.training.labels import to_number
 from kexue.text.training.rows import RowMaker, encode_texts
+from kexue.text.training.sources import INFERENCE
 from kexue.text.training.tasks import Classify, Objective, contrast, distill, hinge, order, square
 from kexue.text.training.teacher import reduce_targets, teach
 from kexue.text.training.words import choose_splitter
 
 Phases = Callable[[str], AbstractContextManager[Progress]]  # opens the progress of a phase of the work by its name
 _UNKNOWN = 0.01  # share of unknown tokens from which a warning is due
+_FEW = 0.5  # share of the pairs in an epoch below which a warning is due
 _LOG = logging.getLogger(__name__)
 
 
@@ -82,6 +84,11 @@ def prepare_pretrain(config: SentenceConfig, corpus: Corpus, model: RoFormerSim,
     maker, facts = _code(config, corpus, cast(TextTokenizer, model.tokenizer), written=True)
     rows = PairRows(maker, groups, config.seed)
     batches = DistinctBatches(rows, find_families(groups), config.batch_size // 2, config.seed)
+    if batches.used < _FEW * len(several):
+        _LOG.warning(
+            "%s of %s are in the batches of an epoch: the others share texts with them, and would be wrong negatives",
+            f"{batches.used:,}", f"{len(several):,} pairs or groups",
+        )  # fmt: skip
     return Stage(rows, batches, contrast, facts)
 
 
@@ -97,6 +104,8 @@ def find_families(groups: Groups) -> np.ndarray:
 def prepare_supervise(config: SentenceConfig, corpus: Corpus, model: RoFormerSim, _phases: Phases) -> Stage:
     """Return two rows for each labelled pair; batches of labels of one kind take turns."""
     kinds = corpus.kinds()
+    if any(kind == "graded" and corpus.labels_of(source) == {0, 1, 2} for source, (kind, _) in kinds.items()):
+        _LOG.warning("labels 0, 1 and 2 are read as grades; for inference use the words %s", ", ".join(INFERENCE))
     pairs, labels, tasks, pools = [], [], [], []
     for numbers, label, source in zip(corpus.examples, corpus.labels, corpus.sources, strict=True):
         if label is None:
