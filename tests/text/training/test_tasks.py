@@ -66,6 +66,18 @@ def test_chunks_give_the_gradient_of_the_whole_batch(make_model, batch, chunk_si
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_chunks_in_half_precision_come_near_the_whole_batch(make_model, batch):
+    gradients = []
+    for chunk_size in (None, 4):
+        model = make_model()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = SentenceTask(model, contrast, chunk_size=chunk_size).training_step(batch).loss
+        loss.backward()
+        gradients.append(torch.cat([one.grad.flatten() for one in model.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+    assert gradients[0].norm() == pytest.approx(gradients[1].norm().item(), rel=0.02)
+
+
 def test_chunks_train_a_head_too(make_model, batch):
     gradients = []
     for chunk_size in (None, 2):

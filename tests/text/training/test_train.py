@@ -20,6 +20,7 @@ from kexue.text.training.corpus import read_corpus
 from kexue.text.training.train import warm_then_fall
 from kexue.train import load_checkpoint
 
+PAIRS = [("怎么买手机", "手机如何购买"), ("怎么买电脑", "电脑如何购买")]  # two of those of `pairs`
 SMALL = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 8, "steps": 6, "eval_every": 2, "lr": 1e-3}
 CPU = {"device": "cpu", "precision": "fp32"}
 
@@ -113,6 +114,16 @@ def test_the_step_of_the_best_validation_is_kept(settings, labelled, monkeypatch
     kept = load_checkpoint(settings["out"] / "best")["ema"]
     table = weights(settings["out"])["roformer.embeddings.word_embeddings.weight"]
     assert torch.equal(table, kept["network.transformer.tokens.weight"])
+
+
+@pretrain
+def test_validation_pairs_that_are_trained_on_are_told(settings, tmp_path, caplog):
+    path = tmp_path / "valid.tsv"
+    a, b = PAIRS[0]
+    path.write_text(f"{b}\t{a}\t1\n{a}\t{PAIRS[1][1]}\t0\n", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        train_sentences(SentenceConfig(**settings, validation=path, limit=1))
+    assert "1 of 2 validation pairs are in the training data" in caplog.text
 
 
 @pretrain

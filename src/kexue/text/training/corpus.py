@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,11 @@ class Corpus:
         """Return the different labels of a source."""
         rows = zip(self.sources, self.labels, strict=True)
         return {label for one, label in rows if one == source and label is not None}
+
+    def count_pairs(self, pairs: Iterable[tuple[str, str]]) -> int:
+        """Return how many of these pairs are examples too, in any order."""
+        known = {frozenset(self.texts[number] for number in numbers) for numbers in self.examples if len(numbers) == 2}
+        return sum(frozenset(pair) in known for pair in pairs)
 
     def alike(self) -> Iterator[tuple[int, ...]]:
         """Yield the different texts of each example that mean the same; those of a pair that does not, one by one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from kexue._files import replacing
 from kexue._progress import Progress
-from kexue._text import parse_json
+from kexue._text import parse_json, say_count
 from kexue.errors import CheckpointError
 from kexue.similarity.evaluation import evaluate_pairs
 from kexue.similarity.pairs import PairDataset, load_pairs
@@ -37,6 +38,7 @@ from kexue.train.loop import Trainer, reporting
 
 _WARM = 20  # the learning rate rises over a twentieth of the steps
 _SETTINGS = "settings.json"
+_LOG = logging.getLogger(__name__)
 _FREE = ("out", "data", "device", "limit", "resume")  # settings that may change when a run continues
 _PREPARE = {"pretrain": prepare_pretrain, "distill": prepare_distill, "supervise": prepare_supervise}
 
@@ -66,6 +68,7 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
     phases = progress or _silent
     validation = _load_validation(config)
     corpus = read_corpus(config.data)
+    _warn_of_leaks(validation, corpus)
     _check_settings(config, corpus)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -181,6 +184,17 @@ def _load_validation(config: SentenceConfig) -> PairDataset | None:
         return None
     split = None if Path(config.validation).is_file() else "valid"
     return load_pairs(config.validation, split)
+
+
+def _warn_of_leaks(validation: PairDataset | None, corpus: Corpus) -> None:
+    """Warn of validation pairs that are trained on."""
+    if validation is None:
+        return
+    if shared := corpus.count_pairs(zip(validation.texts_a, validation.texts_b, strict=True)):
+        _LOG.warning(
+            "%d of %s are in the training data, so the score is too good: leave them out of the training data",
+            shared, say_count(len(validation), "validation pair"),
+        )  # fmt: skip
 
 
 def _evaluation(model: RoFormerSim, pairs: PairDataset) -> Callable[[nn.Module], dict[str, float]]:
