@@ -152,12 +152,13 @@ def test_a_student_comes_near_its_teacher(pairs, teacher, tmp_path):
 
 @supervise
 def test_the_head_is_trained_with_the_network(settings):
-    config = SentenceConfig(**{**settings, "loss": "classify", "eval_every": 1})
+    config = SentenceConfig(**{**settings, "loss": "classify", "eval_every": 1, "vector_size": 12})
     train_sentences(dataclasses.replace(config, limit=1))
     name = "objective.head.head.linear.weight"
     before = load_checkpoint(settings["out"] / "last")["model"][name].clone()
     train_sentences(config)
     after = load_checkpoint(settings["out"] / "last")["model"][name]
+    assert after.shape == (5, 3 * 12)
     assert (before - after).abs().max() > 1e-4
 
 
@@ -274,7 +275,8 @@ def test_data_that_do_not_suit_the_stage(pairs, tmp_path, changes, message):
         ({"lr": 0}, "lr must be > 0, got 0"),
         ({"noise": 2}, "noise is a share between 0 and 1, got 2"),
         ({"max_length": 3}, "max_length must be at least 4 tokens, got 3"),
-        ({"data": "a.tsv"}, "data must be a list of one or more files or data sets, got 'a.tsv'"),
+        ({"data": "a.tsv"}, "data must be a list of one or more files or data sets, got 'a.tsv'; use [...]"),
+        ({"data": []}, "data must be a list of one or more files or data sets, got []"),
         ({"teacher": "x"}, "a teacher belongs to the stage 'distill', got teacher='x' for the stage 'pretrain'"),
         ({"stage": "distill"}, "the stage 'distill' needs a teacher"),
     ],

@@ -83,8 +83,8 @@ class SentenceConfig:
         for name, legal in (("stage", Stage), ("loss", PairLoss)):
             if getattr(self, name) not in get_args(legal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(legal))}, got {getattr(self, name)!r}")
-        if isinstance(self.data, (str, os.PathLike)) or not len(self.data):
-            raise ValueError(f"data must be a list of one or more files or data sets, got {self.data!r}")
+        if not isinstance(self.data, (list, tuple)) or not self.data:
+            raise ValueError(f"data must be a list of one or more files or data sets, got {self.data!r:.80}; use [...]")
         if self.batch_size < 2 or self.batch_size % 2:
             raise ValueError(
                 f"batch_size must be an even number of rows, at least 2, since a pair has two rows, got "

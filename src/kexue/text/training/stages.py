@@ -134,7 +134,7 @@ def prepare_supervise(config: SentenceConfig, corpus: Corpus, model: RoFormerSim
         for pool in np.unique(found)
     ]
     if config.loss == "classify":
-        return Stage(rows, AlternatingBatches(batches), Classify(model.config.hidden_size), facts)
+        return Stage(rows, AlternatingBatches(batches), Classify(model.config.width), facts)
     objectives: dict[str, Objective] = {"cosent": order, "mse": square, "hinge": hinge}
     return Stage(rows, AlternatingBatches(batches), objectives[config.loss], facts)
 
