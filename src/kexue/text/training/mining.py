@@ -28,7 +28,7 @@ def mine_pairs(
     different answers to one question, and with a higher threshold (0.7, say) those of one passage.
 
     Args:
-        groups: sentences of each group; the same sentence is used once.
+        groups: n sentences in each group, of which the same is used once; a group needs memory for n x n numbers.
         similarity: ``"char_jaccard"``: shared over all characters and pairs of characters, each counted as often as
             it occurs; or a function from n sentences to their similarities (n, n).
         threshold: smallest similarity of a pair.

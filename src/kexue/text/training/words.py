@@ -44,9 +44,8 @@ def choose_splitter(texts: Iterable[str]) -> tuple[str, Splitter]:
 def learn_words(texts: Iterable[str]) -> frozenset[str]:
     """Return the words of texts: sequences of 2 to 4 Chinese characters that occur at least 5 times and stick together.
 
-    >>> texts = [f"{a}退货{b}" for a in "我你他她" for b in "了吗吧呢啊"] + ["今天天气不错" * 20]
-    >>> "退货" in learn_words(texts), "货了" in learn_words(texts)
-    (True, False)
+    >>> learn_words(["退货"] * 5 + ["天" * 300])
+    frozenset({'退货'})
     """
     counts: Counter[str] = Counter()
     for text in texts:
