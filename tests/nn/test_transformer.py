@@ -245,6 +245,13 @@ def test_bad_input_is_named():
         model(tokens[0])
     with pytest.raises(ValueError, match="position 29 is beyond"):
         build(position="learned")(ids(1, 30))
-    for wrong in ({"hidden_size": 30}, {"norm": "both"}, {"position": "xl"}, {"pad_id": 40}, {"hidden_size": 4}):
+    for wrong in (
+        {"hidden_size": 30},
+        {"norm": "both"},
+        {"position": "xl"},
+        {"pad_id": 40},
+        {"hidden_size": 4},
+        {"dropout": 1},
+    ):
         with pytest.raises(ValueError, match="got"):
             build(**wrong)

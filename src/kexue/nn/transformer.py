@@ -41,7 +41,7 @@ class TransformerConfig:
         position: ``"rotary"`` (d / h even), ``"sinusoidal"``, ``"t5"`` (one table of biases for all layers),
             ``"learned"`` (up to `max_length`) or ``"none"``.
         norm: ``"post"`` or ``"pre"``.
-        dropout: of embeddings, attention weights and the two maps of a block.
+        dropout: of embeddings, attention weights and the two maps of a block, in [0, 1).
         num_segments: rows of the segment table; 0 leaves it out.
         max_length: longest input, for ``"learned"`` only.
         pad_id: token whose embedding is 0 and is not trained. It is attended to unless the mask excludes it.
@@ -71,6 +71,8 @@ class TransformerConfig:
             raise ValueError(f"rotary positions need an even head width, got {self.hidden_size // self.num_heads}")
         if self.norm not in {"post", "pre"}:
             raise ValueError(f"norm must be 'post' or 'pre', got {self.norm!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id must be in [0, {self.vocab_size}), got {self.pad_id}")
 

@@ -164,7 +164,13 @@ def _read_dense(folder: Path) -> DenseStage:
     output = config.get("module_output_name") or name
     if config.get("use_residual") or (name, output) != ("sentence_embedding", "sentence_embedding"):
         raise CheckpointError(f"{path}: only a plain dense stage from sentence vector to sentence vector is read.")
-    return DenseStage(folder, config["in_features"], config["out_features"], bool(config.get("bias", True)), activation)
+    width, out = config.get("in_features"), config.get("out_features")
+    if not all(type(size) is int and size > 0 for size in (width, out)):
+        raise CheckpointError(
+            f"{path}: in_features and out_features must be whole numbers >= 1, got {width!r} and {out!r}.",
+            remedy="Fetch the folder again.",
+        )
+    return DenseStage(folder, width, out, bool(config.get("bias", True)), activation)
 
 
 def weight_files(folder: Path) -> list[Path]:

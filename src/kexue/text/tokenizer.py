@@ -104,7 +104,9 @@ class TextTokenizer:
         self.cls_id, self.sep_id = self._special.cls, self._special.sep
 
     def set_max_length(self, max_length: int) -> None:
-        """Cut at `max_length` tokens, special ones included."""
+        """Cut at `max_length` tokens, special ones included; ValueError where that leaves no room for a text."""
+        if max_length <= self.specials:
+            raise ValueError(f"max_length must be at least {self.specials + 1} tokens, got {max_length}.")
         self.max_length = max_length
         self._backend.enable_truncation(max_length)
         self._characters = max(_CHARACTERS_PER_TOKEN * max_length, 4096)

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from kexue.errors import CheckpointError, DataError
 from kexue.nn.attention import unilm_mask
 from kexue.text import Encoder, RoFormerSim
+from kexue.text.tokenizer import TextTokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -132,7 +133,9 @@ def test_weights_that_do_not_fit_are_all_listed(published: tuple[Path, Any]) -> 
     def damage(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         kept = {name: value for name, value in weights.items() if "layer.1.attention.self.key" not in name}
         kept["cls.predictions.bias"] = torch.zeros(3)
-        return kept | {"strange.weight": torch.zeros(2)}
+        kept = {name: value for name, value in kept.items() if "layer.0.attention.self.value.weight" not in name}
+        value = {next(name for name in weights if "layer.0.attention.self.value.weight" in name): torch.zeros(32, 8)}
+        return kept | value | {"strange.weight": torch.zeros(2)}
 
     change_weights(folder, damage)
     with pytest.raises(CheckpointError) as caught:
@@ -140,7 +143,8 @@ def test_weights_that_do_not_fit_are_all_listed(published: tuple[Path, Any]) -> 
     for part in (
         r"missing: encoder.layer.1.attention.self.key.weight, encoder.layer.1.attention.self.key.bias",
         r"not known: strange.weight",
-        r"of another shape: cls.predictions.bias (3,)",
+        r"encoder.layer.0.attention.self.value.weight (32, 8) instead of (32, 32)",
+        r"cls.predictions.bias (3,)",
     ):
         assert part in str(caught.value)
 
@@ -171,6 +175,11 @@ def test_an_encoder_without_pooler_and_head_is_for_the_class_encoder(
         ({"model_type": "albert"}, 'model_type="albert"'),
         ({"num_attention_heads": 5}, "num_heads must divide hidden_size"),
         ({"vocab_size": "many"}, "config.json"),
+        ({"num_hidden_layers": 2.0}, "cannot be loaded: TypeError"),
+        ({"hidden_dropout_prob": 7}, r"config.json: dropout must be in \[0, 1\), got 7"),
+        ({"max_position_embeddings": 2}, "max_length must be at least 3 tokens, got 2"),
+        ({"type_vocab_size": 1}, r"config.json: num_segments must be 0, or at least 2 .* got 1"),
+        ({"vocab_size": 30}, "tokenizer has [0-9]+ tokens, the network 30"),
     ],
 )
 def test_a_setting_that_is_not_computed_is_named(
@@ -268,6 +277,95 @@ def test_other_stages_are_refused(model: RoFormerSim, tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match=r"Dense \(tanh\)"):
         RoFormerSim.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(
+    make_model: Callable[..., RoFormerSim], tmp_path: Path, value: float
+) -> None:
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    change_weights(
+        tmp_path / "model", lambda weights: weights | {"cls.predictions.bias": weights["cls.predictions.bias"] * value}
+    )
+    with pytest.raises(CheckpointError, match=r"NaN or infinite: cls\.predictions\.bias"):
+        RoFormerSim.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        model.pooler.weight[0, 0] = value
+    with pytest.raises(ValueError, match=r"NaN or infinite in float32: pooler\.weight, 1 in all"):
+        model.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_weight_beyond_float16_is_not_saved_as_infinity(
+    make_model: Callable[..., RoFormerSim], tmp_path: Path
+) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.head_bias[3] = 70_000.0
+    with pytest.raises(ValueError, match=r"infinite in float16: cls\.predictions\.bias"):
+        model.save_pretrained(tmp_path / "model", dtype="float16")
+    model.save_pretrained(tmp_path / "model")
+    assert RoFormerSim.from_pretrained(tmp_path / "model").head_bias[3] == 70_000
+
+
+def test_a_head_with_a_table_of_its_own_is_refused(published: tuple[Path, Any]) -> None:
+    folder, peer = published
+    table = peer.get_input_embeddings().weight.detach()
+    change_weights(folder, lambda weights: weights | {"cls.predictions.decoder.weight": table.clone()})
+    RoFormerSim.from_pretrained(folder)
+    change_weights(folder, lambda weights: weights | {"cls.predictions.decoder.weight": table + 1})
+    with pytest.raises(CheckpointError, match=r"not tied: cls\.predictions\.decoder\.weight is not embeddings\.word"):
+        RoFormerSim.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("lower", ["tokenizer", "folder"])
+def test_the_lowest_limit_cuts_for_every_reader(
+    model: RoFormerSim, tokenizer_folder: Path, tmp_path: Path, lower: str
+) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    if lower == "tokenizer":
+        tokenizer = TextTokenizer(tokenizer_folder)
+        tokenizer.model_max_length = 10
+        short = RoFormerSim(model.config, tokenizer).eval()
+        short.load_state_dict(model.state_dict())
+        short.save_pretrained(tmp_path / "model")
+    else:
+        model.save_pretrained(tmp_path / "model")
+        settings = tmp_path / "model/sentence_bert_config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "max_seq_length": 10}))
+    again = RoFormerSim.from_pretrained(tmp_path / "model")
+    vectors = again.encode(TEXTS)
+    assert again.truncated_ == 2
+    np.testing.assert_allclose(vectors[-1], again.encode("货" * 8)[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(Encoder(tmp_path / "model", dtype="float32").encode(TEXTS), vectors, rtol=0, atol=1e-6)
+    peer = sentence_transformers.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    np.testing.assert_allclose(peer.encode(TEXTS), vectors, rtol=0, atol=1e-5)
+    again.save_pretrained(tmp_path / "again")
+    np.testing.assert_array_equal(RoFormerSim.from_pretrained(tmp_path / "again").encode(TEXTS), vectors)
+
+
+def test_without_a_dense_stage_the_pooler_is_the_identity(model: RoFormerSim, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    stages = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([one for one in stages if "Dense" not in one["type"]]))
+    expected = Encoder(folder, dtype="float32").encode(TEXTS)
+    np.testing.assert_allclose(RoFormerSim.from_pretrained(folder).encode(TEXTS), expected, rtol=0, atol=1e-6)
+    pooler = {f"roformer.pooler.dense.{name}": value for name, value in model.pooler.state_dict().items()}
+    change_weights(folder, lambda weights: weights | pooler)
+    np.testing.assert_allclose(RoFormerSim.from_pretrained(folder).encode(TEXTS), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"in_features": "a", "out_features": -3}, {"in_features": 32}])
+def test_a_damaged_dense_stage_is_told_to_every_reader(
+    model: RoFormerSim, tmp_path: Path, sizes: dict[str, object]
+) -> None:
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/2_Dense/config.json").write_text(json.dumps(sizes))
+    for read in (RoFormerSim.from_pretrained, Encoder):
+        with pytest.raises(CheckpointError, match="in_features and out_features must be whole numbers >= 1"):
+            read(tmp_path / "model")
 
 
 def test_damaged_weights_are_told(model: RoFormerSim, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,6 +88,10 @@ def test_bad_input(model: RoFormerSim, tokenizer_folder: Path) -> None:
         bare.encode(["a"])
     with pytest.raises(ValueError, match=r"has \d+ tokens, the network 9"):
         RoFormerSim(bare.config, TextTokenizer(tokenizer_folder))
+    with pytest.raises(ValueError, match="vector_size must be at least 1, or None for hidden_size, got 0"):
+        dataclasses.replace(bare.config, vector_size=0)
+    with pytest.raises(ValueError, match="max_length must be at least 3 tokens, got 2"):
+        RoFormerSim(dataclasses.replace(model.config, max_length=2), TextTokenizer(tokenizer_folder))
 
 
 def test_importing_the_name_loads_torch_only_when_it_is_used() -> None:

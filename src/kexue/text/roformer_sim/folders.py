@@ -40,6 +40,8 @@ _EPSILON = 1e-12
 def read_parts(folder: Path) -> tuple[RoFormerSimConfig, TextTokenizer]:
     """Return the shape and the tokenizer of a folder.
 
+    The tokenizer's limit is the folder's, where that is the lower one.
+
     Raises:
         CheckpointError: a setting that RoFormer-Sim does not have, a tokenizer that cannot be read.
     """
@@ -48,15 +50,19 @@ def read_parts(folder: Path) -> tuple[RoFormerSimConfig, TextTokenizer]:
     poolers = [stage.out_features for stage in stack.stages if isinstance(stage, DenseStage)]
     if len(poolers) == 1 and poolers[0] != config.hidden_size:
         config = replace(config, vector_size=poolers[0])
-    return config, TextTokenizer(stack.transformer, lower=stack.lower)
+    tokenizer = TextTokenizer(stack.transformer, lower=stack.lower)
+    if stack.max_length is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, stack.max_length)
+    return config, tokenizer
 
 
 def read_weights(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a folder's weights, in float32, under the names of `state`, that of a `SentenceNetwork`.
 
+    Where the stages of sentence-transformers name no pooler, it is the identity, whatever lies beside the transformer.
+
     Raises:
-        CheckpointError: weights that are missing, not known or of another shape, all of which are listed; stages that
-            do not amount to a linear pooler.
+        CheckpointError: weights that do not fit, as of `from_published`; stages that do not amount to a linear pooler.
     """
     stack = read_model_folder(folder)
     weights = load_weights(stack.transformer)
@@ -71,12 +77,13 @@ def read_weights(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]
             "expected cls, at most one Dense (identity), and Normalize.",
             remedy="Open it as kexue.text.Encoder, which reads all of them.",
         )
+    kernel, bias = torch.eye(len(state["pooler.weight"])), torch.zeros_like(state["pooler.bias"])
     for stage in stack.stages:
         if isinstance(stage, DenseStage):
-            weights = {name: value for name, value in weights.items() if _POOLER not in name}
             parts = load_dense(stage).state_dict()
-            bias = parts.get("0.bias", torch.zeros(stage.out_features))
-            weights |= {f"{_POOLER}weight": parts["0.weight"], f"{_POOLER}bias": bias}
+            kernel, bias = parts["0.weight"], parts.get("0.bias", bias)
+    weights = {name: value for name, value in weights.items() if _POOLER not in name}
+    weights |= {f"{_POOLER}weight": kernel, f"{_POOLER}bias": bias}
     return from_published(weights, state, where=str(folder))
 
 
@@ -97,7 +104,8 @@ def write_folder(
         dtype: of the weights in the file.
 
     Raises:
-        ValueError: a dtype or a shape that the published format does not have.
+        ValueError: a dtype or a shape that the published format does not have; a weight that is not finite, or is not
+            in this dtype.
         DataError: the folder holds files that are not of such a model.
     """
     if dtype not in ("float32", "float16"):
@@ -114,11 +122,16 @@ def write_folder(
         for name, value in to_published(host, prefix=f"{model}.").items()
         if _POOLER not in name
     }
+    odd = [name for part in (host, published) for name, value in part.items() if not value.isfinite().all()]
+    if odd:
+        raise ValueError(
+            f"weights are NaN or infinite in {dtype}: {odd[0]}, {len(odd)} in all; train with a smaller lr, "
+            "or save in float32."
+        )
+    limit = min(config.max_length, tokenizer.model_max_length)
     with replacing_folder(folder, foreign=_list_foreign) as temporary:
         tokenizer.save(temporary)
-        write_stages(
-            temporary, ("Dense", "Normalize"), pooling="cls", width=config.hidden_size, max_length=config.max_length
-        )
+        write_stages(temporary, ("Dense", "Normalize"), pooling="cls", width=config.hidden_size, max_length=limit)
         write_dense(host["pooler.weight"].T.numpy(), host["pooler.bias"].numpy(), temporary / _DENSE)
         write_json(temporary, {"config.json": _describe(config, model)})
         save_file(published, temporary / "model.safetensors", metadata={"format": "pt"})

@@ -29,12 +29,20 @@ class RoFormerSimConfig(TransformerConfig):
 
     Attributes:
         max_length: longest input in tokens, special ones included.
-        vector_size: width of a vector; None is `hidden_size`.
+        num_segments: 2 or more, as texts and what is written after them have their own; 0 leaves the table out.
+        vector_size: width of a vector, at least 1; None is `hidden_size`.
     """
 
     dropout: float = 0.1
     max_length: int = 512
     vector_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_segments == 1:
+            raise ValueError("num_segments must be 0, or at least 2 (a text and what is written after it), got 1")
+        if self.vector_size is not None and self.vector_size < 1:
+            raise ValueError(f"vector_size must be at least 1, or None for hidden_size, got {self.vector_size}")
 
     @property
     def width(self) -> int:

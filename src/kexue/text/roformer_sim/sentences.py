@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from kexue._progress import Progress
+from kexue.errors import CheckpointError, KexueError
 from kexue.similarity.whitening.estimator import Whitening
 from kexue.text.batches import split_by_tokens
 from kexue.text.models import find_model
@@ -54,8 +55,8 @@ class RoFormerSim(SentenceNetwork):
         if tokenizer is not None:
             if tokenizer.vocabulary_size > config.vocab_size:
                 raise ValueError(
-                    f"the tokenizer has {tokenizer.vocabulary_size:,} tokens, the network {config.vocab_size:,}; "
-                    f"use RoFormerSimConfig(vocab_size={tokenizer.vocabulary_size}, ...)."
+                    f"the tokenizer has {tokenizer.vocabulary_size} tokens, the network {config.vocab_size}: "
+                    f"expected vocab_size={tokenizer.vocabulary_size} at least, or the network's own tokenizer."
                 )
             tokenizer.set_max_length(min(config.max_length, tokenizer.model_max_length))
 
@@ -72,11 +73,18 @@ class RoFormerSim(SentenceNetwork):
 
         Raises:
             ModelNotFoundError: no such folder. CheckpointError: weights that are missing or not known (all are
-                listed), settings that are not computed, or a vocabulary of words.
+                listed), settings that are not computed, a vocabulary of words or of another network, a damaged file.
         """
         place = find_model(folder)
-        model = cls(*read_parts(place))
-        model.load_state_dict(read_weights(place, model.state_dict()))
+        try:
+            model = cls(*read_parts(place))
+            model.load_state_dict(read_weights(place, model.state_dict()))
+        except KexueError:
+            raise
+        except Exception as error:  # damaged files raise many types of errors
+            raise CheckpointError(
+                f"{place} cannot be loaded: {type(error).__name__}: {error}", remedy="Copy the whole folder again."
+            ) from error
         return model.eval()
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: Dtype = "float32") -> None:
@@ -87,7 +95,8 @@ class RoFormerSim(SentenceNetwork):
             dtype: of the weights in the file, ``"float32"`` or ``"float16"``.
 
         Raises:
-            ValueError: no tokenizer, an unknown dtype, or a shape that the published format does not have.
+            ValueError: no tokenizer, an unknown dtype, a shape that the published format does not have, or a weight
+                that is not finite in this dtype.
             DataError: the folder holds files that are not of such a model.
         """
         write_folder(folder, self.config, self.state_dict(), self._require_tokenizer(), dtype)

@@ -34,9 +34,13 @@ _BLOCK = {
 }
 _THREE = ("query", "key", "value")
 _COPIES = (  # of other tensors, constants, or heads of other tasks
-    "embeddings.position_ids", "encoder.embed_positions.weight", "cls.predictions.decoder.weight",
-    "cls.predictions.decoder.bias", "cls.seq_relationship.weight", "cls.seq_relationship.bias",
+    "embeddings.position_ids", "encoder.embed_positions.weight", "cls.seq_relationship.weight",
+    "cls.seq_relationship.bias",
 )  # fmt: skip
+_TIED = {  # name in some checkpoints -> the tensor it repeats
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
 
 
 def _names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, list[str]]]:
@@ -72,23 +76,33 @@ def from_published(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *
         where: the folder, for messages.
 
     Raises:
-        CheckpointError: weights that are missing, superfluous, or of another shape; all are listed.
+        CheckpointError: weights that are missing, superfluous, of another shape or not finite, and a head whose table
+            is not that of the tokens; all are listed.
     """
     given = {plain_name(name): value for name, value in weights.items()}
-    found: dict[str, Tensor] = {}
-    used: set[str] = set(_COPIES)
-    missing, wrong = [], []
+    own: dict[str, Tensor] = {}
+    used = {*_COPIES, *_TIED}
+    missing, wrong, odd = [], [], []
     for ours, names in _names(state):
         used.update(names)
-        if any(name not in given for name in names):
-            missing += [name for name in names if name not in given]
-            continue
-        value = torch.cat([given[name] for name in names]).float()
-        if value.shape != state[ours].shape:
-            wrong.append(f"{names[0]} {tuple(value.shape)} instead of {tuple(state[ours].shape)}")
-        found[ours] = value
+        shape = state[ours].chunk(len(names))[0].shape
+        missing += [name for name in names if name not in given]
+        parts = {name: given[name].float() for name in names if name in given}
+        misfits = {name: part.shape for name, part in parts.items() if part.shape != shape}
+        wrong += [f"{name} {tuple(got)} instead of {tuple(shape)}" for name, got in misfits.items()]
+        odd += [name for name, part in parts.items() if not part.isfinite().all()]
+        if len(parts) == len(names) and not misfits:
+            own[ours] = torch.cat(list(parts.values()))
     extra = sorted(set(given) - used)
-    faults = {"missing": missing, "not known": extra, "of another shape": wrong}
+    untied = [f"{copy} is not {name}" for copy, name in _TIED.items()
+              if copy in given and name in given and not torch.equal(given[copy], given[name])]  # fmt: skip
+    faults = {
+        "missing": missing,
+        "not known": extra,
+        "of another shape": wrong,
+        "NaN or infinite": odd,
+        "not tied": untied,
+    }
     told = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
     if told:
         raise CheckpointError(
@@ -96,7 +110,7 @@ def from_published(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], *
             remedy="Use a RoFormer-Sim or SimBERT checkpoint with its pooler and its language model head; "
             "kexue.text.Encoder reads those without.",
         )
-    return found
+    return own
 
 
 def plain_name(name: str) -> str:
