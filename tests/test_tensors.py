@@ -69,5 +69,10 @@ def test_a_generator_comes_from_a_generator_a_seed_or_the_system():
     for wrong in (True, 1.5, "7"):
         with pytest.raises(TypeError, match=type(wrong).__name__):
             as_generator(wrong)
+    for seed in (-(2**63), 2**64 - 1):
+        as_generator(seed)
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(ValueError, match=rf"a seed must be in \[-2\^63, 2\^64\), got {seed}"):
+            as_generator(seed)
     with pytest.raises(ValueError, match="generator is on cpu"):
         as_generator(given, "meta")

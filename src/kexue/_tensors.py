@@ -231,7 +231,7 @@ def as_generator(generator: torch.Generator | int | None, device: torch.device |
     """A generator on `device`: the given one, one with the given seed, or for None one seeded by the system.
 
     Raises:
-        ValueError: a generator of another kind of device.
+        ValueError: a generator of another kind of device, or a seed that does not fit in 64 bits.
         TypeError: anything else, a bool included.
     """
     if isinstance(generator, torch.Generator):
@@ -244,6 +244,8 @@ def as_generator(generator: torch.Generator | int | None, device: torch.device |
     if generator is None:
         made.seed()
     elif isinstance(generator, int) and not isinstance(generator, bool):
+        if not -(2**63) <= generator < 2**64:
+            raise ValueError(f"a seed must be in [-2^63, 2^64), got {generator}")
         made.manual_seed(generator)
     else:
         raise TypeError(f"generator must be a torch.Generator, an int or None, got {type(generator).__name__}")

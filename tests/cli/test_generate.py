@@ -112,14 +112,20 @@ def test_what_is_not_read_is_told(run):
         (("",), 2, "text 1 is blank"),
         (("退货", " "), 2, "text 2 is blank"),
         (("退货", "--mask", "1,x"), 2, "--mask takes whole numbers separated by commas, such as 2,3; got '1,x'"),
-        (("退货", "--mask", "2"), 1, "mask_positions: got 2, expected places of the text's 2 tokens: 0 to 1"),
+        (
+            ("怎么退货", "退货", "--mask", "2"),
+            1,
+            "'退货': mask_positions: got 2, expected places of the text's 2 tokens",
+        ),
+        (("退货", "\u200b"), 1, "is blank, expected a sentence"),
         (("退货", "--min-score", "0.9", "--max-score", "0.1"), 2, "--min-score 0.9 is above --max-score 0.1"),
         (("退货", "--top-p", "0"), 1, "top_p must be above 0 and at most 1, got 0.0"),
     ],
 )
 def test_wrong_requests(run, arguments, code, told):
-    exit_code, _, err = run(*arguments)
+    exit_code, written, err = run(*arguments)
     assert exit_code == code
+    assert not written  # before the first text is
     assert told in " ".join(err.replace("│", " ").split())
 
 

@@ -74,13 +74,14 @@ def generate(
     folder = find_model(TINY_CHINESE if model is None else model)
     writer = _open(folder)
     how = {"top_p": top_p, "top_k": top_k, "temperature": temperature, "mask_positions": places}
-    bounds = {"k": n, "min_score": min_score, "max_score": max_score}
+    bounds = {"n": samples, "k": n, "min_score": min_score, "max_score": max_score}
+    _check(writer, sentences, places)
     # the answers show the progress where they go to a terminal
     bar = nullcontext(lambda done, total: None) if sys.stdout.isatty() else out.progress("writing")
     with bar as progress:
         for done, text in enumerate(sentences, start=1):
             _tell_what_is_not_read(out, writer, text)
-            record = {**_write(writer, text, samples, out.seed, how, bounds), "model": model_id_of(folder)}
+            record = {**_write(writer, text, out.seed, **how, **bounds), "model": model_id_of(folder)}
             out.emit(record, partial(_render, record))
             progress(done, len(sentences))
 
@@ -100,17 +101,23 @@ def _open(folder: Path) -> RoFormerSim:
         ) from error
 
 
-def _write(
-    writer: RoFormerSim, text: str, samples: int, seed: int, how: dict[str, Any], bounds: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the record of one text."""
+def _check(writer: RoFormerSim, texts: Sequence[str], places: Sequence[int]) -> None:
+    """Raise ValueError, before anything is written, for the first text that cannot be read, and name it."""
     from kexue.text.roformer_sim.generation import read_text
-    from kexue.text.roformer_sim.similar import longest_rewrite, rank_similar
 
     assert writer.tokenizer is not None
-    limit = longest_rewrite(len(read_text(writer.tokenizer, text)[0]))
-    written = writer.generate(text, n=samples, max_length=limit, generator=seed, **how)
-    ranked = rank_similar(writer.encode, text, written, **bounds)
+    for text in texts:
+        try:
+            read_text(writer.tokenizer, text, places)
+        except ValueError as error:
+            raise ValueError(f"{text!r:.40}: {error}") from None
+
+
+def _write(writer: RoFormerSim, text: str, seed: int, **options: Any) -> dict[str, Any]:
+    """Return the record of one text."""
+    from kexue.text.roformer_sim.sentences import write_similar
+
+    ranked = write_similar(writer, text, generator=seed, **options)
     return {
         "text": text,
         "results": [result._asdict() for result in ranked.results],

@@ -134,13 +134,19 @@ def test_masked_places():
             mask_places(ids, [0, wrong], MASK)
     with pytest.raises(ValueError, match="no token"):
         mask_places([CLS, SEP], [0], MASK)
+    for wrong in ("1", 1.0, True):
+        with pytest.raises(TypeError, match=f"mask_positions must be whole numbers, got {wrong!r}"):
+            mask_places(ids, [wrong], MASK)
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"n": 0}, "n must be at least 1, got 0"),
-        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"n": 0}, "n must be a whole number >= 1, got 0"),
+        ({"n": 2.5}, "n must be a whole number >= 1, got 2.5"),
+        ({"n": True}, "n must be a whole number >= 1, got True"),
+        ({"max_length": 0}, "max_length must be a whole number >= 1, got 0"),
+        ({"max_length": "9"}, "max_length must be a whole number >= 1, got '9'"),
         ({"prefixes": [[CLS, SEP], []]}, r"prefixes\[1\] is empty"),
         (
             {"max_length": 38},

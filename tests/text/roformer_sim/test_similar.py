@@ -55,7 +55,8 @@ def test_texts_that_differ(a, b):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"min_score": 0.8, "max_score": 0.2}, {"min_score": -2}, {"max_score": float("nan")}]
+    "wrong",
+    [{"k": 0}, {"k": 2.5}, {"min_score": 0.8, "max_score": 0.2}, {"min_score": -2}, {"max_score": float("nan")}],
 )
 def test_wrong_bounds_are_refused(wrong):
     with pytest.raises(ValueError, match=r"must be"):
@@ -71,6 +72,8 @@ def test_generate_is_the_writing_of_the_ids_of_the_text(model):
     masked, _ = read_text(model.tokenizer, "怎么退货", [2, 3])
     assert masked == [*ids[:3], *[model.tokenizer.mask_id] * 2, model.tokenizer.sep_id]
     hidden = model.generate("怎么退货", n=6, mask_positions=[2, 3], generator=3)
+    for places in (np.array([2, 3]), iter([2, 3])):
+        assert model.generate("怎么退货", n=6, mask_positions=places, generator=3) == hidden
     assert hidden == model.generate("怎么好多", n=6, mask_positions=(2, 3), generator=3)
     assert len(set(model.generate("怎么退货", n=5, temperature=0))) == 1
 
@@ -88,8 +91,8 @@ def test_similar_ranks_what_generate_writes(model):
 
 
 def test_wrong_texts_and_models_are_refused(model):
-    for blank in ("", " \n"):
-        with pytest.raises(ValueError, match="the text is blank"):
+    for blank in ("", " \n", "\u200b", "\ufeff\x00"):  # without any token
+        with pytest.raises(ValueError, match=r"the text '.*' is blank"):
             model.generate(blank)
     with pytest.raises(TypeError, match="must be a string, got int"):
         model.similar(5)
@@ -104,6 +107,18 @@ def test_a_text_past_the_limit_is_cut_and_unknown_characters_are_read_as_unk(mod
     assert model.generate("货" * 60, n=2, generator=0) == model.generate("货" * 22, n=2, generator=0)
     assert model.generate("龘货", n=2, generator=0) == model.generate("靐货", n=2, generator=0)
     assert all(isinstance(one, str) and "[UNK]" not in one for one in model.generate("龘", n=20, generator=0))
+
+
+def test_learned_positions_leave_as_much_room_as_there_is(make_model):
+    model = make_model(position="learned")  # 24 positions
+    for size in (2, 14, 21):
+        text = "货" * size
+        results = model.similar(text, n=30, k=30, generator=0)
+        written = model.generate(text, n=30, max_length=22 - size, generator=0)
+        assert {one.text for one in results} <= set(written)
+        assert results
+    with pytest.raises(ValueError, match="leaves room for 0 tokens"):
+        model.similar("货" * 22, n=2)
 
 
 def test_the_generator_of_torch_is_not_touched(model):

@@ -74,13 +74,26 @@ def test_temperature_0_takes_the_likeliest_and_nearly_0_neither_overflows():
         assert TokenSampler(temperature=temperature).draw(scores, torch.tensor([0.99])).item() == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 1.0}])
+def test_temperatures_beyond_float32_are_those_at_its_ends(options):
+    scores = torch.tensor([[1.0, 3.0, -torch.inf, 2.0]]).expand(400, 4)
+    uniform = torch.linspace(0, 0.999, 400, dtype=torch.float64)
+    for cold in (1e-46, 1e-310):
+        assert (TokenSampler(temperature=cold, **options).draw(scores, uniform) == 1).all()
+    for hot in (1e39, 1e300):
+        counts = TokenSampler(**{"top_p": 1.0, **options}, temperature=hot).draw(scores, uniform).bincount(minlength=4)
+        assert counts[2] == 0
+        assert counts[[0, 1, 3]].min() > 130
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
         ({"top_p": 1.5}, "got 1.5"),
         ({"top_p": float("nan")}, "got nan"),
-        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 0}, "top_k must be a whole number >= 1, got 0"),
+        ({"top_k": 2.5}, "got 2.5"),
         ({"temperature": -1}, "temperature must be 0 or more"),
         ({"temperature": float("inf")}, "got inf"),
     ],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kexue.errors import CheckpointError
 from kexue.text import RoFormerSim, RoFormerSimConfig, SentenceConfig, train_sentences
@@ -67,12 +70,36 @@ def test_tokens_start_as_the_teacher_reads_them(bert: tuple[RoFormerSim, str], s
 def test_a_start_needs_a_bert_with_as_many_layers(
     bert: tuple[RoFormerSim, str], teacher: Path, small: TextTokenizer
 ) -> None:
-    with pytest.raises(ValueError, match="num_layers must be between 1 and 3, got 4"):
-        start_from_teacher(bert[1], small, num_layers=4)
-    with pytest.raises(CheckpointError, match="roformer"):
+    for layers in (0, 4, 2.0, True, "2"):
+        with pytest.raises(ValueError, match=f"whole number between 1 and the teacher's 3, got {layers!r}"):
+            start_from_teacher(bert[1], small, num_layers=layers)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="model_type='roformer'"):
         start_from_teacher(str(teacher), small, num_layers=1)
     with pytest.raises(ValueError, match="needs a teacher"):
         SentenceConfig("pretrain", ["pairs.tsv"], "run", init="teacher")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "relu"}, 'hidden_act="relu"'),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"hidden_size": None}, "cannot be loaded"),
+        ({"num_attention_heads": 5}, "num_heads must divide hidden_size"),
+        ({}, r"KeyError: 'embeddings\.position_embeddings\.weight'"),
+    ],
+)
+def test_a_damaged_teacher_and_another_form_are_told(
+    bert: tuple[RoFormerSim, str], small: TextTokenizer, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    folder = shutil.copytree(bert[1], tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    if not changes:
+        weights = load_file(folder / "model.safetensors")
+        save_file({k: v for k, v in weights.items() if "position" not in k}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        start_from_teacher(str(folder), small, num_layers=1)
 
 
 def test_a_run_starts_from_its_teacher(bert: tuple[RoFormerSim, str], pairs: Path, tmp_path: Path) -> None:

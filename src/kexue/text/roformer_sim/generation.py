@@ -7,7 +7,7 @@ step under the UniLM mask. Source: kexue.fm/archives/8454.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from kexue._progress import Progress, ProgressCounter
 from kexue._tensors import as_generator, evaluating
 from kexue.nn.growing_cache import GrowingKeysValues
 from kexue.nn.transformer import Cache
+from kexue.text.roformer_sim.counts import check_counts, is_whole
 from kexue.text.roformer_sim.model import SentenceNetwork
 from kexue.text.roformer_sim.token_sampler import TokenSampler
 from kexue.text.tokenizer import TextTokenizer, list_texts
@@ -62,9 +63,12 @@ def mask_places(ids: Sequence[int], places: Sequence[int], mask_id: int) -> list
         mask_id: id of [MASK].
 
     Raises:
-        ValueError: a place outside the text.
+        ValueError: a place outside the text. TypeError: a place that is not a whole number.
     """
     size = len(ids) - 2
+    for place in places:
+        if not is_whole(place):
+            raise TypeError(f"mask_positions must be whole numbers, got {place!r}")
     wrong = [place for place in places if not 0 <= place < size]
     if wrong:
         expected = f"0 to {size - 1}" if size > 0 else "none, as the text has no token"
@@ -75,22 +79,23 @@ def mask_places(ids: Sequence[int], places: Sequence[int], mask_id: int) -> list
     return masked
 
 
-def read_text(tokenizer: TextTokenizer, text: str, mask_positions: Sequence[int] = ()) -> tuple[list[int], Marks]:
+def read_text(tokenizer: TextTokenizer, text: str, mask_positions: Iterable[int] = ()) -> tuple[list[int], Marks]:
     """Return the ids of ``[CLS] text [SEP]``, with [MASK] at `mask_positions`, and the special tokens.
 
     Raises:
-        TypeError: not a string. ValueError: a blank text, a place outside of it, or a tokenizer without [SEP] or
-            [MASK].
+        TypeError: not a string, or a place that is not a whole number. ValueError: a text without tokens, such as
+            spaces and marks that are not seen; a place outside of it; a tokenizer without [SEP] or [MASK].
     """
     list_texts([text])  # raises TypeError
-    if not text.strip():
-        raise ValueError("the text is blank, expected a sentence")
-    if tokenizer.sep_id is None or (mask_positions and tokenizer.mask_id is None):
+    places = list(mask_positions)
+    if tokenizer.sep_id is None or (places and tokenizer.mask_id is None):
         raise ValueError(f"the tokenizer has no {'[SEP]' if tokenizer.sep_id is None else '[MASK]'}")
     ids = tokenizer.encode([text]).ids.tolist()
+    if len(ids) <= tokenizer.specials:
+        raise ValueError(f"the text {text!r} is blank, expected a sentence")
     special = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.cls_id, tokenizer.mask_id)
     marks = Marks(tokenizer.sep_id, tuple(one for one in special if one is not None))
-    return mask_places(ids, mask_positions, tokenizer.mask_id) if tokenizer.mask_id is not None else ids, marks
+    return mask_places(ids, places, tokenizer.mask_id) if tokenizer.mask_id is not None else ids, marks
 
 
 def write_sentences(
@@ -148,9 +153,7 @@ def write_sentences(
 
 def _check(network: SentenceNetwork, prefixes: Sequence[Sequence[int]], n: int, max_length: int) -> None:
     """Raise ValueError for numbers that do not fit."""
-    for name, number in (("n", n), ("max_length", max_length)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    check_counts(n=n, max_length=max_length)
     for i, prefix in enumerate(prefixes):
         if not len(prefix):
             raise ValueError(f"prefixes[{i}] is empty, expected the ids of [CLS], a text, and [SEP]")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from kexue.text.models import find_model
 from kexue.text.roformer_sim.folders import Dtype, read_parts, read_weights, write_folder
 from kexue.text.roformer_sim.generation import read_text, write_sentences
 from kexue.text.roformer_sim.model import RoFormerSimConfig, SentenceNetwork
-from kexue.text.roformer_sim.similar import Similar, longest_rewrite, rank_similar
+from kexue.text.roformer_sim.similar import Similar, SimilarSentences, longest_rewrite, rank_similar
 from kexue.text.roformer_sim.token_sampler import TokenSampler
 from kexue.text.tokenizer import TextTokenizer, list_texts
 
@@ -179,7 +180,7 @@ class RoFormerSim(SentenceNetwork):
         top_k: int | None = None,
         temperature: float = 1.0,
         max_length: int = 32,
-        mask_positions: Sequence[int] = (),
+        mask_positions: Iterable[int] = (),
         generator: torch.Generator | int | None = None,
     ) -> list[str]:
         """Write n sentences that mean about the same as a text, drawn at random, token by token.
@@ -242,9 +243,9 @@ class RoFormerSim(SentenceNetwork):
             >>> for sentence, score in model.similar("怎么退货", k=3, generator=0):  # doctest: +SKIP
             ...     print(f"{score:.2f} {sentence}")
         """
-        limit = longest_rewrite(len(read_text(self._require_tokenizer(), text)[0]))
-        written = self.generate(text, n=n, max_length=limit, generator=generator)
-        return rank_similar(self.encode, text, written, k=k, min_score=min_score, max_score=max_score).results
+        return write_similar(
+            self, text, n=n, k=k, min_score=min_score, max_score=max_score, generator=generator
+        ).results
 
     def _require_tokenizer(self) -> TextTokenizer:
         """Return the tokenizer; ValueError where the model has none."""
@@ -254,3 +255,29 @@ class RoFormerSim(SentenceNetwork):
                 "TextTokenizer(folder))."
             )
         return self.tokenizer
+
+
+def write_similar(
+    model: RoFormerSim,
+    text: str,
+    *,
+    n: int,
+    k: int,
+    min_score: float | None,
+    max_score: float | None,
+    generator: torch.Generator | int | None,
+    **how: Any,
+) -> SimilarSentences:
+    """Return what `RoFormerSim.similar` returns, with the numbers of sentences written and left out.
+
+    Args:
+        model: writes and ranks.
+        text, n, k, min_score, max_score, generator: as of `RoFormerSim.similar`.
+        how: which tokens are drawn, and which of the text are hidden: as of `RoFormerSim.generate`.
+    """
+    tokens = len(read_text(model._require_tokenizer(), text)[0])
+    limit = longest_rewrite(tokens)
+    if model.config.position == "learned":
+        limit = max(1, min(limit, model.config.max_length - tokens))
+    written = model.generate(text, n=n, max_length=limit, generator=generator, **how)
+    return rank_similar(model.encode, text, written, k=k, min_score=min_score, max_score=max_score)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kexue.text.roformer_sim.counts import check_counts
+
 _ALSO_PUNCTUATION = "~^`"  # symbols in Unicode
 
 
@@ -78,8 +80,7 @@ def rank_similar(
     Raises:
         ValueError: `k` < 1, a score outside [-1, 1], or `min_score` above `max_score`.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_counts(k=k)
     low, high = -1.0 if min_score is None else min_score, 1.0 if max_score is None else max_score
     if not -1 <= low <= high <= 1:
         raise ValueError(

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from kexue._tensors import at_least_float32
+from kexue.text.roformer_sim.counts import check_counts
 
+_COLDEST, _HOTTEST = 1e-30, 1e30  # temperatures that float32 divides by: the likeliest tokens only, all alike
 _FIRST = 64  # tokens that are sorted at first: a trained model's nucleus is seldom larger
 
 
@@ -45,8 +47,8 @@ class TokenSampler:
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, or None for all tokens, got {self.top_k}")
+        if self.top_k is not None:
+            check_counts(top_k=self.top_k)
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be 0 or more, and finite, got {self.temperature}")
 
@@ -72,7 +74,7 @@ class TokenSampler:
         A row with fewer than K such tokens has zeros. The temperature must be above 0.
         """
         scores = at_least_float32(scores)
-        scaled = (scores - scores.amax(-1, keepdim=True)) / self.temperature
+        scaled = (scores - scores.amax(-1, keepdim=True)) / min(max(self.temperature, _COLDEST), _HOTTEST)
         size = scaled.shape[-1]
         if self.top_k is not None:
             values, tokens = scaled.topk(min(self.top_k, size))

@@ -6,12 +6,16 @@ starts from a teacher knows them, and has to learn only what the layers left out
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kexue.errors import CheckpointError
-from kexue.text.folder import load_weights, read_config, read_model_folder
+from kexue.errors import CheckpointError, KexueError
+from kexue.text.bert import list_unsupported
+from kexue.text.folder import ModelFolder, load_weights, read_config, read_model_folder
 from kexue.text.models import find_model
+from kexue.text.roformer_sim.counts import is_whole
 from kexue.text.roformer_sim.model import RoFormerSimConfig
 from kexue.text.roformer_sim.sentences import RoFormerSim
 from kexue.text.roformer_sim.weights import from_published, plain_name, to_published
@@ -33,17 +37,32 @@ def start_from_teacher(teacher: str, tokenizer: TextTokenizer, *, num_layers: in
         num_layers: at least 1, at most those of the teacher.
 
     Raises:
-        CheckpointError: the teacher is no BERT. ValueError: it has fewer layers.
+        CheckpointError: the teacher is no BERT, or none that the student can continue, or its folder is damaged.
+        ValueError: it has fewer layers.
     """
     stack = read_model_folder(find_model(teacher))
     shape = read_config(stack.transformer)
-    if shape.get("model_type") != "bert":
+    faults = [] if shape.get("model_type") == "bert" else [f"model_type={shape.get('model_type')!r}"]
+    if faults := faults or list_unsupported(shape):
         raise CheckpointError(
-            f"{teacher} is of the type {shape.get('model_type')!r}; a student can start from a BERT only.",
+            f"{teacher} has {', '.join(faults)}; a student can start from a BERT only, and one of the usual form.",
             remedy="Leave out the start from the teacher.",
         )
-    if not 1 <= num_layers <= shape["num_hidden_layers"]:
-        raise ValueError(f"num_layers must be between 1 and {shape['num_hidden_layers']}, got {num_layers}")
+    layers = shape.get("num_hidden_layers", 0)
+    if not is_whole(num_layers) or not 1 <= num_layers <= layers:
+        raise ValueError(f"num_layers must be a whole number between 1 and the teacher's {layers}, got {num_layers!r}")
+    try:
+        return _start(stack, shape, tokenizer, num_layers)
+    except KexueError:
+        raise
+    except Exception as error:  # damaged files raise many types of errors
+        raise CheckpointError(
+            f"{teacher} cannot be loaded: {type(error).__name__}: {error}", remedy="Copy the whole folder again."
+        ) from error
+
+
+def _start(stack: ModelFolder, shape: dict[str, Any], tokenizer: TextTokenizer, num_layers: int) -> RoFormerSim:
+    """Return the new model of a teacher's folder and its config.json."""
     model = RoFormerSim(
         RoFormerSimConfig(
             tokenizer.vocabulary_size,
@@ -63,7 +82,7 @@ def start_from_teacher(teacher: str, tokenizer: TextTokenizer, *, num_layers: in
     )
     segment = given["embeddings.token_type_embeddings.weight"][0] + places[2 : 2 + _PLACES].mean(0)
     taken["embeddings.token_type_embeddings.weight"] = segment.repeat(2, 1)
-    model.load_state_dict(from_published({**own, **taken}, model.state_dict(), where=teacher))
+    model.load_state_dict(from_published({**own, **taken}, model.state_dict(), where=str(stack.transformer)))
     return model
 
 
