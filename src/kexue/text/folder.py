@@ -108,6 +108,12 @@ def read_model_folder(folder: Path) -> ModelFolder:
         )
     transformer = paths[0]
     settings = _read(transformer / "sentence_bert_config.json", default={})
+    limit = settings.get("max_seq_length")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise CheckpointError(
+            f"{transformer / 'sentence_bert_config.json'}: max_seq_length must be a whole number >= 1, got {limit!r}.",
+            remedy="Fetch the folder again.",
+        )
     pooling, raw = _read_pooling(paths[1]) if len(kinds) > 1 else ("last-avg", "mean")
     stages = tuple(
         _read_dense(path) if kind == "Dense" else "normalize" for kind, path in zip(kinds[2:], paths[2:], strict=True)
@@ -117,7 +123,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         pooling,
         raw,
         stages,
-        settings.get("max_seq_length"),
+        limit,
         bool(settings.get("do_lower_case")),
         prompts,
         sentence.get("default_prompt_name"),

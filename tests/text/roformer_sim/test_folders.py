@@ -368,6 +368,23 @@ def test_a_damaged_dense_stage_is_told_to_every_reader(
             read(tmp_path / "model")
 
 
+@pytest.mark.parametrize("limit", ["x", 0, 8.5])
+def test_a_damaged_limit_is_told_to_every_reader(model: RoFormerSim, tmp_path: Path, limit: object) -> None:
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    for read in (RoFormerSim.from_pretrained, Encoder):
+        with pytest.raises(CheckpointError, match=f"max_seq_length must be a whole number >= 1, got {limit!r}"):
+            read(tmp_path / "model")
+
+
+def test_a_default_prompt_is_for_the_class_encoder(model: RoFormerSim, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model/config_sentence_transformers.json"
+    path.write_text(json.dumps({"prompts": {"query": "天气"}, "default_prompt_name": "query"}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"its prompt 'query' is put before each text"):
+        RoFormerSim.from_pretrained(tmp_path / "model")
+
+
 def test_damaged_weights_are_told(model: RoFormerSim, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     path = tmp_path / "model/model.safetensors"

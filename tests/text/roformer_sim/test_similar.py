@@ -109,6 +109,30 @@ def test_a_text_past_the_limit_is_cut_and_unknown_characters_are_read_as_unk(mod
     assert all(isinstance(one, str) and "[UNK]" not in one for one in model.generate("龘", n=20, generator=0))
 
 
+def test_rows_without_a_token_are_never_written(make_model):
+    model = make_model()
+    larger = make_model(vocab_size=model.config.vocab_size + 7)
+    with torch.no_grad():
+        larger.head_bias[-7:] += 50.0
+    assert all(len(one) for one in larger.generate("怎么退货", n=20, generator=0))
+    with torch.no_grad():
+        larger.head_bias[-7:] -= 1e4
+    expected = larger.generate("怎么退货", n=20, generator=0)
+    with torch.no_grad():
+        larger.head_bias[-7:] += 2e4
+    assert larger.generate("怎么退货", n=20, generator=0) == expected
+
+
+def test_no_sentence_begins_inside_a_word(make_model):
+    model = make_model()
+    inside = [i for i, token in enumerate(model.tokenizer.tokens) if token.startswith("##")]
+    with torch.no_grad():
+        model.head_bias[inside] += 50.0
+    for sentence in model.generate("怎么退货", n=20, max_length=5, generator=0):
+        assert "#" not in sentence
+        assert len(sentence) > 1
+
+
 def test_learned_positions_leave_as_much_room_as_there_is(make_model):
     model = make_model(position="learned")  # 24 positions
     for size in (2, 14, 21):

@@ -62,7 +62,8 @@ def read_weights(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     Where the stages of sentence-transformers name no pooler, it is the identity, whatever lies beside the transformer.
 
     Raises:
-        CheckpointError: weights that do not fit, as of `from_published`; stages that do not amount to a linear pooler.
+        CheckpointError: weights that do not fit, as of `from_published`; stages that do not amount to a linear pooler;
+            a default prompt.
     """
     stack = read_model_folder(folder)
     weights = load_weights(stack.transformer)
@@ -76,6 +77,11 @@ def read_weights(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]
             f"{folder}: the stages after its transformer are {', '.join([pooling, *kinds])}, "
             "expected cls, at most one Dense (identity), and Normalize.",
             remedy="Open it as kexue.text.Encoder, which reads all of them.",
+        )
+    if stack.default_prompt_name is not None:
+        raise CheckpointError(
+            f"{folder}: its prompt {stack.default_prompt_name!r} is put before each text, expected no default prompt.",
+            remedy="Open it as kexue.text.Encoder, which does so.",
         )
     kernel, bias = torch.eye(len(state["pooler.weight"])), torch.zeros_like(state["pooler.bias"])
     for stage in stack.stages:

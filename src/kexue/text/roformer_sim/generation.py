@@ -33,10 +33,12 @@ class Marks:
     Attributes:
         end: [SEP], which ends a sentence.
         never: ids that are never written, such as those of [PAD], [CLS], [MASK] and [UNK].
+        inside: ids that continue a word, such as that of ##a, with which no sentence begins.
     """
 
     end: int
     never: tuple[int, ...] = ()
+    inside: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def read_text(tokenizer: TextTokenizer, text: str, mask_positions: Iterable[int]
     if len(ids) <= tokenizer.specials:
         raise ValueError(f"the text {text!r} is blank, expected a sentence")
     special = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.cls_id, tokenizer.mask_id)
-    marks = Marks(tokenizer.sep_id, tuple(one for one in special if one is not None))
+    inside = tuple(i for i, token in enumerate(tokenizer.tokens) if token.startswith("##"))
+    marks = Marks(tokenizer.sep_id, tuple(one for one in special if one is not None), inside)
     return mask_places(ids, places, tokenizer.mask_id) if tokenizer.mask_id is not None else ids, marks
 
 
@@ -206,7 +209,7 @@ def _continue(network: SentenceNetwork, prefix: _Prefix, draws: Tensor, marks: M
     cache = tuple(GrowingKeysValues(past, steps, row_of) for past in prefix.cache)
     mask = None if prefix.mask is None else prefix.mask[row_of]
     for step in range(steps):
-        scores[:, [*marks.never, *([] if step else [marks.end])]] = -torch.inf
+        scores[:, [*marks.never, *([] if step else [marks.end, *marks.inside])]] = -torch.inf
         tokens = sampler.draw(scores, draws[rows, step])
         written[rows, step] = tokens
         unfinished &= tokens != marks.end

@@ -207,6 +207,8 @@ class RoFormerSim(SentenceNetwork):
         """
         tokenizer = self._require_tokenizer()
         ids, marks = read_text(tokenizer, text, mask_positions)
+        unnamed = range(tokenizer.vocabulary_size, self.config.vocab_size)  # rows of the table without a token
+        marks = replace(marks, never=(*marks.never, *unnamed))
         sampler = TokenSampler(top_p, top_k, temperature)
         [sentences] = write_sentences(
             self, [ids], marks, n=n, max_length=max_length, sampler=sampler, generator=generator
