@@ -57,6 +57,10 @@ def test_dropout_is_off_while_it_encodes_and_the_mode_is_kept(make_model: Callab
     np.testing.assert_array_equal(model.encode(TEXTS), expected)
     assert model.training
     assert model.transformer.training
+    model.transformer.eval()
+    model.encode(TEXTS)
+    assert model.training
+    assert not model.transformer.training  # each part has its own mode again
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from kexue._progress import Progress
+from kexue._tensors import evaluating
 from kexue.errors import CheckpointError, KexueError
 from kexue.similarity.whitening.estimator import Whitening
 from kexue.text.batches import split_by_tokens
@@ -156,9 +157,8 @@ class RoFormerSim(SentenceNetwork):
         self.truncated_ = tokens.truncated
         n, done = len(tokens.lengths), 0
         vectors = np.empty((n, self.config.width), dtype=np.float32)
-        training, device = self.training, self.pooler.weight.device
-        self.eval()
-        try:
+        device = self.pooler.weight.device
+        with evaluating(self):
             for rows in split_by_tokens(tokens.lengths, batch_tokens):
                 ids, keep = (torch.from_numpy(part).to(device) for part in tokens.pad(rows, tokenizer.pad_id))
                 mask = None if bool(keep.all()) else keep
@@ -167,8 +167,6 @@ class RoFormerSim(SentenceNetwork):
                 done += len(rows)
                 if progress is not None:
                     progress(done, n)
-        finally:
-            self.train(training)
         return vectors
 
     def generate(
