@@ -94,7 +94,7 @@ METHODS: tuple[Method, ...] = (
             "losses: flat_nce FlatNCELoss info_nce", "working"),
     _method("roformer-sim", "RoFormer-Sim: one model that retrieves and generates similar sentences",
             "SimBERTv2来了!融合检索和生成的RoFormer-Sim模型", 8454, "2021-06-11",
-            "text: RoFormerSim train_sentences"),
+            "text: RoFormerSim train_sentences", "working"),
     _method("supervised-similarity", "Open labelled data to strengthen RoFormer-Sim",
             "用开源的人工标注数据来增强RoFormer-Sim", (8541, 8847), "2021-07-19",
             "losses: CoSENTLoss MultiTaskPairLoss similarity_distillation_loss", "working"),
