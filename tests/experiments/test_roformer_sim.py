@@ -9,10 +9,28 @@ def test_runs_at_small_size(tmp_path):
     report = run_experiment("roformer-sim", budget="smoke", out=tmp_path)
     figures = report.figures
     assert report.claims[0].verdict == "reproduced"  # the mask needs no training
-    assert len(report.claims) == 7
+    assert len(report.claims) == 6  # without the one on what a model that cannot write yet would lose
+    assert "whether distillation keeps the ability to write" in report.notes[-1]
     assert figures["vector_gap"].value < 1e-6 < figures["vector_gap_without_mask"].value
     assert figures["valid_untrained"].value == 0.0
     assert (tmp_path / "figure.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("noisy", "distilled", "verdict"),
+    [
+        ([0.8, 0.9], [0.8, 0.9], "reproduced"),
+        ([0.8, 0.9], [0.6, 0.7], "not reproduced"),
+        ([0.4, 0.9], [0.4, 0.9], None),
+    ],
+)
+def test_loss_of_writing_is_judged_only_where_there_is_writing_to_lose(noisy, distilled, verdict):
+    names = [f"{measure}_{model}" for measure in ("map", "recall1") for model in (*module._MODELS, "characters")]
+    names += [f"{measure}_{model}" for measure in ("valid", "agreement") for model in module._MODELS]
+    values = {name: np.array([0.5, 0.6]) for name in [*names, "vector_gap", "vector_gap_without_mask"]}
+    values |= {"valid_noisy": np.array(noisy), "valid_distilled": np.array(distilled)}
+    verdicts = [claim.verdict for claim in module._claims(values) if "ability to write" in claim.text]
+    assert verdicts == ([] if verdict is None else [verdict])
 
 
 def test_groups_do_not_share_sentences_and_mean_one_thing():

@@ -61,15 +61,20 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     runs = [_measure(s, steps, samples) for s in seeds]
     values = {name: np.array([one[name] for one in runs]) for name in runs[0]}
     groups = _write_groups()
-    notes = (
+    notes = [
         f"{len(groups)} groups of {len(groups[0])} sentences, {_HELD_OUT} of them held out, others in each seed; 2 "
         f"layers of width {_WIDTH}; {steps} steps of {_PAIRS} pairs, and half as many for 'longer' and 'distilled'",
         "not tested, since weights and data are missing: the scores of the article's models",
-    )
+    ]
+    if not _writes_enough(values):
+        notes.append(
+            "not tested, since the model with noise writes valid samples in less than half of the cases in at least "
+            "one seed: whether distillation keeps the ability to write"
+        )
     return Report(
         tuple(_claims(values)),
         _figures(values),
-        notes,
+        tuple(notes),
         seeds=tuple(seeds),
         draw=lambda figure: _draw(figure, values),
     )
@@ -88,7 +93,7 @@ def _claims(values: Mapping[str, Array]) -> list[Claim]:
         return student_interval(values[a] - values[b])[1] > by
 
     interval = "95 % interval over the seeds (Student's t)"
-    return [
+    claims = [
         Claim.check(
             "The vector of a sentence does not depend on the sentence that is written after it.",
             float(values["vector_gap"].max()) < 1e-6 < float(values["vector_gap_without_mask"].min()),
@@ -128,13 +133,22 @@ def _claims(values: Mapping[str, Array]) -> list[Claim]:
             f"loss, {interval}",
             figures=["map_noisy", "map_longer", "map_distilled", "map_clean"],
         ),
-        Claim.check(
-            "Distillation keeps the ability to write.",
-            above("valid_distilled", "valid_noisy", -0.02) and bool(values["valid_noisy"].min() > 0.5),
-            rule=f"share of valid samples above 0.5 before, and not more than 0.02 lower afterwards, {interval}",
-            figures=["valid_noisy", "valid_longer", "valid_distilled"],
-        ),
     ]
+    if _writes_enough(values):
+        claims.append(
+            Claim.check(
+                "Distillation keeps the ability to write.",
+                above("valid_distilled", "valid_noisy", -0.02),
+                rule=f"share of valid samples not more than 0.02 lower afterwards, {interval}",
+                figures=["valid_noisy", "valid_longer", "valid_distilled"],
+            )
+        )
+    return claims
+
+
+def _writes_enough(values: Mapping[str, Array]) -> bool:
+    """Whether the model with noise writes well enough, in every seed, to have something to lose."""
+    return bool(values["valid_noisy"].min() > 0.5)
 
 
 def _draw(figure: Any, values: Mapping[str, Array]) -> None:
@@ -153,7 +167,7 @@ def _draw(figure: Any, values: Mapping[str, Array]) -> None:
             panel.plot([runs.mean()] * 2, [at - 0.3, at + 0.3], color=f"C{at}", linewidth=3)
             panel.annotate(f"{runs.mean():.3f}", (runs.mean(), at - 0.42), ha="center", fontsize=8)
         panel.set_xlabel(label)
-        panel.set_xlim(-0.05, 1.05)
+        panel.set_xlim(-0.12, 1.12)
     panel.set_yticks(range(len(_MODELS)), list(_MODELS.values()))
     panel.invert_yaxis()
     figure.supylabel("model")
