@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from string import ascii_lowercase, digits
+from string import ascii_lowercase, digits, punctuation
 from typing import Any
 
 from kexue._optional import import_optional
@@ -38,7 +38,7 @@ def choose_characters(texts: Iterable[str], *, at_least: int = 2) -> list[str]:
     for text in texts:
         counts.update(normalize(text))
     often = [one for one, count in counts.most_common() if count >= at_least and not one.isspace()]
-    return list(dict.fromkeys([*often, *ascii_lowercase, *digits, *usual_characters()]))
+    return list(dict.fromkeys([*often, *ascii_lowercase, *digits, *punctuation, *usual_characters()]))
 
 
 def write_tokenizer(folder: Path, characters: Sequence[str], *, max_length: int = 512) -> int:
