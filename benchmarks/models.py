@@ -1,12 +1,12 @@
 """The default models measured: pairs in Chinese and English, speed in turns, questions about the standard library.
 
-    python benchmarks/models.py [--quick] [--pairs 20000] [--rounds 5] [--out FILE] [--write]
+    python benchmarks/models.py [--only MODEL] [--quick] [--pairs 20000] [--rounds 5] [--out FILE] [--write]
 
 Pairs: Spearman x100 of raw cosines on a random part of each set (KEXUE_DATA), with its bootstrap interval; the test
 split where the folder has one, else the validation split, on which nothing was chosen here. Speed: the same 512 texts,
 in turns. Questions: `stdlib_questions.tsv`, each in English and Chinese, against the docstrings of this Python's
 standard library; recall@10, with Clopper and Pearson's interval. `--write` puts the figures where `kexue models` reads
-them.
+them; with `--only` the pairs and questions of other models stay as they are.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from kexue.demo import standard_library
 from kexue.search.encoding import encode_texts
 from kexue.similarity import PairDataset, evaluate_pairs, load_pairs
 from kexue.similarity.probability import clopper_pearson
-from kexue.text import Encoder
-from kexue.text.models import DEFAULT_MODEL, MULTILINGUAL
+from kexue.text import Encoder, recommended
+from kexue.text.models import DEFAULT_MODEL, MULTILINGUAL, TINY_CHINESE
 
-MODELS = (DEFAULT_MODEL, MULTILINGUAL)
+MODELS = (DEFAULT_MODEL, MULTILINGUAL, TINY_CHINESE)
 SETS = (
     ("atec", "test", "zh"),
     ("bq", "test", "zh"),
@@ -121,6 +121,7 @@ def measure_speed(encoders: dict[str, Encoder], rounds: int) -> list[dict[str, A
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=MODELS, help="measure pairs and questions of one model; speed is of all")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--pairs", type=int, default=20_000, help="most pairs of a set, drawn at random if it has more")
     parser.add_argument("--rounds", type=int, default=5)
@@ -129,16 +130,21 @@ def main() -> int:
     arguments = parser.parse_args()
     pairs, rounds, limit = (50, 1, 300) if arguments.quick else (arguments.pairs, arguments.rounds, None)
     encoders = {name: Encoder(name) for name in MODELS}
+    chosen = {name: encoder for name, encoder in encoders.items() if arguments.only in (None, name)}
+    others: dict[str, Any] = {} if arguments.only is None else json.loads(recommended.FIGURES.read_text("utf-8"))
+
+    def keep(key: str) -> list[dict[str, Any]]:
+        """Rows of the models that are not measured."""
+        return [row for row in others.get(key, []) if row["model"] not in chosen]
+
     record = {
         "date": datetime.date.today().isoformat(),
         "speed": measure_speed(encoders, rounds),
-        "questions": measure_questions(encoders, limit),
-        "pairs": measure_pairs(encoders, pairs),
+        "questions": [*keep("questions"), *measure_questions(chosen, limit)],
+        "pairs": [*keep("pairs"), *measure_pairs(chosen, pairs)],
     }
     write_record(arguments.out, record, "torch", "transformers")
     if arguments.write:
-        from kexue.text import recommended
-
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         recommended.FIGURES.write_text(text, encoding="utf-8")
     return 0

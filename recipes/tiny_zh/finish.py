@@ -9,7 +9,6 @@ Calibration: cosines of 5,000 random pairs of these texts, for `kexue.similarity
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +32,16 @@ def main() -> None:
     model = RoFormerSim.from_pretrained(options.model)
     whitening = Whitening(beta=1.0, gamma=0.0).fit(model.encode(texts, normalize=False))
     model = model.whiten(whitening)
-    card = options.out / "README.md"
-    kept = card.read_bytes() if card.is_file() else b""
-    if options.out.is_dir():
-        shutil.rmtree(options.out)
+    card, calibration = (options.out / name for name in ("README.md", "calibration.safetensors"))
+    text = card.read_bytes() if card.is_file() else b""
+    for path in (card, calibration):  # the folder of a model is replaced only if it holds nothing else
+        path.unlink(missing_ok=True)
     model.save_pretrained(options.out, dtype="float16")
     vectors = RoFormerSim.from_pretrained(options.out).encode(texts)
     left, right = generator.permutation(TEXTS)[:PAIRS], generator.permutation(TEXTS)[:PAIRS]
     left, right = left[left != right], right[left != right]
-    ScoreCalibrator().fit((vectors[left] * vectors[right]).sum(1)).save(options.out / "calibration.safetensors")
-    card.write_bytes(kept)
+    ScoreCalibrator().fit((vectors[left] * vectors[right]).sum(1)).save(calibration)
+    card.write_bytes(text)
 
 
 if __name__ == "__main__":

