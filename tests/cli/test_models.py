@@ -52,7 +52,9 @@ def test_figures_say_date_sizes_and_intervals(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.usefixtures("nothing_here")
 def test_a_missing_model_comes_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [(model["here"], model["place"]) for model in models_record(capsys)["models"]] == [(False, None)] * len(RECOMMENDED)
+    assert [(model["here"], model["place"]) for model in models_record(capsys)["models"]] == [(False, None)] * len(
+        RECOMMENDED
+    )
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     for model in RECOMMENDED:

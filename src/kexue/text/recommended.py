@@ -81,11 +81,11 @@ RECOMMENDED_MULTILINGUAL = RecommendedModel(
 RECOMMENDED_CHINESE = RecommendedModel(
     name=TINY_CHINESE,
     reads="Chinese",
-    chosen="Chinese texts, where the multilingual model is not installed",
+    chosen="Chinese, without the one above",
     license="Apache-2.0",
     dims=192,
     max_length=512,
-    bytes=11_000_000,
+    bytes=11_300_000,
     get="a part of kexue",
     hub=TINY_CHINESE,
 )

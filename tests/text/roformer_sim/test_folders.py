@@ -205,13 +205,13 @@ def test_a_vocabulary_of_words_needs_a_tokenizer_file(published: tuple[Path, Any
 # -- written folders ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("position", ["rotary", "learned"])
+@pytest.mark.parametrize(("position", "pooling"), [("rotary", "cls"), ("rotary", "mean"), ("learned", "cls")])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_every_reader_gives_the_same_vectors(
-    make_model: Callable[..., RoFormerSim], tmp_path: Path, position: str, dtype: Any
+    make_model: Callable[..., RoFormerSim], tmp_path: Path, position: str, pooling: str, dtype: Any
 ) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    model = make_model(position=position)
+    model = make_model(position=position, pooling=pooling)
     model.save_pretrained(tmp_path / "model", dtype=dtype)
     (tmp_path / "model/3_Normalize").rmdir()  # as packages and repositories do with an empty folder
     again = RoFormerSim.from_pretrained(tmp_path / "model")
@@ -267,8 +267,8 @@ def test_what_the_format_does_not_have_is_not_written(make_model: Callable[..., 
 def test_other_stages_are_refused(model: RoFormerSim, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     path = tmp_path / "model/1_Pooling/config.json"
-    path.write_text('{"pooling_mode": "mean"}')
-    with pytest.raises(CheckpointError, match=r"are last-avg, Dense \(identity\), Normalize, expected cls"):
+    path.write_text('{"pooling_mode": "max"}')
+    with pytest.raises(CheckpointError, match=r"are max, Dense \(identity\), Normalize, expected cls or mean"):
         RoFormerSim.from_pretrained(tmp_path / "model")
     path.write_text('{"pooling_mode": "cls"}')
     dense = tmp_path / "model/2_Dense/config.json"

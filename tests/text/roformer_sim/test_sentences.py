@@ -124,3 +124,23 @@ def test_shorter_vectors_survive_a_folder(model: RoFormerSim, tmp_path: Path) ->
     encoder = Encoder(tmp_path / "short", dtype="float32")
     assert encoder.dim == 5
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_vector_is_that_of_the_first_text_alone(make_model: Callable[..., RoFormerSim], pooling: str) -> None:
+    """Neither the text that is written after it nor padding changes it."""
+    model = make_model(pooling=pooling)
+    assert model.tokenizer is not None
+    tokens = model.tokenizer.encode(["怎么退货", "今天天气很好"])
+    first, second = (torch.from_numpy(part.astype(np.int64)) for part in np.split(tokens.ids, tokens.starts[1:-1]))
+    row = torch.cat((first, second[1:], torch.full((3,), model.tokenizer.pad_id)))[None]
+    place = torch.arange(row.shape[1])[None]
+    written = (place >= len(first)) & (place < len(first) + len(second) - 1)
+    with torch.no_grad():
+        alone = model(first[None])
+        both = model(row, written.long(), place < len(first) + len(second) - 1)
+    torch.testing.assert_close(both.vectors, alone.vectors, rtol=0, atol=1e-6)
+    state = alone.states[:, 0] if pooling == "cls" else alone.states.mean(1)
+    torch.testing.assert_close(alone.vectors, state @ model.pooler.weight.T + model.pooler.bias, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="'cls' or 'mean', got 'max'"):
+        RoFormerSimConfig(100, pooling="max")  # type: ignore[arg-type]

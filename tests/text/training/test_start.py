@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -52,6 +53,15 @@ def test_layers_and_norms_are_those_of_the_teacher(bert: tuple[RoFormerSim, str]
     assert {name.split(".")[2] for name in kept if "blocks" in name} == {"0", "1"}
     for name in kept:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_states_are_pooled_as_by_the_teacher(
+    bert: tuple[RoFormerSim, str], small: TextTokenizer, pooling: str, tmp_path: Path
+) -> None:
+    teacher = bert[0]
+    RoFormerSim(dataclasses.replace(teacher.config, pooling=pooling), teacher.tokenizer).save_pretrained(tmp_path / "t")
+    assert start_from_teacher(str(tmp_path / "t"), small, num_layers=1).config.pooling == pooling
 
 
 def test_tokens_start_as_the_teacher_reads_them(bert: tuple[RoFormerSim, str], small: TextTokenizer) -> None:

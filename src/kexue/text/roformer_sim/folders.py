@@ -1,7 +1,8 @@
 """Folders of RoFormer-Sim: those of Hugging Face are read, those of sentence-transformers are read and written.
 
-A folder that is written has four stages: the transformer, the state of [CLS], the pooler as a dense stage, scaling to
-length 1. So it is also an encoder for whoever reads such folders. The head that writes lies beside the transformer.
+A folder that is written has four stages: the transformer, the state of [CLS] or the mean of all, the pooler as a dense
+stage, scaling to length 1. So it is also an encoder for whoever reads such folders. The head that writes lies beside
+the transformer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from kexue.text.tokenizer import TextTokenizer
 Dtype = Literal["float32", "float16"]
 _POOLER = "pooler.dense."
 _DENSE = "2_Dense"
+_POOLINGS: dict[str, Literal["cls", "mean"]] = {"cls": "cls", "last-avg": "mean"}  # name in a folder -> ours
 _EMPTY = "3_Normalize"  # which packages and repositories leave out
 _NAMES = {  # of a folder that is written, without the empty one
     "1_Pooling", _DENSE, "config.json", "config_sentence_transformers.json", "model.safetensors",
@@ -50,6 +52,8 @@ def read_parts(folder: Path) -> tuple[RoFormerSimConfig, TextTokenizer]:
     poolers = [stage.out_features for stage in stack.stages if isinstance(stage, DenseStage)]
     if len(poolers) == 1 and poolers[0] != config.hidden_size:
         config = replace(config, vector_size=poolers[0])
+    if (folder / "modules.json").is_file() and stack.pooling in _POOLINGS:
+        config = replace(config, pooling=_POOLINGS[stack.pooling])
     tokenizer = TextTokenizer(stack.transformer, lower=stack.lower)
     if stack.max_length is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, stack.max_length)
@@ -72,10 +76,10 @@ def read_weights(folder: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     pooling = stack.pooling or stack.pooling_raw
     kinds = [f"Dense ({one.activation})" if isinstance(one, DenseStage) else "Normalize" for one in stack.stages]
     linear = ["Dense (identity)"]
-    if pooling != "cls" or kinds not in ([], linear, ["Normalize"], [*linear, "Normalize"]):
+    if pooling not in _POOLINGS or kinds not in ([], linear, ["Normalize"], [*linear, "Normalize"]):
         raise CheckpointError(
             f"{folder}: the stages after its transformer are {', '.join([pooling, *kinds])}, "
-            "expected cls, at most one Dense (identity), and Normalize.",
+            "expected cls or mean, at most one Dense (identity), and Normalize.",
             remedy="Open it as kexue.text.Encoder, which reads all of them.",
         )
     if stack.default_prompt_name is not None:
@@ -137,7 +141,9 @@ def write_folder(
     limit = min(config.max_length, tokenizer.model_max_length)
     with replacing_folder(folder, foreign=_list_foreign) as temporary:
         tokenizer.save(temporary)
-        write_stages(temporary, ("Dense", "Normalize"), pooling="cls", width=config.hidden_size, max_length=limit)
+        write_stages(
+            temporary, ("Dense", "Normalize"), pooling=config.pooling, width=config.hidden_size, max_length=limit
+        )
         write_dense(host["pooler.weight"].T.numpy(), host["pooler.bias"].numpy(), temporary / _DENSE)
         write_json(temporary, {"config.json": _describe(config, model)})
         save_file(published, temporary / "model.safetensors", metadata={"format": "pt"})

@@ -11,7 +11,7 @@ Source: kexue.fm/archives/8454; the mask is that of 6933 and 7427.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from kexue.losses.distillation import seq2seq_loss
 from kexue.nn.attention import unilm_mask
 from kexue.nn.linear import Affine, affine
 from kexue.nn.transformer import Transformer, TransformerConfig
+from kexue.text.pooling import pool
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,14 @@ class RoFormerSimConfig(TransformerConfig):
         max_length: longest input in tokens, special ones included.
         num_segments: 2 or more, as texts and what is written after them have their own; 0 leaves the table out.
         vector_size: width of a vector, at least 1; None is `hidden_size`.
+        pooling: ``"cls"``, as the article: the pooler reads the state of [CLS]; ``"mean"``: the mean of the states of
+            the first text and its special tokens, which networks of few layers learn faster (ours).
     """
 
     dropout: float = 0.1
     max_length: int = 512
     vector_size: int | None = None
+    pooling: Literal["cls", "mean"] = "cls"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +47,8 @@ class RoFormerSimConfig(TransformerConfig):
             raise ValueError("num_segments must be 0, or at least 2 (a text and what is written after it), got 1")
         if self.vector_size is not None and self.vector_size < 1:
             raise ValueError(f"vector_size must be at least 1, or None for hidden_size, got {self.vector_size}")
+        if self.pooling not in ("cls", "mean"):
+            raise ValueError(f"pooling must be 'cls' or 'mean', got {self.pooling!r}")
 
     @property
     def width(self) -> int:
@@ -94,7 +100,16 @@ class SentenceNetwork(nn.Module):
         """
         allowed = mask if segment_ids is None else unilm_mask(segment_ids, mask)
         states = self.transformer(token_ids, mask=allowed, segment_ids=segment_ids).last_hidden_state
-        return SentenceStates(self.pooler(states[:, 0]), states)
+        return SentenceStates(self.pooler(self._pool(states, segment_ids, mask)), states)
+
+    def _pool(self, states: Tensor, segment_ids: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Return what the pooler reads (B, d): neither a second text nor padding has a part in it."""
+        if self.config.pooling == "cls":
+            return states[:, 0]
+        keep = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask
+        if segment_ids is not None:
+            keep = keep & (segment_ids == 0)
+        return pool([states], keep, "last-avg")
 
     def score_tokens(self, states: Tensor) -> Tensor:
         """Return the scores (..., V) of the next token after states (..., d)."""

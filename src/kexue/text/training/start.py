@@ -29,7 +29,8 @@ def start_from_teacher(teacher: str, tokenizer: TextTokenizer, *, num_layers: in
     """Return a new model with the first `num_layers` layers of a BERT and its own vocabulary.
 
     A token starts as the mean of the teacher's vectors of the pieces that the teacher splits it into. The teacher's
-    learned positions become rotary ones: their mean is added to every token.
+    learned positions become rotary ones: their mean is added to every token. States are pooled as the teacher pools
+    them, by their mean or by [CLS].
 
     Args:
         teacher: a model as `kexue.text.Encoder` takes it, whose transformer is a BERT.
@@ -70,6 +71,7 @@ def _start(stack: ModelFolder, shape: dict[str, Any], tokenizer: TextTokenizer, 
             num_layers=num_layers,
             num_heads=shape["num_attention_heads"],
             intermediate_size=shape["intermediate_size"],
+            pooling="mean" if stack.pooling == "last-avg" else "cls",
         ),
         tokenizer,
     )
