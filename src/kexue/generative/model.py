@@ -1,0 +1,209 @@
+"""The vocabulary of all generative models: which operations there are, and what happens where a model lacks one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kexue._files import replacing
+from kexue._tensors import evaluating, may_read
+from kexue.errors import CheckpointError, NotSupported
+from kexue.generative.noise import Noise
+from kexue.train.config import LossOutput
+
+__all__ = ["GenerativeModel", "LossOutput"]
+
+_OPERATIONS = {  # operation: the method that a model states to support it
+    "sample": "draw", "log_prob": "log_prob", "log_prob_bound": "log_prob_bound", "energy": "energy",
+    "encode": "encode", "decode": "decode", "loss": "loss",
+}  # fmt: skip
+
+
+class GenerativeModel(nn.Module):
+    """A model of a distribution over events, such as images; the base class of all generative models.
+
+    A subclass sets `event_shape` and states the operations that it supports: `draw` (which `sample` calls), `log_prob`,
+    `log_prob_bound`, `energy`, `encode`, `decode`, `loss`. The others raise `NotSupported`, whose message lists those
+    it has; no approximation is returned under the name of an exact value.
+
+    Attributes:
+        event_shape: shape of one event, such as (1, 28, 28).
+    """
+
+    event_shape: tuple[int, ...]
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the operations that the model supports."""
+        own = type(self)
+        return tuple(
+            name for name, method in _OPERATIONS.items() if getattr(own, method) is not getattr(GenerativeModel, method)
+        )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
+        condition: Tensor | int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Return `n` events (n, *event_shape), drawn in evaluation mode and without gradients.
+
+        Args:
+            n: number of events, >= 0.
+            generator: a seed, or a list of generators, one for each event: then event i does not depend on
+                `batch_size` and n; a `torch.Generator`, or None for fresh noise: one stream for all.
+            condition: classes (n,), or one class for all; None for a model without classes.
+            batch_size: events drawn at a time, >= 1; None is all of them.
+            options: of the model.
+
+        Raises:
+            ValueError: a negative n, a batch size below 1, a condition of another length.
+            NotSupported: the model cannot sample.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"n must be an integer >= 0, got {n!r}")
+        size = n if batch_size is None else batch_size
+        if size < 1 and n:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        noise = Noise(generator, n, self.device)
+        classes = self._spread(condition, n)
+        with torch.no_grad(), evaluating(self):
+            parts = [
+                self.draw(
+                    noise[start : start + size],
+                    condition=None if classes is None else classes[start : start + size],
+                    **options,
+                )
+                for start in range(0, max(n, 1), max(size, 1))
+            ]
+        return torch.cat(parts)
+
+    def _spread(self, condition: Tensor | int | None, n: int) -> Tensor | None:
+        """Return one class for each of n events, on the model's device; None without a condition."""
+        if condition is None:
+            return None
+        classes = torch.as_tensor(condition, device=self.device)
+        if classes.ndim == 0:
+            classes = classes.expand(n)
+        if len(classes) != n:
+            raise ValueError(f"condition must be one class, or one for each of {n} events, got {len(classes)}")
+        return classes
+
+    def draw(self, noise: Noise, *, condition: Tensor | None, **options: Any) -> Tensor:
+        """Return len(noise) events made of this noise; what `sample` calls, batch by batch."""
+        self._refuse("sample")
+
+    def log_prob(
+        self, x: Tensor, *, condition: Tensor | None = None, generator: torch.Generator | int | None = None
+    ) -> Tensor:
+        """Return the log density (B,) of events, in nats: exact, or an unbiased estimate."""
+        self._refuse("log_prob")
+
+    def log_prob_bound(self, x: Tensor, **options: Any) -> Tensor:
+        """Return a lower bound (B,) of the log density of events, in nats."""
+        self._refuse("log_prob_bound")
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Return the energy (B,) of events: minus the log density, up to an unknown constant."""
+        self._refuse("energy")
+
+    def encode(self, x: Tensor, **options: Any) -> Any:
+        """Return the latents of events."""
+        self._refuse("encode")
+
+    def decode(self, z: Tensor, **options: Any) -> Tensor:
+        """Return the events of latents."""
+        self._refuse("decode")
+
+    def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
+        """Return the loss of a batch, a scalar, and its parts."""
+        self._refuse("loss")
+
+    def training_step(
+        self, batch: Any, *, optimizer_index: int = 0, generator: torch.Generator | None = None
+    ) -> LossOutput:
+        """Return the loss of one step of `kexue.train.Trainer`."""
+        return self.loss(batch, generator=generator)
+
+    def _refuse(self, operation: str) -> NoReturn:
+        able = ", ".join(self.operations) or "none"
+        raise NotSupported(f"{type(self).__name__} does not support {operation}; it supports: {able}.")
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        first = next(iter([*self.parameters(), *self.buffers()]), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def check_events(self, x: Tensor) -> None:
+        """Raise unless `x` is a batch of events (B, *event_shape), of finite floats.
+
+        Raises:
+            ValueError: another shape, NaN or infinity.
+            TypeError: not a tensor of floats.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
+        if x.ndim != len(self.event_shape) + 1 or tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"x must have shape (B, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
+        if may_read(x) and not bool(x.isfinite().all()):
+            row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise ValueError(f"x has NaN or infinity, first in item {row}; leave such items out")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights into one safetensors file, by their names in `state_dict`; it is complete, or not there."""
+        state = {name: value.detach().to("cpu").contiguous().clone() for name, value in self.state_dict().items()}
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata={"model": type(self).__name__})
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        """Read the weights that `save` has written from a model of the same construction; return the model.
+
+        Raises:
+            CheckpointError: no such file, a damaged one, one of another class; missing or additional weights, or
+                weights of another shape, all of them named. The model is unchanged then.
+        """
+        state = _read_weights(path, type(self).__name__)
+        own = self.state_dict()
+        faults = [f"{name} is missing" for name in own if name not in state]
+        faults += [f"{name} is additional" for name in state if name not in own]
+        faults += [
+            f"{name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+            for name, value in state.items()
+            if name in own and value.shape != own[name].shape
+        ]
+        if faults:
+            raise CheckpointError(
+                f"{os.fspath(path)} does not fit this {type(self).__name__}: {'; '.join(faults)}.",
+                remedy="Build the model with the arguments of the one that was saved.",
+            )
+        self.load_state_dict(state)
+        return self
+
+
+def _read_weights(path: str | os.PathLike[str], model: str) -> dict[str, Tensor]:
+    """Return the weights of a file by name; CheckpointError where it is damaged, or holds another class of model."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            kind = (file.metadata() or {}).get("model")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{os.fspath(path)} cannot be loaded: {error}.", remedy="Name a file that GenerativeModel.save has written."
+        ) from error
+    if kind != model:
+        raise CheckpointError(
+            f"{os.fspath(path)} holds {'weights without a name of a model' if kind is None else f'a {kind}'}, "
+            f"expected a {model}.",
+            remedy="Load it into a model of its class.",
+        )
+    return state
