@@ -1,5 +1,6 @@
 """The loop against a loop by hand, and against itself interrupted."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -433,6 +434,27 @@ def test_curves_for_tensorboard(tmp_path):
     assert [point.step for point in curve] == [record["step"] for record in records] == list(range(1, 9))
     assert [point.value for point in curve] == pytest.approx([record["loss"] for record in records])
     assert "eval/accuracy" in read.Tags()["scalars"]
+
+
+def test_images_for_tensorboard(tmp_path):
+    events = import_optional("tensorboard.backend.event_processing.event_accumulator", extra="train")
+    picture = io.BytesIO()
+    import_optional("PIL.Image", extra="generative").new("L", (5, 3), 128).save(picture, format="PNG")
+
+    def draw(trainer, _record):
+        trainer.log.write_image("samples", trainer.place.step, picture.getvalue())
+
+    for kinds in (("jsonl", "tensorboard"), ("jsonl",)):
+        trainer = make_run(tmp_path / kinds[-1], steps=3, log=kinds)
+        trainer.callbacks = (draw,)
+        trainer.fit(loader(), evaluate=accuracy)
+        assert trainer.log is None
+    read = events.EventAccumulator(str(tmp_path / "tensorboard" / "tensorboard"))
+    read.Reload()
+    images = read.Images("samples")
+    assert [(one.step, one.width, one.height) for one in images] == [(1, 5, 3), (2, 5, 3), (3, 5, 3)]
+    assert images[0].encoded_image_string == picture.getvalue()
+    assert not (tmp_path / "jsonl" / "tensorboard").exists()
 
 
 def test_without_tensorboard(tmp_path, monkeypatch, caplog):

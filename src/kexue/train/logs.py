@@ -1,4 +1,4 @@
-"""Logs of a run: a line of JSON per step, and curves for TensorBoard."""
+"""Logs of a run: a line of JSON per step, curves and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,21 @@ class RunLog:
             make = self._summaries.Summary
             values = [make.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in record.items()]
             self._add_event(step, summary=make(value=values))
+
+    def write_image(self, name: str, step: int, png: bytes) -> None:
+        """Write an image to TensorBoard, if that is a log of this run.
+
+        Args:
+            name: tag of the image; each of its steps is one of a series.
+            step: finished steps.
+            png: a PNG file.
+        """
+        if self._writer is None:
+            return
+        width, height = struct.unpack(">II", png[16:24])  # of its first chunk
+        image = self._summaries.Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
+        value = self._summaries.Summary.Value(tag=name, image=image)
+        self._add_event(step, summary=self._summaries.Summary(value=[value]))
 
     def _add_event(self, step: int, **what: Any) -> None:
         self._writer.add_event(self._events.Event(wall_time=time.time(), step=step, **what))

@@ -55,6 +55,7 @@ class Trainer:
         place: `Position` of the run; `place.step` counts finished steps.
         total: steps of the whole run; None while that is unknown.
         state: `RunState`, all that a checkpoint holds.
+        log: `RunLog` to which a callback may write images; None outside of `fit`.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Trainer:
         self.callbacks = tuple(callbacks)
         self.folder = Path(config.out)
         self.total: int | None = None
+        self.log: RunLog | None = None
         self._metrics: Mapping[str, float] = {}  # of the last evaluation, also of one that does not count
         self._epoch_ends = False  # whether the step under way is the last of its epoch
         own_ids = {id(parameter) for parameter in model.parameters()}
@@ -147,7 +149,8 @@ class Trainer:
             self._prepare(loader)
             kinds = () if self.processes.rank > 0 else config.log
             step, evaluated = self.place.step, self.place.evaluated
-            log = stack.enter_context(RunLog(self.folder, kinds, step=step, evaluated=evaluated))
+            log = self.log = stack.enter_context(RunLog(self.folder, kinds, step=step, evaluated=evaluated))
+            stack.callback(setattr, self, "log", None)
             stopped = stack.enter_context(ending_signals())
             interrupted = self._train(self._groups(loader), evaluate, log, stopped)
         return self._result(time.monotonic() - started, interrupted)

@@ -17,7 +17,6 @@ from kexue.similarity.evaluation import evaluate_pairs
 from kexue.text import RoFormerSim, SentenceConfig, train_sentences
 from kexue.text.training import train as module
 from kexue.text.training.corpus import read_corpus
-from kexue.text.training.train import warm_then_fall
 from kexue.train import load_checkpoint
 
 PAIRS = [("怎么买手机", "手机如何购买"), ("怎么买电脑", "电脑如何购买")]  # two of those of `pairs`
@@ -292,16 +291,3 @@ def test_a_length_that_the_model_does_not_read(pairs, tmp_path):
         ValueError, match=r"max_length=300 is too long: .* 600 tokens, the model reads 512; use max_length=256"
     ):
         train_sentences(SentenceConfig("pretrain", [pairs], tmp_path / "run", max_length=300, **SMALL))
-
-
-def test_the_learning_rate_rises_and_falls():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    schedule = warm_then_fall(optimizer, 100)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
-    assert max(rates) == 2.0
-    assert rates[5:] == pytest.approx([2.0 * (100 - step) / 95 for step in range(5, 100)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import tempfile
@@ -16,10 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kexue._files import replacing
 from kexue._progress import Progress
-from kexue._text import parse_json, say_count
-from kexue.errors import CheckpointError
+from kexue._text import say_count
 from kexue.similarity.evaluation import evaluate_pairs
 from kexue.similarity.pairs import PairDataset, load_pairs
 from kexue.text.roformer_sim.characters import choose_characters, write_tokenizer
@@ -33,11 +30,10 @@ from kexue.text.training.start import start_from_teacher
 from kexue.text.training.tasks import SentenceTask
 from kexue.train.checkpoint import load_checkpoint
 from kexue.train.config import TrainConfig, TrainResult
-from kexue.train.folder import has_checkpoint
 from kexue.train.loop import Trainer, reporting
+from kexue.train.schedules import build_optimizer, warm_then_fall
+from kexue.train.settings import check_settings, write_settings
 
-_WARM = 20  # the learning rate rises over a twentieth of the steps
-_SETTINGS = "settings.json"
 _LOG = logging.getLogger(__name__)
 _FREE = ("out", "data", "device", "limit", "resume")  # settings that may change when a run continues
 _PREPARE = {"pretrain": prepare_pretrain, "distill": prepare_distill, "supervise": prepare_supervise}
@@ -69,12 +65,12 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
     validation = _load_validation(config)
     corpus = read_corpus(config.data)
     _warn_of_leaks(validation, corpus)
-    _check_settings(config, corpus)
+    check_settings(config.out, _settings(config, corpus), resume=config.resume)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _open_student(config, corpus.texts)
         stage = _PREPARE[config.stage](config, corpus, model, phases)
-    _write_settings(config, corpus, stage.facts)
+    write_settings(config.out, {**_settings(config, corpus), "facts": stage.facts})
     task = SentenceTask(model, stage.objective, chunk_size=config.chunk_size)
     optimizer = build_optimizer(task, config.lr)
     with phases("training") as report:
@@ -112,24 +108,6 @@ def _trainer_config(config: SentenceConfig) -> TrainConfig:
         limit=config.limit,
         resume=config.resume,
     )
-
-
-def build_optimizer(task: nn.Module, lr: float) -> torch.optim.AdamW:
-    """Return AdamW with a decay of 0.01 for matrices, and none for biases and norms."""
-    matrices = [one for one in task.parameters() if one.dim() > 1]
-    vectors = [one for one in task.parameters() if one.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-
-
-def warm_then_fall(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the schedule of the learning rate: up over a twentieth of the steps, then linearly down to 0."""
-    warm = max(1, steps // _WARM)
-
-    def factor(step: int) -> float:
-        return min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _open_student(config: SentenceConfig, texts: list[str]) -> RoFormerSim:
@@ -207,36 +185,12 @@ def _evaluation(model: RoFormerSim, pairs: PairDataset) -> Callable[[nn.Module],
     return score
 
 
-def _check_settings(config: SentenceConfig, corpus: Corpus) -> None:
-    """Raise a CheckpointError where the run in `out` that would be continued has other settings or data."""
-    path = Path(config.out) / _SETTINGS
-    if not (config.resume and path.is_file() and has_checkpoint(Path(config.out))):
-        return
-    before, now = parse_json(path.read_bytes(), path, kind=dict), _settings(config, corpus)
-    changed = [
-        f"{name} was {before.get(name)!r}, is {value!r}" for name, value in now.items() if before.get(name) != value
-    ]
-    if changed:
-        raise CheckpointError(
-            f"the run in {config.out} has other settings: {'; '.join(changed)}.",
-            remedy="Use another folder, the same settings, or start again with --no-resume (resume=False).",
-        )
-
-
 def _settings(config: SentenceConfig, corpus: Corpus) -> dict[str, Any]:
     """Return the settings that decide the result of a run, JSON-ready."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     kept = {name: value for name, value in values.items() if name not in _FREE}
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
     return {**plain, "texts": corpus.digest()}
-
-
-def _write_settings(config: SentenceConfig, corpus: Corpus, facts: dict[str, Any]) -> None:
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / _SETTINGS) as temporary:
-        record = {**_settings(config, corpus), "facts": facts}
-        temporary.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _as_is(batch: Any) -> Any:
