@@ -6,7 +6,8 @@ Pairs: Spearman x100 between labels and scores on a random part of each set (KEX
 the test split where the folder has one, else the validation split, on which nothing was chosen. Beside the models: the
 mean of random vectors of characters, TF-IDF of one and two characters, BM25. "+ tf-idf" is the mean of the standard
 scores of a way and of TF-IDF. Writing: 20 sentences for each question; a judge, a model trained on labelled pairs,
-accepts a sentence whose cosine to the question is above the threshold with the best accuracy on its training set.
+accepts a sentence whose cosine to the question is above the threshold with the best mean of sensitivity and specificity
+on its training set.
 """
 
 from __future__ import annotations

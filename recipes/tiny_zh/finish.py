@@ -1,4 +1,4 @@
-"""The last step of the shipped model: whitening and calibration of a trained one, and the folder in float16.
+"""The last step of the shipped model: whitening and calibration of a trained one, and the folder with weights in eight bits.
 
     python recipes/tiny_zh/finish.py --model run/model --data data --out src/kexue/text/tiny_zh
 
@@ -36,7 +36,7 @@ def main() -> None:
     text = card.read_bytes() if card.is_file() else b""
     for path in (card, calibration):  # the folder of a model is replaced only if it holds nothing else
         path.unlink(missing_ok=True)
-    model.save_pretrained(options.out, dtype="float16")
+    model.save_pretrained(options.out, dtype="int8")
     vectors = RoFormerSim.from_pretrained(options.out).encode(texts)
     left, right = generator.permutation(TEXTS)[:PAIRS], generator.permutation(TEXTS)[:PAIRS]
     left, right = left[left != right], right[left != right]

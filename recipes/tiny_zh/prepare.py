@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from edits import write_edits
 from grammar import write_groups
+from wide import list_words, write_forms, write_rows
 
-from kexue.text import Encoder
+from kexue.text import Encoder, find_model
 
 TEACHER = "multilingual-e5-small"
 LONGEST = 64  # characters of a text
@@ -118,10 +119,23 @@ def write_own(sources: dict[str, list[str]]) -> list[list[str]]:
     return groups
 
 
-def encode_centred(encoder: Encoder, texts: list[str], mean: np.ndarray | None = None) -> np.ndarray:
-    """Return unit vectors of the teacher about a mean, by default their own."""
+def write_wide(data: Path, sources: dict[str, list[str]]) -> list[list[str]]:
+    """Add sentences and rows of the teacher's words to the sources; return 10,000 groups of these sentences."""
+    tokenizer = json.loads((find_model(TEACHER) / "tokenizer.json").read_text("utf-8"))
+    words = list_words([piece for piece, _ in tokenizer["model"]["vocab"]])
+    groups, rows = list(write_forms(words, 42_000, seed=1)), list(write_rows(words, 40_000, seed=2))
+    texts = Texts(data)
+    pieces, forms = texts.keep(words), texts.keep(text for group in groups for text in group)
+    sources |= {"pieces": pieces, "forms": forms, "rows": texts.keep(rows)}
+    kept = set(forms)
+    written = [[text for text in group if text in kept] for group in groups]
+    return random.Random(4).sample([group for group in written if len(group) > 1], 10_000)
+
+
+def encode_centred(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """Return unit vectors of the teacher about their mean."""
     vectors = encoder.encode_queries(texts)
-    vectors -= vectors.mean(0) if mean is None else mean
+    vectors -= vectors.mean(0)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -181,14 +195,14 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     sources, encoder = read_sources(arguments.data), Encoder(TEACHER)
-    groups = write_own(sources)
+    groups, wide = write_own(sources), write_wide(arguments.data, sources)
     held = write_validation(sources, groups, encoder, out / "validation.tsv")
     for name, texts in sources.items():
         (out / f"{name}.txt").write_text("\n".join(text for text in texts if text not in held) + "\n", encoding="utf-8")
     alike = find_alike([*sources["tatoeba"], *sources["dialogue_parts"]], encoder)
     pairs = [pair for pair in alike if not held & set(pair) and max(map(len, pair)) <= 30]
     random.Random(3).shuffle(groups)
-    written = [[text for text in group if text not in held] for group in groups[:14_000]]
+    written = [[text for text in group if text not in held] for group in [*groups[:14_000], *wide]]
     with (out / "similar.jsonl").open("w", encoding="utf-8") as file:
         for texts in [*pairs, *(group for group in written if len(group) > 1)]:
             file.write(json.dumps({"texts": texts}, ensure_ascii=False) + "\n")

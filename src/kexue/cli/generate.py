@@ -136,7 +136,7 @@ def _read(texts: Sequence[str]) -> list[str]:
         if text == "-":
             sentences += [line for line in read_lines("-") if line.strip()]
         elif not text.strip():
-            raise typer.BadParameter(f"text {i} is blank")
+            raise typer.BadParameter(f"text {i} is blank: {text!r}; give a sentence, or - to read lines from stdin")
         else:
             sentences.append(text)
     if not sentences:

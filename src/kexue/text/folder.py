@@ -256,15 +256,18 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a transformer or dense folder by their names, in the dtype of the file.
+    """Return the weights of a transformer or dense folder by their names: those in eight bits in float32, others in the
+    dtype of the file.
 
     Raises:
-        CheckpointError: no safetensors files, or damaged ones.
+        CheckpointError: no safetensors files, or damaged ones; integers without scales.
     """
     from safetensors.torch import load_file
 
+    from kexue.text.row_weights import restore_rows
+
     try:
-        return {name: value for file in weight_files(folder) for name, value in load_file(file).items()}
+        return restore_rows({name: x for file in weight_files(folder) for name, x in load_file(file).items()})
     except CheckpointError:
         raise
     except Exception as error:  # damaged files raise many types of errors

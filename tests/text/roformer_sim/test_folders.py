@@ -244,6 +244,23 @@ def test_every_reader_gives_the_same_vectors(
     assert_close(ours[KEEP], scores[KEEP], **TOLERANCE)
 
 
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+def test_eight_bits_take_a_quarter_and_turn_no_vector(
+    make_model: Callable[..., RoFormerSim], tmp_path: Path, position: str
+) -> None:
+    model = make_model(position=position)
+    for name, dtype in (("whole", "float32"), ("short", "int8")):
+        model.save_pretrained(tmp_path / name, dtype=dtype)  # type: ignore[arg-type]
+    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "short")}
+    assert sizes["short"] < 0.5 * sizes["whole"]  # headers and biases weigh in a small model
+    again = RoFormerSim.from_pretrained(tmp_path / "short")
+    vectors = again.encode(TEXTS)
+    assert ((vectors * model.encode(TEXTS)).sum(1) > 0.999).all()
+    np.testing.assert_allclose(Encoder(tmp_path / "short", dtype="float32").encode(TEXTS), vectors, rtol=0, atol=1e-6)
+    again.save_pretrained(tmp_path / "again", dtype="int8")
+    np.testing.assert_array_equal(RoFormerSim.from_pretrained(tmp_path / "again").encode(TEXTS), vectors)
+
+
 def test_a_folder_is_replaced_only_if_it_was_written_before(model: RoFormerSim, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model.save_pretrained(folder)
@@ -266,8 +283,8 @@ def test_what_the_format_does_not_have_is_not_written(make_model: Callable[..., 
         with pytest.raises(ValueError, match="only a model with rotary or learned positions"):
             make_model(**changes).save_pretrained(tmp_path / "model")
     model = make_model()
-    with pytest.raises(ValueError, match="dtype must be 'float32' or 'float16', got 'int8'"):
-        model.save_pretrained(tmp_path / "model", dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dtype must be 'float32', 'float16' or 'int8', got 'int4'"):
+        model.save_pretrained(tmp_path / "model", dtype="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no tokenizer"):
         RoFormerSim(model.config).save_pretrained(tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -24,10 +24,11 @@ from kexue.text.bert import list_unsupported
 from kexue.text.folder import DenseStage, load_dense, load_weights, read_config, read_model_folder
 from kexue.text.roformer_sim.model import RoFormerSimConfig
 from kexue.text.roformer_sim.weights import from_published, to_published
+from kexue.text.row_weights import compress_rows
 from kexue.text.stages import write_json, write_stages
 from kexue.text.tokenizer import TextTokenizer
 
-Dtype = Literal["float32", "float16"]
+Dtype = Literal["float32", "float16", "int8"]
 _POOLER = "pooler.dense."
 _DENSE = "2_Dense"
 _POOLINGS: dict[str, Literal["cls", "mean"]] = {"cls": "cls", "last-avg": "mean"}  # name in a folder -> ours
@@ -118,8 +119,8 @@ def write_folder(
             in this dtype.
         DataError: the folder holds files that are not of such a model.
     """
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}.")
+    if dtype not in ("float32", "float16", "int8"):
+        raise ValueError(f"dtype must be 'float32', 'float16' or 'int8', got {dtype!r}.")
     model = "roformer" if config.position == "rotary" else "bert"
     if config.position not in ("rotary", "learned") or config.norm != "post" or not config.num_segments:
         raise ValueError(
@@ -127,11 +128,9 @@ def write_folder(
             f"position={config.position!r}, norm={config.norm!r}, num_segments={config.num_segments}."
         )
     host = {name: value.detach().to("cpu", torch.float32) for name, value in state.items()}
-    published = {
-        name: value.to(getattr(torch, dtype))
-        for name, value in to_published(host, prefix=f"{model}.").items()
-        if _POOLER not in name
-    }
+    published = {name: x for name, x in to_published(host, prefix=f"{model}.").items() if _POOLER not in name}
+    if dtype == "float16":
+        published = {name: value.half() for name, value in published.items()}
     odd = [name for part in (host, published) for name, value in part.items() if not value.isfinite().all()]
     if odd:
         raise ValueError(
@@ -146,7 +145,8 @@ def write_folder(
         )
         write_dense(host["pooler.weight"].T.numpy(), host["pooler.bias"].numpy(), temporary / _DENSE)
         write_json(temporary, {"config.json": _describe(config, model)})
-        save_file(published, temporary / "model.safetensors", metadata={"format": "pt"})
+        weights = compress_rows(published) if dtype == "int8" else published
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
 
 
 def _list_foreign(folder: Path) -> list[str]:

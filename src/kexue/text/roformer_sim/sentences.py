@@ -94,7 +94,8 @@ class RoFormerSim(SentenceNetwork):
 
         Args:
             folder: written completely or not at all; one that was written by this method is replaced.
-            dtype: of the weights in the file, ``"float32"`` or ``"float16"``.
+            dtype: of the weights in the file: ``"float32"``, ``"float16"``, or ``"int8"`` for a quarter of float32's
+                size, rows of integers with a scale, which kexue alone reads.
 
         Raises:
             ValueError: no tokenizer, an unknown dtype, a shape that the published format does not have, or a weight

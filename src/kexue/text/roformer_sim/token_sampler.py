@@ -46,11 +46,11 @@ class TokenSampler:
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}; 1 keeps every token")
         if self.top_k is not None:
             check_counts(top_k=self.top_k)
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, and finite, got {self.temperature}")
+            raise ValueError(f"temperature must be 0 or more, and finite, got {self.temperature}; 1 changes nothing")
 
     def draw(self, scores: Tensor, uniform: Tensor) -> Tensor:
         """Return one token id for every row, (B,).
