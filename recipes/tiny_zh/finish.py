@@ -1,4 +1,4 @@
-"""The last step of the shipped model: whitening and calibration of a trained one, and the folder with weights in eight bits.
+"""The last step of the shipped model: whitening and calibration, and the folder, with weights in eight bits.
 
     python recipes/tiny_zh/finish.py --model run/model --data data --out src/kexue/text/tiny_zh
 
