@@ -35,6 +35,7 @@ EXTRA_OF: dict[str, str] = {
     "sympy": "algebra",
     "mpmath": "algebra",
     "sklearn": "bench",
+    "PIL": "generative",
 }
 
 

@@ -11,16 +11,33 @@ from kexue._lazy import attach
 from kexue.errors import NotSupported as NotSupported
 
 if TYPE_CHECKING:
+    from kexue.generative.data import ImageData as ImageData, load_images as load_images
     from kexue.generative.interpolation import interpolate as interpolate
+    from kexue.generative.mixture import GaussianMixture as GaussianMixture, eight_gaussians as eight_gaussians
     from kexue.generative.model import GenerativeModel as GenerativeModel
+    from kexue.generative.networks.convolution import (
+        ConvDecoder as ConvDecoder,
+        ConvEncoder as ConvEncoder,
+        GridDecoder as GridDecoder,
+        GridEncoder as GridEncoder,
+    )
+    from kexue.generative.networks.denoiser import Denoised as Denoised, MLPDenoiser as MLPDenoiser
+    from kexue.generative.networks.mlp import MLP as MLP, ResidualMLP as ResidualMLP
+    from kexue.generative.networks.unet import TinyUNet as TinyUNet
     from kexue.generative.noise import Noise as Noise, sample_generators as sample_generators
     from kexue.train.config import LossOutput as LossOutput
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "data": ("ImageData", "load_images"),
         "interpolation": ("interpolate",),
+        "mixture": ("GaussianMixture", "eight_gaussians"),
         "model": ("GenerativeModel", "LossOutput"),
+        "networks.convolution": ("ConvDecoder", "ConvEncoder", "GridDecoder", "GridEncoder"),
+        "networks.denoiser": ("Denoised", "MLPDenoiser"),
+        "networks.mlp": ("MLP", "ResidualMLP"),
+        "networks.unet": ("TinyUNet",),
         "noise": ("Noise", "sample_generators"),
     },
     needs="torch",

@@ -1,0 +1,1 @@
+"""Small networks: multilayer perceptrons, convolutional encoders and decoders, denoisers, a U-Net."""

@@ -1,0 +1,134 @@
+"""What a network gets to know of time and class, and a denoiser of vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from kexue._tensors import as_class_numbers, check_range
+from kexue.generative.networks.mlp import ResidualMLP, Shape
+
+
+class Denoised(NamedTuple):
+    """Output of a denoiser, in the form of the diffusers library: `sample`, of the shape of the input."""
+
+    sample: Tensor
+
+
+def time_features(t: Tensor, dim: int = 64) -> Tensor:
+    """Return sines and cosines of times (B, dim).
+
+    - t of floats, times in [0, 1]: [sin(t f), cos(t f)] with dim/2 frequencies f, geometric from 1 to 1000.
+    - t of integers, numbers of steps: f geometric from 1 down, f_i = 10000^(-2i/dim), as in the Transformer.
+
+    Args:
+        t: (B,), floats or integers.
+        dim: even number >= 4.
+
+    Example:
+        >>> time_features(torch.tensor([0.0, 0.5])).shape
+        torch.Size([2, 64])
+    """
+    half = dim // 2
+    place = torch.arange(half, device=t.device, dtype=torch.float32)
+    if t.is_floating_point():
+        frequencies = torch.exp(place * (math.log(1000) / (half - 1)))
+    else:
+        frequencies = torch.exp(place * (-math.log(10_000) / half))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+class TimeAndClass(nn.Module):
+    """Vector of a time and a class: 64 features, Linear, SiLU, Linear; plus a row of a table for the class.
+
+    The table has one row more than there are classes, the last one for "no class": guidance without a classifier
+    trains it by replacing some labels with the number `num_classes`.
+
+    Args:
+        dim: size of the vector, >= 1.
+        num_classes: number of classes, >= 1; None: no labels are accepted.
+    """
+
+    def __init__(self, dim: int, num_classes: int | None = None) -> None:
+        super().__init__()
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be >= 1 or None, got {num_classes}")
+        self.num_classes = num_classes
+        self.time = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.table = None if num_classes is None else nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, n: int, timestep: Tensor | float, class_labels: Tensor | None) -> Tensor:
+        """Return vectors (n, dim).
+
+        Args:
+            n: items of the batch.
+            timestep: a number, or one for each item (n,): floats are times in [0, 1], integers numbers of steps.
+            class_labels: class numbers (n,) in [0, num_classes], the last of which is "no class"; None is that.
+        """
+        weight = next(self.parameters())
+        device = weight.device
+        t = torch.as_tensor(timestep, device=device).reshape(-1)
+        if len(t) not in (1, n):
+            raise ValueError(f"timestep must be one number, or one for each of {n} items, got {len(t)}")
+        vector = cast(Tensor, self.time(time_features(t).to(weight.dtype))).expand(n, -1)
+        if self.table is None or self.num_classes is None:
+            if class_labels is not None:
+                raise ValueError("class_labels are given, but the network was built without classes: set num_classes")
+            return vector
+        if class_labels is None:
+            class_labels = torch.full((n,), self.num_classes, device=device)
+        labels = as_class_numbers(class_labels, "class_labels")
+        if labels.shape != (n,):
+            raise ValueError(f"class_labels must be ({n},), one for each item, got {tuple(labels.shape)}")
+        check_range(labels, self.num_classes + 1, None, "class_labels")
+        return cast(Tensor, vector + self.table(labels))
+
+
+class MLPDenoiser(nn.Module):
+    """Denoiser of events of any shape, without convolutions: a `ResidualMLP` that knows the time and the class.
+
+    It is called as a network of the diffusers library: ``net(sample, timestep, class_labels=None,
+    return_dict=True)`` returns an object with `sample`, or the tuple (sample,).
+
+    Args:
+        dim: number of values of an event, or its shape.
+        hidden: width, >= 1.
+        blocks: residual blocks, >= 0.
+        num_classes: number of classes, >= 1; None: no labels are accepted.
+
+    Raises:
+        ValueError: a size out of range; on a call, another shape, a label out of range, labels without classes.
+
+    Example:
+        >>> net = MLPDenoiser(2, num_classes=10)
+        >>> net(torch.zeros(5, 2), torch.rand(5), class_labels=torch.arange(5)).sample.shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, dim: Shape, *, hidden: int = 256, blocks: int = 3, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.net = ResidualMLP(dim, hidden=hidden, blocks=blocks)
+        self.condition = TimeAndClass(hidden, num_classes)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        *,
+        return_dict: bool = True,
+    ) -> Denoised | tuple[Tensor]:
+        """Return the output, of the shape of `sample`.
+
+        Args:
+            sample: (B, *shape).
+            timestep: a number, or one for each item (B,): floats are times in [0, 1], integers numbers of steps.
+            class_labels: (B,) in [0, num_classes], the last of which is "no class"; None is that.
+            return_dict: False returns the tuple (sample,).
+        """
+        out = self.net(sample, self.condition(len(sample), timestep, class_labels))
+        return Denoised(out) if return_dict else (out,)
