@@ -546,7 +546,7 @@ def test_a_snapshot_that_cannot_be_written_is_no_failure(
     path = tmp_path / "x.kx"
     monkeypatch.setattr("kexue.search.engine.write_snapshot", full)
     create(path, 30)
-    assert "opening will take longer" in caplog.text
+    assert "the first search will take longer" in caplog.text
     store = EmbeddedStore.open(path, readonly=True)
     assert len(store.search(np.stack([vector(4)]), 99)[0]) == 30
     store.close()

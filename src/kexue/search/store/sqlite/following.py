@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
-import stat
-from pathlib import Path
 
 import numpy as np
 
-from kexue.search.engine import Engine, Position, build_engine, load_engine, read_position
+from kexue.search.engine import Engine, Position, build_engine, load_engine
 from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.store.sqlite import tables
+from kexue.search.store.sqlite.snapshots import Follower
 from kexue.search.store.sqlite.tables import ChecksumCounter, State
-from kexue.search.store.sqlite.transactions import Transactions, Version
+from kexue.search.store.sqlite.transactions import Transactions
 
-_LOG = logging.getLogger("kexue.search")
-_SNAPSHOT_DRIFT = 0.1  # share of the documents; after more changes, closing writes a new snapshot
 _QUERIES = 64  # queries of an approximate search at a time
 
 
-class EngineFollower:
+class EngineFollower(Follower):
     """The engine of a store, and its snapshot beside the file.
 
     A changed document gets a new key, and its old key goes to `tombstones`; keys and tombstones only increase. So the
@@ -30,15 +25,11 @@ class EngineFollower:
 
     Attributes:
         engine: None before the first search, and while there are no vectors.
-        snapshot_path: of the snapshot.
     """
 
     def __init__(self, transactions: Transactions) -> None:
+        super().__init__(transactions, "-snapshot")
         self.engine: Engine | None = None
-        self.snapshot_path = Path(f"{transactions.file}-snapshot")
-        self._transactions = transactions
-        self._version: Version | None = None
-        self._stale = False
 
     def follow(self, connection: sqlite3.Connection) -> Engine | None:
         """Return the engine with the vectors that this transaction sees; None while there are none."""
@@ -74,36 +65,6 @@ class EngineFollower:
         engine = build_engine(blocks, sample, n=state.vector_count, dims=dims, approx=approx)
         tally.check(state.vector_count, state.vectors, "vectors")
         return engine
-
-    def save_snapshot(self) -> None:
-        """Write the engine beside the file. A snapshot only saves time: a failure is logged."""
-        with self._transactions.lock:
-            with self._transactions.read() as connection:
-                engine = self.follow(connection)
-            try:
-                if engine is not None:
-                    engine.save(self.snapshot_path, mode=stat.S_IMODE(os.stat(self._transactions.file).st_mode))
-                    self._stale = False
-            except OSError as error:
-                _LOG.warning("%s was not written, opening will take longer: %s", self.snapshot_path, error)
-
-    def save_stale_snapshot(self) -> None:
-        """Write a snapshot if much has changed since the last one."""
-        with self._transactions.read() as connection:
-            position = None if self._stale else read_position(self.snapshot_path)
-            changed = changed_much(connection, self._transactions, position)
-        if changed:
-            self.save_snapshot()
-
-
-def changed_much(connection: sqlite3.Connection, transactions: Transactions, position: Position | None) -> bool:
-    """Return whether more than a tenth of the vectors have changed since a state; None: the empty one."""
-    epoch, n = transactions.metadata(connection)["epoch"], transactions.state(connection).vector_count
-    if position is None or position.epoch != epoch:
-        return n > 0
-    changes = tables.scalar(connection, "SELECT count(*) FROM vectors WHERE key > ?", [position.last_key])
-    changes += tables.scalar(connection, "SELECT count(*) FROM tombstones WHERE n > ?", [position.last_removal])
-    return int(changes) > _SNAPSHOT_DRIFT * n
 
 
 def _catch_up(connection: sqlite3.Connection, engine: Engine, state: State) -> bool:

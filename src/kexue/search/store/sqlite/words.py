@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from kexue.search.engine import Position, read_position
+from kexue.search.engine import Position
 from kexue.search.fusion import NEAREST, fuse
 from kexue.search.postings import Postings, load_postings
 from kexue.search.products import Keys, Scores, Vectors
 from kexue.search.store.base import Words
 from kexue.search.store.sqlite import tables
-from kexue.search.store.sqlite.following import changed_much
+from kexue.search.store.sqlite.snapshots import Follower
 from kexue.search.store.sqlite.tables import ChecksumCounter
-from kexue.search.store.sqlite.transactions import Transactions, Version
+from kexue.search.store.sqlite.transactions import Transactions
 
-_LOG = logging.getLogger("kexue.search")
 _BLOCK = 2_048  # documents read at a time, and fewer where
 _LONGEST = 1 << 21  # their texts have so many bytes together: reading terms takes about 60 times as much memory
 
 
-class WordFollower:
+class WordFollower(Follower):
     """The postings of a store, and their snapshot beside the file.
 
     The documents are the only source: postings hold what their texts hold, and every text is compared with its checksum
@@ -34,15 +29,11 @@ class WordFollower:
 
     Attributes:
         postings: None before the first search.
-        snapshot_path: of the snapshot.
     """
 
     def __init__(self, transactions: Transactions) -> None:
+        super().__init__(transactions, "-words")
         self.postings: Postings | None = None
-        self.snapshot_path = Path(f"{transactions.file}-words")
-        self._transactions = transactions
-        self._version: Version | None = None
-        self._stale = False
 
     def follow(self, connection: sqlite3.Connection) -> Postings:
         """Return the postings of the documents that this transaction sees."""
@@ -85,25 +76,6 @@ class WordFollower:
             if self.follow(connection).same(self.read(connection)):
                 return []
         return [f"{self.snapshot_path.name} does not hold the words of the documents: delete it, it is written again"]
-
-    def save_snapshot(self) -> None:
-        """Write the postings beside the file. A snapshot only saves time: a failure is logged."""
-        with self._transactions.lock:
-            with self._transactions.read() as connection:
-                postings = self.follow(connection)
-            try:
-                postings.save(self.snapshot_path, mode=stat.S_IMODE(os.stat(self._transactions.file).st_mode))
-                self._stale = False
-            except OSError as error:
-                _LOG.warning("%s was not written, the first search will take longer: %s", self.snapshot_path, error)
-
-    def save_stale_snapshot(self) -> None:
-        """Write a snapshot if much has changed since the last one."""
-        with self._transactions.read() as connection:
-            position = None if self._stale else read_position(self.snapshot_path)
-            changed = changed_much(connection, self._transactions, position)
-        if changed:
-            self.save_snapshot()
 
     def renew(self, epoch: str) -> None:
         """Note that the store has begun a new epoch with the same documents."""
