@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from kexue.generative.data import ImageData as ImageData, load_images as load_images
     from kexue.generative.interpolation import interpolate as interpolate
     from kexue.generative.mixture import GaussianMixture as GaussianMixture, eight_gaussians as eight_gaussians
+    from kexue.generative.likelihoods import (
+        BernoulliLikelihood as BernoulliLikelihood,
+        GaussianLikelihood as GaussianLikelihood,
+        Likelihood as Likelihood,
+        LogisticLikelihood as LogisticLikelihood,
+    )
     from kexue.generative.model import GenerativeModel as GenerativeModel
     from kexue.generative.networks.convolution import (
         ConvDecoder as ConvDecoder,
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
     from kexue.generative.networks.mlp import MLP as MLP, ResidualMLP as ResidualMLP
     from kexue.generative.networks.unet import TinyUNet as TinyUNet
     from kexue.generative.noise import Noise as Noise, sample_generators as sample_generators
+    from kexue.generative.posterior import Posterior as Posterior
+    from kexue.generative.vae import VAE as VAE
+    from kexue.generative.vqvae import VQVAE as VQVAE
     from kexue.train.config import LossOutput as LossOutput
 
 __getattr__, __dir__, __all__ = attach(
@@ -33,12 +42,16 @@ __getattr__, __dir__, __all__ = attach(
         "data": ("ImageData", "load_images"),
         "interpolation": ("interpolate",),
         "mixture": ("GaussianMixture", "eight_gaussians"),
+        "likelihoods": ("BernoulliLikelihood", "GaussianLikelihood", "Likelihood", "LogisticLikelihood"),
         "model": ("GenerativeModel", "LossOutput"),
         "networks.convolution": ("ConvDecoder", "ConvEncoder", "GridDecoder", "GridEncoder"),
         "networks.denoiser": ("Denoised", "MLPDenoiser"),
         "networks.mlp": ("MLP", "ResidualMLP"),
         "networks.unet": ("TinyUNet",),
         "noise": ("Noise", "sample_generators"),
+        "posterior": ("Posterior",),
+        "vae": ("VAE",),
+        "vqvae": ("VQVAE",),
     },
     needs="torch",
     extra="generative",

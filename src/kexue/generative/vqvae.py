@@ -1,0 +1,130 @@
+"""VQ-VAE: an auto-encoder whose latents are codes of a codebook, and a prior of the codes for sampling.
+
+Source: van den Oord et al. 2017, arXiv:1711.00937; the codebook: kexue.fm/archives/10519.
+Difference: the prior is no autoregressive network. It counts the codes at each position, as if positions were
+independent, so samples are less coherent than reconstructions; `fit_prior` states it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kexue._tensors import at_least_float32, evaluating
+from kexue.errors import NotFittedError
+from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.noise import Noise
+from kexue.nn import VectorQuantizer
+
+
+class VQVAE(GenerativeModel):
+    """An encoder to rows, a quantiser that replaces each row by its nearest code, a decoder of the codes.
+
+    The loss is the mean squared error of the events plus the loss of the quantiser, both means over their numbers.
+    There is no likelihood: nothing bounds log p(x) here.
+
+    Args:
+        encoder: module from events (B, *event_shape) to the rows that the quantiser takes, such as (B, P, dim).
+        decoder: module from quantised rows, of the same shape, to events.
+        quantizer: a `kexue.nn.VectorQuantizer`.
+        event_shape: shape of one event.
+
+    Attributes:
+        code_shape: shape of the codes of one event, such as (P,).
+        prior_counts: how often each code occurred at each position in `fit_prior`, (positions, num_codes); a buffer.
+
+    Example:
+        >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Unflatten(1, (4, 4)))
+        >>> decoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Unflatten(1, (1, 8, 8)))
+        >>> model = VQVAE(encoder, decoder, VectorQuantizer(4, 32), event_shape=(1, 8, 8))
+        >>> x = torch.rand(10, 1, 8, 8)
+        >>> model.encode(x).shape
+        torch.Size([10, 4])
+        >>> model.fit_prior([x]).sample(3, generator=0).shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, quantizer: VectorQuantizer, *, event_shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
+        self.event_shape = tuple(event_shape)
+        with torch.no_grad(), evaluating(self):
+            zeros = torch.zeros(1, *self.event_shape, device=self.device)
+            indices = quantizer(encoder(zeros)).indices
+            output = self.decode(indices)
+        if output.shape[1:] != self.event_shape:
+            raise ValueError(f"the decoder must return events {self.event_shape}, got {tuple(output.shape[1:])}")
+        self.code_shape = tuple(indices.shape[1:])
+        counts = torch.zeros(math.prod(self.code_shape), quantizer.num_codes, dtype=torch.int64)
+        self.register_buffer("prior_counts", counts.to(self.device))
+        self.prior_counts: Tensor
+
+    def loss(self, batch: Tensor, *, generator: torch.Generator | int | None = None) -> LossOutput:
+        """Return the mean squared error plus the quantiser's loss.
+
+        Args:
+            batch: events x (B, *event_shape).
+            generator: not used: nothing is drawn.
+
+        Returns:
+            `loss` and its parts ``reconstruction`` and ``quantization``; ``perplexity`` and ``usage`` of the codes.
+        """
+        self.check_events(batch)
+        out = self.quantizer(self.encoder(batch))
+        error = functional.mse_loss(at_least_float32(self.decoder(out.quantized)), at_least_float32(batch))
+        parts = {
+            "reconstruction": error, "quantization": out.loss, "perplexity": out.perplexity, "usage": out.usage,
+        }  # fmt: skip
+        return LossOutput(error + out.loss, parts)
+
+    def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the codes of events: (B, *code_shape), int64."""
+        self.check_events(x)
+        indices: Tensor = self.quantizer(self.encoder(x)).indices
+        return indices
+
+    def decode(self, z: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the events of codes z (B, *code_shape), int64 in [0, num_codes)."""
+        output: Tensor = self.decoder(self.quantizer.decode(z))
+        return output
+
+    @torch.no_grad()
+    def fit_prior(self, batches: Iterable[Tensor]) -> VQVAE:
+        """Count the codes of events at each position; return the model. `sample` draws by these counts.
+
+        Call it after the training: codes that change later do not fit the counts. Positions are drawn independently,
+        which loses what they know of each other.
+
+        Args:
+            batches: batches x (B, *event_shape); one event at least.
+        """
+        counts = torch.zeros_like(self.prior_counts)
+        with evaluating(self):
+            for x in batches:
+                for position, codes in enumerate(self.encode(x).flatten(1).T):
+                    counts[position] += torch.bincount(codes, minlength=self.quantizer.num_codes)
+        if not int(counts.sum()):
+            raise ValueError("fit_prior needs one event at least, got none")
+        self.prior_counts.copy_(counts)
+        return self
+
+    def draw(self, noise: Noise, *, condition: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Return decoded codes, drawn by the counts of `fit_prior`.
+
+        Raises:
+            NotFittedError: `fit_prior` was not called.
+        """
+        if condition is not None:
+            raise ValueError("a VQVAE has no classes, so it takes no condition")
+        if not int(self.prior_counts.sum()):
+            raise NotFittedError("the prior of the codes is not known.", remedy="Call fit_prior(batches) first.")
+        sums = self.prior_counts.double().cumsum(1)
+        places = noise.uniform((len(sums),), torch.float64).T * sums[:, -1:]  # (positions, n)
+        codes = torch.searchsorted(sums, places.contiguous(), right=True)
+        return self.decode(codes.T.reshape(-1, *self.code_shape))
