@@ -13,13 +13,13 @@ from kexue.errors import NotSupported as NotSupported
 if TYPE_CHECKING:
     from kexue.generative.data import ImageData as ImageData, load_images as load_images
     from kexue.generative.interpolation import interpolate as interpolate
-    from kexue.generative.mixture import GaussianMixture as GaussianMixture, eight_gaussians as eight_gaussians
     from kexue.generative.likelihoods import (
         BernoulliLikelihood as BernoulliLikelihood,
         GaussianLikelihood as GaussianLikelihood,
         Likelihood as Likelihood,
         LogisticLikelihood as LogisticLikelihood,
     )
+    from kexue.generative.mixture import GaussianMixture as GaussianMixture, eight_gaussians as eight_gaussians
     from kexue.generative.model import GenerativeModel as GenerativeModel
     from kexue.generative.networks.convolution import (
         ConvDecoder as ConvDecoder,

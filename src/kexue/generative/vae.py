@@ -58,9 +58,8 @@ class VAE(GenerativeModel):
         ValueError: an argument outside its range.
 
     Example:
-        >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
-        >>> decoder = nn.Sequential(nn.Linear(8, 64), nn.Unflatten(1, (1, 8, 8)))
-        >>> model = VAE(encoder, decoder, 8, sigma=0.25)
+        >>> from kexue.generative import MLP
+        >>> model = VAE(MLP((1, 8, 8), 16), MLP(8, (1, 8, 8)), 8, sigma=0.25)
         >>> x = model.sample(5, generator=0)
         >>> x.shape, model.encode(x).mean.shape, model.log_prob_bound(x, k=10).shape
         (torch.Size([5, 1, 8, 8]), torch.Size([5, 8]), torch.Size([5]))

@@ -38,8 +38,8 @@ class VQVAE(GenerativeModel):
         prior_counts: how often each code occurred at each position in `fit_prior`, (positions, num_codes); a buffer.
 
     Example:
-        >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Unflatten(1, (4, 4)))
-        >>> decoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Unflatten(1, (1, 8, 8)))
+        >>> from kexue.generative import MLP
+        >>> encoder, decoder = MLP((1, 8, 8), (4, 4)), MLP((4, 4), (1, 8, 8))
         >>> model = VQVAE(encoder, decoder, VectorQuantizer(4, 32), event_shape=(1, 8, 8))
         >>> x = torch.rand(10, 1, 8, 8)
         >>> model.encode(x).shape
