@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from kexue.nn import Transformer, TransformerConfig, unilm_mask
+from kexue.nn.position import rotary_angles
 
 POSITIONS = ["rotary", "sinusoidal", "t5", "learned", "none"]
 
@@ -255,3 +256,36 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match="got"):
             build(**wrong)
+
+
+def test_each_block_may_have_its_own_mask_and_its_states_edited():
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(11, hidden_size=16, num_layers=2, num_heads=2)).double().eval()
+    ids = torch.randint(1, 11, (2, 5))
+    causal, whole = torch.ones(5, 5, dtype=torch.bool).tril()[None], torch.ones(1, 5, 5, dtype=torch.bool)
+    before = model(ids, hidden_states=True).hidden_states[0]
+    x, _ = model.blocks[0](before, causal[:, None], model_turn(model, 5), None)
+    x, _ = model.blocks[1](2 * x, whole[:, None], model_turn(model, 5), None)
+    out = model(ids, mask=[causal, whole], before_block=lambda i, states: 2 * states if i == 1 else states)
+    assert torch.allclose(out.last_hidden_state, x)
+    same = model(ids, mask=[causal, causal]).last_hidden_state
+    assert torch.equal(same, model(ids, mask=causal).last_hidden_state)
+    with pytest.raises(ValueError, match="one for all 2 blocks, or one for each, got 3"):
+        model(ids, mask=[causal] * 3)
+
+
+def model_turn(model, length):
+    config = model.config
+    return rotary_angles(torch.arange(length), config.hidden_size // config.num_heads, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_a_block_offers_the_keys_and_values_that_it_caches(norm):
+    torch.manual_seed(0)
+    block = Transformer(TransformerConfig(11, hidden_size=16, num_heads=2, norm=norm)).eval().blocks[0]
+    x, turn = torch.randn(2, 5, 16), rotary_angles(torch.arange(5), 8)
+    _, cached = block(x, None, turn, None)
+    for one, other in zip(block.keys_values(x, turn), cached, strict=True):
+        assert torch.equal(one, other)
+    first = block.keys_values(x[:, :1])
+    assert torch.allclose(first[0], cached[0][:, :, :1])

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from kexue.generative.posterior import Posterior as Posterior
     from kexue.generative.vae import VAE as VAE
     from kexue.generative.vqvae import VQVAE as VQVAE
+    from kexue.generative.univae.characters import CharacterVocabulary as CharacterVocabulary
+    from kexue.generative.univae.mask import univae_mask as univae_mask
+    from kexue.generative.univae.model import UniVAE as UniVAE
+    from kexue.generative.von_mises_fisher import VonMisesFisher as VonMisesFisher
     from kexue.train.config import LossOutput as LossOutput
 
 __getattr__, __dir__, __all__ = attach(
@@ -52,6 +56,10 @@ __getattr__, __dir__, __all__ = attach(
         "posterior": ("Posterior",),
         "vae": ("VAE",),
         "vqvae": ("VQVAE",),
+        "univae.characters": ("CharacterVocabulary",),
+        "univae.mask": ("univae_mask",),
+        "univae.model": ("UniVAE",),
+        "von_mises_fisher": ("VonMisesFisher",),
     },
     needs="torch",
     extra="generative",

@@ -12,7 +12,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; Devlin et al. 2019, arXiv:1810.04
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -122,11 +122,12 @@ class Transformer(nn.Module):
         self,
         token_ids: Tensor,
         *,
-        mask: Tensor | None = None,
+        mask: Tensor | Sequence[Tensor] | None = None,
         segment_ids: Tensor | None = None,
         positions: Tensor | None = None,
         cache: Cache | tuple[()] | None = None,
         hidden_states: bool = False,
+        before_block: Callable[[int, Tensor], Tensor] | None = None,
     ) -> TransformerOutput:
         """Compute the states of `token_ids` (B, T).
 
@@ -134,7 +135,7 @@ class Transformer(nn.Module):
             token_ids: int64 (B, T), in [0, vocab_size).
             mask: bool, True = may be attended. (B, S) keeps keys, S = T plus what is cached; (B, T, S) and anything
                 that broadcasts to (B, h, T, S) selects keys for every query. None keeps all. A query without keys
-                attends to nothing.
+                attends to nothing. A list has one mask for each block.
             segment_ids: (B, T); None is segment 0.
             positions: (T,) or (B, T); None counts from the number of cached tokens. Under ``"t5"`` (T,) only, if there
                 is a cache.
@@ -142,25 +143,28 @@ class Transformer(nn.Module):
                 tokens then see the cached ones, and each other unless the mask excludes them. A tuple of
                 `GrowingKeysValues` is continued in place, without a copy.
             hidden_states: whether to return the states before the first block and after each as well.
+            before_block: called before each block with its number, from 0, and the states (B, T, d); the block gets
+                the states that it returns.
 
         Raises:
-            TypeError: a mask that is not bool. ValueError: shapes that do not fit, a position beyond the table.
+            TypeError: a mask that is not bool. ValueError: shapes that do not fit, a position beyond the table, a
+                list of masks of another length than L.
         """
         if token_ids.dim() != 2:
             raise ValueError(f"token_ids must be (batch, length), got shape {tuple(token_ids.shape)}")
         (batch, length), past = token_ids.shape, cache[0][0].shape[-2] if cache else 0
         if positions is None:
             positions = torch.arange(past, past + length, device=token_ids.device)
-        allowed = _broadcast_mask(mask, batch, length, past + length)
         x = self._embed(token_ids, segment_ids, positions)
         turn = None
         if self.config.position == "rotary":
             turn = rotary_angles(positions, self.config.hidden_size // self.config.num_heads, dtype=x.dtype)
-        added = allowed if self.bias is None else self._t5_bias(positions, past, allowed, x.dtype)
-
+        added = self._masks_and_bias(mask, batch, positions, past, x.dtype)
         states, new_cache = [x], []
         for i, block in enumerate(self.blocks):
-            x, keys_values = block(x, added, turn, cache[i] if cache else None)
+            if before_block is not None:
+                x = before_block(i, x)
+            x, keys_values = block(x, added[i], turn, cache[i] if cache else None)
             if hidden_states:
                 states.append(x)
             if cache is not None:
@@ -183,6 +187,22 @@ class Transformer(nn.Module):
         if self.config.norm == "post":
             x = self.norm(x)
         return functional.dropout(x, self.config.dropout, self.training)
+
+    def _masks_and_bias(
+        self, mask: Tensor | Sequence[Tensor] | None, batch: int, positions: Tensor, past: int, dtype: torch.dtype
+    ) -> list[Tensor | None]:
+        """Return what the attention of each block adds: its mask, or T5's bias with the mask in it."""
+        length, blocks = positions.shape[-1], len(self.blocks)
+
+        def add(one: Tensor | None) -> Tensor | None:
+            allowed = _broadcast_mask(one, batch, length, past + length)
+            return allowed if self.bias is None else self._t5_bias(positions, past, allowed, dtype)
+
+        if mask is None or isinstance(mask, Tensor):
+            return [add(mask)] * blocks
+        if len(mask) != blocks:
+            raise ValueError(f"mask must be one for all {blocks} blocks, or one for each, got {len(mask)}")
+        return [add(one) for one in mask]
 
     def _t5_bias(self, positions: Tensor, past: int, allowed: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Return T5's bias (h, T, S) or (B, h, T, S), -inf where the mask excludes a key."""
@@ -236,8 +256,7 @@ def run_block(
         the new states, and keys and values (B, h, S, d / h) with the past ones in front.
     """
     batch, length, width = x.shape
-    qkv = maps.qkv(maps.norm1(x) if pre else x)
-    q, k, v = qkv.reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
+    q, k, v = _split_heads(maps.qkv(maps.norm1(x) if pre else x), heads)
     if turn is not None:
         q, k = rotate(q, turn), rotate(k, turn)
     seen: Past = (k, v)
@@ -254,6 +273,13 @@ def run_block(
     branch = maps.down(functional.gelu(maps.up(maps.norm2(x) if pre else x)))
     x = x + (functional.dropout(branch, dropout) if dropout else branch)
     return (x if pre else maps.norm2(x)), seen
+
+
+def _split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values, (B, h, T, d / h) each, of their common product (B, T, 3 d)."""
+    batch, length, width = qkv.shape
+    q, k, v = qkv.reshape(batch, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 class Block(nn.Module):
@@ -275,6 +301,14 @@ class Block(nn.Module):
         maps = BlockMaps(self.qkv, self.out, self.norm1, self.up, self.down, self.norm2)
         dropout = self.dropout if self.training else 0.0
         return run_block(x, maps, self.heads, added, pre=self.pre, turn=turn, past=past, dropout=dropout)
+
+    def keys_values(self, x: Tensor, turn: Turn | None = None) -> KeysValues:
+        """Return the keys and values (B, h, T, d / h) that states x (B, T, d) offer here to later tokens.
+
+        `turn` has the rotary angles of their places; at place 0 they are 0, which None is.
+        """
+        _, k, v = _split_heads(self.qkv(self.norm1(x) if self.pre else x), self.heads)
+        return (k if turn is None else rotate(k, turn)), v
 
 
 def _initialize(module: nn.Module) -> None:

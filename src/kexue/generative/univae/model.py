@@ -1,0 +1,331 @@
+"""UniVAE: a variational auto-encoder of sentences whose encoder and decoder are one Transformer.
+
+With the latents z_1 ... z_m of a sentence x, chosen block by block (`network`),
+
+    -log p(x) <= -sum_t log p(x_t | x_<t, z) + sum_i KL(q(z_i | x, z_<i) | prior).
+
+Later latents depend on earlier ones; the prior does not. Source: kexue.fm/archives/8475.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kexue._tensors import evaluating, may_read
+from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.noise import Noise
+from kexue.generative.univae.characters import CLS, SEP
+from kexue.generative.univae.latents import GaussianLatent, Latent, SphereLatent
+from kexue.generative.univae.network import UniVAENetwork
+from kexue.generative.univae.rows import SpecialTokens, check_rows, fill_rows
+from kexue.generative.univae.writing import (
+    write_at_random,
+    write_best,
+    write_likeliest,
+)
+from kexue.nn.transformer import Transformer
+
+Method = Literal["greedy", "beam", "sample"]
+Random = torch.Generator | int | None
+
+
+class UniVAE(GenerativeModel):
+    """A variational auto-encoder of sentences whose encoder and decoder are one Transformer.
+
+    Events are rows of token ids (n,): the start, the tokens of the sentence, the end, and padding up to n. Shorter
+    rows are padded. Every token in front of the end is read and written, padding is read only.
+
+    Args:
+        backbone: any `Transformer` with two segments or more and positions other than ``"t5"``; the token table is
+            that of the scores, too.
+        n_latent_layers: blocks with a latent, the last ones, from 1 to all. More of them reconstruct better, fewer
+            separate better.
+        latent_dim: numbers in each latent.
+        latent: ``"vmf"``, a direction, whose divergence is a constant; ``"gaussian"``, free numbers.
+        kappa: concentration of a direction, > 0; for ``"vmf"``.
+        max_length: n, tokens of a row at most, start and end included; at least 3.
+        beta: weight of the divergence, >= 0.
+        beta_warmup: steps of training in which this weight rises from 0, >= 0; without effect on ``"vmf"``.
+        free_bits: nats of each number that the loss does not count, on the mean of a batch; for ``"gaussian"``.
+        start_id, end_id: tokens that begin and end a sentence; padding is the backbone's `pad_id`.
+
+    Attributes:
+        network: the Transformer with the maps of its latents.
+        latent: family of the latents.
+
+    Raises:
+        ValueError: a number out of its range, or a backbone that does not fit.
+
+    Source: kexue.fm/archives/8475.
+
+    Example:
+        >>> from kexue.generative import CharacterVocabulary
+        >>> from kexue.nn import Transformer, TransformerConfig
+        >>> vocabulary = CharacterVocabulary.from_texts(["to be", "not to be"])
+        >>> model = UniVAE(Transformer(TransformerConfig(len(vocabulary), hidden_size=32)), max_length=12)
+        >>> z = model.encode(vocabulary.encode(["to be", "not to be"], 12))
+        >>> z.shape, model.decode(z).shape
+        (torch.Size([2, 4, 16]), torch.Size([2, 12]))
+    """
+
+    def __init__(
+        self,
+        backbone: Transformer,
+        *,
+        n_latent_layers: int = 4,
+        latent_dim: int = 16,
+        latent: Literal["vmf", "gaussian"] = "vmf",
+        kappa: float = 32.0,
+        max_length: int = 32,
+        beta: float = 1.0,
+        beta_warmup: int = 0,
+        free_bits: float = 0.0,
+        start_id: int = CLS,
+        end_id: int = SEP,
+    ) -> None:
+        super().__init__()
+        _check(backbone, (start_id, end_id), n_latent_layers, max_length, beta, beta_warmup)
+        if latent not in ("vmf", "gaussian"):
+            raise ValueError(f"latent must be 'vmf' or 'gaussian', got {latent!r}")
+        self.beta, self.beta_warmup = beta, beta_warmup
+        self.event_shape = (max_length,)
+        self.max_length, self.special = max_length, SpecialTokens(start_id, end_id, backbone.config.pad_id)
+        self.latent: Latent = (
+            SphereLatent(latent_dim, kappa) if latent == "vmf" else GaussianLatent(latent_dim, free_bits)
+        )
+        kind = self.latent
+        self.network = UniVAENetwork(backbone, n_latent_layers, kind.width, kind.dim, kind.scale, max_length)
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of training, for the warm-up
+
+    @property
+    def backbone(self) -> Transformer:
+        """The Transformer."""
+        return self.network.backbone
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """Shape of the latents of one sentence: n_latent_layers, latent_dim."""
+        return len(self.network.read), self.latent.dim
+
+    def _bound(self, rows: Tensor, noise: Noise) -> tuple[Tensor, list[Tensor]]:
+        """Return the cross-entropy (B,) of the tokens of each sentence, in nats, and r of all latents."""
+        r_of: list[Tensor] = []
+
+        def choose(number: int, r: Tensor) -> Tensor:
+            r_of.append(r)
+            return self.latent.sample(r, noise)
+
+        states = self.network(rows, choose)[:, :-1]
+        target = rows[:, 1:]
+        scored = target != self.special.pad  # each token, and the end, at the place before it
+        nats = functional.cross_entropy(self.network.score_tokens(states[scored]), target[scored], reduction="none")
+        sums = nats.new_zeros(len(rows)).index_add(0, scored.nonzero()[:, 0], nats)
+        return sums, r_of
+
+    # ---- vocabulary of generative models ---------------------------------------------------------------------------
+
+    def loss(self, batch: Tensor, *, generator: Random = None) -> LossOutput:
+        """Return minus the bound of a sentence, with the divergence at its weight: the mean of a batch, in nats.
+
+        Args:
+            batch: token ids (B, T), T <= max_length.
+            generator: of the latents.
+
+        Raises:
+            TypeError, ValueError: as `check_events`.
+        """
+        rows = self._fill(batch)
+        nats, r_of = self._bound(rows, Noise(generator, len(rows), self.device))
+        kl = torch.stack([self.latent.penalty(r) for r in r_of]).sum()
+        if self.training:
+            self.steps += 1
+        weight = self.beta * (self.steps / self.beta_warmup).clamp(max=1) if self.beta_warmup else self.beta
+        reconstruction = nats.mean()
+        return LossOutput(reconstruction + weight * kl, {"kl": kl, "reconstruction": reconstruction})
+
+    @torch.no_grad()
+    def log_prob_bound(self, x: Tensor, *, generator: Random = None) -> Tensor:  # type: ignore[override]
+        """Return a lower bound (B,) of the log probability of sentences, estimated with one draw of the latents."""
+        with evaluating(self):
+            rows = self._fill(x)
+            nats, r_of = self._bound(rows, Noise(generator, len(rows), self.device))
+        return -nats - torch.stack([self.latent.kl(r) for r in r_of]).sum(0)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, sample: bool = False, generator: Random = None) -> Tensor:  # type: ignore[override]
+        """Return the latents (B, n_latent_layers, latent_dim) of sentences.
+
+        Args:
+            x: token ids (B, T), T <= max_length.
+            sample: whether to draw them; otherwise they are the middles, each given those before it.
+            generator: of the draws.
+        """
+        return self._encode(x, Noise(generator, len(x), self.device) if sample else None)[0]
+
+    def _encode(self, x: Tensor, noise: Noise | None) -> tuple[Tensor, list[Tensor]]:
+        """Return the latents of sentences, and r of all latents. What is read never sees what is written."""
+        z_of: list[Tensor] = []
+        r_of: list[Tensor] = []
+
+        def choose(number: int, r: Tensor) -> Tensor:
+            r_of.append(r)
+            z_of.append(self.latent.centre(r) if noise is None else self.latent.sample(r, noise))
+            return z_of[-1]
+
+        with evaluating(self):
+            self.network.read_only(self._fill(x), choose)
+        return torch.stack(z_of, 1), r_of
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, *, generator: Random = None, **options: Any) -> Tensor:
+        """Return the sentences (B, max_length) of latents.
+
+        Args:
+            z: latents (B, n_latent_layers, latent_dim).
+            generator: of the method ``"sample"``.
+            options: `method`: ``"greedy"``, the likeliest token each time, is the default; ``"beam"`` is the
+                likeliest sentence that a search finds which keeps `beams` of them (>= 1, default 4); ``"sample"``
+                draws tokens at a `temperature` (> 0, default 1), below 1 likely ones more often.
+
+        Raises:
+            ValueError: latents of another shape, NaN or infinity; an unknown method, a number out of its range.
+        """
+        self._check_latents(z)
+        return self._write(z, Noise(generator, len(z), self.device), **options)
+
+    def _write(
+        self, z: Tensor, noise: Noise, *, method: Method = "greedy", beams: int = 4, temperature: float = 1.0
+    ) -> Tensor:
+        with evaluating(self):
+            steps = self.network.begin_writing(z)
+            if method == "greedy":
+                return write_likeliest(steps, self.special)
+            if method == "beam":
+                return write_best(steps, self.special, beams)
+            if method == "sample":
+                return write_at_random(steps, self.special, noise.uniform((self.max_length - 1,)), temperature)
+        raise ValueError(f"method must be 'greedy', 'beam' or 'sample', got {method!r}")
+
+    def draw(self, noise: Noise, *, condition: Tensor | None, **options: Any) -> Tensor:
+        """Return sentences of latents of the prior; the options are those of `decode`."""
+        if condition is not None:
+            raise ValueError("a UniVAE has no classes, got a condition; add a direction to latents instead (shift)")
+        return self._write(self._prior(noise), noise, **options)
+
+    def sample_latents(self, n: int, *, generator: Random = None) -> Tensor:
+        """Return n latents (n, n_latent_layers, latent_dim) of the prior, those that `sample` decodes."""
+        return self._prior(Noise(generator, n, self.device))
+
+    def _prior(self, noise: Noise) -> Tensor:
+        return torch.stack([self.latent.sample_prior(noise) for _ in self.network.read], 1).to(self.network.bias.dtype)
+
+    def reconstruct(self, token_ids: Tensor, **options: Any) -> Tensor:
+        """Return sentences (B, max_length) decoded from the latents of others (B, T); options are those of `decode`."""
+        return self.decode(self.encode(token_ids), **options)
+
+    # ---- latents ---------------------------------------------------------------------------------------------------
+
+    def edit(self, z: Tensor, layer: int, new: Tensor) -> Tensor:
+        """Return latents (B, n_latent_layers, latent_dim) in which that of one layer is another.
+
+        Args:
+            z: latents.
+            layer: number of the latent, from 0, the earliest block.
+            new: (latent_dim,) or (B, latent_dim), brought into the space of the latents: a direction has length 1.
+        """
+        self._check_latents(z)
+        if not 0 <= layer < self.latent_shape[0]:
+            raise ValueError(f"layer must be in [0, {self.latent_shape[0]}), got {layer}")
+        changed = z.clone()
+        changed[:, layer] = self.latent.project(new)
+        return changed
+
+    def interpolate(self, z1: Tensor, z2: Tensor, n: int) -> Tensor:
+        """Return n latents (n, n_latent_layers, latent_dim) from z1 to z2, both included; each layer on its own path.
+
+        Directions go along great circles, Gaussian latents as `interpolate` with ``"circular"``.
+        """
+        self._check_latents(torch.stack([z1, z2]))
+        return torch.stack([self.latent.path(a, b, n) for a, b in zip(z1, z2, strict=True)], 1)
+
+    def attribute(self, group: Tensor, other: Tensor) -> Tensor:
+        """Return the mean latent of one group of sentences minus that of another, (n_latent_layers, latent_dim).
+
+        Args:
+            group: token ids of sentences that have something in common.
+            other: token ids of sentences that lack it.
+        """
+        return self.encode(group).mean(0) - self.encode(other).mean(0)
+
+    def shift(self, z: Tensor, direction: Tensor, *, strength: float = 1.0) -> Tensor:
+        """Return latents z (B, ...) moved by strength times a direction, such as an attribute, in their space."""
+        self._check_latents(z)
+        return self.latent.project(z + strength * direction)
+
+    @torch.no_grad()
+    def kl(self, token_ids: Tensor, *, generator: Random = None) -> Tensor:
+        """Return the divergence (B, n_latent_layers) of each latent from its prior, in nats, earlier ones drawn."""
+        _, r_of = self._encode(token_ids, Noise(generator, len(token_ids), self.device))
+        return torch.stack([self.latent.kl(r) for r in r_of], 1)
+
+    def active_units(self, token_ids: Tensor, *, threshold: float = 0.01) -> int:
+        """Return how many of the latent numbers tell sentences apart.
+
+        Those are the ones whose middle varies over the sentences by more than `threshold` times as much as under the
+        prior. Source: Burda et al. 2016, arXiv:1509.00519.
+        """
+        prior = self.latent.scale**2 / self.latent.dim
+        return int((self.encode(token_ids).var(0, correction=0) > threshold * prior).sum())
+
+    # ---- checks ----------------------------------------------------------------------------------------------------
+
+    def check_events(self, x: Tensor) -> None:
+        """Raise unless `x` is a batch of sentences (B, max_length): start, tokens, end, padding.
+
+        Raises:
+            ValueError: another shape, a longer sentence, a row without start or end, or with tokens behind the end.
+            TypeError: not integers.
+        """
+        check_rows(x, self.max_length, self.special, self.backbone.config.vocab_size)
+
+    def _fill(self, token_ids: Tensor) -> Tensor:
+        """Return checked rows (B, max_length), shorter ones padded."""
+        rows = fill_rows(token_ids, self.max_length, self.special)
+        self.check_events(rows)
+        return rows
+
+    def _check_latents(self, z: Tensor) -> None:
+        if z.ndim != 3 or tuple(z.shape[1:]) != self.latent_shape or not z.is_floating_point():
+            expected = ", ".join(map(str, self.latent_shape))
+            raise ValueError(f"latents must be floats (B, {expected}), got {z.dtype} {tuple(z.shape)}")
+        if may_read(z) and not bool(z.isfinite().all()):
+            raise ValueError("latents must be finite, got NaN or infinity")
+
+
+def _check(
+    backbone: Transformer, ids: tuple[int, int], n_latent_layers: int, max_length: int, beta: float, beta_warmup: int
+) -> None:
+    """Raise ValueError for numbers out of range, or a backbone that does not fit."""
+    config = backbone.config
+    if not 1 <= n_latent_layers <= config.num_layers:
+        raise ValueError(f"n_latent_layers must be from 1 to the backbone's {config.num_layers}, got {n_latent_layers}")
+    if not all(0 <= one < config.vocab_size for one in ids):
+        raise ValueError(f"start_id and end_id must be in the vocabulary, [0, {config.vocab_size}), got {ids}")
+    if max_length < 3:
+        raise ValueError(f"max_length must be at least 3 (start, a token, end), got {max_length}")
+    if not beta >= 0 or beta_warmup < 0:
+        raise ValueError(f"beta and beta_warmup must be 0 or more, got {beta} and {beta_warmup}")
+    if config.num_segments < 2:
+        raise ValueError(f"the backbone needs 2 segments, to read and to write, got num_segments={config.num_segments}")
+    if config.position == "t5":
+        raise ValueError("the backbone must have positions other than 't5', whose cache keeps none; use 'rotary'")
+    if config.position == "learned" and config.max_length < 2 * max_length:
+        raise ValueError(
+            f"a sentence stands twice in a row, so learned positions need max_length {2 * max_length}, "
+            f"got {config.max_length}"
+        )
