@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from kexue.generative.networks.unet import TinyUNet as TinyUNet
     from kexue.generative.noise import Noise as Noise, sample_generators as sample_generators
     from kexue.generative.posterior import Posterior as Posterior
-    from kexue.generative.vae import VAE as VAE
-    from kexue.generative.vqvae import VQVAE as VQVAE
     from kexue.generative.univae.characters import CharacterVocabulary as CharacterVocabulary
     from kexue.generative.univae.mask import univae_mask as univae_mask
     from kexue.generative.univae.model import UniVAE as UniVAE
+    from kexue.generative.vae import VAE as VAE
     from kexue.generative.von_mises_fisher import VonMisesFisher as VonMisesFisher
+    from kexue.generative.vqvae import VQVAE as VQVAE
     from kexue.train.config import LossOutput as LossOutput
 
 __getattr__, __dir__, __all__ = attach(

@@ -209,7 +209,8 @@ def test_the_weight_of_the_divergence_warms_up_in_training_only(rows: Tensor) ->
         out = model.loss(rows, generator=0)
         weights.append(((out.loss - out.parts["reconstruction"]) / out.parts["kl"]).item())
         model.eval()
-        model.loss(rows, generator=0)
+        out = model.loss(rows, generator=0)
+        assert ((out.loss - out.parts["reconstruction"]) / out.parts["kl"]).item() == pytest.approx(0.5)
     assert weights == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
 
 

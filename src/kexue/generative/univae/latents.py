@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kexue.generative.interpolation import interpolate
 from kexue.generative.noise import Noise
+from kexue.generative.posterior import Posterior
 from kexue.generative.von_mises_fisher import VonMisesFisher
 
 
@@ -114,20 +114,15 @@ class GaussianLatent:
 
     def sample(self, r: Tensor, noise: Noise) -> Tensor:
         """Return mean + sigma e of normal noise e."""
-        mean, log_var = r.chunk(2, -1)
-        return mean + torch.exp(log_var / 2) * noise.normal((self.dim,), r.dtype)
+        return Posterior(*r.chunk(2, -1)).sample(noise)
 
     def kl(self, r: Tensor) -> Tensor:
         """Return the sum over the d numbers of (mean^2 + sigma^2 - 1 - log sigma^2) / 2."""
-        return self._per_dim(r).sum(-1)
+        return Posterior(*r.chunk(2, -1)).kl().sum(-1)
 
     def penalty(self, r: Tensor) -> Tensor:
         """Return the sum over the numbers of max(mean divergence, free_bits)."""
-        return self._per_dim(r).mean(0).clamp(min=self.free_bits).sum()
-
-    def _per_dim(self, r: Tensor) -> Tensor:
-        mean, log_var = r.chunk(2, -1)
-        return (mean.square() + torch.expm1(log_var) - log_var) / 2
+        return Posterior(*r.chunk(2, -1)).kl().mean(0).clamp(min=self.free_bits).sum()
 
     def sample_prior(self, noise: Noise) -> Tensor:
         """Return standard normal numbers (n, d)."""

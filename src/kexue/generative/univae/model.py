@@ -49,7 +49,8 @@ class UniVAE(GenerativeModel):
         kappa: concentration of a direction, > 0; for ``"vmf"``.
         max_length: n, tokens of a row at most, start and end included; at least 3.
         beta: weight of the divergence, >= 0.
-        beta_warmup: steps of training in which this weight rises from 0, >= 0; without effect on ``"vmf"``.
+        beta_warmup: steps in which this weight grows linearly from 0 to `beta`, >= 0. A step is a call of `loss` in
+            training mode. In evaluation mode the weight is `beta`. It has no effect on ``"vmf"``.
         free_bits: nats of each number that the loss does not count, on the mean of a batch; for ``"gaussian"``.
         start_id, end_id: tokens that begin and end a sentence; padding is the backbone's `pad_id`.
 
@@ -136,17 +137,22 @@ class UniVAE(GenerativeModel):
             batch: token ids (B, T), T <= max_length.
             generator: of the latents.
 
+        Returns:
+            `loss`; the parts ``kl`` and ``reconstruction`` are means over the batch, without beta and free bits, so
+            that their sum bounds -log p(x).
+
         Raises:
             TypeError, ValueError: as `check_events`.
         """
         rows = self._fill(batch)
         nats, r_of = self._bound(rows, Noise(generator, len(rows), self.device))
-        kl = torch.stack([self.latent.penalty(r) for r in r_of]).sum()
+        penalty = torch.stack([self.latent.penalty(r) for r in r_of]).sum()
+        kl, reconstruction = torch.stack([self.latent.kl(r) for r in r_of]).sum(0).mean(), nats.mean()
+        weight: Tensor | float = self.beta
         if self.training:
             self.steps += 1
-        weight = self.beta * (self.steps / self.beta_warmup).clamp(max=1) if self.beta_warmup else self.beta
-        reconstruction = nats.mean()
-        return LossOutput(reconstruction + weight * kl, {"kl": kl, "reconstruction": reconstruction})
+            weight *= (self.steps / self.beta_warmup).clamp(max=1) if self.beta_warmup else 1.0
+        return LossOutput(reconstruction + weight * penalty, {"kl": kl, "reconstruction": reconstruction})
 
     @torch.no_grad()
     def log_prob_bound(self, x: Tensor, *, generator: Random = None) -> Tensor:  # type: ignore[override]
