@@ -12,6 +12,31 @@ from kexue.errors import NotSupported as NotSupported
 
 if TYPE_CHECKING:
     from kexue.generative.data import ImageData as ImageData, load_images as load_images
+    from kexue.generative.flow.builders import glow as glow, nice as nice, realnvp as realnvp
+    from kexue.generative.flow.coupling import (
+        AdditiveCoupling as AdditiveCoupling,
+        AffineCoupling as AffineCoupling,
+        Split as Split,
+        checkerboard as checkerboard,
+    )
+    from kexue.generative.flow.dequantization import (
+        DequantizedFlow as DequantizedFlow,
+        UniformDequantizer as UniformDequantizer,
+        VariationalDequantizer as VariationalDequantizer,
+        bits_per_dim as bits_per_dim,
+        dequantize as dequantize,
+    )
+    from kexue.generative.flow.elementwise import ActNorm as ActNorm, Logit as Logit, Scaling as Scaling
+    from kexue.generative.flow.flow import Flow as Flow, StandardNormal as StandardNormal
+    from kexue.generative.flow.linear import InvertibleConv1x1 as InvertibleConv1x1
+    from kexue.generative.flow.networks import CouplingConv as CouplingConv, CouplingMLP as CouplingMLP
+    from kexue.generative.flow.transforms import (
+        Chain as Chain,
+        Flatten as Flatten,
+        Permutation as Permutation,
+        Squeeze as Squeeze,
+        Transform as Transform,
+    )
     from kexue.generative.interpolation import interpolate as interpolate
     from kexue.generative.likelihoods import (
         BernoulliLikelihood as BernoulliLikelihood,
@@ -44,6 +69,26 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "data": ("ImageData", "load_images"),
+        "flow.builders": ("glow", "nice", "realnvp"),
+        "flow.coupling": ("AdditiveCoupling", "AffineCoupling", "Split", "checkerboard"),
+        "flow.dequantization": (
+            "DequantizedFlow",
+            "UniformDequantizer",
+            "VariationalDequantizer",
+            "bits_per_dim",
+            "dequantize",
+        ),
+        "flow.elementwise": ("ActNorm", "Logit", "Scaling"),
+        "flow.flow": ("Flow", "StandardNormal"),
+        "flow.linear": ("InvertibleConv1x1",),
+        "flow.networks": ("CouplingConv", "CouplingMLP"),
+        "flow.transforms": (
+            "Chain",
+            "Flatten",
+            "Permutation",
+            "Squeeze",
+            "Transform",
+        ),
         "interpolation": ("interpolate",),
         "mixture": ("GaussianMixture", "eight_gaussians"),
         "likelihoods": ("BernoulliLikelihood", "GaussianLikelihood", "Likelihood", "LogisticLikelihood"),
