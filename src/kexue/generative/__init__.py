@@ -12,6 +12,16 @@ from kexue.errors import NotSupported as NotSupported
 
 if TYPE_CHECKING:
     from kexue.generative.data import ImageData as ImageData, load_images as load_images
+    from kexue.generative.features import (
+        FeatureExtractor as FeatureExtractor,
+        feature_extractor as feature_extractor,
+    )
+    from kexue.generative.figures import (
+        density_figure as density_figure,
+        grid_figure as grid_figure,
+        latent_walk as latent_walk,
+        trajectory_figure as trajectory_figure,
+    )
     from kexue.generative.flow.builders import glow as glow, nice as nice, realnvp as realnvp
     from kexue.generative.flow.coupling import (
         AdditiveCoupling as AdditiveCoupling,
@@ -44,6 +54,13 @@ if TYPE_CHECKING:
         Likelihood as Likelihood,
         LogisticLikelihood as LogisticLikelihood,
     )
+    from kexue.generative.metrics import (
+        Manifold as Manifold,
+        frechet_distance as frechet_distance,
+        nearest_train_ratio as nearest_train_ratio,
+        precision_recall as precision_recall,
+        sliced_wasserstein as sliced_wasserstein,
+    )
     from kexue.generative.mixture import GaussianMixture as GaussianMixture, eight_gaussians as eight_gaussians
     from kexue.generative.model import GenerativeModel as GenerativeModel
     from kexue.generative.networks.convolution import (
@@ -57,6 +74,11 @@ if TYPE_CHECKING:
     from kexue.generative.networks.unet import TinyUNet as TinyUNet
     from kexue.generative.noise import Noise as Noise, sample_generators as sample_generators
     from kexue.generative.posterior import Posterior as Posterior
+    from kexue.generative.quality import (
+        SampleQuality as SampleQuality,
+        measure_samples as measure_samples,
+        reference_values as reference_values,
+    )
     from kexue.generative.univae.characters import CharacterVocabulary as CharacterVocabulary
     from kexue.generative.univae.mask import univae_mask as univae_mask
     from kexue.generative.univae.model import UniVAE as UniVAE
@@ -89,7 +111,16 @@ __getattr__, __dir__, __all__ = attach(
             "Squeeze",
             "Transform",
         ),
+        "features": ("FeatureExtractor", "feature_extractor"),
+        "figures": ("density_figure", "grid_figure", "latent_walk", "trajectory_figure"),
         "interpolation": ("interpolate",),
+        "metrics": (
+            "Manifold",
+            "frechet_distance",
+            "nearest_train_ratio",
+            "precision_recall",
+            "sliced_wasserstein",
+        ),
         "mixture": ("GaussianMixture", "eight_gaussians"),
         "likelihoods": ("BernoulliLikelihood", "GaussianLikelihood", "Likelihood", "LogisticLikelihood"),
         "model": ("GenerativeModel", "LossOutput"),
@@ -105,6 +136,7 @@ __getattr__, __dir__, __all__ = attach(
         "univae.mask": ("univae_mask",),
         "univae.model": ("UniVAE",),
         "von_mises_fisher": ("VonMisesFisher",),
+        "quality": ("SampleQuality", "measure_samples", "reference_values"),
     },
     needs="torch",
     extra="generative",
