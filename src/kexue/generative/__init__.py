@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         trajectory_figure as trajectory_figure,
     )
     from kexue.generative.flow.builders import glow as glow, nice as nice, realnvp as realnvp
+    from kexue.generative.flow.chain import Chain as Chain
     from kexue.generative.flow.coupling import (
         AdditiveCoupling as AdditiveCoupling,
         AffineCoupling as AffineCoupling,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from kexue.generative.flow.linear import InvertibleConv1x1 as InvertibleConv1x1
     from kexue.generative.flow.networks import CouplingConv as CouplingConv, CouplingMLP as CouplingMLP
     from kexue.generative.flow.transforms import (
-        Chain as Chain,
         Flatten as Flatten,
         Permutation as Permutation,
         Squeeze as Squeeze,
@@ -92,6 +92,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "data": ("ImageData", "load_images"),
         "flow.builders": ("glow", "nice", "realnvp"),
+        "flow.chain": ("Chain",),
         "flow.coupling": ("AdditiveCoupling", "AffineCoupling", "Split", "checkerboard"),
         "flow.dequantization": (
             "DequantizedFlow",
@@ -105,7 +106,6 @@ __getattr__, __dir__, __all__ = attach(
         "flow.linear": ("InvertibleConv1x1",),
         "flow.networks": ("CouplingConv", "CouplingMLP"),
         "flow.transforms": (
-            "Chain",
             "Flatten",
             "Permutation",
             "Squeeze",
