@@ -79,6 +79,24 @@ if TYPE_CHECKING:
         measure_samples as measure_samples,
         reference_values as reference_values,
     )
+    from kexue.generative.recipes import list_models as list_models
+    from kexue.generative.run.config import ModelConfig as ModelConfig, ModelResult as ModelResult
+    from kexue.generative.run.evaluate import (
+        ModelQuality as ModelQuality,
+        TextQuality as TextQuality,
+        evaluate_run as evaluate_run,
+    )
+    from kexue.generative.run.folder import Run as Run, open_run as open_run
+    from kexue.generative.run.train import train_model as train_model
+    from kexue.generative.run.use import (
+        Sampled as Sampled,
+        Score as Score,
+        decode_run as decode_run,
+        encode_run as encode_run,
+        sample_run as sample_run,
+        score_run as score_run,
+        walk_run as walk_run,
+    )
     from kexue.generative.univae.characters import CharacterVocabulary as CharacterVocabulary
     from kexue.generative.univae.mask import univae_mask as univae_mask
     from kexue.generative.univae.model import UniVAE as UniVAE
@@ -130,6 +148,12 @@ __getattr__, __dir__, __all__ = attach(
         "networks.unet": ("TinyUNet",),
         "noise": ("Noise", "sample_generators"),
         "posterior": ("Posterior",),
+        "recipes": ("list_models",),
+        "run.config": ("ModelConfig", "ModelResult"),
+        "run.evaluate": ("ModelQuality", "TextQuality", "evaluate_run"),
+        "run.folder": ("Run", "open_run"),
+        "run.train": ("train_model",),
+        "run.use": ("Sampled", "Score", "decode_run", "encode_run", "sample_run", "score_run", "walk_run"),
         "vae": ("VAE",),
         "vqvae": ("VQVAE",),
         "univae.characters": ("CharacterVocabulary",),
