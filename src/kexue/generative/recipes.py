@@ -183,7 +183,9 @@ def _build_realnvp(facts: Facts, sizes: Sizes) -> DequantizedFlow:
 def _glow_sizes(facts: Facts) -> Sizes:
     small = is_small(facts)
     levels = _count_halvings(facts["event_shape"], 2 if small else 3)
-    return {"levels": levels, "steps": 6 if small else 8, "hidden": 32 if small else 128}
+    size = {"steps": 6, "hidden": 32} if small else {"steps": 8, "hidden": 128}
+    # Glow's own scale, a sigmoid, has no lower bound: on few images some samples overflow on the way back
+    return {"levels": levels, **size, "scale": "tanh"}
 
 
 def _build_glow(facts: Facts, sizes: Sizes) -> DequantizedFlow:
