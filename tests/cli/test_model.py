@@ -90,7 +90,7 @@ def test_sentences_in_and_out(capsys, tmp_path):
     answer(capsys, "interpolate", out, "--from", "猫在家吃", "--to", "狗在河睡", "-n", 3, "--out", tmp_path / "w.txt")
     assert (tmp_path / "w.txt").read_text(encoding="utf-8").count("\n") == 3
     answer(capsys, "encode", out, lines, "--out", tmp_path / "z.npy")
-    assert np.load(tmp_path / "z.npy").shape == (36, 4, 32)
+    assert np.load(tmp_path / "z.npy").shape == (36, 3, 32)
     assert answer(capsys, "decode", out, tmp_path / "z.npy", "--out", tmp_path / "d.txt")["n"] == 36
     record = answer(capsys, "evaluate", out)
     assert record["model"] == "univae"

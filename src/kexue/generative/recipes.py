@@ -211,7 +211,7 @@ def _auto_encoder_course(facts: Facts) -> Course:
 
 
 def _univae_sizes(facts: Facts) -> Sizes:
-    latent = {"n_latent_layers": 4, "latent_dim": 32, "kappa": 200.0}
+    latent = {"n_latent_layers": 3, "latent_dim": 32, "kappa": 200.0}
     return {"hidden_size": 128, "num_layers": 4, "num_heads": 4, **latent}
 
 
@@ -246,6 +246,7 @@ RECIPES = {
         _univae_sizes,
         _build_univae,
         _univae_course,
+        start=UniVAE.initialize,
         tempered={"method": "sample"},
     ),
 }
