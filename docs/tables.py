@@ -59,6 +59,8 @@ _EFFECT_ZH = {
     "比权重衰减低 {spectral_gain_over_frobenius}; 判别器的上界 {normalised_critic_bound}",
     "simvq": "聚类向量上用到的编码 {clusters_usage_plain} → {clusters_usage_linear}; "
     "旋转技巧下数字的误差 {digits_mse_plain_straight_through} → {digits_mse_plain_rotation}",
+    "vae": "先验采样的 Fréchet 距离:无 KL {fd_beta_0},有 KL {fd_beta_1},训练集图像 {fd_train_test}; "
+    "测试集的下界 {elbo_beta_1}; 按类别采样的正确率 {cvae_agreement}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",

@@ -28,7 +28,8 @@ class Posterior(NamedTuple):
 
     def sample(self, noise: Noise) -> Tensor:
         """Return mean + deviation * noise, (B, d); gradients reach both."""
-        return self.mean + torch.exp(self.log_var / 2) * noise.normal(self.mean.shape[1:], self.mean.dtype)
+        epsilon = noise.normal(self.mean.shape[1:], self.mean.dtype)
+        return self.mean + torch.exp(self.log_var / 2) * epsilon  # section "One normal distribution for each image"
 
     def kl(self, prior_mean: Tensor | float = 0.0) -> Tensor:
         """Return the divergence (B, d), >= 0 and in nats, from a normal prior of deviation 1.
@@ -40,6 +41,7 @@ class Posterior(NamedTuple):
 
         Source: kexue.fm/archives/5253.
         """
+        # section "One normal distribution for each image": the divergence; section "A prior for each class"
         return ((self.mean - prior_mean).square() + torch.expm1(self.log_var) - self.log_var) / 2
 
     def log_prob(self, z: Tensor) -> Tensor:

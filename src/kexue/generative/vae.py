@@ -162,6 +162,7 @@ class VAE(GenerativeModel):
         z = posterior.sample(Noise(generator, len(x), x.device))
         reconstruction = -self.likelihood.log_prob(x, self._decode(z)).mean()
         kl = posterior.kl(self._prior_mean(condition)).mean(0)  # the mean comes first: free bits are those of a latent
+        # section "The weight of the divergence"
         loss = reconstruction + self.current_beta * kl.clamp(min=self.free_bits).sum()
         if self.training:
             self.steps += 1
@@ -197,6 +198,7 @@ class VAE(GenerativeModel):
             log_prior = -((z - prior).square() + math.log(2 * math.pi)).sum(1) / 2
             return self.likelihood.log_prob(x, self._decode(z)) + log_prior - posterior.log_prob(z)
 
+        # section "Bounds"
         return reduce(torch.logaddexp, (draw_log_weight() for _ in range(k))) - math.log(k)
 
     # ---- which latents are in use ------------------------------------------------------------------------------------
