@@ -72,6 +72,9 @@ def outside_inference_mode() -> AbstractContextManager[object]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within the `with`, put a module into evaluation mode; afterwards each of its parts has its former mode again."""
     modes = {part: part.training for part in module.modules()}
+    if not any(modes.values()):
+        yield
+        return
     try:
         module.eval()
         yield

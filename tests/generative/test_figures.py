@@ -164,6 +164,8 @@ def test_bad_input_is_refused_and_the_old_file_kept(tmp_path: Path) -> None:
         latent_walk(GenerativeModel(), path, latents=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="T >= 2"):
         trajectory_figure(torch.zeros(1, 3, 2), path)
+    with pytest.raises(ValueError, match=r"\.gif or \.webp"):
+        trajectory_figure(torch.zeros(2, 3, 2), path, animate=True)
     with pytest.raises(ValueError, match="NaN"):
         trajectory_figure(torch.full((2, 3, 2), math.nan), path)
     with pytest.raises(ValueError, match="frames"):

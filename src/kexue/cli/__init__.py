@@ -23,6 +23,7 @@ from kexue.cli import (
     index_duplicates,
     index_merge,
     mcp,
+    model,
     models,
     plan,
     projector,
@@ -53,6 +54,7 @@ for module in (index_merge, index_duplicates):
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(train.app, name="train")
+app.add_typer(model.app, name="model")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (

@@ -26,6 +26,22 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
     Raises:
         DataError: the file cannot be read, is empty, cut short or an archive, or has no numbers of shape (n, d).
     """
+    vectors = read_array(path)
+    if vectors.ndim != 2 or vectors.dtype.kind not in kinds:
+        raise DataError(
+            f"expected floats of shape (n, d), got {vectors.dtype} of shape {vectors.shape}.", path=path, remedy=_SAVE
+        )
+    if not len(vectors):
+        raise DataError("the file has no rows.", path=path, remedy="Leave the file out.")
+    return vectors
+
+
+def read_array(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
+    """Return the array of a .npy file, of any shape and type without objects, mapped into memory.
+
+    Raises:
+        DataError: the file cannot be read, is empty, cut short or an archive.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(6)
@@ -39,20 +55,14 @@ def read_vectors(path: str | os.PathLike[str], *, kinds: str = "f") -> np.ndarra
             )
             raise DataError(f"expected one array of numbers: {what}.", path=path, remedy=_SAVE)
         with np.errstate(over="ignore"):  # in the size of a damaged shape
-            vectors: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
+            array: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise system_error(error, path) from error
     except DataError:
         raise
     except (ValueError, TypeError, SyntaxError, OverflowError, EOFError, tokenize.TokenError) as error:
         raise DataError(f"the array of numbers cannot be read: {error}.", path=path, remedy=_SAVE) from error
-    if vectors.ndim != 2 or vectors.dtype.kind not in kinds:
-        raise DataError(
-            f"expected floats of shape (n, d), got {vectors.dtype} of shape {vectors.shape}.", path=path, remedy=_SAVE
-        )
-    if not len(vectors):
-        raise DataError("the file has no rows.", path=path, remedy="Leave the file out.")
-    return vectors
+    return array
 
 
 def vector_chunks(vectors: np.ndarray[Any, Any], path: str | os.PathLike[str]) -> Iterator[np.ndarray[Any, Any]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         trajectory_figure as trajectory_figure,
     )
     from kexue.generative.flow.builders import glow as glow, nice as nice, realnvp as realnvp
+    from kexue.generative.flow.chain import Chain as Chain
     from kexue.generative.flow.coupling import (
         AdditiveCoupling as AdditiveCoupling,
         AffineCoupling as AffineCoupling,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from kexue.generative.flow.linear import InvertibleConv1x1 as InvertibleConv1x1
     from kexue.generative.flow.networks import CouplingConv as CouplingConv, CouplingMLP as CouplingMLP
     from kexue.generative.flow.transforms import (
-        Chain as Chain,
         Flatten as Flatten,
         Permutation as Permutation,
         Squeeze as Squeeze,
@@ -79,6 +79,24 @@ if TYPE_CHECKING:
         measure_samples as measure_samples,
         reference_values as reference_values,
     )
+    from kexue.generative.recipes import list_models as list_models
+    from kexue.generative.run.config import ModelConfig as ModelConfig, ModelResult as ModelResult
+    from kexue.generative.run.evaluate import (
+        ModelQuality as ModelQuality,
+        TextQuality as TextQuality,
+        evaluate_run as evaluate_run,
+    )
+    from kexue.generative.run.folder import Run as Run, open_run as open_run
+    from kexue.generative.run.train import train_model as train_model
+    from kexue.generative.run.use import (
+        Sampled as Sampled,
+        Score as Score,
+        decode_run as decode_run,
+        encode_run as encode_run,
+        sample_run as sample_run,
+        score_run as score_run,
+        walk_run as walk_run,
+    )
     from kexue.generative.univae.characters import CharacterVocabulary as CharacterVocabulary
     from kexue.generative.univae.mask import univae_mask as univae_mask
     from kexue.generative.univae.model import UniVAE as UniVAE
@@ -92,6 +110,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "data": ("ImageData", "load_images"),
         "flow.builders": ("glow", "nice", "realnvp"),
+        "flow.chain": ("Chain",),
         "flow.coupling": ("AdditiveCoupling", "AffineCoupling", "Split", "checkerboard"),
         "flow.dequantization": (
             "DequantizedFlow",
@@ -105,7 +124,6 @@ __getattr__, __dir__, __all__ = attach(
         "flow.linear": ("InvertibleConv1x1",),
         "flow.networks": ("CouplingConv", "CouplingMLP"),
         "flow.transforms": (
-            "Chain",
             "Flatten",
             "Permutation",
             "Squeeze",
@@ -130,6 +148,12 @@ __getattr__, __dir__, __all__ = attach(
         "networks.unet": ("TinyUNet",),
         "noise": ("Noise", "sample_generators"),
         "posterior": ("Posterior",),
+        "recipes": ("list_models",),
+        "run.config": ("ModelConfig", "ModelResult"),
+        "run.evaluate": ("ModelQuality", "TextQuality", "evaluate_run"),
+        "run.folder": ("Run", "open_run"),
+        "run.train": ("train_model",),
+        "run.use": ("Sampled", "Score", "decode_run", "encode_run", "sample_run", "score_run", "walk_run"),
         "vae": ("VAE",),
         "vqvae": ("VQVAE",),
         "univae.characters": ("CharacterVocabulary",),

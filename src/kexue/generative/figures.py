@@ -140,7 +140,9 @@ def density_figure(
     return float(values.sum() * cell**2)
 
 
-def trajectory_figure(trajectory: Tensor, path: str | os.PathLike[str], *, frames: int = 8) -> None:
+def trajectory_figure(
+    trajectory: Tensor, path: str | os.PathLike[str], *, animate: bool = False, frames: int = 8
+) -> None:
     """Write how items change from step to step, such as from noise to samples.
 
     Images: a PNG has a row for each item with `frames` of the steps; a GIF or WebP shows all items at each step.
@@ -148,11 +150,12 @@ def trajectory_figure(trajectory: Tensor, path: str | os.PathLike[str], *, frame
 
     Args:
         trajectory: (T >= 2, n, C, H, W) images in [-1, 1], or (T >= 2, n, 2) points.
-        path: a name that ends in ``.png``, ``.gif`` or ``.webp``.
+        path: a name that ends in ``.png``, ``.gif`` or ``.webp``, which decides.
+        animate: insist on an animation: a PNG is refused.
         frames: steps in a row of a PNG of images, evenly chosen, >= 2.
 
     Raises:
-        ValueError: another shape or ending.
+        ValueError: another shape or ending; a PNG with `animate`.
         MissingDependencyError: Pillow, or matplotlib for points, is not installed.
 
     Example:
@@ -161,6 +164,8 @@ def trajectory_figure(trajectory: Tensor, path: str | os.PathLike[str], *, frame
         ...     trajectory_figure(torch.rand(20, 4, 1, 8, 8), f"{folder}/steps.gif")
     """
     animated = _is_animation(path)
+    if animate and not animated:
+        raise ValueError(f"an animation is a file .gif or .webp, got {os.fspath(path)}")
     steps = len(trajectory)
     if trajectory.ndim not in (3, 5) or steps < 2 or (trajectory.ndim == 3 and trajectory.shape[2] != 2):
         raise ValueError(f"images (T >= 2, n, C, H, W) or points (T >= 2, n, 2) are expected, got {_shape(trajectory)}")

@@ -82,7 +82,7 @@ def read_images(paths: Sequence[Path], *, image_size: tuple[int, int] | None = N
                 f"the image is {height} x {width} pixels (height x width), expected {first_height} x {first_width} "
                 f"as {paths[0]}.",
                 path=path,
-                remedy=f"Give an image size, such as image_size={first_height}, to resize all images.",
+                remedy=f"Resize all images: image_size={first_height} (--image-size {first_height}).",
             )
     stacked = np.stack(arrays)
     grey = bool((stacked == stacked[..., :1]).all())

@@ -291,7 +291,7 @@ def test_latents_that_do_not_fit_are_refused() -> None:
 
 def test_models_that_do_not_fit_are_refused() -> None:
     for options, message in (
-        ({"n_latent_layers": 4}, "from 1 to the backbone's 3"),
+        ({"n_latent_layers": 3}, "from 1 to 2, all blocks of the backbone but the first"),
         ({"n_latent_layers": 0}, "from 1 to"),
         ({"max_length": 2}, "at least 3"),
         ({"latent": "vq"}, "'vmf' or 'gaussian'"),
@@ -308,7 +308,7 @@ def test_models_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="learned positions need max_length 18"):
         build("learned", max_length=9)
     with pytest.raises(ValueError, match="2 segments"):
-        UniVAE(Transformer(TransformerConfig(11, hidden_size=16, num_segments=0)))
+        UniVAE(Transformer(TransformerConfig(11, hidden_size=16, num_segments=0)), n_latent_layers=2)
 
 
 def test_weights_are_saved_and_loaded(tmp_path, rows: Tensor) -> None:
@@ -334,7 +334,7 @@ def test_training_learns_a_few_sentences(latent: str) -> None:
     torch.manual_seed(0)
     texts = [a + b for a in ("ab", "cd", "ef") for b in ("gg", "ga", "ag", "c")]
     rows = VOCABULARY.encode(texts, 6)
-    config = TransformerConfig(len(VOCABULARY), hidden_size=32, num_layers=2, num_heads=2)
+    config = TransformerConfig(len(VOCABULARY), hidden_size=32, num_layers=3, num_heads=2)
     model = UniVAE(Transformer(config), n_latent_layers=2, latent_dim=4, latent=latent, max_length=6, beta=0.1)  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     noise = torch.Generator().manual_seed(0)
@@ -344,3 +344,31 @@ def test_training_learns_a_few_sentences(latent: str) -> None:
         optimizer.step()
     right = (model.reconstruct(rows) == rows).all(1)
     assert right.double().mean() >= 0.9
+
+
+@pytest.mark.parametrize("latent", ["vmf", "gaussian"])
+def test_initialize_standardises_what_latents_are_chosen_from(latent: str) -> None:
+    torch.manual_seed(0)
+    texts = [a + b + c for a in "abcd" for b in "efg" for c in "abg"]
+    rows = VOCABULARY.encode(texts, N)
+    config = TransformerConfig(len(VOCABULARY), hidden_size=16, num_layers=3, num_heads=2)
+    model = UniVAE(Transformer(config), n_latent_layers=2, latent_dim=4, latent=latent, max_length=N).double().eval()  # type: ignore[arg-type]
+
+    def read() -> list[Tensor]:
+        r_of: list[Tensor] = []
+
+        def choose(number: int, r: Tensor) -> Tensor:
+            r_of.append(r.detach())
+            return model.latent.centre(r)
+
+        model.network(rows, choose)
+        return r_of
+
+    before = read()
+    assert all((r.std(0, correction=0) < 0.1 * r.square().mean().sqrt()).all() for r in before)
+    logarithms = model.initialize(rows) and [r[:, 4:] for r in before]
+    for r, old in zip(read(), logarithms, strict=True):
+        assert torch.allclose(r[:, :4].mean(0), torch.zeros(4).double(), atol=1e-9)
+        assert torch.allclose(r[:, :4].std(0, correction=0), torch.ones(4).double())
+        assert r[:, 4:].shape == old.shape
+    assert torch.allclose(read()[0][:, 4:], before[0][:, 4:])

@@ -30,6 +30,7 @@ def nice(
     *,
     couplings: int = 4,
     hidden: Sequence[int] = (1000,) * 5,
+    margin: float | None = None,
     num_classes: int | None = None,
 ) -> Flow:
     """Return NICE: additive couplings of the values at even and at odd places in turn, then a factor for each value.
@@ -38,6 +39,7 @@ def nice(
         dim: D of vectors, >= 2, or the shape of images, which are flattened.
         couplings: >= 2, so that every value is moved.
         hidden: widths of each network between its input and its output.
+        margin: a of a first `Logit` layer, for events in [0, 1]; None: events of the whole line, as in the article.
         num_classes: of a conditional model.
 
     Source: kexue.fm/archives/5776.
@@ -49,7 +51,8 @@ def nice(
     """
     shape, size = _read_shape(dim)
     order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2)])
-    parts: list[Transform] = [*_flatten(shape), Permutation(order)]
+    start: list[Transform] = [] if margin is None else [Logit(margin)]
+    parts: list[Transform] = [*start, *_flatten(shape), Permutation(order)]
     parts += [_vector_coupling("additive", size, hidden, num_classes, swap=i % 2 == 1) for i in range(couplings)]
     return Flow([*parts, Scaling((size,))], StandardNormal((size,)), event_shape=shape, num_classes=num_classes)
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kexue._tensors import at_least_float32
+from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.networks import CouplingConv, CouplingMLP, ZeroConv2d
-from kexue.generative.flow.transforms import Chain, Mapped, Transform, spread, sum_events
+from kexue.generative.flow.transforms import Mapped, Transform, spread, sum_events
 
 
 def bound(values: Tensor, limit: float) -> Tensor:

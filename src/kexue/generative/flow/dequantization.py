@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kexue._tensors import may_read
+from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.coupling import AffineCoupling, checkerboard
 from kexue.generative.flow.elementwise import log_logit_slope
 from kexue.generative.flow.flow import Flow, unpack
 from kexue.generative.flow.networks import CouplingConv
-from kexue.generative.flow.transforms import Chain, sum_events
+from kexue.generative.flow.transforms import sum_events
 from kexue.generative.model import GenerativeModel, LossOutput
 from kexue.generative.noise import Noise
 

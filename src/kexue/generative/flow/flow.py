@@ -11,7 +11,8 @@ from torch import Tensor
 
 from kexue._tensors import as_class_numbers, check_range, evaluating
 from kexue.errors import CheckpointError
-from kexue.generative.flow.transforms import Chain, Transform, sum_events
+from kexue.generative.flow.chain import Chain
+from kexue.generative.flow.transforms import Transform, sum_events
 from kexue.generative.model import GenerativeModel, LossOutput
 from kexue.generative.noise import Noise
 

@@ -1,9 +1,9 @@
-"""What a transform is; transforms in a chain; those that only change order or shape, and so no volume."""
+"""What a transform is, and those that only change order or shape, and so no volume."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -48,7 +48,7 @@ def spread(value: Tensor | float, x: Tensor) -> Tensor:
 
 def sum_events(values: Tensor) -> Tensor:
     """Return the sum over each event of a batch (B,)."""
-    return values.flatten(1).sum(1)
+    return values.sum(tuple(range(1, values.ndim)))
 
 
 def along_channels(values: Tensor, x: Tensor) -> Tensor:
@@ -137,7 +137,8 @@ class Squeeze(Transform):
         """Return the blocks as channels, 0."""
         if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"images (B, C, H, W) of even height and width are expected, got {tuple(x.shape)}")
-        return nn.functional.pixel_unshuffle(x, 2), spread(0.0, x)
+        blocks = nn.functional.pixel_unshuffle(x, 2)
+        return blocks.contiguous(memory_format=torch.channels_last), spread(0.0, x)  # convolutions are faster so
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the channels as blocks, 0."""
@@ -162,38 +163,3 @@ class Flatten(Transform):
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return z (B, *shape), 0."""
         return z.reshape(-1, *self.shape), spread(0.0, z)
-
-
-class Chain(Transform):
-    """Transforms one after another; log-determinants add up.
-
-    Args:
-        transforms: from events to latents.
-    """
-
-    def __init__(self, transforms: Iterable[Transform]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(transforms)
-
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
-        """Return the result of the last transform, and the sum of the log-determinants."""
-        total: Tensor | None = None
-        for part in self.parts:
-            x, logdet = part(x, condition)
-            total = logdet if total is None else total + logdet
-        return x, spread(0.0, x) if total is None else total
-
-    def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
-        """Return the result of the first transform's inverse, and the sum of the log-determinants."""
-        total: Tensor | None = None
-        for part in reversed(self.parts):
-            z, logdet = part.inverse(z, condition)  # type: ignore[operator]
-            total = logdet if total is None else total + logdet
-        return z, spread(0.0, z) if total is None else total
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Set each transform from the results of those before it; return the batch's latents."""
-        for part in self.parts:
-            x = part.initialize(x, condition)  # type: ignore[operator]
-        return x

@@ -9,7 +9,7 @@ Later latents depend on earlier ones; the prior does not. Source: kexue.fm/archi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -42,8 +42,8 @@ class UniVAE(GenerativeModel):
     Args:
         backbone: any `Transformer` with two segments or more and positions other than ``"t5"``; the token table is
             that of the scores, too.
-        n_latent_layers: blocks with a latent, the last ones, from 1 to all. More of them reconstruct better, fewer
-            separate better.
+        n_latent_layers: blocks with a latent, the last ones, from 1 to all but the first. More of them reconstruct
+            better, fewer separate better.
         latent_dim: numbers in each latent.
         latent: ``"vmf"``, a direction, whose divergence is a constant; ``"gaussian"``, free numbers.
         kappa: concentration of a direction, > 0; for ``"vmf"``.
@@ -67,7 +67,8 @@ class UniVAE(GenerativeModel):
         >>> from kexue.generative import CharacterVocabulary
         >>> from kexue.nn import Transformer, TransformerConfig
         >>> vocabulary = CharacterVocabulary.from_texts(["to be", "not to be"])
-        >>> model = UniVAE(Transformer(TransformerConfig(len(vocabulary), hidden_size=32)), max_length=12)
+        >>> backbone = Transformer(TransformerConfig(len(vocabulary), hidden_size=32, num_layers=5))
+        >>> model = UniVAE(backbone, max_length=12)
         >>> z = model.encode(vocabulary.encode(["to be", "not to be"], 12))
         >>> z.shape, model.decode(z).shape
         (torch.Size([2, 4, 16]), torch.Size([2, 12]))
@@ -127,6 +128,31 @@ class UniVAE(GenerativeModel):
         nats = functional.cross_entropy(self.network.score_tokens(states[scored]), target[scored], reduction="none")
         sums = nats.new_zeros(len(rows)).index_add(0, scored.nonzero()[:, 0], nats)
         return sums, r_of
+
+    @torch.no_grad()
+    def initialize(self, token_ids: Tensor) -> Self:
+        """Standardise what the latents are chosen from, over the given sentences; return the model.
+
+        In an untrained Transformer the state of place 0 is nearly the same for all sentences, and a latent drawn from
+        it is noise. The maps R_i are changed so that each number has mean 0 and variance 1 over these sentences (the
+        log-variances of Gaussian latents stay). Not for a backbone that has learnt to tell sentences apart.
+
+        Args:
+            token_ids: a sample of the sentences (B, T) to train on, hundreds of them.
+        """
+
+        def choose(number: int, r: Tensor) -> Tensor:
+            dim, linear = self.latent.dim, self.network.read[number]
+            weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
+            mean, deviation = r[:, :dim].mean(0), r[:, :dim].std(0, correction=0)
+            scale = 1 / deviation.clamp(min=torch.finfo(r.dtype).eps)
+            weight[:dim] *= scale[:, None]
+            bias[:dim] = (bias[:dim] - mean) * scale
+            return self.latent.centre(torch.cat([(r[:, :dim] - mean) * scale, r[:, dim:]], 1))
+
+        with evaluating(self):
+            self.network.read_only(self._fill(token_ids), choose)
+        return self
 
     # ---- vocabulary of generative models ---------------------------------------------------------------------------
 
@@ -318,8 +344,11 @@ def _check(
 ) -> None:
     """Raise ValueError for numbers out of range, or a backbone that does not fit."""
     config = backbone.config
-    if not 1 <= n_latent_layers <= config.num_layers:
-        raise ValueError(f"n_latent_layers must be from 1 to the backbone's {config.num_layers}, got {n_latent_layers}")
+    if not 1 <= n_latent_layers < config.num_layers:
+        raise ValueError(
+            f"n_latent_layers must be from 1 to {config.num_layers - 1}, all blocks of the backbone but the first "
+            f"(before it place 0 has read nothing), got {n_latent_layers}"
+        )
     if not all(0 <= one < config.vocab_size for one in ids):
         raise ValueError(f"start_id and end_id must be in the vocabulary, [0, {config.vocab_size}), got {ids}")
     if max_length < 3:

@@ -1,0 +1,252 @@
+"""Models by name: how one is built for the items of a data set, and how it is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kexue.generative.flow.builders import glow, nice, realnvp
+from kexue.generative.flow.dequantization import DequantizedFlow
+from kexue.generative.likelihoods import LogisticLikelihood
+from kexue.generative.model import GenerativeModel
+from kexue.generative.networks.convolution import ConvDecoder, ConvEncoder, GridDecoder, GridEncoder
+from kexue.generative.networks.mlp import MLP
+from kexue.generative.run.images import Images
+from kexue.generative.run.medium import Medium
+from kexue.generative.run.texts import Texts
+from kexue.generative.univae.characters import CharacterVocabulary
+from kexue.generative.univae.model import UniVAE
+from kexue.generative.vae import VAE
+from kexue.generative.vqvae import VQVAE
+from kexue.nn import Transformer, TransformerConfig, VectorQuantizer
+
+Facts = Mapping[str, Any]  # of images: event_shape, levels
+Sizes = Mapping[str, Any]  # JSON-ready; the arguments of the functions that build a model
+_MARGIN = 0.05  # of the logit before a flow
+_SMALL = 256  # numbers in an image up to which a network without convolutions is used
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a model is trained.
+
+    Attributes:
+        steps, batch_size, lr: as of `ModelConfig`.
+        ema: decay of the average of the weights; 0: none.
+        eval_every: steps between two looks at the validation part.
+        patience: looks without a better validation loss after which the training ends.
+        weight_decay: of matrices and filters.
+        clip: largest norm of the gradient, against rare outliers.
+    """
+
+    steps: int
+    batch_size: int = 128
+    lr: float = 1e-3
+    ema: float = 0.99
+    eval_every: int = 100
+    patience: int = 10
+    weight_decay: float = 0.01
+    clip: float = 100.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the model of a name is made.
+
+    Attributes:
+        medium: what it makes.
+        choose_sizes: returns the sizes of a model for items of this kind.
+        build: returns a new model of these sizes.
+        choose_course: returns how it is trained on items of this kind.
+        start: called with the new model and some hundreds of items to train on, before the first step.
+        finish: called with the model and items to train on before it makes samples.
+        bound: options with which `log_prob_bound` measures a trained model.
+        tempered: options of `sample` that go with a temperature.
+    """
+
+    medium: type[Medium]
+    choose_sizes: Callable[[Facts], Sizes]
+    build: Callable[[Facts, Sizes], GenerativeModel]
+    choose_course: Callable[[Facts], Course]
+    start: Callable[[Any, Tensor], object] = lambda _model, _items: None
+    finish: Callable[[Any, Tensor], object] = lambda _model, _items: None
+    bound: Mapping[str, Any] = field(default_factory=dict)
+    tempered: Mapping[str, Any] = field(default_factory=dict)
+
+
+def list_models() -> list[str]:
+    """Return the names of the models that `train_model` and ``kexue model train`` know.
+
+    Example:
+        >>> "vae" in list_models()
+        True
+    """
+    return list(RECIPES)
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of a name.
+
+    Raises:
+        ValueError: an unknown name; the message lists those known.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"model must be one of {', '.join(RECIPES)}, got {name!r}")
+    return RECIPES[name]
+
+
+def is_small(facts: Facts) -> bool:
+    """Return whether images have so few numbers, as digits of 8 x 8 do, that convolutions gain nothing."""
+    return math.prod(facts["event_shape"]) <= _SMALL
+
+
+# ---- VAE and VQ-VAE --------------------------------------------------------------------------------------------------
+
+
+def _vae_sizes(facts: Facts) -> Sizes:
+    return {"latent_dim": 8, "hidden": [256, 128]} if is_small(facts) else {"latent_dim": 32, "channels": 32}
+
+
+def _build_vae(facts: Facts, sizes: Sizes) -> VAE:
+    shape, d = tuple(facts["event_shape"]), sizes["latent_dim"]
+    encoder: nn.Module
+    decoder: nn.Module
+    if "hidden" in sizes:
+        encoder = MLP(shape, 2 * d, hidden=sizes["hidden"])
+        decoder = MLP(d, shape, hidden=sizes["hidden"][::-1])
+    else:
+        encoder = ConvEncoder(shape, 2 * d, channels=sizes["channels"])
+        decoder = ConvDecoder(d, shape, channels=sizes["channels"])
+    return VAE(encoder, decoder, d, likelihood=LogisticLikelihood(facts["levels"], sigma=0.25))
+
+
+def _vqvae_sizes(facts: Facts) -> Sizes:
+    return {"dim": 16, "num_codes": 128, "channels": 32}
+
+
+class _Rows(nn.Module):
+    """Grids (B, d, H, W) as rows (B, H, W, d), the last axis of which the quantiser reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(1, -1)
+
+
+class _Grid(nn.Module):
+    """Rows (B, H, W, d) as grids (B, d, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(-1, 1)
+
+
+def _build_vqvae(facts: Facts, sizes: Sizes) -> VQVAE:
+    shape, d = tuple(facts["event_shape"]), sizes["dim"]
+    encoder = nn.Sequential(GridEncoder(shape, d, channels=sizes["channels"]), _Rows())
+    decoder = nn.Sequential(_Grid(), GridDecoder(d, shape, channels=sizes["channels"]))
+    quantizer = VectorQuantizer(d, sizes["num_codes"])
+    return VQVAE(encoder, decoder, quantizer, event_shape=shape)
+
+
+def _fit_codes(model: VQVAE, items: Tensor) -> None:
+    model.fit_prior(to_batches(items, model.device))
+
+
+def to_batches(items: Tensor, device: torch.device, size: int = 256) -> Iterable[Tensor]:
+    """Yield items in batches on a device."""
+    return (part.to(device) for part in torch.split(items, size))
+
+
+# ---- flows -----------------------------------------------------------------------------------------------------------
+
+
+def _nice_sizes(facts: Facts) -> Sizes:
+    return {"couplings": 4, "hidden": [128] * 3 if is_small(facts) else [1000] * 5}
+
+
+def _build_nice(facts: Facts, sizes: Sizes) -> DequantizedFlow:
+    return DequantizedFlow(nice(facts["event_shape"], margin=_MARGIN, **sizes), facts["levels"])
+
+
+def _realnvp_sizes(facts: Facts) -> Sizes:
+    levels = _count_halvings(facts["event_shape"], 2)
+    return {"couplings": 4 if is_small(facts) else 3, "hidden": [32 if is_small(facts) else 64], "levels": levels}
+
+
+def _build_realnvp(facts: Facts, sizes: Sizes) -> DequantizedFlow:
+    return DequantizedFlow(realnvp(facts["event_shape"], margin=_MARGIN, **sizes), facts["levels"])
+
+
+def _glow_sizes(facts: Facts) -> Sizes:
+    small = is_small(facts)
+    levels = _count_halvings(facts["event_shape"], 2 if small else 3)
+    size = {"steps": 6, "hidden": 32} if small else {"steps": 8, "hidden": 128}
+    # Glow's own scale, a sigmoid, has no lower bound: on few images some samples overflow on the way back
+    return {"levels": levels, **size, "scale": "tanh"}
+
+
+def _build_glow(facts: Facts, sizes: Sizes) -> DequantizedFlow:
+    return DequantizedFlow(glow(facts["event_shape"], margin=_MARGIN, **sizes), facts["levels"])
+
+
+def _count_halvings(shape: Sequence[int], most: int) -> int:
+    """Return how often height and width can be halved, `most` times at most; once at least, which a flow refuses."""
+    return next((times for times in range(most, 1, -1) if all(size % 2**times == 0 for size in shape[1:])), 1)
+
+
+def _flow_course(facts: Facts) -> Course:
+    if is_small(facts):
+        return Course(1000, eval_every=50)
+    return Course(30_000, batch_size=64, eval_every=500)
+
+
+def _auto_encoder_course(facts: Facts) -> Course:
+    return Course(3000) if is_small(facts) else Course(20_000, eval_every=500)
+
+
+# ---- UniVAE ----------------------------------------------------------------------------------------------------------
+
+
+def _univae_sizes(facts: Facts) -> Sizes:
+    latent = {"n_latent_layers": 3, "latent_dim": 32, "kappa": 200.0}
+    return {"hidden_size": 128, "num_layers": 4, "num_heads": 4, **latent}
+
+
+def _build_univae(facts: Facts, sizes: Sizes) -> UniVAE:
+    latent = {name: sizes[name] for name in ("n_latent_layers", "latent_dim", "kappa")}
+    network = {name: value for name, value in sizes.items() if name not in latent}
+    backbone = Transformer(TransformerConfig(len(CharacterVocabulary(facts["characters"])), **network))
+    for part in backbone.blocks.modules():  # weights of the size of BERT's are too small for this width
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+    return UniVAE(backbone, max_length=facts["max_length"], **latent)
+
+
+def _univae_course(facts: Facts) -> Course:
+    return Course(10_000, batch_size=64, lr=3e-3, ema=0.99, eval_every=250)
+
+
+RECIPES = {
+    "vae": Recipe(Images, _vae_sizes, _build_vae, _auto_encoder_course, bound={"k": 100}),
+    "vqvae": Recipe(Images, _vqvae_sizes, _build_vqvae, _auto_encoder_course, finish=_fit_codes),
+    "nice": Recipe(
+        Images, _nice_sizes, _build_nice, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+    ),
+    "realnvp": Recipe(
+        Images, _realnvp_sizes, _build_realnvp, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+    ),
+    "glow": Recipe(
+        Images, _glow_sizes, _build_glow, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+    ),
+    "univae": Recipe(
+        Texts,
+        _univae_sizes,
+        _build_univae,
+        _univae_course,
+        start=UniVAE.initialize,
+        tempered={"method": "sample"},
+    ),
+}

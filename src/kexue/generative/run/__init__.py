@@ -1,0 +1,1 @@
+"""Training of a generative model by its name into a folder, and use of the model in such a folder."""

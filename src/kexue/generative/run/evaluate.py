@@ -1,0 +1,152 @@
+"""How good a trained model is: its samples beside real images, its likelihood on items held apart for test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kexue._progress import Progress
+from kexue._tensors import as_generator
+from kexue.errors import NotSupported
+from kexue.generative.data import load_images
+from kexue.generative.features import feature_extractor
+from kexue.generative.quality import measure_samples
+from kexue.generative.run.folder import Run
+from kexue.generative.run.texts import Texts
+from kexue.generative.run.use import apply, find_measure
+from kexue.generative.univae.model import UniVAE
+
+
+@dataclass(frozen=True)
+class ModelQuality:
+    """Quality of a model of images.
+
+    Attributes:
+        model: its name.
+        n: samples measured, at most as many as there are test images.
+        frechet_distance: of the samples from the training images, in the features of a small classifier of the set;
+            what it means, `reference` tells. 0 is best; the number depends on n.
+        reference: the same distance of test images (what a perfect model reaches), of test images with noise, of
+            Gaussian and of uniform pixels.
+        precision, recall, density, coverage: see `kexue.generative.Manifold`.
+        sliced_wasserstein: distance of the pixels.
+        nearest_train_ratio: below 0.7 the model repeats training images.
+        features: what the classifier has learnt, in words.
+        bits_per_dim: bits that a pixel of the test images costs; None for a model without likelihood. Uniform pixels
+            cost log2 of the number of levels: 8, or 4.09 for the 17 levels of scikit-learn's digits.
+        bits_per_dim_kind: ``"exact"``, or ``"bound"``: the true number is at most this.
+        parameters: number of weights.
+    """
+
+    model: str
+    n: int
+    frechet_distance: float
+    reference: dict[str, float]
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    sliced_wasserstein: float
+    nearest_train_ratio: float
+    features: str
+    bits_per_dim: float | None
+    bits_per_dim_kind: str | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TextQuality:
+    """Quality of a model of sentences, on sentences held apart for test.
+
+    Attributes:
+        model: its name.
+        n: sentences measured.
+        tokens_right: share of the characters, and of the ends, that decode(encode(sentence)) has in their places.
+        sentences_right: share of the sentences that come back whole.
+        nats: bound of minus log p of a sentence: its mean is at most this.
+        kl: nats of this that the latents cost.
+        active_units: latent numbers that differ between sentences.
+        parameters: number of weights.
+    """
+
+    model: str
+    n: int
+    tokens_right: float
+    sentences_right: float
+    nats: float
+    kl: float
+    active_units: int
+    parameters: int
+
+
+def evaluate_run(
+    run: Run, n: int = 1000, *, seed: int = 0, progress: Progress | None = None
+) -> ModelQuality | TextQuality:
+    """Measure a model against the data it was trained on.
+
+    Args:
+        run: the model.
+        n: samples and test items to use, as far as there are so many; of images >= 6.
+        seed: of the samples.
+        progress: called as ``progress(done, total)`` while the classifier of a set of images is trained, which is kept.
+
+    Returns:
+        `ModelQuality` of a model of images, `TextQuality` of a model of sentences.
+
+    Raises:
+        DataError: the data of the training are no longer there.
+    """
+    if isinstance(run.medium, Texts):
+        return _evaluate_texts(run, n)
+    data = load_images(run.source, image_size=run.medium.image_size)
+    extractor = feature_extractor(data, progress=progress)
+    samples = run.model.sample(min(n, len(data.test)), generator=seed, batch_size=256).cpu()
+    quality = measure_samples(samples, data, extractor=extractor)
+    order = torch.randperm(len(data.test), generator=as_generator(0))
+    bits, kind = _measure_bits(run, data.test[order[:n]])
+    return ModelQuality(
+        run.name, bits_per_dim=bits, bits_per_dim_kind=kind, parameters=_count_parameters(run), **vars(quality)
+    )
+
+
+def _evaluate_texts(run: Run, n: int) -> TextQuality:
+    """Return the quality of a model of sentences."""
+    model = run.model
+    assert isinstance(model, UniVAE)
+    test = Texts.load(run.source, None)[1].test[:n]
+    again = apply(model.reconstruct, test, model)
+    counted = test != model.special.pad
+    counted[:, 0] = False  # the start is given
+    right = (again == test) | ~counted
+    return TextQuality(
+        run.name,
+        len(test),
+        tokens_right=float(right[counted].double().mean()),
+        sentences_right=float(right.all(1).double().mean()),
+        nats=-float(apply(find_measure(run)[1], test, model).double().mean()),
+        kl=float(apply(lambda x: model.kl(x, generator=0).sum(1), test, model).double().mean()),
+        active_units=model.active_units(test.to(model.device)),
+        parameters=_count_parameters(run),
+    )
+
+
+def _count_parameters(run: Run) -> int:
+    return sum(one.numel() for one in run.model.parameters())
+
+
+def _measure_bits(run: Run, test: Tensor) -> tuple[float | None, str | None]:
+    """Return the bits per dimension of images, and what kind of statement this is."""
+    measure: Callable[[Tensor], Tensor]
+    try:
+        kind, measure = find_measure(run)
+    except NotSupported:
+        return None, None
+    if kind == "energy":
+        return None, None
+    # the models of images state the probability of levels, not the density of some interval
+    nats = float(apply(measure, test, run.model).double().mean())
+    return -nats / (math.prod(test.shape[1:]) * math.log(2)), kind

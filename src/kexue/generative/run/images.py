@@ -1,0 +1,146 @@
+"""Images of one shape: where they are read from and how they are written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kexue.corpus.vectors import read_array
+from kexue.errors import DataError
+from kexue.generative.data import load_images
+from kexue.generative.figures import grid_figure, trajectory_figure
+from kexue.generative.idx import find_idx_files
+from kexue.generative.pictures import list_images, read_images
+from kexue.generative.run.arrays import write_array
+from kexue.generative.run.medium import Medium, Parts
+
+_SHARE = 10  # a tenth of the images chooses the best step,
+_MOST = 2000  # but no more than this
+
+
+@dataclass(frozen=True)
+class Images(Medium):
+    """Images with values in [-1, 1].
+
+    Attributes:
+        event_shape: (C, H, W).
+        levels: different values of a pixel, as of `ImageData`.
+        image_size: height and width to which images are resized; None: they must have that of `event_shape`.
+    """
+
+    event_shape: tuple[int, ...]
+    levels: int
+    image_size: int | None = None
+    sheet = "samples.png"
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], image_size: int | None) -> tuple[Self, Parts]:
+        """Return the kind of the images of a set, and its parts; a random tenth of `train` is for validation.
+
+        Raises:
+            DataError: as `load_images`; fewer than 4 images; images that are all the same.
+        """
+        data = load_images(source, image_size=image_size)
+        if len(data.train) < 4:
+            raise DataError(
+                f"holds {len(data.train)} images for training, expected at least 4; a model of use needs hundreds.",
+                path=source,
+            )
+        if bool((data.train == data.train[0]).all()):
+            raise DataError(
+                "all images are the same, so there is nothing to learn.", path=source, remedy="Name other images."
+            )
+        held = max(1, min(len(data.train) // _SHARE, _MOST))
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+        parts = Parts(data.train[order[held:]], data.train[order[:held]], data.test)
+        return cls(data.event_shape, data.levels, image_size), parts
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
+        """Return the kind that `facts` has written."""
+        shape = tuple(int(size) for size in facts["event_shape"])
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"event_shape must be three sizes >= 1, got {shape}")
+        return cls(shape, int(facts["levels"]), facts["image_size"])
+
+    def facts(self) -> dict[str, Any]:
+        """Return shape, levels and size by name."""
+        return {"event_shape": list(self.event_shape), "levels": self.levels, "image_size": self.image_size}
+
+    def read(self, source: str | os.PathLike[str]) -> Tensor:
+        """Return images (n, C, H, W).
+
+        Args:
+            source: an image file, a folder of images, a file .npy (n, C, H, W) of floats in [-1, 1], or the name of a
+                set, of which the test part is read.
+
+        Raises:
+            DataError: no such file, a damaged one, images of another shape or outside [-1, 1].
+        """
+        path = Path(source)
+        if path.suffix == ".npy":
+            return self._check(torch.from_numpy(np.array(read_array(path), np.float32)), source)
+        if path.is_file() or (path.is_dir() and not _is_set(path)):
+            size = self.image_size
+            paths = [path] if path.is_file() else list_images(path).paths
+            grey = read_images(paths, image_size=None if size is None else (size, size))
+            colours = np.repeat(grey, 3, 1) if (grey.shape[1], self.event_shape[0]) == (1, 3) else grey
+            return self._check(torch.from_numpy(colours.astype(np.float32)) / 127.5 - 1, source)
+        return self._check(load_images(source, image_size=self.image_size).test, source)
+
+    def read_one(self, source: str) -> Tensor:
+        """Return the image (C, H, W) of an image file, or the first of a folder, a .npy file or a named set."""
+        return self.read(source)[0]
+
+    def _check(self, x: Tensor, source: str | os.PathLike[str]) -> Tensor:
+        """Return images; DataError where they do not fit."""
+        if tuple(x.shape[1:]) != self.event_shape or not len(x):
+            expected = " x ".join(map(str, self.event_shape))
+            raise DataError(
+                f"images of shape {' x '.join(map(str, x.shape[1:]))} (channels, height, width), the model takes "
+                f"{expected}.",
+                path=source,
+                remedy="Resize them, or name images of the kind that the model was trained on.",
+            )
+        low, high = (float(end) for end in x.aminmax())
+        if not (low >= -1 and high <= 1):
+            raise DataError(
+                f"values from {low:g} to {high:g}, expected floats in [-1, 1].",
+                path=source,
+                remedy="Scale them: a byte u is 2 u / 255 - 1.",
+            )
+        return x
+
+    def write(self, items: Tensor, path: Path) -> None:
+        """Write images to a file .png, a sheet of rows and columns, or .npy, (n, C, H, W)."""
+        if path.suffix == ".npy":
+            write_array(items, path)
+        else:
+            grid_figure(items, path)
+
+    def write_walk(self, items: Tensor, path: Path) -> None:
+        """Write a series of images to a file .png, in one row, or .gif or .webp, to and fro."""
+        if path.suffix == ".png":
+            grid_figure(items, path, columns=len(items))
+        else:
+            trajectory_figure(torch.cat([items, items.flip(0)[1:-1]])[:, None], path)
+
+    def draw(self, items: Tensor) -> bytes | None:
+        """Return a sheet of images as a PNG file."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sheet.png"
+            grid_figure(items, path)
+            return path.read_bytes()
+
+
+def _is_set(folder: Path) -> bool:
+    """Return whether a folder is a set of images with idx files, or with a part for test."""
+    return (folder / "test").is_dir() or bool(find_idx_files(folder))

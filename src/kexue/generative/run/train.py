@@ -1,0 +1,180 @@
+"""Training of a generative model by its name: data, model, trainer, and the files at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kexue._progress import Progress
+from kexue.generative.model import GenerativeModel
+from kexue.generative.recipes import Course, Recipe, find_recipe, to_batches
+from kexue.generative.run.config import ModelConfig, ModelResult
+from kexue.generative.run.medium import Medium, Parts
+from kexue.train.checkpoint import load_checkpoint
+from kexue.train.config import TrainConfig, TrainResult
+from kexue.train.loop import Callback, Trainer, reporting
+from kexue.train.schedules import build_optimizer, warm_then_fall
+from kexue.train.settings import check_settings, write_settings
+from kexue.train.state import hash_tensors
+
+WEIGHTS = "model.safetensors"
+_SAMPLES = 64  # of a sheet
+_START = 512  # items that a recipe prepares a new model with
+_SHOWN = 1000  # items that a recipe finishes the model with before samples are shown during the training
+Phases = Callable[[str], AbstractContextManager[Progress]]
+
+
+def train_model(config: ModelConfig, *, progress: Phases | None = None) -> ModelResult:
+    """Train a model into a folder; `open_run` opens it.
+
+    The folder gets ``settings.json``, the checkpoints and logs of `kexue.train.Trainer` (samples of the model appear in
+    TensorBoard while it learns), ``model.safetensors`` and a sheet of samples. A tenth of the training items is held
+    back: the step with the lowest loss on it is kept, and the training ends when it no longer falls. A run that was
+    interrupted (SIGTERM, SIGINT, a crash) continues where it was when it is called again with the same settings and
+    data, with the same bits at the end.
+
+    Args:
+        config: model, data and settings.
+        progress: opens the progress of a phase, as ``with progress("training") as report: report(done, total)``.
+
+    Returns:
+        `ModelResult`; its value is the lowest loss on the items held back.
+
+    Raises:
+        DataError: data that cannot be read. ValueError: an unknown model, or one that does not fit the data.
+        CheckpointError: the run in `out` has other settings or data. NonFiniteLossError: the training diverged.
+
+    Example:
+        >>> result = train_model(ModelConfig("vae", "digits", "run"))  # doctest: +SKIP
+        >>> open_run("run").model.sample(4, generator=0).shape  # doctest: +SKIP
+        torch.Size([4, 1, 8, 8])
+    """
+    recipe = find_recipe(config.model)
+    medium, parts = recipe.medium.load(config.data, config.image_size)
+    facts = medium.facts()
+    course, sizes = _settle(config, recipe.choose_course(facts)), dict(recipe.choose_sizes(facts))
+    settings = _settings(config, course, parts)
+    check_settings(config.out, settings, resume=config.resume)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = recipe.build(facts, sizes)
+        recipe.start(model, parts.train[:_START])
+    source = os.path.abspath(config.data) if os.path.exists(config.data) else os.fspath(config.data)
+    write_settings(config.out, {**settings, "source": source, "facts": facts, "sizes": sizes})
+    with (progress or _silent)("training") as report:
+        callbacks = [reporting(report), _showing(model, medium, recipe, parts.train[:_SHOWN], course.eval_every)]
+        result = _fit(model, config, course, parts, callbacks)
+    saved = load_checkpoint(result.checkpoint)
+    model.load_state_dict(saved["ema" if course.ema else "model"])
+    recipe.finish(model, parts.train)
+    model.save(Path(config.out) / WEIGHTS)
+    sheet = Path(config.out) / medium.sheet
+    medium.write(model.sample(_SAMPLES, generator=config.seed).cpu(), sheet)
+    return ModelResult(**dataclasses.asdict(result), samples=os.fspath(sheet))
+
+
+def _settle(config: ModelConfig, course: Course) -> Course:
+    """Return the course of a recipe with what the user has set."""
+    given = {name: getattr(config, name) for name in ("steps", "batch_size", "lr", "ema")}
+    return dataclasses.replace(course, **{name: value for name, value in given.items() if value is not None})
+
+
+def _settings(config: ModelConfig, course: Course, parts: Parts) -> dict[str, Any]:
+    """Return the settings that decide the result of a run, JSON-ready."""
+    return {
+        "model": config.model,
+        "image_size": config.image_size,
+        "seed": config.seed,
+        **{name: getattr(course, name) for name in ("steps", "batch_size", "lr", "ema")},
+        "data": hash_tensors(parts._asdict()),
+    }
+
+
+def _fit(
+    model: GenerativeModel, config: ModelConfig, course: Course, parts: Parts, callbacks: list[Callback]
+) -> TrainResult:
+    """Train a model; return the result of the trainer."""
+    optimizer = build_optimizer(model, course.lr, weight_decay=course.weight_decay, betas=(0.9, 0.99))
+    trainer = Trainer(
+        model,
+        optimizer,
+        TrainConfig(
+            config.out,
+            steps=course.steps,
+            precision="fp32",
+            clip=course.clip,
+            ema=course.ema or None,
+            eval_every=course.eval_every,
+            patience=course.patience,
+            monitor="loss",
+            mode="min",
+            seed=config.seed,
+            device=config.device,
+            limit=config.limit,
+            resume=config.resume,
+        ),
+        schedulers=warm_then_fall(optimizer, course.steps),
+        callbacks=callbacks,
+    )
+    size = min(course.batch_size, len(parts.train))
+    loader = DataLoader(_Rows(parts.train), size, shuffle=True, drop_last=True, collate_fn=_as_is)
+    return trainer.fit(loader, evaluate=lambda model: measure_loss(model, parts.validation))
+
+
+def measure_loss(model: GenerativeModel, items: Tensor) -> dict[str, float]:
+    """Return the mean loss of items, and its parts; the same noise each time, so that steps can be compared."""
+    totals: dict[str, float] = {}
+    for batch in to_batches(items, model.device):
+        output = model.loss(batch, generator=0)
+        for name, value in {**output.parts, "loss": output.loss}.items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(batch)
+    return {name: total / len(items) for name, total in totals.items()}
+
+
+def _showing(model: GenerativeModel, medium: Medium, recipe: Recipe, items: Tensor, every: int) -> Callback:
+    """Return a callback that shows samples of the averaged weights in TensorBoard."""
+
+    def show(trainer: Trainer, _record: Mapping[str, float]) -> None:
+        step = trainer.place.step
+        if trainer.log is None or step % every:
+            return
+        with trainer.state.averaged_weights():
+            recipe.finish(model, items)
+            picture = medium.draw(model.sample(_SAMPLES, generator=0).cpu())
+        if picture is not None:
+            trainer.log.write_image("samples", step, picture)
+
+    return show
+
+
+class _Rows(Dataset[Tensor]):
+    """Items of a tensor, a batch at a time."""
+
+    def __init__(self, items: Tensor) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.items[row]
+
+    def __getitems__(self, rows: list[int]) -> Tensor:
+        return self.items[rows]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def _silent(_label: str) -> Iterator[Progress]:
+    yield lambda _done, _total: None

@@ -1,0 +1,234 @@
+"""What one does with a trained model: sample, walk between two items, encode, decode, score."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from kexue.corpus.vectors import read_array
+from kexue.errors import DataError, NotSupported
+from kexue.generative.interpolation import interpolate
+from kexue.generative.model import GenerativeModel
+from kexue.generative.recipes import to_batches
+from kexue.generative.run.arrays import write_array
+from kexue.generative.run.folder import Run
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Samples in a file.
+
+    Attributes:
+        out: the file.
+        n: number of samples.
+        seconds: time to draw them, without that to write them.
+        network_calls: how often each sample went through the network.
+    """
+
+    out: str
+    n: int
+    seconds: float
+    network_calls: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds items.
+
+    Attributes:
+        n: number of items.
+        mean: of the values of the items.
+        stderr: standard error of this mean; None for one item.
+        unit: ``"nats"`` per item.
+        kind: ``"exact"``: log p; ``"bound"``: at most log p; ``"energy"``: minus log p, up to an unknown constant.
+    """
+
+    n: int
+    mean: float
+    stderr: float | None
+    unit: str
+    kind: str
+
+
+def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, **options: Any) -> Sampled:
+    """Draw samples into a file; sample i of a seed is the same one whatever n is.
+
+    Args:
+        run: the model.
+        n: number of samples, >= 1.
+        out: file; of images .png (a sheet) or .npy, of texts .txt.
+        seed: >= 0.
+        options: of the model, such as `temperature`; None leaves one out.
+
+    Raises:
+        NotSupported: an option that the model does not have.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    _check_options(run.model, given)
+    if "temperature" in given:
+        given |= run.recipe.tempered
+    if n < 1:
+        raise ValueError(f"n must be >= 1, got {n}")
+    started = time.monotonic()
+    with _counting_calls(run.model) as count:
+        items = run.model.sample(n, generator=seed, batch_size=_BATCH, **given).cpu()
+    seconds = time.monotonic() - started
+    run.medium.write(items, Path(out))
+    return Sampled(os.fspath(out), n, seconds, count() // math.ceil(n / _BATCH))
+
+
+def walk_run(
+    run: Run,
+    out: str | os.PathLike[str],
+    *,
+    start: str | None = None,
+    end: str | None = None,
+    n: int = 8,
+    seed: int = 0,
+) -> int:
+    """Write the items on the way between the latents of two items; return their number.
+
+    Args:
+        run: a model with `encode` and `decode`.
+        out: file; of images .png (a row) or .gif (to and fro), of texts .txt.
+        start, end: an image file each, or a sentence; None: a sample of the model.
+        n: items in all, both ends included, >= 2.
+        seed: of the samples.
+
+    Raises:
+        NotSupported: a model without latents, or with latents that are codes, between which nothing lies.
+    """
+    ends = run.model.sample(2, generator=seed).cpu()
+    pair = [ends[i] if given is None else run.medium.read_one(given) for i, given in enumerate((start, end))]
+    z1, z2 = encode(run.model, torch.stack(pair))
+    if not z1.is_floating_point():
+        raise NotSupported(f"the latents of {type(run.model).__name__} are codes, between which there is nothing.")
+    between = getattr(run.model, "interpolate", partial(interpolate, method="slerp"))
+    run.medium.write_walk(_decode(run.model, between(z1, z2, n)), Path(out))
+    return n
+
+
+def encode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[int, float]:
+    """Write the latents of items to a file .npy; return the number of items and the residual.
+
+    The residual is the root of the mean square of decode(latents) - items, in units of the items; of texts it is the
+    share of tokens that differ.
+    """
+    items = run.medium.read(source)
+    z = encode(run.model, items)
+    again = _decode(run.model, z)
+    write_array(z, Path(out))
+    if not items.is_floating_point():
+        return len(items), float((again != items).double().mean())
+    return len(items), float((again - items).double().square().mean().sqrt())
+
+
+def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
+    """Write the items of the latents in a file .npy; return their number.
+
+    Raises:
+        DataError: the file is not an array of numbers, or of another shape than the model's latents.
+    """
+    z = torch.from_numpy(np.array(read_array(source)))
+    if not z.ndim or not len(z):
+        raise DataError("the file holds no latents.", path=source)
+    try:
+        items = _decode(run.model, z)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise DataError(
+            f"{str(error).splitlines()[0]}.", path=source, remedy="Give latents that kexue model encode has written."
+        ) from error
+    run.medium.write(items, Path(out))
+    return len(items)
+
+
+def score_run(run: Run, source: str | os.PathLike[str]) -> Score:
+    """Return how likely the model finds items: exact log p, else a bound, else the energy.
+
+    Raises:
+        NotSupported: the model has none of them, as a VQ-VAE.
+    """
+    items = run.medium.read(source)
+    kind, measure = find_measure(run)
+    values = apply(measure, items, run.model).double()
+    stderr = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+    return Score(len(values), float(values.mean()), stderr, "nats", kind)
+
+
+def find_measure(run: Run) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """Return the strictest statement a model makes about the likelihood of items: its kind, and the function of it."""
+    able, model = run.model.operations, run.model
+    if "log_prob" in able:
+        return "exact", model.log_prob
+    if "log_prob_bound" in able:
+        return "bound", lambda x: model.log_prob_bound(x, generator=0, **run.recipe.bound)
+    if "energy" in able:
+        return "energy", model.energy
+    raise NotSupported(f"{type(model).__name__} has no likelihood; it supports: {', '.join(able)}.")
+
+
+def encode(model: GenerativeModel, items: Tensor) -> Tensor:
+    """Return the latents of items, of a distribution of latents its mean."""
+
+    def middle(batch: Tensor) -> Tensor:
+        z = model.encode(batch)
+        mean: Tensor = z if isinstance(z, Tensor) else z.mean
+        return mean
+
+    return apply(middle, items, model)
+
+
+def _decode(model: GenerativeModel, z: Tensor) -> Tensor:
+    return apply(model.decode, z, model)
+
+
+@torch.no_grad()
+def apply(function: Callable[[Tensor], Tensor], items: Tensor, model: GenerativeModel) -> Tensor:
+    """Return the function of items, computed batch by batch on the model's device."""
+    return torch.cat([function(batch).cpu() for batch in to_batches(items, model.device, _BATCH)])
+
+
+def _check_options(model: GenerativeModel, given: dict[str, Any]) -> None:
+    """Raise NotSupported for options of sampling that the model does not have."""
+    parameters = inspect.signature(model.draw).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return  # the model itself refuses what it does not know
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "condition"]
+    if other := [name for name in given if name not in known]:
+        raise NotSupported(
+            f"{type(model).__name__} does not sample with {', '.join(other)}.",
+            remedy=f"It takes: {', '.join(known) or 'no option'}.",
+        )
+
+
+@contextmanager
+def _counting_calls(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Yield a function that returns how often the part of the model that was called most has been called."""
+    own = {id(part) for part in model.modules() if next(part.parameters(recurse=False), None) is not None}
+    calls: Counter[int] = Counter()
+
+    def count(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if id(module) in own:
+            calls[id(module)] += 1
+
+    handle = register_module_forward_hook(count)
+    try:
+        yield lambda: max(calls.values(), default=0)
+    finally:
+        handle.remove()

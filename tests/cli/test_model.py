@@ -1,0 +1,153 @@
+"""`kexue model` through its own door."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from kexue._optional import import_optional
+from kexue.cli import main
+from kexue.generative.run import train
+
+TRAINED = ["run", "steps", "best_step", "metric", "value", "seconds", "checkpoint", "interrupted", "samples"]
+SMALL = ["--steps", "4", "--batch-size", "16", "--device", "cpu"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 40 colour images of 24 x 16."""
+    image = import_optional("PIL.Image", extra="generative")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(40):
+        image.fromarray(draw.integers(0, 256, (24, 16, 3), np.uint8)).save(folder / f"{i:02}.jpg")
+    return folder
+
+
+def run(capsys, *arguments):
+    code = main(["model", *map(str, arguments)])
+    return code, capsys.readouterr()
+
+
+def answer(capsys, *arguments):
+    code, printed = run(capsys, *arguments, "--json")
+    assert code == 0, printed.err
+    return json.loads(printed.out)
+
+
+def test_from_own_images_to_samples(capsys, photos, tmp_path, monkeypatch):
+    """All verbs in the order in which a user meets them."""
+    monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "run"
+    result = answer(capsys, "train", "vae", "--data", photos, "--image-size", 8, "--out", out, *SMALL)
+    assert list(result) == TRAINED
+    assert (result["run"], result["steps"], result["interrupted"]) == (str(out), 4, False)
+    assert result["samples"] == str(out / "samples.png")
+    sampled = answer(capsys, "sample", out, "-n", 7, "--out", tmp_path / "x.npy", "--temperature", 0.5, "--seed", 2)
+    assert list(sampled) == ["out", "n", "seconds", "network_calls"]
+    assert np.load(tmp_path / "x.npy").shape == (7, 3, 8, 8)
+    walk = answer(capsys, "interpolate", out, "--from", photos / "00.jpg", "--out", tmp_path / "w.gif", "-n", 5)
+    assert walk == {"out": str(tmp_path / "w.gif"), "n": 5}
+    encoded = answer(capsys, "encode", out, photos, "--out", tmp_path / "z.npy")
+    assert list(encoded) == ["out", "n", "residual"]
+    decoded = answer(capsys, "decode", out, tmp_path / "z.npy", "--out", tmp_path / "d.png")
+    assert decoded == {"out": str(tmp_path / "d.png"), "n": 40}
+    score = answer(capsys, "score", out, photos)
+    assert list(score) == ["n", "mean", "stderr", "unit", "kind"]
+    assert (score["n"], score["unit"], score["kind"]) == (40, "nats", "bound")
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_reference_values_beside_the_distance(capsys, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
+    for i in range(40, 80):
+        (photos / f"{i}.jpg").write_bytes((photos / f"{i - 40:02}.jpg").read_bytes())
+    answer(capsys, "train", "vae", "--data", photos, "--image-size", 8, "--out", tmp_path / "run", *SMALL)
+    record = answer(capsys, "evaluate", tmp_path / "run")
+    contract = {"model", "frechet_distance", "reference", "precision", "recall", "density", "coverage"}
+    contract |= {"sliced_wasserstein", "bits_per_dim", "parameters"}
+    assert contract <= record.keys()
+    assert record["nearest_train_ratio"] is None  # the test images are among the training images
+    assert set(record["reference"]) == {"test", "noisy_test", "gaussian", "uniform"}
+    code, printed = run(capsys, "evaluate", tmp_path / "run")
+    assert code == 0
+    assert f"uniform pixels {record['reference']['uniform']:.3g}" in printed.out
+    assert f"at most {record['bits_per_dim']:.3f}" in printed.out
+
+
+def test_sentences_in_and_out(capsys, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text(
+        "".join(f"{a}在{b}{c}\n" for a in "猫狗鸟" for b in "家里河边" for c in "吃睡跑"), encoding="utf-8"
+    )
+    out = tmp_path / "run"
+    result = answer(capsys, "train", "univae", "--data", lines, "--out", out, *SMALL)
+    assert (out / "samples.txt").read_text(encoding="utf-8").count("\n") == 64
+    assert result["samples"] == str(out / "samples.txt")
+    answer(capsys, "interpolate", out, "--from", "猫在家吃", "--to", "狗在河睡", "-n", 3, "--out", tmp_path / "w.txt")
+    assert (tmp_path / "w.txt").read_text(encoding="utf-8").count("\n") == 3
+    answer(capsys, "encode", out, lines, "--out", tmp_path / "z.npy")
+    assert np.load(tmp_path / "z.npy").shape == (36, 3, 32)
+    assert answer(capsys, "decode", out, tmp_path / "z.npy", "--out", tmp_path / "d.txt")["n"] == 36
+    record = answer(capsys, "evaluate", out)
+    assert record["model"] == "univae"
+    assert 0 <= record["tokens_right"] <= 1
+    code, printed = run(capsys, "evaluate", out)
+    assert (code, "tokens right" in printed.out) == (0, True)
+
+
+def test_limit_resume_and_other_settings(capsys, photos, tmp_path):
+    common = ["train", "vae", "--data", photos, "--image-size", 8, "--out", tmp_path / "run", *SMALL]
+    assert answer(capsys, *common, "--limit", 2)["steps"] == 2
+    assert answer(capsys, *common)["steps"] == 4
+    code, printed = run(capsys, *common, "--lr", 0.1, "--json")
+    assert code == 1
+    assert "lr was 0.001, is 0.1" in json.loads(printed.out)["error"]["message"]
+    assert answer(capsys, *common, "--lr", 0.1, "--no-resume")["steps"] == 4
+
+
+def test_a_signal_ends_with_a_code_and_the_same_command_continues(capsys, photos, tmp_path, monkeypatch):
+    def stop_at_two(_progress):
+        return lambda trainer, _record: os.kill(os.getpid(), signal.SIGTERM) if trainer.place.step == 2 else None
+
+    monkeypatch.setattr(train, "reporting", stop_at_two)
+    common = ["train", "vae", "--data", photos, "--image-size", 8, "--out", tmp_path / "run", *SMALL]
+    code, printed = run(capsys, *common, "--json")
+    assert (code, json.loads(printed.out)["interrupted"]) == (130, True)
+    assert "run the same command again to continue" in printed.err
+    assert answer(capsys, *common)["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "gan", "--data", "digits", "--out", "run"], "model must be one of vae, vqvae, nice, realnvp, glow"),
+        (["train", "vae", "--data", "no-such-folder", "--out", "run"], "neither the name of a set nor a folder"),
+        (["sample", "no-such-run", "--out", "x.png"], "no-such-run is not the folder of a run"),
+    ],
+)
+def test_bad_input(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, printed = run(capsys, *arguments)
+    assert code == 1
+    assert message in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_several_sizes_name_the_remedy(capsys, photos, tmp_path):
+    image = import_optional("PIL.Image", extra="generative")
+    image.new("RGB", (10, 10)).save(photos / "99.png")
+    code, printed = run(capsys, "train", "vae", "--data", photos, "--out", tmp_path / "run", *SMALL)
+    assert code == 1
+    assert "99.png: the image is 10 x 10 pixels" in printed.err
+    assert "--image-size" in printed.err
+
+
+def test_help_has_examples(capsys):
+    for name in ("train", "sample", "evaluate", "interpolate", "encode", "decode", "score"):
+        code, printed = run(capsys, name, "--help")
+        assert code == 0
+        assert f"kexue model {name}" in printed.out

@@ -1,0 +1,170 @@
+"""Training of a model by its name: exact resume, files of a run, what is refused."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import SMALL
+
+from kexue._optional import import_optional
+from kexue.errors import CheckpointError, DataError
+from kexue.generative import ModelConfig, list_models, open_run, train_model
+from kexue.generative.run import train
+
+NAMES = ["vae", "vqvae", "nice", "realnvp", "glow", "univae"]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_every_name_is_known():
+    assert list_models() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(name, pictures, lines, tmp_path):
+    data = lines if name == "univae" else pictures
+    whole = train_model(ModelConfig(name, data, tmp_path / "whole", **SMALL))
+    assert (whole.steps, whole.best_step, whole.metric, whole.interrupted) == (4, 4, "loss", False)
+    for limit in (2, None):
+        result = train_model(ModelConfig(name, data, tmp_path / "parts", limit=limit, **SMALL))
+        assert result.steps == (limit or 4)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert expected.keys() == found.keys()
+    for one in expected:
+        assert torch.equal(expected[one], found[one]), one
+    assert (tmp_path / "whole" / os.path.basename(whole.samples)).stat().st_size > 0
+
+
+def test_a_seed_is_another_run(pictures, tmp_path):
+    for seed in (0, 1):
+        train_model(ModelConfig("vae", pictures, tmp_path / str(seed), seed=seed, **SMALL))
+    first, second = weights(tmp_path / "0"), weights(tmp_path / "1")
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_kept_weights_are_the_averages_unless_there_are_none(pictures, tmp_path):
+    for ema, part in ((0.5, "ema"), (0.0, "model")):
+        out = tmp_path / part
+        train_model(ModelConfig("vae", pictures, out, ema=ema, **SMALL))
+        saved = load_file(out / "best" / f"{part}.safetensors")
+        found = weights(out)
+        assert all(torch.equal(saved[name], found[name]) for name in saved)
+
+
+def test_a_signal_ends_the_run_and_the_same_call_continues(pictures, tmp_path, monkeypatch):
+    def stop_at_two(_progress):
+        return lambda trainer, _record: os.kill(os.getpid(), signal.SIGTERM) if trainer.place.step == 2 else None
+
+    monkeypatch.setattr(train, "reporting", stop_at_two)
+    config = ModelConfig("vae", pictures, tmp_path / "run", **SMALL)
+    first = train_model(config)
+    assert (first.steps, first.interrupted) == (2, True)
+    assert open_run(tmp_path / "run").model.sample(1, generator=0).shape == (1, 1, 8, 8)
+    again = train_model(config)
+    assert (again.steps, again.interrupted) == (4, False)
+
+
+@pytest.mark.slow
+def test_the_training_ends_when_the_validation_loss_no_longer_falls(pictures, tmp_path):
+    """Random pixels cannot be learnt, so a flow that overfits them stops early, and keeps an early step."""
+    result = train_model(ModelConfig("nice", pictures, tmp_path / "run", batch_size=16, lr=1e-2, device="cpu"))
+    assert result.steps < 1000
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = {one["step"]: one["loss"] for one in records if one["kind"] == "eval"}
+    assert result.best_step == min(losses, key=losses.get)
+    assert result.value == pytest.approx(losses[result.best_step])
+    assert result.steps > result.best_step
+
+
+def test_samples_appear_in_tensorboard(pictures, tmp_path):
+    events = import_optional("tensorboard.backend.event_processing.event_accumulator", extra="train")
+    train_model(ModelConfig("vae", pictures, tmp_path / "run", steps=100, batch_size=16, device="cpu"))
+    read = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    read.Reload()
+    [image] = read.Images("samples")
+    assert image.step == 100
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_other_settings_or_data_are_refused(pictures, tmp_path):
+    config = {"model": "vae", "data": pictures, "out": tmp_path / "run"}
+    train_model(ModelConfig(**config, **SMALL))
+    with pytest.raises(CheckpointError, match=r"lr was 0\.001, is 0\.1"):
+        train_model(ModelConfig(**config, lr=0.1, **SMALL))
+    with pytest.raises(CheckpointError, match="model was 'vae', is 'vqvae'"):
+        train_model(ModelConfig(**config | {"model": "vqvae"}, **SMALL))
+    next(pictures.iterdir()).unlink()
+    with pytest.raises(CheckpointError, match="data was '"):
+        train_model(ModelConfig(**config, **SMALL))
+    assert train_model(ModelConfig(**config, lr=0.1, resume=False, **SMALL)).steps == 4
+
+
+def test_an_unknown_name(pictures, tmp_path):
+    with pytest.raises(
+        ValueError, match="model must be one of vae, vqvae, nice, realnvp, glow, univae, got 'diffusion'"
+    ):
+        train_model(ModelConfig("diffusion", pictures, tmp_path / "run", **SMALL))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be a whole number >= 2, got 1"),
+        ({"lr": float("inf")}, "lr must be > 0 and finite, got inf"),
+        ({"ema": 1.0}, r"ema is a decay in \(0, 1\), or 0 for no average, got 1\.0"),
+        ({"image_size": -8}, "image_size must be a whole number >= 1, got -8"),
+    ],
+)
+def test_settings_outside_their_range(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig("vae", "digits", "run", **changes)
+
+
+def test_images_of_which_there_is_nothing_to_learn(pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="neither images nor sub-folders"):
+        train_model(ModelConfig("vae", tmp_path / "empty", tmp_path / "run", **SMALL))
+    first = (pictures / "00.png").read_bytes()
+    for path in pictures.iterdir():
+        path.write_bytes(first)
+    with pytest.raises(DataError, match="all images are the same"):
+        train_model(ModelConfig("vae", pictures, tmp_path / "run", **SMALL))
+    for path in sorted(pictures.iterdir())[4:]:
+        path.unlink()
+    with pytest.raises(DataError, match="3 images for training, expected at least 4"):
+        train_model(ModelConfig("vae", pictures, tmp_path / "run", **SMALL))
+
+
+def test_images_of_a_size_that_a_model_cannot_halve(pictures, tmp_path):
+    with pytest.raises(ValueError, match=r"divisible by 4 .* got \(1, 7, 7\)"):
+        train_model(ModelConfig("vqvae", pictures, tmp_path / "run", image_size=7, **SMALL))
+    with pytest.raises(ValueError, match=r"divisible by 2\*\*levels .* shape \(1, 7, 7\)"):
+        train_model(ModelConfig("glow", pictures, tmp_path / "run", image_size=7, **SMALL))
+
+
+def test_a_diverging_training_names_the_remedy(pictures, tmp_path):
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train_model(ModelConfig("vae", pictures, tmp_path / "run", steps=50, batch_size=16, lr=1e30, device="cpu"))
+
+
+def test_few_or_wrong_sentences(tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("一句话\n" * 20 + "二\n", encoding="utf-8")
+    with pytest.raises(DataError, match="2 different sentences of at most 62 characters, expected 10"):
+        train_model(ModelConfig("univae", path, tmp_path / "run", **SMALL))
+    with pytest.raises(DataError, match="no such file"):
+        train_model(ModelConfig("univae", tmp_path / "no.txt", tmp_path / "run", **SMALL))
+
+
+def test_long_sentences_are_left_out_with_a_warning(lines, tmp_path, caplog):
+    with lines.open("a", encoding="utf-8") as file:
+        file.write("长" * 63 + "\n")
+    train_model(ModelConfig("univae", lines, tmp_path / "run", **SMALL))
+    assert "1 sentence of more than 62 characters left out of 37" in caplog.text

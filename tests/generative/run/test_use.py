@@ -1,0 +1,326 @@
+"""What one does with a trained model: samples, walks, latents, likelihoods; and runs that cannot be opened."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_runs import write_images
+from torch import nn
+
+from kexue._optional import import_optional
+from kexue.errors import CheckpointError, DataError, NotSupported
+from kexue.generative import (
+    GenerativeModel,
+    decode_run,
+    encode_run,
+    evaluate_run,
+    open_run,
+    sample_run,
+    score_run,
+    walk_run,
+)
+
+
+@pytest.fixture
+def vae(runs):
+    return open_run(runs / "vae")
+
+
+def frames_of(path):
+    with import_optional("PIL.Image", extra="generative").open(path) as image:
+        return image.size, getattr(image, "n_frames", 1)
+
+
+# ---- samples
+
+
+def test_a_sample_is_the_same_whatever_their_number_is(vae, tmp_path):
+    for n in (3, 300):
+        assert sample_run(vae, n, tmp_path / f"{n}.npy", seed=5).n == n
+    few, many = (np.load(tmp_path / f"{n}.npy") for n in (3, 300))
+    assert many.shape == (300, 1, 8, 8)
+    np.testing.assert_allclose(few, many[:3], atol=1e-6)
+    assert np.abs(many[0] - many[1]).max() > 1e-4
+
+
+def test_temperature_zero_gives_the_middle_again_and_again(vae, tmp_path):
+    sample_run(vae, 3, tmp_path / "z.npy", temperature=0.0)
+    x = np.load(tmp_path / "z.npy")
+    np.testing.assert_allclose(x[0], x[1], atol=1e-6)
+
+
+def test_network_calls_are_those_of_one_sample(vae, tmp_path):
+    class Refined(GenerativeModel):
+        event_shape = (1, 8, 8)
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(8, 8)
+
+        def draw(self, noise, *, condition, rounds=5):
+            x = noise.normal(self.event_shape)
+            for _ in range(rounds):
+                x = self.net(x)
+            return x
+
+    other = replace(vae, model=Refined())
+    assert sample_run(other, 300, tmp_path / "x.npy").network_calls == 5  # in two batches
+    assert sample_run(other, 2, tmp_path / "x.npy", rounds=2).network_calls == 2
+    assert sample_run(vae, 2, tmp_path / "x.npy").network_calls == 1
+    with pytest.raises(NotSupported, match=r"Refined does not sample with temperature\. It takes: rounds"):
+        sample_run(other, 2, tmp_path / "x.npy", temperature=0.5)
+
+
+def test_sheets_and_texts(vae, runs, tmp_path):
+    sample_run(vae, 9, tmp_path / "x.png")
+    assert frames_of(tmp_path / "x.png")[1] == 1
+    univae = open_run(runs / "univae")
+    for options in ({}, {"temperature": 2.0}):
+        sample_run(univae, 5, tmp_path / "x.txt", **options)
+        assert (tmp_path / "x.txt").read_text(encoding="utf-8").count("\n") == 5
+    with pytest.raises(ValueError, match=r"written to a file \.txt, got"):
+        sample_run(univae, 5, tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"\.png"):
+        sample_run(vae, 5, tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match="n must be >= 1, got 0"):
+        sample_run(vae, 0, tmp_path / "x.png")
+
+
+# ---- latents
+
+
+def test_encode_and_decode_are_those_of_the_model(vae, runs, tmp_path):
+    x = vae.medium.read(runs / "pictures")
+    n, residual = encode_run(vae, runs / "pictures", tmp_path / "z.npy")
+    with torch.no_grad():
+        z = vae.model.encode(x).mean
+        again = vae.model.decode(z)
+    assert n == len(x) == 60
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), z.numpy(), atol=1e-6)
+    assert residual == pytest.approx(float((again - x).square().mean().sqrt()), rel=1e-5)
+    assert decode_run(vae, tmp_path / "z.npy", tmp_path / "x.npy") == 60
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), again.numpy(), atol=1e-6)
+
+
+def test_a_flow_gives_back_every_level(runs, tmp_path):
+    n, residual = encode_run(open_run(runs / "nice"), runs / "pictures", tmp_path / "z.npy")
+    assert n == 60
+    assert residual < 1e-6  # a level is 2 / 255
+
+
+def test_the_latents_of_a_vqvae_are_codes(runs, tmp_path):
+    vqvae = open_run(runs / "vqvae")
+    encode_run(vqvae, runs / "pictures", tmp_path / "z.npy")
+    codes = np.load(tmp_path / "z.npy")
+    assert codes.dtype.kind == "i"
+    assert decode_run(vqvae, tmp_path / "z.npy", tmp_path / "x.npy") == 60
+    with pytest.raises(NotSupported, match="the latents of VQVAE are codes, between which there is nothing"):
+        walk_run(vqvae, tmp_path / "walk.png")
+
+
+def test_latents_that_do_not_fit(vae, tmp_path):
+    np.save(tmp_path / "z.npy", np.zeros((2, 3), np.float32))
+    with pytest.raises(DataError, match=r"z\.npy: z must have shape \(B, 8\), got \(2, 3\)"):
+        decode_run(vae, tmp_path / "z.npy", tmp_path / "x.png")
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"it is not a \.npy file"):
+        decode_run(vae, tmp_path / "bad.npy", tmp_path / "x.png")
+    np.save(tmp_path / "empty.npy", np.zeros((0, 8), np.float32))
+    with pytest.raises(DataError, match="no latents"):
+        decode_run(vae, tmp_path / "empty.npy", tmp_path / "x.png")
+
+
+def test_a_walk_begins_and_ends_at_what_was_given(vae, runs, tmp_path):
+    first, last = (str(runs / "pictures" / f"{i:02}.png") for i in (0, 1))
+    assert walk_run(vae, tmp_path / "row.png", start=first, end=last, n=6) == 6
+    walk_run(vae, tmp_path / "walk.gif", start=first, n=6)
+    assert 6 < frames_of(tmp_path / "walk.gif")[1] <= 10  # there, and back without both ends; equal ones are merged
+    (width, height), _ = frames_of(tmp_path / "row.png")
+    assert width > 5 * height
+    with pytest.raises(DataError, match="is neither the name of a set nor a folder"):
+        walk_run(vae, tmp_path / "row.png", start="no such thing")
+
+
+def test_a_walk_between_sentences(runs, tmp_path):
+    univae = open_run(runs / "univae")
+    walk_run(univae, tmp_path / "walk.txt", start="猫在家吃", end="狗在河睡", n=5)
+    written = (tmp_path / "walk.txt").read_text(encoding="utf-8").splitlines()
+    rows = univae.medium.to_rows(["猫在家吃", "狗在河睡"])
+    ends = univae.medium.vocabulary.decode(univae.model.reconstruct(rows))
+    assert (len(written), written[0], written[-1]) == (5, *ends)
+    with pytest.raises(DataError, match="the sentence has 9 characters, the model takes 4 at most"):
+        walk_run(univae, tmp_path / "walk.txt", start="一二三四五六七八九")
+
+
+# ---- likelihood
+
+
+def test_the_score_is_the_mean_of_the_bound(vae, runs):
+    x = vae.medium.read(runs / "pictures")
+    score = score_run(vae, runs / "pictures")
+    with torch.no_grad():
+        values = vae.model.log_prob_bound(x, k=100, generator=0).double()
+    assert (score.n, score.unit, score.kind) == (60, "nats", "bound")
+    assert score.mean == pytest.approx(float(values.mean()), abs=1e-4)
+    assert score.stderr == pytest.approx(float(values.std() / math.sqrt(60)), rel=1e-4)
+
+
+def test_one_image_has_no_standard_error(vae, runs):
+    assert score_run(vae, runs / "pictures" / "00.png").stderr is None
+
+
+def test_a_vqvae_has_no_likelihood(runs):
+    with pytest.raises(NotSupported, match="VQVAE has no likelihood; it supports: sample, encode, decode, loss"):
+        score_run(open_run(runs / "vqvae"), runs / "pictures")
+
+
+def test_the_kind_of_statement(vae, runs):
+    class Exact(GenerativeModel):
+        def log_prob(self, x, **_):
+            return x.flatten(1).sum(1)
+
+    class Energy(GenerativeModel):
+        def energy(self, x):
+            return -x.flatten(1).sum(1)
+
+    sums = float(vae.medium.read(runs / "pictures").flatten(1).sum(1).mean())
+    for model, kind, sign in ((Exact(), "exact", 1), (Energy(), "energy", -1)):
+        score = score_run(replace(vae, model=model), runs / "pictures")
+        assert (score.kind, score.mean) == (kind, pytest.approx(sign * sums, rel=1e-5))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+def test_evaluation_agrees_with_its_parts(runs, cache):
+    nice = open_run(runs / "nice")
+    with pytest.warns(UserWarning, match="6 rows do not determine a covariance"):
+        quality = evaluate_run(nice, seed=3)
+    assert (quality.model, quality.n, quality.bits_per_dim_kind) == ("nice", 6, "bound")
+    assert quality.parameters == sum(one.numel() for one in nice.model.parameters())
+    assert quality.reference.keys() == {"test", "noisy_test", "gaussian", "uniform"}
+    test = nice.medium.load(runs / "pictures", None)[1].test
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        bound = nice.model.log_prob_bound(test[order], draws=8, generator=0)
+    assert quality.bits_per_dim == pytest.approx(-float(bound.double().mean()) / (64 * math.log(2)), rel=1e-6)
+    with pytest.warns(UserWarning, match="6 rows"):
+        assert evaluate_run(open_run(runs / "vqvae")).bits_per_dim is None
+
+
+def test_evaluation_of_sentences_counts_tokens(runs):
+    univae = open_run(runs / "univae")
+    quality = evaluate_run(univae)
+    rows = univae.medium.load(runs / "lines.txt", None)[1].test
+    again = univae.model.reconstruct(rows)
+    pairs = [(a, b) for one, other in zip(rows.tolist(), again.tolist(), strict=True)
+             for a, b in zip(one[1:], other[1:], strict=True) if a != 0]  # fmt: skip
+    assert quality.n == len(rows) == 3
+    assert quality.tokens_right == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    assert 0 <= quality.sentences_right <= quality.tokens_right
+    assert quality.nats > quality.kl > 0
+
+
+# ---- what is read
+
+
+def test_images_of_files_and_arrays(vae, tmp_path):
+    pixels = write_images(tmp_path / "in", 3)
+    expected = pixels[:, None] / 127.5 - 1
+    np.testing.assert_allclose(vae.medium.read(tmp_path / "in").numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(vae.medium.read(tmp_path / "in" / "02.png").numpy(), expected[2:], atol=1e-6)
+    np.save(tmp_path / "x.npy", expected.astype(np.float32))
+    np.testing.assert_allclose(vae.medium.read(tmp_path / "x.npy").numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (8, 8, 3)])
+def test_images_of_another_shape(vae, tmp_path, shape):
+    write_images(tmp_path / "in", 2, shape=shape)
+    with pytest.raises(DataError, match=r"images of shape . x . x 8 .*, the model takes 1 x 8 x 8"):
+        score_run(vae, tmp_path / "in")
+
+
+def test_values_outside_their_range(vae, tmp_path):
+    for bad in (255.0, -1.01, float("nan")):
+        np.save(tmp_path / "x.npy", np.full((2, 1, 8, 8), bad, np.float32))
+        with pytest.raises(DataError, match=r"expected floats in \[-1, 1\]"):
+            score_run(vae, tmp_path / "x.npy")
+
+
+def test_grey_images_suit_a_model_of_colours(vae, tmp_path):
+    write_images(tmp_path / "in", 2)
+    colours = replace(vae.medium, event_shape=(3, 8, 8))
+    x = colours.read(tmp_path / "in")
+    assert torch.equal(x, vae.medium.read(tmp_path / "in").expand(2, 3, 8, 8))
+
+
+def test_images_are_resized_as_those_of_the_training_were(vae, tmp_path):
+    write_images(tmp_path / "in", 2, shape=(20, 10))
+    assert replace(vae.medium, image_size=8).read(tmp_path / "in").shape == (2, 1, 8, 8)
+
+
+def test_a_text_file_without_a_sentence(runs, tmp_path):
+    (tmp_path / "x.txt").write_text("\n \n")
+    with pytest.raises(DataError, match="holds no sentence"):
+        score_run(open_run(runs / "univae"), tmp_path / "x.txt")
+    (tmp_path / "x.txt").write_text("猫在家吃\n\n猫猫猫猫猫猫\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 3: the sentence has 6 characters"):
+        score_run(open_run(runs / "univae"), tmp_path / "x.txt")
+
+
+# ---- runs that cannot be opened
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    return shutil.copytree(runs / "vae", tmp_path / "copy")
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is not the folder of a run: it has no settings\.json"):
+        open_run(tmp_path)
+
+
+def test_a_run_that_has_not_ended(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="its training has not ended") as caught:
+        open_run(copy)
+    assert "continues" in caught.value.remedy
+
+
+def test_damaged_settings(copy):
+    path = copy / "settings.json"
+    whole = json.loads(path.read_text())
+    for name, value in (("model", "gpt"), ("facts", {}), ("sizes", {"latent_dim": "8"}), ("source", None)):
+        damaged = {key: one for key, one in whole.items() if key != name} | ({} if value is None else {name: value})
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(CheckpointError, match=r"settings\.json cannot be used"):
+            open_run(copy)
+    path.write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        open_run(copy)
+
+
+def test_weights_of_another_model_and_damaged_ones(copy, runs):
+    shutil.copy(runs / "vqvae" / "model.safetensors", copy)
+    with pytest.raises(CheckpointError, match="holds a VQVAE, expected a VAE"):
+        open_run(copy)
+    shutil.copy(runs / "vae" / "model.safetensors", copy)
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        open_run(copy)
+
+
+def test_data_that_are_gone(copy, cache):
+    path = copy / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "/no/such/folder"}))
+    with pytest.raises(DataError, match="/no/such/folder"):
+        evaluate_run(open_run(copy))
