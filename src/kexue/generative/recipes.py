@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -203,6 +203,12 @@ def _flow_course(facts: Facts) -> Course:
     return Course(30_000, batch_size=64, eval_every=500)
 
 
+def _nice_course(facts: Facts) -> Course:
+    return replace(
+        _flow_course(facts), steps=3000 if is_small(facts) else 60_000
+    )  # its steps are cheap, and teach less
+
+
 def _auto_encoder_course(facts: Facts) -> Course:
     return Course(3000) if is_small(facts) else Course(20_000, eval_every=500)
 
@@ -233,7 +239,7 @@ RECIPES = {
     "vae": Recipe(Images, _vae_sizes, _build_vae, _auto_encoder_course, bound={"k": 100}),
     "vqvae": Recipe(Images, _vqvae_sizes, _build_vqvae, _auto_encoder_course, finish=_fit_codes),
     "nice": Recipe(
-        Images, _nice_sizes, _build_nice, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+        Images, _nice_sizes, _build_nice, _nice_course, start=DequantizedFlow.initialize, bound={"draws": 8}
     ),
     "realnvp": Recipe(
         Images, _realnvp_sizes, _build_realnvp, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
