@@ -294,8 +294,7 @@ def test_a_model_in_half_precision_decodes() -> None:
         ({"free_bits": -0.1}, "free_bits must be >= 0"),
         ({"likelihood": "mse"}, "likelihood must be 'gaussian'"),
         ({"prior": "flow"}, "prior must be"),
-        ({"prior": "class_mean"}, "needs num_classes"),
-        ({"num_classes": 3}, "needs the prior 'class_mean'"),
+        ({"prior": "class_mean", "num_classes": 0}, "num_classes must be >= 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], words: str) -> None:

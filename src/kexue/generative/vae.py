@@ -46,7 +46,7 @@ class VAE(GenerativeModel):
             this. With several processes it is the mean of each process.
         sigma: deviation of p(x | z), above 0.0025, in units of x.
         prior: ``"standard"``: N(0, I); ``"class_mean"``: N(m_y, I) with a learned mean for each class y.
-        num_classes: number of classes, >= 1, for ``"class_mean"`` alone.
+        num_classes: number of classes of ``"class_mean"``, >= 1.
 
     Attributes:
         event_shape: shape of one event.
@@ -78,7 +78,7 @@ class VAE(GenerativeModel):
         free_bits: float = 0.0,
         sigma: float = 1.0,
         prior: Literal["standard", "class_mean"] = "standard",
-        num_classes: int | None = None,
+        num_classes: int = 10,
     ) -> None:
         super().__init__()
         if latent_dim < 1:
@@ -272,14 +272,12 @@ def _make_likelihood(likelihood: str | Likelihood, sigma: float) -> Likelihood:
     )
 
 
-def _make_prior(prior: str, num_classes: int | None, latent_dim: int) -> nn.Parameter | None:
+def _make_prior(prior: str, num_classes: int, latent_dim: int) -> nn.Parameter | None:
     """Return the means of the classes, all 0 at first; None for the standard prior."""
     if prior not in {"standard", "class_mean"}:
         raise ValueError(f"prior must be 'standard' or 'class_mean', got {prior!r}")
     if prior == "standard":
-        if num_classes is not None:
-            raise ValueError("num_classes needs the prior 'class_mean'; the prior is 'standard'")
         return None
-    if num_classes is None or num_classes < 1:
-        raise ValueError(f"the prior 'class_mean' needs num_classes >= 1, got {num_classes}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be >= 1, got {num_classes}")
     return nn.Parameter(torch.zeros(num_classes, latent_dim))
