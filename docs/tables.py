@@ -61,6 +61,8 @@ _EFFECT_ZH = {
     "旋转技巧下数字的误差 {digits_mse_plain_straight_through} → {digits_mse_plain_rotation}",
     "vae": "先验采样的 Fréchet 距离:无 KL {fd_beta_0},有 KL {fd_beta_1},训练集图像 {fd_train_test}; "
     "测试集的下界 {elbo_beta_1}; 按类别采样的正确率 {cvae_agreement}",
+    "univae": "新句子按字重构 {grammar_tokens},KL {grammar_kl},活跃维数 {grammar_active}; 换掉早层隐变量后主题保留 {topic_kept_early},换掉末层 {topic_kept_last}; "
+    "语料中的新短句 {corpus_tokens},KL {corpus_kl}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",

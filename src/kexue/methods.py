@@ -163,7 +163,7 @@ METHODS: tuple[Method, ...] = (
             "generative: EnergyModel langevin GAN"),
     _method("univae", "UniVAE: one Transformer as a multi-scale VAE",
             "UniVAE:基于Transformer的单模型、多尺度的VAE模型", 8475, "2021-06-29",
-            "generative: UniVAE univae_mask"),
+            "generative: UniVAE univae_mask", "working"),
     _method("clue", "Baselines for the CLUE benchmark",
             "bert4keras在手,baseline我有:CLUE基准代码", 8739, "2021-10-31",
             "clue: get_task train_task check_submission"),
