@@ -133,7 +133,7 @@ class AffineCoupling(_Coupling):
 
     def _move_back(self, z: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
         s, t = self._read(answer, moves)
-        return (z - t) * (-s).exp(), -sum_events(s)
+        return (z - t) / s.exp(), -sum_events(s)
 
     def _read(self, answer: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return s and t."""
