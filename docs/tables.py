@@ -63,6 +63,8 @@ _EFFECT_ZH = {
     "测试集的下界 {elbo_beta_1}; 按类别采样的正确率 {cvae_agreement}",
     "univae": "新句子按字重构 {grammar_tokens},KL {grammar_kl},活跃维数 {grammar_active}; 换掉早层隐变量后主题保留 {topic_kept_early},换掉末层 {topic_kept_last}; "
     "语料中的新短句 {corpus_tokens},KL {corpus_kl}",
+    "realnvp-glow": "手写数字的 bits/dim:高斯 {bits_gaussian},加性耦合 {bits_additive},仿射耦合 {bits_affine},Glow {bits_glow}; "
+    "Glow 样本的 Fréchet 距离 {fd_glow_1},温度 0.8 时 {fd_glow_0.8},测试图像 {fd_reference_test}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",

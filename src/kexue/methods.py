@@ -157,7 +157,7 @@ METHODS: tuple[Method, ...] = (
             "working"),
     _method("realnvp-glow", "RealNVP and Glow: flow models continued",
             "细水长flow之RealNVP与Glow:流模型的传承与升华", 5807, "2018-08-26",
-            "generative: Flow nice realnvp glow"),
+            "generative: Flow nice realnvp glow", "working"),
     _method("energy-gan", "GANs from the energy view (3): generative model = energy model",
             "能量视角下的GAN模型(三):生成模型=能量模型", 6612, "2019-05-10",
             "generative: EnergyModel langevin GAN"),
