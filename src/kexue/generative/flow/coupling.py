@@ -129,7 +129,7 @@ class AffineCoupling(_Coupling):
 
     def _move(self, x: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
         s, t = self._read(answer, moves)
-        return torch.addcmul(t, x, s.exp()), sum_events(s)
+        return torch.addcmul(t, x, s.exp()), sum_events(s)  # section "Couplings"
 
     def _move_back(self, z: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
         s, t = self._read(answer, moves)
@@ -193,7 +193,7 @@ class Split(Transform):
         """Return the latents of x1, x2, and the log-determinant."""
         x1, x2 = torch.split(x, [self.left[0], x.shape[1] - self.left[0]], 1)
         mean, u = self._foresee(x2)
-        return (x1 - mean) * (-u).exp(), x2, -sum_events(u)
+        return (x1 - mean) * (-u).exp(), x2, -sum_events(u)  # section "Several scales"
 
     def _foresee(self, x2: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the log standard deviation of x1 given x2."""

@@ -205,7 +205,7 @@ class DequantizedFlow(GenerativeModel):
         for _ in range(draws):
             v, log_density = self.dequantizer(x, noise)
             total = total + self.flow.log_prob(_fill(k, v, self.levels), condition=condition) - log_density
-        return total / draws - math.prod(self.event_shape) * math.log(self.levels)
+        return total / draws - math.prod(self.event_shape) * math.log(self.levels)  # section "From densities to bits"
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return minus the mean bound, in nats an image; the part is in bits per dimension."""

@@ -101,7 +101,7 @@ class Flow(GenerativeModel):
             ValueError: events of another shape, NaN or infinity; a condition that is missing or not expected.
         """
         z, logdet = self._push(x, condition)
-        return self.base.log_prob(z) + logdet
+        return self.base.log_prob(z) + logdet  # section "An exact density"
 
     def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return the latents (B, *base.shape) of events."""

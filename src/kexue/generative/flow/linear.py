@@ -71,7 +71,7 @@ class InvertibleConv1x1(Transform):
     def matrix(self) -> Tensor:
         """W (C, C)."""
         lower, upper = self._factors()
-        return (lower @ upper)[self.order]
+        return (lower @ upper)[self.order]  # section "Mixing"
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return W x, H W sum s."""
