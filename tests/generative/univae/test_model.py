@@ -334,11 +334,15 @@ def test_training_learns_a_few_sentences(latent: str) -> None:
     torch.manual_seed(0)
     texts = [a + b for a in ("ab", "cd", "ef") for b in ("gg", "ga", "ag", "c")]
     rows = VOCABULARY.encode(texts, 6)
-    config = TransformerConfig(len(VOCABULARY), hidden_size=32, num_layers=3, num_heads=2)
-    model = UniVAE(Transformer(config), n_latent_layers=2, latent_dim=4, latent=latent, max_length=6, beta=0.1)  # type: ignore[arg-type]
+    config = TransformerConfig(len(VOCABULARY), hidden_size=32, num_layers=3, num_heads=2, norm="pre")
+    model = UniVAE(Transformer(config), n_latent_layers=2, latent_dim=8, latent=latent, max_length=6, beta=0.1)  # type: ignore[arg-type]
+    for part in model.backbone.blocks.modules():
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(part.weight)
+    model.initialize(rows)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     noise = torch.Generator().manual_seed(0)
-    for _ in range(400):
+    for _ in range(800):
         optimizer.zero_grad()
         model.loss(rows, generator=noise).loss.backward()
         optimizer.step()
