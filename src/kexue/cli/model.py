@@ -116,9 +116,7 @@ def sample(
     )
     out.emit(
         record,
-        lambda: (
-            f"{n} samples in {file}, {record['seconds']:.2f} s, {record['network_calls']} passes of the network each"
-        ),
+        lambda: f"{n} samples in {file}, {record['seconds']:.2f} s; network passes for each: {record['network_calls']}",
     )
 
 
