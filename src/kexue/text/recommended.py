@@ -85,7 +85,7 @@ RECOMMENDED_CHINESE = RecommendedModel(
     license="Apache-2.0",
     dims=192,
     max_length=512,
-    bytes=11_300_000,
+    bytes=8_200_000,
     get="a part of kexue",
     hub=TINY_CHINESE,
 )
