@@ -37,7 +37,7 @@ _SHORT = Setting(96, 3, 2, 32, 200.0, 32, 3e-3, "post")
     effect=(
         "tokens of new sentences reconstructed {grammar_tokens} at a divergence of {grammar_kl}, "
         "{grammar_active} numbers active; topic kept with the early latent exchanged {topic_kept_early}, "
-        "with the last {topic_kept_last}; new short sentences of corpora {corpus_tokens} at {corpus_kl}"
+        "with the last {topic_kept_last}"
     ),
     data=("corpus_zh", "parallel_en_zh"),
     minutes=8,
