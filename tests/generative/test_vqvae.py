@@ -96,3 +96,15 @@ def test_bad_calls_are_refused() -> None:
         model.log_prob_bound(_events())
     with pytest.raises(ValueError, match=r"events \(5,\), got \(6,\)"):
         VQVAE(nn.Sequential(nn.Linear(5, 4), nn.Unflatten(1, (2, 2))), model.decoder, model.quantizer, event_shape=(5,))
+
+
+def test_the_first_batch_sets_the_shapes() -> None:
+    told, x = _build(), _events()
+    untold = VQVAE(told.encoder, told.decoder, told.quantizer)
+    with pytest.raises(NotFittedError):
+        untold.sample(1)
+    assert torch.equal(untold.fit_prior([x]).prior_counts, told.fit_prior([x]).prior_counts)
+    assert (untold.event_shape, untold.code_shape) == ((6,), (2,))
+    assert torch.equal(untold.sample(3, generator=0), told.sample(3, generator=0))
+    with pytest.raises(ValueError, match=r"shape \(B, 6\)"):
+        untold.loss(torch.zeros(2, 5))

@@ -31,7 +31,8 @@ class VQVAE(GenerativeModel):
         encoder: module from events (B, *event_shape) to the rows that the quantiser takes, such as (B, P, dim).
         decoder: module from quantised rows, of the same shape, to events.
         quantizer: a `kexue.nn.VectorQuantizer`.
-        event_shape: shape of one event.
+        event_shape: shape of one event; None is that of the first batch of `loss` or `encode`, before which nothing can
+            be sampled or loaded.
 
     Attributes:
         code_shape: shape of the codes of one event, such as (P,).
@@ -49,21 +50,20 @@ class VQVAE(GenerativeModel):
     """
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, quantizer: VectorQuantizer, *, event_shape: tuple[int, ...]
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        quantizer: VectorQuantizer,
+        *,
+        event_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
-        self.event_shape = tuple(event_shape)
-        with torch.no_grad(), evaluating(self):
-            zeros = torch.zeros(1, *self.event_shape, device=self.device)
-            indices = quantizer(encoder(zeros)).indices
-            output = self.decode(indices)
-        if output.shape[1:] != self.event_shape:
-            raise ValueError(f"the decoder must return events {self.event_shape}, got {tuple(output.shape[1:])}")
-        self.code_shape = tuple(indices.shape[1:])
-        counts = torch.zeros(math.prod(self.code_shape), quantizer.num_codes, dtype=torch.int64)
-        self.register_buffer("prior_counts", counts.to(self.device))
+        self.event_shape, self.code_shape = (), ()
+        self.register_buffer("prior_counts", torch.zeros(0, quantizer.num_codes, dtype=torch.int64))
         self.prior_counts: Tensor
+        if event_shape is not None:
+            self._set_shapes(tuple(event_shape))
 
     def loss(self, batch: Tensor, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return the mean squared error plus the quantiser's loss.
@@ -83,6 +83,12 @@ class VQVAE(GenerativeModel):
         }  # fmt: skip
         return LossOutput(error + out.loss, parts)
 
+    def check_events(self, x: Tensor) -> None:
+        """Raise unless `x` is a batch of events; the first batch sets their shape where none was given."""
+        if not self.event_shape and isinstance(x, Tensor) and x.ndim > 1:
+            self._set_shapes(tuple(x.shape[1:]))
+        super().check_events(x)
+
     def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Return the codes of events: (B, *code_shape), int64."""
         self.check_events(x)
@@ -93,6 +99,16 @@ class VQVAE(GenerativeModel):
         """Return the events of codes z (B, *code_shape), int64 in [0, num_codes)."""
         output: Tensor = self.decoder(self.quantizer.decode(z))
         return output
+
+    def _set_shapes(self, event_shape: tuple[int, ...]) -> None:
+        """Set the shapes of events and codes from one pass; ValueError where the decoder returns another shape."""
+        with torch.no_grad(), evaluating(self):
+            indices = self.quantizer(self.encoder(torch.zeros(1, *event_shape, device=self.device))).indices
+            output = self.decode(indices)
+        if output.shape[1:] != event_shape:
+            raise ValueError(f"the decoder must return events {event_shape}, got {tuple(output.shape[1:])}")
+        self.event_shape, self.code_shape = event_shape, tuple(indices.shape[1:])
+        self.prior_counts = self.prior_counts.new_zeros(math.prod(self.code_shape), self.quantizer.num_codes)
 
     @torch.no_grad()
     def fit_prior(self, batches: Iterable[Tensor]) -> VQVAE:
@@ -107,6 +123,8 @@ class VQVAE(GenerativeModel):
         counts = torch.zeros_like(self.prior_counts)
         with evaluating(self):
             for x in batches:
+                self.check_events(x)
+                counts = counts if len(counts) else torch.zeros_like(self.prior_counts)
                 for position, codes in enumerate(self.encode(x).flatten(1).T):
                     counts[position] += torch.bincount(codes, minlength=self.quantizer.num_codes)
         if not int(counts.sum()):
