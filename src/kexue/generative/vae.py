@@ -108,10 +108,10 @@ class VAE(GenerativeModel):
             temperature: factor of the latents' deviation, >= 0.
 
         Raises:
-            ValueError: a negative temperature; a condition that is missing or out of place.
+            ValueError: a temperature that is negative or not finite; a condition that is missing or out of place.
         """
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be >= 0, got {temperature}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
         means = self._prior_mean(condition)
         return self.decode(means + temperature * noise.normal((self.latent_dim,)))
 

@@ -53,6 +53,15 @@ def test_temperature_zero_gives_the_middle_again_and_again(vae, tmp_path):
     np.testing.assert_allclose(x[0], x[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["vae", "nice", "univae"])
+def test_temperatures_out_of_range(runs, tmp_path, name, temperature):
+    file = tmp_path / ("x.txt" if name == "univae" else "x.npy")
+    with pytest.raises(ValueError, match=r"temperature must be .* and finite, got"):
+        sample_run(open_run(runs / name, device="cpu"), 2, file, temperature=temperature)
+    assert not file.exists()
+
+
 def test_network_calls_are_those_of_one_sample(vae, tmp_path):
     class Refined(GenerativeModel):
         event_shape = (1, 8, 8)
@@ -259,6 +268,20 @@ def test_grey_images_suit_a_model_of_colours(vae, tmp_path):
     colours = replace(vae.medium, event_shape=(3, 8, 8))
     x = colours.read(tmp_path / "in")
     assert torch.equal(x, vae.medium.read(tmp_path / "in").expand(2, 3, 8, 8))
+
+
+def test_an_image_file_that_is_not_there(vae, tmp_path):
+    with pytest.raises(DataError, match=r"three\.png: there is no such file"):
+        walk_run(vae, tmp_path / "x.gif", start=str(tmp_path / "three.png"))
+
+
+def test_a_sub_folder_named_test_is_a_label_without_one_named_train(vae, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_images(tmp_path / "in" / "test", 12)
+    everything = vae.medium.read(tmp_path / "in")
+    assert torch.equal(everything, vae.medium.read(tmp_path / "in" / "test"))
+    write_images(tmp_path / "in" / "train", 4, seed=1)
+    torch.testing.assert_close(everything, vae.medium.read(tmp_path / "in"))  # the part for test alone
 
 
 def test_images_are_resized_as_those_of_the_training_were(vae, tmp_path):

@@ -94,6 +94,10 @@ class Images(Medium):
             grey = read_images(paths, image_size=None if size is None else (size, size))
             colours = np.repeat(grey, 3, 1) if (grey.shape[1], self.event_shape[0]) == (1, 3) else grey
             return self._check(torch.from_numpy(colours.astype(np.float32)) / 127.5 - 1, source)
+        if path.suffix and not path.exists():
+            raise DataError(
+                "there is no such file.", path=source, remedy="Name an image file, a folder, a .npy file or a set."
+            )
         return self._check(load_images(source, image_size=self.image_size).test, source)
 
     def read_one(self, source: str) -> Tensor:
@@ -142,5 +146,5 @@ class Images(Medium):
 
 
 def _is_set(folder: Path) -> bool:
-    """Return whether a folder is a set of images with idx files, or with a part for test."""
-    return (folder / "test").is_dir() or bool(find_idx_files(folder))
+    """Return whether a folder is a set of images with idx files, or with the parts train and test."""
+    return all((folder / part).is_dir() for part in ("train", "test")) or bool(find_idx_files(folder))

@@ -6,6 +6,7 @@ blocks before, and with one key and one value in each of the others: those of W_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -63,8 +64,8 @@ def write_likeliest(steps: CachedSteps, special: SpecialTokens) -> Tensor:
 
 def write_at_random(steps: CachedSteps, special: SpecialTokens, uniform: Tensor, temperature: float) -> Tensor:
     """Return sentences (B, n) of tokens drawn by uniform numbers (B, n - 1)."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}; use method='greedy' for 0")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be above 0 and finite, got {temperature}; use method='greedy' for 0")
 
     def choose(log_p: Tensor, step: int) -> Tensor:
         below = (log_p.double() / temperature).softmax(-1).cumsum(-1)
