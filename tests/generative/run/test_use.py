@@ -347,3 +347,17 @@ def test_data_that_are_gone(copy, cache):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "/no/such/folder"}))
     with pytest.raises(DataError, match="/no/such/folder"):
         evaluate_run(open_run(copy))
+
+
+@pytest.mark.parametrize("name", ["vae", "univae"])
+def test_data_that_have_changed_are_not_judged_by(runs, tmp_path, name):
+    out, data = tmp_path / name, tmp_path / "data"
+    shutil.copytree(runs / name, out)
+    if name == "vae":
+        write_images(data, 61)  # those of the training, and one more
+    else:
+        data.write_text((runs / "lines.txt").read_text(encoding="utf-8") + "猫在家跳\n", encoding="utf-8")
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    (out / "settings.json").write_text(json.dumps(settings | {"source": str(data)}), encoding="utf-8")
+    with pytest.raises(DataError, match="the data have changed since the training"):
+        evaluate_run(open_run(out, device="cpu"), 6)

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from kexue._progress import Progress
 from kexue._tensors import as_generator
-from kexue.errors import NotSupported
+from kexue.errors import DataError, NotSupported
 from kexue.generative.data import load_images
 from kexue.generative.features import feature_extractor
 from kexue.generative.quality import measure_samples
 from kexue.generative.run.folder import Run
+from kexue.generative.run.images import split_images
+from kexue.generative.run.medium import Parts
 from kexue.generative.run.texts import Texts
 from kexue.generative.run.use import apply, find_measure
 from kexue.generative.univae.model import UniVAE
+from kexue.train.state import hash_tensors
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,13 @@ def evaluate_run(
         `ModelQuality` of a model of images, `TextQuality` of a model of sentences.
 
     Raises:
-        DataError: the data of the training are no longer there.
+        DataError: the data of the training are no longer there, or have changed: other items would be held apart for
+            test, among them some that the model has learnt from.
     """
     if isinstance(run.medium, Texts):
         return _evaluate_texts(run, n)
     data = load_images(run.source, image_size=run.medium.image_size)
+    _check_unchanged(run, split_images(data))
     extractor = feature_extractor(data, progress=progress)
     samples = run.model.sample(min(n, len(data.test)), generator=seed, batch_size=256).cpu()
     quality = measure_samples(samples, data, extractor=extractor)
@@ -117,7 +122,9 @@ def _evaluate_texts(run: Run, n: int) -> TextQuality:
     """Return the quality of a model of sentences."""
     model = run.model
     assert isinstance(model, UniVAE)
-    test = Texts.load(run.source, None)[1].test[:n]
+    parts = Texts.load(run.source, None)[1]
+    _check_unchanged(run, parts)
+    test = parts.test[:n]
     again = apply(model.reconstruct, test, model)
     counted = test != model.special.pad
     counted[:, 0] = False  # the start is given
@@ -132,6 +139,16 @@ def _evaluate_texts(run: Run, n: int) -> TextQuality:
         active_units=model.active_units(test.to(model.device)),
         parameters=_count_parameters(run),
     )
+
+
+def _check_unchanged(run: Run, parts: Parts) -> None:
+    """Raise a DataError unless these are the data that the model was trained on."""
+    if hash_tensors(parts._asdict()) != run.data:
+        raise DataError(
+            "the data have changed since the training, so that items held apart for test may be among those learnt.",
+            path=run.source,
+            remedy="Train again into another folder, or put back the data as they were.",
+        )
 
 
 def _count_parameters(run: Run) -> int:

@@ -27,6 +27,7 @@ class Run:
         medium: what the model makes: reads and writes images, or texts.
         recipe: how the model was built and trained.
         source: the data it was trained on: a name, or a path.
+        data: SHA-256 of these data, as `hash_tensors` of their parts.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Run:
     medium: Medium
     recipe: Recipe
     source: str
+    data: str
 
 
 def open_run(folder: str | os.PathLike[str], *, device: str = "auto") -> Run:
@@ -60,7 +62,7 @@ def open_run(folder: str | os.PathLike[str], *, device: str = "auto") -> Run:
         )
     record = parse_json(settings.read_bytes(), settings, kind=dict)
     try:
-        name, source = record["model"], str(record["source"])
+        name, source, data = record["model"], str(record["source"]), str(record["data"])
         recipe = find_recipe(name)
         medium = recipe.medium.from_facts(record["facts"])
         model = recipe.build(medium.facts(), record["sizes"])
@@ -75,4 +77,4 @@ def open_run(folder: str | os.PathLike[str], *, device: str = "auto") -> Run:
             remedy="Run the command of the training again; it continues.",
         )
     model.load(weights).eval().to(choose_device(device))
-    return Run(path, name, model, medium, recipe, source)
+    return Run(path, name, model, medium, recipe, source, data)

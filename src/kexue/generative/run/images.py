@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kexue.corpus.vectors import read_array
 from kexue.errors import DataError
-from kexue.generative.data import load_images
+from kexue.generative.data import ImageData, load_images
 from kexue.generative.figures import grid_figure, trajectory_figure
 from kexue.generative.idx import find_idx_files
 from kexue.generative.pictures import list_images, read_images
@@ -58,10 +58,7 @@ class Images(Medium):
             raise DataError(
                 "all images are the same, so there is nothing to learn.", path=source, remedy="Name other images."
             )
-        held = max(1, min(len(data.train) // _SHARE, _MOST))
-        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-        parts = Parts(data.train[order[held:]], data.train[order[:held]], data.test)
-        return cls(data.event_shape, data.levels, image_size), parts
+        return cls(data.event_shape, data.levels, image_size), split_images(data)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
@@ -143,6 +140,13 @@ class Images(Medium):
             path = Path(folder) / "sheet.png"
             grid_figure(items, path)
             return path.read_bytes()
+
+
+def split_images(data: ImageData) -> Parts:
+    """Return the parts of a set of images; a random tenth of `train`, the same one every time, is for validation."""
+    held = max(1, min(len(data.train) // _SHARE, _MOST))
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    return Parts(data.train[order[held:]], data.train[order[:held]], data.test)
 
 
 def _is_set(folder: Path) -> bool:
