@@ -215,6 +215,16 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         load_images("digits", image_size=0)
 
 
+@pytest.mark.parametrize("shallow", ["cats", "."])
+def test_images_too_deep_are_refused_rather_than_left_out(tmp_path: Path, shallow: str) -> None:
+    write_images(tmp_path / shallow, 3)
+    (tmp_path / "dogs" / "empty").mkdir(parents=True)
+    assert len(load_images(tmp_path).train) == 2
+    write_images(tmp_path / "dogs" / "small", 1)
+    with pytest.raises(DataError, match=r"small: .* sub-folder of a sub-folder"):
+        load_images(tmp_path)
+
+
 def test_files_that_are_not_images_are_named(tmp_path: Path) -> None:
     write_images(tmp_path, 3)
     broken = tmp_path / "broken.png"

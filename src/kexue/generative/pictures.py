@@ -32,11 +32,18 @@ def list_images(folder: Path) -> ImageFiles:
     Hidden files and files of other kinds are left out.
 
     Raises:
-        DataError: no image file; images beside sub-folders with images.
+        DataError: no image file; images beside sub-folders with images; images that lie deeper beside those.
     """
     own = _image_files(folder)
-    inner = {sub.name: _image_files(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and sub.name[0] != "."}
-    inner = {name: paths for name, paths in inner.items() if paths}
+    subs = _sub_folders(folder)
+    inner = {sub.name: paths for sub in subs if (paths := _image_files(sub))}
+    deep = [below for sub in subs for below in _sub_folders(sub) if _image_files(below)]
+    if deep and (own or inner):
+        raise DataError(
+            "this folder of images lies in a sub-folder of a sub-folder, where images are not read.",
+            path=deep[0],
+            remedy="Move its images up into a sub-folder whose name is their label, or move it away.",
+        )
     if own and inner:
         raise DataError(
             f"this folder holds images ({own[0].name}) and folders of images ({next(iter(inner))}).",
@@ -94,6 +101,11 @@ def resize_grey(images: Array, image_size: tuple[int, int]) -> Array:
     pillow = import_optional("PIL.Image", extra="generative")
     size, method = image_size[::-1], pillow.Resampling.BILINEAR
     return np.stack([np.asarray(pillow.fromarray(image).resize(size, method)) for image in images])
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder by name, without hidden ones."""
+    return sorted(sub for sub in folder.iterdir() if sub.is_dir() and sub.name[0] != ".")
 
 
 def _image_files(folder: Path) -> list[Path]:
