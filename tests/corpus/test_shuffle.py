@@ -730,13 +730,15 @@ def test_two_processes_do_not_do_the_same_at_once(tmp_path, small):
     assert (tmp_path / "out").read_bytes() == expected(split(content), 1)
 
 
-def test_memory_stays_within_its_limit(tmp_path):
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_memory_stays_within_its_limit(tmp_path, workers):
     """200 MB of lines in 128 MB: in a fresh process, whose peak is its own."""
     block = text(20_000, 180)
     with (tmp_path / "in").open("wb") as file:
         for _ in range(200_000_000 // len(block)):
             file.write(block)
-    code = "import sys; from kexue.corpus import shuffle_files as s; print(s(*sys.argv[1:3], memory='128M').peak_rss)"
+    call = f"shuffle_files(*sys.argv[1:3], memory='128M', workers={workers}).peak_rss"
+    code = f"import sys; from kexue.corpus import shuffle_files; print({call})"
     command = [sys.executable, "-c", code, tmp_path / "in", tmp_path / "out"]
     peak = int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     assert peak <= (128 << 20) + 60_000_000

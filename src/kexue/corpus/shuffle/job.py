@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from kexue._files import is_disk_full
-from kexue._optional import import_optional
 from kexue.corpus.open import STDIN
 from kexue.corpus.shuffle.buckets import Bucket
 from kexue.corpus.shuffle.gather import Gatherer
@@ -21,6 +20,7 @@ from kexue.corpus.shuffle.output import OutputNames, OutputWriter
 from kexue.corpus.shuffle.plan import Budget, ShufflePlan, check_disk, disk_full_error
 from kexue.corpus.shuffle.reader import RecordFormat
 from kexue.corpus.shuffle.scatter import Scatterer
+from kexue.corpus.shuffle.sorting import memory_pool
 from kexue.corpus.shuffle.verify import check_digest
 from kexue.errors import DiskFullError, KexueError
 
@@ -95,7 +95,7 @@ class Job:
                 if not bucket.records and bucket.frames is None:
                     bucket.path(self._journal.folder).unlink(missing_ok=True)
             state.buckets = [bucket for bucket in state.buckets if bucket.records]
-            import_optional("pyarrow", extra="corpus").default_memory_pool().release_unused()
+            memory_pool().release_unused()
             self._begin_phase("gather")
 
     def gather(self) -> None:

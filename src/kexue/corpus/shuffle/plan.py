@@ -22,7 +22,8 @@ PER_RECORD = 36  # extra bytes of memory per record: key, length, offset, order,
 ON_DISK = 12  # extra bytes per record in a bucket file: key and length
 MOST_BUCKETS = 1024
 UNKNOWN_BUCKETS = 256  # where the size of the input cannot be known
-_OVERHEAD = 48 << 20  # memory of numpy, Arrow and the output's buffers, besides the 60 MB of Python
+_OVERHEAD = 24 << 20  # memory of numpy, Arrow and the output's buffers, besides the 60 MB of Python
+_PER_WORKER = 6 << 20  # memory that the allocators keep for a thread
 _SAMPLE = 4 << 20  # bytes of the inputs in which records are counted
 _CACHED = 12 << 20  # bytes of a bucket that can be sorted within a processor's cache, about
 _FRAME = 64 << 10  # smallest efficient write, in bytes
@@ -86,7 +87,8 @@ class Budget:
 
 def make_budget(options: ShuffleOptions) -> Budget:
     """Divide the memory among the workers."""
-    return Budget(max(options.memory - _OVERHEAD, options.memory // 3), options.workers)
+    overhead = _OVERHEAD + _PER_WORKER * options.workers
+    return Budget(max(options.memory - overhead, options.memory // 3), options.workers)
 
 
 def make_plan(options: ShuffleOptions, budget: Budget) -> ShufflePlan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,12 @@ def sort_order(keys: Array, seed: int, index_of: Callable[[Array, np.uint64], Ar
     return order
 
 
+def memory_pool() -> Any:
+    """Return Arrow's memory pool for rows: jemalloc where it is built in, which keeps the least memory per thread."""
+    pa = import_optional("pyarrow", extra="corpus")
+    return pa.jemalloc_memory_pool() if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool()
+
+
 def take_rows(data: Array, offsets: Array, order: Array) -> Iterator[tuple[Array, Array]]:
     """Yield rows data[offsets[i] : offsets[i + 1]] for i in `order`, `SLICE` at a time, as (bytes, offsets in them)."""
     pa = import_optional("pyarrow", extra="corpus")
@@ -79,6 +86,6 @@ def take_rows(data: Array, offsets: Array, order: Array) -> Iterator[tuple[Array
     for begin in range(0, len(order), SLICE):
         some = np.ascontiguousarray(order[begin : begin + SLICE], dtype=np.int64)
         indices = pa.Int64Array.from_buffers(pa.int64(), len(some), [None, pa.py_buffer(some)])
-        _, positions, values = compute.call_function("take", [rows, indices], options).buffers()
+        _, positions, values = compute.call_function("take", [rows, indices], options, memory_pool()).buffers()
         bounds = np.frombuffer(positions, np.int64, len(some) + 1)
         yield np.frombuffer(values, np.uint8, int(bounds[-1])) if bounds[-1] else np.empty(0, np.uint8), bounds
