@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kexue._files import replacing
 from kexue._tensors import evaluating, may_read
 from kexue.errors import CheckpointError, NotSupported
+from kexue.generative.counts import check_count
 from kexue.generative.noise import Noise
 from kexue.train.config import LossOutput
 
@@ -69,8 +70,7 @@ class GenerativeModel(nn.Module):
             ValueError: a negative n, a batch size below 1, a condition of another length.
             NotSupported: the model cannot sample.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n must be an integer >= 0, got {n!r}")
+        n = check_count(n, "n")
         size = n if batch_size is None else batch_size
         if size < 1 and n:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kexue._tensors import as_generator
+from kexue.generative.counts import check_count
 
 
 def sample_generators(
@@ -30,8 +31,7 @@ def sample_generators(
         True
     """
     for name, value in (("seed", seed), ("n", n), ("start", start)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
+        check_count(value, name)
     return [as_generator(_seed_of_item(seed, start + i), device) for i in range(n)]
 
 

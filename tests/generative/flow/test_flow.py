@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from kexue.errors import CheckpointError, NotSupported
-from kexue.generative import Flow, Scaling, StandardNormal, glow, nice, realnvp, sample_generators
+from kexue.generative import Flow, Permutation, Scaling, Squeeze, StandardNormal, glow, nice, realnvp, sample_generators
 
 
 def disturb(module: nn.Module, size: float = 0.3) -> None:
@@ -222,9 +223,63 @@ def test_files_give_the_same_flow_and_singular_ones_are_refused(tmp_path: object
             flow.get_submodule("transforms.parts.1").log_scale[2] = value  # type: ignore[operator]
         flow.save(path)
         before = again.log_prob(x)
-        with pytest.raises(CheckpointError, match=r"do not make an invertible flow: transforms.parts.1: log_scale has"):
+        fault = ": log_scale has -200" if math.isfinite(value) else ".log_scale has NaN or infinity"
+        with pytest.raises(CheckpointError, match=f"do not make an invertible flow: transforms.parts.1{fault}"):
             again.load(path)
         assert torch.equal(again.log_prob(x), before)
+
+
+def test_weights_that_are_no_numbers_are_refused_wherever_they_are() -> None:
+    flow = glow((1, 4, 4), levels=1, steps=1, hidden=4)
+    for name in ("parts.1.shift", "parts.2.upper", "parts.3.net.middle.weight"):
+        weights = {key: value.clone() for key, value in flow.state_dict().items()}
+        weights[f"transforms.{name}"].flatten()[-1] = math.nan
+        with pytest.raises(CheckpointError, match=f"transforms.{name} has NaN or infinity"):
+            flow.load_state_dict(weights)
+    weights = {key: torch.full_like(value, math.inf) for key, value in weights.items() if value.is_floating_point()}
+    with pytest.raises(CheckpointError, match=r"and \d+ more\.") as caught:
+        flow.load_state_dict(weights)
+    assert len(str(caught.value)) < 400
+
+
+def test_orders_are_checked_on_the_device_of_the_weights() -> None:
+    flow = realnvp(4, couplings=2, hidden=(4,), mixing="linear")
+    order = Flow([Permutation([1, 0])], StandardNormal((2,)))
+    with torch.device("meta"):  # where nothing made there can be compared with the weights
+        flow.load_state_dict(flow.state_dict())
+        order.load_state_dict(order.state_dict())
+    with pytest.raises(CheckpointError, match=r"transforms\.parts\.0: order is not a permutation"):
+        order.load_state_dict({**order.state_dict(), "transforms.parts.0.order": torch.tensor([1, 1])})
+
+
+def test_latents_have_the_shape_of_the_base() -> None:
+    flow = Flow([Squeeze()], StandardNormal((1, 4, 4)))
+    for operation in (flow.log_prob, flow.encode, flow.loss):
+        with pytest.raises(ValueError, match=r"the base's shape, \(1, 4, 4\), got \(4, 2, 2\)"):
+            operation(torch.zeros(3, 1, 4, 4))  # type: ignore[operator]
+    with pytest.raises(TypeError, match="z must be a tensor of floats, got list"):
+        flow.decode([[1.0]])  # type: ignore[arg-type]
+
+
+def test_numbers_and_classes_of_samples_are_checked() -> None:
+    flow = realnvp(3, couplings=2, hidden=(4,), num_classes=3)
+    for n in (-1, 2.5, True):
+        for draw in (flow.sample, flow.sample_and_log_prob):
+            with pytest.raises(ValueError, match=f"n must be an integer >= 0, got {n}"):
+                draw(n, condition=0)  # type: ignore[operator]
+    for draw in (flow.sample, flow.sample_and_log_prob):
+        with pytest.raises(ValueError, match="one for each of 4 events, got 2"):
+            draw(4, condition=torch.tensor([0, 1]))  # type: ignore[operator]
+    x, log_prob = flow.sample_and_log_prob(2, condition=[0, 1], generator=0)  # type: ignore[arg-type]
+    assert torch.allclose(flow.log_prob(x, condition=torch.tensor([0, 1])), log_prob, atol=1e-5)
+
+
+def test_a_part_that_is_replaced_is_computed() -> None:
+    flow = Flow([Scaling((2,)), Scaling((2,))], StandardNormal((2,)))
+    flow.transforms.parts[0] = Permutation([1, 0])
+    x = torch.tensor([[1.0, 2.0]])
+    assert torch.equal(flow.encode(x), x.flip(1))
+    assert torch.equal(flow.decode(x), x.flip(1))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +291,21 @@ def test_files_give_the_same_flow_and_singular_ones_are_refused(tmp_path: object
         (lambda: glow((16,)), "height and width"),
         (lambda: realnvp((1, 6, 6), levels=2), "choose fewer levels"),
         (lambda: realnvp(4, mixing="none"), "mixing must be"),  # type: ignore[arg-type]
+        (lambda: realnvp((1, 4, 4), mixing="none"), "mixing must be"),  # type: ignore[arg-type]
+        (lambda: realnvp(4, kind="afine"), "kind must be 'affine' or 'additive', got 'afine'"),  # type: ignore[arg-type]
+        (lambda: realnvp((1, 4, 4), kind="afine"), "kind must be"),  # type: ignore[arg-type]
+        (lambda: glow((1, 4, 4), levels=1, steps=1, kind="afine"), "kind must be"),  # type: ignore[arg-type]
+        (lambda: nice(4, couplings=1), "couplings must be an integer >= 2, got 1"),
+        (lambda: realnvp(4, couplings=0), "couplings must be an integer >= 2, got 0"),
+        (lambda: realnvp(4, hidden=()), r"hidden must be one or more widths, such as \(128, 128\), got \(\)"),
+        (lambda: nice(4, hidden=16), "hidden must be one or more widths"),  # type: ignore[arg-type]
+        (lambda: realnvp((1, 4, 4), hidden=(0,)), "a width of hidden must be an integer >= 1, got 0"),
+        (lambda: realnvp(4.0), "a size of events must be an integer >= 1, got 4.0"),  # type: ignore[arg-type]
+        (lambda: glow((1, 4, 4), levels=1, steps=0), "steps must be an integer >= 1, got 0"),
+        (lambda: glow((1, 4, 4), levels=1, hidden=0), "hidden must be an integer >= 1, got 0"),
+        (lambda: glow((1, 4, 4), levels=True), "levels must be an integer >= 1, got True"),
+        (lambda: nice(4, num_classes=-1), "num_classes must be an integer >= 1, got -1"),
+        (lambda: Flow([], StandardNormal((2,)), num_classes=0), "num_classes must be an integer >= 1, got 0"),
     ],
 )
 def test_builders_refuse_other_shapes(build: object, words: str) -> None:
@@ -243,7 +313,9 @@ def test_builders_refuse_other_shapes(build: object, words: str) -> None:
         build()  # type: ignore[operator]
 
 
-def test_compiled_networks_and_empty_batches() -> None:
-    flow = realnvp(3, couplings=2, hidden=(4,))
-    assert flow.log_prob(torch.zeros(0, 3)).shape == (0,)
-    assert flow.sample(0).shape == (0, 3)
+@pytest.mark.parametrize("shape", [(np.int64(3),), (1, 4, 4)])
+def test_empty_batches(shape: tuple[int, ...]) -> None:
+    for flow in (realnvp(shape, couplings=2, hidden=(4,)), glow((1, 4, 4), levels=2, steps=1, hidden=4)):
+        empty = torch.zeros(0, *flow.event_shape)
+        assert flow.log_prob(empty).shape == (0,)
+        assert flow.decode(flow.encode(empty)).shape == flow.sample(0).shape == empty.shape

@@ -189,6 +189,11 @@ def test_squeeze_orders_blocks_as_written() -> None:
                 assert torch.equal(z[0, 4 * c + 2 * p + q], x[0, c, p::2, q::2])
     with pytest.raises(ValueError, match=r"even height and width are expected, got \(1, 1, 3, 4\)"):
         Squeeze()(torch.zeros(1, 1, 3, 4))
+    for z in (torch.zeros(1, 3, 2, 2), torch.zeros(1, 4)):
+        with pytest.raises(ValueError, match="C divisible by 4 are expected"):
+            Squeeze().inverse(z)
+    assert Squeeze()(torch.zeros(0, 1, 4, 4))[0].shape == (0, 4, 2, 2)
+    assert Squeeze().inverse(torch.zeros(0, 4, 2, 2))[0].shape == (0, 1, 4, 4)
 
 
 def test_volume_of_images_counts_every_place() -> None:
@@ -216,6 +221,13 @@ def test_singular_matrices_are_refused() -> None:
         InvertibleConv1x1.from_matrix(torch.full((2, 2), torch.nan))
     with pytest.raises(ValueError, match="square and finite"):
         InvertibleConv1x1.from_matrix(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="square and finite"):
+        InvertibleConv1x1.from_matrix(torch.ones(0, 0))
+    for matrix in ([[1.0]], torch.tensor([[1]])):
+        with pytest.raises(TypeError, match="matrix must be a tensor of floats"):
+            InvertibleConv1x1.from_matrix(matrix)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="channels must be an integer >= 1, got 0"):
+        InvertibleConv1x1(0)
 
 
 def test_an_ill_conditioned_matrix_is_inverted_by_its_factors() -> None:
@@ -258,7 +270,7 @@ def test_logits_need_the_unit_interval() -> None:
         Logit(0.0)
 
 
-@pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 3], [[0, 1]]])
+@pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 3], [[0, 1]], [], [1.0, 0.0], [True, False]])
 def test_other_orders_are_refused(order: list[int]) -> None:
     with pytest.raises(ValueError, match="order must be a permutation"):
         Permutation(order)
@@ -270,6 +282,48 @@ def test_other_orders_are_refused(order: list[int]) -> None:
 def test_masks_that_move_all_or_nothing_are_refused(mask: Tensor) -> None:
     with pytest.raises(ValueError, match="mask must be bool"):
         AdditiveCoupling(vector_net(3, 3), mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("transform", "x"),
+    [
+        (Scaling((1,)), torch.zeros(2, 3)),
+        (Scaling((3,)), torch.zeros(2, 2, 3)),
+        (ActNorm(1), torch.zeros(2, 3)),
+        (Permutation([1, 0]), torch.zeros(2, 3)),
+        (Permutation([1, 0, 2]), torch.zeros(2, 2)),
+        (InvertibleConv1x1(2), torch.zeros(2, 3)),
+        (Flatten((2, 2)), torch.zeros(2, 8)),
+        (Chain([ActNorm(2), InvertibleConv1x1(2)]), torch.zeros(2, 3)),
+    ],
+)
+def test_events_that_would_be_broadcast_or_cut_are_refused(transform: Transform, x: Tensor) -> None:
+    """Their log-determinants would be those of other events."""
+    for direction in (transform, transform.inverse):
+        with pytest.raises(ValueError, match=r"got shape \("):
+            direction(x)
+
+
+def test_answers_of_another_shape_are_refused() -> None:
+    x = torch.zeros(4, 6)
+    for layer, expected in (
+        (AffineCoupling(lambda a, c: torch.ones(4, 2)), 6),
+        (AdditiveCoupling(lambda a, c: a[:1]), 3),
+    ):
+        for direction in (layer, layer.inverse):
+            with pytest.raises(ValueError, match=rf"the network of the coupling must answer \(4, {expected}\), got"):
+                direction(x)
+    with pytest.raises(ValueError, match="swap is of couplings without a mask"):
+        AdditiveCoupling(vector_net(5, 5), mask=STRIPES, swap=True)
+
+
+def test_both_directions_must_be_stated() -> None:
+    class OneWay(Transform):
+        def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            return x, x.new_zeros(len(x))
+
+    with pytest.raises(TypeError, match=r"abstract method '?inverse"):
+        OneWay()  # type: ignore[abstract]
 
 
 def test_names_of_scale_and_init_are_checked() -> None:

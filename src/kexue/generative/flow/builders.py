@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
+from torch import Tensor, nn
 
+from kexue.generative.counts import check_count
 from kexue.generative.flow.coupling import (
     AdditiveCoupling,
     AffineCoupling,
     Split,
     checkerboard,
-    image_net,
-    vector_net,
 )
 from kexue.generative.flow.elementwise import ActNorm, Logit, Scaling
 from kexue.generative.flow.flow import Flow, StandardNormal
 from kexue.generative.flow.linear import InvertibleConv1x1
+from kexue.generative.flow.networks import CouplingConv, CouplingMLP
 from kexue.generative.flow.transforms import Flatten, Permutation, Squeeze, Transform
 
 Kind = Literal["affine", "additive"]
@@ -50,6 +51,7 @@ def nice(
         (2, 4)
     """
     shape, size = _read_shape(dim)
+    couplings, hidden = check_count(couplings, "couplings", 2), _read_widths(hidden)
     order = torch.cat([torch.arange(0, size, 2), torch.arange(1, size, 2)])
     start: list[Transform] = [] if margin is None else [Logit(margin)]
     parts: list[Transform] = [*start, *_flatten(shape), Permutation(order)]
@@ -93,6 +95,9 @@ def realnvp(
         tensor([-1.8379], grad_fn=...)
     """
     shape, size = _read_shape(dim)
+    couplings, hidden = check_count(couplings, "couplings", 2), _read_widths(hidden)
+    if mixing not in get_args(Mixing):
+        raise ValueError(f"mixing must be 'swap', 'reverse', 'random' or 'linear', got {mixing!r}")
     start: list[Transform] = [] if margin is None else [Logit(margin)]
     if len(shape) == 3:
         _check_levels(shape, levels)
@@ -142,6 +147,7 @@ def glow(
     """
     shape, size = _read_shape(shape)
     _check_levels(shape, levels)
+    steps, hidden = check_count(steps, "steps", 1), check_count(hidden, "hidden", 1)
 
     def level(channels: int) -> list[Transform]:
         parts: list[Transform] = []
@@ -171,7 +177,7 @@ def _image_levels(
     parts: list[Transform] = []
     for i in range(couplings):
         mask = checkerboard(shape, swap=i % 2 == 1)
-        parts += [ActNorm(channels), _masked_coupling(kind, mask, hidden, num_classes)]
+        parts += [ActNorm(channels), _image_coupling(kind, channels, hidden, num_classes, mask=mask)]
     inner = (4 * channels, height // 2, width // 2)
     parts.append(Squeeze())
     for i in range(couplings):
@@ -187,9 +193,11 @@ def _vector_coupling(
 ) -> AdditiveCoupling | AffineCoupling:
     first, second = size // 2, size - size // 2
     stays, moves = (second, first) if swap else (first, second)
-    if kind == "additive":
-        return AdditiveCoupling(vector_net(stays, moves, hidden, num_classes), swap=swap)
-    return AffineCoupling(vector_net(stays, 2 * moves, hidden, num_classes), swap=swap)
+
+    def net(n_out: int) -> CouplingMLP:
+        return CouplingMLP(stays, n_out, hidden, condition=_class_reader(num_classes, hidden[0]))
+
+    return _couple(kind, net, moves, swap=swap)
 
 
 def _image_coupling(
@@ -198,22 +206,39 @@ def _image_coupling(
     hidden: int,
     num_classes: int | None,
     *,
+    mask: Tensor | None = None,
     scale: Literal["sigmoid", "tanh", "exp"] = "tanh",
     swap: bool = False,
 ) -> AdditiveCoupling | AffineCoupling:
-    half = channels // 2  # after a squeeze the number is even
-    if kind == "additive":
-        return AdditiveCoupling(image_net(half, half, hidden, num_classes), swap=swap)
-    return AffineCoupling(image_net(half, channels, hidden, num_classes), swap=swap, scale=scale)
+    """Return a coupling of the fields that the mask moves, or of half of the channels, whose number is even."""
+    moves = channels if mask is not None else channels // 2
+
+    def net(n_out: int) -> CouplingConv:
+        return CouplingConv(moves, n_out, hidden, condition=_class_reader(num_classes, hidden))
+
+    return _couple(kind, net, moves, mask=mask, scale=scale, swap=swap)
 
 
-def _masked_coupling(
-    kind: Kind, mask: torch.Tensor, hidden: int, num_classes: int | None
+def _couple(
+    kind: Kind,
+    net: Callable[[int], nn.Module],
+    moves: int,
+    *,
+    mask: Tensor | None = None,
+    scale: Literal["sigmoid", "tanh", "exp"] = "tanh",
+    swap: bool = False,
 ) -> AdditiveCoupling | AffineCoupling:
-    channels = len(mask)
+    """Return a coupling whose network, made for the size of its answer, moves so many channels."""
     if kind == "additive":
-        return AdditiveCoupling(image_net(channels, channels, hidden, num_classes), mask=mask)
-    return AffineCoupling(image_net(channels, 2 * channels, hidden, num_classes), mask=mask)
+        return AdditiveCoupling(net(moves), mask=mask, swap=swap)
+    if kind == "affine":
+        return AffineCoupling(net(2 * moves), mask=mask, swap=swap, scale=scale)
+    raise ValueError(f"kind must be 'affine' or 'additive', got {kind!r}")
+
+
+def _class_reader(num_classes: int | None, width: int) -> nn.Module | None:
+    """Return what networks read classes with; None without classes."""
+    return None if num_classes is None else nn.Embedding(check_count(num_classes, "num_classes", 1), width)
 
 
 def _mix(mixing: Mixing, size: int) -> list[Transform]:
@@ -224,9 +249,7 @@ def _mix(mixing: Mixing, size: int) -> list[Transform]:
         return [Permutation.reverse(size)]
     if mixing == "random":
         return [Permutation(torch.randperm(size))]
-    if mixing == "linear":
-        return [InvertibleConv1x1(size)]
-    raise ValueError(f"mixing must be 'swap', 'reverse', 'random' or 'linear', got {mixing!r}")
+    return [InvertibleConv1x1(size)]
 
 
 def _flatten(shape: tuple[int, ...]) -> list[Transform]:
@@ -235,16 +258,24 @@ def _flatten(shape: tuple[int, ...]) -> list[Transform]:
 
 def _read_shape(dim: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
     """Return the shape of an event and its number of values."""
-    shape = (dim,) if isinstance(dim, int) else tuple(dim)
-    size = math.prod(shape)
-    if len(shape) not in {1, 3} or min(shape) < 1 or size < 2:
+    given = tuple(dim) if isinstance(dim, Sequence) else (dim,)
+    shape = tuple(check_count(one, "a size of events", 1) for one in given)
+    if len(shape) not in {1, 3} or math.prod(shape) < 2:
         raise ValueError(f"events must have a shape (D,) with D >= 2, or (C, H, W), got {shape}")
-    return shape, size
+    return shape, math.prod(shape)
+
+
+def _read_widths(hidden: Sequence[int]) -> list[int]:
+    """Return the widths of networks; raise where there are none."""
+    if not isinstance(hidden, Sequence) or not hidden:
+        raise ValueError(f"hidden must be one or more widths, such as (128, 128), got {hidden!r}")
+    return [check_count(width, "a width of hidden", 1) for width in hidden]
 
 
 def _check_levels(shape: tuple[int, ...], levels: int) -> None:
     """Raise unless images can be halved `levels` times."""
-    if len(shape) != 3 or levels < 1 or shape[1] % 2**levels or shape[2] % 2**levels:
+    levels = check_count(levels, "levels", 1)
+    if len(shape) != 3 or shape[1] % 2**levels or shape[2] % 2**levels:
         raise ValueError(
             f"images (C, H, W) with height and width divisible by 2**levels are expected, got shape {shape} with "
             f"levels = {levels}; choose fewer levels, or resize the images"

@@ -29,12 +29,12 @@ class Chain(Transform):
     def __init__(self, transforms: Iterable[Transform]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(transforms)
-        self._stages = _join_pairs(self.parts)
+        _join_pairs(self.parts)  # refuses what is no transform
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the result of the last transform, and the sum of the log-determinants."""
         total: Tensor | None = None
-        for stage in self._stages:
+        for stage in _join_pairs(self.parts):
             x, logdet = stage(x, condition)
             total = logdet if total is None else total + logdet
         return x, spread(0.0, x) if total is None else total
@@ -42,7 +42,7 @@ class Chain(Transform):
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the result of the first transform's inverse, and the sum of the log-determinants."""
         total: Tensor | None = None
-        for stage in reversed(self._stages):
+        for stage in reversed(_join_pairs(self.parts)):
             z, logdet = stage.inverse(z, condition)
             total = logdet if total is None else total + logdet
         return z, spread(0.0, z) if total is None else total

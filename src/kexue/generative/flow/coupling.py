@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from kexue._tensors import at_least_float32
 from kexue.generative.flow.chain import Chain
-from kexue.generative.flow.networks import CouplingConv, CouplingMLP, ZeroConv2d
+from kexue.generative.flow.networks import ZeroConv2d
 from kexue.generative.flow.transforms import Mapped, Transform, spread, sum_events
 
 
@@ -28,14 +29,21 @@ _LOG_SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Coupling(Transform):
-    """What both couplings share: which part stays. A subclass moves the other part, forwards and backwards."""
+    """What both couplings share: which part stays. A subclass moves the other part, forwards and backwards.
+
+    Attributes:
+        answers: numbers that the network gives for each one that is moved.
+    """
 
     mask: Tensor | None
+    answers: int
 
     def __init__(self, net: Callable[..., Tensor], *, mask: Tensor | None = None, swap: bool = False) -> None:
         super().__init__()
         if mask is not None and (mask.dtype != torch.bool or bool(mask.all()) or not bool(mask.any())):
             raise ValueError(f"mask must be bool, with values that stay and values that move, got {mask}")
+        if mask is not None and swap:
+            raise ValueError("swap is of couplings without a mask; use the mask ~mask instead")
         self.net = net
         self.swap = swap
         self.register_buffer("mask", mask)
@@ -51,19 +59,29 @@ class _Coupling(Transform):
     def _map(self, x: Tensor, condition: Tensor | None, *, back: bool) -> Mapped:
         move = self._move_back if back else self._move
         if self.mask is not None:
-            answer = at_least_float32(self.net(x * self.mask, condition))
-            return move(x, answer, ~self.mask)
+            return move(x, self._ask(x * self.mask, condition, x), ~self.mask)
         left = x.shape[1] // 2
         parts = torch.split(x, [left, x.shape[1] - left], 1)
         stays, moves = parts if not self.swap else parts[::-1]
-        moved, logdet = move(moves, at_least_float32(self.net(stays, condition)), None)
+        moved, logdet = move(moves, self._ask(stays, condition, moves), None)
         return torch.cat([moved, stays] if self.swap else [stays, moved], 1), logdet
 
-    def _move(self, x: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
-        raise NotImplementedError
+    def _ask(self, stays: Tensor, condition: Tensor | None, moves: Tensor) -> Tensor:
+        """Return the answer of the network; ValueError for another shape, of which log-determinants would be wrong."""
+        answer = at_least_float32(self.net(stays, condition))
+        batch, channels, *places = moves.shape
+        if answer.shape != (batch, self.answers * channels, *places):
+            expected = (batch, self.answers * channels, *places)
+            raise ValueError(f"the network of the coupling must answer {expected}, got {tuple(answer.shape)}")
+        return answer
 
+    @abstractmethod
+    def _move(self, x: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
+        """Return x moved, where `moves` is True, and the log-determinant; `moves` None: everywhere."""
+
+    @abstractmethod
     def _move_back(self, z: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
-        raise NotImplementedError
+        """Return what `_move` has made z of, and the log-determinant of the way back."""
 
 
 class AdditiveCoupling(_Coupling):
@@ -76,7 +94,7 @@ class AdditiveCoupling(_Coupling):
         swap: the second half stays instead; without a mask only.
 
     Raises:
-        ValueError: a mask that is not bool, or of one value only.
+        ValueError: a mask that is not bool, or of one value only; a mask and `swap`; an answer of another shape.
 
     Source: kexue.fm/archives/5776.
 
@@ -85,6 +103,8 @@ class AdditiveCoupling(_Coupling):
         >>> layer(torch.tensor([[1.0, 2.0]]))[0]
         tensor([[ 1., 12.]])
     """
+
+    answers = 1
 
     def _move(self, x: Tensor, answer: Tensor, moves: Tensor | None) -> Mapped:
         return x + (answer if moves is None else answer * moves), spread(0.0, x)
@@ -104,7 +124,7 @@ class AffineCoupling(_Coupling):
             ``"sigmoid"``, log sigmoid(r + 2), Glow's, which starts at factors of 0.88; ``"exp"``, r itself.
 
     Raises:
-        ValueError: another `scale`, a mask that is not bool, or of one value only.
+        ValueError: another `scale`; for the rest as in `AdditiveCoupling`.
 
     Source: kexue.fm/archives/5807.
 
@@ -113,6 +133,8 @@ class AffineCoupling(_Coupling):
         >>> layer(torch.tensor([[1.0, 2.0]]))
         (tensor([[1., 3.]]), tensor([0.]))
     """
+
+    answers = 2
 
     def __init__(
         self,
@@ -180,7 +202,7 @@ class Split(Transform):
         size = math.prod(self.left)
         x2, more = self.rest.inverse(z[:, size:], condition)
         mean, u = self._foresee(x2)
-        x1 = torch.addcmul(mean, z[:, :size].reshape(-1, *self.left), u.exp())
+        x1 = torch.addcmul(mean, z[:, :size].reshape(len(z), *self.left), u.exp())
         return torch.cat([x1, x2], 1), more + sum_events(u)
 
     @torch.no_grad()
@@ -214,21 +236,8 @@ def checkerboard(shape: Sequence[int], *, swap: bool = False) -> Tensor:
         tensor([[1, 0],
                 [0, 1]], dtype=torch.int32)
     """
+    if len(shape) != 3:
+        raise ValueError(f"shape must be (C, H, W), of an image, got {tuple(shape)}")
     channels, height, width = shape
     fields = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == int(swap)
     return fields.expand(channels, height, width).clone()
-
-
-def class_reader(num_classes: int | None, width: int) -> nn.Module | None:
-    """Return what coupling networks read classes with, None without classes."""
-    return None if num_classes is None else nn.Embedding(num_classes, width)
-
-
-def vector_net(n_in: int, n_out: int, hidden: Sequence[int], num_classes: int | None) -> CouplingMLP:
-    """Return a network for couplings of vectors."""
-    return CouplingMLP(n_in, n_out, hidden, condition=class_reader(num_classes, hidden[0]))
-
-
-def image_net(n_in: int, n_out: int, hidden: int, num_classes: int | None) -> CouplingConv:
-    """Return a network for couplings of images."""
-    return CouplingConv(n_in, n_out, hidden, condition=class_reader(num_classes, hidden))

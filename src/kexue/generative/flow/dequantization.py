@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kexue._tensors import may_read
+from kexue.generative.counts import check_count
 from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.coupling import AffineCoupling, checkerboard
 from kexue.generative.flow.elementwise import log_logit_slope
@@ -38,8 +39,7 @@ def to_levels(x: Tensor, levels: int) -> Tensor:
         >>> to_levels(torch.tensor([-1.0, 0.0, 1.0]), 17)
         tensor([ 0.,  8., 16.])
     """
-    if levels < 2:
-        raise ValueError(f"levels must be >= 2, got {levels}")
+    levels = check_count(levels, "levels", 2)
     floats = x.is_floating_point()
     exact = (x + 1) * ((levels - 1) / 2) if floats else x.to(torch.get_default_dtype())
     k = exact.round()
@@ -173,11 +173,9 @@ class DequantizedFlow(GenerativeModel):
 
     def __init__(self, flow: Flow, levels: int, *, dequantizer: nn.Module | None = None) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels must be >= 2, got {levels}")
         self.event_shape = flow.event_shape
         self.flow = flow
-        self.levels = levels
+        self.levels = check_count(levels, "levels", 2)
         self.dequantizer = UniformDequantizer() if dequantizer is None else dequantizer
 
     def log_prob_bound(  # type: ignore[override]
@@ -196,8 +194,7 @@ class DequantizedFlow(GenerativeModel):
             condition: classes (B,), for a conditional flow.
             generator: of the noise; a seed gives each image its own.
         """
-        if draws < 1:
-            raise ValueError(f"draws must be >= 1, got {draws}")
+        draws = check_count(draws, "draws", 1)
         self.check_events(x)
         k = to_levels(x, self.levels)
         noise = Noise(generator, len(x), x.device)

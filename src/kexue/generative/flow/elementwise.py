@@ -15,6 +15,8 @@ from kexue.generative.flow.transforms import (
     Mapped,
     Transform,
     along_channels,
+    check_channels,
+    check_shape,
     count_places,
     find_scale_faults,
     spread,
@@ -47,10 +49,12 @@ class Scaling(Transform):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return e^s x, sum s."""
+        check_shape(x, tuple(self.log_scale.shape))
         return x * self.log_scale.exp(), spread(self.log_scale.sum(), x)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return e^-s z, -sum s."""
+        check_shape(z, tuple(self.log_scale.shape))
         return z * (-self.log_scale).exp(), spread(-self.log_scale.sum(), z)
 
     def find_faults(self, weights: Mapping[str, Tensor]) -> Iterator[str]:
@@ -133,17 +137,20 @@ class ActNorm(Transform):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return e^s (x + b), H W sum s."""
+        check_channels(x, len(self.shift))
         z = (x + along_channels(self.shift, x)) * along_channels(self.log_scale.exp(), x)
         return z, spread(count_places(x) * self.log_scale.sum(), x)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return e^-s z - b, -H W sum s."""
+        check_channels(z, len(self.shift))
         x = z * along_channels((-self.log_scale).exp(), z) - along_channels(self.shift, z)
         return x, spread(-count_places(z) * self.log_scale.sum(), z)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Set b and s from a batch of >= 2 events; return the batch's latents."""
+        check_channels(x, len(self.shift))
         if self.init == "data":
             self._measure(x)
         return self.forward(x)[0]

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kexue._tensors import as_class_numbers, check_range, evaluating
+from kexue._tensors import as_class_numbers, as_floats, check_range, evaluating
 from kexue.errors import CheckpointError
+from kexue.generative.counts import check_count
 from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.transforms import Transform, sum_events
 from kexue.generative.model import GenerativeModel, LossOutput
@@ -87,7 +88,7 @@ class Flow(GenerativeModel):
     ) -> None:
         super().__init__()
         self.event_shape = base.shape if event_shape is None else tuple(event_shape)
-        self.num_classes = num_classes
+        self.num_classes = None if num_classes is None else check_count(num_classes, "num_classes", 1)
         self.base = base
         self.transforms = Chain(transforms)
         self.register_load_state_dict_pre_hook(_refuse_singular)  # type: ignore[no-untyped-call]
@@ -98,7 +99,8 @@ class Flow(GenerativeModel):
         """Return the exact log density (B,) of events, in nats; nothing is drawn.
 
         Raises:
-            ValueError: events of another shape, NaN or infinity; a condition that is missing or not expected.
+            ValueError: events of another shape, NaN or infinity; a condition that is missing or not expected;
+                transforms whose latents do not have the shape of the base.
         """
         z, logdet = self._push(x, condition)
         return self.base.log_prob(z) + logdet  # section "An exact density"
@@ -109,6 +111,7 @@ class Flow(GenerativeModel):
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return the events (B, *event_shape) of latents."""
+        z = as_floats(z, "z")
         if tuple(z.shape[1:]) != self.base.shape:
             raise ValueError(f"z must have shape (B, {', '.join(map(str, self.base.shape))}), got {tuple(z.shape)}")
         return self.transforms.inverse(z, self.check_condition(condition, len(z)))[0]
@@ -137,10 +140,10 @@ class Flow(GenerativeModel):
             condition: classes (n,), or one for all.
             generator: as for `sample`.
         """
+        n = check_count(n, "n")
         _check_temperature(temperature, zero=False)
         z = self.base.draw(Noise(generator, n, self.device), temperature=temperature, dtype=self._dtype)
-        classes = None if condition is None else torch.as_tensor(condition, device=self.device).expand(n)
-        x, logdet = self.transforms.inverse(z, self.check_condition(classes, n))
+        x, logdet = self.transforms.inverse(z, self.check_condition(self._spread(condition, n), n))
         return x, self.base.log_prob(z, temperature=temperature) - logdet
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
@@ -181,6 +184,10 @@ class Flow(GenerativeModel):
     def _push(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         self.check_events(x)
         z, logdet = self.transforms(x, self.check_condition(condition, len(x)))
+        if tuple(z.shape[1:]) != self.base.shape:
+            raise ValueError(
+                f"the transforms must end with latents of the base's shape, {self.base.shape}, got {tuple(z.shape[1:])}"
+            )
         return z, logdet
 
 
@@ -197,19 +204,21 @@ def _check_temperature(temperature: float, *, zero: bool) -> None:
 
 def _refuse_singular(flow: Flow, weights: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
     """Raise CheckpointError for weights with which a transform cannot be inverted, before any is loaded."""
-    faults = [f"{name}: {fault}" for name, fault in _find_faults(flow, weights, prefix)]
+    own = {name: weights[prefix + name] for name in flow.state_dict() if prefix + name in weights}
+    faults = [f"{name} has NaN or infinity" for name, value in own.items() if not bool(value.isfinite().all())]
+    faults = faults or [f"{name}: {fault}" for name, fault in _find_faults(flow, own)]
     if faults:
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CheckpointError(
-            f"the weights do not make an invertible flow: {'; '.join(faults)}.",
+            f"the weights do not make an invertible flow: {'; '.join(faults[:3])}{more}.",
             remedy="Go back to an earlier checkpoint, and train with a smaller learning rate.",
         )
 
 
-def _find_faults(flow: Flow, weights: Mapping[str, Tensor], prefix: str) -> Iterator[tuple[str, str]]:
+def _find_faults(flow: Flow, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     for name, part in flow.named_modules():
         if isinstance(part, Transform):
-            start = f"{prefix}{name}."
-            own = {key: weights[start + key] for key in part.state_dict() if start + key in weights}
+            own = {key: weights[f"{name}.{key}"] for key in part.state_dict() if f"{name}.{key}" in weights}
             if len(own) == len(part.state_dict()):
                 for fault in part.find_faults(own):
                     yield name, fault

@@ -9,8 +9,17 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import as_generator, without_autocast
-from kexue.generative.flow.transforms import Mapped, Transform, count_places, find_scale_faults, spread
+from kexue._tensors import as_floats, as_generator, without_autocast
+from kexue.generative.counts import check_count
+from kexue.generative.flow.transforms import (
+    Mapped,
+    Transform,
+    check_channels,
+    count_places,
+    find_scale_faults,
+    is_permutation,
+    spread,
+)
 
 
 class InvertibleConv1x1(Transform):
@@ -44,6 +53,7 @@ class InvertibleConv1x1(Transform):
 
     def __init__(self, channels: int, *, generator: torch.Generator | int | None = None) -> None:
         super().__init__()
+        channels = check_count(channels, "channels", 1)
         stream = None if generator is None else as_generator(generator)
         rotation = torch.linalg.qr(torch.randn(channels, channels, generator=stream, dtype=torch.float64))[0]
         self._take(rotation, torch.get_default_dtype())
@@ -53,9 +63,11 @@ class InvertibleConv1x1(Transform):
         """The transform of a given W (C, C).
 
         Raises:
+            TypeError: not a tensor of floats.
             ValueError: not a square matrix of finite numbers, or one that is singular in its precision.
         """
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not bool(matrix.isfinite().all()):
+        matrix = as_floats(matrix, "matrix")
+        if matrix.ndim != 2 or not 0 < len(matrix) == matrix.shape[1] or not bool(matrix.isfinite().all()):
             raise ValueError(f"matrix must be square and finite, got shape {tuple(matrix.shape)}")
         sizes = torch.linalg.svdvals(matrix.detach().double())
         if float(sizes[-1]) <= len(matrix) * torch.finfo(matrix.dtype).eps * float(sizes[0]):
@@ -70,8 +82,8 @@ class InvertibleConv1x1(Transform):
     @property
     def matrix(self) -> Tensor:
         """W (C, C)."""
-        lower, upper = self._factors()
-        return (lower @ upper)[self.order]  # section "Mixing"
+        upper = self._upper().triu()
+        return torch.addmm(upper, self.lower.tril(-1), upper)[self.order]  # section "Mixing"; L = I + lower
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return W x, H W sum s."""
@@ -85,27 +97,23 @@ class InvertibleConv1x1(Transform):
 
     @property
     def inverse_matrix(self) -> Tensor:
-        """W^-1 (C, C), from the triangular systems."""
-        lower, upper = self._factors()
-        ordered = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)[self.order].T  # P^-1
-        half = torch.linalg.solve_triangular(lower, ordered, upper=False, unitriangular=True)
-        whole: Tensor = torch.linalg.solve_triangular(upper, half, upper=True)
-        return whole
+        """W^-1 (C, C), from the triangular systems, which read their triangle alone."""
+        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        half = torch.linalg.solve_triangular(self.lower, unit, upper=False, unitriangular=True)
+        whole: Tensor = torch.linalg.solve_triangular(self._upper(), half, upper=True)
+        return whole[:, self.order]
 
     def find_faults(self, weights: Mapping[str, Tensor]) -> Iterator[str]:
         """Yield what makes W singular: a zero or infinite diagonal, a sign of 0, an order with gaps."""
         yield from find_scale_faults(weights["log_scale"])
         if not bool((weights["sign"].abs() == 1).all()):
             yield "sign has values other than 1 and -1"
-        if not torch.equal(weights["order"].sort().values, torch.arange(len(weights["order"]))):
+        if not is_permutation(weights["order"]):
             yield "order is not a permutation"
-        if not bool(weights["lower"].tril().isfinite().all() and weights["upper"].triu().isfinite().all()):
-            yield "lower or upper has NaN or infinity"
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """Return L and U + diag(sign e^s)."""
-        unit = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
-        return self.lower.tril(-1) + unit, self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
+    def _upper(self) -> Tensor:
+        """Return a matrix whose upper triangle is that of U + diag(sign e^s)."""
+        return self.upper.diagonal_scatter(self.sign * self.log_scale.exp())
 
     def _take(self, matrix: Tensor, dtype: torch.dtype) -> None:
         """Set all attributes to the factors of an invertible matrix (C, C) in float64."""
@@ -125,6 +133,7 @@ def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
 
 def apply_matrix(matrix: Tensor, x: Tensor, shift: Tensor | None = None) -> Tensor:
     """Return matrix (C, C) applied to the channels of x (B, C, ...), plus shift (C,)."""
+    check_channels(x, len(matrix))
     if x.ndim == 4:
         return nn.functional.conv2d(x, matrix[:, :, None, None], shift)
     return nn.functional.linear(x.movedim(1, -1), matrix, shift).movedim(-1, 1)

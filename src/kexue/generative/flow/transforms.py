@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
@@ -14,7 +15,7 @@ from kexue._tensors import as_generator
 Mapped = tuple[Tensor, Tensor]  # the result, and the log-determinant (B,)
 
 
-class Transform(nn.Module):
+class Transform(nn.Module, ABC):
     """An invertible map of events that knows how it changes volumes.
 
     ``forward(x) -> (z, logdet)`` goes from events to latents, and ``inverse(z) -> (x, logdet)`` back. `logdet` (B,) is
@@ -22,13 +23,13 @@ class Transform(nn.Module):
     `condition`, which only transforms with a network read.
     """
 
+    @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the latents of events, and log |det dz/dx| (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the events of latents, and log |det dx/dz| (B,)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def initialize(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -61,6 +62,24 @@ def count_places(x: Tensor) -> int:
     return math.prod(x.shape[2:])
 
 
+def check_channels(x: Tensor, channels: int) -> None:
+    """Raise ValueError unless x is (B, channels, ...): with others a log-determinant would be wrong, unnoticed."""
+    if x.ndim < 2 or x.shape[1] != channels:
+        raise ValueError(f"x must have {channels} channels, (B, {channels}, ...), got shape {tuple(x.shape)}")
+
+
+def check_shape(x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless x is (B, *shape)."""
+    if tuple(x.shape[1:]) != shape:
+        raise ValueError(f"a batch (B, {', '.join(map(str, shape))}) is expected, got shape {tuple(x.shape)}")
+
+
+def is_permutation(order: Tensor) -> bool:
+    """Return whether a tensor holds 0 to C - 1, each once, C >= 1."""
+    whole = order.dtype in {torch.int32, torch.int64} and order.ndim == 1 and order.numel() > 0
+    return whole and sorted(order.tolist()) == list(range(len(order)))
+
+
 def find_scale_faults(log_scale: Tensor, name: str = "log_scale") -> Iterator[str]:
     """Yield a fault where exp(log_scale) is zero or infinite in its precision, or not a number."""
     scale = log_scale.detach().exp()
@@ -89,8 +108,8 @@ class Permutation(Transform):
     def __init__(self, order: Sequence[int] | Tensor) -> None:
         super().__init__()
         order = torch.as_tensor(order)
-        if order.ndim != 1 or not torch.equal(order.sort().values, torch.arange(len(order))):
-            raise ValueError(f"order must be a permutation of 0 to {order.numel() - 1}, got {order.tolist()}")
+        if not is_permutation(order):
+            raise ValueError(f"order must be a permutation of 0 to C - 1, got {order.tolist()}")
         self.register_buffer("order", order.clone())
         self.register_buffer("back", order.argsort())
 
@@ -106,16 +125,18 @@ class Permutation(Transform):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return x in the order, 0."""
+        check_channels(x, len(self.order))
         return x.index_select(1, self.order), spread(0.0, x)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return z in the former order, 0."""
+        check_channels(z, len(self.order))
         return z.index_select(1, self.back), spread(0.0, z)
 
     def find_faults(self, weights: Mapping[str, Tensor]) -> Iterator[str]:
         """Yield an order that is not a permutation, or whose inverse is another."""
         order, back = weights["order"], weights["back"]
-        if not torch.equal(order.sort().values, torch.arange(len(order))) or not torch.equal(order.argsort(), back):
+        if not is_permutation(order) or not torch.equal(order.argsort(), back):
             yield "order is not a permutation with back as its inverse"
 
 
@@ -126,7 +147,7 @@ class Squeeze(Transform):
     `torch.nn.functional.pixel_unshuffle` orders them.
 
     Raises:
-        ValueError: in `forward` an odd height or width.
+        ValueError: in `forward` an odd height or width; in `inverse` a number of channels not divisible by 4.
 
     Example:
         >>> Squeeze()(torch.arange(4.0).reshape(1, 1, 2, 2))[0].flatten()
@@ -137,12 +158,18 @@ class Squeeze(Transform):
         """Return the blocks as channels, 0."""
         if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"images (B, C, H, W) of even height and width are expected, got {tuple(x.shape)}")
-        blocks = nn.functional.pixel_unshuffle(x, 2)
-        return blocks.contiguous(memory_format=torch.channels_last), spread(0.0, x)  # convolutions are faster so
+        b, c, h, w = x.shape
+        blocks = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        z = blocks.reshape(b, h // 2, w // 2, 4 * c).permute(0, 3, 1, 2)  # channels last: convolutions are faster so
+        return z, spread(0.0, x)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the channels as blocks, 0."""
-        return nn.functional.pixel_shuffle(z, 2), spread(0.0, z)
+        if z.ndim != 4 or z.shape[1] % 4:
+            raise ValueError(f"latents (B, C, H, W) with C divisible by 4 are expected, got {tuple(z.shape)}")
+        b, c, h, w = z.shape
+        x = z.reshape(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+        return x.reshape(b, c // 4, 2 * h, 2 * w), spread(0.0, z)
 
 
 class Flatten(Transform):
@@ -158,8 +185,10 @@ class Flatten(Transform):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return x (B, D), 0."""
+        check_shape(x, self.shape)
         return x.flatten(1), spread(0.0, x)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return z (B, *shape), 0."""
-        return z.reshape(-1, *self.shape), spread(0.0, z)
+        check_shape(z, (math.prod(self.shape),))
+        return z.reshape(len(z), *self.shape), spread(0.0, z)
