@@ -1,0 +1,81 @@
+"""Inversion of DDIM: from events to the noise that it would make them of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kexue.generative.diffusion.denoiser import Predictor
+from kexue.generative.diffusion.grid import check_grid
+from kexue.generative.diffusion.schedule import expand_dims
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Latents of events.
+
+    Attributes:
+        z: events at the first time of the grid, (B, *event).
+        residual: largest change by which the equation of a step was still unsolved, root mean square of an event; of
+            the naive method NaN, since it solves none.
+        iterations: most iterations that a step took.
+    """
+
+    z: Tensor
+    residual: float
+    iterations: int
+
+
+def ddim_encode(
+    denoiser: Predictor,
+    x0: Tensor,
+    grid: Tensor | Sequence[float],
+    *,
+    method: Literal["fixed_point", "naive"] = "fixed_point",
+    tol: float = 1e-6,
+    max_iter: int = 20,
+    condition: Tensor | None = None,
+) -> Inversion:
+    """Return the noise from which `solve` with ``"ddim"`` on the same grid makes these events.
+
+    A step up from s to t solves x_t = alpha_t/alpha_s (x_s - sigma_s eps(x_t, t)) + sigma_t eps(x_t, t).
+
+    Args:
+        denoiser: of the events.
+        x0: events (B, *event) at the last time of the grid.
+        grid: falling times, as of sampling.
+        method: ``"fixed_point"`` iterates the equation; ``"naive"`` takes eps at (x_s, s), an error of first order.
+        tol: change, root mean square of an event, at which the iteration ends.
+        max_iter: iterations of a step, >= 1. More of them, or more steps, reach a smaller residual.
+        condition: of the denoiser.
+
+    Source: kexue.fm/archives/9181.
+    """
+    if method not in ("fixed_point", "naive"):
+        raise ValueError(f"method must be 'fixed_point' or 'naive', got {method!r}")
+    if max_iter < 1:
+        raise ValueError(f"max_iter must be >= 1, got {max_iter}")
+    times = check_grid(denoiser.schedule, grid).to(x0.device).flip(0)
+    schedule, x, residual, most = denoiser.schedule, x0, 0.0, 0
+    for s, t in itertools.pairwise(times):
+        ratio = expand_dims(schedule.alpha(t) / schedule.alpha(s), x)
+        noise = expand_dims(schedule.sigma(t), x) - ratio * expand_dims(schedule.sigma(s), x)
+        if method == "naive":
+            at = t if not bool(schedule.sigma(s) > 0) else s  # clean data have no time of their own
+            x, residual = ratio * x + noise * denoiser.predict(x, at, condition=condition).eps, float("nan")
+            most = 1
+            continue
+        there, change = ratio * x, torch.inf
+        for count in range(1, max_iter + 1):
+            new = ratio * x + noise * denoiser.predict(there, t, condition=condition).eps  # 9181: eps at x_t
+            change = float((new - there).flatten(1).square().mean(1).sqrt().max()) if len(x) else 0.0
+            there, most = new, max(most, count)
+            if change <= tol:
+                break
+        x, residual = there, max(residual, change)
+    return Inversion(x, residual, most)

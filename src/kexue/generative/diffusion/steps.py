@@ -1,0 +1,299 @@
+"""Steps of samplers, as pure functions: events at time t become events at an earlier time s.
+
+All have the form ``step(denoiser, x, t, s, *, z=None, state=None, condition=None, **options) -> Step``. `z` is the
+noise of a stochastic step, (B, *event), and None adds none; `state` is what a step that looks back got from the one
+before. Times are tensors, one or one for each event.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kexue._tensors import may_read
+from kexue.generative.diffusion.denoiser import ClippedDenoiser, Prediction, Predictor, reverse_drift
+from kexue.generative.diffusion.schedule import expand_dims
+
+Clip = Literal["static", "dynamic"] | None
+
+
+class Step(NamedTuple):
+    """Result of one step.
+
+    Attributes:
+        x: events at time s, (B, *event).
+        state: what the next step of a method that looks back needs; None of others.
+        prediction: what the denoiser told at time t.
+    """
+
+    x: Tensor
+    state: Any
+    prediction: Prediction
+
+
+# ---- given alpha and sigma: DDIM and its family ----------------------------------------------------------------------
+
+
+def ddim_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+    eta: float = 0.0,
+    noise: Literal["posterior", "forward"] = "posterior",
+    clip: Clip = None,
+) -> Step:
+    """Make one step of DDIM: x_s = alpha_s x0 + sqrt(sigma_s^2 - tau^2) eps + tau z.
+
+    tau = eta sigma_s/sigma_t sqrt(sigma_t^2 - a^2 sigma_s^2), a = alpha_t/alpha_s: eta 0 is DDIM, 1 is DDPM, and every
+    value keeps the distribution at each time.
+
+    Args:
+        denoiser, x, t, s, z, state, condition: as of all steps.
+        eta: share of the noise, in [0, 1]; a warning above.
+        noise: ``"forward"`` adds the noise of the forward step, sqrt(sigma_t^2 - a^2 sigma_s^2), and keeps the
+            coefficient of eps of eta 1, as the DDIM paper does; then eta is 0 (not said) or 1.
+        clip: as of `solve`.
+
+    Raises:
+        ValueError: a negative eta, or one whose tau^2 is above sigma_s^2.
+
+    Source: kexue.fm/archives/9181.
+    """
+    if not eta >= 0:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+    if noise == "forward":
+        if eta not in (0, 1):
+            raise ValueError(f"eta is 1 with the noise of the forward step, got {eta}")
+        eta = 1.0
+    told = (denoiser if clip is None else ClippedDenoiser(denoiser, clip)).predict(x, t, condition=condition)
+    schedule = told.schedule
+    sigma_t, sigma_s = schedule.sigma(t), schedule.sigma(s)
+    forward = _forward_variance(told, t, s)
+    tau2 = eta**2 * sigma_s.square() / sigma_t.square() * forward  # 9181: sigma tilde, with ratios of alpha
+    rest = sigma_s.square() - tau2
+    if eta > 1:
+        _warn_above_one(eta, rest)
+    mean = expand_dims(schedule.alpha(s), x) * told.x0 + expand_dims(rest.clamp(min=0).sqrt(), x) * told.eps
+    if z is None:
+        return Step(mean, None, told)
+    std = tau2.sqrt() if noise == "posterior" else torch.where(sigma_s > 0, forward.sqrt(), sigma_s)
+    return Step(mean + expand_dims(std, x) * z, None, told)
+
+
+def _forward_variance(told: Prediction, t: Tensor, s: Tensor) -> Tensor:
+    """Return the variance sigma_t^2 - a^2 sigma_s^2, a = alpha_t/alpha_s, that the forward process adds from s to t."""
+    schedule = told.schedule
+    ratio = schedule.alpha(t) / schedule.alpha(s)
+    return schedule.sigma(t).square() - (ratio * schedule.sigma(s)).square()
+
+
+def _warn_above_one(eta: float, rest: Tensor) -> None:
+    """Warn of an eta above 1; raise where more noise would be added than there is."""
+    if may_read(rest) and bool((rest < 0).any()):
+        raise ValueError(f"eta {eta} would add more noise than there is at the next time; take eta <= 1")
+    warnings.warn(f"eta is in [0, 1] by its meaning, got {eta}: samples get more noise than DDPM's", stacklevel=4)
+
+
+def ddpm_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+    noise: Literal["posterior", "forward"] = "posterior",
+    clip: Clip = None,
+) -> Step:
+    """Make one step of DDPM: the mean of x_s given x_t and x0, and noise.
+
+    A network with learned variance decides between the two sorts of noise, value by value: their logarithms are mixed
+    by its fraction.
+
+    Args:
+        denoiser, x, t, s, z, state, condition, clip: as of all steps.
+        noise: ``"posterior"``: of x_s given x_t and x0; ``"forward"``: of the forward step.
+    """
+    step = ddim_step(denoiser, x, t, s, condition=condition, eta=1.0, clip=clip)
+    if z is None:
+        return step
+    told = step.prediction
+    forward = _forward_variance(told, t, s)
+    sigma_t, sigma_s = told.schedule.sigma(t), told.schedule.sigma(s)
+    posterior = forward * sigma_s.square() / sigma_t.square()
+    if told.fraction is not None:
+        weight = (told.fraction + 1) / 2
+        log_low = expand_dims(posterior.clamp(min=1e-20).log(), x)
+        std = (weight * expand_dims(forward.log(), x) + (1 - weight) * log_low).mul(0.5).exp()
+        std = torch.where(expand_dims(sigma_s, x) > 0, std, 0)
+    else:
+        chosen = posterior if noise == "posterior" else torch.where(sigma_s > 0, forward, 0)
+        std = expand_dims(chosen.sqrt(), x)
+    return Step(step.x + std * z, None, told)
+
+
+def dpm1_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+) -> Step:
+    """Make one step of first order in h = log(alpha/sigma): x_s = sigma_s/sigma_t x - alpha_s (e^-h - 1) x0.
+
+    It equals `ddim_step` with eta 0.
+    """
+    told = denoiser.predict(x, t, condition=condition)
+    return Step(_exponential_step(told, x, t, s, told.x0), None, told)
+
+
+def _exponential_step(told: Prediction, x: Tensor, t: Tensor, s: Tensor, x0: Tensor) -> Tensor:
+    """Return sigma_s/sigma_t x - alpha_s (e^-h - 1) x0; e^-h is a ratio, finite where the noise ends."""
+    schedule = told.schedule
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    decay = schedule.alpha(t) / schedule.alpha(s) * ratio  # e^-h
+    return expand_dims(ratio, x) * x - expand_dims(schedule.alpha(s) * (decay - 1), x) * x0
+
+
+def dpmpp_2m_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+) -> Step:
+    """Make one step of DPM-Solver++ (2M), of second order with one call of the network.
+
+    x0 is extrapolated from this and the last estimate: (1 + h/(2h')) x0 - h/(2h') x0', with h' the step before. The
+    first step is of first order, and a last one to clean data returns x0.
+    """
+    told = denoiser.predict(x, t, condition=condition)
+    log_ratio = told.schedule.log_snr(t) / 2
+    if state is None:
+        return Step(_exponential_step(told, x, t, s, told.x0), (told.x0, log_ratio), told)
+    before, log_before = state
+    h, h_before = told.schedule.log_snr(s) / 2 - log_ratio, log_ratio - log_before
+    share = expand_dims(torch.where(h.isinf(), 0, h / (2 * h_before)), x)
+    x0 = told.x0 + share * (told.x0 - before)
+    return Step(_exponential_step(told, x, t, s, x0), (told.x0, log_ratio), told)
+
+
+# ---- stochastic ------------------------------------------------------------------------------------------------------
+
+
+def ancestral_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+) -> Step:
+    """Make one ancestral step of score-based models: x_s = (x + b score)/a + noise, b = sigma_t^2 - a^2 sigma_s^2.
+
+    The noise is sqrt(b), or sigma_s/sigma_t sqrt(b) on a schedule whose signal is constant, such as `VE`.
+    """
+    told = denoiser.predict(x, t, condition=condition)
+    schedule = told.schedule
+    ratio = schedule.alpha(t) / schedule.alpha(s)
+    b = _forward_variance(told, t, s)
+    mean = (x + expand_dims(b, x) * told.score) / expand_dims(ratio, x)
+    if z is None:
+        return Step(mean, None, told)
+    sigma_s = schedule.sigma(s)
+    std = torch.where(ratio == 1, sigma_s / schedule.sigma(t), 1) * b.sqrt()
+    return Step(mean + expand_dims(torch.where(sigma_s > 0, std, 0), x) * z, None, told)
+
+
+def euler_maruyama_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+    noise_level: float = 1.0,
+) -> Step:
+    """Make one Euler-Maruyama step of the reverse equation: x_s = x - drift (t - s) + c g sqrt(t - s) z.
+
+    Args:
+        denoiser, x, t, s, z, state, condition: as of all steps; the schedule is continuous.
+        noise_level: c of `ReverseSDE`, in [0, 1].
+
+    Source: kexue.fm/archives/9209.
+    """
+    if not 0 <= noise_level <= 1:
+        raise ValueError(f"noise_level must be in [0, 1], got {noise_level}")
+    told = denoiser.predict(x, t, condition=condition)
+    h = t - s
+    out = x - reverse_drift(told, x, noise_level) * expand_dims(h, x)  # 9209: minus, since time runs backwards
+    if z is not None:
+        out = out + noise_level * expand_dims(told.schedule.diffusion(t) * h.sqrt(), x) * z
+    return Step(out, None, told)
+
+
+def predictor_corrector_step(
+    denoiser: Predictor,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    *,
+    z: Tensor | None = None,
+    state: Any = None,
+    condition: Tensor | None = None,
+    snr: float = 0.16,
+    n_corrector: int = 1,
+    norm: Literal["sample", "batch"] = "sample",
+) -> Step:
+    """Make a step of `ancestral_step`, then Langevin steps at the new time: x + e score + sqrt(2 e) z.
+
+    e = 2 k (snr |z| / |score|)^2, k = (alpha_t/alpha_s)^2.
+
+    Args:
+        denoiser, x, t, s, state, condition: as of all steps.
+        z: (1 + n_corrector, B, *event): the noise of the ancestral step, then of each Langevin step; (B, *event) for no
+            Langevin step. None adds none, and makes no Langevin steps.
+        snr: length of a Langevin step, > 0.
+        n_corrector: Langevin steps, >= 0.
+        norm: whether lengths are those of each event, or their means over the batch, as in score_sde, where an event
+            depends on the others.
+    """
+    pile = z if z is None or z.ndim > x.ndim else z[None]
+    step = ancestral_step(denoiser, x, t, s, z=None if pile is None else pile[0], condition=condition)
+    schedule = step.prediction.schedule
+    if pile is None or reads_zero(schedule.sigma(s)):
+        return step
+    x = step.x
+    scale = 2 * snr**2 * expand_dims((schedule.alpha(t) / schedule.alpha(s)).square(), x)
+    for draw in pile[1 : 1 + n_corrector]:
+        score = denoiser.predict(x, s, condition=condition).score
+        length, size = (expand_dims(y.flatten(1).norm(dim=1), x) for y in (draw, score))
+        if norm == "batch":
+            length, size = length.mean(), size.mean()
+        e = scale * (length / size.clamp(min=1e-12)).square()
+        x = x + e * score + (2 * e).sqrt() * draw
+    return Step(x, None, step.prediction)
+
+
+def reads_zero(value: Tensor) -> bool:
+    """Return whether all of a coefficient can be read, and is 0."""
+    return may_read(value) and bool((value == 0).all())
