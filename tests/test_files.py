@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from kexue import errors
-from kexue._files import displaced_path, replacing, replacing_folder
+from kexue._files import check_output, displaced_path, replacing, replacing_folder
 from kexue._text import parse_json
 from kexue.corpus.decoding import read_lines
 from kexue.errors import DataError
@@ -168,3 +168,23 @@ def test_an_error_of_a_worker_reaches_its_parent():
     with multiprocessing.get_context("fork").Pool(1) as pool, pytest.raises(errors.DiskFullError) as caught:
         pool.apply_async(_raise).get(timeout=60)
     assert (caught.value.needed, caught.value.free) == (2, 1)
+
+
+def test_a_name_for_output_is_checked_and_nothing_is_made(tmp_path):
+    assert check_output(tmp_path / "new" / "x.PNG", ".png", ".npy") == ".png"
+    assert list(tmp_path.iterdir()) == []
+    for name in ("x", "x.jpg", ".png", "x.png.gz"):
+        with pytest.raises(ValueError, match=r"ends in \.png or \.npy is expected, got"):
+            check_output(tmp_path / name, ".png", ".npy")
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(DataError, match="not a regular file"):
+        check_output(tmp_path / "x.png", ".png")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        check_output(tmp_path / "file" / "x.png", ".png")
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path)  # the superuser may write anywhere
+    with pytest.raises(PermissionError):
+        check_output(tmp_path / "new" / "x.png", ".png")

@@ -36,8 +36,7 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        if not target.is_file():
-            raise DataError("exists, but is not a regular file.", path=path, remedy="Give the name of a file.")
+        _refuse_irregular(target, path)
         mode = stat.S_IMODE(target.stat().st_mode) if mode is None else mode
     _sweep(target)
     temporary, handle = _claim(target, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode or 0o666))
@@ -53,6 +52,41 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
+
+
+def check_output(path: str | os.PathLike[str], *endings: str) -> str:
+    """Return the ending of a file that is to be written, in small letters; raise where it could not be written.
+
+    What takes long calls this first, so that a misspelt name does not cost its result.
+
+    Args:
+        path: the file; folders that are missing will be made.
+        endings: those allowed, such as ``".png"``, in small letters.
+
+    Raises:
+        ValueError: another ending. DataError: `path` exists and is not a regular file.
+        OSError: the folder cannot be written to.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in endings:
+        *others, last = endings
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"a name that ends in {expected} is expected, got {os.fspath(path)!r}")
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        _refuse_irregular(target, path)
+    folder = next(one for one in target.parents if one.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+    return ending
+
+
+def _refuse_irregular(target: Path, path: str | os.PathLike[str]) -> None:
+    """Raise a DataError for a folder or a device in the place of a file."""
+    if not target.is_file():
+        raise DataError("exists, but is not a regular file.", path=path, remedy="Give the name of a file.")
 
 
 @contextmanager

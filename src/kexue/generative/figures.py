@@ -43,7 +43,7 @@ def grid_figure(images: Tensor, path: str | os.PathLike[str], *, columns: int | 
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     grid_figure(torch.rand(9, 1, 8, 8), f"{folder}/sheet.png")
     """
-    if _is_animation(path):
+    if Path(path).suffix.lower() != ".png":
         raise ValueError(f"one picture is written as .png, got {os.fspath(path)!r}")
     _save_frames([_tile(images, columns)], path)
 
@@ -115,7 +115,7 @@ def density_figure(
         >>> round(mass, 3)
         1.0
     """
-    if _is_animation(path):
+    if Path(path).suffix.lower() != ".png":
         raise ValueError(f"one picture is written as .png, got {os.fspath(path)!r}")
     if bound <= 0 or resolution < 2:
         raise ValueError(f"bound must be > 0 and resolution >= 2, got {bound}, {resolution}")

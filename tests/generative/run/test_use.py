@@ -91,12 +91,53 @@ def test_sheets_and_texts(vae, runs, tmp_path):
     for options in ({}, {"temperature": 2.0}):
         sample_run(univae, 5, tmp_path / "x.txt", **options)
         assert (tmp_path / "x.txt").read_text(encoding="utf-8").count("\n") == 5
-    with pytest.raises(ValueError, match=r"written to a file \.txt, got"):
-        sample_run(univae, 5, tmp_path / "x.png")
-    with pytest.raises(ValueError, match=r"\.png"):
-        sample_run(vae, 5, tmp_path / "x.jpg")
     with pytest.raises(ValueError, match="n must be >= 1, got 0"):
         sample_run(vae, 0, tmp_path / "x.png")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(vae, runs, tmp_path):
+    def work(*_arguments, **_options):
+        raise AssertionError("work was done before the name of the file was checked")
+
+    (tmp_path / "file").touch()
+    (tmp_path / "x.png").mkdir()
+    calls = {
+        "sample": lambda run, out: sample_run(run, 2, out),
+        "walk": walk_run,
+        "encode": lambda run, out: encode_run(run, tmp_path / "nothing", out),
+        "decode": lambda run, out: decode_run(run, tmp_path / "nothing.npy", out),
+    }
+    univae = open_run(runs / "univae", device="cpu")
+    for run, name, expected in (
+        (vae, "sample", r"ends in \.png or \.npy is expected, got 'x\.jpg'"),
+        (vae, "decode", r"ends in \.png or \.npy is expected, got 'x\.jpg'"),
+        (vae, "walk", r"ends in \.png, \.gif or \.webp is expected, got 'x\.jpg'"),
+        (univae, "sample", r"ends in \.txt is expected, got 'x\.jpg'"),
+        (univae, "decode", r"ends in \.txt is expected, got 'x\.jpg'"),
+        (univae, "walk", r"ends in \.txt is expected, got 'x\.jpg'"),
+        (vae, "encode", r"ends in \.npy is expected, got 'x\.jpg'"),
+    ):
+        run.model.sample = work
+        with pytest.raises(ValueError, match=expected):
+            calls[name](run, "x.jpg")
+    for name in ("sample", "walk", "decode"):
+        with pytest.raises(DataError, match="not a regular file"):
+            calls[name](vae, tmp_path / "x.png")
+        with pytest.raises(NotADirectoryError):
+            calls[name](vae, tmp_path / "file" / "y.png")
+
+
+@pytest.mark.parametrize("ending", ["NPY", "PNG"])
+def test_endings_in_capital_letters(vae, tmp_path, ending):
+    sample_run(vae, 2, tmp_path / f"x.{ending}")
+    decode_run(vae, _latents(vae, tmp_path), tmp_path / f"y.{ending}")
+    walk_run(vae, tmp_path / "walk.PNG")
+    assert frames_of(tmp_path / "walk.PNG")[1] == 1
+
+
+def _latents(run, folder):
+    np.save(folder / "z.npy", np.zeros((2, 8), np.float32))
+    return folder / "z.npy"
 
 
 # ---- latents

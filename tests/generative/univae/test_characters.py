@@ -29,6 +29,18 @@ def test_a_longer_sentence_is_refused_with_its_number() -> None:
         vocabulary.encode(["a", "abab"], 5)
     with pytest.raises(TypeError, match="list of sentences"):
         vocabulary.encode("ab", 5)
+    with pytest.raises(TypeError, match="list of sentences"):
+        CharacterVocabulary.from_texts("ab")
+    with pytest.raises(ValueError, match=r"at least 2 .*, got 1"):
+        vocabulary.encode([""], 1)
+
+
+@pytest.mark.parametrize("rows", [[[2, 99, 3]], [[2, -1, 3]]])
+def test_ids_outside_the_vocabulary(rows: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match=r"token ids must be in \[0, 6\), got"):
+        CharacterVocabulary("ab").decode(torch.tensor(rows))
+    with pytest.raises(ValueError, match=r"rows \(n, T\) are expected, got shape \(3,\)"):
+        CharacterVocabulary("ab").decode(torch.tensor(rows[0]))
 
 
 @pytest.mark.parametrize("characters", [["a", "a"], ["ab"], [""]])

@@ -145,6 +145,8 @@ def test_tokens_at_random_have_the_model_s_probabilities() -> None:
     assert torch.allclose(share.double(), p, atol=0.015)
     cold = model.decode(z.expand(50, -1, -1), method="sample", temperature=1e-6, generator=0)
     assert torch.equal(cold, model.decode(z).expand(50, -1))
+    none = model.decode(z.expand(50, -1, -1), method="sample", temperature=0.0, generator=0)
+    assert torch.equal(none, model.decode(z).expand(50, -1))
 
 
 def test_sampled_sentences_do_not_depend_on_the_batch() -> None:
@@ -280,13 +282,66 @@ def test_latents_that_do_not_fit_are_refused() -> None:
             model.decode(wrong)
     with pytest.raises(ValueError, match="finite"):
         model.decode(z / 0)
-    with pytest.raises(ValueError, match=r"layer must be in \[0, 2\)"):
+    with pytest.raises(ValueError, match=r"layer must be a whole number in \[0, 2\)"):
         model.edit(z, 2, z[0, 0])
-    for options in ({"method": "best"}, {"method": "beam", "beams": 0}, {"method": "sample", "temperature": 0.0}):
+    for options in (
+        {"method": "best"},
+        {"method": "beam", "beams": 0},
+        {"method": "beam", "beams": 2.5},
+        {"method": "sample", "temperature": -0.1},
+        {"method": "sample", "temperature": math.inf},
+    ):
         with pytest.raises(ValueError, match=r"must be"):
             model.decode(z.double(), **options)
     with pytest.raises(ValueError, match="has no classes"):
         model.sample(1, condition=0)
+
+
+def test_arithmetic_of_latents_refuses_what_is_no_latent(rows: Tensor) -> None:
+    model = build()
+    z = model.encode(rows)
+    for new in (torch.ones(3).double(), torch.tensor(1.0).double(), torch.ones(4, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"new must be floats \(4,\) or \(4, 4\), got"):
+            model.edit(z, 0, new)
+    for call in (lambda: model.edit(z, 0, z[0, 0] * math.nan), lambda: model.shift(z, z[0] * math.nan)):
+        with pytest.raises(ValueError, match="must be finite, got NaN or infinity"):
+            call()
+    for call in (lambda: model.edit(z, 0, 0 * z[0, 0]), lambda: model.shift(z, -z)):
+        with pytest.raises(ValueError, match="a latent of length 0 has no direction"):
+            call()
+    with pytest.raises(ValueError, match=r"layer must be a whole number in \[0, 2\), got 0\.5"):
+        model.edit(z, 0.5, z[0, 0])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"direction must be floats \(2, 4\) or \(4, 2, 4\), got torch.float64 \(4,\)"):
+        model.shift(z, z[0, 0])
+    with pytest.raises(ValueError, match="strength must be finite, got inf"):
+        model.shift(z, z[0], strength=math.inf)
+    with pytest.raises(ValueError, match=r"each end must be floats \(2, 4\), got torch.float64 \(1, 4\)"):
+        model.interpolate(z[0], z[1, :1], 3)
+    with pytest.raises(TypeError, match="latents must be a tensor of floats, got list"):
+        model.decode(z.tolist())  # type: ignore[arg-type]
+    for groups in ((rows[:0], rows), (rows, rows[:0])):
+        with pytest.raises(ValueError, match=r"two groups of sentences are expected, got [04] and [04] sentences"):
+            model.attribute(*groups)
+
+
+def test_latents_and_rows_may_have_another_precision(rows: Tensor) -> None:
+    model = build().float()
+    z = model.encode(rows)
+    for kind in (torch.float64, torch.float16):
+        assert torch.equal(model.decode(z.to(kind)), model.decode(z.to(kind).float()))
+    assert torch.allclose(model.interpolate(z[0].double(), z[1], 3).float(), model.interpolate(z[0], z[1], 3))
+    for kind in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(model.encode(rows.to(kind)), z)
+        assert torch.equal(model.loss(rows.to(kind), generator=0).loss, model.loss(rows, generator=0).loss)
+
+
+def test_sentences_that_are_the_same_initialize_nothing(rows: Tensor) -> None:
+    model = build()
+    before = model.network.read[0].weight.clone()
+    for same in (rows[:1], rows[:1].expand(3, -1), rows[:0]):
+        with pytest.raises(ValueError, match=r"sentences that differ are expected, got [013] of one kind"):
+            model.initialize(same)
+    assert torch.equal(model.network.read[0].weight, before)
 
 
 def test_models_that_do_not_fit_are_refused() -> None:
@@ -297,6 +352,8 @@ def test_models_that_do_not_fit_are_refused() -> None:
         ({"latent": "vq"}, "'vmf' or 'gaussian'"),
         ({"beta": -1.0}, "beta and beta_warmup"),
         ({"beta_warmup": -1}, "beta and beta_warmup"),
+        ({"beta": math.inf}, "and finite, got inf"),
+        ({"latent": "gaussian", "free_bits": math.inf}, "in nats, and finite, got inf"),
         ({"end_id": 2}, "three ids"),
         ({"end_id": 50}, r"in the vocabulary, \[0, 11\)"),
         ({"kappa": 0.0}, "above 0"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ from kexue._files import replacing
 
 
 def write_array(items: Tensor, path: Path) -> None:
-    """Write a tensor to a file .npy; ValueError for a file with another ending."""
-    if path.suffix != ".npy":
-        raise ValueError(f"arrays are written to a file .npy, got {os.fspath(path)!r}")
+    """Write a tensor to a file .npy."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, items.numpy(), allow_pickle=False)

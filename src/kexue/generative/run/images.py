@@ -40,6 +40,8 @@ class Images(Medium):
     levels: int
     image_size: int | None = None
     sheet = "samples.png"
+    files = (".png", ".npy")
+    walks = (".png", ".gif", ".webp")
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], image_size: int | None) -> tuple[Self, Parts]:
@@ -121,15 +123,15 @@ class Images(Medium):
         return x
 
     def write(self, items: Tensor, path: Path) -> None:
-        """Write images to a file .png, a sheet of rows and columns, or .npy, (n, C, H, W)."""
-        if path.suffix == ".npy":
+        """Write images to a file .png, a sheet of rows and columns, or to a file .npy, (n, C, H, W)."""
+        if path.suffix.lower() == ".npy":
             write_array(items, path)
         else:
             grid_figure(items, path)
 
     def write_walk(self, items: Tensor, path: Path) -> None:
         """Write a series of images to a file .png, in one row, or .gif or .webp, to and fro."""
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             grid_figure(items, path, columns=len(items))
         else:
             trajectory_figure(torch.cat([items, items.flip(0)[1:-1]])[:, None], path)

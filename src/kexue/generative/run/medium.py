@@ -24,10 +24,13 @@ class Medium(ABC):
 
     Attributes:
         sheet: name of the file of samples in a run.
+        files, walks: endings of the files to which items, and series of items, are written.
         image_size: height and width to which images are resized; None: unchanged.
     """
 
     sheet: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
+    walks: ClassVar[tuple[str, ...]]
     image_size: int | None
 
     @classmethod

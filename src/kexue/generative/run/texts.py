@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kexue._files import replacing
+from kexue._files import check_output, replacing
 from kexue._text import say_count
 from kexue.corpus.decoding import read_lines
 from kexue.errors import DataError
@@ -38,6 +38,7 @@ class Texts(Medium):
     characters: str
     max_length: int
     sheet = "samples.txt"
+    files = walks = (".txt",)
     image_size = None
 
     @classmethod
@@ -123,8 +124,7 @@ class Texts(Medium):
 
     def write(self, items: Tensor, path: Path) -> None:
         """Write rows as sentences, one a line, to a file .txt."""
-        if path.suffix != ".txt":
-            raise ValueError(f"sentences are written to a file .txt, got {os.fspath(path)!r}")
+        check_output(path, *self.files)
         with replacing(path) as temporary:
             lines = "".join(f"{line}\n" for line in self.vocabulary.decode(items))
             temporary.write_text(lines, encoding="utf-8")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from kexue._files import check_output
 from kexue.corpus.vectors import read_array
 from kexue.errors import DataError, NotSupported
 from kexue.generative.interpolation import interpolate
@@ -85,6 +86,7 @@ def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, 
         given |= run.recipe.tempered
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}")
+    check_output(out, *run.medium.files)
     started = time.monotonic()
     with _counting_calls(run.model) as count:
         items = run.model.sample(n, generator=seed, batch_size=_BATCH, **given).cpu()
@@ -114,6 +116,7 @@ def walk_run(
     Raises:
         NotSupported: a model without latents, or with latents that are codes, between which nothing lies.
     """
+    check_output(out, *run.medium.walks)
     ends = run.model.sample(2, generator=seed).cpu()
     pair = [ends[i] if given is None else run.medium.read_one(given) for i, given in enumerate((start, end))]
     z1, z2 = encode(run.model, torch.stack(pair))
@@ -130,6 +133,7 @@ def encode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
     The residual is the root of the mean square of decode(latents) - items, in units of the items; of texts it is the
     share of tokens that differ.
     """
+    check_output(out, ".npy")
     items = run.medium.read(source)
     z = encode(run.model, items)
     again = _decode(run.model, z)
@@ -145,6 +149,7 @@ def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
     Raises:
         DataError: the file is not an array of numbers, or of another shape than the model's latents.
     """
+    check_output(out, *run.medium.files)
     z = torch.from_numpy(np.array(read_array(source)))
     if not z.ndim or not len(z):
         raise DataError("the file holds no latents.", path=source)

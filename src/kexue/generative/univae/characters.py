@@ -27,7 +27,7 @@ class CharacterVocabulary:
     """
 
     def __init__(self, characters: Sequence[str]) -> None:
-        wrong = [one for one in characters if len(one) != 1]
+        wrong = [one for one in characters if not isinstance(one, str) or len(one) != 1]
         if wrong or len(set(characters)) != len(characters):
             raise ValueError(f"characters must be single and distinct, got {wrong[0] if wrong else 'a repeated one'!r}")
         self.characters = tuple(characters)
@@ -35,7 +35,13 @@ class CharacterVocabulary:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], *, at_least: int = 1) -> CharacterVocabulary:
-        """Return the characters that occur at least so often in the texts, the most frequent first."""
+        """Return the characters that occur at least so often in the texts, the most frequent first.
+
+        Raises:
+            TypeError: a string in place of several.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts must be a list of sentences, got one string")
         counts = Counter(one for text in texts for one in text)
         return cls([one for one, count in counts.most_common() if count >= at_least])
 
@@ -51,6 +57,8 @@ class CharacterVocabulary:
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a list of sentences, got one string")
+        if max_length < 2:
+            raise ValueError(f"max_length must be at least 2 (start and end), got {max_length}")
         ids = torch.full((len(texts), max_length), PAD)
         for i, text in enumerate(texts):
             if len(text) > max_length - 2:
@@ -63,7 +71,16 @@ class CharacterVocabulary:
         return ids
 
     def decode(self, token_ids: Tensor) -> list[str]:
-        """Return the sentences of rows (n, T): what stands before the first end; an unknown character is U+FFFD."""
+        """Return the sentences of rows (n, T): what stands before the first end; an unknown character is U+FFFD.
+
+        Raises:
+            ValueError: another shape, or an id outside the vocabulary.
+        """
+        if token_ids.ndim != 2:
+            raise ValueError(f"rows (n, T) are expected, got shape {tuple(token_ids.shape)}")
+        if token_ids.numel() and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < len(self):
+            low, high = int(token_ids.min()), int(token_ids.max())
+            raise ValueError(f"token ids must be in [0, {len(self)}), got {low} to {high}")
         texts = []
         for row in token_ids.tolist():
             inside = row[: row.index(SEP)] if SEP in row else row

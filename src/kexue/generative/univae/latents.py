@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kexue._tensors import SHORTEST, may_read
 from kexue.generative.interpolation import interpolate
 from kexue.generative.noise import Noise
 from kexue.generative.posterior import Posterior
@@ -85,7 +88,9 @@ class SphereLatent:
         return self.distribution.sample_uniform(noise)
 
     def project(self, z: Tensor) -> Tensor:
-        """Return the directions of z."""
+        """Return the directions of z; ValueError for a vector of length 0, which has none."""
+        if may_read(z) and bool((torch.linalg.vector_norm(z, dim=-1) <= SHORTEST).any()):
+            raise ValueError("a latent of length 0 has no direction; give other numbers, or another strength")
         return functional.normalize(z, dim=-1)
 
     def path(self, z1: Tensor, z2: Tensor, n: int) -> Tensor:
@@ -104,8 +109,8 @@ class GaussianLatent:
     def __init__(self, dim: int, free_bits: float) -> None:
         if dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {dim}")
-        if not free_bits >= 0:
-            raise ValueError(f"free_bits must be 0 or more, in nats, got {free_bits}")
+        if not 0 <= free_bits < math.inf:
+            raise ValueError(f"free_bits must be 0 or more, in nats, and finite, got {free_bits}")
         self.dim, self.width, self.scale, self.free_bits = dim, 2 * dim, dim**0.5, free_bits
 
     def centre(self, r: Tensor) -> Tensor:

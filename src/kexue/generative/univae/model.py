@@ -9,16 +9,18 @@ Later latents depend on earlier ones; the prior does not. Source: kexue.fm/archi
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kexue._tensors import evaluating, may_read
+from kexue._tensors import evaluating
 from kexue.generative.model import GenerativeModel, LossOutput
 from kexue.generative.noise import Noise
 from kexue.generative.univae.characters import CLS, SEP
+from kexue.generative.univae.checks import check_arguments, check_floats
 from kexue.generative.univae.latents import GaussianLatent, Latent, SphereLatent
 from kexue.generative.univae.network import UniVAENetwork
 from kexue.generative.univae.rows import SpecialTokens, check_rows, fill_rows
@@ -90,7 +92,7 @@ class UniVAE(GenerativeModel):
         end_id: int = SEP,
     ) -> None:
         super().__init__()
-        _check(backbone, (start_id, end_id), n_latent_layers, max_length, beta, beta_warmup)
+        check_arguments(backbone, (start_id, end_id), n_latent_layers, max_length, beta, beta_warmup)
         if latent not in ("vmf", "gaussian"):
             raise ValueError(f"latent must be 'vmf' or 'gaussian', got {latent!r}")
         self.beta, self.beta_warmup = beta, beta_warmup
@@ -139,6 +141,9 @@ class UniVAE(GenerativeModel):
 
         Args:
             token_ids: a sample of the sentences (B, T) to train on, hundreds of them.
+
+        Raises:
+            ValueError: no two of the sentences differ.
         """
 
         def choose(number: int, r: Tensor) -> Tensor:
@@ -150,8 +155,11 @@ class UniVAE(GenerativeModel):
             bias[:dim] = (bias[:dim] - mean) * scale
             return self.latent.centre(torch.cat([(r[:, :dim] - mean) * scale, r[:, dim:]], 1))
 
+        rows = self._fill(token_ids)
+        if bool((rows == rows[:1]).all()):
+            raise ValueError(f"sentences that differ are expected, got {len(rows)} of one kind; give hundreds of them")
         with evaluating(self):
-            self.network.read_only(self._fill(token_ids), choose)
+            self.network.read_only(rows, choose)
         return self
 
     # ---- vocabulary of generative models ---------------------------------------------------------------------------
@@ -214,25 +222,34 @@ class UniVAE(GenerativeModel):
         return torch.stack(z_of, 1), r_of
 
     @torch.no_grad()
-    def decode(self, z: Tensor, *, generator: Random = None, **options: Any) -> Tensor:
+    def decode(  # type: ignore[override]
+        self,
+        z: Tensor,
+        *,
+        generator: Random = None,
+        method: Method = "greedy",
+        beams: int = 4,
+        temperature: float = 1.0,
+    ) -> Tensor:
         """Return the sentences (B, max_length) of latents.
 
         Args:
-            z: latents (B, n_latent_layers, latent_dim).
+            z: latents (B, n_latent_layers, latent_dim), floats of any precision.
             generator: of the method ``"sample"``.
-            options: `method`: ``"greedy"``, the likeliest token each time, is the default; ``"beam"`` is the
-                likeliest sentence that a search finds which keeps `beams` of them (>= 1, default 4); ``"sample"``
-                draws tokens at a `temperature` (> 0, default 1), below 1 likely ones more often.
+            method: ``"greedy"``, the likeliest token each time; ``"beam"``, the likeliest sentence that a search finds;
+                ``"sample"``, tokens drawn by their probabilities.
+            beams: sentences that the search keeps, >= 1.
+            temperature: of the method ``"sample"``, >= 0: below 1 likely tokens are drawn more often, at 0 always.
 
         Raises:
             ValueError: latents of another shape, NaN or infinity; an unknown method, a number out of its range.
+            TypeError: no tensor.
         """
         self._check_latents(z)
-        return self._write(z, Noise(generator, len(z), self.device), **options)
+        return self._write(z, Noise(generator, len(z), self.device), method, beams, temperature)
 
-    def _write(
-        self, z: Tensor, noise: Noise, *, method: Method = "greedy", beams: int = 4, temperature: float = 1.0
-    ) -> Tensor:
+    def _write(self, z: Tensor, noise: Noise, method: Method, beams: int, temperature: float) -> Tensor:
+        z = z.to(self.network.bias.dtype)
         with evaluating(self):
             steps = self.network.begin_writing(z)
             if method == "greedy":
@@ -243,11 +260,19 @@ class UniVAE(GenerativeModel):
                 return write_at_random(steps, self.special, noise.uniform((self.max_length - 1,)), temperature)
         raise ValueError(f"method must be 'greedy', 'beam' or 'sample', got {method!r}")
 
-    def draw(self, noise: Noise, *, condition: Tensor | None, **options: Any) -> Tensor:
+    def draw(  # type: ignore[override]
+        self,
+        noise: Noise,
+        *,
+        condition: Tensor | None,
+        method: Method = "greedy",
+        beams: int = 4,
+        temperature: float = 1.0,
+    ) -> Tensor:
         """Return sentences of latents of the prior; the options are those of `decode`."""
         if condition is not None:
             raise ValueError("a UniVAE has no classes, got a condition; add a direction to latents instead (shift)")
-        return self._write(self._prior(noise), noise, **options)
+        return self._write(self._prior(noise), noise, method, beams, temperature)
 
     def sample_latents(self, n: int, *, generator: Random = None) -> Tensor:
         """Return n latents (n, n_latent_layers, latent_dim) of the prior, those that `sample` decodes."""
@@ -271,8 +296,10 @@ class UniVAE(GenerativeModel):
             new: (latent_dim,) or (B, latent_dim), brought into the space of the latents: a direction has length 1.
         """
         self._check_latents(z)
-        if not 0 <= layer < self.latent_shape[0]:
-            raise ValueError(f"layer must be in [0, {self.latent_shape[0]}), got {layer}")
+        count, dim = self.latent_shape
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < count:
+            raise ValueError(f"layer must be a whole number in [0, {count}), got {layer}")
+        check_floats(new, "new", ((dim,), (len(z), dim)))
         changed = z.clone()
         changed[:, layer] = self.latent.project(new)
         return changed
@@ -282,8 +309,9 @@ class UniVAE(GenerativeModel):
 
         Directions go along great circles, Gaussian latents as `interpolate` with ``"circular"``.
         """
-        self._check_latents(torch.stack([z1, z2]))
-        return torch.stack([self.latent.path(a, b, n) for a, b in zip(z1, z2, strict=True)], 1)
+        for z in (z1, z2):
+            check_floats(z, "each end", (self.latent_shape,))
+        return torch.stack([self.latent.path(a, b, n) for a, b in zip(*torch.stack([z1, z2]), strict=True)], 1)
 
     def attribute(self, group: Tensor, other: Tensor) -> Tensor:
         """Return the mean latent of one group of sentences minus that of another, (n_latent_layers, latent_dim).
@@ -291,12 +319,29 @@ class UniVAE(GenerativeModel):
         Args:
             group: token ids of sentences that have something in common.
             other: token ids of sentences that lack it.
+
+        Raises:
+            ValueError: a group without a sentence.
         """
+        if not (len(group) and len(other)):
+            raise ValueError(f"two groups of sentences are expected, got {len(group)} and {len(other)} sentences")
         return self.encode(group).mean(0) - self.encode(other).mean(0)
 
     def shift(self, z: Tensor, direction: Tensor, *, strength: float = 1.0) -> Tensor:
-        """Return latents z (B, ...) moved by strength times a direction, such as an attribute, in their space."""
+        """Return latents z (B, n_latent_layers, latent_dim) moved by strength times a direction, in their space.
+
+        Args:
+            z: latents.
+            direction: (n_latent_layers, latent_dim), such as an attribute, or one for each of z.
+            strength: factor, finite.
+
+        Raises:
+            ValueError: another shape, NaN or infinity; a direction that is moved to length 0.
+        """
         self._check_latents(z)
+        check_floats(direction, "direction", (self.latent_shape, tuple(z.shape)))
+        if not math.isfinite(strength):
+            raise ValueError(f"strength must be finite, got {strength}")
         return self.latent.project(z + strength * direction)
 
     @torch.no_grad()
@@ -329,38 +374,7 @@ class UniVAE(GenerativeModel):
         """Return checked rows (B, max_length), shorter ones padded."""
         rows = fill_rows(token_ids, self.max_length, self.special)
         self.check_events(rows)
-        return rows
+        return rows.long()
 
     def _check_latents(self, z: Tensor) -> None:
-        if z.ndim != 3 or tuple(z.shape[1:]) != self.latent_shape or not z.is_floating_point():
-            expected = ", ".join(map(str, self.latent_shape))
-            raise ValueError(f"latents must be floats (B, {expected}), got {z.dtype} {tuple(z.shape)}")
-        if may_read(z) and not bool(z.isfinite().all()):
-            raise ValueError("latents must be finite, got NaN or infinity")
-
-
-def _check(
-    backbone: Transformer, ids: tuple[int, int], n_latent_layers: int, max_length: int, beta: float, beta_warmup: int
-) -> None:
-    """Raise ValueError for numbers out of range, or a backbone that does not fit."""
-    config = backbone.config
-    if not 1 <= n_latent_layers < config.num_layers:
-        raise ValueError(
-            f"n_latent_layers must be from 1 to {config.num_layers - 1}, all blocks of the backbone but the first "
-            f"(before it place 0 has read nothing), got {n_latent_layers}"
-        )
-    if not all(0 <= one < config.vocab_size for one in ids):
-        raise ValueError(f"start_id and end_id must be in the vocabulary, [0, {config.vocab_size}), got {ids}")
-    if max_length < 3:
-        raise ValueError(f"max_length must be at least 3 (start, a token, end), got {max_length}")
-    if not beta >= 0 or beta_warmup < 0:
-        raise ValueError(f"beta and beta_warmup must be 0 or more, got {beta} and {beta_warmup}")
-    if config.num_segments < 2:
-        raise ValueError(f"the backbone needs 2 segments, to read and to write, got num_segments={config.num_segments}")
-    if config.position == "t5":
-        raise ValueError("the backbone must have positions other than 't5', whose cache keeps none; use 'rotary'")
-    if config.position == "learned" and config.max_length < 2 * max_length:
-        raise ValueError(
-            f"a sentence stands twice in a row, so learned positions need max_length {2 * max_length}, "
-            f"got {config.max_length}"
-        )
+        check_floats(z, "latents", (("B", *self.latent_shape),))

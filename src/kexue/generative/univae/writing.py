@@ -63,9 +63,11 @@ def write_likeliest(steps: CachedSteps, special: SpecialTokens) -> Tensor:
 
 
 def write_at_random(steps: CachedSteps, special: SpecialTokens, uniform: Tensor, temperature: float) -> Tensor:
-    """Return sentences (B, n) of tokens drawn by uniform numbers (B, n - 1)."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be above 0 and finite, got {temperature}; use method='greedy' for 0")
+    """Return sentences (B, n) of tokens drawn by uniform numbers (B, n - 1); at temperature 0 the likeliest."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
+    if temperature == 0:
+        return write_likeliest(steps, special)
 
     def choose(log_p: Tensor, step: int) -> Tensor:
         below = (log_p.double() / temperature).softmax(-1).cumsum(-1)
@@ -90,8 +92,8 @@ def _write(steps: CachedSteps, special: SpecialTokens, choose: Callable[[Tensor,
 
 def write_best(steps: CachedSteps, special: SpecialTokens, beams: int) -> Tensor:
     """Return the likeliest sentences (B, n) that a search finds which keeps `beams` of them at every step."""
-    if beams < 1:
-        raise ValueError(f"beams must be at least 1, got {beams}")
+    if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
+        raise ValueError(f"beams must be a whole number, at least 1, got {beams}")
     batch, length = steps.rows, steps.length
     steps.keep(torch.arange(batch, device=steps.device).repeat_interleave(beams))
     written = torch.full((batch, beams, length), special.pad, device=steps.device)
