@@ -159,9 +159,8 @@ class Squeeze(Transform):
         if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"images (B, C, H, W) of even height and width are expected, got {tuple(x.shape)}")
         b, c, h, w = x.shape
-        blocks = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        z = blocks.reshape(b, h // 2, w // 2, 4 * c).permute(0, 3, 1, 2)  # channels last: convolutions are faster so
-        return z, spread(0.0, x)
+        blocks = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        return blocks.reshape(b, 4 * c, h // 2, w // 2), spread(0.0, x)
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the channels as blocks, 0."""
