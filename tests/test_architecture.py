@@ -18,7 +18,7 @@ PACKAGE = Path(kexue.__file__).parent
 # Floors from the ground up. A room may import rooms of lower floors; rooms of one floor do not import each other.
 FLOORS = [
     {"errors", "methods", "retry", "algebra", "_optional", "_lazy", "_files", "_text"}
-    | {"_progress", "_pauses", "_figures", "_devices", "_cores", "_tensors", "_arrays", "_version"},
+    | {"_progress", "_pauses", "_figures", "_devices", "_cores", "_tensors", "_arrays", "_counts", "_version"},
     {"nn", "losses", "optim", "corpus", "sampling"},
     {"similarity"},
     {"train"},

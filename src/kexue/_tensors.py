@@ -204,6 +204,15 @@ def check_range(labels: Tensor, classes: int | Tensor, ignore_index: int | None,
         raise ValueError(f"{name} must lie in [0, {size}){other}, got {int(labels[first])}{where if first else ''}")
 
 
+def check_classes(labels: Tensor, n: int, classes: int, name: str = "labels") -> Tensor:
+    """Class numbers (n,) in [0, classes) of n items as int64; TypeError or ValueError for others, or for another n."""
+    numbers = as_class_numbers(labels, name)
+    if numbers.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one class for each item, got {tuple(numbers.shape)}")
+    check_range(numbers, classes, None, name)
+    return numbers
+
+
 def check_reduction(reduction: str) -> None:
     """ValueError unless `reduction` is one of the three names."""
     if reduction not in {"none", "mean", "sum"}:

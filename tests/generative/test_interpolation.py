@@ -43,7 +43,7 @@ def test_bad_input_is_refused() -> None:
     z = torch.zeros(2)
     with pytest.raises(ValueError, match="one shape"):
         interpolate(z, torch.zeros(3), 3)
-    with pytest.raises(ValueError, match="n must be >= 2"):
+    with pytest.raises(ValueError, match="n must be a whole number >= 2"):
         interpolate(z, z, 1)
     with pytest.raises(ValueError, match="method must be"):
         interpolate(z, z, 2, method="cubic")  # type: ignore[arg-type]

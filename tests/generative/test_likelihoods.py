@@ -110,6 +110,11 @@ def test_half_precision_is_computed_in_float32(likelihood: Likelihood) -> None:
 def test_bad_values_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must lie in \[-1, 1\], got 0 to 255"):
         BernoulliLikelihood().log_prob(torch.tensor([[0.0, 255.0]]), torch.zeros(1, 2))
+    for likelihood in (GaussianLikelihood(), BernoulliLikelihood(), LogisticLikelihood(17)):
+        with pytest.raises(ValueError, match=r"both be \(B, \*event_shape\), got \(2, 3\) and \(2, 1\)"):
+            likelihood.log_prob(torch.zeros(2, 3), torch.zeros(2, 1))
+    with pytest.raises(TypeError, match="abstract"):
+        Likelihood()  # type: ignore[abstract]
     with pytest.raises(ValueError, match="one of 17 levels"):
         LogisticLikelihood(17).log_prob(torch.tensor([[0.01]]), torch.zeros(1, 1))
     with pytest.raises(ValueError, match="levels must be"):

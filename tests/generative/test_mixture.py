@@ -49,5 +49,11 @@ def test_bad_input_is_refused() -> None:
         GaussianMixture(torch.zeros(1, 2), 0)
     with pytest.raises(ValueError, match="means"):
         GaussianMixture(torch.zeros(2), 1)
+    with pytest.raises(ValueError, match="floats"):
+        GaussianMixture(torch.zeros(1, 2, dtype=torch.int64), 1)
+    with pytest.raises(ValueError, match="must be floats"):  # whole numbers would cut off the means
+        eight_gaussians().log_prob(torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="n must be a whole number >= 0, got -1"):
+        eight_gaussians().sample(-1)
     with pytest.raises(ValueError, match=r"\(B, 2\)"):
         eight_gaussians().log_prob(torch.zeros(3))

@@ -112,6 +112,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path: object) -> None:
         model.load(f"{tmp_path}/none.safetensors")
     with pytest.raises(CheckpointError, match="holds a Affine, expected a GenerativeModel"):
         GenerativeModel().load(path)
+    broken = Affine(2)
+    with torch.no_grad():
+        broken.scale[1] = torch.nan
+    broken.save(path)
+    whole = Affine(2)
+    with pytest.raises(CheckpointError, match="has NaN or infinity in scale"):
+        whole.load(path)
+    assert bool(whole.scale.isfinite().all())
     with open(path, "r+b") as file:
         file.truncate(20)
     with pytest.raises(CheckpointError, match="cannot be loaded"):

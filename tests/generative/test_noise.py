@@ -1,5 +1,6 @@
 """Noise of single items: independent streams, the same in every batch."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,8 +48,12 @@ def test_a_list_has_the_stream_of_each_item() -> None:
 
 @pytest.mark.parametrize("bad", [{"seed": -1, "n": 1}, {"seed": 0, "n": -1}, {"seed": 0, "n": 1, "start": -2}])
 def test_negative_numbers_are_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="integer >= 0, got -"):
+    with pytest.raises(ValueError, match="a whole number >= 0, got -"):
         sample_generators(**bad)
+
+
+def test_numbers_of_numpy_are_seeds_too() -> None:
+    assert torch.equal(Noise(np.int64(5), 2).normal((3,)), Noise(5, 2).normal((3,)))
 
 
 def test_the_global_generator_is_not_read() -> None:

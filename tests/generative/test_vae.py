@@ -287,14 +287,16 @@ def test_a_model_in_half_precision_decodes() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"latent_dim": 0}, "latent_dim must be >= 1"),
+        ({"latent_dim": 2.0}, "latent_dim must be a whole number >= 1, got 2.0"),
+        ({"beta_warmup": 1.5}, "beta_warmup must be a whole number"),
+        ({"latent_dim": 0}, "latent_dim must be a whole number >= 1"),
         ({"beta": -1.0}, "beta must be >= 0"),
         ({"beta": math.nan}, "beta must be >= 0"),
-        ({"beta_warmup": -1}, "beta_warmup must be >= 0"),
+        ({"beta_warmup": -1}, "beta_warmup must be a whole number >= 0"),
         ({"free_bits": -0.1}, "free_bits must be >= 0"),
         ({"likelihood": "mse"}, "likelihood must be 'gaussian'"),
         ({"prior": "flow"}, "prior must be"),
-        ({"prior": "class_mean", "num_classes": 0}, "num_classes must be >= 1, got 0"),
+        ({"prior": "class_mean", "num_classes": 0}, "num_classes must be a whole number >= 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], words: str) -> None:
@@ -310,10 +312,14 @@ def test_bad_calls_are_refused() -> None:
         model.encode(x * math.nan)
     with pytest.raises(ValueError, match=r"\(B, 2\), got \(3, 3\)"):
         model.decode(_normal(3, 3))
-    with pytest.raises(ValueError, match="k must be >= 1"):
+    with pytest.raises(ValueError, match="k must be a whole number >= 1"):
         model.log_prob_bound(x, k=0)
     with pytest.raises(ValueError, match="has no classes"):
-        model.loss((x, torch.zeros(3, dtype=torch.int64)))
+        model.sample(3, condition=0)
+    with pytest.raises(ValueError, match="one event at least"):
+        model.loss(x[:0])
+    with pytest.raises(ValueError, match="got 3 parts"):
+        model.loss((x, x, x))
     with pytest.raises(ValueError, match="temperature"):
         model.sample(1, temperature=-1.0)
     with pytest.raises(ValueError, match="at least 2"):
@@ -333,3 +339,18 @@ def test_bad_classes_are_refused() -> None:
         model.loss((x, torch.tensor([0, 1, 2])))
     with pytest.raises(TypeError, match="integer"):
         model.sample(2, condition=torch.zeros(2))
+    for classes in (torch.tensor([1]), torch.tensor([[0], [1], [1]])):  # would be those of other events
+        for operation in (
+            lambda y: model.loss((x, y)),
+            lambda y: model.log_prob_bound(x, condition=y),
+            lambda y: model.kl_per_dim(x, condition=y),
+        ):
+            with pytest.raises(ValueError, match=r"condition must have shape \(3,\), one class for each item"):
+                operation(classes)
+
+
+def test_batches_of_data_loaders_give_one_loss() -> None:
+    model, x = _linear(4, 2), _normal(3, 4)
+    expected = model.loss(x, generator=0).loss
+    for batch in ([x], (x,), (x, torch.zeros(3, dtype=torch.int64)), (x, None)):
+        assert torch.equal(model.loss(batch, generator=0).loss, expected)

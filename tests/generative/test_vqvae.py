@@ -82,6 +82,14 @@ def test_codes_of_images_with_channels_first() -> None:
     assert model.fit_prior([x]).sample(2, generator=0).shape == (2, 1, 4, 6)
 
 
+def test_batches_of_data_loaders_are_taken() -> None:
+    model, x = _build().eval(), _events()
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    assert torch.equal(model.loss([x, labels]).loss, model.loss(x).loss)
+    counts = model.fit_prior([x]).prior_counts.clone()
+    assert torch.equal(model.fit_prior([[x], (x, labels)]).prior_counts, 2 * counts)
+
+
 def test_bad_calls_are_refused() -> None:
     model = _build()
     with pytest.raises(NotFittedError, match="fit_prior"):
@@ -92,6 +100,14 @@ def test_bad_calls_are_refused() -> None:
         model.fit_prior([_events()]).sample(1, condition=0)
     with pytest.raises(ValueError, match=r"\(B, 6\)"):
         model.loss(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="one event at least"):
+        model.loss(_events()[:0])
+    with pytest.raises(ValueError, match=r"z must lie in \[0, 8\), got -1"):
+        model.decode(torch.tensor([[0, -1]]))
+    with pytest.raises(ValueError, match=r"z must have shape \(B, 2\), got \(1, 3\)"):
+        model.decode(torch.tensor([[0, 1, 2]]))
+    with pytest.raises(TypeError, match=r"int64, got torch\.float32"):
+        model.decode(torch.zeros(1, 2))
     with pytest.raises(NotSupported):
         model.log_prob_bound(_events())
     with pytest.raises(ValueError, match=r"events \(5,\), got \(6,\)"):

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kexue._counts import check_counts
 from kexue._tensors import direction_and_length
 
 
@@ -36,8 +37,7 @@ def interpolate(
     """
     if z1.shape != z2.shape or not z1.is_floating_point():
         raise ValueError(f"two latents of one shape, of floats, are expected, got {tuple(z1.shape)}, {tuple(z2.shape)}")
-    if n < 2:
-        raise ValueError(f"n must be >= 2, since both ends are included, got {n}")
+    check_counts(2, n=n)
     w = torch.linspace(0, 1, n, dtype=z1.dtype, device=z1.device).reshape(n, *[1] * z1.ndim)
     if method == "circular":
         angle = w * (torch.pi / 2)

@@ -6,11 +6,13 @@ All sum over the numbers of an event, so that the weight of the divergence besid
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kexue._counts import check_counts
 from kexue._tensors import at_least_float32, may_read
 
 _FLOOR = -6.0  # of the logarithm of a learned deviation: without it the density of one good pixel has no bound
@@ -18,17 +20,20 @@ _TOLERANCE = 0.01  # of a level
 _ROUNDING = 1e-6  # of a pixel that was scaled to [-1, 1]
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """The distribution of an event given the output of a decoder; the base class of those below."""
 
+    @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Return log p(x | z) of events (B, *event_shape), in nats and summed over the numbers of an event: (B,).
 
         Args:
             x: events.
-            output: what the decoder returned for their latents.
+            output: what the decoder returned for their latents, of the same shape.
+
+        Raises:
+            ValueError: two shapes.
         """
-        raise NotImplementedError
 
     def mean(self, output: Tensor) -> Tensor:
         """Return the mean of p(x | z), (B, *event_shape): the event without noise."""
@@ -85,7 +90,8 @@ class GaussianLikelihood(Likelihood):
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the log density (B,)."""
-        x, output, log_sigma = at_least_float32(x), at_least_float32(output), self._deviation.log
+        x, output = _match(x, output)
+        log_sigma = self._deviation.log
         scaled = (x - output) * torch.exp(-log_sigma)
         return -(scaled.square() / 2 + log_sigma + math.log(2 * math.pi) / 2).flatten(1).sum(1)
 
@@ -107,7 +113,7 @@ class BernoulliLikelihood(Likelihood):
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the log-probability (B,); ValueError where x is outside [-1, 1]."""
-        x, output = at_least_float32(x), at_least_float32(output)
+        x, output = _match(x, output)
         _check_range(x)
         white = (x + 1) / 2
         return (white * output - functional.softplus(output)).flatten(1).sum(1)
@@ -143,8 +149,7 @@ class LogisticLikelihood(Likelihood):
 
     def __init__(self, levels: int = 256, *, sigma: float = 1.0) -> None:
         super().__init__()
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
-            raise ValueError(f"levels must be an integer >= 2, got {levels!r}")
+        check_counts(2, levels=levels)
         self.levels = levels
         self._deviation = _Deviation(sigma, learned=True)
 
@@ -155,7 +160,7 @@ class LogisticLikelihood(Likelihood):
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the log-probability (B,) of the levels; ValueError where x is not at one of them."""
-        x, output = at_least_float32(x), at_least_float32(output)
+        x, output = _match(x, output)
         _check_range(x)
         position = (x + 1) * ((self.levels - 1) / 2)
         level = position.round()
@@ -175,6 +180,16 @@ class LogisticLikelihood(Likelihood):
     def mean(self, output: Tensor) -> Tensor:
         """Return the centre of the density, limited to [-1, 1]."""
         return output.clamp(-1, 1)
+
+
+def _match(x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return events and the decoder's output in float32 or wider; ValueError unless both are (B, *event_shape)."""
+    if x.shape != output.shape or x.ndim < 2:
+        raise ValueError(
+            f"events and the decoder's output must both be (B, *event_shape), got {tuple(x.shape)} and "
+            f"{tuple(output.shape)}"
+        )
+    return at_least_float32(x), at_least_float32(output)
 
 
 def _check_range(x: Tensor) -> None:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from kexue._counts import check_counts
 from kexue._tensors import as_generator
 
 
@@ -16,7 +17,7 @@ class GaussianMixture:
     p(x) = (1/K) sum_i N(x; mean_i, std^2 I).
 
     Args:
-        means: (K, d), floats.
+        means: (K >= 1, d >= 1), floats.
         std: standard deviation in every direction, > 0.
 
     Raises:
@@ -24,14 +25,17 @@ class GaussianMixture:
     """
 
     def __init__(self, means: Tensor, std: float) -> None:
-        if means.ndim != 2 or not len(means) or not bool(means.isfinite().all()):
-            raise ValueError(f"means must be (K >= 1, d) and finite, got {tuple(means.shape)}")
+        if means.ndim != 2 or not means.numel() or not means.is_floating_point() or not bool(means.isfinite().all()):
+            raise ValueError(
+                f"means must be finite floats (K >= 1, d >= 1), got {means.dtype} of shape {tuple(means.shape)}"
+            )
         if not 0 < std < math.inf:
             raise ValueError(f"std must be > 0 and finite, got {std}")
         self.means, self.std = means, float(std)
 
     def sample(self, n: int, *, generator: torch.Generator | int | None = None) -> Tensor:
         """Return n independent points (n, d)."""
+        check_counts(0, n=n)
         draw = as_generator(generator)
         of = torch.randint(len(self.means), (n,), generator=draw)
         noise = torch.randn(n, self.means.shape[1], generator=draw, dtype=self.means.dtype)
@@ -50,8 +54,8 @@ class GaussianMixture:
 
     def _exponents(self, x: Tensor) -> Tensor:
         """Return -|x - mean_i|^2 / (2 std^2), (B, K)."""
-        if x.ndim != 2 or x.shape[1] != self.means.shape[1]:
-            raise ValueError(f"x must be (B, {self.means.shape[1]}), got {tuple(x.shape)}")
+        if x.ndim != 2 or x.shape[1] != self.means.shape[1] or not x.is_floating_point():
+            raise ValueError(f"x must be floats (B, {self.means.shape[1]}), got {x.dtype} of shape {tuple(x.shape)}")
         return -(x[:, None] - self.means.to(x)).square().sum(-1) / (2 * self.std**2)
 
 

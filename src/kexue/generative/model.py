@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kexue._counts import check_count
 from kexue._files import replacing
 from kexue._tensors import evaluating, may_read
 from kexue.errors import CheckpointError, NotSupported
-from kexue.generative.counts import check_count
 from kexue.generative.noise import Noise
 from kexue.train.config import LossOutput
 
@@ -71,9 +71,7 @@ class GenerativeModel(nn.Module):
             NotSupported: the model cannot sample.
         """
         n = check_count(n, "n")
-        size = n if batch_size is None else batch_size
-        if size < 1 and n:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        size = n if batch_size is None else check_count(batch_size, "batch_size", min(n, 1))
         noise = Noise(generator, n, self.device)
         classes = self._spread(condition, n)
         with torch.no_grad(), evaluating(self):
@@ -169,8 +167,8 @@ class GenerativeModel(nn.Module):
         """Read the weights that `save` has written from a model of the same construction; return the model.
 
         Raises:
-            CheckpointError: no such file, a damaged one, one of another class; missing or additional weights, or
-                weights of another shape, all of them named. The model is unchanged then.
+            CheckpointError: no such file, a damaged one, one of another class; missing or additional weights, weights
+                of another shape, NaN or infinity, all of them named. The model is unchanged then.
         """
         state = _read_weights(path, type(self).__name__)
         own = self.state_dict()
@@ -186,8 +184,33 @@ class GenerativeModel(nn.Module):
                 f"{os.fspath(path)} does not fit this {type(self).__name__}: {'; '.join(faults)}.",
                 remedy="Build the model with the arguments of the one that was saved.",
             )
+        broken = [name for name, value in state.items() if not bool(value.isfinite().all())]
+        if broken:
+            raise CheckpointError(
+                f"{os.fspath(path)} has NaN or infinity in {', '.join(broken)}.",
+                remedy="Go back to an earlier checkpoint, and train with a smaller learning rate.",
+            )
         self.load_state_dict(state)
         return self
+
+
+def unpack_batch(batch: Any, num_classes: int | None) -> tuple[Tensor, Tensor | None]:
+    """Return events and classes of a batch to train on; the classes of a pair are dropped where the model has none.
+
+    Args:
+        batch: events x, or (x,) or (x, classes), as a `DataLoader` returns them.
+        num_classes: of the model; None: it has none.
+
+    Raises:
+        ValueError: more than two parts; no event, of which the mean of a loss is not a number.
+    """
+    parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+    if len(parts) not in (1, 2):
+        raise ValueError(f"a batch must be events x, or a pair (x, classes), got {len(parts)} parts")
+    x, classes = (*parts, None)[:2]
+    if isinstance(x, Tensor) and x.ndim and not len(x):
+        raise ValueError("a batch must have one event at least, got none")
+    return x, None if num_classes is None else classes
 
 
 def _read_weights(path: str | os.PathLike[str], model: str) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kexue._counts import check_counts, is_whole
 from kexue._tensors import as_generator
-from kexue.generative.counts import check_count
 
 
 def sample_generators(
@@ -30,8 +30,7 @@ def sample_generators(
         >>> first.initial_seed() == again.initial_seed()
         True
     """
-    for name, value in (("seed", seed), ("n", n), ("start", start)):
-        check_count(value, name)
+    check_counts(0, seed=seed, n=n, start=start)
     return [as_generator(_seed_of_item(seed, start + i), device) for i in range(n)]
 
 
@@ -65,7 +64,7 @@ class Noise:
         self._count = n
         self._streams: list[torch.Generator] | None
         self._shared: torch.Generator | None = None
-        if isinstance(generator, int) and not isinstance(generator, bool):
+        if is_whole(generator):
             self._streams = sample_generators(generator, n, device=self.device)
         elif isinstance(generator, Sequence):
             if len(generator) != n:

@@ -13,9 +13,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import as_class_numbers, at_least_float32, check_range, evaluating
+from kexue._counts import check_counts
+from kexue._tensors import at_least_float32, check_classes, evaluating
 from kexue.generative.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood, LogisticLikelihood
-from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
 from kexue.generative.posterior import Posterior
 
@@ -81,9 +82,9 @@ class VAE(GenerativeModel):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim must be >= 1, got {latent_dim}")
-        for name, value in (("beta", beta), ("beta_warmup", beta_warmup), ("free_bits", free_bits)):
+        check_counts(latent_dim=latent_dim)
+        check_counts(0, beta_warmup=beta_warmup)
+        for name, value in (("beta", beta), ("free_bits", free_bits)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be >= 0 and finite, got {value}")
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
@@ -112,7 +113,7 @@ class VAE(GenerativeModel):
         """
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be >= 0 and finite, got {temperature}")
-        means = self._prior_mean(condition)
+        means = self._prior_mean(condition, len(noise))
         return self.decode(means + temperature * noise.normal((self.latent_dim,)))
 
     @overload  # type: ignore[override]
@@ -150,18 +151,19 @@ class VAE(GenerativeModel):
         """Return the mean of -log p(x | z) + beta KL over a batch, one z for each event, in nats.
 
         Args:
-            batch: events x (B, *event_shape), or (x, classes) where the prior has classes.
+            batch: events x (B, *event_shape), B >= 1, or (x, classes), whose classes count where the prior has classes.
             generator: of the latents.
 
         Returns:
             `loss`; the parts ``kl`` and ``reconstruction`` are means over the batch, without beta and free bits, so
             that their sum bounds -log p(x).
         """
-        x, condition = batch if isinstance(batch, (tuple, list)) else (batch, None)
+        x, condition = unpack_batch(batch, None if self.prior_means is None else len(self.prior_means))
         posterior, outside = self._encode(x)
         z = posterior.sample(Noise(generator, len(x), x.device))
         reconstruction = -self.likelihood.log_prob(x, self._decode(z)).mean()
-        kl = posterior.kl(self._prior_mean(condition)).mean(0)  # the mean comes first: free bits are those of a latent
+        # the mean over events comes first: free bits are those of a latent
+        kl = posterior.kl(self._prior_mean(condition, len(x))).mean(0)
         # section "The weight of the divergence"
         loss = reconstruction + self.current_beta * kl.clamp(min=self.free_bits).sum()
         if self.training:
@@ -188,10 +190,9 @@ class VAE(GenerativeModel):
             condition: classes (B,), where the prior has classes.
             generator: of the latents.
         """
-        if k < 1:
-            raise ValueError(f"k must be >= 1, got {k}")
+        check_counts(k=k)
         posterior = self._encode(x)[0]
-        noise, prior = Noise(generator, len(x), x.device), self._prior_mean(condition)
+        noise, prior = Noise(generator, len(x), x.device), self._prior_mean(condition, len(x))
 
         def draw_log_weight() -> Tensor:
             z = posterior.sample(noise)
@@ -207,7 +208,7 @@ class VAE(GenerativeModel):
     def kl_per_dim(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """Return the mean divergence of each latent over events x, (d,) nats; 0 for a latent that says nothing."""
         with evaluating(self):
-            return self._encode(x)[0].kl(self._prior_mean(condition)).mean(0)
+            return self._encode(x)[0].kl(self._prior_mean(condition, len(x))).mean(0)
 
     @torch.no_grad()
     def active_units(self, x: Tensor, *, threshold: float = 0.01) -> int:
@@ -240,17 +241,15 @@ class VAE(GenerativeModel):
         output: Tensor = self.decoder(z if weight is None else z.to(weight.dtype))
         return output
 
-    def _prior_mean(self, condition: Tensor | None) -> Tensor | float:
-        """Return the prior's mean: of each class, or 0."""
+    def _prior_mean(self, condition: Tensor | None, n: int) -> Tensor | float:
+        """Return the prior's mean for n events: that of the class of each, or 0."""
         if self.prior_means is None:
             if condition is not None:
                 raise ValueError("a condition needs the prior 'class_mean'; this model has no classes")
             return 0.0
         if condition is None:
             raise ValueError("the prior 'class_mean' needs classes: (x, classes) as batch, or condition=")
-        classes = as_class_numbers(condition, "condition")
-        check_range(classes, len(self.prior_means), None, "condition")
-        return self.prior_means[classes]
+        return self.prior_means[check_classes(condition, n, len(self.prior_means), "condition")]
 
 
 def _make_likelihood(likelihood: str | Likelihood, sigma: float) -> Likelihood:
@@ -278,6 +277,5 @@ def _make_prior(prior: str, num_classes: int, latent_dim: int) -> nn.Parameter |
         raise ValueError(f"prior must be 'standard' or 'class_mean', got {prior!r}")
     if prior == "standard":
         return None
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be >= 1, got {num_classes}")
+    check_counts(num_classes=num_classes)
     return nn.Parameter(torch.zeros(num_classes, latent_dim))

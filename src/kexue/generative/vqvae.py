@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import at_least_float32, evaluating
+from kexue._tensors import at_least_float32, check_range, evaluating
 from kexue.errors import NotFittedError
-from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
 from kexue.nn import VectorQuantizer
 
@@ -59,25 +60,27 @@ class VQVAE(GenerativeModel):
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
-        self.event_shape, self.code_shape = (), ()
+        self.event_shape = ()
+        self.code_shape: tuple[int, ...] = ()
         self.register_buffer("prior_counts", torch.zeros(0, quantizer.num_codes, dtype=torch.int64))
         self.prior_counts: Tensor
         if event_shape is not None:
             self._set_shapes(tuple(event_shape))
 
-    def loss(self, batch: Tensor, *, generator: torch.Generator | int | None = None) -> LossOutput:
+    def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return the mean squared error plus the quantiser's loss.
 
         Args:
-            batch: events x (B, *event_shape).
+            batch: events x (B, *event_shape), B >= 1; of (x, classes) the classes are not used.
             generator: not used: nothing is drawn.
 
         Returns:
             `loss` and its parts ``reconstruction`` and ``quantization``; ``perplexity`` and ``usage`` of the codes.
         """
-        self.check_events(batch)
-        out = self.quantizer(self.encoder(batch))
-        error = functional.mse_loss(at_least_float32(self.decoder(out.quantized)), at_least_float32(batch))
+        x = unpack_batch(batch, None)[0]
+        self.check_events(x)
+        out = self.quantizer(self.encoder(x))
+        error = functional.mse_loss(at_least_float32(self.decoder(out.quantized)), at_least_float32(x))
         parts = {
             "reconstruction": error, "quantization": out.loss, "perplexity": out.perplexity, "usage": out.usage,
         }  # fmt: skip
@@ -96,7 +99,17 @@ class VQVAE(GenerativeModel):
         return indices
 
     def decode(self, z: Tensor) -> Tensor:  # type: ignore[override]
-        """Return the events of codes z (B, *code_shape), int64 in [0, num_codes)."""
+        """Return the events of codes z (B, *code_shape), int64 in [0, num_codes).
+
+        Raises:
+            TypeError: not int64.
+            ValueError: another shape, a number that is no code.
+        """
+        if z.dtype != torch.int64:
+            raise TypeError(f"z must be codes, int64, got {z.dtype}")
+        if self.code_shape and tuple(z.shape[1:]) != self.code_shape:
+            raise ValueError(f"z must have shape (B, {', '.join(map(str, self.code_shape))}), got {tuple(z.shape)}")
+        check_range(z, self.quantizer.num_codes, None, "z")
         output: Tensor = self.decoder(self.quantizer.decode(z))
         return output
 
@@ -111,18 +124,18 @@ class VQVAE(GenerativeModel):
         self.prior_counts = self.prior_counts.new_zeros(math.prod(self.code_shape), self.quantizer.num_codes)
 
     @torch.no_grad()
-    def fit_prior(self, batches: Iterable[Tensor]) -> VQVAE:
+    def fit_prior(self, batches: Iterable[Any]) -> VQVAE:
         """Count the codes of events at each position; return the model. `sample` draws by these counts.
 
         Call it after the training: codes that change later do not fit the counts. Positions are drawn independently,
         which loses what they know of each other.
 
         Args:
-            batches: batches x (B, *event_shape); one event at least.
+            batches: batches as of `loss`.
         """
         counts = torch.zeros_like(self.prior_counts)
         with evaluating(self):
-            for x in batches:
+            for x in (unpack_batch(batch, None)[0] for batch in batches):
                 self.check_events(x)
                 counts = counts if len(counts) else torch.zeros_like(self.prior_counts)
                 for position, codes in enumerate(self.encode(x).flatten(1).T):

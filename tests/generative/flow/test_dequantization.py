@@ -89,8 +89,8 @@ def test_an_image_has_its_own_noise() -> None:
         (torch.tensor([[-1]]), 17, "integers from 0 to 16"),
         (torch.tensor([[math.nan]]), 17, "x must be floats"),
         (torch.tensor([[0.03]]), 17, "between 17 levels"),
-        (torch.tensor([[0.0]]), 1, "levels must be an integer >= 2, got 1"),
-        (torch.tensor([[0.0]]), 17.0, "levels must be an integer >= 2, got 17.0"),
+        (torch.tensor([[0.0]]), 1, "levels must be a whole number >= 2, got 1"),
+        (torch.tensor([[0.0]]), 17.0, "levels must be a whole number >= 2, got 17.0"),
     ],
 )
 def test_other_values_are_refused(x: Tensor, levels: int, words: str) -> None:
@@ -222,9 +222,9 @@ def test_no_image_has_no_probability() -> None:
 
 def test_bad_numbers_and_images_are_refused(tmp_path: object) -> None:
     model = mixed()
-    with pytest.raises(ValueError, match="draws must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="draws must be a whole number >= 1, got 0"):
         model.log_prob_bound(images(1, 17), draws=0)
-    with pytest.raises(ValueError, match="levels must be an integer >= 2"):
+    with pytest.raises(ValueError, match="levels must be a whole number >= 2"):
         DequantizedFlow(realnvp(SHAPE, couplings=2, hidden=(4,)), 1)
     with pytest.raises(ValueError, match=r"shape \(B, 1, 4, 4\)"):
         model.loss(torch.zeros(2, 1, 8, 8))

@@ -112,7 +112,7 @@ def test_conditions_change_the_distribution() -> None:
     assert flow.sample(2, condition=1).shape == (2, 1, 4, 4)
     loss = flow.loss((x, classes)).loss
     assert torch.allclose(loss, -flow.log_prob(x, condition=classes).mean())
-    for bad, words in ((None, "has 3 classes, got none"), (torch.tensor([0, 1]), "one class for each event")):
+    for bad, words in ((None, "has 3 classes, got none"), (torch.tensor([0, 1]), "one class for each item")):
         with pytest.raises(ValueError, match=words):
             flow.log_prob(x, condition=bad)
     with pytest.raises(ValueError, match=r"condition must lie in \[0, 3\)"):
@@ -223,8 +223,7 @@ def test_files_give_the_same_flow_and_singular_ones_are_refused(tmp_path: object
             flow.get_submodule("transforms.parts.1").log_scale[2] = value  # type: ignore[operator]
         flow.save(path)
         before = again.log_prob(x)
-        fault = ": log_scale has -200" if math.isfinite(value) else ".log_scale has NaN or infinity"
-        with pytest.raises(CheckpointError, match=f"do not make an invertible flow: transforms.parts.1{fault}"):
+        with pytest.raises(CheckpointError, match=r"transforms\.parts\.1.*log_scale"):
             again.load(path)
         assert torch.equal(again.log_prob(x), before)
 
@@ -265,7 +264,7 @@ def test_numbers_and_classes_of_samples_are_checked() -> None:
     flow = realnvp(3, couplings=2, hidden=(4,), num_classes=3)
     for n in (-1, 2.5, True):
         for draw in (flow.sample, flow.sample_and_log_prob):
-            with pytest.raises(ValueError, match=f"n must be an integer >= 0, got {n}"):
+            with pytest.raises(ValueError, match=f"n must be a whole number >= 0, got {n}"):
                 draw(n, condition=0)  # type: ignore[operator]
     for draw in (flow.sample, flow.sample_and_log_prob):
         with pytest.raises(ValueError, match="one for each of 4 events, got 2"):
@@ -295,17 +294,17 @@ def test_a_part_that_is_replaced_is_computed() -> None:
         (lambda: realnvp(4, kind="afine"), "kind must be 'affine' or 'additive', got 'afine'"),  # type: ignore[arg-type]
         (lambda: realnvp((1, 4, 4), kind="afine"), "kind must be"),  # type: ignore[arg-type]
         (lambda: glow((1, 4, 4), levels=1, steps=1, kind="afine"), "kind must be"),  # type: ignore[arg-type]
-        (lambda: nice(4, couplings=1), "couplings must be an integer >= 2, got 1"),
-        (lambda: realnvp(4, couplings=0), "couplings must be an integer >= 2, got 0"),
+        (lambda: nice(4, couplings=1), "couplings must be a whole number >= 2, got 1"),
+        (lambda: realnvp(4, couplings=0), "couplings must be a whole number >= 2, got 0"),
         (lambda: realnvp(4, hidden=()), r"hidden must be one or more widths, such as \(128, 128\), got \(\)"),
         (lambda: nice(4, hidden=16), "hidden must be one or more widths"),  # type: ignore[arg-type]
-        (lambda: realnvp((1, 4, 4), hidden=(0,)), "a width of hidden must be an integer >= 1, got 0"),
-        (lambda: realnvp(4.0), "a size of events must be an integer >= 1, got 4.0"),  # type: ignore[arg-type]
-        (lambda: glow((1, 4, 4), levels=1, steps=0), "steps must be an integer >= 1, got 0"),
-        (lambda: glow((1, 4, 4), levels=1, hidden=0), "hidden must be an integer >= 1, got 0"),
-        (lambda: glow((1, 4, 4), levels=True), "levels must be an integer >= 1, got True"),
-        (lambda: nice(4, num_classes=-1), "num_classes must be an integer >= 1, got -1"),
-        (lambda: Flow([], StandardNormal((2,)), num_classes=0), "num_classes must be an integer >= 1, got 0"),
+        (lambda: realnvp((1, 4, 4), hidden=(0,)), "a width of hidden must be a whole number >= 1, got 0"),
+        (lambda: realnvp(4.0), "a size of events must be a whole number >= 1, got 4.0"),  # type: ignore[arg-type]
+        (lambda: glow((1, 4, 4), levels=1, steps=0), "steps must be a whole number >= 1, got 0"),
+        (lambda: glow((1, 4, 4), levels=1, hidden=0), "hidden must be a whole number >= 1, got 0"),
+        (lambda: glow((1, 4, 4), levels=True), "levels must be a whole number >= 1, got True"),
+        (lambda: nice(4, num_classes=-1), "num_classes must be a whole number >= 1, got -1"),
+        (lambda: Flow([], StandardNormal((2,)), num_classes=0), "num_classes must be a whole number >= 1, got 0"),
     ],
 )
 def test_builders_refuse_other_shapes(build: object, words: str) -> None:

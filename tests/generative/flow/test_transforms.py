@@ -226,7 +226,7 @@ def test_singular_matrices_are_refused() -> None:
     for matrix in ([[1.0]], torch.tensor([[1]])):
         with pytest.raises(TypeError, match="matrix must be a tensor of floats"):
             InvertibleConv1x1.from_matrix(matrix)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="channels must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="channels must be a whole number >= 1, got 0"):
         InvertibleConv1x1(0)
 
 

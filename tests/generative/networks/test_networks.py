@@ -155,7 +155,7 @@ def test_bad_input_is_refused() -> None:
         net(x, 0.5, torch.tensor([0, 4]))
     with pytest.raises(ValueError, match="one for each"):
         net(x, torch.zeros(3))
-    with pytest.raises(ValueError, match="class_labels must be"):
+    with pytest.raises(ValueError, match="class_labels must have shape"):
         net(x, 0.5, torch.tensor([0]))
     with pytest.raises(ValueError, match="without classes"):
         MLPDenoiser(2)(x, 0.5, torch.tensor([0, 1]))

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kexue.generative.counts import check_count
+from kexue._counts import check_count
 from kexue.generative.flow.coupling import (
     AdditiveCoupling,
     AffineCoupling,

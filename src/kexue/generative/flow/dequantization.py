@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kexue._counts import check_count
 from kexue._tensors import may_read
-from kexue.generative.counts import check_count
 from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.coupling import AffineCoupling, checkerboard
 from kexue.generative.flow.elementwise import log_logit_slope
-from kexue.generative.flow.flow import Flow, unpack
+from kexue.generative.flow.flow import Flow
 from kexue.generative.flow.networks import CouplingConv
 from kexue.generative.flow.transforms import sum_events
-from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
 
 
@@ -206,14 +206,14 @@ class DequantizedFlow(GenerativeModel):
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return minus the mean bound, in nats an image; the part is in bits per dimension."""
-        x, condition = unpack(batch, self.flow.num_classes)
+        x, condition = unpack_batch(batch, self.flow.num_classes)
         loss = -self.log_prob_bound(x, condition=condition, generator=generator).mean()
         return LossOutput(loss, {"bits_per_dim": loss.detach() / (math.prod(self.event_shape) * math.log(2))})
 
     @torch.no_grad()
     def initialize(self, batch: Any, *, generator: torch.Generator | int | None = 0) -> None:
         """Set what depends on data from one batch of >= 2 images; call it once, before training."""
-        x, condition = unpack(batch, self.flow.num_classes)
+        x, condition = unpack_batch(batch, self.flow.num_classes)
         self.check_events(x)
         u = dequantize(x, self.levels, generator=generator)
         self.flow.initialize(u if condition is None else (u, condition))

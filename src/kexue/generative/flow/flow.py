@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kexue._tensors import as_class_numbers, as_floats, check_range, evaluating
+from kexue._counts import check_count
+from kexue._tensors import as_floats, check_classes, evaluating
 from kexue.errors import CheckpointError
-from kexue.generative.counts import check_count
 from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.transforms import Transform, sum_events
-from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
 
 
@@ -148,7 +148,7 @@ class Flow(GenerativeModel):
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return the mean of -log p(x), in nats an event; `batch` is x, or (x, classes) for a conditional model."""
-        x, condition = unpack(batch, self.num_classes)
+        x, condition = unpack_batch(batch, self.num_classes)
         loss = -self.log_prob(x, condition=condition).mean()
         return LossOutput(loss, {"nats_per_dim": loss.detach() / math.prod(self.event_shape)})
 
@@ -158,7 +158,7 @@ class Flow(GenerativeModel):
 
         With several processes call it in the first and copy its weights to the others.
         """
-        x, condition = unpack(batch, self.num_classes)
+        x, condition = unpack_batch(batch, self.num_classes)
         self.check_events(x)
         with evaluating(self):
             self.transforms.initialize(x, self.check_condition(condition, len(x)))
@@ -171,11 +171,7 @@ class Flow(GenerativeModel):
             raise ValueError(f"this model {wants}, got {got}; build it with num_classes to use conditions")
         if condition is None or self.num_classes is None:
             return None
-        classes = as_class_numbers(condition, "condition")
-        if classes.shape != (n,):
-            raise ValueError(f"condition must have shape ({n},), one class for each event, got {tuple(classes.shape)}")
-        check_range(classes, self.num_classes, None, "condition")
-        return classes
+        return check_classes(condition, n, self.num_classes, "condition")
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -189,12 +185,6 @@ class Flow(GenerativeModel):
                 f"the transforms must end with latents of the base's shape, {self.base.shape}, got {tuple(z.shape[1:])}"
             )
         return z, logdet
-
-
-def unpack(batch: Any, num_classes: int | None) -> tuple[Tensor, Tensor | None]:
-    """Return events and classes of a batch; the classes of a pair are dropped where the model has none."""
-    x, classes = batch if isinstance(batch, (tuple, list)) else (batch, None)
-    return x, None if num_classes is None else classes
 
 
 def _check_temperature(temperature: float, *, zero: bool) -> None:

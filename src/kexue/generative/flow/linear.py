@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from kexue._counts import check_count
 from kexue._tensors import as_floats, as_generator, without_autocast
-from kexue.generative.counts import check_count
 from kexue.generative.flow.transforms import (
     Mapped,
     Transform,

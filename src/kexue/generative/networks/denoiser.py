@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import as_class_numbers, check_range
+from kexue._tensors import check_classes
 from kexue.generative.networks.mlp import ResidualMLP, Shape
 
 
@@ -81,10 +81,7 @@ class TimeAndClass(nn.Module):
             return vector
         if class_labels is None:
             class_labels = torch.full((n,), self.num_classes, device=device)
-        labels = as_class_numbers(class_labels, "class_labels")
-        if labels.shape != (n,):
-            raise ValueError(f"class_labels must be ({n},), one for each item, got {tuple(labels.shape)}")
-        check_range(labels, self.num_classes + 1, None, "class_labels")
+        labels = check_classes(class_labels, n, self.num_classes + 1, "class_labels")
         return cast(Tensor, vector + self.table(labels))
 
 

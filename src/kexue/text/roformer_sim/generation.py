@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kexue._counts import check_counts, is_whole
 from kexue._progress import Progress, ProgressCounter
 from kexue._tensors import as_generator, evaluating
 from kexue.nn.growing_cache import GrowingKeysValues
 from kexue.nn.transformer import Cache
-from kexue.text.roformer_sim.counts import check_counts, is_whole
 from kexue.text.roformer_sim.model import SentenceNetwork
 from kexue.text.roformer_sim.token_sampler import TokenSampler
 from kexue.text.tokenizer import TextTokenizer, list_texts

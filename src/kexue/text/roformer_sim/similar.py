@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kexue.text.roformer_sim.counts import check_counts
+from kexue._counts import check_counts
 
 _ALSO_PUNCTUATION = "~^`"  # symbols in Unicode
 

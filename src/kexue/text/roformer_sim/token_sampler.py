@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kexue._counts import check_counts
 from kexue._tensors import at_least_float32
-from kexue.text.roformer_sim.counts import check_counts
 
 _COLDEST, _HOTTEST = 1e-30, 1e30  # temperatures that float32 divides by: the likeliest tokens only, all alike
 _FIRST = 64  # tokens that are sorted at first: a trained model's nucleus is seldom larger

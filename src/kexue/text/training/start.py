@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kexue._counts import is_whole
 from kexue.errors import CheckpointError, KexueError
 from kexue.text.bert import list_unsupported
 from kexue.text.folder import ModelFolder, load_weights, read_config, read_model_folder
 from kexue.text.models import find_model
-from kexue.text.roformer_sim.counts import is_whole
 from kexue.text.roformer_sim.model import RoFormerSimConfig
 from kexue.text.roformer_sim.sentences import RoFormerSim
 from kexue.text.roformer_sim.weights import from_published, plain_name, to_published
