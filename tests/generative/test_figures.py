@@ -59,6 +59,11 @@ def test_grid_has_every_image_at_its_place(tmp_path: Path) -> None:
     assert (sheet[:2] == 255).all()
 
 
+def test_a_sheet_is_not_wider_than_its_images(tmp_path: Path) -> None:
+    grid_figure(torch.zeros(3, 1, 8, 8), tmp_path / "grid.png", columns=10)
+    assert read(tmp_path / "grid.png")[0].shape == (52, 152, 3)
+
+
 def test_pixels_become_squares_and_values_outside_are_cut_off(tmp_path: Path) -> None:
     x = torch.tensor([[-5.0, -1.0], [1.0, 5.0]])[None, None]
     grid_figure(x, tmp_path / "grid.png")
@@ -137,6 +142,18 @@ def test_density_map_has_its_mass_and_its_orientation(tmp_path: Path) -> None:
     assert half == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_density_of_zero_is_white_and_dots_are_seen_on_the_darkest(tmp_path: Path) -> None:
+    def draw(level: float, points: torch.Tensor | None = None) -> np.ndarray:
+        density_figure(lambda x: torch.full((len(x),), level), tmp_path / "flat.png", points=points)
+        (picture,) = read(tmp_path / "flat.png")
+        return picture[100:450, 150:450]  # inside the axes
+
+    assert (draw(-math.inf) > 230).all()
+    assert (draw(0.0)[..., 0] < 50).all()
+    dots = draw(0.0, points=torch.tensor([[0.0, 0.0], [-1.0, -1.0]]))
+    assert (dots[..., 0] > 200).sum() > 50  # orange on blue
+
+
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for name in ("a.png", "b.png"):
@@ -158,6 +175,23 @@ def test_bad_input_is_refused_and_the_old_file_kept(tmp_path: Path) -> None:
     for name in ("grid.jpg", "grid.gif", "grid"):
         with pytest.raises(ValueError, match=r"\.png"):
             grid_figure(torch.zeros(1, 1, 2, 2), tmp_path / name)
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\], got torch\.uint8"):
+        grid_figure(torch.full((1, 1, 2, 2), 200, dtype=torch.uint8), path)
+    with pytest.raises(ValueError, match="nothing lies between codes"):
+        latent_walk(Painter(), path, latents=torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="steps must be a whole number >= 2, got 1"):
+        latent_walk(Painter(), path, latents=torch.zeros(2, 3), steps=1)
+    for shape in ((3, 0, 2), (3, 0, 1, 4, 4), (3, 4, 3)):
+        with pytest.raises(ValueError, match="n >= 1"):
+            trajectory_figure(torch.zeros(shape), path)
+    for log_prob in (lambda x: x[:, 0] / 0 * 0, lambda x: x[:, 0] * 0 + 1000, lambda x: x):
+        with pytest.raises(ValueError, match="must return finite numbers"):
+            density_figure(log_prob, path)
+    with pytest.raises(ValueError, match=r"points must be \(n, 2\), got \(5,\)"):
+        density_figure(eight_gaussians().log_prob, path, points=torch.zeros(5))
+    for bound in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="bound must be > 0 and finite"):
+            density_figure(eight_gaussians().log_prob, path, bound=bound)
     with pytest.raises(ValueError, match="at least 2 latents"):
         latent_walk(Painter(), path, latents=torch.zeros(1, 3))
     with pytest.raises(NotSupported, match="decode"):

@@ -187,8 +187,23 @@ def test_copies_have_ratio_zero_and_test_images_one() -> None:
     assert nearest_train_ratio(train, train, train) == 1
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 1e5), (1e-30, 0.0), (1e30, 0.0)])
+def test_the_nearest_item_is_found_at_any_scale(scale: float, offset: float) -> None:
+    samples, train, test = (randn(n, 6, seed=n) * scale + offset for n in (300, 1000, 200))
+    near, usual = (
+        float(torch.linalg.vector_norm(x[:, None] - train, dim=-1).amin(1).quantile(0.5)) for x in (samples, test)
+    )
+    assert nearest_train_ratio(samples, train, test) == pytest.approx(near / usual, rel=1e-3)
+
+
 def test_bad_input_is_refused() -> None:
     x = randn(20, 3)
+    for bad in (x.numpy(), [[1.0, 2.0]], x.to(torch.complex64)):
+        for measure in (frechet_distance, sliced_wasserstein, precision_recall):
+            with pytest.raises(TypeError, match=r"must be a tensor of real numbers, got .*torch\.from_numpy"):
+                measure(bad, x)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"k must be a whole number >= 1, got 2\.0"):
+        precision_recall(x, x, k=2.0)  # type: ignore[arg-type]
     nan = x.clone()
     nan[4, 1] = math.nan
     with pytest.raises(ValueError, match="features_b has NaN or infinity in 1 of 20 rows"):
@@ -199,7 +214,7 @@ def test_bad_input_is_refused() -> None:
         frechet_distance(x, x[:1])
     with pytest.raises(ValueError, match="same size"):
         sliced_wasserstein(x, x[:10])
-    with pytest.raises(ValueError, match="directions"):
+    with pytest.raises(ValueError, match="directions must be a whole number >= 1, got 0"):
         sliced_wasserstein(x, x, directions=0)
     with pytest.raises(ValueError, match="k must be"):
         precision_recall(x, x, k=20)

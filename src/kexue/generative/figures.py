@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kexue._arrays import Array
+from kexue._counts import check_counts
 from kexue._figures import save_figure
 from kexue._files import replacing
 from kexue._optional import import_optional
@@ -36,7 +37,7 @@ def grid_figure(images: Tensor, path: str | os.PathLike[str], *, columns: int | 
         columns: images in a row, >= 1; None: about as many as rows.
 
     Raises:
-        ValueError: another shape, NaN, another ending.
+        ValueError: another shape, whole numbers, NaN, another ending.
 
     Example:
         >>> import tempfile
@@ -63,7 +64,7 @@ def latent_walk(
     Args:
         model: with `decode` to images.
         path: a name that ends in ``.png``, ``.gif`` or ``.webp``.
-        latents: (m >= 2, *shape), such as latents of given images.
+        latents: (m >= 2, *shape), floats, such as latents of given images.
         steps: pictures from one latent to the next, both included, >= 2.
 
     Raises:
@@ -72,6 +73,9 @@ def latent_walk(
     """
     if len(latents) < 2:
         raise ValueError(f"at least 2 latents are expected, got {len(latents)}")
+    if not latents.is_floating_point():
+        raise ValueError(f"latents must be floats, got {latents.dtype}: nothing lies between codes")
+    check_counts(2, steps=steps)
     animated = _is_animation(path)
     ends = torch.cat([latents, latents[:1]]) if animated else latents
     ways = [interpolate(ends[i], ends[i + 1], steps) for i in range(len(ends) - 1)]
@@ -104,7 +108,8 @@ def density_figure(
         resolution: cells in each direction, >= 2.
 
     Raises:
-        ValueError: a number out of range, another ending.
+        ValueError: a number out of range, points or densities of another shape, a density of NaN or infinity,
+            another ending.
         MissingDependencyError: matplotlib is not installed.
 
     Example:
@@ -117,22 +122,32 @@ def density_figure(
     """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"one picture is written as .png, got {os.fspath(path)!r}")
-    if bound <= 0 or resolution < 2:
-        raise ValueError(f"bound must be > 0 and resolution >= 2, got {bound}, {resolution}")
+    if not 0 < bound < math.inf:
+        raise ValueError(f"bound must be > 0 and finite, got {bound}")
+    check_counts(2, resolution=resolution)
+    if points is not None and (points.ndim != 2 or points.shape[1] != 2):
+        raise ValueError(f"points must be (n, 2), got {_shape(points)}")
     cell = 2 * bound / resolution
     centres = torch.arange(resolution) * cell + (cell / 2 - bound)
     with torch.no_grad():
         values = log_prob(torch.cartesian_prod(centres, centres)).double().exp().cpu()
+    if values.shape != (resolution**2,) or not bool(values.isfinite().all()):
+        raise ValueError(
+            f"log_prob must return finite numbers (N,) of points (N, 2), or -inf, got {_shape(values)}, "
+            f"{int((~values.isfinite()).sum())} of them with a density of NaN or infinity"
+        )
     density = values.reshape(resolution, resolution).T.numpy()  # rows are the second variable
 
     def draw(figure: Any) -> None:
+        figure.set_size_inches(6, 5)
         axes = figure.subplots()
-        picture = axes.imshow(density, origin="lower", extent=(-bound, bound, -bound, bound), cmap="Blues")
+        shades = {"cmap": "Blues", "vmin": 0, "vmax": float(density.max()) or 1.0}
+        picture = axes.imshow(density, origin="lower", extent=(-bound, bound, -bound, bound), **shades)
         figure.colorbar(picture, label="density")
         axes.grid(visible=False)
         if points is not None:
             x = points.detach().cpu().numpy()
-            axes.plot(x[:, 0], x[:, 1], ".", color="black", markersize=1.5, alpha=0.5)
+            axes.plot(x[:, 0], x[:, 1], ".", color="tab:orange", markersize=_choose_size(len(x)))
             axes.set(xlim=(-bound, bound), ylim=(-bound, bound))
         axes.set(xlabel="$x_1$", ylabel="$x_2$")
 
@@ -167,17 +182,24 @@ def trajectory_figure(
     if animate and not animated:
         raise ValueError(f"an animation is a file .gif or .webp, got {os.fspath(path)}")
     steps = len(trajectory)
-    if trajectory.ndim not in (3, 5) or steps < 2 or (trajectory.ndim == 3 and trajectory.shape[2] != 2):
-        raise ValueError(f"images (T >= 2, n, C, H, W) or points (T >= 2, n, 2) are expected, got {_shape(trajectory)}")
-    if trajectory.ndim == 3:
+    points = trajectory.ndim == 3 and trajectory.shape[2] == 2
+    if steps < 2 or not (points or trajectory.ndim == 5) or not trajectory.numel():
+        raise ValueError(
+            f"images (T >= 2, n >= 1, C, H, W) or points (T >= 2, n >= 1, 2) are expected, got {_shape(trajectory)}"
+        )
+    if points:
         _draw_points(trajectory.detach().cpu().double().numpy(), path, animated)
     elif animated:
         _save_frames([_tile(step, None) for step in trajectory], path)
     else:
-        if frames < 2:
-            raise ValueError(f"frames must be >= 2, got {frames}")
+        check_counts(2, frames=frames)
         chosen = torch.linspace(0, steps - 1, min(frames, steps)).round().long()
         _save_frames([_tile(trajectory[chosen].transpose(0, 1).flatten(0, 1), len(chosen))], path)
+
+
+def _choose_size(n: int) -> float:
+    """Return the size of each of n dots, in points: few are large enough to be seen, many do not cover each other."""
+    return min(max(60 / math.sqrt(max(n, 1)), 2.0), 10.0)
 
 
 def _shape(x: Tensor) -> str:
@@ -196,13 +218,15 @@ def _tile(images: Tensor, columns: int | None) -> Array:
     """Return images (n, C, H, W) in [-1, 1] as one picture (height, width, 3) of uint8, white between them."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise ValueError(f"images must be (n >= 1, 1 or 3, H, W), got {_shape(images)}")
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns must be >= 1, got {columns}")
+    if not images.is_floating_point():  # cut off at 1, bytes would be white
+        raise ValueError(f"images must be floats in [-1, 1], got {images.dtype}; a byte u is 2 u / 255 - 1")
+    if columns is not None:
+        check_counts(columns=columns)
     x = images.detach().float().cpu()
     if bool(x.isnan().any()):
         raise ValueError("images have NaN")
     n, _, height, width = x.shape
-    across = math.ceil(math.sqrt(n)) if columns is None else columns
+    across = math.ceil(math.sqrt(n)) if columns is None else min(columns, n)
     down = math.ceil(n / across)
     factor = max(1, math.ceil(_SMALLEST / min(height, width)))
     gap = 2
@@ -238,16 +262,19 @@ def _draw_points(trajectory: Array, path: str | os.PathLike[str], animated: bool
         raise ValueError("trajectory has NaN or infinity")
     bound = 1.05 * max(float(np.abs(trajectory).max()), 1e-6)
 
+    size = _choose_size(trajectory.shape[1])
+
     def prepare(figure: Any) -> Any:
         axes = figure.subplots()
         axes.set(xlim=(-bound, bound), ylim=(-bound, bound), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
         return axes
 
     def draw(figure: Any) -> None:
+        figure.set_size_inches(5, 5)
         axes = prepare(figure)
         axes.plot(trajectory[..., 0], trajectory[..., 1], color="0.7", linewidth=0.5)
         for step, label in ((0, "start"), (-1, "end")):
-            axes.plot(trajectory[step, :, 0], trajectory[step, :, 1], ".", markersize=4, label=label)
+            axes.plot(trajectory[step, :, 0], trajectory[step, :, 1], ".", markersize=size, label=label)
         axes.legend(loc="upper right")
 
     if not animated:
@@ -257,7 +284,7 @@ def _draw_points(trajectory: Array, path: str | os.PathLike[str], animated: bool
     canvas_module = import_optional("matplotlib.backends.backend_agg")
     figure = figure_module.Figure(figsize=(4, 4), dpi=100, layout="constrained")
     canvas = canvas_module.FigureCanvasAgg(figure)
-    dots = prepare(figure).plot([], [], ".", markersize=3)[0]
+    dots = prepare(figure).plot([], [], ".", markersize=size)[0]
     pictures = []
     for points in trajectory:
         dots.set_data(points[:, 0], points[:, 1])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import as_generator
 
 _BLOCK = 512  # rows of a block of distances
@@ -103,8 +104,7 @@ def sliced_wasserstein(
     _check_same_width(a, b)
     if len(a) != len(b):
         raise ValueError(f"two sets of the same size are expected, got {len(a)} and {len(b)}; use the first rows")
-    if directions < 1:
-        raise ValueError(f"directions must be >= 1, got {directions}")
+    directions = check_count(directions, "directions", 1)
     draw = as_generator(generator, a.device)
     u = torch.randn(a.shape[1], directions, generator=draw, device=a.device, dtype=torch.float64)
     u = u / torch.linalg.vector_norm(u, dim=0)
@@ -130,8 +130,8 @@ def precision_recall(features_real: Tensor, features_fake: Tensor, *, k: int = 5
     """
     real, fake = _as_rows(features_real, "features_real"), _as_rows(features_fake, "features_fake")
     _check_same_width(real, fake)
-    if not 1 <= k < min(len(real), len(fake)):
-        raise ValueError(f"k must be >= 1 and less than the {len(real)} real and {len(fake)} fake rows, got {k}")
+    if check_count(k, "k", 1) >= min(len(real), len(fake)):
+        raise ValueError(f"k must be less than the {len(real)} real and {len(fake)} fake rows, got {k}")
     radius_real, radius_fake = _radii(real, k), _radii(fake, k)
     hits = torch.zeros(len(fake), device=fake.device)
     recalled = covered = 0
@@ -177,7 +177,10 @@ def nearest_train_ratio(samples: Tensor, train: Tensor, test: Tensor) -> float:
 
 
 def _as_rows(x: Tensor, name: str) -> Tensor:
-    """Return items as float64 rows (n, d); ValueError for none, NaN or infinity."""
+    """Return items as float64 rows (n, d); TypeError for no tensor, ValueError for no item, NaN or infinity."""
+    if not isinstance(x, Tensor) or x.is_complex():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} must be a tensor of real numbers, got {got}; of an array: torch.from_numpy")
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"{name} must be (n >= 1, d >= 1), got {tuple(x.shape)}")
     rows = x.detach().flatten(1).double()
@@ -205,6 +208,9 @@ def _radii(x: Tensor, k: int) -> Tensor:
 
 def _distance_to_nearest(x: Tensor, items: Tensor) -> Tensor:
     """Return the distance of every row to the nearest item, which is found in float32 and measured in float64."""
-    nearest = [torch.cdist(block.float(), items.float()).argmin(1) for block in torch.split(x, _BLOCK)]
+    centre = items.mean(0)  # distances in float32 are exact to a part of the length of rows, which should be small
+    scale = float((items - centre).abs().max()) or 1.0
+    near_zero = ((items - centre) / scale).float()
+    nearest = [torch.cdist(((block - centre) / scale).float(), near_zero).argmin(1) for block in torch.split(x, _BLOCK)]
     distances: Tensor = torch.linalg.vector_norm(x - items[torch.cat(nearest)], dim=1)
     return distances
