@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.generative.diffusion.configs import (
+        schedule_from_config as schedule_from_config,
+        scheduler_config as scheduler_config,
+    )
     from kexue.generative.diffusion.denoiser import (
         Denoiser as Denoiser,
         Prediction as Prediction,
@@ -22,7 +26,24 @@ if TYPE_CHECKING:
     )
     from kexue.generative.diffusion.exact import MixtureDenoiser as MixtureDenoiser
     from kexue.generative.diffusion.grid import make_grid as make_grid
+    from kexue.generative.diffusion.guidance import (
+        ClassifierFreeGuidance as ClassifierFreeGuidance,
+        ClassifierGuidance as ClassifierGuidance,
+        SimilarityGuidance as SimilarityGuidance,
+        cosine_similarity_score as cosine_similarity_score,
+        gram_score as gram_score,
+    )
     from kexue.generative.diffusion.inversion import Inversion as Inversion, ddim_encode as ddim_encode
+    from kexue.generative.diffusion.likelihood import (
+        LogProb as LogProb,
+        flow_ode as flow_ode,
+        log_likelihood as log_likelihood,
+    )
+    from kexue.generative.diffusion.losses import (
+        ConditionDropout as ConditionDropout,
+        score_matching_loss as score_matching_loss,
+    )
+    from kexue.generative.diffusion.model import Diffusion as Diffusion
     from kexue.generative.diffusion.ode import ODEResult as ODEResult, odeint as odeint
     from kexue.generative.diffusion.ode_steps import (
         ab_step as ab_step,
@@ -66,6 +87,17 @@ __getattr__, __dir__, __all__ = attach(
     {
         "ode": ("ODEResult", "odeint"),
         "prior": ("CauchyPrior", "EmpiricalPrior", "NormalPrior", "Prior", "UniformPrior"),
+        "configs": ("schedule_from_config", "scheduler_config"),
+        "guidance": (
+            "ClassifierFreeGuidance",
+            "ClassifierGuidance",
+            "SimilarityGuidance",
+            "cosine_similarity_score",
+            "gram_score",
+        ),
+        "likelihood": ("LogProb", "flow_ode", "log_likelihood"),
+        "losses": ("ConditionDropout", "score_matching_loss"),
+        "model": ("Diffusion",),
         "denoiser": ("Denoiser", "Prediction", "Predictor", "ReverseSDE"),
         "discrete": ("DiscreteSchedule", "zero_terminal_snr"),
         "exact": ("MixtureDenoiser",),

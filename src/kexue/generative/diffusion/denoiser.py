@@ -24,6 +24,7 @@ class Prediction:
         x0: estimate of the data, the mean of x0 given x_t, (B, *event).
         eps: estimate of the noise, (B, *event).
         fraction: second half of the output of a network with learned variance, in [-1, 1]; None without.
+        tilt: gradient that shifts the mean of a step with noise, times its variance; None without such guidance.
     """
 
     x0: Tensor
@@ -31,6 +32,7 @@ class Prediction:
     schedule: Schedule
     t: Tensor
     fraction: Tensor | None = None
+    tilt: Tensor | None = None
 
     @property
     def score(self) -> Tensor:
@@ -162,8 +164,13 @@ class Denoiser:
         norm = sigma.square() + (alpha * _EDM_STD).square()
         noise = (sigma.clamp(min=_LEAST_SIGNAL) / alpha.clamp(min=_LEAST_SIGNAL)).log() / 4
         inside, _ = self._split(x, self._call(x * expand_dims(norm.rsqrt(), x), noise, condition))
-        skip, scale = alpha * _EDM_STD**2 / norm, sigma * _EDM_STD * norm.rsqrt()
-        return expand_dims(skip, x) * x + expand_dims(scale, x) * inside
+        skip = alpha * _EDM_STD**2 / norm
+        return expand_dims(skip, x) * x + expand_dims(sigma * _EDM_STD * norm.rsqrt(), x) * inside
+
+    def edm_scale(self, t: Tensor) -> Tensor:
+        """Return c_out of EDM: the standard deviation of x0 that the network's output accounts for."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return sigma * _EDM_STD * (sigma.square() + (alpha * _EDM_STD).square()).rsqrt()
 
 
 def _noise_of(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
@@ -204,7 +211,7 @@ class ClippedDenoiser:
         else:
             x0 = told.x0.clamp(-1, 1)
         eps = _noise_of(x, x0, self.schedule.alpha(told.t), self.schedule.sigma(told.t), told.t)
-        return Prediction(x0, eps, told.schedule, told.t, told.fraction)
+        return Prediction(x0, eps, told.schedule, told.t, told.fraction, told.tilt)
 
 
 def reverse_drift(prediction: Prediction, x: Tensor, noise_level: float = 1.0) -> Tensor:

@@ -29,7 +29,7 @@ class DiscreteSchedule(Schedule):
     """
 
     discrete = True
-    t_min = -1.0
+    t_min = -1
 
     def __init__(self, log_alphas: Tensor) -> None:
         if log_alphas.ndim != 1 or not len(log_alphas):
@@ -39,7 +39,7 @@ class DiscreteSchedule(Schedule):
         if bool(table.isnan().any()) or float(table[0]) >= 0 or not falling:
             raise ValueError("alpha must be below 1 and fall with every time: all betas must be in (0, 1]")
         self.num_steps = len(table)
-        self.t_max = float(self.num_steps - 1)
+        self.t_max = self.num_steps - 1
         log_alpha = torch.cat([table, table.new_zeros(1)])  # the last row is clean data, which index -1 finds
         self._rows = torch.stack([log_alpha, log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()])
 

@@ -174,6 +174,8 @@ def solve(
         t, s = times[i], times[i + 1]
         z = _draw(noise, x, draws) if draws and (i < len(times) - 2 or denoiser.schedule.discrete) else None
         made = chosen.step(source, x, t, s, z=z, state=state, condition=condition, **options)
+        if i == 0 and made.prediction.tilt is not None and chosen.step not in (ddim_step, ddpm_step):
+            raise ValueError(f"guidance of the form 'mean' goes with the solvers ddpm and ddim, got {solver!r}")
         x, state = made.x, made.state
         if may_read(x) and not bool(x.isfinite().all()):
             raise KexueError(

@@ -82,6 +82,8 @@ def ddim_step(
     if eta > 1:
         _warn_above_one(eta, rest)
     mean = expand_dims(schedule.alpha(s), x) * told.x0 + expand_dims(rest.clamp(min=0).sqrt(), x) * told.eps
+    if told.tilt is not None:
+        mean = mean + expand_dims(tau2, x) * told.tilt  # 9257: variance of the step times the gradient
     if z is None:
         return Step(mean, None, told)
     std = tau2.sqrt() if noise == "posterior" else torch.where(sigma_s > 0, forward.sqrt(), sigma_s)

@@ -109,6 +109,7 @@ class MLPDenoiser(nn.Module):
     def __init__(self, dim: Shape, *, hidden: int = 256, blocks: int = 3, num_classes: int | None = None) -> None:
         super().__init__()
         self.net = ResidualMLP(dim, hidden=hidden, blocks=blocks)
+        self.event_shape, self.num_classes = self.net.input_shape, num_classes
         self.condition = TimeAndClass(hidden, num_classes)
 
     def forward(

@@ -49,9 +49,10 @@ class TinyUNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in as_shape(mult, "mult")]
-        self.shape = check_image_shape(shape, 2 ** (len(widths) - 1))
+        self.event_shape = check_image_shape(shape, 2 ** (len(widths) - 1))
+        self.num_classes = num_classes
         self.condition = TimeAndClass(4 * channels, num_classes)
-        self.first = nn.Conv2d(self.shape[0], channels, 3, padding=1)
+        self.first = nn.Conv2d(self.event_shape[0], channels, 3, padding=1)
         self.down, self.shrink, self.up, self.enlarge = (nn.ModuleList() for _ in range(4))
         before = channels
         for i, width in enumerate(widths):
@@ -66,7 +67,7 @@ class TinyUNet(nn.Module):
             self.enlarge.append(nn.Conv2d(width, width, 3, padding=1) if i else nn.Identity())
             before = width
         self.norm = _group_norm(before)
-        self.last = nn.Conv2d(before, self.shape[0], 3, padding=1)
+        self.last = nn.Conv2d(before, self.event_shape[0], 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(cast(Tensor, self.last.bias))
 
@@ -86,7 +87,7 @@ class TinyUNet(nn.Module):
             class_labels: (B,) in [0, num_classes], the last of which is "no class"; None is that.
             return_dict: False returns the tuple (sample,).
         """
-        check_input(sample, self.shape)
+        check_input(sample, self.event_shape)
         context = functional.silu(self.condition(len(sample), timestep, class_labels))
         h: Tensor = self.first(sample)
         skipped = []

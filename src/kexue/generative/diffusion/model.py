@@ -1,0 +1,181 @@
+"""Diffusion models in the vocabulary of all generative models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kexue.errors import NotSupported
+from kexue.generative.diffusion.denoiser import Denoiser, Target
+from kexue.generative.diffusion.grid import Kind, make_grid
+from kexue.generative.diffusion.guidance import ClassifierFreeGuidance
+from kexue.generative.diffusion.inversion import ddim_encode
+from kexue.generative.diffusion.likelihood import log_likelihood
+from kexue.generative.diffusion.losses import ConditionDropout, Weighting, score_matching_loss
+from kexue.generative.diffusion.schedule import Schedule
+from kexue.generative.diffusion.solver import solve
+from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.noise import Noise
+
+_MOST_ITERATIONS = 100  # of a step of `encode`
+_TOLERANCE = 1e-6
+_MOST_EXACT = 100  # values of an event up to which the exact trace is affordable
+
+
+class Diffusion(GenerativeModel):
+    """Diffusion model: a network learns to denoise, and samples are denoised from noise.
+
+    Args:
+        net: network with the call of diffusers, such as `TinyUNet`, `MLPDenoiser`, or a UNet of diffusers.
+        schedule: of the noise, discrete (`DiscreteSchedule`) or continuous (`VP`).
+        prediction: what the network predicts, as of `Denoiser`.
+        weighting: of the loss, as of `score_matching_loss`.
+        condition_dropout: probability, in [0, 1], that a condition is left out in training, which guidance needs;
+            0.1 to 0.2 is usual.
+        event_shape: shape of an event; None is that of the network, where it tells.
+
+    Raises:
+        ValueError: an event shape that is not known, dropout without classes.
+
+    Example:
+        >>> from kexue.generative import MLPDenoiser
+        >>> from kexue.generative.diffusion import DiscreteSchedule
+        >>> model = Diffusion(MLPDenoiser(2), DiscreteSchedule.linear())
+        >>> model.sample(3, steps=5, generator=0).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        *,
+        prediction: Target = "eps",
+        weighting: Weighting = "simple",
+        condition_dropout: float = 0.0,
+        event_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.schedule, self.weighting = net, schedule, weighting
+        self.denoiser = Denoiser(net, schedule, prediction=prediction)
+        self.event_shape = find_event_shape(net, event_shape)
+        self._dropout = ConditionDropout(condition_dropout)
+        self._null = getattr(net, "num_classes", None)
+        if condition_dropout and self._null is None:
+            raise ValueError("condition_dropout needs a network with a class for 'no condition': set its num_classes")
+
+    def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
+        """Return the loss of `score_matching_loss`, a scalar.
+
+        Args:
+            batch: events (B, *event_shape), or a pair of them and their classes (B,).
+            generator: of the times, the noise and the conditions left out.
+        """
+        x, condition = batch if isinstance(batch, tuple | list) else (batch, None)
+        self.check_events(x)
+        noise = Noise(generator, len(x), x.device)
+        if condition is not None and self._dropout.p:
+            condition = self._dropout(condition, self._null or 0, generator=noise)
+        return score_matching_loss(self.denoiser, x, weighting=self.weighting, condition=condition, generator=noise)
+
+    def draw(
+        self,
+        noise: Noise,
+        *,
+        condition: Tensor | None,
+        steps: int = 50,
+        solver: str = "ddim",
+        grid: Kind = "trailing",
+        scale: float | None = None,
+        clip: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Return len(noise) events.
+
+        Args:
+            noise: of the events.
+            condition: classes (B,).
+            steps: S of `make_grid`.
+            solver: as of `solve`.
+            grid: rule of the times, as of `make_grid`.
+            scale: of `ClassifierFreeGuidance`; None is no guidance: the conditional model where classes are given.
+            clip: as of `solve`.
+            options: of the solver, such as eta; and callback.
+        """
+        denoiser = self.denoiser if scale is None else ClassifierFreeGuidance(self.denoiser, scale)
+        dtype = next(self.net.parameters()).dtype
+        x = self.schedule.prior.draw(noise, self.event_shape, dtype)
+        times = make_grid(self.schedule, steps, kind=grid)
+        out = solve(denoiser, x, times, solver=solver, condition=condition, generator=noise, clip=clip, **options)
+        assert isinstance(out, Tensor)
+        return out
+
+    def encode(self, x: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
+        """Return the noise (B, *event_shape) from which `decode` with as many steps makes these events.
+
+        Args:
+            x: events.
+            condition: classes (B,).
+            steps: S of `make_grid`.
+            options: of `ddim_encode`.
+        """
+        self.check_events(x)
+        options = {"tol": _TOLERANCE, "max_iter": _MOST_ITERATIONS, **options}
+        with torch.no_grad():
+            return ddim_encode(self.denoiser, x, make_grid(self.schedule, steps), condition=condition, **options).z
+
+    def decode(self, z: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
+        """Return the events (B, *event_shape) of noise, by DDIM or another solver without noise."""
+        with torch.no_grad():
+            out = solve(self.denoiser, z, make_grid(self.schedule, steps), condition=condition, **options)
+        assert isinstance(out, Tensor)
+        return out
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Return the log density (B,) of events at t_min, in nats: exact up to 100 values an event, else unbiased.
+
+        Args:
+            x: events (B, *event_shape).
+            condition: classes (B,).
+            generator: of the probes.
+            options: of `log_likelihood`, which also tells the standard error.
+
+        Raises:
+            NotSupported: the schedule is discrete.
+        """
+        self.check_events(x)
+        if self.schedule.discrete:
+            raise NotSupported(
+                "Diffusion on a discrete schedule does not support log_prob; train on a continuous one, such as VP."
+            )
+        options = {"trace": "exact" if x[:1].numel() <= _MOST_EXACT else "hutchinson", **options}
+        return log_likelihood(self.denoiser, x, condition=condition, generator=generator, **options).value
+
+
+def find_event_shape(net: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the shape of the events of a network: the given one, or what the network tells.
+
+    Raises:
+        ValueError: it is not given, and the network does not tell.
+    """
+    if given is not None:
+        return tuple(given)
+    shape = getattr(net, "event_shape", None)
+    if shape is not None:
+        return tuple(shape)
+    config = getattr(net, "config", None)  # of diffusers
+    size, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
+    if size is None or channels is None:
+        raise ValueError("the network does not tell the shape of its events: give event_shape, such as (1, 28, 28)")
+    height, width = (size, size) if isinstance(size, int) else size
+    return (channels, height, width)

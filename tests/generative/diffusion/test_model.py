@@ -1,0 +1,125 @@
+"""Diffusion as a generative model, and the exchange with diffusers."""
+
+import pytest
+import torch
+
+from kexue.errors import NotSupported
+from kexue.generative import MLPDenoiser, TinyUNet, eight_gaussians, sliced_wasserstein
+from kexue.generative.diffusion import (
+    VP,
+    CosineSchedule,
+    Diffusion,
+    DiscreteSchedule,
+    FlowSchedule,
+    schedule_from_config,
+    scheduler_config,
+)
+
+TABLE = DiscreteSchedule.linear(1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [VP(), TABLE], ids=["continuous", "table"])
+def test_it_learns_the_ring(schedule):
+    ring, generator = eight_gaussians(), torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Diffusion(MLPDenoiser(2, hidden=128), schedule)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(800):
+        optimizer.zero_grad()
+        model.loss(ring.sample(512, generator=generator), generator=generator).loss.backward()
+        optimizer.step()
+    out = model.sample(1000, steps=20, solver="dpmpp_2m", generator=0)
+    floor = sliced_wasserstein(ring.sample(1000, generator=1), ring.sample(1000, generator=2))
+    assert sliced_wasserstein(out, ring.sample(1000, generator=1)) < floor + 0.12
+
+
+def test_it_speaks_the_vocabulary():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Diffusion(MLPDenoiser(2, hidden=16, num_classes=3), VP(), condition_dropout=0.2).double()
+    x, labels = torch.randn(6, 2).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    assert model.loss((x, labels), generator=0).loss.ndim == 0
+    assert bool(model.loss(x, generator=0).loss == model.loss(x, generator=0).loss)
+    whole = model.sample(6, steps=4, condition=labels, scale=2.0, eta=1.0, generator=5)
+    torch.testing.assert_close(
+        model.sample(6, steps=4, condition=labels, scale=2.0, eta=1.0, generator=5, batch_size=2), whole
+    )
+    z = model.encode(x, steps=10, condition=labels)
+    torch.testing.assert_close(model.decode(z, steps=10, condition=labels), x, rtol=1e-4, atol=1e-4)
+    assert model.log_prob(x, condition=labels).shape == (6,)
+    assert {"sample", "encode", "decode", "loss", "log_prob"} <= set(model.operations)
+    assert model.sample(0, steps=3).shape == (0, 2)
+
+
+def test_it_knows_the_shape_of_its_events():
+    assert Diffusion(TinyUNet((1, 8, 8), channels=8), TABLE).event_shape == (1, 8, 8)
+    assert Diffusion(torch.nn.Linear(3, 3), TABLE, event_shape=(3,)).event_shape == (3,)
+    with pytest.raises(ValueError, match="event_shape"):
+        Diffusion(torch.nn.Linear(3, 3), TABLE)
+
+
+def test_a_unet_of_diffusers_is_a_network():
+    diffusers = pytest.importorskip("diffusers")
+    net = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    model = Diffusion(net, TABLE)
+    assert model.event_shape == (1, 8, 8)
+    assert model.sample(2, steps=2, generator=0).shape == (2, 1, 8, 8)
+    assert model.loss(torch.zeros(2, 1, 8, 8), generator=0).loss.isfinite()
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="num_classes"):
+        Diffusion(MLPDenoiser(2), VP(), condition_dropout=0.1)
+    model = Diffusion(MLPDenoiser(2), TABLE)
+    with pytest.raises(NotSupported, match="continuous"):
+        model.log_prob(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"\(B, 2\)"):
+        model.loss(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="num_classes"):
+        model.sample(1, scale=2.0, condition=0)
+    with pytest.raises(TypeError, match="temperature"):
+        model.sample(1, temperature=2.0)
+
+
+# ---- files of diffusers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_schedules_come_from_diffusers(kind, rescale):
+    diffusers = pytest.importorskip("diffusers")
+    peer = diffusers.DDIMScheduler(500, beta_schedule=kind, rescale_betas_zero_snr=rescale)
+    schedule = schedule_from_config(dict(peer.config))
+    torch.testing.assert_close(schedule.alphas_cumprod.float(), peer.alphas_cumprod, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("schedule", [TABLE, DiscreteSchedule.cosine(200), FlowSchedule()])
+def test_schedules_go_to_diffusers_and_back(schedule):
+    config = scheduler_config(schedule)
+    again = schedule_from_config(config)
+    t = torch.tensor([0, 3, 50, 199]) if schedule.discrete else torch.linspace(0, 1, 4)
+    torch.testing.assert_close(again.alpha(t), schedule.alpha(t))
+    diffusers = pytest.importorskip("diffusers")
+    peer = getattr(diffusers, config["_class_name"]).from_config(config)
+    if schedule.discrete:
+        torch.testing.assert_close(peer.alphas_cumprod, schedule.alphas_cumprod.float(), rtol=1e-4, atol=1e-7)
+
+
+def test_other_schedules_are_refused():
+    with pytest.raises(NotSupported, match="CosineSchedule"):
+        scheduler_config(CosineSchedule())
+    with pytest.raises(NotSupported, match="sigmoid"):
+        schedule_from_config({"beta_schedule": "sigmoid"})
+    with pytest.raises(NotSupported, match="shift"):
+        schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
