@@ -183,6 +183,17 @@ def test_queries_are_the_lines_of_a_file(run, monkeypatch, door):
     assert error["path"] == ("q.txt" if door == "--queries" else "-")
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b"a\0b", "中文".encode("gb18030") + b"\xff", "中".encode("utf-16") + b"\xd8"])
+def test_remedies_name_no_option_that_the_verb_lacks(run, tmp_path, monkeypatch, bad):
+    (tmp_path / "q.txt").write_bytes(b"fine\n" * (bad[:2] != b"\xff\xfe") + bad)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "q.txt").read_bytes())))
+    for command in (["generate", "-"], ["search", "faq.kx", "--queries", str(tmp_path / "q.txt")]):
+        code, _, err = run(*command)
+        assert code == 1
+        assert "--" not in err, err
+        assert "errors=" not in err
+
+
 RECORDS = {
     "index build": "index build half.jsonl --text text --out half.kx --overwrite",
     "index add": "index add faq.kx half.jsonl --text text --id=",

@@ -78,6 +78,7 @@ class Decoder:
         max_bytes: largest size of a line, row or document, in bytes.
         encoding: ``"auto"`` decides by `kexue.corpus.encodings`; else the name of an encoding.
         faults: what becomes of records that cannot be used; None: the first is raised.
+        options: whether whoever reads has options for encoding, errors and max_bytes, which remedies then name.
 
     Attributes:
         replaced: number of characters replaced by U+FFFD so far.
@@ -86,9 +87,15 @@ class Decoder:
     """
 
     def __init__(
-        self, errors: str, max_bytes: int = MAX_BYTES, *, encoding: str = "auto", faults: Faults | None = None
+        self,
+        errors: str,
+        max_bytes: int = MAX_BYTES,
+        *,
+        encoding: str = "auto",
+        faults: Faults | None = None,
+        options: bool = True,
     ) -> None:
-        self.strict = errors == "strict"
+        self.strict, self.options = errors == "strict", options
         self.max_bytes = max_bytes
         self.replaced = 0
         self.faults = Faults(collect=False) if faults is None else faults
@@ -142,7 +149,8 @@ class Decoder:
             if encoding == "utf-8" and not swap:
                 yield stream
             else:
-                yield cast(BinaryIO, io.BufferedReader(Recoded(stream, encoding, swap=swap, path=path)))
+                recoded = Recoded(stream, encoding, swap=swap, path=path, options=self.options)
+                yield cast(BinaryIO, io.BufferedReader(recoded))
 
     def decode(self, raw: bytes, *, path: str, line: int, column: str | None = None) -> str:
         """Decode one line; an error names the line and the byte column (from 1), or the column of a table.
@@ -157,7 +165,7 @@ class Decoder:
             if encoding != "utf-8":
                 return self._decode_recoded(raw, encoding, path, line)
             if self.strict:
-                bad = not_utf8(raw, error.start, path, line=line, column=column, replaceable=True)
+                bad = not_utf8(raw, error.start, path, line=line, column=column, replaceable=self.options)
                 raise as_record_error("malformed", bad, line) from error
             text = raw.decode("utf-8", "replace")
             self.replaced += text.count(REPLACEMENT) - raw.count(REPLACEMENT.encode())
@@ -176,7 +184,9 @@ class Decoder:
                 line=line,
                 column=place,
                 remedy="Name another encoding with --encoding (in Python encoding=), or pass errors='replace' "
-                "(--encoding-errors replace), which puts U+FFFD.",
+                "(--encoding-errors replace), which puts U+FFFD."
+                if self.options
+                else f"Save it as UTF-8: iconv -f {show_encoding(encoding)} -t UTF-8 OLD > NEW.",
             )
         return self.clean(text, path=path, line=line)
 
@@ -186,11 +196,13 @@ class Decoder:
             return text
         bad = [i for i, char in enumerate(text) if char == "\0" or "\ud800" <= char <= "\udfff"]
         if self.strict:
-            nul = "a NUL character (is this a binary file, or --encoding utf-16le?)"
+            nul = f"a NUL character (is this a binary file, or {'--encoding utf-16le' * self.options or 'UTF-16'}?)"
             raise RecordError(
                 "malformed",
                 f"the text holds {nul if text[bad[0]] == chr(0) else 'half a surrogate pair'}.",
-                remedy="Remove it, or pass --encoding-errors replace (in Python errors='replace').",
+                remedy="Remove it, or pass --encoding-errors replace (in Python errors='replace')."
+                if self.options
+                else "Remove it.",
                 path=path,
                 line=line,
                 column=column or bad[0] + 1,
@@ -235,7 +247,9 @@ class Decoder:
         if size > self.max_bytes:
             raise DataError(
                 f"{what} is longer than {self.max_bytes:,} bytes.",
-                remedy="If it really is one text, allow it with --max-bytes 64M (in Python max_bytes=).",
+                remedy="If it really is one text, allow it with --max-bytes 64M (in Python max_bytes=)."
+                if self.options
+                else "Split it, or leave it out.",
                 path=path,
                 line=line,
             )
@@ -305,13 +319,13 @@ def decode_document(path: str, decoder: Decoder) -> str:
     return "".join(lines)
 
 
-def read_lines(path: str | os.PathLike[str], *, encoding: str = "auto") -> list[str]:
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """Return the lines of a text file, also compressed, or of standard input for ``"-"``, without their ends.
 
     Raises:
         DataError: it cannot be read, or a byte is malformed.
     """
-    lines = decode_lines(os.fspath(path), Decoder("strict", encoding=encoding))
+    lines = decode_lines(os.fspath(path), Decoder("strict", options=False))
     return [strip_line_end(text) for _, text in lines]
 
 

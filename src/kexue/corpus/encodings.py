@@ -190,10 +190,11 @@ class Recoded(io.RawIOBase):
         encoding: a name that `check_encoding` returns.
         swap: exchange CR and LF, so that lines which end with CR end with LF.
         path: the file, for errors.
+        options: whether whoever reads has an option for the encoding, which the remedy then names.
     """
 
-    def __init__(self, stream: BinaryIO, encoding: str, *, swap: bool, path: str) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, encoding: str, *, swap: bool, path: str, options: bool = True) -> None:
+        self._stream, self._options = stream, options
         self._encoding, self._path = encoding, path
         errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
         self._decoder: Any = None if encoding == "utf-8" else codecs.getincrementaldecoder(encoding)(errors)
@@ -223,6 +224,8 @@ class Recoded(io.RawIOBase):
                 raise DataError(
                     f"it is not {show_encoding(self._encoding)}: {error.reason}.",
                     path=self._path,
-                    remedy="Name its encoding with --encoding (in Python encoding=), or save it as UTF-8.",
+                    remedy="Name its encoding with --encoding (in Python encoding=), or save it as UTF-8."
+                    if self._options
+                    else "Save it as UTF-8.",
                 ) from error
         return data.translate(_SWAP) if self._swap else data

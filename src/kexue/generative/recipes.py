@@ -63,6 +63,7 @@ class Recipe:
         choose_sizes: returns the sizes of a model for items of this kind.
         build: returns a new model of these sizes.
         choose_course: returns how it is trained on items of this kind.
+        multiple: returns of what height and width of images must be multiples.
         start: called with the new model and some hundreds of items to train on, before the first step.
         finish: called with the model and items to train on before it makes samples.
         bound: options with which `log_prob_bound` measures a trained model.
@@ -73,6 +74,7 @@ class Recipe:
     choose_sizes: Callable[[Facts], Sizes]
     build: Callable[[Facts, Sizes], GenerativeModel]
     choose_course: Callable[[Facts], Course]
+    multiple: Callable[[Facts], int] = lambda _facts: 1
     start: Callable[[Any, Tensor], object] = lambda _model, _items: None
     finish: Callable[[Any, Tensor], object] = lambda _model, _items: None
     bound: Mapping[str, Any] = field(default_factory=dict)
@@ -236,16 +238,35 @@ def _univae_course(facts: Facts) -> Course:
 
 
 RECIPES = {
-    "vae": Recipe(Images, _vae_sizes, _build_vae, _auto_encoder_course, bound={"k": 100}),
-    "vqvae": Recipe(Images, _vqvae_sizes, _build_vqvae, _auto_encoder_course, finish=_fit_codes),
+    "vae": Recipe(
+        Images,
+        _vae_sizes,
+        _build_vae,
+        _auto_encoder_course,
+        lambda facts: 1 if is_small(facts) else 4,
+        bound={"k": 100},
+    ),
+    "vqvae": Recipe(Images, _vqvae_sizes, _build_vqvae, _auto_encoder_course, lambda _facts: 4, finish=_fit_codes),
     "nice": Recipe(
         Images, _nice_sizes, _build_nice, _nice_course, start=DequantizedFlow.initialize, bound={"draws": 8}
     ),
     "realnvp": Recipe(
-        Images, _realnvp_sizes, _build_realnvp, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+        Images,
+        _realnvp_sizes,
+        _build_realnvp,
+        _flow_course,
+        lambda _facts: 2,
+        start=DequantizedFlow.initialize,
+        bound={"draws": 8},
     ),
     "glow": Recipe(
-        Images, _glow_sizes, _build_glow, _flow_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+        Images,
+        _glow_sizes,
+        _build_glow,
+        _flow_course,
+        lambda _facts: 2,
+        start=DequantizedFlow.initialize,
+        bound={"draws": 8},
     ),
     "univae": Recipe(
         Texts,

@@ -278,6 +278,44 @@ def test_evaluation_of_sentences_counts_tokens(runs):
     assert quality.nats > quality.kl > 0
 
 
+def test_an_unknown_character_is_never_right_and_padding_is_not_counted(runs):
+    """Of three characters and an end one is right, of an end none; x is unknown."""
+    texts = open_run(runs / "univae", device="cpu").medium
+    items, again = texts.to_rows(["猫猫x", ""]), texts.to_rows(["猫狗x猫", "猫"])
+    assert texts.compare(items, again)[0].sum() == 5
+    assert texts.measure_difference(items, again) == pytest.approx(4 / 5)
+    assert texts.measure_difference(items[:, :3], items[:, :3]) == 0
+
+
+def test_the_residual_of_sentences_is_what_evaluation_counts(runs, tmp_path):
+    univae = open_run(runs / "univae", device="cpu")
+    rows = univae.medium.load(runs / "lines.txt", None)[1].test
+    univae.medium.write(rows, tmp_path / "test.txt")
+    _, residual = encode_run(univae, tmp_path / "test.txt", tmp_path / "z.npy")
+    assert residual == pytest.approx(1 - evaluate_run(univae).tokens_right)
+
+
+def test_characters_that_the_model_does_not_know_are_named(runs, tmp_path, caplog):
+    univae = open_run(runs / "univae", device="cpu")
+    (tmp_path / "x.txt").write_text("猫xy\nabcd\nefgh\nijkl\n", encoding="utf-8")
+    score_run(univae, tmp_path / "x.txt")
+    walk_run(univae, tmp_path / "walk.txt", start="猫在z", end="狗")
+    assert [one.message.partition(": ")[2] for one in caplog.records] == [
+        "x, y, a, b, c, d, e, f, g, h and 4 more",
+        "z",
+    ]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+@pytest.mark.parametrize("name", ["vae", "univae"])
+def test_latents_may_have_another_precision(runs, tmp_path, name, kind):
+    run = open_run(runs / name, device="cpu")
+    file = tmp_path / ("x.txt" if name == "univae" else "x.npy")
+    encode_run(run, runs / ("lines.txt" if name == "univae" else "pictures"), tmp_path / "z.npy")
+    np.save(tmp_path / "other.npy", np.load(tmp_path / "z.npy").astype(kind))
+    assert decode_run(run, tmp_path / "other.npy", file) == decode_run(run, tmp_path / "z.npy", file)
+
+
 # ---- what is read
 
 

@@ -68,7 +68,8 @@ class TextQuality:
     Attributes:
         model: its name.
         n: sentences measured.
-        tokens_right: share of the characters, and of the ends, that decode(encode(sentence)) has in their places.
+        tokens_right: share of the characters, and of the ends, that decode(encode(sentence)) has in their places. A
+            character that the model does not know is never right.
         sentences_right: share of the sentences that come back whole.
         nats: bound of minus log p of a sentence: its mean is at most this.
         kl: nats of this that the latents cost.
@@ -122,18 +123,17 @@ def _evaluate_texts(run: Run, n: int) -> TextQuality:
     """Return the quality of a model of sentences."""
     model = run.model
     assert isinstance(model, UniVAE)
+    assert isinstance(run.medium, Texts)
     parts = Texts.load(run.source, None)[1]
     _check_unchanged(run, parts)
     test = parts.test[:n]
     again = apply(model.reconstruct, test, model)
-    counted = test != model.special.pad
-    counted[:, 0] = False  # the start is given
-    right = (again == test) | ~counted
+    counted, right = run.medium.compare(test, again)
     return TextQuality(
         run.name,
         len(test),
         tokens_right=float(right[counted].double().mean()),
-        sentences_right=float(right.all(1).double().mean()),
+        sentences_right=float((right == counted).all(1).double().mean()),
         nats=-float(apply(find_measure(run)[1], test, model).double().mean()),
         kl=float(apply(lambda x: model.kl(x, generator=0).sum(1), test, model).double().mean()),
         active_units=model.active_units(test.to(model.device)),

@@ -122,6 +122,10 @@ class Images(Medium):
             )
         return x
 
+    def measure_difference(self, items: Tensor, again: Tensor) -> float:
+        """Return the root of the mean square of the difference, in units of the pixels."""
+        return float((again - items).double().square().mean().sqrt())
+
     def write(self, items: Tensor, path: Path) -> None:
         """Write images to a file .png, a sheet of rows and columns, or to a file .npy, (n, C, H, W)."""
         if path.suffix.lower() == ".npy":

@@ -56,6 +56,10 @@ class Medium(ABC):
         """Return the item of a file or, of texts, a text; DataError where it is not of this kind."""
 
     @abstractmethod
+    def measure_difference(self, items: Tensor, again: Tensor) -> float:
+        """Return how far items differ from others of as many: 0 where they are the same."""
+
+    @abstractmethod
     def write(self, items: Tensor, path: Path) -> None:
         """Write items to a file whose ending says how."""
 

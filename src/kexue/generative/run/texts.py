@@ -15,14 +15,16 @@ from torch import Tensor
 from kexue._files import check_output, replacing
 from kexue._text import say_count
 from kexue.corpus.decoding import read_lines
+from kexue.corpus.open import STDIN
 from kexue.errors import DataError
 from kexue.generative.run.medium import Medium, Parts
-from kexue.generative.univae.characters import CharacterVocabulary
+from kexue.generative.univae.characters import PAD, UNK, CharacterVocabulary
 
 _LONGEST = 64  # tokens of a sentence, start and end included
 _SHARE = 10  # a tenth of the sentences chooses the best step, another one is for test,
 _MOST = 2000  # but no more than this
 _RARE = 2  # characters that occur less often are unknown
+_NAMED = 10  # unknown characters in a warning
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,7 +53,17 @@ class Texts(Medium):
             DataError: the file cannot be read, or has fewer than 10 sentences.
         """
         if image_size is not None:
-            raise ValueError("image_size belongs to models of images")
+            raise ValueError("--image-size (image_size) is for models of images; leave it out")
+        if os.fspath(source) == STDIN:
+            raise DataError(
+                "standard input cannot be read again, as is needed to continue the training and to evaluate the model.",
+                path=source,
+                remedy="Write it to a file, and name the file.",
+            )
+        if not os.path.exists(source):
+            raise DataError(
+                "no such file.", path=source, remedy="A model of texts learns from a text file with a sentence a line."
+            )
         lines = dict.fromkeys(line.strip() for line in read_lines(source) if line.strip())
         short = [line for line in lines if len(line) <= _LONGEST - 2]
         if len(short) < len(lines):
@@ -92,6 +104,21 @@ class Texts(Medium):
         """Return rows of token ids (n, max_length)."""
         return self.vocabulary.encode(texts, self.max_length)
 
+    def compare(self, items: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which tokens of rows are counted, and which of these stand in their places in other rows.
+
+        Characters and ends are counted, not starts and padding. An unknown character is never right: no model can tell
+        which one it was.
+        """
+        counted = items != PAD
+        counted[:, 0] = False
+        return counted, counted & (items == again) & (items != UNK)
+
+    def measure_difference(self, items: Tensor, again: Tensor) -> float:
+        """Return the share of the characters and ends of sentences that others have not in their places."""
+        counted, right = self.compare(items, again)
+        return 1 - float(right[counted].double().mean())
+
     def read(self, source: str | os.PathLike[str]) -> Tensor:
         """Return the rows of the sentences of a text file, blank lines left out.
 
@@ -103,14 +130,23 @@ class Texts(Medium):
             raise DataError("holds no sentence.", path=source, remedy="Name a text file with a sentence a line.")
         for number, line in lines:
             self._check(line, source, number)
-        return self.to_rows([line for _, line in lines])
+        return self._to_rows_with_warning([line for _, line in lines])
 
     def read_one(self, source: str) -> Tensor:
         """Return the row of a sentence."""
         if not source.strip():
             raise DataError("a sentence is expected, got a blank one.")
         self._check(source.strip())
-        return self.to_rows([source.strip()])[0]
+        return self._to_rows_with_warning([source.strip()])[0]
+
+    def _to_rows_with_warning(self, texts: list[str]) -> Tensor:
+        """Return rows of token ids; warn of characters that the model does not know."""
+        unknown = list(dict.fromkeys(one for text in texts for one in text if one not in self.characters))
+        if unknown:
+            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+            named = ", ".join(unknown[:_NAMED])
+            _LOG.warning("the model has learnt no such characters, and reads the same one there: %s%s", named, more)
+        return self.to_rows(texts)
 
     def _check(self, line: str, path: str | os.PathLike[str] | None = None, number: int | None = None) -> None:
         """Raise a DataError for a sentence that is too long."""

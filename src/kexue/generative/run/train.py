@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kexue._progress import Progress
+from kexue.errors import DataError
 from kexue.generative.model import GenerativeModel
 from kexue.generative.recipes import Course, Recipe, find_recipe, to_batches
 from kexue.generative.run.config import ModelConfig, ModelResult
@@ -60,6 +62,7 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
     recipe = find_recipe(config.model)
     medium, parts = recipe.medium.load(config.data, config.image_size)
     facts = medium.facts()
+    _check_size(config, recipe, facts)
     course, sizes = _settle(config, recipe.choose_course(facts)), dict(recipe.choose_sizes(facts))
     settings = _settings(config, course, parts)
     check_settings(config.out, settings, resume=config.resume)
@@ -79,6 +82,20 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
     sheet = Path(config.out) / medium.sheet
     medium.write(model.sample(_SAMPLES, generator=config.seed).cpu(), sheet)
     return ModelResult(**dataclasses.asdict(result), samples=os.fspath(sheet))
+
+
+def _check_size(config: ModelConfig, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    """Raise a DataError for images whose height or width does not suit the model."""
+    multiple = recipe.multiple(facts)
+    height, width = facts["event_shape"][1:] if multiple > 1 else (0, 0)
+    if height % multiple or width % multiple:
+        size = math.ceil(max(height, width) / multiple) * multiple
+        raise DataError(
+            f"the images have {height} x {width} pixels; {config.model} takes heights and widths divisible by "
+            f"{multiple}.",
+            path=config.data,
+            remedy=f"Resize them: --image-size {size} (image_size={size}).",
+        )
 
 
 def _settle(config: ModelConfig, course: Course) -> Course:

@@ -131,16 +131,14 @@ def encode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
     """Write the latents of items to a file .npy; return the number of items and the residual.
 
     The residual is the root of the mean square of decode(latents) - items, in units of the items; of texts it is the
-    share of tokens that differ.
+    share of characters and ends that decode(latents) has not in their places.
     """
     check_output(out, ".npy")
     items = run.medium.read(source)
     z = encode(run.model, items)
     again = _decode(run.model, z)
     write_array(z, Path(out))
-    if not items.is_floating_point():
-        return len(items), float((again != items).double().mean())
-    return len(items), float((again - items).double().square().mean().sqrt())
+    return len(items), run.medium.measure_difference(items, again)
 
 
 def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[str]) -> int:
