@@ -16,6 +16,7 @@ import numpy as np
 
 from kexue import generative, nn as layers
 from kexue._optional import import_optional
+from kexue.experiments._fashion import measure_fashion
 from kexue.experiments._training import fit, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -35,6 +36,7 @@ _UNITS = {
         "Fréchet distance of samples {fd_beta_0} without the divergence to {fd_beta_1} with it, of training digits "
         "{fd_train_test}; bound {elbo_beta_1}; agreement with the class asked for {cvae_agreement}"
     ),
+    data=("fashion_mnist",),
     minutes=4,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
@@ -64,12 +66,14 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         "vqvae_fd": Figure.over_runs([one["fd"] for one in quantised]),
         "vqvae_fd_reconstructions": Figure.over_runs([one["fd_reconstructions"] for one in quantised]),
     }
+    fashion, used = measure_fashion({"vae": 8000, "vqvae": 4000} if budget == "full" else {}, seed, data)
+    figures |= fashion
     shown = {beta: models[beta, seed] for beta in _BETAS}
     return Report(
         tuple(_decide(runs, figures, drops, agreements)),
         figures,
         seeds=seeds,
-        data=({"name": "digits", "split": "test", "n": len(world.test)},),
+        data=({"name": "digits", "split": "test", "n": len(world.test)}, *used),
         draw=lambda figure: _draw(figure, runs, figures, world, shown, conditional[seed], seed),
     )
 
