@@ -109,7 +109,7 @@ def test_named_sets_are_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.M
         (np.zeros((2, 4, 4)), {"announced": (3, 4, 4)}, "announces 3 x 4 x 4 bytes, the file has 32"),
         (np.zeros((2, 4)), {}, "2 dimensions, expected"),
         (np.zeros((2, 4, 4)), {"kind": 13}, "type 0x0d"),
-        (np.zeros((0, 4, 4)), {}, "0 images"),
+        (np.zeros((0, 4, 4)), {}, "0 x 4 x 4 pixels, expected at least 1 image"),
     ],
 )
 def test_damaged_idx_files_are_refused(tmp_path: Path, values: Any, options: dict[str, Any], message: str) -> None:
@@ -131,6 +131,9 @@ def test_other_faults_of_idx_files(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(9))
     write_idx(tmp_path / "t10k-images-idx3-ubyte", np.zeros((2, 5, 4)))
     with pytest.raises(DataError, match="different sizes"):
+        load_images(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0]))
+    with pytest.raises(DataError, match="ends within its header"):
         load_images(tmp_path)
     images.write_bytes(images.read_bytes()[:-12])
     with pytest.raises(DataError, match="damaged or cut short"):
@@ -173,6 +176,52 @@ def test_folders_train_and_test_are_the_parts(tmp_path: Path) -> None:
         load_images(tmp_path / "labelled")
 
 
+def test_images_beside_the_parts_are_not_left_out(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_images(tmp_path / part, 2)
+    (tmp_path / "notes").mkdir()
+    assert len(load_images(tmp_path).train) == 2
+    write_images(tmp_path / "val", 1)
+    write_images(tmp_path, 1)
+    with pytest.raises(DataError, match=r"beside the parts train and test, .* not read: 000\.png, val"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("train", "val"), ("training", "validation", "test")])
+def test_names_of_parts_are_no_labels(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_images(tmp_path / name, 2)
+    with pytest.raises(DataError, match=r"named as parts of a set, not as labels.*Name the two parts train and test"):
+        load_images(tmp_path)
+    write_images(tmp_path / "car", 2)  # a train among vehicles
+    assert load_images(tmp_path).num_classes == len(names) + 1
+
+
+def test_grey_and_coloured_parts_have_three_channels_both(tmp_path: Path) -> None:
+    grey, coloured = (
+        write_images(tmp_path / "train", 2, size=(4, 4)),
+        write_images(tmp_path / "test", 2, size=(4, 4, 3)),
+    )
+    data = load_images(tmp_path)
+    assert data.event_shape == (3, 4, 4)
+    assert (levels(data.train) == grey[:, None]).all()
+    assert (levels(data.test) == np.moveaxis(coloured, -1, 1)).all()
+
+
+def test_a_name_is_that_of_a_set_whatever_folders_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KEXUE_DATA", raising=False)
+    for name in ("digits", "mnist"):
+        write_images(tmp_path / name, 3)
+        assert len(load_images(f"./{name}").train) == 2
+    assert len(load_images("digits").train) == 1257
+    with pytest.raises(DataError, match=r"such as \./mnist"):
+        load_images("mnist")
+    write_images(tmp_path, 3)
+    with pytest.raises(DataError, match="'' is neither the name of a set nor a folder"):
+        load_images("")
+
+
 def test_transparency_rotation_and_palettes(tmp_path: Path) -> None:
     clear = Image.new("RGBA", (2, 4), (255, 0, 0, 0))
     clear.save(tmp_path / "a.png")
@@ -211,8 +260,9 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "cats", 1)
     with pytest.raises(DataError, match=r"images .* and folders of images"):
         load_images(tmp_path)
-    with pytest.raises(ValueError, match="image_size must be"):
-        load_images("digits", image_size=0)
+    for size in (0, 1.5, (8, 8.0), True):
+        with pytest.raises(ValueError, match="image_size must be"):
+            load_images("digits", image_size=size)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shallow", ["cats", "."])
@@ -237,6 +287,17 @@ def test_files_that_are_not_images_are_named(tmp_path: Path) -> None:
         load_images(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.ppm", b"P6 4x 4 255\n" + bytes(48)), ("a.xbm", b"#define im_width 1x\n#define im_height 2\n{ 0x01 };")],
+)
+def test_decoders_of_damaged_files_may_raise_anything(tmp_path: Path, name: str, content: bytes) -> None:
+    write_images(tmp_path, 3)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: cannot be read as an image"):
+        load_images(tmp_path)
+
+
 def test_image_data_checks_its_images() -> None:
     x = torch.zeros(3, 1, 2, 2)
     assert ImageData(x, None, x, None, (1, 2, 2), 256).num_classes is None
@@ -248,6 +309,16 @@ def test_image_data_checks_its_images() -> None:
         ImageData(x.long(), None, x, None, (1, 2, 2), 256)
     with pytest.raises(ValueError, match="train must be"):
         ImageData(x[0], None, x, None, (1, 2, 2), 256)
+    for wrong in (torch.zeros(3), torch.full((3,), torch.nan), [0, 1, 2]):
+        with pytest.raises(TypeError, match="train_labels must be a tensor of integer class numbers"):
+            ImageData(x, wrong, x, None, (1, 2, 2), 256)  # type: ignore[arg-type]
+    for numbers, classes in ((torch.tensor([0, -1, 1]), ()), (torch.tensor([0, 2, 1]), ("a", "b"))):
+        with pytest.raises(ValueError, match=r"train_labels must lie in \[0, 2\)"):
+            ImageData(x, numbers, x, None, (1, 2, 2), 256, classes)
+    with pytest.raises(ValueError, match="levels must be a whole number >= 2, got 1"):
+        ImageData(x, None, x, None, (1, 2, 2), 1)
+    with pytest.raises(ValueError, match="channels, height, width"):
+        ImageData(x[:, 0], None, x[:, 0], None, (2, 2), 256)
     with pytest.raises(ValueError, match=r"train_labels must be \(3,\)"):
         ImageData(x, torch.zeros(2).long(), x, None, (1, 2, 2), 256)
 

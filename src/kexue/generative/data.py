@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from kexue._arrays import Array
+from kexue._counts import check_count, is_whole
 from kexue._optional import import_optional
+from kexue._tensors import as_class_numbers, check_range
 from kexue.errors import DataError
 from kexue.generative.idx import IdxPart, find_idx_files, read_idx_part
-from kexue.generative.pictures import list_images, read_images, resize_grey
+from kexue.generative.pictures import find_parts, list_images, read_images, resize_grey
 
-_SETS = {"mnist": "mnist", "fashion-mnist": "fashion_mnist"}  # name: folder in KEXUE_DATA/images
+_SETS = {"digits": None, "mnist": "mnist", "fashion-mnist": "fashion_mnist"}  # name: folder in KEXUE_DATA/images
 _HELD_OUT = 0.1  # share of a set without a test part that becomes its test part
 
 
@@ -35,7 +37,9 @@ class ImageData:
         classes: names of the classes in the order of their numbers; () where they have none.
 
     Raises:
-        ValueError: images of another shape, not floats, not finite or outside [-1, 1]; another number of labels.
+        ValueError: images of another shape, not floats, not finite or outside [-1, 1]; another number of labels, or of
+            names than of classes; fewer than 2 levels.
+        TypeError: labels that are not whole numbers.
     """
 
     train: Tensor
@@ -47,6 +51,9 @@ class ImageData:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_count(self.levels, "levels", 2)
+        if len(self.event_shape) != 3:
+            raise ValueError(f"event_shape must be (channels, height, width), got {tuple(self.event_shape)}")
         for name, x, labels in (
             ("train", self.train, self.train_labels),
             ("test", self.test, self.test_labels),
@@ -56,8 +63,11 @@ class ImageData:
             low, high = (float(value) for value in torch.aminmax(x))
             if not x.is_floating_point() or not (low >= -1 and high <= 1):  # NaN, too, is not
                 raise ValueError(f"{name} must be floats in [-1, 1], got {x.dtype} from {low:g} to {high:g}")
-            if labels is not None and labels.shape != (len(x),):
-                raise ValueError(f"{name}_labels must be ({len(x)},), got {tuple(labels.shape)}")
+            if labels is not None:
+                numbers = as_class_numbers(labels, f"{name}_labels")
+                if numbers.shape != (len(x),):
+                    raise ValueError(f"{name}_labels must be ({len(x)},), got {tuple(numbers.shape)}")
+                check_range(numbers, len(self.classes) or int(numbers.max()) + 1, None, f"{name}_labels")
 
     @property
     def num_classes(self) -> int | None:
@@ -77,8 +87,8 @@ def load_images(source: str | os.PathLike[str], *, image_size: int | tuple[int, 
     - path of a folder of images in any format of Pillow, of 8 bits a channel: the names of sub-folders are the labels,
       unless there are none. Grey where every pixel is. Sub-folders ``train`` and ``test`` are the two parts.
 
-    Where there is no test part, a random tenth of the images becomes it: the same one every time, with the same share
-    of every class.
+    A name is always that of the set: of a folder of this name write ``"./digits"``. Where there is no test part, a random
+    tenth of the images becomes it: the same one every time, with the same share of every class.
 
     Args:
         source: name or path.
@@ -108,28 +118,33 @@ def _check_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | N
     """Return (height, width), or None."""
     if image_size is None:
         return None
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in size):
+    size = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(size) != 2 or not all(is_whole(one) and one >= 1 for one in size):
         raise ValueError(f"image_size must be one size >= 1, or (height, width), got {image_size!r}")
-    return size
+    return int(size[0]), int(size[1])
+
+
+def is_named_set(source: str | os.PathLike[str]) -> bool:
+    """Return whether this is the name of a set, not a path."""
+    return isinstance(source, str) and source in _SETS
 
 
 def _find_folder(source: str | os.PathLike[str]) -> Path:
     """Return the folder of a named set, or the one at a path."""
-    if isinstance(source, str) and source in _SETS and not Path(source).is_dir():
+    if isinstance(source, str) and (name := _SETS.get(source)):
         root = os.environ.get("KEXUE_DATA")
-        folder = None if root is None else Path(root, "images", _SETS[source])
+        folder = None if root is None else Path(root, "images", name)
         if folder is None or not folder.is_dir():
             where = "KEXUE_DATA is not set" if folder is None else f"{folder} does not exist"
             raise DataError(
                 f"the set {source!r} is not there: {where}.",
-                remedy=f"Put its idx files into images/{_SETS[source]} of a folder and set KEXUE_DATA to that folder, "
-                "or give the path of the folder that has them; digits needs no file.",
+                remedy=f"Put its idx files into images/{name} of a folder and set KEXUE_DATA to that folder, "
+                f"or give the path of the folder that has them, such as ./{source}; digits needs no file.",
             )
         return folder
     path = Path(source)
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "is neither the name of a set nor a folder"
+    if not os.fspath(source) or not path.is_dir():
+        what = "is a file, not a folder" if path.is_file() else "is neither the name of a set nor a folder"
         raise DataError(f"{os.fspath(source)!r} {what}.", remedy="Give digits, mnist, fashion-mnist or a folder.")
     return path
 
@@ -155,7 +170,11 @@ def _load_idx(folder: Path, files: dict[str, Path], size: tuple[int, int] | None
     }
     sizes = {part.images.shape[1:] for part in parts.values()}
     if len(sizes) > 1 and size is None:
-        raise DataError(f"the training and the test images have different sizes: {sorted(sizes)}.", path=folder)
+        raise DataError(
+            f"the training and the test images have different sizes: {sorted(sizes)}.",
+            path=folder,
+            remedy="Resize all images: image_size=28 (--image-size 28).",
+        )
     train, test = (
         IdxPart((part.images if size is None else resize_grey(part.images, size))[:, None], part.labels)
         if (part := parts.get(name)) is not None
@@ -170,15 +189,19 @@ def _load_idx(folder: Path, files: dict[str, Path], size: tuple[int, int] | None
 
 def _load_pictures(folder: Path, size: tuple[int, int] | None) -> ImageData:
     """Return the images of a folder of image files."""
-    parts = [folder / name for name in ("train", "test")]
-    if not all(part.is_dir() for part in parts):
+    parts = find_parts(folder)
+    if parts is None:
         files = list_images(folder)
         images = read_images(files.paths, image_size=size)
         return _assemble(images, files.labels, classes=files.classes, path=folder)
     train, test = (list_images(part) for part in parts)
     if train.classes != test.classes:
         different = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(f"train and test have different sub-folders: {', '.join(different)}.", path=folder)
+        raise DataError(
+            f"train and test have different sub-folders: {', '.join(different)}.",
+            path=folder,
+            remedy="Make both parts of the same classes, or put all images into one folder.",
+        )
     images = read_images([*train.paths, *test.paths], image_size=size)
     n = len(train.paths)
     return _join(images[:n], train.labels, images[n:], test.labels, classes=train.classes)
@@ -196,7 +219,9 @@ def _assemble(
     """Return images (n, C, H, W) of uint8 with a share of them, the same of every class, as the test part."""
     n = len(images)
     if n < 2:
-        raise DataError("holds 1 image, expected at least 2: one for training, one for test.", path=path)
+        raise DataError(
+            "holds 1 image, expected at least 2: one for training, one for test.", path=path, remedy="Add images."
+        )
     held = math.ceil(n * share)
     counts = np.unique(labels, return_counts=True)[1] if labels is not None else np.array([0])
     even = counts.min() >= 2 and held >= len(counts) and n - held >= len(counts)  # else a class has too few images

@@ -46,9 +46,11 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> Array:
             path=path,
             remedy="Images have 3 dimensions (number, height, width), labels 1.",
         )
+    if len(content) < 4 + 4 * dimensions:
+        raise DataError("the file ends within its header.", path=path, remedy="Fetch the file again.")
     shape = tuple(int(size) for size in np.frombuffer(content[4 : 4 + 4 * dimensions], ">u4"))
     values = np.frombuffer(content[4 + 4 * dimensions :], np.uint8)
-    if len(shape) < dimensions or len(values) != math.prod(shape):
+    if len(values) != math.prod(shape):
         raise DataError(
             f"the header announces {' x '.join(map(str, shape))} bytes, the file has {len(values)}.",
             path=path,
@@ -81,7 +83,11 @@ def read_idx_part(images: Path, labels: Path | None) -> IdxPart:
     """
     part = IdxPart(read_idx(images, 3), None if labels is None else read_idx(labels, 1).astype(np.int64))
     if not part.images.size:
-        raise DataError(f"the file holds {part.images.shape[0]} images, expected at least 1.", path=images)
+        raise DataError(
+            f"the file holds {' x '.join(map(str, part.images.shape))} pixels, expected at least 1 image of 1 x 1.",
+            path=images,
+            remedy="Fetch the file again, or name another folder.",
+        )
     if part.labels is not None and len(part.labels) != len(part.images):
         raise DataError(
             f"the file holds {len(part.labels)} labels, expected {len(part.images)}, one for each image of {images}.",

@@ -16,6 +16,7 @@ from kexue._optional import import_optional
 from kexue.errors import DataError
 
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_PARTS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 class ImageFiles(NamedTuple):
@@ -61,6 +62,34 @@ def list_images(folder: Path) -> ImageFiles:
     paths = [path for one in inner.values() for path in one]
     labels = np.repeat(np.arange(len(inner)), [len(one) for one in inner.values()])
     return ImageFiles(paths, labels, list(inner))
+
+
+def find_parts(folder: Path) -> tuple[Path, Path] | None:
+    """Return the sub-folders `train` and `test` of a folder; None unless both are there.
+
+    Raises:
+        DataError: other images beside both; sub-folders that are all named as parts, but not as these two.
+    """
+    parts = folder / "train", folder / "test"
+    inner = [sub.name for sub in _sub_folders(folder) if _image_files(sub)]
+    if all(part.is_dir() for part in parts):
+        beside = [path.name for path in _image_files(folder)] + [
+            name for name in inner if name not in ("train", "test")
+        ]
+        if beside:
+            raise DataError(
+                f"beside the parts train and test, this folder holds images that are not read: {', '.join(beside)}.",
+                path=folder,
+                remedy="Move them into train or test, or away.",
+            )
+        return parts
+    if len(inner) > 1 and all(name.lower() in _PARTS for name in inner):
+        raise DataError(
+            f"the sub-folders {', '.join(inner)} are named as parts of a set, not as labels.",
+            path=folder,
+            remedy="Name the two parts train and test, in small letters.",
+        )
+    return None
 
 
 def read_images(paths: Sequence[Path], *, image_size: tuple[int, int] | None = None) -> Array:
@@ -128,19 +157,19 @@ def _read_rgb(path: Path) -> Any:
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             with pillow.open(path) as file:
                 mode = file.mode
-                if mode not in EIGHT_BITS:
-                    raise DataError(
-                        f"the image has more than 8 bits a channel (mode {mode}).",
-                        path=path,
-                        remedy="Convert it to 8 bits a channel first.",
-                    )
-                image = operations.exif_transpose(file)
-    except (OSError, SyntaxError, pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+                image = operations.exif_transpose(file) if mode in EIGHT_BITS else None
+    except Exception as error:  # of a damaged file decoders raise OSError, ValueError, RuntimeError, SyntaxError, ...
         if isinstance(error, OSError) and error.errno is not None:
             raise system_error(error, path) from error
         raise DataError(
             f"cannot be read as an image ({error}).", path=path, remedy="Convert it to PNG, or move it away."
         ) from error
+    if image is None:
+        raise DataError(
+            f"the image has more than 8 bits a channel (mode {mode}).",
+            path=path,
+            remedy="Convert it to 8 bits a channel first.",
+        )
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = pillow.alpha_composite(pillow.new("RGBA", image.size, "white"), image)

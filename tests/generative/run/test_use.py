@@ -346,7 +346,24 @@ def test_grey_images_suit_a_model_of_colours(vae, tmp_path):
     write_images(tmp_path / "in", 2)
     colours = replace(vae.medium, event_shape=(3, 8, 8))
     x = colours.read(tmp_path / "in")
-    assert torch.equal(x, vae.medium.read(tmp_path / "in").expand(2, 3, 8, 8))
+    grey = vae.medium.read(tmp_path / "in")
+    assert torch.equal(x, grey.expand(2, 3, 8, 8))
+    np.save(tmp_path / "grey.npy", grey.numpy())
+    assert torch.equal(colours.read(tmp_path / "grey.npy"), x)
+    (tmp_path / "set").mkdir()
+    for part in ("train", "test"):
+        write_images(tmp_path / "set" / part, 2)
+    torch.testing.assert_close(colours.read(tmp_path / "set"), x)
+
+
+def test_a_name_of_a_set_is_no_folder(vae, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "digits", 2)
+    assert len(vae.medium.read("digits")) == 540
+    assert len(vae.medium.read("./digits")) == 2
+    write_images(tmp_path / "cats", 2)
+    with pytest.raises(DataError, match="'' is neither"):
+        vae.medium.read("")
 
 
 def test_an_image_file_that_is_not_there(vae, tmp_path):

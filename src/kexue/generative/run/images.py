@@ -15,10 +15,10 @@ from torch import Tensor
 
 from kexue.corpus.vectors import read_array
 from kexue.errors import DataError
-from kexue.generative.data import ImageData, load_images
+from kexue.generative.data import ImageData, is_named_set, load_images
 from kexue.generative.figures import grid_figure, trajectory_figure
 from kexue.generative.idx import find_idx_files
-from kexue.generative.pictures import list_images, read_images
+from kexue.generative.pictures import find_parts, list_images, read_images
 from kexue.generative.run.arrays import write_array
 from kexue.generative.run.medium import Medium, Parts
 
@@ -53,8 +53,9 @@ class Images(Medium):
         data = load_images(source, image_size=image_size)
         if len(data.train) < 4:
             raise DataError(
-                f"holds {len(data.train)} images for training, expected at least 4; a model of use needs hundreds.",
+                f"holds {len(data.train)} images for training, expected at least 4.",
                 path=source,
+                remedy="Add images; a model of use needs hundreds.",
             )
         if bool((data.train == data.train[0]).all()):
             raise DataError(
@@ -75,7 +76,7 @@ class Images(Medium):
         return {"event_shape": list(self.event_shape), "levels": self.levels, "image_size": self.image_size}
 
     def read(self, source: str | os.PathLike[str]) -> Tensor:
-        """Return images (n, C, H, W).
+        """Return images (n, C, H, W); for a model of colours, grey ones in three equal channels.
 
         Args:
             source: an image file, a folder of images, a file .npy (n, C, H, W) of floats in [-1, 1], or the name of a
@@ -86,25 +87,26 @@ class Images(Medium):
         """
         path = Path(source)
         if path.suffix == ".npy":
-            return self._check(torch.from_numpy(np.array(read_array(path), np.float32)), source)
-        if path.is_file() or (path.is_dir() and not _is_set(path)):
+            return self._fit(torch.from_numpy(np.array(read_array(path), np.float32)), source)
+        if path.is_file() or _is_folder_of_images(source):
             size = self.image_size
             paths = [path] if path.is_file() else list_images(path).paths
-            grey = read_images(paths, image_size=None if size is None else (size, size))
-            colours = np.repeat(grey, 3, 1) if (grey.shape[1], self.event_shape[0]) == (1, 3) else grey
-            return self._check(torch.from_numpy(colours.astype(np.float32)) / 127.5 - 1, source)
+            images = read_images(paths, image_size=None if size is None else (size, size))
+            return self._fit(torch.from_numpy(images.astype(np.float32)) / 127.5 - 1, source)
         if path.suffix and not path.exists():
             raise DataError(
                 "there is no such file.", path=source, remedy="Name an image file, a folder, a .npy file or a set."
             )
-        return self._check(load_images(source, image_size=self.image_size).test, source)
+        return self._fit(load_images(source, image_size=self.image_size).test, source)
 
     def read_one(self, source: str) -> Tensor:
         """Return the image (C, H, W) of an image file, or the first of a folder, a .npy file or a named set."""
         return self.read(source)[0]
 
-    def _check(self, x: Tensor, source: str | os.PathLike[str]) -> Tensor:
-        """Return images; DataError where they do not fit."""
+    def _fit(self, x: Tensor, source: str | os.PathLike[str]) -> Tensor:
+        """Return images with the channels of the model; DataError where they do not fit."""
+        if x.ndim == 4 and (x.shape[1], self.event_shape[0]) == (1, 3):
+            x = x.expand(-1, 3, -1, -1)
         if tuple(x.shape[1:]) != self.event_shape or not len(x):
             expected = " x ".join(map(str, self.event_shape))
             raise DataError(
@@ -155,6 +157,8 @@ def split_images(data: ImageData) -> Parts:
     return Parts(data.train[order[held:]], data.train[order[:held]], data.test)
 
 
-def _is_set(folder: Path) -> bool:
-    """Return whether a folder is a set of images with idx files, or with the parts train and test."""
-    return all((folder / part).is_dir() for part in ("train", "test")) or bool(find_idx_files(folder))
+def _is_folder_of_images(source: str | os.PathLike[str]) -> bool:
+    """Return whether this is a folder of images without parts, not a set or a folder of idx files."""
+    if is_named_set(source) or not os.fspath(source) or not Path(source).is_dir():
+        return False
+    return not find_idx_files(Path(source)) and find_parts(Path(source)) is None
