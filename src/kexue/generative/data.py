@@ -87,8 +87,8 @@ def load_images(source: str | os.PathLike[str], *, image_size: int | tuple[int, 
     - path of a folder of images in any format of Pillow, of 8 bits a channel: the names of sub-folders are the labels,
       unless there are none. Grey where every pixel is. Sub-folders ``train`` and ``test`` are the two parts.
 
-    A name is always that of the set: of a folder of this name write ``"./digits"``. Where there is no test part, a random
-    tenth of the images becomes it: the same one every time, with the same share of every class.
+    A name is always that of the set: of a folder of this name write ``"./digits"``. Where there is no test part, a
+    random tenth of the images becomes it: the same one every time, with the same share of every class.
 
     Args:
         source: name or path.

@@ -71,11 +71,10 @@ def find_parts(folder: Path) -> tuple[Path, Path] | None:
         DataError: other images beside both; sub-folders that are all named as parts, but not as these two.
     """
     parts = folder / "train", folder / "test"
-    inner = [sub.name for sub in _sub_folders(folder) if _image_files(sub)]
+    inner = [sub.name for sub in _sub_folders(folder) if any(map(_image_files, (sub, *_sub_folders(sub))))]
     if all(part.is_dir() for part in parts):
-        beside = [path.name for path in _image_files(folder)] + [
-            name for name in inner if name not in ("train", "test")
-        ]
+        beside = [path.name for path in _image_files(folder)]
+        beside += [name for name in inner if name not in ("train", "test")]
         if beside:
             raise DataError(
                 f"beside the parts train and test, this folder holds images that are not read: {', '.join(beside)}.",
