@@ -250,7 +250,7 @@ def test_ode_steps_equal_diffusers(diffusers, name, smooth_net):
     cls = {"euler": diffusers.EulerDiscreteScheduler, "heun": diffusers.HeunDiscreteScheduler}[name]
     peer = cls(1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing")
     peer.set_timesteps(10)
-    net, grid = smooth_net, make_grid(TABLE, 10)
+    net, grid = smooth_net, make_grid(TABLE, 10, kind="trailing")
     ratio = (TABLE.sigma(grid) / TABLE.alpha(grid)).double()
     first = TABLE.alpha(grid[0])
     start = X.clone()
@@ -280,7 +280,7 @@ def test_dpmpp_2m_equals_diffusers(diffusers, smooth_net):
     peer = diffusers.DPMSolverMultistepScheduler(
         1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", final_sigmas_type="zero", lower_order_final=True
     )
-    grid = make_grid(TABLE, 20)
+    grid = make_grid(TABLE, 20, kind="trailing")
     peer.set_timesteps(timesteps=grid[:-1].tolist())
     net, x, y, state = smooth_net, X, X, None
     for t, s in itertools.pairwise(grid):
@@ -393,7 +393,7 @@ def test_inversion_returns(smooth_net):
 
 
 def test_inversion_on_a_table_returns(smooth_net):
-    denoiser, grid = Denoiser(smooth_net, TABLE), make_grid(TABLE, 50)
+    denoiser, grid = Denoiser(smooth_net, TABLE), make_grid(TABLE, 50, kind="trailing")
     inverted = ddim_encode(denoiser, X, grid, tol=1e-12, max_iter=200)
     torch.testing.assert_close(solve(denoiser, inverted.z, grid), X, rtol=1e-6, atol=1e-6)
     assert bool(ddim_encode(denoiser, X, grid, method="naive").z.isfinite().all())
@@ -420,7 +420,7 @@ def test_nan_from_the_network_names_time_and_step():
         return x * (float("nan") if int(t) < 500 else 1.0)
 
     with pytest.raises(KexueError, match=r"step 3 of 5, at time 399"):
-        solve(Denoiser(net, TABLE), X, make_grid(TABLE, 5))
+        solve(Denoiser(net, TABLE), X, make_grid(TABLE, 5, kind="trailing"))
 
 
 def test_wrong_settings_are_refused(normal_denoiser, smooth_net):

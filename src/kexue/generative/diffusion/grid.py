@@ -19,7 +19,7 @@ def make_grid(
     schedule: Schedule,
     steps: int | Sequence[float] | Tensor,
     *,
-    kind: Kind = "trailing",
+    kind: Kind = "leading",
     offset: int = 0,
     rho: float = 7.0,
 ) -> Tensor:
@@ -27,7 +27,8 @@ def make_grid(
 
     Discrete schedules: integers that end at -1, which is clean data.
 
-    - ``leading``: k (T // S) + offset for k = S - 1, ..., 0; never visits the last times.
+    - ``leading``: k (T // S) + offset for k = S - 1, ..., 0. It misses the last times, where the signal is smallest;
+      with few steps ``trailing`` is better.
     - ``trailing``: round(T - k T/S) - 1.
     - ``linspace``: S times from T - 1 to 0 in equal steps, rounded.
     - ``quadratic``: floor(squares of S equal steps from 0 to sqrt(0.8 T)) + 1: finer near the data.
@@ -54,7 +55,7 @@ def make_grid(
     Source: kexue.fm/archives/9181 (times of sub-sequences).
 
     Example:
-        >>> make_grid(DiscreteSchedule.linear(1000), 4).tolist()
+        >>> make_grid(DiscreteSchedule.linear(1000), 4, kind="trailing").tolist()
         [999, 749, 499, 249, -1]
     """
     if not isinstance(steps, int):

@@ -88,6 +88,7 @@ class Diffusion(GenerativeModel):
         condition: Tensor | None,
         steps: int = 50,
         solver: str = "ddim",
+        eta: float = 0.0,
         grid: Kind = "trailing",
         scale: float | None = None,
         clip: Any = None,
@@ -100,12 +101,15 @@ class Diffusion(GenerativeModel):
             condition: classes (B,).
             steps: S of `make_grid`.
             solver: as of `solve`.
+            eta: share of the noise of ``"ddim"``, in [0, 1].
             grid: rule of the times, as of `make_grid`.
             scale: of `ClassifierFreeGuidance`; None is no guidance: the conditional model where classes are given.
             clip: as of `solve`.
-            options: of the solver, such as eta; and callback.
+            options: of the solver; and callback.
         """
         denoiser = self.denoiser if scale is None else ClassifierFreeGuidance(self.denoiser, scale)
+        if eta:
+            options["eta"] = eta
         dtype = next(self.net.parameters()).dtype
         x = self.schedule.prior.draw(noise, self.event_shape, dtype)
         times = make_grid(self.schedule, steps, kind=grid)
@@ -125,12 +129,14 @@ class Diffusion(GenerativeModel):
         self.check_events(x)
         options = {"tol": _TOLERANCE, "max_iter": _MOST_ITERATIONS, **options}
         with torch.no_grad():
-            return ddim_encode(self.denoiser, x, make_grid(self.schedule, steps), condition=condition, **options).z
+            times = make_grid(self.schedule, steps, kind="trailing")
+            return ddim_encode(self.denoiser, x, times, condition=condition, **options).z
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
         """Return the events (B, *event_shape) of noise, by DDIM or another solver without noise."""
         with torch.no_grad():
-            out = solve(self.denoiser, z, make_grid(self.schedule, steps), condition=condition, **options)
+            times = make_grid(self.schedule, steps, kind="trailing")
+            out = solve(self.denoiser, z, times, condition=condition, **options)
         assert isinstance(out, Tensor)
         return out
 
