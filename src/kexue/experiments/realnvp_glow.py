@@ -3,7 +3,8 @@
 Measures bits per dimension of scikit-learn's digits (8 x 8, 17 levels) that were not trained on: uniform, by pixel, two
 Gaussians, NICE-like and RealNVP flows of 64 values, a small Glow of images. Few images are there, so each flow stops
 where 200 images of the training part, kept out of training, cost least; test images are used once, at the end. Samples
-are measured by their Fréchet distance from the training images, beside that of sets that are no model.
+are measured by their Fréchet distance from the training images, beside that of sets that are no model. Densities of the
+plane, which are known exactly, show how near a flow comes, and what it puts between their pieces.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from kexue import generative
 from kexue._optional import import_optional
 from kexue.experiments._panels import draw_bars
+from kexue.experiments._plane import Fitted, Plane, draw_planes, fit_plane, make_planes, plane_claims, plane_figures
 from kexue.experiments._training import fit, shuffled_rows, torch_seed
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
@@ -84,19 +86,22 @@ class Trained(NamedTuple):
         "Glow {bits_glow}; Fréchet distance of Glow's samples {fd_glow_1}, at temperature 0.8 {fd_glow_0.8}, of test "
         "images {fd_reference_test}"
     ),
-    minutes=4,
+    minutes=5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Train every flow on digits for each seed."""
+    """Train every flow on digits, and on densities of the plane, for each seed."""
     import_optional("torch", extra="train")
-    steps, count = {"smoke": (25, 1), "small": (800, 3), "full": (2000, 5)}[budget]
+    steps, plane_steps, count = {"smoke": (25, 30, 1), "small": (800, 1200, 3), "full": (2000, 1200, 5)}[budget]
     seeds = tuple(range(seed, seed + count))
     digits = {s: _load(s) for s in seeds}
     runs = {name: [_train(name, digits[s], steps, s) for s in seeds] for name in _FLOWS}
     bits = {name: [one.bits for one in trained] for name, trained in runs.items()}
     for name, measure in (("gaussian", _gaussian_bits), ("diagonal", _diagonal_bits), ("histogram", _histogram_bits)):
         bits[name] = [measure(digits[s]) for s in seeds]
+    planes = make_planes()
+    fitted = {name: [fit_plane(plane, plane_steps, s) for s in seeds] for name, plane in planes.items()}
     figures = {f"bits_{name}": Figure.over_runs(values, "bits/dim") for name, values in bits.items()}
+    figures |= plane_figures(planes, fitted)
     for name, trained in runs.items():
         for t in _TEMPERATURES:
             figures[f"fd_{name}_{t:g}"] = Figure.over_runs([one.distances[t] for one in trained])
@@ -107,7 +112,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     )
     figures["inverse_error"] = Figure(max(_inverse_error(t[0].model, digits[seed].test) for t in runs.values()))
     return Report(
-        tuple(_claims(bits, figures)),
+        (*_claims(bits, figures), *plane_claims(planes, fitted)),
         figures,
         notes=(
             "Every flow overfits 1,057 images within some hundred steps; its best step was chosen on 200 others.",
@@ -115,7 +120,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         ),
         seeds=seeds,
         data=({"name": "digits", "split": "test", "n": len(digits[seed].test)},),
-        draw=lambda figure: _draw(figure, runs, figures),
+        draw=lambda figure: _draw(figure, runs, figures, planes, fitted),
     )
 
 
@@ -283,9 +288,12 @@ def _claims(bits: Mapping[str, Sequence[float]], figures: Mapping[str, Figure]) 
     ]
 
 
-def _draw(figure: Any, runs: Mapping[str, Sequence[Trained]], figures: Mapping[str, Figure]) -> None:
-    figure.set_size_inches(15, 8)
-    grid = figure.add_gridspec(2, 12, height_ratios=(1, 0.85))
+def _draw(
+    figure: Any, runs: Mapping[str, Sequence[Trained]], figures: Mapping[str, Figure],
+    planes: Mapping[str, Plane], fitted: Mapping[str, Sequence[Fitted]],
+) -> None:  # fmt: skip
+    figure.set_size_inches(15, 12)
+    grid = figure.add_gridspec(3, 12, height_ratios=(1, 0.85, 0.9))
     panel = figure.add_subplot(grid[0, :4])
     for at, (name, trained) in enumerate(runs.items()):
         for number, one in enumerate(trained):
@@ -313,3 +321,4 @@ def _draw(figure: Any, runs: Mapping[str, Sequence[Trained]], figures: Mapping[s
         panel = figure.add_subplot(grid[1, 3 * at : 3 * at + 3])
         panel.imshow(tiles.transpose(0, 2, 1, 3).reshape(50, 60), cmap="gray_r", vmin=-1, vmax=1)
         panel.set(title=f"Glow, temperature {t:g}", xlabel="6 samples a row", ylabel="5 rows", xticks=[], yticks=[])
+    draw_planes([figure.add_subplot(grid[2, 3 * at : 3 * at + 3]) for at in range(4)], planes, fitted)
