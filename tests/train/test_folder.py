@@ -235,3 +235,22 @@ def test_a_link_to_another_disk_stays_a_link(tmp_path):
         assert run_of(tmp_path / "run", steps=steps, save_every=2).fit(rows()).steps == steps
         assert (tmp_path / "run" / "last").is_symlink()
         assert load_checkpoint(tmp_path / "disk" / "last").step == steps
+
+
+def test_start_is_called_once_the_folder_belongs_to_the_run(tmp_path):
+    steps, refused = [], []
+
+    def start(trainer):
+        steps.append((trainer.place.step, (tmp_path / "last").exists()))
+
+    def second(*_):
+        with pytest.raises(RunBusyError):
+            run_of(tmp_path).fit(rows(), start=refused.append)
+
+    first = run_of(tmp_path)
+    first.callbacks = [second]
+    first.fit(rows(), start=start)
+    run_of(tmp_path, steps=8).fit(rows(), start=start)
+    run_of(tmp_path, resume=False).fit(rows(), start=start)
+    assert steps == [(0, False), (6, True), (0, False)]  # new, continued, begun again with the old one removed
+    assert refused == []

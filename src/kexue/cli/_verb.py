@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -11,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -48,7 +48,7 @@ class _Formatter(logging.Formatter):
         return visible(super().format(record))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Output:
     """Output of a verb: its result on stdout, progress and messages on stderr."""
 
@@ -70,6 +70,26 @@ class Output:
         # A pipe has no width: use a large one rather than cut columns.
         console = Console() if sys.stdout.isatty() else Console(width=160)
         console.print(_Visible(answer), markup=False, highlight=False)
+
+    def emit_training(self, result: Any, measure: str, made: str) -> None:
+        """Print the result of a training; exit with the code of an interruption where a signal ended it.
+
+        Args:
+            result: a `TrainResult`.
+            measure: name of its value, for a person.
+            made: what the training has made, for a person.
+        """
+        best = "" if result.best_step is None else f" (best, step {result.best_step:,})"
+        value = "" if result.value is None else f"{measure} {result.value:.4g}{best}, "
+        self.emit(
+            dataclasses.asdict(result),
+            lambda: (
+                f"{result.steps:,} steps, {value}{result.seconds:,.0f} s\n"
+                f"{made}{', of an interrupted run' * result.interrupted}"
+            ),
+        )
+        if result.interrupted:
+            raise typer.Exit(EXIT_INTERRUPTED)
 
     def remark(self, text: str) -> None:
         """Print a message on stderr, which is not part of the result."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kexue.cli._verb import EXIT_INTERRUPTED, Output, verb
+from kexue.cli._verb import Output, verb
 
 app = typer.Typer(
     help="Train models that generate images or texts; sample, judge, encode and decode with them.",
@@ -83,9 +83,7 @@ def train(
         resume=resume,
     )
     result = train_model(config, progress=out.progress)
-    out.emit(dataclasses.asdict(result), lambda: _render_training(result))
-    if result.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
+    out.emit_training(result, "loss", f"samples: {result.samples}")
 
 
 @verb(
@@ -104,7 +102,11 @@ def sample(
     n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
     temperature: Annotated[
         float | None,
-        typer.Option(help="Spread of the latents; below 1: more typical, less variety; default: 1.", min=0),
+        typer.Option(
+            help="Spread of the latents, or of texts of the choice of characters; below 1: more typical, less variety. "
+            "Default: 1; of texts the likeliest characters, as with 0.",
+            min=0,
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -206,16 +208,6 @@ def score(out: Output, run: RunFolder, items: Items, device: Device = "auto") ->
 
     record = dataclasses.asdict(score_run(open_run(run, device=device), items))
     out.emit(record, lambda: _render_score(record))
-
-
-def _render_training(result: Any) -> str:
-    """Return the result of a training as text for a person."""
-    best = "" if result.best_step is None else f" (best, step {result.best_step:,})"
-    value = "" if result.value is None else f"loss {result.value:.4g}{best}, "
-    return (
-        f"{result.steps:,} steps, {value}{result.seconds:,.0f} s\n"
-        f"samples: {result.samples}{', of an interrupted run' * result.interrupted}"
-    )
 
 
 def _render_quality(record: dict[str, Any]) -> str:

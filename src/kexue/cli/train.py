@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from kexue.cli._verb import EXIT_INTERRUPTED, Output, verb
+from kexue.cli._verb import Output, verb
 
 app = typer.Typer(help="Train models; an interrupted training continues.", no_args_is_help=True)
 
@@ -109,16 +108,4 @@ def sentences(
         resume=resume,
     )
     result = train_sentences(config, progress=out.progress)
-    out.emit(dataclasses.asdict(result), lambda: _render(result))
-    if result.interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
-
-
-def _render(result: Any) -> str:
-    """Return a result as text for a person."""
-    best = "" if result.best_step is None else f" (best, step {result.best_step:,})"
-    value = "" if result.value is None else f"{result.metric} {result.value:.4g}{best}, "
-    return (
-        f"{result.steps:,} steps, {value}{result.seconds:,.0f} s\n"
-        f"model: {result.run}/model{', of an interrupted run' * result.interrupted}"
-    )
+    out.emit_training(result, result.metric or "loss", f"model: {result.run}/model")

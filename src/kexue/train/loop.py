@@ -110,7 +110,13 @@ class Trainer:
     def schedulers(self, schedulers: Sequence[Any]) -> None:
         self.state.schedulers = list(schedulers)
 
-    def fit(self, loader: Iterable[Any], *, evaluate: Evaluate | None = None) -> TrainResult:
+    def fit(
+        self,
+        loader: Iterable[Any],
+        *,
+        evaluate: Evaluate | None = None,
+        start: Callable[[Trainer], None] | None = None,
+    ) -> TrainResult:
         """Train until the configured end, from the checkpoint in `config.out` if there is one.
 
         SIGTERM, SIGINT and SIGHUP end the run after the present step, with a checkpoint; a second one has its
@@ -123,6 +129,9 @@ class Trainer:
             evaluate: called as ``evaluate(model)`` in evaluation mode, without gradients, with the averaged weights if
                 `ema` is set, and with separate random generators; returns numbers by name. Every process calls it,
                 the answer of the first one counts.
+            start: called as ``start(trainer)`` by the first process before the first step, when no other trainer can
+                change the folder any more, and the last checkpoint has been loaded or an earlier run removed: the place
+                to write files about the run.
 
         Returns:
             Result of the run. The model holds the weights of the last step; the best ones are in
@@ -147,6 +156,8 @@ class Trainer:
             self._lock(stack)
             stack.enter_context(fork_random(config.seed, self.processes.rank, device=self.processes.device))
             self._prepare(loader)
+            if start is not None and self.processes.rank == 0:
+                start(self)
             kinds = () if self.processes.rank > 0 else config.log
             step, evaluated = self.place.step, self.place.evaluated
             log = self.log = stack.enter_context(RunLog(self.folder, kinds, step=step, evaluated=evaluated))

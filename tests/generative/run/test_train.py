@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from kexue._optional import import_optional
 from kexue.errors import CheckpointError, DataError
 from kexue.generative import ModelConfig, list_models, open_run, train_model
 from kexue.generative.run import train
+from kexue.train import RunBusyError
 
 NAMES = ["vae", "vqvae", "nice", "realnvp", "glow", "univae"]
 
@@ -104,6 +106,51 @@ def test_other_settings_or_data_are_refused(pictures, tmp_path):
     assert train_model(ModelConfig(**config, lr=0.1, resume=False, **SMALL)).steps == 4
 
 
+def test_a_run_started_anew_and_killed_has_no_model_of_the_one_before(pictures, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killing(_progress):
+        def kill(*_arguments):
+            raise Killed
+
+        return kill
+
+    config = ModelConfig("vae", pictures, tmp_path / "run", **SMALL)
+    train_model(config)
+    monkeypatch.setattr(train, "reporting", killing)
+    with pytest.raises(Killed):
+        train_model(replace(config, lr=0.1, resume=False))
+    with pytest.raises(CheckpointError, match="its training has not ended"):
+        open_run(tmp_path / "run")
+    assert not (tmp_path / "run" / "samples.png").exists()
+
+
+def test_a_second_trainer_leaves_the_settings_of_the_first(pictures, tmp_path, monkeypatch):
+    config = ModelConfig("vae", pictures, tmp_path / "run", **SMALL)
+    silent = train.reporting
+    refused = []
+
+    def second(_trainer, _record):
+        with monkeypatch.context() as inner:
+            inner.setattr(train, "reporting", silent)
+            with pytest.raises(RunBusyError):
+                train_model(replace(config, lr=0.1, resume=False))
+        refused.append(json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))["lr"])
+
+    monkeypatch.setattr(train, "reporting", lambda _progress: second)
+    train_model(config)
+    assert refused == [0.001] * 4
+    monkeypatch.setattr(train, "reporting", silent)
+    assert train_model(config).steps == 4
+
+
+def test_a_file_in_the_place_of_the_folder(pictures, tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(DataError, match="exists, but is not a folder"):
+        train_model(ModelConfig("vae", pictures, tmp_path / "run", **SMALL))
+
+
 def test_an_unknown_name(pictures, tmp_path):
     with pytest.raises(
         ValueError, match="model must be one of vae, vqvae, nice, realnvp, glow, univae, got 'diffusion'"
@@ -119,6 +166,8 @@ def test_an_unknown_name(pictures, tmp_path):
         ({"batch_size": 1}, "batch_size must be a whole number >= 2, got 1"),
         ({"lr": float("inf")}, "lr must be > 0 and finite, got inf"),
         ({"ema": 1.0}, r"ema is a decay in \(0, 1\), or 0 for no average, got 1\.0"),
+        ({"seed": -1}, r"seed must be a whole number from 0 to 2\^63 - 1, got -1"),
+        ({"seed": 2**63}, "seed must be a whole number from 0"),
         ({"image_size": -8}, "image_size must be a whole number >= 1, got -8"),
     ],
 )

@@ -434,8 +434,9 @@ def test_weights_of_another_model_and_damaged_ones(copy, runs):
     shutil.copy(runs / "vae" / "model.safetensors", copy)
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="cannot be loaded") as caught:
         open_run(copy)
+    assert "Run the command of the training again" in caught.value.remedy
 
 
 def test_data_that_are_gone(copy, cache):

@@ -46,6 +46,8 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
         if self.ema is not None and not 0 <= self.ema < 1:

@@ -76,5 +76,11 @@ def open_run(folder: str | os.PathLike[str], *, device: str = "auto") -> Run:
             f"{os.fspath(folder)} has no {WEIGHTS}: its training has not ended.",
             remedy="Run the command of the training again; it continues.",
         )
-    model.load(weights).eval().to(choose_device(device))
+    try:
+        model.load(weights)
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.message, remedy="Run the command of the training again; it writes the file anew. Or name another run."
+        ) from error
+    model.eval().to(choose_device(device))
     return Run(path, name, model, medium, recipe, source, data)

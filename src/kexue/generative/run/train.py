@@ -71,15 +71,22 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
         model = recipe.build(facts, sizes)
         recipe.start(model, parts.train[:_START])
     source = os.path.abspath(config.data) if os.path.exists(config.data) else os.fspath(config.data)
-    write_settings(config.out, {**settings, "source": source, "facts": facts, "sizes": sizes})
+    sheet = Path(config.out) / medium.sheet
+
+    def start(trainer: Trainer) -> None:
+        check_settings(config.out, settings, resume=config.resume)  # another trainer may have been here since
+        if trainer.place.step == 0:  # what an earlier run has made is not of this one
+            for path in (Path(config.out) / WEIGHTS, sheet):
+                path.unlink(missing_ok=True)
+        write_settings(config.out, {**settings, "source": source, "facts": facts, "sizes": sizes})
+
     with (progress or _silent)("training") as report:
         callbacks = [reporting(report), _showing(model, medium, recipe, parts.train[:_SHOWN], course.eval_every)]
-        result = _fit(model, config, course, parts, callbacks)
+        result = _fit(model, config, course, parts, callbacks, start)
     saved = load_checkpoint(result.checkpoint)
     model.load_state_dict(saved["ema" if course.ema else "model"])
     recipe.finish(model, parts.train)
     model.save(Path(config.out) / WEIGHTS)
-    sheet = Path(config.out) / medium.sheet
     medium.write(model.sample(_SAMPLES, generator=config.seed).cpu(), sheet)
     return ModelResult(**dataclasses.asdict(result), samples=os.fspath(sheet))
 
@@ -116,7 +123,12 @@ def _settings(config: ModelConfig, course: Course, parts: Parts) -> dict[str, An
 
 
 def _fit(
-    model: GenerativeModel, config: ModelConfig, course: Course, parts: Parts, callbacks: list[Callback]
+    model: GenerativeModel,
+    config: ModelConfig,
+    course: Course,
+    parts: Parts,
+    callbacks: list[Callback],
+    start: Callable[[Trainer], None],
 ) -> TrainResult:
     """Train a model; return the result of the trainer."""
     optimizer = build_optimizer(model, course.lr, weight_decay=course.weight_decay, betas=(0.9, 0.99))
@@ -143,7 +155,7 @@ def _fit(
     )
     size = min(course.batch_size, len(parts.train))
     loader = DataLoader(_Rows(parts.train), size, shuffle=True, drop_last=True, collate_fn=_as_is)
-    return trainer.fit(loader, evaluate=lambda model: measure_loss(model, parts.validation))
+    return trainer.fit(loader, evaluate=lambda model: measure_loss(model, parts.validation), start=start)
 
 
 def measure_loss(model: GenerativeModel, items: Tensor) -> dict[str, float]:

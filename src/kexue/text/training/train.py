@@ -65,12 +65,17 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
     validation = _load_validation(config)
     corpus = read_corpus(config.data)
     _warn_of_leaks(validation, corpus)
-    check_settings(config.out, _settings(config, corpus), resume=config.resume)
+    settings = _settings(config, corpus)
+    check_settings(config.out, settings, resume=config.resume)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _open_student(config, corpus.texts)
         stage = _PREPARE[config.stage](config, corpus, model, phases)
-    write_settings(config.out, {**_settings(config, corpus), "facts": stage.facts})
+
+    def start(_trainer: Trainer) -> None:
+        check_settings(config.out, settings, resume=config.resume)  # another trainer may have been here since
+        write_settings(config.out, {**settings, "facts": stage.facts})
+
     task = SentenceTask(model, stage.objective, chunk_size=config.chunk_size)
     optimizer = build_optimizer(task, config.lr)
     with phases("training") as report:
@@ -82,7 +87,9 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
             callbacks=[reporting(report)],
         )
         loader = DataLoader(stage.rows, batch_sampler=stage.batches, collate_fn=_as_is)
-        result = trainer.fit(loader, evaluate=None if validation is None else _evaluation(model, validation))
+        result = trainer.fit(
+            loader, evaluate=None if validation is None else _evaluation(model, validation), start=start
+        )
     checkpoint = load_checkpoint(result.checkpoint)
     task.load_state_dict(checkpoint["model" if config.ema is None else "ema"])
     model.save_pretrained(Path(config.out) / "model")
