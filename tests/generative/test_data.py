@@ -181,7 +181,7 @@ def test_images_beside_the_parts_are_not_left_out(tmp_path: Path) -> None:
         write_images(tmp_path / part, 2)
     (tmp_path / "notes").mkdir()
     assert len(load_images(tmp_path).train) == 2
-    write_images(tmp_path / "val", 1)
+    write_images(tmp_path / "val" / "cats", 1)
     write_images(tmp_path, 1)
     with pytest.raises(DataError, match=r"beside the parts train and test, .* not read: 000\.png, val"):
         load_images(tmp_path)
@@ -190,11 +190,15 @@ def test_images_beside_the_parts_are_not_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("Train", "Test"), ("train", "val"), ("training", "validation", "test")])
 def test_names_of_parts_are_no_labels(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
-        write_images(tmp_path / name, 2)
+        write_images(tmp_path / name / "cats", 2)
     with pytest.raises(DataError, match=r"named as parts of a set, not as labels.*Name the two parts train and test"):
         load_images(tmp_path)
-    write_images(tmp_path / "car", 2)  # a train among vehicles
-    assert load_images(tmp_path).num_classes == len(names) + 1
+
+
+def test_a_train_may_be_a_label_among_others(tmp_path: Path) -> None:
+    for name in ("boat", "car", "train"):
+        write_images(tmp_path / name, 2)
+    assert load_images(tmp_path).classes == ("boat", "car", "train")
 
 
 def test_grey_and_coloured_parts_have_three_channels_both(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import as_generator
 from kexue.generative.data import ImageData, load_images
 from kexue.generative.features import FeatureExtractor, feature_extractor
 from kexue.generative.metrics import frechet_distance, nearest_train_ratio, precision_recall, sliced_wasserstein
 
+LEAST = 6  # images of a set that can be measured: 5 neighbours and itself
 _LARGEST = 10_000  # images of a set that are measured
 
 
@@ -73,7 +75,7 @@ def reference_values(
     features = extractor or feature_extractor(images)
     available = min(len(images.test), _LARGEST)
     n = available if n is None else n
-    if not 2 <= n <= available:
+    if not 2 <= check_count(n, "n") <= available:
         raise ValueError(f"n must be from 2 to the {available} test images, got {n}")
     train, test = _some(images.train, _LARGEST), _some(images.test, n)
     draw = as_generator(0)
@@ -84,7 +86,7 @@ def reference_values(
         "uniform": 2 * torch.rand(test.shape, generator=draw) - 1,
     }
     real = features(train)
-    return {name: frechet_distance(features(x), real) for name, x in sets.items()}
+    return {name: _measure_frechet(features(x), real) for name, x in sets.items()}
 
 
 def measure_samples(
@@ -112,25 +114,30 @@ def measure_samples(
         (True, 1.0)
     """
     images = data if isinstance(data, ImageData) else load_images(data)
-    features = extractor or feature_extractor(images)
     n = min(len(samples), len(images.test), len(images.train), _LARGEST)
-    if n < 6:
+    if n < LEAST:
         raise ValueError(
-            f"at least 6 samples, training and test images are expected, got {len(samples)}, {len(images.train)}, "
-            f"{len(images.test)}"
+            f"at least {LEAST} samples, training and test images are needed to measure, got {len(samples)}, "
+            f"{len(images.train)} and {len(images.test)}; draw more samples, or name a larger set"
         )
+    features = extractor or feature_extractor(images)
     samples, train, test = samples[:n], _some(images.train, _LARGEST), _some(images.test, n)
     fake, real = features(samples), features(train)
     manifold = precision_recall(real[:n], fake)
     return SampleQuality(
         n=n,
-        frechet_distance=frechet_distance(fake, real),
+        frechet_distance=_measure_frechet(fake, real),
         reference=reference_values(images, n=n, extractor=features),
         **manifold._asdict(),
         sliced_wasserstein=sliced_wasserstein(samples.cpu(), train[:n]),
         nearest_train_ratio=nearest_train_ratio(samples.cpu(), train, test),
         features=features.taught,
     )
+
+
+def _measure_frechet(fake: Tensor, real: Tensor) -> float:
+    """Return a Fréchet distance; the one place from which it warns of few images, so that Python shows this once."""
+    return frechet_distance(fake, real)
 
 
 def _some(x: Tensor, n: int) -> Tensor:

@@ -8,19 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_runs import write_images
+from small_runs import SMALL, write_images
 from torch import nn
 
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, DataError, NotSupported
 from kexue.generative import (
     GenerativeModel,
+    ModelConfig,
     decode_run,
     encode_run,
     evaluate_run,
     open_run,
     sample_run,
     score_run,
+    train_model,
     walk_run,
 )
 
@@ -248,11 +250,22 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
 
 
+def test_too_few_images_to_evaluate(vae, tmp_path, cache):
+    with pytest.raises(ValueError, match="n must be a whole number >= 6, got 5"):
+        evaluate_run(vae, 5)
+    write_images(tmp_path / "few", 20)
+    train_model(ModelConfig("vae", tmp_path / "few", tmp_path / "run", **SMALL))
+    with pytest.raises(DataError, match=r"few: holds 2 images for test, expected at least 6\. Train on more images"):
+        evaluate_run(open_run(tmp_path / "run"))
+    assert not (tmp_path / "cache").exists()  # no classifier was trained for it
+
+
 @pytest.mark.slow
 def test_evaluation_agrees_with_its_parts(runs, cache):
     nice = open_run(runs / "nice")
-    with pytest.warns(UserWarning, match="6 rows do not determine a covariance"):
+    with pytest.warns(UserWarning, match="6 rows do not determine a covariance") as caught:
         quality = evaluate_run(nice, seed=3)
+    assert len({(one.filename, one.lineno) for one in caught}) == 1  # Python shows each place once
     assert (quality.model, quality.n, quality.bits_per_dim_kind) == ("nice", 6, "bound")
     assert quality.parameters == sum(one.numel() for one in nice.model.parameters())
     assert quality.reference.keys() == {"test", "noisy_test", "gaussian", "uniform"}

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._progress import Progress
 from kexue._tensors import as_generator
 from kexue.errors import DataError, NotSupported
 from kexue.generative.data import load_images
 from kexue.generative.features import feature_extractor
-from kexue.generative.quality import measure_samples
+from kexue.generative.quality import LEAST, SampleQuality, measure_samples
 from kexue.generative.run.folder import Run
 from kexue.generative.run.images import split_images
 from kexue.generative.run.medium import Parts
@@ -24,38 +25,21 @@ from kexue.generative.univae.model import UniVAE
 from kexue.train.state import hash_tensors
 
 
-@dataclass(frozen=True)
-class ModelQuality:
-    """Quality of a model of images.
+@dataclass(frozen=True, kw_only=True)
+class ModelQuality(SampleQuality):
+    """Quality of a model of images: of its samples, and of what it says about images held apart for test.
 
     Attributes:
         model: its name.
-        n: samples measured, at most as many as there are test images.
-        frechet_distance: of the samples from the training images, in the features of a small classifier of the set;
-            what it means, `reference` tells. 0 is best; the number depends on n.
-        reference: the same distance of test images (what a perfect model reaches), of test images with noise, of
-            Gaussian and of uniform pixels.
-        precision, recall, density, coverage: see `kexue.generative.Manifold`.
-        sliced_wasserstein: distance of the pixels.
-        nearest_train_ratio: below 0.7 the model repeats training images.
-        features: what the classifier has learnt, in words.
         bits_per_dim: bits that a pixel of the test images costs; None for a model without likelihood. Uniform pixels
             cost log2 of the number of levels: 8, or 4.09 for the 17 levels of scikit-learn's digits.
         bits_per_dim_kind: ``"exact"``, or ``"bound"``: the true number is at most this.
         parameters: number of weights.
+
+    The other attributes are those of `SampleQuality`.
     """
 
     model: str
-    n: int
-    frechet_distance: float
-    reference: dict[str, float]
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-    sliced_wasserstein: float
-    nearest_train_ratio: float
-    features: str
     bits_per_dim: float | None
     bits_per_dim_kind: str | None
     parameters: int
@@ -102,20 +86,32 @@ def evaluate_run(
         `ModelQuality` of a model of images, `TextQuality` of a model of sentences.
 
     Raises:
+        ValueError: n is too small.
         DataError: the data of the training are no longer there, or have changed: other items would be held apart for
-            test, among them some that the model has learnt from.
+            test, among them some that the model has learnt from; fewer than 6 images for test.
     """
     if isinstance(run.medium, Texts):
-        return _evaluate_texts(run, n)
+        return _evaluate_texts(run, check_count(n, "n", 1))
     data = load_images(run.source, image_size=run.medium.image_size)
     _check_unchanged(run, split_images(data))
+    check_count(n, "n", LEAST)
+    if len(data.test) < LEAST:
+        raise DataError(
+            f"holds {len(data.test)} images for test, expected at least {LEAST}.",
+            path=run.source,
+            remedy="Train on more images, a tenth of which is held apart, or on folders train and test.",
+        )
     extractor = feature_extractor(data, progress=progress)
     samples = run.model.sample(min(n, len(data.test)), generator=seed, batch_size=256).cpu()
     quality = measure_samples(samples, data, extractor=extractor)
     order = torch.randperm(len(data.test), generator=as_generator(0))
     bits, kind = _measure_bits(run, data.test[order[:n]])
     return ModelQuality(
-        run.name, bits_per_dim=bits, bits_per_dim_kind=kind, parameters=_count_parameters(run), **vars(quality)
+        model=run.name,
+        bits_per_dim=bits,
+        bits_per_dim_kind=kind,
+        parameters=_count_parameters(run),
+        **vars(quality),
     )
 
 
