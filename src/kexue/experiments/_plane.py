@@ -121,13 +121,13 @@ def plane_claims(planes: Mapping[str, Plane], fitted: Mapping[str, Sequence[Fitt
     near = max(one.kl for one in fitted["crescents"]) < _NEAR
     return [
         Claim.check(
-            "A flow learns a density of the plane nearly exactly.",
+            "A flow learns the density of two crescents nearly exactly.",
             near,
             rule=f"KL of two crescents to the flow, on 20,000 points not trained on, below {_NEAR} nat for every seed",
             figures=["kl_crescents"],
         ),
         Claim.check(
-            "Between the pieces of a density a flow leaves filaments, which join them.",
+            "Between the crescents a flow leaves filaments, which join them.",
             near and all(one.between > 2 * planes["crescents"].share for one in fitted["crescents"]),
             rule="share of 20,000 samples between the crescents above twice the true one for every seed, although "
             f"the flows meet them within {_NEAR} nat",
