@@ -34,6 +34,10 @@ class Prior(ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density (B,) of events (B, *event_shape), in nats."""
 
+    def distance(self, x: Tensor) -> Tensor:
+        """Return how far events (B, *event_shape) are from where the density is positive, (B,); 0 for most priors."""
+        return x.new_zeros(len(x))
+
     def sample(
         self,
         n: int,
@@ -124,6 +128,10 @@ class UniformPrior(Prior):
         inside = ((x >= low.to(x.dtype)) & (x <= high.to(x.dtype))).reshape(len(x), -1).all(1)
         log_volume = float((high - low).log().sum())
         return torch.full((len(x),), -log_volume, dtype=x.dtype, device=x.device).masked_fill(~inside, -math.inf)
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Return the distance (B,) of events from the box, 0 inside."""
+        return torch.linalg.vector_norm(self.check(x - x.clamp(self.low.to(x), self.high.to(x))), dim=1)
 
 
 class CauchyPrior(Prior):

@@ -1,0 +1,300 @@
+"""Flow matching: a network learns the velocity of a path from data to a prior, and an ODE makes events of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from kexue._tensors import as_class_numbers, as_generator, check_range, evaluating
+from kexue.generative.diffusion.divergence import draw_probes, odeint_with_divergence
+from kexue.generative.diffusion.ode import Method, odeint
+from kexue.generative.diffusion.path import Path
+from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.noise import Noise
+
+TimeSampling = Literal["uniform", "logit_normal"]
+
+
+class Pairs(NamedTuple):
+    """Events and the points of the prior that belong to them, as `FlowMatching.reflow` makes and `loss` takes them.
+
+    Attributes:
+        x0: events (n, *event).
+        x_1: points of the prior (n, *event).
+        condition: classes (n,); None without.
+    """
+
+    x0: Tensor
+    x_1: Tensor
+    condition: Tensor | None = None
+
+
+def flow_matching_loss(
+    net: nn.Module,
+    x0: Tensor,
+    path: Path,
+    *,
+    x_1: Tensor | None = None,
+    condition: Tensor | None = None,
+    time_sampling: TimeSampling = "uniform",
+    generator: torch.Generator | int | None = None,
+) -> LossOutput:
+    """Return the mean square of net(x_t, t) - velocity of the trajectory at x_t, the part of the name `velocity`.
+
+    Times are drawn between 0 and t_max of the path, points on its trajectories. The best network is the mean velocity
+    at x_t, which carries the data to the prior.
+
+    Args:
+        net: as `Denoiser`'s: ``net(sample, timestep, class_labels=...)``; integers are given as class_labels.
+        x0: events (B, *event).
+        path: a `Path`.
+        x_1: points of the prior that belong to the events; None draws them independently.
+        condition: classes (B,); None without.
+        time_sampling: ``"uniform"``, or ``"logit_normal"``: t = t_max sigmoid(z), z standard normal, which is more
+            often in the middle, where the velocity is hardest to learn.
+        generator: of times and points.
+
+    Source: kexue.fm/archives/9379, the training objective.
+
+    Example:
+        >>> from kexue.generative import MLPDenoiser
+        >>> from kexue.generative.diffusion import LinearPath, NormalPrior
+        >>> output = flow_matching_loss(MLPDenoiser(2), torch.zeros(8, 2), LinearPath(NormalPrior(2)), generator=0)
+        >>> output.loss.ndim
+        0
+    """
+    draw = as_generator(generator, x0.device)
+    if time_sampling == "uniform":
+        share = torch.rand(len(x0), generator=draw, device=x0.device, dtype=x0.dtype)
+    elif time_sampling == "logit_normal":
+        share = torch.randn(len(x0), generator=draw, device=x0.device, dtype=x0.dtype).sigmoid()
+    else:
+        raise ValueError(f"time_sampling must be 'uniform' or 'logit_normal', got {time_sampling!r}")
+    t = path.t_max * share
+    path.prior.check(x0)
+    if x_1 is None:
+        x_1 = path.prior.draw(Noise(draw, len(x0), x0.device), dtype=x0.dtype)
+    x_t, target, _ = path.between(x0, x_1, t)
+    loss = (_call(net, x_t, t, condition) - target).square().mean()  # 9379: E |v(x_t, t) - f_t(x_t | x_0)|^2
+    return LossOutput(loss, {"velocity": loss.detach()})
+
+
+def _call(net: nn.Module, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    """Return the output of a network called as those of diffusers: a tensor, a tuple, or an object with `sample`."""
+    out = net(x, t.to(x.dtype)) if condition is None else net(x, t.to(x.dtype), class_labels=condition)
+    value = out if isinstance(out, Tensor) else cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
+    if value.shape != x.shape:
+        raise ValueError(f"net must return the shape of its input, {tuple(x.shape)}, got {tuple(value.shape)}")
+    return value
+
+
+class FlowMatching(GenerativeModel):
+    """A network trained to be the velocity of a path; events are points of the prior, moved along it by an ODE.
+
+    Any prior will do. Time 0 is data; sampling goes from t_max down. The latent of an event is the point of the prior
+    that the ODE leads to.
+
+    Args:
+        net: called as ``net(sample, timestep, class_labels=None)``, such as `MLPDenoiser` and `TinyUNet`.
+        path: a `Path`, such as ``LinearPath(NormalPrior(shape))``.
+        time_sampling: of `flow_matching_loss`.
+        coupling: which point of the prior an event of a batch is trained with: ``"independent"``, any; ``"ot"``, those
+            of the batch are assigned so that the sum of squared distances is smallest, within each class: trajectories
+            become straighter.
+        num_classes: of conditional models: batches are then pairs of events and classes; None for a model without.
+
+    Source: kexue.fm/archives/9379.
+
+    Example:
+        >>> from kexue.generative import MLPDenoiser
+        >>> from kexue.generative.diffusion import LinearPath, NormalPrior
+        >>> model = FlowMatching(MLPDenoiser(2), LinearPath(NormalPrior(2)))
+        >>> model.sample(5, steps=4, generator=0).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        path: Path,
+        *,
+        time_sampling: TimeSampling = "uniform",
+        coupling: Literal["independent", "ot"] = "independent",
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        if coupling not in ("independent", "ot"):
+            raise ValueError(f"coupling must be 'independent' or 'ot', got {coupling!r}")
+        self.net, self.path = net, path
+        self.event_shape = path.event_shape
+        self.time_sampling, self.coupling, self.num_classes = time_sampling, coupling, num_classes
+
+    def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
+        """Return `flow_matching_loss` of a batch.
+
+        Args:
+            batch: events (B, *event); events and classes; events and points of the prior, as in `Pairs`; or all three.
+            generator: of times, points and the coupling.
+        """
+        x0, x_1, condition = _unpack(batch)
+        self.check_events(x0)
+        condition = None if self.num_classes is None else self._check_condition(condition, len(x0))
+        draw = as_generator(generator, x0.device)
+        if x_1 is None and self.coupling == "ot":
+            drawn = self.path.prior.draw(Noise(draw, len(x0), x0.device), dtype=x0.dtype)
+            x_1 = drawn[assign(x0, drawn, condition)]
+        return flow_matching_loss(
+            self.net, x0, self.path,
+            x_1=x_1, condition=condition, time_sampling=self.time_sampling, generator=draw,
+        )  # fmt: skip
+
+    def velocity(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """Return the velocity (B, *event) of the network at events and times (B,)."""
+        return _call(self.net, x, t, condition)
+
+    def draw(  # type: ignore[override]
+        self,
+        noise: Noise,
+        *,
+        condition: Tensor | None = None,
+        steps: int = 20,
+        method: Method = "heun",
+        **options: Any,
+    ) -> Tensor:
+        """Return len(noise) events: `decode` of points of the prior.
+
+        Args:
+            noise: of the points.
+            condition: classes.
+            steps: steps of the ODE, >= 1; "rk45" chooses its own.
+            method: of `odeint`.
+            options: of `odeint`.
+        """
+        z = self.path.prior.draw(noise, dtype=next((p.dtype for p in self.parameters()), None))
+        return self.decode(z, condition=condition, steps=steps, method=method, **options)
+
+    def decode(  # type: ignore[override]
+        self, z: Tensor, *, condition: Tensor | None = None, steps: int = 20, method: Method = "rk45", **options: Any
+    ) -> Tensor:
+        """Return the events (B, *event) of latents, points of the prior; options are those of `odeint`."""
+        self.path.prior.check(z)
+        classes = self._check_condition(condition, len(z))
+
+        def rhs(t: Tensor, x: Tensor) -> Tensor:
+            return self.velocity(x, t, condition=classes)
+
+        x = odeint(rhs, self.path.end_scale * z, self.path.make_grid(steps), method=method, **options).x
+        return self._jump(x, classes, -1.0)
+
+    def encode(  # type: ignore[override]
+        self, x: Tensor, *, condition: Tensor | None = None, steps: int = 20, method: Method = "rk45", **options: Any
+    ) -> Tensor:
+        """Return the latents (B, *event) of events, points of the prior; options are those of `odeint`."""
+        self.check_events(x)
+        classes = self._check_condition(condition, len(x))
+
+        def rhs(t: Tensor, x: Tensor) -> Tensor:
+            return self.velocity(x, t, condition=classes)
+
+        start = self._jump(x, classes, 1.0)
+        end = odeint(rhs, start, self.path.make_grid(steps)[::-1], method=method, **options).x
+        return end / self.path.end_scale
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
+        trace: Literal["exact", "hutchinson"] = "exact",
+        probes: int = 1,
+        steps: int = 20,
+        method: Method = "rk45",
+        **options: Any,
+    ) -> Tensor:
+        """Return the log density (B,) of events in nats, without gradients.
+
+        log p(x) = log p(end of the ODE) + integral of the divergence of the velocity. The prior must have a density.
+
+        Args:
+            x: (B, *event).
+            condition: classes (B,), of a conditional model.
+            generator: of the probes, as of `Noise`.
+            trace: ``"exact"``, which costs a pass backwards for each value of an event in each call of the network; or
+                ``"hutchinson"``, an unbiased estimate with random probes, one pass each.
+            probes: number of probes of an event, the same on its whole way.
+            steps: of methods with fixed steps.
+            method: of `odeint`.
+            options: of `odeint`.
+        """
+        self.check_events(x)
+        if trace not in ("exact", "hutchinson"):
+            raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
+        classes = self._check_condition(condition, len(x))
+        vectors = None
+        if trace == "hutchinson":
+            vectors = draw_probes(Noise(generator, len(x), x.device), self.event_shape, probes, dtype=x.dtype)
+        with evaluating(self):
+            pushed = odeint_with_divergence(
+                lambda t, x: self.velocity(x, t, condition=classes), x, self.path.make_grid(steps)[::-1],
+                probes=vectors, method=method, **options,
+            )  # fmt: skip
+        scale = torch.tensor(self.path.end_scale, dtype=torch.float64).log() * self.path.prior.check(x).shape[1]
+        return self.path.prior.log_prob(pushed.x / self.path.end_scale) - float(scale) + pushed.integral.mean(1)
+
+    def reflow(
+        self,
+        n: int,
+        *,
+        condition: Tensor | int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
+        batch_size: int = 1024,
+        steps: int = 20,
+        method: Method = "rk45",
+    ) -> Pairs:
+        """Return n points of the prior with the events that the model makes of them; training on them is straighter.
+
+        Args:
+            n: number of pairs, >= 0.
+            condition: classes (n,), or one for all.
+            generator: as of `sample`.
+            batch_size: events made at a time.
+            steps, method: of the ODE.
+
+        Source: rectified flow, Liu, Gong, Liu 2022.
+        """
+        noise = Noise(generator, n, self.device)
+        x_1 = self.path.prior.draw(noise, dtype=next((p.dtype for p in self.parameters()), None))
+        classes = None if condition is None else torch.as_tensor(condition, device=self.device).expand(n)
+        with torch.no_grad(), evaluating(self):
+            parts = [
+                self.decode(
+                    x_1[rows], condition=None if classes is None else classes[rows], steps=steps, method=method
+                )
+                for rows in torch.arange(n, device=self.device).split(batch_size)
+            ]
+        return Pairs(torch.cat(parts) if parts else x_1, x_1, classes)
+
+    def _jump(self, x: Tensor, classes: Tensor | None, sign: float) -> Tensor:
+        """Return x after the way between time 0 and t_min, in one step."""
+        if not self.path.t_min:
+            return x
+        t = torch.full((len(x),), self.path.t_min, dtype=x.dtype, device=x.device)
+        return x + sign * self.path.t_min * self.velocity(x, t, condition=classes)
+
+    def _check_condition(self, condition: Tensor | None, n: int) -> Tensor | None:
+        """Return the classes of n events as int64; raise where they are missing, not expected or out of range."""
+        if (condition is None) != (self.num_classes is None):
+            wants = "has no classes" if self.num_classes is None else f"has {self.num_classes} classes"
+            got = "none" if condition is None else "a condition"
+            raise ValueError(f"this model {wants}, got {got}; build it with num_classes to use conditions")
+        if condition is None or self.num_classes is None:
+            return None
+        classes = as_class_numbers(condition, "condition")
+        if classes.shape != (n,):
+            raise ValueError(f"condition must have shape ({n},), one class for each event, got {tuple(classes.shape)}")
+        check_range(classes, self.num_classes, None, "condition")
+        return classes
