@@ -12,6 +12,7 @@ from kexue.errors import NotSupported as NotSupported
 
 if TYPE_CHECKING:
     from kexue.generative.data import ImageData as ImageData, load_images as load_images
+    from kexue.generative.diffusion.flow_matching import FlowMatching as FlowMatching
     from kexue.generative.diffusion.model import Diffusion as Diffusion
     from kexue.generative.features import (
         FeatureExtractor as FeatureExtractor,
@@ -110,6 +111,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "data": ("ImageData", "load_images"),
+        "diffusion.flow_matching": ("FlowMatching",),
         "diffusion.model": ("Diffusion",),
         "flow.builders": ("glow", "nice", "realnvp"),
         "flow.chain": ("Chain",),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kexue._counts import check_count
 from kexue._files import replacing
-from kexue._tensors import evaluating, may_read
+from kexue._tensors import check_classes, evaluating, may_read
 from kexue.errors import CheckpointError, NotSupported
 from kexue.generative.noise import Noise
 from kexue.train.config import LossOutput
@@ -211,6 +211,23 @@ def unpack_batch(batch: Any, num_classes: int | None) -> tuple[Tensor, Tensor | 
     if isinstance(x, Tensor) and x.ndim and not len(x):
         raise ValueError("a batch must have one event at least, got none")
     return x, None if num_classes is None else classes
+
+
+def check_condition(condition: Tensor | None, n: int, num_classes: int | None) -> Tensor | None:
+    """Return the classes of n events as int64; raise where they are missing, not expected or out of range.
+
+    Args:
+        condition: classes (n,) in [0, num_classes); None without.
+        n: number of events.
+        num_classes: of the model; None for a model without classes.
+    """
+    if (condition is None) != (num_classes is None):
+        wants = "has no classes" if num_classes is None else f"has {num_classes} classes"
+        got = "none" if condition is None else "a condition"
+        raise ValueError(f"this model {wants}, got {got}; build it with num_classes to use conditions")
+    if condition is None or num_classes is None:
+        return None
+    return check_classes(condition, n, num_classes, "condition")
 
 
 def _read_weights(path: str | os.PathLike[str], model: str) -> dict[str, Tensor]:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
         zero_terminal_snr as zero_terminal_snr,
     )
     from kexue.generative.diffusion.exact import MixtureDenoiser as MixtureDenoiser
+    from kexue.generative.diffusion.flow_matching import (
+        FlowMatching as FlowMatching,
+        Pairs as Pairs,
+        flow_matching_loss as flow_matching_loss,
+    )
     from kexue.generative.diffusion.grid import make_grid as make_grid
     from kexue.generative.diffusion.guidance import (
         ClassifierFreeGuidance as ClassifierFreeGuidance,
@@ -51,6 +56,12 @@ if TYPE_CHECKING:
         heun_step as heun_step,
         midpoint_step as midpoint_step,
         rk4_step as rk4_step,
+    )
+    from kexue.generative.diffusion.path import (
+        LinearPath as LinearPath,
+        Path as Path,
+        PathSample as PathSample,
+        pfgm_path as pfgm_path,
     )
     from kexue.generative.diffusion.prior import (
         CauchyPrior as CauchyPrior,
@@ -81,6 +92,7 @@ if TYPE_CHECKING:
         euler_maruyama_step as euler_maruyama_step,
         predictor_corrector_step as predictor_corrector_step,
     )
+    from kexue.generative.diffusion.trajectory import TrajectoryPath as TrajectoryPath
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -101,6 +113,7 @@ __getattr__, __dir__, __all__ = attach(
         "denoiser": ("Denoiser", "Prediction", "Predictor", "ReverseSDE"),
         "discrete": ("DiscreteSchedule", "zero_terminal_snr"),
         "exact": ("MixtureDenoiser",),
+        "flow_matching": ("FlowMatching", "Pairs", "flow_matching_loss"),
         "grid": ("make_grid",),
         "inversion": ("Inversion", "ddim_encode"),
         "ode_steps": ("ab_step", "euler_step", "heun_step", "midpoint_step", "rk4_step"),
@@ -115,6 +128,8 @@ __getattr__, __dir__, __all__ = attach(
             "SubVP",
             "expand_dims",
         ),
+        "path": ("LinearPath", "Path", "PathSample", "pfgm_path"),
+        "trajectory": ("TrajectoryPath",),
         "solver": ("Trajectory", "solve"),
         "steps": (
             "Step",

@@ -116,20 +116,9 @@ class Denoiser:
         if self.prediction == "edm":
             x0 = self._predict_edm(x, alpha, sigma, condition)
             return Prediction(x0, _noise_of(x, x0, alpha, sigma, t), self.schedule, t)
-        out, fraction = self._split(x, self._call(x, t, condition))
+        out, fraction = self._split(x, call_network(self.net, x, t, condition))
         x0, eps = self._read(x, t, alpha, sigma, out)
         return Prediction(x0, eps, self.schedule, t, fraction)
-
-    def _call(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the output of the network."""
-        named = {}
-        if condition is not None:
-            integer = not condition.is_floating_point()
-            named["class_labels" if integer else "encoder_hidden_states"] = condition
-        out = self.net(x, t.to(x.dtype) if t.is_floating_point() else t, **named)
-        if isinstance(out, Tensor):
-            return out
-        return cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
 
     def _split(self, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the prediction and the fraction of a learned variance, None without."""
@@ -163,7 +152,7 @@ class Denoiser:
         """Return D(x) = c_skip x/alpha + c_out F(c_in x/alpha), written without a division by alpha."""
         norm = sigma.square() + (alpha * _EDM_STD).square()
         noise = (sigma.clamp(min=_LEAST_SIGNAL) / alpha.clamp(min=_LEAST_SIGNAL)).log() / 4
-        inside, _ = self._split(x, self._call(x * expand_dims(norm.rsqrt(), x), noise, condition))
+        inside, _ = self._split(x, call_network(self.net, x * expand_dims(norm.rsqrt(), x), noise, condition))
         skip = alpha * _EDM_STD**2 / norm
         return expand_dims(skip, x) * x + expand_dims(sigma * _EDM_STD * norm.rsqrt(), x) * inside
 
@@ -171,6 +160,17 @@ class Denoiser:
         """Return c_out of EDM: the standard deviation of x0 that the network's output accounts for."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return sigma * _EDM_STD * (sigma.square() + (alpha * _EDM_STD).square()).rsqrt()
+
+
+def call_network(net: Any, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    """Return the output of a network called as those of diffusers: a tensor, a tuple, or an object with `sample`."""
+    named = {}
+    if condition is not None:
+        named["encoder_hidden_states" if condition.is_floating_point() else "class_labels"] = condition
+    out = net(x, t.to(x.dtype) if t.is_floating_point() else t, **named)
+    if isinstance(out, Tensor):
+        return out
+    return cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
 
 
 def _noise_of(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:

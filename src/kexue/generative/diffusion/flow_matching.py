@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import as_class_numbers, as_generator, check_range, evaluating
+from kexue._tensors import as_generator, evaluating
+from kexue.generative.diffusion.denoiser import call_network
 from kexue.generative.diffusion.divergence import draw_probes, odeint_with_divergence
 from kexue.generative.diffusion.ode import Method, odeint
 from kexue.generative.diffusion.path import Path
-from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.model import GenerativeModel, LossOutput, check_condition
 from kexue.generative.noise import Noise
 
+_MOST_EXACT = 100  # values of an event up to which the exact trace is affordable
 TimeSampling = Literal["uniform", "logit_normal"]
 
 
@@ -78,14 +80,12 @@ def flow_matching_loss(
     if x_1 is None:
         x_1 = path.prior.draw(Noise(draw, len(x0), x0.device), dtype=x0.dtype)
     x_t, target, _ = path.between(x0, x_1, t)
-    loss = (_call(net, x_t, t, condition) - target).square().mean()  # 9379: E |v(x_t, t) - f_t(x_t | x_0)|^2
+    loss = (_velocity(net, x_t, t, condition) - target).square().mean()  # 9379: E |v(x_t, t) - f_t(x_t | x_0)|^2
     return LossOutput(loss, {"velocity": loss.detach()})
 
 
-def _call(net: nn.Module, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-    """Return the output of a network called as those of diffusers: a tensor, a tuple, or an object with `sample`."""
-    out = net(x, t.to(x.dtype)) if condition is None else net(x, t.to(x.dtype), class_labels=condition)
-    value = out if isinstance(out, Tensor) else cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
+def _velocity(net: nn.Module, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    value = call_network(net, x, t, condition)
     if value.shape != x.shape:
         raise ValueError(f"net must return the shape of its input, {tuple(x.shape)}, got {tuple(value.shape)}")
     return value
@@ -104,7 +104,8 @@ class FlowMatching(GenerativeModel):
         coupling: which point of the prior an event of a batch is trained with: ``"independent"``, any; ``"ot"``, those
             of the batch are assigned so that the sum of squared distances is smallest, within each class: trajectories
             become straighter.
-        num_classes: of conditional models: batches are then pairs of events and classes; None for a model without.
+
+    A network with `num_classes` makes a conditional model: its batches have classes, and every operation needs them.
 
     Source: kexue.fm/archives/9379.
 
@@ -123,14 +124,14 @@ class FlowMatching(GenerativeModel):
         *,
         time_sampling: TimeSampling = "uniform",
         coupling: Literal["independent", "ot"] = "independent",
-        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if coupling not in ("independent", "ot"):
             raise ValueError(f"coupling must be 'independent' or 'ot', got {coupling!r}")
         self.net, self.path = net, path
         self.event_shape = path.event_shape
-        self.time_sampling, self.coupling, self.num_classes = time_sampling, coupling, num_classes
+        self.time_sampling, self.coupling = time_sampling, coupling
+        self.num_classes: int | None = getattr(net, "num_classes", None)
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return `flow_matching_loss` of a batch.
@@ -141,7 +142,7 @@ class FlowMatching(GenerativeModel):
         """
         x0, x_1, condition = _unpack(batch)
         self.check_events(x0)
-        condition = None if self.num_classes is None else self._check_condition(condition, len(x0))
+        condition = None if self.num_classes is None else check_condition(condition, len(x0), self.num_classes)
         draw = as_generator(generator, x0.device)
         if x_1 is None and self.coupling == "ot":
             drawn = self.path.prior.draw(Noise(draw, len(x0), x0.device), dtype=x0.dtype)
@@ -153,9 +154,9 @@ class FlowMatching(GenerativeModel):
 
     def velocity(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """Return the velocity (B, *event) of the network at events and times (B,)."""
-        return _call(self.net, x, t, condition)
+        return _velocity(self.net, x, t, condition)
 
-    def draw(  # type: ignore[override]
+    def draw(
         self,
         noise: Noise,
         *,
@@ -173,35 +174,53 @@ class FlowMatching(GenerativeModel):
             method: of `odeint`.
             options: of `odeint`.
         """
-        z = self.path.prior.draw(noise, dtype=next((p.dtype for p in self.parameters()), None))
+        z = self.path.prior.draw(noise, dtype=self._dtype)
         return self.decode(z, condition=condition, steps=steps, method=method, **options)
 
-    def decode(  # type: ignore[override]
+    def decode(
         self, z: Tensor, *, condition: Tensor | None = None, steps: int = 20, method: Method = "rk45", **options: Any
     ) -> Tensor:
-        """Return the events (B, *event) of latents, points of the prior; options are those of `odeint`."""
+        """Return the events (B, *event) of latents, points of the prior, without gradients.
+
+        Args:
+            z: (B, *event).
+            condition: classes (B,), of a conditional model.
+            steps: of methods with fixed steps.
+            method: of `odeint`.
+            options: of `odeint`.
+        """
         self.path.prior.check(z)
-        classes = self._check_condition(condition, len(z))
+        classes = check_condition(condition, len(z), self.num_classes)
+        with torch.no_grad(), evaluating(self):
+            x = self._solve(self.path.end_scale * z, self.path.make_grid(steps), classes, method, options)
+            return self._jump(x, classes, -1.0)
 
-        def rhs(t: Tensor, x: Tensor) -> Tensor:
-            return self.velocity(x, t, condition=classes)
-
-        x = odeint(rhs, self.path.end_scale * z, self.path.make_grid(steps), method=method, **options).x
-        return self._jump(x, classes, -1.0)
-
-    def encode(  # type: ignore[override]
+    def encode(
         self, x: Tensor, *, condition: Tensor | None = None, steps: int = 20, method: Method = "rk45", **options: Any
     ) -> Tensor:
-        """Return the latents (B, *event) of events, points of the prior; options are those of `odeint`."""
-        self.check_events(x)
-        classes = self._check_condition(condition, len(x))
+        """Return the latents (B, *event) of events, points of the prior, without gradients.
 
+        Args:
+            x: (B, *event).
+            condition: classes (B,), of a conditional model.
+            steps: of methods with fixed steps.
+            method: of `odeint`.
+            options: of `odeint`.
+        """
+        self.check_events(x)
+        classes = check_condition(condition, len(x), self.num_classes)
+        with torch.no_grad(), evaluating(self):
+            start = self._jump(x, classes, 1.0)
+            end = self._solve(start, self.path.make_grid(steps)[::-1], classes, method, options)
+            return end / self.path.end_scale
+
+    def _solve(
+        self, x: Tensor, grid: list[float], classes: Tensor | None, method: Method, options: dict[str, Any]
+    ) -> Tensor:
         def rhs(t: Tensor, x: Tensor) -> Tensor:
             return self.velocity(x, t, condition=classes)
 
-        start = self._jump(x, classes, 1.0)
-        end = odeint(rhs, start, self.path.make_grid(steps)[::-1], method=method, **options).x
-        return end / self.path.end_scale
+        return odeint(rhs, x, grid, method=method, **options).x
 
     def log_prob(
         self,
@@ -209,7 +228,7 @@ class FlowMatching(GenerativeModel):
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
-        trace: Literal["exact", "hutchinson"] = "exact",
+        trace: Literal["exact", "hutchinson"] | None = None,
         probes: int = 1,
         steps: int = 20,
         method: Method = "rk45",
@@ -223,17 +242,18 @@ class FlowMatching(GenerativeModel):
             x: (B, *event).
             condition: classes (B,), of a conditional model.
             generator: of the probes, as of `Noise`.
-            trace: ``"exact"``, which costs a pass backwards for each value of an event in each call of the network; or
-                ``"hutchinson"``, an unbiased estimate with random probes, one pass each.
+            trace: ``"exact"``, which costs a pass backwards for each value of an event in each call of the network;
+                ``"hutchinson"``, an unbiased estimate with random probes; None is exact up to 100 values.
             probes: number of probes of an event, the same on its whole way.
             steps: of methods with fixed steps.
             method: of `odeint`.
             options: of `odeint`.
         """
         self.check_events(x)
+        trace = trace or ("exact" if x[:1].numel() <= _MOST_EXACT else "hutchinson")
         if trace not in ("exact", "hutchinson"):
             raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
-        classes = self._check_condition(condition, len(x))
+        classes = check_condition(condition, len(x), self.num_classes)
         vectors = None
         if trace == "hutchinson":
             vectors = draw_probes(Noise(generator, len(x), x.device), self.event_shape, probes, dtype=x.dtype)
@@ -266,17 +286,17 @@ class FlowMatching(GenerativeModel):
 
         Source: rectified flow, Liu, Gong, Liu 2022.
         """
-        noise = Noise(generator, n, self.device)
-        x_1 = self.path.prior.draw(noise, dtype=next((p.dtype for p in self.parameters()), None))
-        classes = None if condition is None else torch.as_tensor(condition, device=self.device).expand(n)
-        with torch.no_grad(), evaluating(self):
-            parts = [
-                self.decode(
-                    x_1[rows], condition=None if classes is None else classes[rows], steps=steps, method=method
-                )
-                for rows in torch.arange(n, device=self.device).split(batch_size)
-            ]
-        return Pairs(torch.cat(parts) if parts else x_1, x_1, classes)
+        x_1 = self.path.prior.draw(Noise(generator, n, self.device), dtype=self._dtype)
+        classes = self._spread(condition, n)
+        parts = [
+            self.decode(x_1[rows], condition=None if classes is None else classes[rows], steps=steps, method=method)
+            for rows in torch.split(torch.arange(n, device=self.device), batch_size)
+        ]
+        return Pairs(torch.cat(parts), x_1, classes)
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        return next((p.dtype for p in self.parameters()), None)
 
     def _jump(self, x: Tensor, classes: Tensor | None, sign: float) -> Tensor:
         """Return x after the way between time 0 and t_min, in one step."""
@@ -285,16 +305,38 @@ class FlowMatching(GenerativeModel):
         t = torch.full((len(x),), self.path.t_min, dtype=x.dtype, device=x.device)
         return x + sign * self.path.t_min * self.velocity(x, t, condition=classes)
 
-    def _check_condition(self, condition: Tensor | None, n: int) -> Tensor | None:
-        """Return the classes of n events as int64; raise where they are missing, not expected or out of range."""
-        if (condition is None) != (self.num_classes is None):
-            wants = "has no classes" if self.num_classes is None else f"has {self.num_classes} classes"
-            got = "none" if condition is None else "a condition"
-            raise ValueError(f"this model {wants}, got {got}; build it with num_classes to use conditions")
-        if condition is None or self.num_classes is None:
-            return None
-        classes = as_class_numbers(condition, "condition")
-        if classes.shape != (n,):
-            raise ValueError(f"condition must have shape ({n},), one class for each event, got {tuple(classes.shape)}")
-        check_range(classes, self.num_classes, None, "condition")
-        return classes
+
+def assign(x0: Tensor, x_1: Tensor, condition: Tensor | None = None) -> Tensor:
+    """Return rows (B,) of x_1, one for each event: the assignment of least squared distances, within each class.
+
+    Across classes it would give each class a part of the prior, while sampling draws from the whole.
+
+    Args:
+        x0, x_1: (B, *event).
+        condition: classes (B,); None is one class.
+
+    Example:
+        >>> assign(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0]]))
+        tensor([1, 0])
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    rows = torch.arange(len(x0), device=x0.device)
+    groups = [rows] if condition is None else [rows[condition == c] for c in torch.unique(condition)]
+    order = torch.empty_like(rows)
+    for group in groups:
+        cost = torch.cdist(x0[group].flatten(1).double(), x_1[group].flatten(1).double()).square()
+        order[group] = group[torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)]
+    return order
+
+
+def _unpack(batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return events, points of the prior and classes of a batch; None where it has none."""
+    if isinstance(batch, Tensor):
+        return batch, None, None
+    x0, *others = (part for part in batch if part is not None)
+    points = [part for part in others if part.is_floating_point()]
+    classes = [part for part in others if not part.is_floating_point()]
+    if len(points) > 1 or len(classes) > 1:
+        raise ValueError(f"a batch is events, points of the prior and classes at most, got {len(others) + 1} parts")
+    return x0, next(iter(points), None), next(iter(classes), None)

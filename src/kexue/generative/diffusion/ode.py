@@ -242,7 +242,12 @@ def _first_step(field: _Field[State], x: Tensor, first: Tensor, t: Tensor, span:
     second = field(t + signed, x + signed.to(x.dtype)[:, None] * first)
     bend = torch.maximum(speed, control.norm(second - first, x.abs()) / h)
     best = torch.where(bend <= 1e-15, (1e-3 * h).clamp(min=1e-6), (0.01 / bend) ** 0.2)
-    return torch.minimum(100 * h, best)
+    return _round_step(torch.minimum(100 * h, best))
+
+
+def _round_step(h: Tensor) -> Tensor:
+    """Return steps rounded down to a power of 2^(1/8), so that rounding of the network does not change the steps."""
+    return torch.exp2((8 * h.log2()).floor() / 8)
 
 
 def _solve_adaptive(
@@ -271,7 +276,7 @@ def _solve_adaptive(
             rejected += refused[: 1 if control.shared else None].sum()
             growth = (_SAFETY * error**-0.17 * before**0.04).clamp(_SHRINK, _GROW)  # PI control of the step
             shrinkage = (_SAFETY * error**-0.2).clamp(_SHRINK, 1.0)
-            h = step * torch.where(accepted, growth, shrinkage)
+            h = _round_step(step * torch.where(accepted, growth, shrinkage))
             before = torch.where(accepted, error, before)
         x = torch.where(accepted[:, None], new, x)
         first = torch.where(accepted[:, None], stages[-1], first)

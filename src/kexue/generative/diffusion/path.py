@@ -150,14 +150,15 @@ class LinearPath(Path):
     Args:
         prior: distribution of x_1.
         mu: ``"straight"`` is mu = (1 - t) x_0, with sigma = t straight lines, which end exactly at the prior;
-            ``"identity"`` is mu = x_0, which ends near t_max times the prior if the data are far smaller than that; or a
-            pair (f, df): functions of (t, x_0) that return mu and its derivative in t. They get t of shape (B, 1, ...).
+            ``"identity"`` is mu = x_0, which ends near t_max times the prior if the data are far smaller than that; or
+            a pair (f, df), functions of (t, x_0) that return mu and its derivative in t. They get t as (B, 1, ...).
         sigma: a pair (f, df) of functions of t, with f(0) = 0 and f > 0 after; None is t.
         t_min, t_max: times at which an ODE along the path ends and starts.
 
     Source: kexue.fm/archives/9379.
 
     Example:
+        >>> from kexue.generative.diffusion import NormalPrior
         >>> path = LinearPath(NormalPrior(2))
         >>> x_t, target, x_1 = path.sample(torch.ones(3, 2), 0.5, generator=0)
         >>> bool(torch.allclose(target, x_1 - 1.0))
@@ -227,7 +228,7 @@ def _check_pair(name: str, pair: Curve) -> Curve:
 
 def _as_times(t: Tensor | float, x: Tensor) -> Tensor:
     """Return times (B, 1, ...) for events (B, *event); ValueError unless there is one, or one for each."""
-    times = torch.as_tensor(t, device=x.device).to(x.dtype).reshape(-1)
+    times = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
     if len(times) not in (1, len(x)):
         raise ValueError(f"t must be one time, or one for each of {len(x)} events, got {len(times)}")
     return times.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))

@@ -131,7 +131,8 @@ class UniformPrior(Prior):
 
     def distance(self, x: Tensor) -> Tensor:
         """Return the distance (B,) of events from the box, 0 inside."""
-        return torch.linalg.vector_norm(self.check(x - x.clamp(self.low.to(x), self.high.to(x))), dim=1)
+        beyond = self.check(x - x.clamp(self.low.to(x), self.high.to(x)))
+        return beyond.square().sum(1).sqrt()
 
 
 class CauchyPrior(Prior):

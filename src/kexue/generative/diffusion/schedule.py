@@ -143,7 +143,7 @@ class Schedule(ABC):
 
 def as_time(t: Time) -> Tensor:
     """Return a time, or times, as a float64 tensor."""
-    return torch.as_tensor(t).to(torch.float64)
+    return torch.as_tensor(t, dtype=torch.float64)
 
 
 class VP(Schedule):

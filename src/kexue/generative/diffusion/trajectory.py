@@ -11,8 +11,10 @@ from torch import Tensor
 from kexue.generative.diffusion.ode import odeint
 from kexue.generative.diffusion.path import Path, PathSample
 from kexue.generative.diffusion.prior import Prior
+from kexue.generative.diffusion.schedule import expand_dims
 
 Label = Callable[[Tensor, Tensor, Tensor], Tensor]
+_EARLIEST = 1e-6  # share of t_max: at time 0 all labels are in one point
 
 
 class TrajectoryPath(Path):
@@ -44,29 +46,33 @@ class TrajectoryPath(Path):
 
     def between(self, x0: Tensor, x_1: Tensor, t: Tensor | float) -> PathSample:
         """Return points at time t on the trajectories from x0 to x_1, and their velocities."""
-        times = self._times(t, x0)
+        times = self._times(t, x0).clamp(min=_EARLIEST * self.t_max)
         if self._inverse is not None:
             x_t = self._each(self._inverse, x_1, times, x0)
-        else:
-            way = times - self.t_max  # all events go from 0 to 1, each at a speed of its own
-            x_t = odeint(
-                lambda s, x: _times_rows(way, self.conditional_velocity(x, self.t_max + s * way, x0)),
-                x_1, [0.0, 1.0], rtol=1e-6, atol=1e-6,
-            ).x  # fmt: skip
-        return PathSample(x_t, self.conditional_velocity(x_t, times, x0), x_1)
+            return PathSample(x_t, self._each(torch.func.jacrev(self._inverse, argnums=1), x_1, times, x0), x_1)
+        start, way = x0.double(), times.double() - self.t_max  # all go from 0 to 1, each at a speed of its own
+
+        def rhs(s: Tensor, x: Tensor) -> Tensor:
+            return expand_dims(way, x) * self.conditional_velocity(x, self.t_max + s * way, start)
+
+        x_t = odeint(rhs, x_1.double(), [0.0, 1.0], rtol=1e-7, atol=1e-7).x
+        return PathSample(x_t.to(x0), self.conditional_velocity(x_t, times, start).to(x0), x_1)
 
     def label(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return phi."""
-        return self._each(self._phi, x, self._times(t, x), x0)
+        label: Tensor = self._each(self._phi, x, self._times(t, x), x0)
+        return label
 
     def log_volume(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return log |det d phi / dx|, (B,)."""
-        return torch.linalg.slogdet(self._derivatives(x, t, x0)[0]).logabsdet
+        volume: Tensor = torch.linalg.slogdet(self._derivatives(x, t, x0)[0]).logabsdet
+        return volume
 
     def conditional_velocity(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return -(d phi/d x)^-1 d phi/d t, (B, *event)."""
         in_x, in_t = self._derivatives(x, t, x0)
-        return -torch.linalg.solve(in_x, in_t).reshape(x.shape)  # 9379: f_t(x | x_0) from phi
+        velocity: Tensor = -torch.linalg.solve(in_x, in_t).reshape(x.shape)  # 9379: f_t(x | x_0) from phi
+        return velocity
 
     def _derivatives(self, x: Tensor, t: Tensor | float, x0: Tensor) -> tuple[Tensor, Tensor]:
         """Return the Jacobians (B, d, d) in x and (B, d) in t."""
@@ -79,11 +85,7 @@ class TrajectoryPath(Path):
         return torch.func.vmap(function)(*arguments)
 
     def _times(self, t: Tensor | float, x: Tensor) -> Tensor:
-        times = torch.as_tensor(t, device=x.device).to(x.dtype).reshape(-1)
+        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
         if len(times) not in (1, len(x)):
             raise ValueError(f"t must be one time, or one for each of {len(x)} events, got {len(times)}")
         return times.expand(len(x))
-
-
-def _times_rows(factors: Tensor, x: Tensor) -> Tensor:
-    return factors.reshape(-1, *[1] * (x.ndim - 1)) * x

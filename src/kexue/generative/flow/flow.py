@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kexue._counts import check_count
-from kexue._tensors import as_floats, check_classes, evaluating
+from kexue._tensors import as_floats, evaluating
 from kexue.errors import CheckpointError
 from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.transforms import Transform, sum_events
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_condition, unpack_batch
 from kexue.generative.noise import Noise
 
 
@@ -165,13 +165,7 @@ class Flow(GenerativeModel):
 
     def check_condition(self, condition: Tensor | None, n: int) -> Tensor | None:
         """Return the classes of n events as int64; raise where they are missing, not expected or out of range."""
-        if (condition is None) != (self.num_classes is None):
-            wants = "has no classes" if self.num_classes is None else f"has {self.num_classes} classes"
-            got = "none" if condition is None else "a condition"
-            raise ValueError(f"this model {wants}, got {got}; build it with num_classes to use conditions")
-        if condition is None or self.num_classes is None:
-            return None
-        return check_classes(condition, n, self.num_classes, "condition")
+        return check_condition(condition, n, self.num_classes)
 
     @property
     def _dtype(self) -> torch.dtype | None:
