@@ -19,6 +19,7 @@ import numpy as np
 
 from kexue import generative
 from kexue._optional import import_optional
+from kexue.experiments._fashion import measure_fashion
 from kexue.experiments._panels import draw_bars
 from kexue.experiments._plane import Fitted, Plane, draw_planes, fit_plane, make_planes, plane_claims, plane_figures
 from kexue.experiments._training import fit, shuffled_rows, torch_seed
@@ -86,6 +87,7 @@ class Trained(NamedTuple):
         "Glow {bits_glow}; Fréchet distance of Glow's samples {fd_glow_1}, at temperature 0.8 {fd_glow_0.8}, of test "
         "images {fd_reference_test}"
     ),
+    data=("fashion_mnist",),
     minutes=5,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
@@ -105,6 +107,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     for name, trained in runs.items():
         for t in _TEMPERATURES:
             figures[f"fd_{name}_{t:g}"] = Figure.over_runs([one.distances[t] for one in trained])
+    fashion, used = measure_fashion({"realnvp": 2500, "glow": 2000} if budget == "full" else {}, seed, data)
+    figures |= fashion
     references = {name: Figure(value) for name, value in generative.reference_values("digits").items()}
     figures |= {f"fd_reference_{name}": value for name, value in references.items()}
     figures["bits_uniform"] = Figure(
@@ -120,7 +124,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
             "Fréchet distances are of 540 samples, in the features of a small classifier of digits, from 1,257 images.",
         ),
         seeds=seeds,
-        data=({"name": "digits", "split": "test", "n": len(digits[seed].test)},),
+        data=({"name": "digits", "split": "test", "n": len(digits[seed].test)}, *used),
         draw=lambda figure: _draw(figure, runs, figures, planes, fitted),
     )
 
