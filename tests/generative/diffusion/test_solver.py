@@ -16,6 +16,7 @@ from kexue.generative.diffusion import (
     DiscreteSchedule,
     FlowSchedule,
     FromAlphaSigma,
+    Step,
     ab_step,
     ddim_encode,
     ddim_step,
@@ -413,6 +414,19 @@ def test_eta_out_of_range(smooth_net):
         ddim_step(denoiser, X, torch.tensor(500), torch.tensor(499), eta=1.2)
     with pytest.raises(ValueError, match="eta is 1"):
         solve(denoiser, X, grid, eta=0.5, noise="forward")
+
+
+def test_values_whose_sum_overflows_are_finite():
+    x = torch.full((4, 3), 1.5e38)
+    made = solve(
+        Denoiser(lambda x, t: x, VP()), x, [1.0, 0.9], solver=lambda denoiser, x, t, s, **_: _stay(denoiser, x, t)
+    )
+    assert math.isinf(x.sum())
+    assert torch.equal(made, x)
+
+
+def _stay(denoiser, x, t):
+    return Step(x, None, denoiser.predict(torch.zeros_like(x), t))
 
 
 def test_nan_from_the_network_names_time_and_step():

@@ -73,12 +73,18 @@ class DiscreteSchedule(Schedule):
         index = torch.as_tensor(t)
         if index.is_floating_point():
             raise TypeError(f"times of a discrete schedule are integers in [-1, {self.num_steps - 1}], got {t}")
-        if may_read(index) and not bool(((index >= -1) & (index < self.num_steps)).all()):
+        if may_read(index) and not self._has(index):
             raise ValueError(f"times must be in [-1, {self.num_steps - 1}], got {index.tolist()}")
         if self._rows.device != index.device:
             self._rows = self._rows.to(index.device)
         values: Tensor = self._rows[row][index]
         return values
+
+    def _has(self, index: Tensor) -> bool:
+        """Return whether all times are in the table."""
+        if index.ndim == 0:  # what samplers ask for, many times a step
+            return -1 <= int(index) < self.num_steps
+        return bool(((index >= -1) & (index < self.num_steps)).all())
 
     def log_alpha(self, t: Time) -> Tensor:
         """Return log alpha of times."""

@@ -75,26 +75,47 @@ def ddim_step(
         eta = 1.0
     told = (denoiser if clip is None else ClippedDenoiser(denoiser, clip)).predict(x, t, condition=condition)
     schedule = told.schedule
-    sigma_t, sigma_s = schedule.sigma(t), schedule.sigma(s)
-    forward = _forward_variance(told, t, s)
-    tau2 = eta**2 * sigma_s.square() / sigma_t.square() * forward  # 9181: sigma tilde, with ratios of alpha
-    rest = sigma_s.square() - tau2
+    if eta == 0:
+        return Step(_mean(told, x, s, schedule.sigma(s), None), None, told)
+    variances = _variances(told, t, s)
+    tau2 = eta**2 * variances.posterior  # 9181: sigma tilde squared, with ratios of alpha
+    rest = variances.sigma2 - tau2
     if eta > 1:
         _warn_above_one(eta, rest)
-    mean = expand_dims(schedule.alpha(s), x) * told.x0 + expand_dims(rest.clamp(min=0).sqrt(), x) * told.eps
-    if told.tilt is not None:
-        mean = mean + expand_dims(tau2, x) * told.tilt  # 9257: variance of the step times the gradient
+    mean = _mean(told, x, s, rest.clamp(min=0).sqrt(), tau2)
     if z is None:
         return Step(mean, None, told)
-    std = tau2.sqrt() if noise == "posterior" else torch.where(sigma_s > 0, forward.sqrt(), sigma_s)
-    return Step(mean + expand_dims(std, x) * z, None, told)
+    added = tau2 if noise == "posterior" else torch.where(variances.sigma2 > 0, variances.forward, 0)
+    return Step(mean + expand_dims(added.sqrt(), x) * z, None, told)
 
 
-def _forward_variance(told: Prediction, t: Tensor, s: Tensor) -> Tensor:
-    """Return the variance sigma_t^2 - a^2 sigma_s^2, a = alpha_t/alpha_s, that the forward process adds from s to t."""
+def _mean(told: Prediction, x: Tensor, s: Tensor, rest: Tensor, tau2: Tensor | None) -> Tensor:
+    """Return alpha_s x0 + rest eps, shifted by guidance, if any, in proportion to the variance tau2 of the step."""
+    mean = expand_dims(told.schedule.alpha(s), x) * told.x0 + expand_dims(rest, x) * told.eps
+    if told.tilt is None or tau2 is None:
+        return mean
+    return mean + expand_dims(tau2, x) * told.tilt  # 9257: variance of the step times the gradient
+
+
+class _Variances(NamedTuple):
+    """Variances of a step from t to s.
+
+    Attributes:
+        forward: sigma_t^2 - a^2 sigma_s^2, a = alpha_t/alpha_s, which the forward process adds from s to t.
+        posterior: that of x_s given x_t and x0, forward times sigma_s^2/sigma_t^2.
+        sigma2: sigma_s^2.
+    """
+
+    forward: Tensor
+    posterior: Tensor
+    sigma2: Tensor
+
+
+def _variances(told: Prediction, t: Tensor, s: Tensor) -> _Variances:
     schedule = told.schedule
-    ratio = schedule.alpha(t) / schedule.alpha(s)
-    return schedule.sigma(t).square() - (ratio * schedule.sigma(s)).square()
+    sigma2_t, sigma2 = schedule.sigma(t).square(), schedule.sigma(s).square()
+    forward = sigma2_t - (schedule.alpha(t) / schedule.alpha(s)).square() * sigma2
+    return _Variances(forward, forward * sigma2 / sigma2_t, sigma2)
 
 
 def _warn_above_one(eta: float, rest: Tensor) -> None:
@@ -125,22 +146,20 @@ def ddpm_step(
         denoiser, x, t, s, z, state, condition, clip: as of all steps.
         noise: ``"posterior"``: of x_s given x_t and x0; ``"forward"``: of the forward step.
     """
-    step = ddim_step(denoiser, x, t, s, condition=condition, eta=1.0, clip=clip)
+    told = (denoiser if clip is None else ClippedDenoiser(denoiser, clip)).predict(x, t, condition=condition)
+    forward, posterior, sigma2 = _variances(told, t, s)
+    mean = _mean(told, x, s, (sigma2 - posterior).clamp(min=0).sqrt(), posterior)
     if z is None:
-        return step
-    told = step.prediction
-    forward = _forward_variance(told, t, s)
-    sigma_t, sigma_s = told.schedule.sigma(t), told.schedule.sigma(s)
-    posterior = forward * sigma_s.square() / sigma_t.square()
+        return Step(mean, None, told)
     if told.fraction is not None:
         weight = (told.fraction + 1) / 2
         log_low = expand_dims(posterior.clamp(min=1e-20).log(), x)
         std = (weight * expand_dims(forward.log(), x) + (1 - weight) * log_low).mul(0.5).exp()
-        std = torch.where(expand_dims(sigma_s, x) > 0, std, 0)
+        std = torch.where(expand_dims(sigma2, x) > 0, std, 0)
     else:
-        chosen = posterior if noise == "posterior" else torch.where(sigma_s > 0, forward, 0)
-        std = expand_dims(chosen.sqrt(), x)
-    return Step(step.x + std * z, None, told)
+        added = posterior if noise == "posterior" else torch.where(sigma2 > 0, forward, 0)
+        std = expand_dims(added.sqrt(), x)
+    return Step(mean + std * z, None, told)
 
 
 def dpm1_step(
@@ -215,7 +234,7 @@ def ancestral_step(
     told = denoiser.predict(x, t, condition=condition)
     schedule = told.schedule
     ratio = schedule.alpha(t) / schedule.alpha(s)
-    b = _forward_variance(told, t, s)
+    b = _variances(told, t, s).forward
     mean = (x + expand_dims(b, x) * told.score) / expand_dims(ratio, x)
     if z is None:
         return Step(mean, None, told)
