@@ -137,3 +137,65 @@ def test_reverse_equation_keeps_the_variance(level, normal_denoiser):
     assert -float(rate) == pytest.approx(-2 * slope * float(variance) + g2, rel=1e-9)
     with pytest.raises(ValueError, match="noise_level"):
         ReverseSDE(denoiser, noise_level=1.2)
+
+
+def test_whole_times_of_a_continuous_schedule_are_floats():
+    """A network takes integers for the numbers of a table: time 1 must reach it as 1.0."""
+    seen = []
+
+    def net(x, t):
+        seen.append(t)
+        return x
+
+    for t in (1, 1.0, torch.tensor(1), torch.ones(5, dtype=torch.int32)):
+        told = Denoiser(net, VP()).predict(X, t)
+        assert seen[-1].dtype == torch.float64
+        torch.testing.assert_close(told.score, X / -VP().sigma(1.0))
+    assert float(Denoiser(net, VP()).predict(X, 0.4).t) == 0.4  # not rounded to float32
+
+
+def test_wrong_times_events_and_conditions_are_refused(smooth_net, normal_denoiser):
+    denoiser = Denoiser(smooth_net, VP())
+    for t in (torch.rand(3), torch.rand(5, 1)):
+        for one in (denoiser, normal_denoiser(VP(), dim=3)):
+            with pytest.raises(ValueError, match=r"one for each of 5 events"):
+                one.predict(X, t)
+    for x in (X.long(), X.bool()):
+        with pytest.raises(TypeError, match="floats"):
+            denoiser.predict(x, 0.5)
+    for condition, words in (
+        (3, "int"),
+        ([1, 2, 3, 4, 5], "list"),
+        (torch.ones(5, dtype=torch.bool), "bool"),
+        (torch.ones(5), "long"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            denoiser.predict(X, 0.5, condition=condition)
+    for condition in (torch.tensor([1]), torch.tensor(1), torch.zeros(4, 7)):
+        with pytest.raises(ValueError, match="one row for each of 5"):
+            denoiser.predict(X, 0.5, condition=condition)
+    with pytest.raises(ValueError, match=r"\(B, 3\)"):
+        normal_denoiser(VP(), dim=3).predict(X[:, :1], 0.5)
+
+
+def test_scales_of_edm_keep_a_learned_variance():
+    both = lambda x, t: torch.cat([x, x / 10], 1)  # noqa: E731
+    told = Denoiser(both, VP(), prediction="edm", learned_variance=True).predict(X, torch.tensor(0.5))
+    assert told.fraction is not None
+    assert told.fraction.shape == X.shape
+
+
+def test_autocast_does_not_round_the_coefficients():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Linear(3, 3)
+    denoiser, x, t = Denoiser(lambda x, t: net(x), VP()), X.float(), torch.tensor(0.9)
+    with torch.autocast("cpu", torch.bfloat16):
+        told = denoiser.predict(x, t)
+    assert told.eps.dtype == told.velocity.dtype == torch.float32
+    torch.testing.assert_close(told.score * -float(VP().sigma(0.9)), told.eps, rtol=1e-6, atol=1e-6)
+
+
+def test_no_events_are_clipped_to_none(smooth_net):
+    told = ClippedDenoiser(Denoiser(smooth_net, VP()), "dynamic").predict(X[:0], torch.tensor(0.5))
+    assert told.x0.shape == (0, 3)

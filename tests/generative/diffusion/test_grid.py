@@ -108,3 +108,11 @@ def test_wrong_settings_are_refused():
             make_grid(TABLE, steps, **options)
     with pytest.raises(TypeError, match="integers"):
         make_grid(TABLE, [5.5, 0.0])
+
+
+def test_numbers_of_steps_in_every_form():
+    assert make_grid(TABLE, np.int64(4)).tolist() == [750, 500, 250, 0, -1]
+    assert make_grid(VP(), np.array([1.0, 0.5])).tolist() == [1.0, 0.5]
+    for steps in (True, 5.0, "5", None):
+        with pytest.raises(TypeError, match="list of times"):
+            make_grid(TABLE, steps)

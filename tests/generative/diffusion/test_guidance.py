@@ -15,10 +15,13 @@ from kexue.generative.diffusion import (
     SimilarityGuidance,
     cosine_similarity_score,
     ddpm_step,
+    flow_ode,
     gram_score,
     make_grid,
     solve,
+    zero_terminal_snr,
 )
+from kexue.generative.diffusion.divergence import value_and_divergence
 
 T = torch.tensor(0.4, dtype=torch.float64)
 X = torch.randn(5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -222,3 +225,57 @@ def test_guided_samples_go_through_every_solver():
         )
         assert bool(out.isfinite().all())
     assert schedule.t_min == 0
+
+
+def test_likelihood_knows_how_guidance_changes_with_the_events(normal_denoiser):
+    """Data N(0, I) and the score -k x^2/2: the velocity is linear, with divergence (1 + k) d g^2/2 less the drift."""
+    base, k = normal_denoiser(VP(), 0.0, 1.0, 2), 3.0
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    g2, f = VP().diffusion_squared(T), VP().drift_coefficient(T)
+    for on, slope in (("noisy", k), ("denoised", k * VP().alpha(T) ** 2)):  # x0 = alpha x of this data
+        guided = SimilarityGuidance(base, lambda y: -k / 2 * y.square().sum(1), 1.0, on=on)
+        rhs = flow_ode(guided)
+        expected = 2 * (f + g2 / 2 * (1 + slope))
+        got = value_and_divergence(lambda y, rhs=rhs: rhs(T, y), x)[1][:, 0]
+        torch.testing.assert_close(got, expected.expand(4))
+
+
+def test_rescaling_of_one_value_changes_nothing():
+    """One value has no spread, which is no reason for NaN."""
+    condition = torch.zeros(5, dtype=torch.long)
+    plain, rescaled = (
+        ClassifierFreeGuidance(TwoClasses(), 3.0, null=1, rescale=share).predict(X, T, condition=condition)
+        for share in (0.0, 0.7)
+    )
+    torch.testing.assert_close(rescaled.eps, plain.eps)
+    torch.testing.assert_close(rescaled.x0, plain.x0)
+
+
+def test_rescaling_where_there_is_no_signal(smooth_net):
+    """At alpha = 0 the noise is x whatever the guidance, and the data come from the predictions of v."""
+    table = zero_terminal_snr(DiscreteSchedule.linear(10))
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    denoiser = Denoiser(lambda x, t, class_labels: smooth_net(x, t) * class_labels[:, None], table, prediction="v")
+    labels = torch.tensor([1, 2, 3, 1])
+    told = ClassifierFreeGuidance(denoiser, 2.0, null=0, rescale=0.7).predict(x, torch.tensor(9), condition=labels)
+    torch.testing.assert_close(told.eps, x)
+    torch.testing.assert_close(told.x0, -2 * smooth_net(x, torch.tensor(9)) * labels[:, None])
+    for through in ("denoiser", "stopgrad"):
+        tilted = SimilarityGuidance(
+            Denoiser(smooth_net, table, prediction="v"), lambda y: y.sum(1), 1.0, on="denoised", through=through
+        )
+        with pytest.raises(ValueError, match="alpha is 0"):
+            tilted.predict(x, torch.tensor(9))
+
+
+def test_times_and_scores_of_another_number_are_refused(normal_denoiser):
+    for through in ("denoiser", "stopgrad"):
+        guided = SimilarityGuidance(normal_denoiser(VP()), lambda y: y, 1.0, on="denoised", through=through)
+        with pytest.raises(ValueError, match=r"\(5,\)"):
+            guided.predict(X, T)
+    with pytest.raises(TypeError, match="int"):
+        ClassifierFreeGuidance(TwoClasses(), 2.0, null=1).predict(X, T, condition=3)
+    one_time = ClassifierFreeGuidance(TwoClasses(), 2.0, null=1).predict(
+        X, T[None], condition=torch.zeros(5, dtype=torch.long)
+    )
+    assert one_time.eps.shape == X.shape

@@ -89,3 +89,9 @@ def test_wrong_settings_are_refused(normal_denoiser):
     with pytest.raises(ValueError, match="probes"):
         log_likelihood(normal_denoiser(VP()), x, trace="hutchinson", probes=0)
     assert math.isfinite(float(log_likelihood(normal_denoiser(VP()), x).value))
+
+
+def test_no_events_have_no_density(normal_denoiser):
+    for options in ({}, {"trace": "hutchinson", "probes": 2}):
+        told = log_likelihood(normal_denoiser(VP(), dim=3), torch.zeros(0, 3), **options)
+        assert told.value.shape == told.stderr.shape == (0,)

@@ -122,6 +122,8 @@ def test_conditions_are_left_out_one_by_one():
 
 def test_wrong_settings_are_refused(smooth_net):
     x0 = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="one event"):
+        score_matching_loss(Denoiser(smooth_net, VP()), x0[:0])
     with pytest.raises(ValueError, match="weighting"):
         score_matching_loss(Denoiser(smooth_net, VP()), x0, weighting="uniform")
     with pytest.raises(ValueError, match="importance"):

@@ -1,5 +1,8 @@
 """Diffusion as a generative model, and the exchange with diffusers."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -78,6 +81,69 @@ def test_a_unet_of_diffusers_is_a_network():
     assert model.loss(torch.zeros(2, 1, 8, 8), generator=0).loss.isfinite()
 
 
+def test_batches_of_data_loaders():
+    """(x,), and classes that a network without them does not get."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Diffusion(MLPDenoiser(2, hidden=8), VP())
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    plain = float(model.loss(x, generator=0).loss.detach())
+    for batch in ((x,), [x], (x, torch.arange(4)), (x, None)):
+        assert float(model.loss(batch, generator=0).loss.detach()) == plain
+    for batch, words in (((x, x, x), "3 parts"), (x[:0], "one event")):
+        with pytest.raises(ValueError, match=words):
+            model.loss(batch)
+    with pytest.raises(ValueError, match="each of 4"):
+        Diffusion(MLPDenoiser(2, num_classes=9), VP(), condition_dropout=0.5).loss((x, torch.arange(3)))
+
+
+class _Dropping(torch.nn.Module):
+    event_shape = (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.dropout = torch.nn.Linear(3, 3), torch.nn.Dropout(0.5)
+
+    def forward(self, sample, timestep):
+        return self.net(self.dropout(sample))
+
+
+def test_only_training_drops_values():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Diffusion(_Dropping(), VP()).train()
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    for call in (model.encode, model.decode, model.log_prob):
+        assert bool((call(x) == call(x)).all())
+    assert model.training
+
+
+def test_half_precision_and_networks_without_weights():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Diffusion(MLPDenoiser(2, hidden=8), TABLE).bfloat16()
+    x = torch.randn(4, 2).bfloat16()
+    assert model.sample(3, steps=3).dtype == torch.bfloat16
+    assert model.loss(x, generator=0).loss.dtype == torch.float32  # means of squares need it
+    still = Diffusion(_Still(), VP(), event_shape=(2,))
+    assert still.sample(3, steps=3).shape == (3, 2)
+
+
+class _Still(torch.nn.Module):
+    def forward(self, sample, timestep):
+        return sample
+
+
+def test_another_network_takes_the_place_of_the_first():
+    model = Diffusion(_Still(), VP(), event_shape=(2,))
+    model.net = _Dropping()
+    assert model.denoiser.net is model.net
+    copied = copy.deepcopy(Diffusion(MLPDenoiser(2, hidden=8), VP()))
+    assert copied.denoiser.net is copied.net
+    again = pickle.loads(pickle.dumps(copied))
+    assert torch.equal(again.sample(2, steps=2, generator=0), copied.sample(2, steps=2, generator=0))
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="num_classes"):
         Diffusion(MLPDenoiser(2), VP(), condition_dropout=0.1)
@@ -121,5 +187,7 @@ def test_other_schedules_are_refused():
         scheduler_config(CosineSchedule())
     with pytest.raises(NotSupported, match="sigmoid"):
         schedule_from_config({"beta_schedule": "sigmoid"})
+    with pytest.raises(NotSupported, match="EDMEulerScheduler"):
+        schedule_from_config({"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "num_train_timesteps": 1000})
     with pytest.raises(NotSupported, match="shift"):
         schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})

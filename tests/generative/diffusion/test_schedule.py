@@ -96,6 +96,13 @@ def test_marginal_is_the_formula_and_item_by_item():
     assert VP().marginal(x0, 0.5, generator=0)[0].shape == x0.shape
 
 
+def test_an_event_of_the_prior_is_the_same_in_a_batch_of_any_size():
+    prior = VP().prior
+    whole = prior.sample((40, 3), generator=0, dtype=torch.float64)
+    assert torch.equal(prior.sample((5, 3), generator=0, dtype=torch.float64), whole[:5])
+    assert whole.dtype == torch.float64
+
+
 def test_prior_is_normal():
     prior = VE().prior
     x = prior.sample((20_000, 2), generator=0)

@@ -50,7 +50,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         config: the file as a dictionary.
 
     Raises:
-        NotSupported: another rule of betas, a shifted flow schedule.
+        NotSupported: another rule of betas, or none; a shifted flow schedule.
 
     Example:
         >>> schedule_from_config({"num_train_timesteps": 1000, "beta_schedule": "linear"}).num_steps
@@ -65,6 +65,8 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     kind = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
         schedule = DiscreteSchedule.from_betas(config["trained_betas"])
+    elif "beta_schedule" not in config and "_class_name" in config:
+        raise NotSupported(f"a {config['_class_name']} without beta_schedule and trained_betas cannot be imported.")
     elif kind == "linear":
         schedule = DiscreteSchedule.linear(steps, start, end)
     elif kind == "scaled_linear":

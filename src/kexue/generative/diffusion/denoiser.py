@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol, cast, get_args
 import torch
 from torch import Tensor
 
-from kexue._tensors import may_read
-from kexue.generative.diffusion.schedule import Schedule, Time, expand_dims
+from kexue._tensors import at_least_float32, may_read
+from kexue.generative.diffusion.schedule import Schedule, Time, expand_dims, place_times
 
 Target = Literal["eps", "x0", "v", "score", "velocity", "edm"]
 _EDM_STD = 0.5  # spread of the data that the scaling of EDM supposes
-_LEAST_SIGNAL = 1e-8  # alpha below it is no signal: float64 noise of a cosine at its end
+LEAST_SIGNAL = 1e-8  # alpha below it is no signal: float64 noise of a cosine at its end
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prediction:
     def score(self) -> Tensor:
         """Gradient of log p_t(x), -eps / sigma; ValueError where there is no noise."""
         sigma = self.schedule.sigma(self.t)
-        _refuse_zero(sigma, self.t, "the score is undefined where sigma is 0")
+        refuse_zero(sigma, self.t, "the score is undefined where sigma is 0")
         return -self.eps / expand_dims(sigma, self.eps)
 
     @property
@@ -104,18 +104,18 @@ class Denoiser:
 
     def predict(self, x: Tensor, t: Time, *, condition: Tensor | None = None) -> Prediction:
         """Return what the network knows of events x (B, *event) at time t, which is one or (B,)."""
-        t = torch.as_tensor(t, device=x.device)
+        t = place_times(self.schedule, t, x)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         if self.prediction in ("eps", "score"):
-            _refuse_zero(
+            refuse_zero(
                 alpha,
                 t,
                 f"a network that predicts {self.prediction} tells nothing of the data where alpha is 0; train one that "
                 "predicts v or x0, or begin at an earlier time",
             )
         if self.prediction == "edm":
-            x0 = self._predict_edm(x, alpha, sigma, condition)
-            return Prediction(x0, _noise_of(x, x0, alpha, sigma, t), self.schedule, t)
+            x0, fraction = self._predict_edm(x, alpha, sigma, condition)
+            return Prediction(x0, _noise_of(x, x0, alpha, sigma, t), self.schedule, t, fraction)
         out, fraction = self._split(x, call_network(self.net, x, t, condition))
         x0, eps = self._read(x, t, alpha, sigma, out)
         return Prediction(x0, eps, self.schedule, t, fraction)
@@ -148,13 +148,15 @@ class Denoiser:
         eps = -s * out if self.prediction == "score" else out
         return (x - s * eps) / a, eps
 
-    def _predict_edm(self, x: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor | None) -> Tensor:
-        """Return D(x) = c_skip x/alpha + c_out F(c_in x/alpha), written without a division by alpha."""
+    def _predict_edm(
+        self, x: Tensor, alpha: Tensor, sigma: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return D(x) = c_skip x/alpha + c_out F(c_in x/alpha), without a division by alpha; and the fraction."""
         norm = sigma.square() + (alpha * _EDM_STD).square()
-        noise = (sigma.clamp(min=_LEAST_SIGNAL) / alpha.clamp(min=_LEAST_SIGNAL)).log() / 4
-        inside, _ = self._split(x, call_network(self.net, x * expand_dims(norm.rsqrt(), x), noise, condition))
+        noise = (sigma.clamp(min=LEAST_SIGNAL) / alpha.clamp(min=LEAST_SIGNAL)).log() / 4
+        inside, fraction = self._split(x, call_network(self.net, x * expand_dims(norm.rsqrt(), x), noise, condition))
         skip = alpha * _EDM_STD**2 / norm
-        return expand_dims(skip, x) * x + expand_dims(sigma * _EDM_STD * norm.rsqrt(), x) * inside
+        return expand_dims(skip, x) * x + expand_dims(sigma * _EDM_STD * norm.rsqrt(), x) * inside, fraction
 
     def edm_scale(self, t: Tensor) -> Tensor:
         """Return c_out of EDM: the standard deviation of x0 that the network's output accounts for."""
@@ -163,25 +165,45 @@ class Denoiser:
 
 
 def call_network(net: Any, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-    """Return the output of a network called as those of diffusers: a tensor, a tuple, or an object with `sample`."""
-    named = {}
-    if condition is not None:
-        named["encoder_hidden_states" if condition.is_floating_point() else "class_labels"] = condition
+    """Return the output of a network called as those of diffusers: a tensor, a tuple, or an object with `sample`.
+
+    It has the dtype of `x`, whatever autocast makes of the network. Conditions are checked as in `name_condition`.
+    """
+    named = {} if condition is None else {name_condition(condition, len(x)): condition}
     out = net(x, t.to(x.dtype) if t.is_floating_point() else t, **named)
-    if isinstance(out, Tensor):
-        return out
-    return cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
+    if not isinstance(out, Tensor):
+        out = cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
+    return out.to(x.dtype)
+
+
+def name_condition(condition: Tensor, n: int) -> str:
+    """Return the name of the argument by which a network gets the conditions of n events.
+
+    Raises:
+        TypeError: a condition that is neither class numbers nor vectors of floats.
+        ValueError: conditions of another number than the events.
+    """
+    if not isinstance(condition, Tensor) or condition.dtype == torch.bool:
+        got = getattr(condition, "dtype", type(condition).__name__)
+        raise TypeError(f"condition must be a tensor of class numbers, or of floats, got {got}")
+    if not condition.ndim or len(condition) != n:
+        raise ValueError(f"condition must have one row for each of {n} events, got shape {tuple(condition.shape)}")
+    if not condition.is_floating_point():
+        return "class_labels"
+    if condition.ndim == 1:
+        raise TypeError(f"class numbers must be integers, got {condition.dtype}; use condition.long()")
+    return "encoder_hidden_states"
 
 
 def _noise_of(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor, t: Tensor) -> Tensor:
     """Return eps = (x - alpha x0) / sigma."""
-    _refuse_zero(sigma, t, "the noise of clean data is undefined; end one step earlier")
+    refuse_zero(sigma, t, "the noise of clean data is undefined; end one step earlier")
     return (x - expand_dims(alpha, x) * x0) / expand_dims(sigma, x)
 
 
-def _refuse_zero(value: Tensor, t: Tensor, why: str) -> None:
+def refuse_zero(value: Tensor, t: Tensor, why: str) -> None:
     """Raise where a divisor is 0, and values can be read."""
-    if may_read(value) and not bool((value > _LEAST_SIGNAL).all()):
+    if may_read(value) and not bool((value > LEAST_SIGNAL).all()):
         worst = t.reshape(-1)[int(value.reshape(-1).argmin())] if t.ndim else t
         raise ValueError(f"{why} (time {worst.item():g})")
 
@@ -204,8 +226,8 @@ class ClippedDenoiser:
     def predict(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Prediction:
         """Return the prediction with x0 in bounds."""
         told = self._denoiser.predict(x, t, condition=condition)
-        if self._dynamic:
-            size = told.x0.float().abs().flatten(1).quantile(0.995, dim=1).clamp(min=1)
+        if self._dynamic and len(x):
+            size = at_least_float32(told.x0).abs().flatten(1).quantile(0.995, dim=1).clamp(min=1)
             bound = expand_dims(size, told.x0)
             x0 = told.x0.clamp(-bound, bound) / bound
         else:
@@ -241,7 +263,7 @@ class ReverseSDE:
 
     def drift(self, x: Tensor, t: Time, *, condition: Tensor | None = None) -> Tensor:
         """Return the drift (B, *event)."""
-        told = self._denoiser.predict(x, torch.as_tensor(t, device=x.device), condition=condition)
+        told = self._denoiser.predict(x, place_times(self._denoiser.schedule, t, x), condition=condition)
         return reverse_drift(told, x, self.noise_level)
 
     def diffusion(self, t: Time) -> Tensor:

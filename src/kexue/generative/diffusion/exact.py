@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kexue.generative.diffusion.denoiser import Prediction
-from kexue.generative.diffusion.schedule import Schedule, Time, expand_dims
+from kexue.generative.diffusion.schedule import Schedule, Time, expand_dims, place_times
 from kexue.generative.mixture import GaussianMixture
 
 
@@ -34,7 +33,9 @@ class MixtureDenoiser:
 
     def predict(self, x: Tensor, t: Time, *, condition: Tensor | None = None) -> Prediction:
         """Return the exact means of data and noise given events x (B, d) at time t, which is one or (B,)."""
-        t = torch.as_tensor(t, device=x.device)
+        t = place_times(self.schedule, t, x)
+        if x.shape[1:] != self.mixture.means.shape[1:]:
+            raise ValueError(f"events must have shape (B, {self.mixture.means.shape[1]}), got {tuple(x.shape)}")
         a, s = expand_dims(self.schedule.alpha(t), x), expand_dims(self.schedule.sigma(t), x)
         means, std = self.mixture.means.to(x), self.mixture.std
         variance = (a * std).square() + s.square()

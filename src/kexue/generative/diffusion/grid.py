@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count, is_whole
 from kexue.generative.diffusion.discrete import DiscreteSchedule
 from kexue.generative.diffusion.schedule import Schedule
 
@@ -58,14 +59,15 @@ def make_grid(
         >>> make_grid(DiscreteSchedule.linear(1000), 4, kind="trailing").tolist()
         [999, 749, 499, 249, -1]
     """
-    if not isinstance(steps, int):
+    if isinstance(steps, bool | float):
+        raise TypeError(f"steps must be a whole number, or a list of times, got {steps!r}")
+    if not isinstance(steps, int) and not is_whole(steps):
         times = check_grid(schedule, steps)
         clean = not schedule.discrete or int(times[-1]) == -1
         return times if clean else torch.cat([times, times.new_full((1,), -1)])
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be >= 1, got {steps}")
+    steps = check_count(steps, "steps", 1)
     if isinstance(schedule, DiscreteSchedule):
         if steps > schedule.num_steps:
             raise ValueError(f"steps must be <= {schedule.num_steps}, the times of the schedule, got {steps}")
@@ -141,9 +143,12 @@ def check_grid(schedule: Schedule, times: Sequence[float] | Tensor) -> Tensor:
 
     Raises:
         ValueError: fewer than two times, times that do not fall strictly, or out of the schedule's range.
-        TypeError: fractions on a discrete schedule.
+        TypeError: fractions on a discrete schedule; neither a number nor a list.
     """
-    grid = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
+    try:
+        grid = torch.as_tensor(times, dtype=None if isinstance(times, Tensor) else torch.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a number of steps, or a list of times, is expected, got {times!r}") from error
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"a grid has two times at least, (steps + 1,), got {tuple(grid.shape)}")
     if schedule.discrete:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from kexue._tensors import may_read, outside_inference_mode
-from kexue.generative.diffusion.denoiser import Prediction, Predictor
-from kexue.generative.diffusion.schedule import Schedule, expand_dims
+from kexue.generative.diffusion.denoiser import LEAST_SIGNAL, Prediction, Predictor, name_condition, refuse_zero
+from kexue.generative.diffusion.schedule import Schedule, expand_dims, place_times
 
+_LEAST_SPREAD = 1e-12  # of a noise, below which it has no spread to keep
 Scale = float | Tensor | Callable[[Tensor], Tensor | float]
 
 
@@ -70,7 +71,7 @@ class SimilarityGuidance(_Guidance):
 
     def predict(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Prediction:
         """Return the guided prediction; `condition` is that of the denoiser."""
-        t = torch.as_tensor(t, device=x.device)
+        t = place_times(self.schedule, t, x)
         told, gradient = self._told_and_gradient(x, t, condition, self._similarity)
         return _tilt_score(told, x, self._scale_at(x, t) * gradient)
 
@@ -83,11 +84,16 @@ class SimilarityGuidance(_Guidance):
         if self.through == "stopgrad":
             told = self.denoiser.predict(x, t, condition=condition)
             return told, _gradient(score, told.x0) / expand_dims(self.schedule.alpha(t), x)  # dx0/dx is near 1/alpha
-        with outside_inference_mode(), torch.enable_grad():
-            at = x.detach().clone().requires_grad_()
-            told = self.denoiser.predict(at, t, condition=condition)
-            total = score(told.x0).sum()
-        gradient = torch.autograd.grad(total, at)[0]
+        predictions: list[Prediction] = []
+
+        def score_denoised(at: Tensor) -> Tensor:
+            predictions.append(self.denoiser.predict(at, t, condition=condition))
+            return score(predictions[0].x0)
+
+        gradient = _gradient(score_denoised, x)
+        told = predictions[0]
+        if _is_differentiated(x):
+            return told, gradient
         fraction = None if told.fraction is None else told.fraction.detach()
         return Prediction(told.x0.detach(), told.eps.detach(), told.schedule, told.t, fraction), gradient
 
@@ -128,7 +134,7 @@ class ClassifierGuidance(SimilarityGuidance):
 
     def predict(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Prediction:
         """Return the guided prediction; `condition` is that of the classifier."""
-        t = torch.as_tensor(t, device=x.device)
+        t = place_times(self.schedule, t, x)
         known = () if condition is None else (condition,)
         told, gradient = self._told_and_gradient(x, t, None, lambda y: self._log_prob(y, t, *known))
         tilt = self._scale_at(x, t) * gradient
@@ -184,7 +190,8 @@ class ClassifierFreeGuidance(_Guidance):
         """Return the guided prediction, by one call with 2B events."""
         if condition is None:
             raise ValueError("guidance needs a condition for each event, got None")
-        t = torch.as_tensor(t, device=x.device)
+        name_condition(condition, len(x))
+        t = place_times(self.schedule, t, x)
         scale = self._scale_at(x, t)
         if self.interval is not None:
             inside = (t >= self.interval[0]) & (t <= self.interval[1])
@@ -192,7 +199,7 @@ class ClassifierFreeGuidance(_Guidance):
         if scale.ndim == 0 and may_read(scale) and float(scale) == 1:
             return self.denoiser.predict(x, t, condition=condition)
         null = torch.as_tensor(self.null).to(condition).expand_as(condition)
-        both_t = t if t.ndim == 0 else torch.cat([t, t])
+        both_t = t if t.numel() == 1 else torch.cat([t, t])
         told = self.denoiser.predict(torch.cat([x, x]), both_t, condition=torch.cat([condition, null]))
         x0, x0_null = told.x0.chunk(2)
         eps, eps_null = told.eps.chunk(2)
@@ -200,31 +207,37 @@ class ClassifierFreeGuidance(_Guidance):
         fraction = None if told.fraction is None else told.fraction.chunk(2)[0]
         if not self.rescale:
             return Prediction(x0_null + scale * (x0 - x0_null), guided, told.schedule, t, fraction)
-        spread, wanted = (expand_dims(y.flatten(1).std(1), x) for y in (guided, eps))
-        guided = guided * (self.rescale * wanted / spread.clamp(min=1e-12) + 1 - self.rescale)
-        return _from_noise(guided, x, told.schedule, t, fraction)
+        spread, wanted = (expand_dims(y.flatten(1).std(1, correction=0), x) for y in (guided, eps))
+        same = torch.where(spread > _LEAST_SPREAD, wanted / spread.clamp(min=_LEAST_SPREAD), 1)
+        share = self.rescale * same + 1 - self.rescale
+        alpha, sigma = (expand_dims(c, x) for c in (told.schedule.alpha(t), told.schedule.sigma(t)))
+        noisy = (x - sigma * share * guided) / alpha
+        x0 = torch.where(alpha > LEAST_SIGNAL, noisy, x0_null + scale * (x0 - x0_null))  # alpha 0: the noise is x
+        return Prediction(x0, share * guided, told.schedule, t, fraction)
 
 
 def _tilt_score(told: Prediction, x: Tensor, tilt: Tensor) -> Prediction:
     """Return a prediction whose score has `tilt` added."""
-    sigma = expand_dims(told.schedule.sigma(told.t), x)
-    return _from_noise(told.eps - sigma * tilt, x, told.schedule, told.t, told.fraction)  # 9257: score + gradient
+    alpha, sigma = told.schedule.alpha(told.t), told.schedule.sigma(told.t)
+    refuse_zero(alpha, told.t, "the gradient of guidance tells nothing of the data where alpha is 0; begin earlier")
+    x0 = told.x0 + expand_dims(sigma.square() / alpha, x) * tilt
+    return Prediction(x0, told.eps - expand_dims(sigma, x) * tilt, told.schedule, told.t, told.fraction)  # 9257
 
 
-def _from_noise(eps: Tensor, x: Tensor, schedule: Schedule, t: Tensor, fraction: Tensor | None) -> Prediction:
-    """Return the prediction of a noise."""
-    x0 = (x - expand_dims(schedule.sigma(t), x) * eps) / expand_dims(schedule.alpha(t), x)
-    return Prediction(x0, eps, schedule, t, fraction)
+def _is_differentiated(x: Tensor) -> bool:
+    """Return whether the gradient itself is differentiated in the events, as a likelihood does."""
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def _gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the gradient of a score (B,) in events; events are independent, so that the sum will do."""
+    again = _is_differentiated(x)
     with outside_inference_mode(), torch.enable_grad():
-        at = x.detach().clone().requires_grad_()
+        at = x if again else x.detach().clone().requires_grad_()
         value = score(at)
         if value.shape != (len(x),):
             raise ValueError(f"a score for each of {len(x)} events is expected, ({len(x)},), got {tuple(value.shape)}")
-        return torch.autograd.grad(value.sum(), at)[0]
+        return torch.autograd.grad(value.sum(), at, create_graph=again)[0]
 
 
 def cosine_similarity_score(e1: Callable[[Tensor], Tensor], e2: Tensor) -> Callable[[Tensor], Tensor]:

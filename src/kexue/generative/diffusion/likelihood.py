@@ -113,6 +113,6 @@ def log_likelihood(
 def _standard_error(estimates: Tensor, *, exact: bool) -> Tensor:
     """Return the standard error (B,) of the mean of estimates (B, K): 0 of exact ones, NaN of a single one."""
     count = estimates.shape[1]
-    if exact or count == 1:
+    if exact or count == 1 or not len(estimates):
         return torch.full_like(estimates[:, 0], 0.0 if exact else torch.nan)
     return estimates.std(1) / math.sqrt(count)

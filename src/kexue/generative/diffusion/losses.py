@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from kexue._tensors import at_least_float32
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Denoiser, Prediction
 from kexue.generative.diffusion.discrete import DiscreteSchedule
@@ -63,6 +64,8 @@ def score_matching_loss(
         raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}")
     if importance and weighting != "likelihood":
         raise ValueError(f"importance goes with the weighting likelihood, got {weighting!r}")
+    if not len(x0):
+        raise ValueError("a batch must have one event at least, got none")
     schedule = denoiser.schedule
     if weighting == "likelihood" and schedule.discrete:
         raise NotSupported("the likelihood weighting needs a continuous schedule, such as VP.")
@@ -71,10 +74,11 @@ def score_matching_loss(
     eps = noise.normal(x0.shape[1:], x0.dtype)
     x = expand_dims(schedule.alpha(t), x0) * x0 + expand_dims(schedule.sigma(t), x0) * eps
     told = denoiser.predict(x, t, condition=condition)
-    errors = (told.eps - eps).square() if weighting != "simple" else _own_errors(denoiser, told, x0, eps)
+    eps_errors = at_least_float32(told.eps - eps).square()
+    errors = eps_errors if weighting != "simple" else _own_errors(denoiser, told, x0, eps)
     weight = _weights(schedule, t, weighting, importance)
-    loss = (errors.flatten(1).mean(1) * weight.to(errors)).mean() if len(x0) else errors.sum()
-    return LossOutput(loss, {"eps_error": (told.eps - eps).detach().square().mean()})
+    loss = (errors.flatten(1).mean(1) * weight.to(errors)).mean()
+    return LossOutput(loss, {"eps_error": eps_errors.detach().mean()})
 
 
 def draw_times(schedule: Schedule, noise: Noise, *, by_log_snr: bool = False) -> Tensor:
@@ -117,12 +121,12 @@ def _own_errors(denoiser: Denoiser, told: Prediction, x0: Tensor, eps: Tensor) -
     true = Prediction(x0, eps, told.schedule, told.t)
     kind = denoiser.prediction
     if kind in ("eps", "score"):  # sigma times the error of the score is that of eps
-        return (told.eps - eps).square()
+        return at_least_float32(told.eps - eps).square()
     if kind == "edm":
-        return (told.x0 - x0).square() / expand_dims(denoiser.edm_scale(told.t), x0).square()
+        return at_least_float32(told.x0 - x0).square() / expand_dims(denoiser.edm_scale(told.t), x0).square()
     name = "x0" if kind == "x0" else "v" if kind == "v" else "velocity"
     error: Tensor = getattr(told, name) - getattr(true, name)
-    return error.square()
+    return at_least_float32(error).square()
 
 
 class ConditionDropout:
@@ -152,6 +156,8 @@ class ConditionDropout:
     ) -> Tensor:
         """Return conditions (B, ...) of which some are `null`, a class number or the shape of one condition."""
         noise = generator if isinstance(generator, Noise) else Noise(generator, len(condition), condition.device)
+        if len(noise) != len(condition):
+            raise ValueError(f"a condition for each of {len(noise)} events is expected, got {len(condition)}")
         drop = noise.uniform(()) < self.p
         drop = drop.reshape(-1, *[1] * (condition.ndim - 1))
         return torch.where(drop, torch.as_tensor(null).to(condition), condition)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import evaluating
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Denoiser, Target
 from kexue.generative.diffusion.grid import Kind, make_grid
@@ -17,7 +18,7 @@ from kexue.generative.diffusion.likelihood import log_likelihood
 from kexue.generative.diffusion.losses import ConditionDropout, Weighting, score_matching_loss
 from kexue.generative.diffusion.schedule import Schedule
 from kexue.generative.diffusion.solver import solve
-from kexue.generative.model import GenerativeModel, LossOutput
+from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
 
 _MOST_ITERATIONS = 100  # of a step of `encode`
@@ -59,23 +60,31 @@ class Diffusion(GenerativeModel):
         event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.schedule, self.weighting = net, schedule, weighting
-        self.denoiser = Denoiser(net, schedule, prediction=prediction)
+        self.net, self.schedule, self.prediction, self.weighting = net, schedule, prediction, weighting
+        Denoiser(net, schedule, prediction=prediction)  # refuses an unknown prediction
         self.event_shape = find_event_shape(net, event_shape)
         self._dropout = ConditionDropout(condition_dropout)
         self._null = getattr(net, "num_classes", None)
         if condition_dropout and self._null is None:
             raise ValueError("condition_dropout needs a network with a class for 'no condition': set its num_classes")
 
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network on the schedule, for `solve`, guidance and `log_likelihood`."""
+        return Denoiser(self.net, self.schedule, prediction=self.prediction)
+
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return the loss of `score_matching_loss`, a scalar.
 
         Args:
-            batch: events (B, *event_shape), or a pair of them and their classes (B,).
+            batch: events (B, *event_shape), or a pair of them and their classes (B,), which a network without classes
+                does not get.
             generator: of the times, the noise and the conditions left out.
         """
-        x, condition = batch if isinstance(batch, tuple | list) else (batch, None)
+        x, condition = unpack_batch(batch, 0)
         self.check_events(x)
+        if condition is not None and getattr(self.net, "num_classes", 0) is None and not condition.is_floating_point():
+            condition = None
         noise = Noise(generator, len(x), x.device)
         if condition is not None and self._dropout.p:
             condition = self._dropout(condition, self._null or 0, generator=noise)
@@ -110,7 +119,7 @@ class Diffusion(GenerativeModel):
         denoiser = self.denoiser if scale is None else ClassifierFreeGuidance(self.denoiser, scale)
         if eta:
             options["eta"] = eta
-        dtype = next(self.net.parameters()).dtype
+        dtype = next((p.dtype for p in self.net.parameters()), None)
         x = self.schedule.prior.draw(noise, self.event_shape, dtype)
         times = make_grid(self.schedule, steps, kind=grid)
         out = solve(denoiser, x, times, solver=solver, condition=condition, generator=noise, clip=clip, **options)
@@ -128,13 +137,13 @@ class Diffusion(GenerativeModel):
         """
         self.check_events(x)
         options = {"tol": _TOLERANCE, "max_iter": _MOST_ITERATIONS, **options}
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self):
             times = make_grid(self.schedule, steps, kind="trailing")
             return ddim_encode(self.denoiser, x, times, condition=condition, **options).z
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
         """Return the events (B, *event_shape) of noise, by DDIM or another solver without noise."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self):
             times = make_grid(self.schedule, steps, kind="trailing")
             out = solve(self.denoiser, z, times, condition=condition, **options)
         assert isinstance(out, Tensor)
@@ -165,7 +174,8 @@ class Diffusion(GenerativeModel):
                 "Diffusion on a discrete schedule does not support log_prob; train on a continuous one, such as VP."
             )
         options = {"trace": "exact" if x[:1].numel() <= _MOST_EXACT else "hutchinson", **options}
-        return log_likelihood(self.denoiser, x, condition=condition, generator=generator, **options).value
+        with evaluating(self):
+            return log_likelihood(self.denoiser, x, condition=condition, generator=generator, **options).value
 
 
 def find_event_shape(net: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:

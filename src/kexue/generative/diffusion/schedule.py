@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kexue._tensors import as_generator
 from kexue.generative.noise import Noise
 
 Time = Tensor | float | int
@@ -20,6 +19,23 @@ def expand_dims(c: Tensor, x: Tensor) -> Tensor:
     """Return coefficients, one or (B,), in a form that multiplies events `x` (B, *event), in its dtype."""
     c = c.to(device=x.device, dtype=x.dtype)
     return c if c.ndim == 0 else c.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def place_times(schedule: Schedule, t: Time, x: Tensor) -> Tensor:
+    """Return times, one or one for each of the events `x` (B, *event), on their device: floats, or numbers of a table.
+
+    Raises:
+        TypeError: events that are not floats.
+        ValueError: as many times as there are events are expected.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"events must be a tensor of floats, got {x.dtype}; use x.float()")
+    if not isinstance(t, Tensor):
+        t = torch.as_tensor(t, dtype=None if schedule.discrete else torch.float64)
+    if t.ndim > 1 or (t.ndim and len(t) not in (1, len(x))):
+        raise ValueError(f"times must be one, or one for each of {len(x)} events, got shape {tuple(t.shape)}")
+    floats = schedule.discrete or t.is_floating_point()  # a network takes integers for numbers of a table
+    return t.to(x.device) if floats else t.to(x.device, torch.float64)
 
 
 class IsotropicNormal:
@@ -36,9 +52,16 @@ class IsotropicNormal:
     def __init__(self, std: float) -> None:
         self.std = float(std)
 
-    def sample(self, shape: Sequence[int], *, generator: torch.Generator | int | None = None) -> Tensor:
-        """Return events of this shape, the first axis of which counts them."""
-        return self.std * torch.randn(tuple(shape), generator=as_generator(generator))
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Return events of this shape, the first axis of which counts them; with a seed, each has its own noise."""
+        count, *event_shape = shape
+        return self.draw(Noise(generator, count), event_shape, dtype)
 
     def draw(self, noise: Noise, event_shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """Return len(noise) events, each made of the noise of its item."""
