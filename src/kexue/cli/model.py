@@ -35,12 +35,16 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
         "kexue model train vae --data digits --out run",
         "kexue model train realnvp --data photos/ --image-size 32 --out run --steps 50000",
         "kexue model train glow --data mnist --out run --limit 20",
+        "kexue model train diffusion --data digits --out run",
     ),
     seeded=True,
 )
 def train(
     out: Output,
-    name: Annotated[str, typer.Argument(help="vae, vqvae, nice, realnvp, glow or univae.", metavar="NAME")],
+    name: Annotated[
+        str,
+        typer.Argument(help="vae, vqvae, nice, realnvp, glow, univae, diffusion or flow-matching.", metavar="NAME"),
+    ],
     data: Annotated[
         str,
         typer.Option(
@@ -92,6 +96,7 @@ def train(
     examples=(
         "kexue model sample run -n 64 --out sheet.png",
         "kexue model sample run -n 1000 --out samples.npy --temperature 0.8 --seed 1",
+        "kexue model sample run --out threes.png --condition 3 --scale 2 --solver dpmpp_2m --steps 20",
     ),
     seeded=True,
 )
@@ -108,13 +113,30 @@ def sample(
             min=0,
         ),
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of a diffusion: steps from noise to image; default: 50.", min=1)
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="Of a diffusion: ddim, dpmpp_2m, heun, ddpm, ...; default: ddim.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Of ddim: new noise in each step, 0: none, 1: as DDPM; default: 0.", min=0)
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Of a diffusion: guidance. 0: any class, 1: the class, above 1: more typical; default: 1."),
+    ] = None,
+    condition: Annotated[
+        str | None, typer.Option(help="Of a diffusion: name of a class; default: each as often as in the data.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Draw samples of a model into a file. Sample i of a seed is the same one whatever -n is."""
     from kexue.generative import open_run, sample_run
 
+    settings = {"steps": steps, "solver": solver, "eta": eta, "scale": scale, "condition": condition}
     record = dataclasses.asdict(
-        sample_run(open_run(run, device=device), n, file, seed=out.seed, temperature=temperature)
+        sample_run(open_run(run, device=device), n, file, seed=out.seed, temperature=temperature, **settings)
     )
     out.emit(
         record,
@@ -206,7 +228,8 @@ def score(out: Output, run: RunFolder, items: Items, device: Device = "auto") ->
     """Measure how likely a model finds images or sentences: log p, or a bound or an energy where it has no more."""
     from kexue.generative import open_run, score_run
 
-    record = dataclasses.asdict(score_run(open_run(run, device=device), items))
+    with out.progress("scoring") as progress:
+        record = dataclasses.asdict(score_run(open_run(run, device=device), items, progress=progress))
     out.emit(record, lambda: _render_score(record))
 
 
@@ -251,4 +274,5 @@ def _render_score(record: dict[str, Any]) -> str:
     """Return a likelihood as text for a person."""
     what = {"exact": "log p", "bound": "log p is at least", "energy": "energy, minus log p up to a constant:"}
     error = "" if record["stderr"] is None else f" +- {record['stderr']:.2g}"
-    return f"{what[record['kind']]} {record['mean']:.4f}{error} {record['unit']}, mean over {record['n']}"
+    bits = "" if record["bits_per_dim"] is None else f"; {record['bits_per_dim']:.3f} bits per dimension"
+    return f"{what[record['kind']]} {record['mean']:.4f}{error} {record['unit']}, mean over {record['n']}{bits}"

@@ -10,12 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kexue.generative.diffusion.denoiser import Target
+from kexue.generative.diffusion.images import ImageDiffusion
+from kexue.generative.diffusion.schedule import VP, FlowSchedule, Schedule
 from kexue.generative.flow.builders import glow, nice, realnvp
 from kexue.generative.flow.dequantization import DequantizedFlow
 from kexue.generative.likelihoods import LogisticLikelihood
 from kexue.generative.model import GenerativeModel
 from kexue.generative.networks.convolution import ConvDecoder, ConvEncoder, GridDecoder, GridEncoder
+from kexue.generative.networks.denoiser import MLPDenoiser
 from kexue.generative.networks.mlp import MLP
+from kexue.generative.networks.unet import TinyUNet
 from kexue.generative.run.images import Images
 from kexue.generative.run.medium import Medium
 from kexue.generative.run.texts import Texts
@@ -28,6 +33,7 @@ from kexue.nn import Transformer, TransformerConfig, VectorQuantizer
 Facts = Mapping[str, Any]  # of images: event_shape, levels
 Sizes = Mapping[str, Any]  # JSON-ready; the arguments of the functions that build a model
 _MARGIN = 0.05  # of the logit before a flow
+_DROPOUT = 0.15  # of classes, so that guidance has a model without them
 _SMALL = 256  # numbers in an image up to which a network without convolutions is used
 
 
@@ -68,6 +74,7 @@ class Recipe:
         finish: called with the model and items to train on before it makes samples.
         bound: options with which `log_prob_bound` measures a trained model.
         tempered: options of `sample` that go with a temperature.
+        classes: whether it learns the classes of the items, where they have some.
     """
 
     medium: type[Medium]
@@ -79,6 +86,7 @@ class Recipe:
     finish: Callable[[Any, Tensor], object] = lambda _model, _items: None
     bound: Mapping[str, Any] = field(default_factory=dict)
     tempered: Mapping[str, Any] = field(default_factory=dict)
+    classes: bool = False
 
 
 def list_models() -> list[str]:
@@ -215,6 +223,44 @@ def _auto_encoder_course(facts: Facts) -> Course:
     return Course(3000) if is_small(facts) else Course(20_000, eval_every=500)
 
 
+# ---- diffusion and flow matching -------------------------------------------------------------------------------------
+
+
+def _denoiser_sizes(facts: Facts) -> Sizes:
+    if is_small(facts):
+        return {"hidden": 256, "blocks": 3}
+    return {"channels": 32, "mult": [1, 2, 2] if _count_halvings(facts["event_shape"], 2) == 2 else [1, 2]}
+
+
+def _build_denoiser(facts: Facts, sizes: Sizes) -> nn.Module:
+    classes = len(facts["classes"]) or None
+    if "hidden" in sizes:
+        return MLPDenoiser(tuple(facts["event_shape"]), num_classes=classes, **sizes)
+    return TinyUNet(facts["event_shape"], num_classes=classes, **sizes)
+
+
+def _build_diffusion(facts: Facts, sizes: Sizes) -> ImageDiffusion:
+    return _with_classes(facts, _build_denoiser(facts, sizes), VP(), "eps")
+
+
+def _build_flow_matching(facts: Facts, sizes: Sizes) -> ImageDiffusion:
+    return _with_classes(facts, _build_denoiser(facts, sizes), FlowSchedule(), "velocity")
+
+
+def _with_classes(facts: Facts, net: nn.Module, schedule: Schedule, prediction: Target) -> ImageDiffusion:
+    shares = facts["class_shares"] or None
+    dropout = _DROPOUT if shares else 0.0
+    return ImageDiffusion(
+        net, schedule, facts["levels"], prediction=prediction, condition_dropout=dropout, class_shares=shares
+    )
+
+
+def _diffusion_course(facts: Facts) -> Course:
+    if is_small(facts):
+        return Course(6000, ema=0.999, eval_every=200)
+    return Course(50_000, batch_size=64, lr=3e-4, ema=0.999, eval_every=1000)
+
+
 # ---- UniVAE ----------------------------------------------------------------------------------------------------------
 
 
@@ -276,4 +322,6 @@ RECIPES = {
         start=UniVAE.initialize,
         tempered={"method": "sample"},
     ),
+    "diffusion": Recipe(Images, _denoiser_sizes, _build_diffusion, _diffusion_course, classes=True),
+    "flow-matching": Recipe(Images, _denoiser_sizes, _build_flow_matching, _diffusion_course, classes=True),
 }

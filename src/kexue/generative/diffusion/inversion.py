@@ -43,13 +43,13 @@ def ddim_encode(
 ) -> Inversion:
     """Return the noise from which `solve` with ``"ddim"`` on the same grid makes these events.
 
-    A step up from s to t solves x_t = alpha_t/alpha_s (x_s - sigma_s eps(x_t, t)) + sigma_t eps(x_t, t).
+    A step up from s to t finds the x_t whose step down is x_s = alpha_s x0(x_t, t) + sigma_s eps(x_t, t).
 
     Args:
         denoiser: of the events.
         x0: events (B, *event) at the last time of the grid.
         grid: falling times, as of sampling.
-        method: ``"fixed_point"`` iterates the equation; ``"naive"`` takes eps at (x_s, s), an error of first order.
+        method: ``"fixed_point"`` adds to x_t what is missing in x_s, again and again; ``"naive"`` takes eps at (x_s, s), an error of first order.
         tol: change, root mean square of an event, at which the iteration ends.
         max_iter: iterations of a step, >= 1. More of them, or more steps, reach a smaller residual.
         condition: of the denoiser.
@@ -63,16 +63,19 @@ def ddim_encode(
     times = check_grid(denoiser.schedule, grid).to(x0.device).flip(0)
     schedule, x, residual, most = denoiser.schedule, x0, 0.0, 0
     for s, t in itertools.pairwise(times):
+        alpha_s, sigma_s = (expand_dims(c, x) for c in (schedule.alpha(s), schedule.sigma(s)))
         ratio = expand_dims(schedule.alpha(t) / schedule.alpha(s), x)
-        noise = expand_dims(schedule.sigma(t), x) - ratio * expand_dims(schedule.sigma(s), x)
         if method == "naive":
+            noise = expand_dims(schedule.sigma(t), x) - ratio * sigma_s
             at = t if not bool(schedule.sigma(s) > 0) else s  # clean data have no time of their own
             x, residual = ratio * x + noise * denoiser.predict(x, at, condition=condition).eps, float("nan")
             most = 1
             continue
+        share = torch.where(ratio > 0, ratio, 1)  # without signal at t the equation of 9181 says x_t = x_t
         there, change = ratio * x, torch.inf
         for count in range(1, max_iter + 1):
-            new = ratio * x + noise * denoiser.predict(there, t, condition=condition).eps  # 9181: eps at x_t
+            told = denoiser.predict(there, t, condition=condition)
+            new = there + share * (x - (alpha_s * told.x0 + sigma_s * told.eps))  # 9181: eps at x_t
             change = float((new - there).flatten(1).square().mean(1).sqrt().max()) if len(x) else 0.0
             there, most = new, max(most, count)
             if change <= tol:

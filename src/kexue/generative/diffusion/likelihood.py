@@ -75,7 +75,7 @@ def log_likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     condition: Tensor | None = None,
-    generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | int | Noise | None = None,
 ) -> LogProb:
     """Return the log density of events, and how sure it is.
 
@@ -101,7 +101,7 @@ def log_likelihood(
     velocity, schedule = flow_ode(denoiser, condition=condition), denoiser.schedule
     vectors = None
     if trace == "hutchinson":
-        noise = Noise(generator, len(x), x.device)
+        noise = generator if isinstance(generator, Noise) else Noise(generator, len(x), x.device)
         vectors = draw_probes(noise, x.shape[1:], probes, kind=probe, dtype=x.dtype)
     steps = 1 if method == "rk45" else _FIXED_STEPS
     grid = torch.linspace(schedule.t_min, schedule.t_max, steps + 1, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,9 +19,8 @@ from kexue.generative.run.folder import Run
 from kexue.generative.run.images import split_images
 from kexue.generative.run.medium import Parts
 from kexue.generative.run.texts import Texts
-from kexue.generative.run.use import apply, find_measure
+from kexue.generative.run.use import apply, find_bits, find_measure
 from kexue.generative.univae.model import UniVAE
-from kexue.train.state import hash_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ def _evaluate_texts(run: Run, n: int) -> TextQuality:
 
 def _check_unchanged(run: Run, parts: Parts) -> None:
     """Raise a DataError unless these are the data that the model was trained on."""
-    if hash_tensors(parts._asdict()) != run.data:
+    if (parts if run.recipe.classes else parts.without_classes()).hash() != run.data:
         raise DataError(
             "the data have changed since the training, so that items held apart for test may be among those learnt.",
             path=run.source,
@@ -160,6 +158,4 @@ def _measure_bits(run: Run, test: Tensor) -> tuple[float | None, str | None]:
         return None, None
     if kind == "energy":
         return None, None
-    # the models of images state the probability of levels, not the density of some interval
-    nats = float(apply(measure, test, run.model).double().mean())
-    return -nats / (math.prod(test.shape[1:]) * math.log(2)), kind
+    return find_bits(apply(measure, test, run.model), test, kind), kind

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kexue.corpus.vectors import read_array
-from kexue.errors import DataError
+from kexue.errors import DataError, NotSupported
 from kexue.generative.data import ImageData, is_named_set, load_images
 from kexue.generative.figures import grid_figure, trajectory_figure
 from kexue.generative.idx import find_idx_files
@@ -34,11 +34,15 @@ class Images(Medium):
         event_shape: (C, H, W).
         levels: different values of a pixel, as of `ImageData`.
         image_size: height and width to which images are resized; None: they must have that of `event_shape`.
+        classes: names of the classes; () without.
+        class_shares: which share of the images to train on each class has.
     """
 
     event_shape: tuple[int, ...]
     levels: int
     image_size: int | None = None
+    classes: tuple[str, ...] = ()
+    class_shares: tuple[float, ...] = ()
     sheet = "samples.png"
     files = (".png", ".npy")
     walks = (".png", ".gif", ".webp")
@@ -61,7 +65,7 @@ class Images(Medium):
             raise DataError(
                 "all images are the same, so there is nothing to learn.", path=source, remedy="Name other images."
             )
-        return cls(data.event_shape, data.levels, image_size), split_images(data)
+        return cls(data.event_shape, data.levels, image_size, *_name_classes(data)), split_images(data)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
@@ -69,11 +73,31 @@ class Images(Medium):
         shape = tuple(int(size) for size in facts["event_shape"])
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"event_shape must be three sizes >= 1, got {shape}")
-        return cls(shape, int(facts["levels"]), facts["image_size"])
+        classes = tuple(str(name) for name in facts.get("classes", ()))
+        shares = tuple(float(share) for share in facts.get("class_shares", ()))
+        return cls(shape, int(facts["levels"]), facts["image_size"], classes, shares)
 
     def facts(self) -> dict[str, Any]:
-        """Return shape, levels and size by name."""
-        return {"event_shape": list(self.event_shape), "levels": self.levels, "image_size": self.image_size}
+        """Return shape, levels, size and classes by name."""
+        return {
+            "event_shape": list(self.event_shape),
+            "levels": self.levels,
+            "image_size": self.image_size,
+            "classes": list(self.classes),
+            "class_shares": list(self.class_shares),
+        }
+
+    def find_class(self, name: str) -> int:
+        """Return the number of a class.
+
+        Raises:
+            NotSupported: there are no classes. ValueError: an unknown name; the message lists those known.
+        """
+        if not self.classes:
+            raise NotSupported("a condition is the class of an image, and the images of this model have no classes.")
+        if name not in self.classes:
+            raise ValueError(f"the class must be one of {', '.join(self.classes)}, got {name!r}")
+        return self.classes.index(name)
 
     def read(self, source: str | os.PathLike[str]) -> Tensor:
         """Return images (n, C, H, W); for a model of colours, grey ones in three equal channels.
@@ -154,7 +178,19 @@ def split_images(data: ImageData) -> Parts:
     """Return the parts of a set of images; a random tenth of `train`, the same one every time, is for validation."""
     held = max(1, min(len(data.train) // _SHARE, _MOST))
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-    return Parts(data.train[order[held:]], data.train[order[:held]], data.test)
+    train, validation = order[held:], order[:held]
+    labels = data.train_labels
+    classes = (None, None) if labels is None else (labels[train], labels[validation])
+    return Parts(data.train[train], data.train[validation], data.test, *classes)
+
+
+def _name_classes(data: ImageData) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the names of the classes, and the share of each in the images to train on."""
+    if data.num_classes is None or data.train_labels is None:
+        return (), ()
+    counts = data.train_labels.bincount(minlength=data.num_classes).double()
+    names = data.classes or tuple(map(str, range(data.num_classes)))
+    return names, tuple((counts / counts.sum()).tolist())
 
 
 def _is_folder_of_images(source: str | os.PathLike[str]) -> bool:

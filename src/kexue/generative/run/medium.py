@@ -10,13 +10,30 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
 
+from kexue.train.state import hash_tensors
+
 
 class Parts(NamedTuple):
-    """Items of a data set, as a model takes them: to train, to choose the best step, and to judge."""
+    """Items of a data set, as a model takes them: to train, to choose the best step, and to judge.
+
+    Attributes:
+        train, validation, test: the items.
+        train_classes, validation_classes: their class numbers; None without classes.
+    """
 
     train: Tensor
     validation: Tensor
     test: Tensor
+    train_classes: Tensor | None = None
+    validation_classes: Tensor | None = None
+
+    def without_classes(self) -> Parts:
+        """Return the items alone."""
+        return self._replace(train_classes=None, validation_classes=None)
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the items, and of the classes where there are some."""
+        return hash_tensors({name: value for name, value in self._asdict().items() if value is not None})
 
 
 class Medium(ABC):

@@ -25,7 +25,6 @@ from kexue.train.config import TrainConfig, TrainResult
 from kexue.train.loop import Callback, Trainer, reporting
 from kexue.train.schedules import build_optimizer, warm_then_fall
 from kexue.train.settings import check_settings, write_settings
-from kexue.train.state import hash_tensors
 
 WEIGHTS = "model.safetensors"
 _SAMPLES = 64  # of a sheet
@@ -61,6 +60,7 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
     """
     recipe = find_recipe(config.model)
     medium, parts = recipe.medium.load(config.data, config.image_size)
+    parts = parts if recipe.classes else parts.without_classes()
     facts = medium.facts()
     _check_size(config, recipe, facts)
     course, sizes = _settle(config, recipe.choose_course(facts)), dict(recipe.choose_sizes(facts))
@@ -118,7 +118,7 @@ def _settings(config: ModelConfig, course: Course, parts: Parts) -> dict[str, An
         "image_size": config.image_size,
         "seed": config.seed,
         **{name: getattr(course, name) for name in ("steps", "batch_size", "lr", "ema")},
-        "data": hash_tensors(parts._asdict()),
+        "data": parts.hash(),
     }
 
 
@@ -154,17 +154,24 @@ def _fit(
         callbacks=callbacks,
     )
     size = min(course.batch_size, len(parts.train))
-    loader = DataLoader(_Rows(parts.train), size, shuffle=True, drop_last=True, collate_fn=_as_is)
-    return trainer.fit(loader, evaluate=lambda model: measure_loss(model, parts.validation), start=start)
+    rows = _Rows(parts.train, parts.train_classes)
+    loader = DataLoader(rows, size, shuffle=True, drop_last=True, collate_fn=_as_is)
+    return trainer.fit(
+        loader, evaluate=lambda model: measure_loss(model, parts.validation, parts.validation_classes), start=start
+    )
 
 
-def measure_loss(model: GenerativeModel, items: Tensor) -> dict[str, float]:
+def measure_loss(model: GenerativeModel, items: Tensor, classes: Tensor | None = None) -> dict[str, float]:
     """Return the mean loss of items, and its parts; the same noise each time, so that steps can be compared."""
     totals: dict[str, float] = {}
+    start = 0
     for batch in to_batches(items, model.device):
-        output = model.loss(batch, generator=0)
+        end = start + len(batch)
+        labels = None if classes is None else classes[start:end].to(batch.device)
+        output = model.loss(batch if labels is None else (batch, labels), generator=0)
         for name, value in {**output.parts, "loss": output.loss}.items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(batch)
+        start = end
     return {name: total / len(items) for name, total in totals.items()}
 
 
@@ -184,20 +191,20 @@ def _showing(model: GenerativeModel, medium: Medium, recipe: Recipe, items: Tens
     return show
 
 
-class _Rows(Dataset[Tensor]):
-    """Items of a tensor, a batch at a time."""
+class _Rows(Dataset[Any]):
+    """Items of a tensor, a batch at a time; with classes, pairs of items and classes."""
 
-    def __init__(self, items: Tensor) -> None:
-        self.items = items
+    def __init__(self, items: Tensor, classes: Tensor | None) -> None:
+        self.items, self.classes = items, classes
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, row: int) -> Tensor:
-        return self.items[row]
+    def __getitem__(self, row: int) -> Any:
+        return self.__getitems__([row])
 
-    def __getitems__(self, rows: list[int]) -> Tensor:
-        return self.items[rows]
+    def __getitems__(self, rows: list[int]) -> Any:
+        return self.items[rows] if self.classes is None else (self.items[rows], self.classes[rows])
 
 
 def _as_is(batch: Any) -> Any:

@@ -20,15 +20,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from kexue._files import check_output
+from kexue._progress import Progress
 from kexue.corpus.vectors import read_array
 from kexue.errors import DataError, NotSupported
+from kexue.generative.flow.dequantization import bits_per_dim
 from kexue.generative.interpolation import interpolate
 from kexue.generative.model import GenerativeModel
 from kexue.generative.recipes import to_batches
 from kexue.generative.run.arrays import write_array
 from kexue.generative.run.folder import Run
+from kexue.generative.run.images import Images
 
 _BATCH = 256
+_NOT_OPTIONS = {"condition", "callback"}  # parameters of `draw` that are not settings of a sampler
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,10 @@ class Score:
     Attributes:
         n: number of items.
         mean: of the values of the items.
-        stderr: standard error of this mean; None for one item.
+        stderr: standard error of this mean, with the randomness of estimated values in it; None for one item.
         unit: ``"nats"`` per item.
         kind: ``"exact"``: log p; ``"bound"``: at most log p; ``"energy"``: minus log p, up to an unknown constant.
+        bits_per_dim: bits that a pixel of an image costs by this; None for sentences and energies.
     """
 
     n: int
@@ -65,6 +70,7 @@ class Score:
     stderr: float | None
     unit: str
     kind: str
+    bits_per_dim: float | None
 
 
 def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, **options: Any) -> Sampled:
@@ -75,11 +81,14 @@ def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, 
         n: number of samples, >= 1.
         out: file; of images .png (a sheet) or .npy, of texts .txt.
         seed: >= 0.
-        options: of the model, such as `temperature`; None leaves one out.
+        options: of the model, such as `temperature`, or `steps`, `solver`, `eta` and `scale` of a diffusion; and
+            `condition`, the name of a class. None leaves one out.
 
     Raises:
-        NotSupported: an option that the model does not have.
+        NotSupported: an option that the model does not have. ValueError: an unknown class.
     """
+    if (named := options.pop("condition", None)) is not None:
+        options["condition"] = _find_condition(run, named)
     given = {name: value for name, value in options.items() if value is not None}
     _check_options(run.model, given)
     if "temperature" in given:
@@ -161,17 +170,30 @@ def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
     return len(items)
 
 
-def score_run(run: Run, source: str | os.PathLike[str]) -> Score:
+def score_run(run: Run, source: str | os.PathLike[str], *, progress: Progress | None = None) -> Score:
     """Return how likely the model finds items: exact log p, else a bound, else the energy.
+
+    Args:
+        run: the model.
+        source: the items, as of `Medium.read`.
+        progress: called as ``progress(done, total)`` with numbers of items.
 
     Raises:
         NotSupported: the model has none of them, as a VQ-VAE.
     """
     items = run.medium.read(source)
     kind, measure = find_measure(run)
-    values = apply(measure, items, run.model).double()
+    values = apply(measure, items, run.model, progress=progress).double()
     stderr = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
-    return Score(len(values), float(values.mean()), stderr, "nats", kind)
+    return Score(len(values), float(values.mean()), stderr, "nats", kind, find_bits(values, items, kind))
+
+
+def find_bits(values: Tensor, items: Tensor, kind: str) -> float | None:
+    """Return the bits per dimension of images, from log probabilities of their levels; None for other things."""
+    if kind == "energy" or not items.is_floating_point():
+        return None
+    # the models of images state the probability of levels, not the density of some interval
+    return bits_per_dim(values, items.shape[1:], levels=1)
 
 
 def find_measure(run: Run) -> tuple[str, Callable[[Tensor], Tensor]]:
@@ -202,9 +224,23 @@ def _decode(model: GenerativeModel, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def apply(function: Callable[[Tensor], Tensor], items: Tensor, model: GenerativeModel) -> Tensor:
+def apply(
+    function: Callable[[Tensor], Tensor], items: Tensor, model: GenerativeModel, *, progress: Progress | None = None
+) -> Tensor:
     """Return the function of items, computed batch by batch on the model's device."""
-    return torch.cat([function(batch).cpu() for batch in to_batches(items, model.device, _BATCH)])
+    parts: list[Tensor] = []
+    for batch in to_batches(items, model.device, _BATCH):
+        parts.append(function(batch).cpu())
+        if progress is not None:
+            progress(sum(map(len, parts)), len(items))
+    return torch.cat(parts)
+
+
+def _find_condition(run: Run, name: str) -> int:
+    """Return the class of a name, of a model that has learnt classes."""
+    if not run.recipe.classes or not isinstance(run.medium, Images):
+        raise NotSupported(f"{run.name} is a model without classes: it does not take a condition.")
+    return run.medium.find_class(name)
 
 
 def _check_options(model: GenerativeModel, given: dict[str, Any]) -> None:
@@ -212,8 +248,8 @@ def _check_options(model: GenerativeModel, given: dict[str, Any]) -> None:
     parameters = inspect.signature(model.draw).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return  # the model itself refuses what it does not know
-    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "condition"]
-    if other := [name for name in given if name not in known]:
+    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in _NOT_OPTIONS]
+    if other := [name for name in given if name not in {*known, *_NOT_OPTIONS}]:
         raise NotSupported(
             f"{type(model).__name__} does not sample with {', '.join(other)}.",
             remedy=f"It takes: {', '.join(known) or 'no option'}.",
