@@ -56,8 +56,32 @@ def test_from_own_images_to_samples(capsys, photos, tmp_path, monkeypatch):
     decoded = answer(capsys, "decode", out, tmp_path / "z.npy", "--out", tmp_path / "d.png")
     assert decoded == {"out": str(tmp_path / "d.png"), "n": 40}
     score = answer(capsys, "score", out, photos)
-    assert list(score) == ["n", "mean", "stderr", "unit", "kind"]
+    assert list(score) == ["n", "mean", "stderr", "unit", "kind", "bits_per_dim"]
     assert (score["n"], score["unit"], score["kind"]) == (40, "nats", "bound")
+
+
+def test_six_commands_of_a_diffusion(capsys, photos, tmp_path):
+    """Train, sample, guide, invert, walk and score, with the sub-folders as classes."""
+    for name, start in (("left", 0), ("right", 20)):
+        (photos / name).mkdir()
+        for i in range(start, start + 20):
+            (photos / f"{i:02}.jpg").rename(photos / name / f"{i:02}.jpg")
+    out, x = tmp_path / "run", tmp_path / "x.npy"
+    answer(capsys, "train", "flow-matching", "--data", photos, "--image-size", 8, "--out", out, *SMALL)
+    assert answer(capsys, "sample", out, "-n", 3, "--out", x, "--steps", 5)["network_calls"] == 5
+    guided = ["--condition", "left", "--scale", 2, "--solver", "dpmpp_2m"]
+    assert answer(capsys, "sample", out, "-n", 3, "--out", x, "--steps", 4, *guided)["network_calls"] == 4
+    answer(capsys, "sample", out, "-n", 3, "--out", x, "--steps", 4, "--eta", 1.0)
+    assert answer(capsys, "encode", out, x, "--out", tmp_path / "z.npy")["residual"] < 1e-4
+    assert answer(capsys, "decode", out, tmp_path / "z.npy", "--out", tmp_path / "d.png")["n"] == 3
+    assert answer(capsys, "interpolate", out, "--out", tmp_path / "w.gif", "-n", 3)["n"] == 3
+    score = answer(capsys, "score", out, x)
+    assert (score["kind"], score["unit"]) == ("bound", "nats")
+    code, printed = run(capsys, "score", out, x)
+    assert (code, f"{score['bits_per_dim']:.3f} bits per dimension" in printed.out) == (0, True)
+    assert "estimate" in printed.out
+    code, printed = run(capsys, "sample", out, "--out", x, "--condition", "up")
+    assert (code, "the class must be one of left, right, got 'up'" in printed.err) == (1, True)
 
 
 @pytest.mark.slow

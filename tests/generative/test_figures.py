@@ -18,6 +18,7 @@ from kexue.generative import (
     latent_walk,
     trajectory_figure,
 )
+from kexue.generative.diffusion import Trajectory
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("matplotlib")
@@ -118,6 +119,8 @@ def test_points_as_paths_and_as_frames(tmp_path: Path) -> None:
     trajectory_figure(path, tmp_path / "points.png")
     assert (read(tmp_path / "points.png")[0] < 200).any()
     trajectory_figure(path, tmp_path / "points.gif")
+    trajectory_figure(Trajectory(path[-1], torch.arange(len(path)), path, 0), tmp_path / "again.gif")
+    assert (tmp_path / "again.gif").read_bytes() == (tmp_path / "points.gif").read_bytes()
     frames = read(tmp_path / "points.gif")
     assert len(frames) == 3
     # the dots, blue on white, draw together

@@ -274,5 +274,6 @@ def _render_score(record: dict[str, Any]) -> str:
     """Return a likelihood as text for a person."""
     what = {"exact": "log p", "bound": "log p is at least", "energy": "energy, minus log p up to a constant:"}
     error = "" if record["stderr"] is None else f" +- {record['stderr']:.2g}"
+    error += " (an estimate)" * (record["kind"] == "bound")
     bits = "" if record["bits_per_dim"] is None else f"; {record['bits_per_dim']:.3f} bits per dimension"
     return f"{what[record['kind']]} {record['mean']:.4f}{error} {record['unit']}, mean over {record['n']}{bits}"

@@ -18,6 +18,7 @@ from kexue._figures import save_figure
 from kexue._files import replacing
 from kexue._optional import import_optional
 from kexue._tensors import evaluating
+from kexue.generative.diffusion.solver import Trajectory
 from kexue.generative.interpolation import interpolate
 from kexue.generative.model import GenerativeModel
 
@@ -156,7 +157,7 @@ def density_figure(
 
 
 def trajectory_figure(
-    trajectory: Tensor, path: str | os.PathLike[str], *, animate: bool = False, frames: int = 8
+    trajectory: Tensor | Trajectory, path: str | os.PathLike[str], *, animate: bool = False, frames: int = 8
 ) -> None:
     """Write how items change from step to step, such as from noise to samples.
 
@@ -164,7 +165,7 @@ def trajectory_figure(
     Points of two variables: a PNG shows their paths, start and end; a GIF or WebP the moving points.
 
     Args:
-        trajectory: (T >= 2, n, C, H, W) images in [-1, 1], or (T >= 2, n, 2) points.
+        trajectory: (T >= 2, n, C, H, W) images in [-1, 1], or (T >= 2, n, 2) points; or the `Trajectory` of a sampling.
         path: a name that ends in ``.png``, ``.gif`` or ``.webp``, which decides.
         animate: insist on an animation: a PNG is refused.
         frames: steps in a row of a PNG of images, evenly chosen, >= 2.
@@ -178,6 +179,8 @@ def trajectory_figure(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     trajectory_figure(torch.rand(20, 4, 1, 8, 8), f"{folder}/steps.gif")
     """
+    if isinstance(trajectory, Trajectory):
+        trajectory = trajectory.xs
     animated = _is_animation(path)
     if animate and not animated:
         raise ValueError(f"an animation is a file .gif or .webp, got {os.fspath(path)}")

@@ -232,6 +232,10 @@ def _denoiser_sizes(facts: Facts) -> Sizes:
     return {"channels": 32, "mult": [1, 2, 2] if _count_halvings(facts["event_shape"], 2) == 2 else [1, 2]}
 
 
+def _denoiser_multiple(facts: Facts) -> int:
+    return 1 if is_small(facts) else 2
+
+
 def _build_denoiser(facts: Facts, sizes: Sizes) -> nn.Module:
     classes = len(facts["classes"]) or None
     if "hidden" in sizes:
@@ -240,7 +244,7 @@ def _build_denoiser(facts: Facts, sizes: Sizes) -> nn.Module:
 
 
 def _build_diffusion(facts: Facts, sizes: Sizes) -> ImageDiffusion:
-    return _with_classes(facts, _build_denoiser(facts, sizes), VP(), "eps")
+    return _with_classes(facts, _build_denoiser(facts, sizes), VP(), "v")
 
 
 def _build_flow_matching(facts: Facts, sizes: Sizes) -> ImageDiffusion:
@@ -257,7 +261,7 @@ def _with_classes(facts: Facts, net: nn.Module, schedule: Schedule, prediction: 
 
 def _diffusion_course(facts: Facts) -> Course:
     if is_small(facts):
-        return Course(6000, ema=0.999, eval_every=200)
+        return Course(8000, ema=0.999, eval_every=200)
     return Course(50_000, batch_size=64, lr=3e-4, ema=0.999, eval_every=1000)
 
 
@@ -322,6 +326,8 @@ RECIPES = {
         start=UniVAE.initialize,
         tempered={"method": "sample"},
     ),
-    "diffusion": Recipe(Images, _denoiser_sizes, _build_diffusion, _diffusion_course, classes=True),
-    "flow-matching": Recipe(Images, _denoiser_sizes, _build_flow_matching, _diffusion_course, classes=True),
+    "diffusion": Recipe(Images, _denoiser_sizes, _build_diffusion, _diffusion_course, _denoiser_multiple, classes=True),
+    "flow-matching": Recipe(
+        Images, _denoiser_sizes, _build_flow_matching, _diffusion_course, _denoiser_multiple, classes=True
+    ),
 }

@@ -42,6 +42,18 @@ def test_mixture_within_a_hundredth_of_a_nat(schedule, method):
     assert told.n_evals > 0
 
 
+def test_density_of_noisy_data(normal_denoiser):
+    """At time t data N(1.5, 4) are N(1.5 alpha, 4 alpha^2 + sigma^2)."""
+    x, t = torch.tensor([[2.0]], dtype=torch.float64), torch.tensor(0.3)
+    told = log_likelihood(normal_denoiser(VP()), x, rtol=1e-8, atol=1e-8, start=0.3)
+    std = (4 * VP().alpha(t) ** 2 + VP().sigma(t) ** 2).sqrt()
+    exact = torch.distributions.Normal(1.5 * VP().alpha(t), std).log_prob(x).sum()
+    assert float(told.value) == pytest.approx(float(exact), abs=5e-3)  # the prior's error
+    for start in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"start must be in \[0\.001, 1\), got"):
+            log_likelihood(normal_denoiser(VP()), x, start=start)
+
+
 def test_density_integrates_to_one():
     axis = torch.linspace(-3.2, 3.2, 65, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)

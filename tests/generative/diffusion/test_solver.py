@@ -393,6 +393,13 @@ def test_inversion_returns(smooth_net):
     assert math.isnan(naive.residual)
 
 
+def test_inversion_returns_from_a_time_without_signal(smooth_net):
+    schedule = FlowSchedule()
+    denoiser, grid = Denoiser(smooth_net, schedule, prediction="velocity"), make_grid(schedule, 50)[:-1]
+    inverted = ddim_encode(denoiser, X, grid, tol=1e-12, max_iter=200)
+    torch.testing.assert_close(solve(denoiser, inverted.z, grid), X, rtol=1e-6, atol=1e-6)
+
+
 def test_inversion_on_a_table_returns(smooth_net):
     denoiser, grid = Denoiser(smooth_net, TABLE), make_grid(TABLE, 50, kind="trailing")
     inverted = ddim_encode(denoiser, X, grid, tol=1e-12, max_iter=200)

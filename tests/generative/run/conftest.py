@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_runs import SMALL, write_images, write_lines
+from small_runs import SMALL, write_classes, write_images, write_lines
 
 from kexue.generative import ModelConfig, train_model
 
@@ -34,4 +34,6 @@ def runs(tmp_path_factory):
     for name in ("vae", "vqvae", "nice", "univae"):
         data = folder / ("lines.txt" if name == "univae" else "pictures")
         train_model(ModelConfig(name, data, folder / name, **SMALL))
+    write_classes(folder / "pets")
+    train_model(ModelConfig("diffusion", folder / "pets", folder / "diffusion", **SMALL))
     return folder

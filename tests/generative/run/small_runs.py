@@ -17,6 +17,17 @@ def write_images(folder, n, *, shape=(8, 8), seed=0):
     return pixels
 
 
+def write_classes(folder, *, plain=False):
+    """Write 40 grey images of 8 x 8 into the sub-folder cats, and 20 into dogs: random ones, or dark and bright."""
+    image = import_optional("PIL.Image", extra="generative")
+    draw = np.random.default_rng(0)
+    for name, n, level in (("cats", 40, 40), ("dogs", 20, 215)):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = level + draw.integers(-9, 10, (8, 8)) if plain else draw.integers(0, 256, (8, 8))
+            image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i:02}.png")
+
+
 def write_lines(path):
     """Write 36 sentences to a text file."""
     sentences = [f"{a}在{b}{c}" for a in "猫狗鸟" for b in "家里河边" for c in "吃睡跑"]

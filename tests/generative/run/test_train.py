@@ -8,15 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import SMALL
+from small_runs import SMALL, write_classes
 
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, DataError
 from kexue.generative import ModelConfig, list_models, open_run, train_model
 from kexue.generative.run import train
+from kexue.generative.run.train import measure_loss
 from kexue.train import RunBusyError
+from kexue.train.state import hash_tensors
 
-NAMES = ["vae", "vqvae", "nice", "realnvp", "glow", "univae"]
+NAMES = ["vae", "vqvae", "nice", "realnvp", "glow", "univae", "diffusion", "flow-matching"]
 
 
 def weights(folder):
@@ -40,6 +42,35 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(name, pictures, lines, t
     for one in expected:
         assert torch.equal(expected[one], found[one]), one
     assert (tmp_path / "whole" / os.path.basename(whole.samples)).stat().st_size > 0
+
+
+def test_classes_are_learnt_and_others_leave_them_out(tmp_path):
+    write_classes(tmp_path / "pets")
+    run = {}
+    for name in ("diffusion", "vae"):
+        train_model(ModelConfig(name, tmp_path / "pets", tmp_path / name, **SMALL))
+        run[name] = open_run(tmp_path / name)
+    settings = json.loads((tmp_path / "diffusion" / "settings.json").read_text())
+    assert settings["facts"]["classes"] == ["cats", "dogs"]
+    assert settings["facts"]["class_shares"] == pytest.approx([2 / 3, 1 / 3], abs=0.02)
+    parts = run["vae"].medium.load(tmp_path / "pets", None)[1]
+    assert parts.train_classes is not None
+    assert (run["diffusion"].data, run["vae"].data) == (parts.hash(), parts.without_classes().hash())
+    assert parts.without_classes().hash() == hash_tensors(
+        {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    )  # as it was before there were classes
+
+
+def test_the_classes_of_a_batch_are_those_of_its_items(tmp_path):
+    """The loss of items that are told their class is smaller, once it is learnt, than that of items told another."""
+    write_classes(tmp_path / "pets", plain=True)
+    config = ModelConfig("diffusion", tmp_path / "pets", tmp_path / "run", steps=150, batch_size=32, device="cpu")
+    train_model(config)
+    run = open_run(tmp_path / "run", device="cpu")
+    parts = run.medium.load(tmp_path / "pets", None)[1]
+    right = measure_loss(run.model, parts.train, parts.train_classes)["loss"]
+    wrong = measure_loss(run.model, parts.train, 1 - parts.train_classes)["loss"]
+    assert right < 0.8 * wrong
 
 
 def test_a_seed_is_another_run(pictures, tmp_path):
@@ -152,10 +183,8 @@ def test_a_file_in_the_place_of_the_folder(pictures, tmp_path):
 
 
 def test_an_unknown_name(pictures, tmp_path):
-    with pytest.raises(
-        ValueError, match="model must be one of vae, vqvae, nice, realnvp, glow, univae, got 'diffusion'"
-    ):
-        train_model(ModelConfig("diffusion", pictures, tmp_path / "run", **SMALL))
+    with pytest.raises(ValueError, match=r"model must be one of vae, .*, univae, diffusion, flow-matching, got 'gan'"):
+        train_model(ModelConfig("gan", pictures, tmp_path / "run", **SMALL))
     assert not (tmp_path / "run").exists()
 
 

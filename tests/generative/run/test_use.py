@@ -86,6 +86,59 @@ def test_network_calls_are_those_of_one_sample(vae, tmp_path):
         sample_run(other, 2, tmp_path / "x.npy", temperature=0.5)
 
 
+def test_a_diffusion_is_sampled_with_its_settings(runs, tmp_path):
+    run = open_run(runs / "diffusion")
+    for solver, calls in (("ddim", 6), ("heun", 12), ("dpmpp_2m", 6)):
+        sampled = sample_run(run, 3, tmp_path / f"{solver}.npy", steps=6, solver=solver, condition="dogs", scale=2.0)
+        assert sampled.network_calls == calls
+    x = {}
+    for name, options in {
+        "a": {"eta": 0.0}, "b": {"eta": 1.0}, "cats": {"condition": "cats"}, "dogs": {"condition": "dogs"},
+    }.items():  # fmt: skip
+        sample_run(run, 3, tmp_path / "x.npy", steps=6, **options)
+        x[name] = np.load(tmp_path / "x.npy")
+        assert x[name].shape == (3, 1, 8, 8)
+        assert np.abs(x[name]).max() <= 1
+    assert (x["a"] != x["b"]).any()
+    assert (x["cats"] != x["dogs"]).any()
+
+
+def test_settings_of_sampling_that_do_not_go_together(vae, runs, tmp_path):
+    run = open_run(runs / "diffusion")
+    file = tmp_path / "x.npy"
+    with pytest.raises(ValueError, match="the class must be one of cats, dogs, got 'cows'"):
+        sample_run(run, 3, file, condition="cows")
+    with pytest.raises(NotSupported, match=r"does not sample with temperature\. It takes: steps, solver, eta, scale"):
+        sample_run(run, 3, file, temperature=0.5)
+    with pytest.raises(ValueError, match="solver must be one of ddim, ddpm"):
+        sample_run(run, 3, file, solver="magic")
+    with pytest.raises(NotSupported, match="eta goes with the solver ddim"):
+        sample_run(run, 3, file, solver="heun", eta=1.0)
+    with pytest.raises(NotSupported, match="vae is a model without classes"):
+        sample_run(vae, 3, file, condition="cats")
+    with pytest.raises(NotSupported, match="does not sample with steps, scale"):
+        sample_run(vae, 3, file, steps=3, scale=2.0)
+    without = replace(run, medium=replace(run.medium, classes=()))
+    with pytest.raises(NotSupported, match="the images of this model have no classes"):
+        sample_run(without, 3, file, condition="cats")
+    assert not file.exists()
+
+
+def test_a_diffusion_encodes_and_scores(runs, tmp_path):
+    run = open_run(runs / "diffusion")
+    n, residual = encode_run(run, runs / "pets" / "dogs", tmp_path / "z.npy")
+    assert (n, np.load(tmp_path / "z.npy").shape) == (20, (20, 1, 8, 8))
+    assert residual < 1e-4
+    assert decode_run(run, tmp_path / "z.npy", tmp_path / "x.npy") == 20
+    walk_run(run, tmp_path / "w.png", n=4)
+    seen = []
+    score = score_run(run, runs / "pets" / "dogs", progress=lambda done, total: seen.append((done, total)))
+    assert (score.n, score.unit, score.kind, seen) == (20, "nats", "bound", [(20, 20)])
+    assert score.bits_per_dim == pytest.approx(-score.mean / 64 / math.log(2))
+    assert score.bits_per_dim > 7.5  # random pixels of 256 levels cost 8 bits, and nothing has been learnt
+    assert score.stderr > 0
+
+
 def test_sheets_and_texts(vae, runs, tmp_path):
     sample_run(vae, 9, tmp_path / "x.png")
     assert frames_of(tmp_path / "x.png")[1] == 1

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         cosine_similarity_score as cosine_similarity_score,
         gram_score as gram_score,
     )
+    from kexue.generative.diffusion.images import ImageDiffusion as ImageDiffusion
     from kexue.generative.diffusion.inversion import Inversion as Inversion, ddim_encode as ddim_encode
     from kexue.generative.diffusion.likelihood import (
         LogProb as LogProb,
@@ -115,6 +116,7 @@ __getattr__, __dir__, __all__ = attach(
         "exact": ("MixtureDenoiser",),
         "flow_matching": ("FlowMatching", "Pairs", "flow_matching_loss"),
         "grid": ("make_grid",),
+        "images": ("ImageDiffusion",),
         "inversion": ("Inversion", "ddim_encode"),
         "ode_steps": ("ab_step", "euler_step", "heun_step", "midpoint_step", "rk4_step"),
         "schedule": (

@@ -19,21 +19,20 @@ from kexue.generative.flow.dequantization import from_levels, to_levels
 from kexue.generative.model import GenerativeModel, LossOutput
 from kexue.generative.noise import Noise
 
-_NOISE = 0.125  # of the last time, in steps between two levels
+_NOISE = 0.5  # of the bound, in steps between two levels: less of it asks the network for sharper densities
 _MOST_EXACT = 16  # values of an image up to which the exact trace is cheaper than probes
 
 
 class ImageDiffusion(GenerativeModel):
     """Diffusion model of images with levels: floats in [-1, 1], x = 2 k / (n - 1) - 1 for k = 0, ..., n - 1.
 
-    The diffusion ends at the time when an eighth of a step between two levels is left of the noise; a sample is then
-    moved to the nearest levels. So the probability of an image has a bound, from the density of the diffusion at this
-    time, and no noise of pixels need be learnt: log P(k) >= E [log p(x) + log P(k | x) - log q(x | k)], where q is the
-    noise of the diffusion, and P(k | x) supposes that levels which are neighbours are equally frequent.
+    Samples are moved to the nearest levels. The probability of an image has a bound from the density p of the diffusion
+    at the time when its noise q is half a step between two levels, which dequantises the images:
+    log P(k) >= E [log p(x) + log P(k | x) - log q(x | k)], where P(k | x) takes all levels for equally frequent.
 
     Args:
         net: as of `Diffusion`; its `num_classes` is the number of classes.
-        schedule: continuous, such as `VP` and `FlowSchedule`; its t_min is set.
+        schedule: continuous, such as `VP` and `FlowSchedule`.
         levels: n of the images, >= 2: 256 for 8 bits, 17 for scikit-learn's digits.
         prediction: as of `Diffusion`; with `FlowSchedule` and ``"velocity"`` it is flow matching on straight paths from
             normal noise.
@@ -65,8 +64,6 @@ class ImageDiffusion(GenerativeModel):
         self.levels = check_count(levels, "levels", 2)
         if schedule.discrete:
             raise NotSupported("images with levels need a continuous schedule, such as VP.")
-        noise = _NOISE * 2 / (self.levels - 1)
-        schedule.t_min = float(schedule.time_of_log_snr(-2 * math.log(noise)))
         self.diffusion = Diffusion(net, schedule, prediction=prediction, condition_dropout=condition_dropout)
         self.event_shape = self.diffusion.event_shape
         self.num_classes: int | None = getattr(net, "num_classes", None)
@@ -144,7 +141,8 @@ class ImageDiffusion(GenerativeModel):
 
     def _bound_once(self, k: Tensor, condition: Tensor | None, probes: int, noise: Noise) -> Tensor:
         schedule = self.diffusion.schedule
-        t = torch.tensor(schedule.t_min, dtype=torch.float64, device=k.device)
+        t = schedule.time_of_log_snr(-2 * math.log(_NOISE * 2 / (self.levels - 1))).clamp(min=schedule.t_min)
+        t = t.to(k.device)
         alpha, sigma = (expand_dims(c, k) for c in (schedule.alpha(t), schedule.sigma(t)))
         eps = noise.normal(k.shape[1:], k.dtype)
         x = alpha * from_levels(k, self.levels) + sigma * eps
@@ -155,7 +153,7 @@ class ImageDiffusion(GenerativeModel):
         exact = k[:1].numel() <= _MOST_EXACT
         density = log_likelihood(
             self.diffusion.denoiser, x, condition=condition, generator=noise,
-            trace="exact" if exact else "hutchinson", probes=probes,
+            trace="exact" if exact else "hutchinson", probes=probes, start=float(t),
         ).value  # fmt: skip
         return density + (log_k - log_q).flatten(1).sum(1)
 

@@ -49,7 +49,8 @@ def ddim_encode(
         denoiser: of the events.
         x0: events (B, *event) at the last time of the grid.
         grid: falling times, as of sampling.
-        method: ``"fixed_point"`` adds to x_t what is missing in x_s, again and again; ``"naive"`` takes eps at (x_s, s), an error of first order.
+        method: ``"fixed_point"`` adds to x_t what is missing in x_s, repeatedly; ``"naive"`` takes eps at (x_s, s),
+            an error of first order.
         tol: change, root mean square of an event, at which the iteration ends.
         max_iter: iterations of a step, >= 1. More of them, or more steps, reach a smaller residual.
         condition: of the denoiser.

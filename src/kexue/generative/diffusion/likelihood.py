@@ -74,6 +74,7 @@ def log_likelihood(
     method: Method = "rk45",
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    start: float | None = None,
     condition: Tensor | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | int | Noise | None = None,
 ) -> LogProb:
@@ -91,6 +92,7 @@ def log_likelihood(
         probes: number of probes, >= 1; from two on their standard error is known.
         probe: ``"rademacher"``: signs; or ``"gaussian"``.
         method, rtol, atol: as of `odeint`; a method without error control makes 100 steps.
+        start: time of x, in [t_min, t_max); None is t_min.
         condition: of the denoiser.
         generator: of the probes; as of `GenerativeModel.sample`.
 
@@ -104,7 +106,10 @@ def log_likelihood(
         noise = generator if isinstance(generator, Noise) else Noise(generator, len(x), x.device)
         vectors = draw_probes(noise, x.shape[1:], probes, kind=probe, dtype=x.dtype)
     steps = 1 if method == "rk45" else _FIXED_STEPS
-    grid = torch.linspace(schedule.t_min, schedule.t_max, steps + 1, dtype=torch.float64)
+    first = schedule.t_min if start is None else start
+    if not schedule.t_min <= first < schedule.t_max:
+        raise ValueError(f"start must be in [{schedule.t_min:g}, {schedule.t_max:g}), got {start}")
+    grid = torch.linspace(first, schedule.t_max, steps + 1, dtype=torch.float64)
     pushed = odeint_with_divergence(velocity, x, grid, probes=vectors, method=method, rtol=rtol, atol=atol)
     value = schedule.prior.log_prob(pushed.x) + pushed.integral.mean(1)  # 9228: change of variables
     return LogProb(value, _standard_error(pushed.integral, exact=vectors is None), pushed.x, pushed.n_evals)
