@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kexue.errors import KexueError, NotSupported
+from kexue.generative import eight_gaussians
 from kexue.generative.diffusion import (
     VE,
     VP,
@@ -16,6 +17,7 @@ from kexue.generative.diffusion import (
     DiscreteSchedule,
     FlowSchedule,
     FromAlphaSigma,
+    MixtureDenoiser,
     Step,
     ab_step,
     ddim_encode,
@@ -145,17 +147,29 @@ def test_solvers_with_noise_reach_mean_and_variance(solver, options, normal_deno
     assert float(out.std()) == pytest.approx(2.0, rel=0.08)
 
 
-def test_corrector_by_hand(normal_denoiser):
-    """Of one event: e = 2 (alpha_t/alpha_s)^2 (snr |z|/|score|)^2, then x + e score + sqrt(2 e) z."""
+@pytest.mark.parametrize("norm", ["noise", "batch"])
+def test_corrector_by_hand(norm, normal_denoiser):
+    """x + e score + sqrt(2 e) z with e = 2 (alpha_t/alpha_s)^2 (snr r)^2, r = sigma_s or a ratio of mean lengths."""
     denoiser, t, s = normal_denoiser(TABLE, dim=3), torch.tensor(500), torch.tensor(499)
     z = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    step = predictor_corrector_step(denoiser, X, t, s, z=z, snr=0.1)
+    step = predictor_corrector_step(denoiser, X, t, s, z=z, snr=0.1, norm=norm)
     before = SOLVERS["ancestral"].step(denoiser, X, t, s, z=z[0]).x
     score = denoiser.predict(before, s).score
-    e = 2 * (TABLE.alpha(t) / TABLE.alpha(s)) ** 2 * (0.1 * z[1].norm(dim=1) / score.norm(dim=1)) ** 2
-    torch.testing.assert_close(step.x, before + e[:, None] * score + (2 * e).sqrt()[:, None] * z[1])
-    batch = predictor_corrector_step(denoiser, X, t, s, z=z, snr=0.1, norm="batch").x
-    assert not torch.allclose(batch, step.x)
+    length = TABLE.sigma(s) if norm == "noise" else z[1].norm(dim=1).mean() / score.norm(dim=1).mean()
+    e = 2 * (TABLE.alpha(t) / TABLE.alpha(s) * 0.1 * length) ** 2
+    torch.testing.assert_close(step.x, before + e * score + (2 * e).sqrt() * z[1])
+
+
+def test_corrector_stays_with_the_data_in_two_dimensions():
+    """Scores vanish in the middle of each Gaussian: a step by the length of one score would be without limit."""
+    ring = eight_gaussians()
+    x = VP().prior.sample((500, 2), generator=0)
+    made = solve(
+        MixtureDenoiser(ring, VP()), x, make_grid(VP(), 50), solver="predictor_corrector",
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert float(made.norm(dim=1).max()) < 3.2
+    assert float(ring.log_prob(made).mean()) == pytest.approx(float(ring.log_prob(ring.sample(500)).mean()), abs=0.4)
 
 
 def test_ancestral_equals_the_formulas_of_score_based_models(smooth_net):

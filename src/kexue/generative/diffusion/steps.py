@@ -283,11 +283,11 @@ def predictor_corrector_step(
     condition: Tensor | None = None,
     snr: float = 0.16,
     n_corrector: int = 1,
-    norm: Literal["sample", "batch"] = "sample",
+    norm: Literal["noise", "batch"] = "noise",
 ) -> Step:
     """Make a step of `ancestral_step`, then Langevin steps at the new time: x + e score + sqrt(2 e) z.
 
-    e = 2 k (snr |z| / |score|)^2, k = (alpha_t/alpha_s)^2.
+    e = 2 k (snr sigma_s)^2, k = (alpha_t/alpha_s)^2.
 
     Args:
         denoiser, x, t, s, state, condition: as of all steps.
@@ -295,8 +295,9 @@ def predictor_corrector_step(
             Langevin step. None adds none, and makes no Langevin steps.
         snr: length of a Langevin step, > 0.
         n_corrector: Langevin steps, >= 0.
-        norm: whether lengths are those of each event, or their means over the batch, as in score_sde, where an event
-            depends on the others.
+        norm: ``"batch"`` has |z| / |score|, means over the batch, in place of sigma_s, as score_sde's Langevin steps;
+            then an event depends on the others. Lengths of each event by itself would not do: where its score is 0 the
+            step is infinite.
     """
     pile = z if z is None or z.ndim > x.ndim else z[None]
     step = ancestral_step(denoiser, x, t, s, z=None if pile is None else pile[0], condition=condition)
@@ -304,13 +305,13 @@ def predictor_corrector_step(
     if pile is None or reads_zero(schedule.sigma(s)):
         return step
     x = step.x
-    scale = 2 * snr**2 * expand_dims((schedule.alpha(t) / schedule.alpha(s)).square(), x)
+    length, scale = schedule.sigma(s), 2 * (snr * schedule.alpha(t) / schedule.alpha(s)).square()
     for draw in pile[1 : 1 + n_corrector]:
         score = denoiser.predict(x, s, condition=condition).score
-        length, size = (expand_dims(y.flatten(1).norm(dim=1), x) for y in (draw, score))
         if norm == "batch":
-            length, size = length.mean(), size.mean()
-        e = scale * (length / size.clamp(min=1e-12)).square()
+            mean_z, mean_score = (y.flatten(1).norm(dim=1).mean() for y in (draw, score))
+            length = mean_z / mean_score.clamp(min=1e-12)
+        e = expand_dims(scale * length.square(), x)
         x = x + e * score + (2 * e).sqrt() * draw
     return Step(x, None, step.prediction)
 
