@@ -14,6 +14,7 @@ from kexue.generative.diffusion import (
     MixtureDenoiser,
     SimilarityGuidance,
     cosine_similarity_score,
+    ddim_step,
     ddpm_step,
     flow_ode,
     gram_score,
@@ -74,11 +75,27 @@ def test_mean_form_shifts_the_mean_by_the_variance_of_the_step(normal_denoiser):
     forward = table.sigma(t) ** 2 - (table.alpha(t) / table.alpha(s) * table.sigma(s)) ** 2
     variance = forward * table.sigma(s) ** 2 / table.sigma(t) ** 2
     torch.testing.assert_close(guided - plain, (6 * variance).expand_as(plain))
-    for solver in ("heun", "ddim"):
-        if solver == "ddim":
-            continue
+    by_hand = {"posterior": variance, "forward": forward}
+    for noise, expected in by_hand.items():  # the shift is by the variance of the noise that the step adds
+        for step, options in ((ddpm_step, {}), (ddim_step, {"eta": 1.0})):
+            both = [
+                step(one, X, t, s, noise=noise, **options).x
+                for one in (ClassifierGuidance(denoiser, slope, 2.0, form="mean"), denoiser)
+            ]
+            torch.testing.assert_close(both[0] - both[1], (6 * expected).expand_as(plain))
+    for solver in ("heun", "ddim"):  # ddim adds no noise unless eta says so
         with pytest.raises(ValueError, match="form 'mean'"):
             solve(ClassifierGuidance(denoiser, slope, 1.0, form="mean"), X, [600, 500, -1], solver=solver)
+
+
+def test_mean_form_with_a_learned_variance():
+    table, t, s = DiscreteSchedule.linear(1000), torch.tensor(600), torch.tensor(500)
+    denoiser = Denoiser(lambda x, t: torch.cat([x, 0.3 * torch.ones_like(x)], 1), table, learned_variance=True)
+    plain = ddpm_step(denoiser, X, t, s).x
+    guided = ddpm_step(ClassifierGuidance(denoiser, lambda x, t: 3 * x[:, 0], 2.0, form="mean"), X, t, s).x
+    forward = table.sigma(t) ** 2 - (table.alpha(t) / table.alpha(s) * table.sigma(s)) ** 2
+    posterior = forward * table.sigma(s) ** 2 / table.sigma(t) ** 2
+    torch.testing.assert_close(guided - plain, (6 * forward**0.65 * posterior**0.35).expand_as(plain))
 
 
 def test_forms_agree_as_steps_shrink(normal_denoiser):

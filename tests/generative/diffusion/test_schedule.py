@@ -154,6 +154,8 @@ def test_discrete_schedules_agree_with_one_another():
     torch.testing.assert_close(schedule.alpha(index) ** 2 + schedule.sigma(index) ** 2, torch.ones(4).double())
     assert schedule.alpha(-1) == 1
     assert schedule.sigma(-1) == 0
+    assert math.copysign(1, schedule.sigma(-1)) == 1
+    torch.testing.assert_close(torch.func.vmap(schedule.sigma)(index), schedule.sigma(index))
     inside = torch.tensor([3, 700])
     assert schedule.time_of_log_snr(schedule.log_snr(inside)).tolist() == [3, 700]
 
@@ -177,6 +179,14 @@ def test_wrong_tables_and_times_are_refused():
     with pytest.raises(ValueError, match="num_steps"):
         DiscreteSchedule.linear(0)
     schedule = DiscreteSchedule.linear(10)
+    for kind in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert torch.equal(schedule.alpha(torch.tensor([1, 0, 1], dtype=kind)), schedule.alpha(torch.tensor([1, 0, 1])))
+    assert DiscreteSchedule.linear(1000).alpha(torch.tensor([200], dtype=torch.uint8)).shape == (1,)
+    for t in (True, torch.tensor([True, False])):
+        with pytest.raises(TypeError, match="integers"):
+            schedule.alpha(t)
+    with pytest.raises(TypeError, match="floats"):
+        schedule.marginal(torch.zeros(2, 3, dtype=torch.long), 3)
     with pytest.raises(ValueError, match=r"\[-1, 9\]"):
         schedule.alpha(10)
     with pytest.raises(TypeError, match="integers"):

@@ -19,22 +19,21 @@ from kexue.generative.diffusion import (
     FromAlphaSigma,
     MixtureDenoiser,
     Step,
-    ab_step,
     ddim_encode,
     ddim_step,
     ddpm_step,
     dpm1_step,
     dpmpp_2m_step,
-    euler_step,
-    heun_step,
     make_grid,
     predictor_corrector_step,
     solve,
+    zero_terminal_snr,
 )
 from kexue.generative.diffusion.solver import SOLVERS
 
 TABLE = DiscreteSchedule.linear(1000)
 X = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+NEED_DERIVATIVES = ("rk4", "midpoint", "euler_maruyama")
 WITH_NOISE = [
     ("ddim", {"eta": 0.7}),
     ("ddim", {"noise": "forward"}),
@@ -367,25 +366,42 @@ def test_precision_of_the_events_is_kept(normal_denoiser):
             assert solve(normal_denoiser(VP(), dim=3), x, make_grid(VP(), 3), solver=solver, generator=0).dtype == dtype
 
 
-def test_times_of_each_event(smooth_net):
-    denoiser = Denoiser(smooth_net, TABLE)
-    t, s = torch.tensor([900, 700, 500, 300]), torch.tensor([800, 600, 400, -1])
-    for step in (ddim_step, ddpm_step, dpm1_step, euler_step, dpmpp_2m_step, ab_step):
-        together = step(denoiser, X, t, s).x
-        alone = torch.cat([step(denoiser, X[i : i + 1], t[i], s[i]).x for i in range(4)])
-        torch.testing.assert_close(together, alone)
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("schedule", [TABLE, VP()], ids=["table", "continuous"])
+def test_times_of_each_event(schedule, name, prediction, smooth_net):
+    """Events at different times, some on their way to clean data, move as each of them alone."""
+    if name in NEED_DERIVATIVES and schedule.discrete:
+        pytest.skip("needs a continuous schedule")
+    denoiser, step = Denoiser(smooth_net, schedule, prediction=prediction), SOLVERS[name].step
+    t = torch.tensor([500, 20, 3, 0]) if schedule.discrete else torch.tensor([0.5, 0.2, 0.1, 0.01]).double()
+    s = torch.tensor([400, -1, 2, -1]) if schedule.discrete else torch.tensor([0.4, 0.0, 0.02, 0.0]).double()
+    z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draws = z.expand(2, 4, 3) if name == "predictor_corrector" else z
+    together = step(denoiser, X, t, s, z=draws).x
+    each = [step(denoiser, X[i : i + 1], t[i], s[i], z=draws[..., i : i + 1, :]).x for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(each), rtol=1e-9, atol=1e-9)
 
 
-def test_steps_compile_without_breaks(smooth_net):
-    denoiser = Denoiser(smooth_net, TABLE)
-    t, s = torch.tensor(600), torch.tensor(500)
-    for step in (ddim_step, ddpm_step, dpm1_step, euler_step, heun_step):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("schedule", [TABLE, VP()], ids=["table", "continuous"])
+def test_steps_compile_without_breaks(schedule, name, smooth_net):
+    """Also the step to clean data, whose coefficients cannot be read then."""
+    if name in NEED_DERIVATIVES and schedule.discrete:
+        pytest.skip("needs a continuous schedule")
+    denoiser, step = Denoiser(smooth_net, schedule), SOLVERS[name].step
+    z = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = z if name == "predictor_corrector" else z[0]
+    times = torch.tensor([500, 300, -1]) if schedule.discrete else torch.tensor([0.5, 0.3, 0.0]).double()
 
-        def call(x, t, s, step=step):
-            return step(denoiser, x, t, s, z=torch.ones_like(x)).x
+    def two(x, t, s, u):
+        first = step(denoiser, x, t, s, z=z)
+        return step(denoiser, first.x, s, u, z=z, state=first.state).x
 
-        compiled = torch.compile(call, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(X, t, s), call(X, t, s))
+    torch._dynamo.reset()
+    compiled = torch.compile(two, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(X, *times), two(X, *times), rtol=1e-12, atol=1e-12)
 
 
 def test_all_steps_have_one_form():
@@ -420,6 +436,12 @@ def test_inversion_on_a_table_returns(smooth_net):
     torch.testing.assert_close(solve(denoiser, inverted.z, grid), X, rtol=1e-6, atol=1e-6)
     assert bool(ddim_encode(denoiser, X, grid, method="naive").z.isfinite().all())
     assert ddim_encode(denoiser, X, grid, max_iter=1).residual > 1e-6
+
+
+def test_inversion_does_not_hide_nan():
+    for factor, words in ((float("nan"), "1 iterations"), (1e6, "time")):
+        with pytest.raises(KexueError, match=words):
+            ddim_encode(Denoiser(lambda x, t, f=factor: f * x, TABLE), X, make_grid(TABLE, 3), max_iter=1000)
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -477,3 +499,34 @@ def test_wrong_settings_are_refused(normal_denoiser, smooth_net):
             ddim_encode(denoiser, X, [900, -1], **options)
     with pytest.raises(ValueError, match="noise_level"):
         solve(normal_denoiser(VP(), dim=3), X, [1.0, 0.1], solver="euler_maruyama", noise_level=2.0)
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "words"),
+    [
+        ("ddim", {"noise": "prior", "eta": 1.0}, "noise must"),
+        ("ddpm", {"noise": "prior"}, "noise must"),
+        ("predictor_corrector", {"norm": "item"}, "norm must"),
+        ("predictor_corrector", {"snr": 0.0}, "snr"),
+        ("predictor_corrector", {"n_corrector": -1}, "n_corrector"),
+    ],
+)
+def test_wrong_options_of_steps_are_refused(solver, options, words, smooth_net):
+    with pytest.raises(ValueError, match=words):
+        solve(Denoiser(smooth_net, TABLE), X, [900, 500, -1], solver=solver, generator=0, **options)
+
+
+def test_events_that_are_not_floats_are_refused(smooth_net):
+    for solver in ("ddim", "ddpm"):
+        with pytest.raises(TypeError, match="floats"):
+            solve(Denoiser(smooth_net, TABLE), X.long(), [900, -1], solver=solver)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "predictor_corrector", "euler", "heun", "ab"])
+def test_steps_that_need_signal_say_so(solver, smooth_net):
+    table = zero_terminal_snr(TABLE)
+    with pytest.raises(ValueError, match=r"alpha.*0.*ddim.*time 999"):
+        solve(Denoiser(smooth_net, table, prediction="v"), X, make_grid(table, 5, kind="trailing"), solver=solver)
+    flow = Denoiser(smooth_net, FlowSchedule(), prediction="velocity")
+    with pytest.raises(ValueError, match=r"alpha is 0.*time 1"):
+        solve(flow, X, make_grid(FlowSchedule(), 5), solver="euler_maruyama")

@@ -41,7 +41,7 @@ class DiscreteSchedule(Schedule):
         self.num_steps = len(table)
         self.t_max = self.num_steps - 1
         log_alpha = torch.cat([table, table.new_zeros(1)])  # the last row is clean data, which index -1 finds
-        self._rows = torch.stack([log_alpha, log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()])
+        self._rows = torch.stack([log_alpha, log_alpha.exp(), torch.expm1(2 * log_alpha).abs().sqrt()])
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> Self:
@@ -71,13 +71,14 @@ class DiscreteSchedule(Schedule):
     def _look_up(self, row: int, t: Time) -> Tensor:
         """Return values of one row of the table, which moves to the device of the times."""
         index = torch.as_tensor(t)
-        if index.is_floating_point():
+        if index.is_floating_point() or index.dtype == torch.bool:
             raise TypeError(f"times of a discrete schedule are integers in [-1, {self.num_steps - 1}], got {t}")
+        index = index.long()  # bytes would be a mask
         if may_read(index) and not self._has(index):
             raise ValueError(f"times must be in [-1, {self.num_steps - 1}], got {index.tolist()}")
         if self._rows.device != index.device:
             self._rows = self._rows.to(index.device)
-        values: Tensor = self._rows[row][index]
+        values: Tensor = self._rows[row][index[None]][0]  # an axis, since torch.compile reads a lone index
         return values
 
     def _has(self, index: Tensor) -> bool:
@@ -108,8 +109,9 @@ class DiscreteSchedule(Schedule):
 
     def time_of_log_snr(self, v: Time) -> Tensor:
         """Return the time whose `log_snr` is nearest to v."""
-        log_alpha, _, sigma = self._rows[:, :-1]
-        gap: Tensor = as_time(v).unsqueeze(-1) - 2 * (log_alpha - sigma.log())
+        v = as_time(v)
+        log_alpha, _, sigma = self._rows[:, :-1].to(v.device)
+        gap: Tensor = v.unsqueeze(-1) - 2 * (log_alpha - sigma.log())
         return gap.abs().argmin(-1)
 
     @property

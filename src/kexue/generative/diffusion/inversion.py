@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kexue.errors import KexueError
 from kexue.generative.diffusion.denoiser import Predictor
 from kexue.generative.diffusion.grid import check_grid
 from kexue.generative.diffusion.schedule import expand_dims
@@ -55,6 +57,10 @@ def ddim_encode(
         max_iter: iterations of a step, >= 1. More of them, or more steps, reach a smaller residual.
         condition: of the denoiser.
 
+    Raises:
+        ValueError: an unknown method, max_iter below 1, a grid that does not fall.
+        KexueError: NaN or infinity from the network, or an iteration that diverges; the time is named.
+
     Source: kexue.fm/archives/9181.
     """
     if method not in ("fixed_point", "naive"):
@@ -79,6 +85,11 @@ def ddim_encode(
             new = there + share * (x - (alpha_s * told.x0 + sigma_s * told.eps))  # 9181: eps at x_t
             change = float((new - there).flatten(1).square().mean(1).sqrt().max()) if len(x) else 0.0
             there, most = new, max(most, count)
+            if not math.isfinite(change):
+                raise KexueError(
+                    f"the events are not finite after {count} iterations of the step to time {t.item():g}",
+                    remedy="Check the network for NaN, or take more steps.",
+                )
             if change <= tol:
                 break
         x, residual = there, max(residual, change)

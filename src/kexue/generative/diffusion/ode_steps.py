@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from kexue.errors import NotSupported
-from kexue.generative.diffusion.denoiser import Prediction, Predictor
+from kexue.generative.diffusion.denoiser import Prediction, Predictor, refuse_zero
 from kexue.generative.diffusion.schedule import expand_dims
-from kexue.generative.diffusion.steps import Step, reads_zero
+from kexue.generative.diffusion.steps import Step, noisy_time, reads_zero, unless_clean
 
 _MOST_ORDER = 4  # of Adams-Bashforth
 
@@ -36,8 +36,7 @@ class _Clock(NamedTuple):
         if not schedule.discrete:
             return t
         alpha = schedule.alpha(t)
-        if reads_zero(alpha):
-            raise ValueError(f"sigma/alpha is infinite at time {t.item():g}, where alpha is 0; take the solver ddim")
+        refuse_zero(alpha, t, "sigma/alpha is infinite where alpha is 0; take the solver ddim")
         return schedule.sigma(t) / alpha
 
     def rate(self, x: Tensor, t: Tensor) -> tuple[Tensor, Prediction]:
@@ -86,8 +85,9 @@ def heun_step(
     there = clock.move(x, rate, t, s)
     if reads_zero(denoiser.schedule.sigma(s)):
         return Step(there, None, told)
-    after, _ = clock.rate(there, s)
-    return Step(clock.move(x, (rate + after) / 2, t, s), None, told)
+    after, _ = clock.rate(there, noisy_time(denoiser.schedule, t, s))
+    mean = unless_clean(denoiser.schedule, s, (rate + after) / 2, rate)
+    return Step(clock.move(x, mean, t, s), None, told)
 
 
 def midpoint_step(
@@ -129,8 +129,9 @@ def rk4_step(
     third, _ = clock.rate(clock.move(x, second, t, middle), middle)
     if reads_zero(denoiser.schedule.sigma(s)):
         return Step(clock.move(x, third, t, s), None, told)
-    last, _ = clock.rate(clock.move(x, third, t, s), s)
-    return Step(clock.move(x, (first + 2 * second + 2 * third + last) / 6, t, s), None, told)
+    last, _ = clock.rate(clock.move(x, third, t, s), noisy_time(denoiser.schedule, t, s))
+    mean = unless_clean(denoiser.schedule, s, (first + 2 * second + 2 * third + last) / 6, third)
+    return Step(clock.move(x, mean, t, s), None, told)
 
 
 def ab_step(

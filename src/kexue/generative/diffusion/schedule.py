@@ -152,6 +152,7 @@ class Schedule(ABC):
             t: one time, or one for each event (B,).
             generator: as of `kexue.generative.Noise`.
         """
+        t = place_times(self, t, x0)
         eps = Noise(generator, len(x0), x0.device).normal(x0.shape[1:], x0.dtype)
         return expand_dims(self.alpha(t), x0) * x0 + expand_dims(self.sigma(t), x0) * eps, eps
 

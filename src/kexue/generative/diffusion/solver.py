@@ -164,6 +164,8 @@ def solve(
         >>> solve(exact, x, make_grid(VP(), 20)).shape
         torch.Size([1000, 1])
     """
+    if not x.is_floating_point():
+        raise TypeError(f"events must be a tensor of floats, got {x.dtype}; use x.float()")
     chosen = _find_solver(solver)
     draws = chosen.draws(options)
     times = check_grid(denoiser.schedule, grid).to(x.device)

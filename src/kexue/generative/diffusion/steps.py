@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import may_read
-from kexue.generative.diffusion.denoiser import ClippedDenoiser, Prediction, Predictor, reverse_drift
-from kexue.generative.diffusion.schedule import expand_dims
+from kexue.generative.diffusion.denoiser import ClippedDenoiser, Prediction, Predictor, refuse_zero, reverse_drift
+from kexue.generative.diffusion.schedule import Schedule, expand_dims
 
 Clip = Literal["static", "dynamic"] | None
 
@@ -69,6 +70,7 @@ def ddim_step(
     """
     if not eta >= 0:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
+    _check_noise(noise)
     if noise == "forward":
         if eta not in (0, 1):
             raise ValueError(f"eta is 1 with the noise of the forward step, got {eta}")
@@ -82,19 +84,25 @@ def ddim_step(
     rest = variances.sigma2 - tau2
     if eta > 1:
         _warn_above_one(eta, rest)
-    mean = _mean(told, x, s, rest.clamp(min=0).sqrt(), tau2)
-    if z is None:
-        return Step(mean, None, told)
-    added = tau2 if noise == "posterior" else torch.where(variances.sigma2 > 0, variances.forward, 0)
-    return Step(mean + expand_dims(added.sqrt(), x) * z, None, told)
+    added = expand_dims(tau2 if noise == "posterior" else variances.added_forward, x)
+    mean = _mean(told, x, s, rest.clamp(min=0).sqrt(), added)
+    return Step(mean if z is None else mean + added.sqrt() * z, None, told)
 
 
-def _mean(told: Prediction, x: Tensor, s: Tensor, rest: Tensor, tau2: Tensor | None) -> Tensor:
-    """Return alpha_s x0 + rest eps, shifted by guidance, if any, in proportion to the variance tau2 of the step."""
+def _check_noise(noise: str) -> None:
+    """Raise for a noise that there is not."""
+    if noise not in ("posterior", "forward"):
+        raise ValueError(f"noise must be 'posterior' or 'forward', got {noise!r}")
+
+
+def _mean(told: Prediction, x: Tensor, s: Tensor, rest: Tensor, added: Tensor | None) -> Tensor:
+    """Return alpha_s x0 + rest eps, shifted by guidance, if any, in proportion to the variance that the step adds."""
     mean = expand_dims(told.schedule.alpha(s), x) * told.x0 + expand_dims(rest, x) * told.eps
-    if told.tilt is None or tau2 is None:
+    if told.tilt is None:
         return mean
-    return mean + expand_dims(tau2, x) * told.tilt  # 9257: variance of the step times the gradient
+    if added is None:
+        raise ValueError("guidance of the form 'mean' needs a step with noise: take eta > 0, or the form 'score'")
+    return mean + added * told.tilt  # 9257: variance of the step times the gradient
 
 
 class _Variances(NamedTuple):
@@ -109,6 +117,11 @@ class _Variances(NamedTuple):
     forward: Tensor
     posterior: Tensor
     sigma2: Tensor
+
+    @property
+    def added_forward(self) -> Tensor:
+        """The variance `forward`, of which a step to clean data adds none."""
+        return torch.where(self.sigma2 > 0, self.forward, 0)
 
 
 def _variances(told: Prediction, t: Tensor, s: Tensor) -> _Variances:
@@ -146,20 +159,18 @@ def ddpm_step(
         denoiser, x, t, s, z, state, condition, clip: as of all steps.
         noise: ``"posterior"``: of x_s given x_t and x0; ``"forward"``: of the forward step.
     """
+    _check_noise(noise)
     told = (denoiser if clip is None else ClippedDenoiser(denoiser, clip)).predict(x, t, condition=condition)
-    forward, posterior, sigma2 = _variances(told, t, s)
-    mean = _mean(told, x, s, (sigma2 - posterior).clamp(min=0).sqrt(), posterior)
-    if z is None:
-        return Step(mean, None, told)
-    if told.fraction is not None:
-        weight = (told.fraction + 1) / 2
-        log_low = expand_dims(posterior.clamp(min=1e-20).log(), x)
-        std = (weight * expand_dims(forward.log(), x) + (1 - weight) * log_low).mul(0.5).exp()
-        std = torch.where(expand_dims(sigma2, x) > 0, std, 0)
+    variances = _variances(told, t, s)
+    if told.fraction is None:
+        added = expand_dims(variances.posterior if noise == "posterior" else variances.added_forward, x)
     else:
-        added = posterior if noise == "posterior" else torch.where(sigma2 > 0, forward, 0)
-        std = expand_dims(added.sqrt(), x)
-    return Step(mean + std * z, None, told)
+        weight = (told.fraction + 1) / 2
+        log_high, log_low = (expand_dims(v.clamp(min=1e-20).log(), x) for v in (variances.forward, variances.posterior))
+        mixed = (weight * log_high + (1 - weight) * log_low).exp()
+        added = torch.where(expand_dims(variances.sigma2, x) > 0, mixed, 0)
+    mean = _mean(told, x, s, (variances.sigma2 - variances.posterior).clamp(min=0).sqrt(), added)
+    return Step(mean if z is None else mean + added.sqrt() * z, None, told)
 
 
 def dpm1_step(
@@ -233,6 +244,7 @@ def ancestral_step(
     """
     told = denoiser.predict(x, t, condition=condition)
     schedule = told.schedule
+    refuse_zero(schedule.alpha(t), t, "an ancestral step divides by alpha, which is 0; take the solver ddpm or ddim")
     ratio = schedule.alpha(t) / schedule.alpha(s)
     b = _variances(told, t, s).forward
     mean = (x + expand_dims(b, x) * told.score) / expand_dims(ratio, x)
@@ -299,23 +311,38 @@ def predictor_corrector_step(
             then an event depends on the others. Lengths of each event by itself would not do: where its score is 0 the
             step is infinite.
     """
+    if not snr > 0:
+        raise ValueError(f"snr must be > 0, got {snr}")
+    check_count(n_corrector, "n_corrector")
+    if norm not in ("noise", "batch"):
+        raise ValueError(f"norm must be 'noise' or 'batch', got {norm!r}")
     pile = z if z is None or z.ndim > x.ndim else z[None]
     step = ancestral_step(denoiser, x, t, s, z=None if pile is None else pile[0], condition=condition)
     schedule = step.prediction.schedule
     if pile is None or reads_zero(schedule.sigma(s)):
         return step
-    x = step.x
+    x, at = step.x, noisy_time(schedule, t, s)
     length, scale = schedule.sigma(s), 2 * (snr * schedule.alpha(t) / schedule.alpha(s)).square()
     for draw in pile[1 : 1 + n_corrector]:
-        score = denoiser.predict(x, s, condition=condition).score
+        score = denoiser.predict(x, at, condition=condition).score
         if norm == "batch":
             mean_z, mean_score = (y.flatten(1).norm(dim=1).mean() for y in (draw, score))
             length = mean_z / mean_score.clamp(min=1e-12)
         e = expand_dims(scale * length.square(), x)
         x = x + e * score + (2 * e).sqrt() * draw
-    return Step(x, None, step.prediction)
+    return Step(unless_clean(schedule, s, x, step.x), None, step.prediction)
 
 
 def reads_zero(value: Tensor) -> bool:
     """Return whether all of a coefficient can be read, and is 0."""
     return may_read(value) and bool((value == 0).all())
+
+
+def noisy_time(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """Return s, or t where s is clean data, of which a network tells nothing."""
+    return torch.where(schedule.sigma(s) > 0, s, t)
+
+
+def unless_clean(schedule: Schedule, s: Tensor, x: Tensor, clean: Tensor) -> Tensor:
+    """Return x, or `clean` for the events that are clean data at time s."""
+    return torch.where(expand_dims(schedule.sigma(s), x) > 0, x, clean)
