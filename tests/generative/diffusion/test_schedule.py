@@ -63,6 +63,27 @@ def test_time_of_log_snr_is_the_inverse(schedule):
     torch.testing.assert_close(schedule.time_of_log_snr(v), TIMES, rtol=1e-9, atol=1e-9)
 
 
+def test_derivatives_of_own_functions_under_every_transform():
+    """In inference mode autograd would say 0."""
+    schedule = FromAlphaSigma(lambda t: (-2 * t).exp(), lambda t: t.square() + 0.1 * t)
+    expected = 2 * TIMES + 0.1
+    with torch.inference_mode():
+        torch.testing.assert_close(schedule.sigma_dot(TIMES.clone()), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(schedule.sigma_dot(TIMES), expected)
+    torch.testing.assert_close(torch.func.vmap(schedule.sigma_dot)(TIMES), expected)
+    compiled = torch.compile(schedule.sigma_dot, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(TIMES), expected)
+    constant = FromAlphaSigma(torch.ones_like, lambda t: t)
+    assert float(constant.alpha_dot(0.5)) == 0
+
+
+def test_times_of_extreme_ratios_are_finite():
+    for schedule in (VP(), QuadraticExp(), SubVP()):
+        assert float(schedule.time_of_log_snr(math.inf)) == pytest.approx(0, abs=1e-9)
+        assert float(schedule.time_of_log_snr(2000.0)) == pytest.approx(0, abs=1e-9)
+
+
 def test_closed_forms_of_score_based_models():
     """The coefficients of the three processes of Song et al.: -b/2 x, and b, b (1 - alpha^4), 2 sigma^2 log(ratio)."""
     beta = 0.1 + TIMES * 19.9

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kexue._tensors import outside_inference_mode
 from kexue.generative.noise import Noise
 
 Time = Tensor | float | int
@@ -218,7 +219,7 @@ class VP(Schedule):
 
     def _time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
         a, b = (self.beta_max - self.beta_min) / 4, self.beta_min / 2
-        return -2 * log_alpha / (b + (b**2 - 4 * a * log_alpha).sqrt())
+        return -2 * log_alpha / (b + (b**2 - 4 * a * log_alpha).sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 class SubVP(VP):
@@ -243,7 +244,7 @@ class SubVP(VP):
 
     def time_of_log_snr(self, v: Time) -> Tensor:
         """Return the time at which `log_snr` is v; it solves alpha = r (1 - alpha^2) for r = exp(v/2)."""
-        ratio = (as_time(v) / 2).exp()
+        ratio = (as_time(v) / 2).clamp(max=300).exp()  # its square must be finite
         return self._time_of_log_alpha((2 * ratio / (1 + (1 + 4 * ratio.square()).sqrt())).log())
 
 
@@ -448,11 +449,8 @@ def _with_derivative(curve: Curve | tuple[Curve, Curve]) -> tuple[Curve, Curve]:
         return curve
 
     def derivative(t: Tensor) -> Tensor:
-        with torch.enable_grad():
-            t = t.detach().requires_grad_()
-            value = curve(t)
-            if not value.requires_grad:  # a constant
-                return torch.zeros_like(t)
-            return torch.autograd.grad(value.sum(), t, allow_unused=True, materialize_grads=True)[0]
+        with outside_inference_mode():  # within it a derivative would be 0
+            slope: Tensor = torch.func.grad(lambda at: curve(at).sum())(t.clone())
+            return slope
 
     return curve, derivative
