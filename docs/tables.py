@@ -61,7 +61,7 @@ _EFFECT_ZH = {
     "旋转技巧下数字的误差 {digits_mse_plain_straight_through} → {digits_mse_plain_rotation}",
     "vae": "先验采样的 Fréchet 距离:无 KL {fd_beta_0},有 KL {fd_beta_1},训练集图像 {fd_train_test}; "
     "测试集的下界 {elbo_beta_1}; 按类别采样的正确率 {cvae_agreement}",
-    "univae": "新句子按字重构 {grammar_tokens},KL {grammar_kl},活跃维数 {grammar_active}; 换掉早层隐变量后主题保留 {topic_kept_early},换掉末层 {topic_kept_last}",
+    "univae": "语料中的新短句按字重构 {corpus_tokens},KL {corpus_kl}; 小语法的新句子 {grammar_tokens},活跃维数 {grammar_active}; 换掉早层隐变量后主题保留 {topic_kept_early},换掉末层 {topic_kept_last}",
     "realnvp-glow": "手写数字的 bits/dim:高斯 {bits_gaussian},加性耦合 {bits_additive},仿射耦合 {bits_affine},Glow {bits_glow}; "
     "Glow 样本的 Fréchet 距离 {fd_glow_1},温度 0.8 时 {fd_glow_0.8},测试图像 {fd_reference_test}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",

@@ -35,9 +35,9 @@ _SHORT = Setting(96, 3, 2, 32, 200.0, 32, 3e-3, "post")
     "univae",
     claim="One Transformer is encoder and decoder of sentences; its latents in several blocks hold different things.",
     effect=(
-        "tokens of new sentences reconstructed {grammar_tokens} at a divergence of {grammar_kl}, "
-        "{grammar_active} numbers active; topic kept with the early latent exchanged {topic_kept_early}, "
-        "with the last {topic_kept_last}"
+        "tokens of new short sentences of corpora reconstructed {corpus_tokens} at a divergence of {corpus_kl}; "
+        "of a grammar {grammar_tokens}, {grammar_active} numbers active; topic kept with the early latent exchanged "
+        "{topic_kept_early}, with the last {topic_kept_last}"
     ),
     data=("corpus_zh", "parallel_en_zh"),
     minutes=8,
