@@ -20,6 +20,7 @@ class MixtureDenoiser:
         schedule: of the noise.
 
     Example:
+        >>> import torch
         >>> from kexue.generative import eight_gaussians
         >>> from kexue.generative.diffusion import VP, make_grid, solve
         >>> denoiser = MixtureDenoiser(eight_gaussians(), VP())
