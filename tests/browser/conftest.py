@@ -17,6 +17,7 @@ pytest.importorskip("fastapi")
 
 import httpx
 
+from kexue.generative import ModelConfig, train_model
 from kexue.search import Index
 from kexue.text import Encoder
 
@@ -64,10 +65,18 @@ def index_files(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> l
     return [folder / "faq.kx", folder / "few.kx"]
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusion of digits after two steps of training."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    train_model(ModelConfig("diffusion", "digits", folder, steps=2, batch_size=32, device="cpu"))
+    return folder
+
+
 @pytest.fixture(scope="module")
-def server(index_files: list[Path], start_server: Callable[..., Any]) -> Iterator[Server]:
-    """Both indexes, open to everyone on this machine."""
-    running = start_server(indexes=index_files)
+def server(index_files: list[Path], run_folder: Path, start_server: Callable[..., Any]) -> Iterator[Server]:
+    """Both indexes and a run, open to everyone on this machine."""
+    running = start_server(indexes=index_files, runs=[run_folder])
     yield Server(running.url)
     running.stop()
 

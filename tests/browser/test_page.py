@@ -17,6 +17,7 @@ PANELS = {
     "map": {"q": "the dog eats", "index": "faq", "id": "t0"},
     "whitening": {"index": "faq", "dims": "16"},
     "hubness": {"index": "faq", "k": "5"},
+    "diffusion": {"steps": "3", "class": "7"},
 }
 
 

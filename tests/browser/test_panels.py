@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -680,3 +681,74 @@ def test_texts_are_never_markup(visit) -> None:
         here.expect_complaint("404")
     assert page.evaluate("window.pwned") is None
     assert page.locator("main img, main script, main b").count() == 0
+
+
+# Diffusion
+
+
+def drawn(server, **body):
+    """The events of the server's own answer."""
+    with httpx.stream("POST", f"{server.url}/v1/diffusion", json=body, timeout=60) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def answer_with(body):
+    return lambda route: route.fulfill(body=body, content_type="text/event-stream")
+
+
+def sources(page):
+    return page.locator(".pictures img").evaluate_all("all => all.map(one => one.src.split(',')[1])")
+
+
+@pytest.mark.parametrize("zh", [False, True])
+def test_images_are_those_of_the_server_step_by_step(visit, server, zh) -> None:
+    here = visit("diffusion", zh=zh, steps=4, seed=5, **{"class": "3"}, scale=2)
+    page = here.page
+    events = drawn(server, n=16, steps=4, seed=5, condition="3", scale=2, eta=0)
+    assert ("16 张图" if zh else "16 images in") in page.locator("p.status").inner_text()
+    assert sources(page) == [events[-1]["image"]] * 2
+    page.locator(".trajectory input").fill("2")
+    assert sources(page) == [events[1]["image"], events[1]["estimate"]]
+    assert ("第 2 步,共 4 步" if zh else "Step 2 of 4") in page.locator("p.status").inner_text()
+
+
+def test_settings_change_the_address_and_the_images(visit, server) -> None:
+    here = visit("diffusion", steps=4)
+    page = here.page
+    before = sources(page)
+    page.get_by_label("Steps").fill("6")
+    here.settle()
+    assert here.state["steps"] == "6"
+    assert page.locator(".trajectory input").get_attribute("max") == "7"
+    page.get_by_role("button", name="Another seed").click()
+    here.settle()
+    assert here.state["seed"] == "1"
+    assert sources(page)[0] == drawn(server, n=16, steps=6, seed=1, eta=0, scale=1.5)[-1]["image"] != before[0]
+    page.get_by_label("Solver").select_option("heun")
+    here.settle()
+    assert page.get_by_label("New noise").is_disabled()
+    assert sources(page)[0] == drawn(server, n=16, steps=6, seed=1, solver="heun", scale=1.5)[-1]["image"]
+
+
+def test_what_fails_in_a_sampling_is_told(visit) -> None:
+    here = visit("compare")
+    refusal = {"error": {"message": "The server is busy."}}
+    here.page.route("**/v1/diffusion", lambda route: route.fulfill(json=refusal, status=429))
+    here.go("diffusion")
+    assert "The server is busy." in here.page.get_by_role("alert").inner_text()
+    here.expect_complaint("429")
+    here.page.unroute("**/v1/diffusion")
+    cut = 'data: {"step": 1, "steps": 9, "time": 0.5, "image": "", "estimate": ""}\n\n'
+    for body, words in (
+        (cut + 'data: {"error": {"message": "the events are not finite"}}\n\n', "the events are not finite"),
+        (cut, "The server cannot be reached."),
+    ):
+        here.page.route("**/v1/diffusion", answer_with(body))
+        here.page.reload()
+        here.settle()
+        assert words in here.page.get_by_role("alert").inner_text()
+        here.page.unroute("**/v1/diffusion")
+    here.page.get_by_role("button", name="Try again").click()
+    here.settle()
+    assert "16 images" in here.page.locator("p.status").inner_text()

@@ -13,6 +13,7 @@ DEMO = Path("demo-out", "stdlib.kx")
 _EXAMPLES = (
     "kexue serve faq.kx",
     "kexue serve faq.kx docs.kx --models text-embedding-3-small=auto --port 8080",
+    "kexue serve --run digits=run",
     "KEXUE_API_KEY=$(cat key) kexue serve faq.kx --host 0.0.0.0",
 )
 
@@ -34,6 +35,12 @@ def serve(
         list[str] | None,
         typer.Option(
             help="Encoder or cross-encoder: a folder, hub id, auto (English) or NAME=FOLDER; may be repeated."
+        ),
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Diffusion model to draw images from: a run of kexue model train, or NAME=RUN; may be repeated."
         ),
     ] = None,
     api_key_file: Annotated[
@@ -59,16 +66,18 @@ def serve(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse unknown fields instead of ignoring them.")] = False,
 ) -> None:
     """Serve embeddings, reranking and search in the formats of OpenAI, Cohere, Jina and TEI, and a web page at /."""
-    from kexue.serve import Settings, run
+    from kexue.serve import Settings
+    from kexue.serve.app import run as run_server
     from kexue.serve.settings import keys_from_environment
 
-    if not indexes and not models:
+    if not indexes and not models and not run:
         if not DEMO.exists():
             raise typer.BadParameter(f"nothing to serve: name an index, or run `kexue demo` first, which writes {DEMO}")
         indexes = [str(DEMO)]
     settings = Settings(
         indexes=tuple(indexes or ()),
         models=tuple(models or ()),
+        runs=tuple(run or ()),
         host=host,
         port=port,
         api_keys=keys_from_environment(api_key_file),
@@ -94,4 +103,4 @@ def serve(
         }
         out.emit(record, lambda: f"{record['url']} - press Ctrl-C to stop")
 
-    run(settings, started=report)
+    run_server(settings, started=report)

@@ -20,7 +20,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import kexue
-from kexue.serve import errors, examples, native, openai, operations, overview, rerank, tei
+from kexue.serve import diffusion, errors, examples, native, openai, operations, overview, rerank, tei
 from kexue.serve.connection import Connection
 from kexue.serve.disconnect import CancelOnDisconnect
 from kexue.serve.head import AnswerHead
@@ -72,6 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install_handlers(app)
     for dialect in (openai, rerank, native, overview):
         app.include_router(dialect.router, responses=examples.refusals())
+    if settings.runs:
+        app.include_router(diffusion.router, responses=examples.refusals())
     app.include_router(tei.router, responses=examples.refusals(tei=True, openai=False))
     app.include_router(operations.router)
 

@@ -182,7 +182,15 @@ SEARCH = answers(
         "timings": {"encode": 0.004, "search": 0.001, "rerank": 0.0, "total": 0.005},
     }
 )
-INDEXES = answers({"indexes": [{"name": "faq", "documents": 512}]})
+INDEXES = answers(
+    {
+        "indexes": [{"name": "faq", "documents": 512}],
+        "runs?": [{"name": "digits", "model": "diffusion", "classes": ["0"]}],
+    }
+)
+DIFFUSION = answers(
+    {"step": 1, "steps": 50, "time": 0.98, "image": "iVBORw0KGgo...", "estimate": "iVBORw0KGgo..."}, "text/event-stream"
+)
 INDEX = answers(
     {
         "index": "faq",

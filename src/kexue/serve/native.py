@@ -28,6 +28,7 @@ from kexue.search.rerank import search_and_rerank
 from kexue.search.warnings import JudgedSearch, collect_warnings, describe_sample
 from kexue.serve import examples
 from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts, parse_object
+from kexue.serve.diffusion import describe_run
 from kexue.serve.errors import ApiError
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.limits import MAX_LIST
@@ -174,10 +175,11 @@ def _check_search(body: SearchRequest) -> tuple[int, str | None]:
 
 @router.get("/v1/indexes", responses=examples.INDEXES)
 async def indexes(service: Here, warnings: Warnings) -> Response:
-    """List the indexes."""
+    """List the indexes; and the runs, where there are some."""
     counts = [await service.work(len, served.index) for served in service.indexes.values()]
     names = [{"name": name, "documents": count} for name, count in zip(service.indexes, counts, strict=True)]
-    return reply({"indexes": names}, warnings=warnings)
+    runs = [describe_run(name, run) for name, run in service.runs.items()]
+    return reply({"indexes": names, **({"runs": runs} if runs else {})}, warnings=warnings)
 
 
 @router.get("/v1/indexes/{name}", responses=examples.INDEX)

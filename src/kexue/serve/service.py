@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kexue._text import parse_json
+from kexue.errors import NotSupported
+from kexue.generative.diffusion.images import ImageDiffusion
+from kexue.generative.run.folder import Run, open_run
 from kexue.search import (
     CosineReranker,
     CrossEncoderReranker,
@@ -67,6 +70,7 @@ class Service:
         models: encoders by name.
         rerankers: cross-encoders by name.
         indexes: indexes by name.
+        runs: trained diffusion models by name.
         ready: True between loading and stopping.
     """
 
@@ -76,6 +80,7 @@ class Service:
         self.models: dict[str, ServedModel] = {}
         self.rerankers: dict[str, CrossEncoderReranker] = {}
         self.indexes: dict[str, ServedIndex] = {}
+        self.runs: dict[str, Run] = {}
         self.ready = False
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._computing = asyncio.Lock()
@@ -103,7 +108,9 @@ class Service:
             served.index.close()
 
     def _load(self) -> None:
-        """Load all models and open all indexes; ValueError where two have one name."""
+        """Load all models and runs and open all indexes; ValueError where two have one name."""
+        for given in self.settings.runs:
+            self._add_run(os.fspath(given))
         for given in self.settings.models:
             name, equals, folder = str(given).partition("=")
             place = folder if equals else str(given)
@@ -129,6 +136,19 @@ class Service:
             self.indexes[name] = ServedIndex(name, index, model, str(path), writable)
             if model.whitening is None:
                 model.whitening = index.space.whitening
+
+    def _add_run(self, given: str) -> None:
+        name, equals, folder = given.partition("=")
+        run = open_run(folder if equals else given, device=self.settings.device)
+        name = name if equals else run.folder.resolve().name
+        if not isinstance(run.model, ImageDiffusion):
+            raise NotSupported(
+                f"{given} is a run of {run.name}; the server draws from diffusion and flow-matching.",
+                remedy="Train one: kexue model train diffusion --data digits --out RUN",
+            )
+        if name in self.runs:
+            raise ValueError(f"two runs are named {name!r}; write NAME=RUN to give one another name.")
+        self.runs[name] = run
 
     def _open(self, path: str | os.PathLike[str]) -> tuple[Index, bool]:
         """Open an index, read-only if its file cannot be written; return it and whether it can be written."""
@@ -202,6 +222,14 @@ class Service:
         if to_write and not self.indexes[name].writable:
             raise ApiError(403, f"The index {name!r} is served for reading only: its file cannot be written here.")
         return self.indexes[name]
+
+    def find_run(self, name: str | None) -> Run:
+        """Return the run of a name, the first one for None; ApiError (404) where there is none."""
+        if name is None and self.runs:
+            return next(iter(self.runs.values()))
+        if name is None or name not in self.runs:
+            raise ApiError(404, f"no run {name!r}; there are: {', '.join(self.runs) or 'none'}.", param="run")
+        return self.runs[name]
 
     def find_reranker(
         self, name: str, model: ServedModel | None

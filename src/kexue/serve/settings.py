@@ -41,6 +41,7 @@ class Settings:
         max_body: limit of the bytes of a request, at least 1.
         log_texts: write queries to the log; texts are never logged otherwise.
         strict: refuse unknown fields instead of ignoring them.
+        runs: folders of runs of ``kexue model train`` from which images are drawn, or ``name=folder``.
 
     Raises:
         ValueError: a value out of range, or a key that no client could send.
@@ -64,6 +65,7 @@ class Settings:
     max_body: int = MAX_BODY
     log_texts: bool = False
     strict: bool = False
+    runs: Sequence[str | os.PathLike[str]] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_batch_tokens", "max_queue", "max_body"):
@@ -73,8 +75,8 @@ class Settings:
             raise ValueError(f"max_input_tokens must be >= 1 or None, got {self.max_input_tokens}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
-        if not self.indexes and not self.models:
-            raise ValueError("nothing to serve: name an index or a model")
+        if not self.indexes and not self.models and not self.runs:
+            raise ValueError("nothing to serve: name an index, a model or a run")
         if self.api_keys is None:
             object.__setattr__(self, "api_keys", keys_from_environment())
         for key, scope in self.keys.items():

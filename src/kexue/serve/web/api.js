@@ -16,24 +16,56 @@ export class ApiError extends Error {
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
-/** Ask the server; a body makes it a POST. Paths are relative, so the page also works below a proxy's prefix. */
-export async function ask(path, { body, signal } = {}) {
+/** Send a request; a body makes it a POST. Paths are relative, so the page also works below a proxy's prefix. */
+async function send(path, { body, signal }) {
   const headers = {};
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
   if (body) headers["Content-Type"] = "application/json";
   const request = { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) };
-  let response;
   try {
-    response = await fetch(new URL(path, document.baseURI), request);
+    return await fetch(new URL(path, document.baseURI), request);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(t("unreachable"), 0);
   }
+}
+
+/** Ask the server for one answer. */
+export async function ask(path, { body, signal } = {}) {
+  const response = await send(path, { body, signal });
   const answer = await response.json().catch(() => null);
   if (response.ok && answer !== null) return answer;
+  throw refusal(response, answer);
+}
+
+/** Ask the server for a stream of events; each goes to `take`. */
+export async function stream(path, { body, signal }, take) {
+  const response = await send(path, { body, signal });
+  if (!response.ok) throw refusal(response, await response.json().catch(() => null));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  let last = null;
+  for (;;) {
+    const { done, value } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new ApiError(t("unreachable"), 0);
+    });
+    const parts = (text + (value ?? "")).split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      last = JSON.parse(part.slice("data: ".length));
+      if (last.error) throw new ApiError(last.error.message, response.status);
+      if (signal?.aborted) return;
+      take(last);
+    }
+    if (done) break;
+  }
+  if (!last?.done) throw new ApiError(t("unreachable"), 0); // cut off
+}
+
+function refusal(response, answer) {
   const said = answer?.error?.message ?? (typeof answer?.error === "string" ? answer.error : null);
   const fallback = t("status", { status: response.status });
-  throw new ApiError(said ?? fallback, response.status, response.headers.get("Retry-After"));
+  return new ApiError(said ?? fallback, response.status, response.headers.get("Retry-After"));
 }
 
 /** Runs one request at a time: a newer one aborts the older. */

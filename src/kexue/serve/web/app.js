@@ -5,16 +5,19 @@ import { el, field, select } from "./dom.js";
 import { language, setLanguage, t } from "./i18n.js";
 import { PANELS, address, read, write } from "./router.js";
 import * as compare from "./compare.js";
+import * as diffusion from "./diffusion.js";
 import * as hubness from "./hubness.js";
 import * as map from "./map.js";
 import * as search from "./search.js";
 import * as whitening from "./whitening.js";
 
-const modules = { search, compare, map, whitening, hubness };
+const modules = { search, compare, map, whitening, hubness, diffusion };
 const main = document.getElementById("main");
 const button = (id) => document.getElementById(id);
 
 let indexes = null; // [{name, documents}]
+let runs = []; // [{name, model, classes}]
+let panels = PANELS; // those that this server has something for
 let panel = null; // name of the panel shown
 let state = {};
 let shown = null; // what its mount() returned
@@ -27,14 +30,14 @@ function set(patch, { push = true } = {}) {
 }
 
 function render({ remount = false } = {}) {
-  const wanted = read();
+  const wanted = read(panels);
   state = { index: indexes[0]?.name, ...wanted.state };
   if (remount || wanted.panel !== panel || !shown) {
     shown?.leave?.();
     panel = wanted.panel;
     frame();
     const body = main.querySelector(".panel");
-    shown = modules[panel].mount(body, { set });
+    shown = modules[panel].mount(body, { set, runs });
   }
   links();
   picker();
@@ -57,10 +60,14 @@ function frame() {
 function links() {
   const entry = (name) =>
     el("a", { href: address(name, { index: state.index }), "aria-current": name === panel ? "page" : null }, t(name));
-  button("panels").replaceChildren(...PANELS.map((name) => el("li", {}, entry(name))));
+  button("panels").replaceChildren(...panels.map((name) => el("li", {}, entry(name))));
 }
 
 function picker() {
+  if (panel === "diffusion") {
+    button("picker").replaceChildren();
+    return;
+  }
   const known = indexes.some(({ name }) => name === state.index) || !state.index;
   const entries = known ? indexes : [{ name: state.index, documents: null }, ...indexes];
   const words = ({ name, documents }) =>
@@ -79,12 +86,13 @@ function picker() {
 
 async function start() {
   try {
-    indexes = (await ask("v1/indexes")).indexes;
+    ({ indexes, runs = [] } = await ask("v1/indexes"));
   } catch (error) {
     main.replaceChildren(problem(error, start));
     return;
   }
-  if (indexes.length) render({ remount: true });
+  panels = PANELS.filter((name) => (name === "diffusion" ? runs : indexes).length);
+  if (panels.length) render({ remount: true });
   else main.replaceChildren(el("p", { class: "empty" }, t("noIndexes")));
 }
 

@@ -1,11 +1,11 @@
 // State of the page in its URL: #panel?name=value reproduces what is shown.
 
-export const PANELS = ["search", "compare", "map", "whitening", "hubness"];
+export const PANELS = ["search", "compare", "map", "whitening", "hubness", "diffusion"];
 
-/** The panel and its state, as strings, from the address. */
-export function read() {
+/** The panel, one of those there are, and its state, as strings, from the address. */
+export function read(panels) {
   const [name, query = ""] = splitOnce(location.hash.slice(1), "?");
-  const panel = PANELS.includes(name) ? name : PANELS[0];
+  const panel = panels.includes(name) ? name : panels[0];
   return { panel, state: Object.fromEntries(new URLSearchParams(query)) };
 }
 

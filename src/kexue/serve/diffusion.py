@@ -1,0 +1,109 @@
+"""Samples of a served diffusion model, step by step as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+from torch import Tensor
+
+from kexue.generative.run.folder import Run
+from kexue.generative.run.images import Images
+from kexue.serve import examples
+from kexue.serve.errors import error_body, to_api_error
+from kexue.serve.fields import Fields, check_fields
+from kexue.serve.wire import Here, Route
+
+router = APIRouter(tags=["kexue"], route_class=Route)
+_MOST_SAMPLES = 64
+_MOST_STEPS = 500
+
+
+class DiffusionRequest(Fields):
+    """Settings of a sampling; the same settings and seed give the same images."""
+
+    run: str | None = Field(None, description="Name of a run; default: the first one.")
+    n: int = Field(16, ge=1, le=_MOST_SAMPLES, description="Number of images.")
+    steps: int = Field(50, ge=1, le=_MOST_STEPS, description="Steps from noise to image.")
+    solver: str = Field("ddim", examples=["dpmpp_2m"], description="ddim, dpmpp_2m, heun, ddpm, ...")
+    eta: float | None = Field(None, ge=0, le=1, description="New noise in each step of ddim.")
+    scale: float | None = Field(None, ge=0, le=20, description="Guidance: 0 any class, 1 the class, above 1 more.")
+    condition: str | None = Field(None, description="Name of a class; default: each as often as in the data.")
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+
+
+@router.post("/v1/diffusion", responses=examples.DIFFUSION)
+async def diffusion(body: DiffusionRequest, service: Here) -> StreamingResponse:
+    """Draw images of a diffusion model, and show each step.
+
+    The answer is a stream of server-sent events. Each step is `{step, steps, time, image, estimate}`: the sheet of
+    noisy images after the step, and that of the finished images as the network then expects them, as PNG in base64.
+    The last event is `{done, n, image, seconds}`, or `{error}`.
+    """
+    warnings = check_fields(body, strict=service.settings.strict)
+    run = service.find_run(body.run)
+    events: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue()
+    loop, left = asyncio.get_running_loop(), threading.Event()
+
+    def report(event: dict[str, Any]) -> None:
+        if left.is_set():
+            raise asyncio.CancelledError
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    task = asyncio.ensure_future(service.work(_draw, run, body, report))
+    task.add_done_callback(lambda done: events.put_nowait(None if done.cancelled() else done.exception()))
+    first = await events.get()
+    if isinstance(first, BaseException):
+        raise first  # nothing has been sent: an answer with a status
+
+    async def stream() -> AsyncIterator[bytes]:
+        event: dict[str, Any] | BaseException | None = first
+        try:
+            while event is not None:
+                if isinstance(event, Exception):
+                    told = to_api_error(event)
+                    event = error_body(told.status, told.message, tei=False, param=told.param)
+                elif isinstance(event, dict) and "done" in event and warnings:
+                    event = {**event, "warnings": warnings}
+                yield b"data: " + orjson.dumps(event) + b"\n\n"
+                event = None if isinstance(event, dict) and "error" in event else await events.get()
+        finally:
+            left.set()
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+def _draw(run: Run, body: DiffusionRequest, report: Callable[[dict[str, Any]], None]) -> None:
+    """Draw images, and report each step."""
+    medium = run.medium
+    assert isinstance(medium, Images)
+    options: dict[str, Any] = {"steps": body.steps, "solver": body.solver, "eta": body.eta, "scale": body.scale}
+    if body.condition is not None:
+        options["condition"] = medium.find_class(body.condition)
+    started = time.monotonic()
+
+    def show(i: int, t: Tensor, made: Any) -> None:
+        pictures = {"image": _picture(medium, made.x), "estimate": _picture(medium, made.prediction.x0)}
+        report({"step": i + 1, "steps": body.steps, "time": float(t), **pictures})
+
+    images = run.model.sample(body.n, generator=body.seed, callback=show, **options)
+    report({"done": True, "n": body.n, "image": _picture(medium, images), "seconds": time.monotonic() - started})
+
+
+def _picture(medium: Images, items: Tensor) -> str:
+    """Return a sheet of images, PNG in base64."""
+    return base64.b64encode(medium.draw(items.detach().cpu()) or b"").decode()
+
+
+def describe_run(name: str, run: Run) -> dict[str, Any]:
+    """Return what a client needs to know of a run."""
+    assert isinstance(run.medium, Images)
+    return {"name": name, "model": run.name, "classes": list(run.medium.classes)}
