@@ -191,3 +191,20 @@ def test_other_schedules_are_refused():
         schedule_from_config({"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "num_train_timesteps": 1000})
     with pytest.raises(NotSupported, match="shift"):
         schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+
+
+def test_vectors_as_conditions_are_left_out_and_guide():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MLPDenoiser(2, hidden=16, condition_dim=3)
+    x, states = torch.randn(6, 2), torch.randn(6, 3)
+    always, never = (Diffusion(net, VP(), condition_dropout=p) for p in (1.0, 0.0))
+    left_out = never.loss((x, torch.zeros(6, 3)), generator=torch.Generator().manual_seed(0)).loss
+    assert bool(never.loss((x, states), generator=torch.Generator().manual_seed(0)).loss != left_out)
+    dropped = always.loss((x, states), generator=0)
+    assert bool(dropped.loss == always.loss((x, -states), generator=0).loss)
+    free = never.sample(6, steps=4, generator=1)
+    torch.testing.assert_close(never.sample(6, steps=4, generator=1, condition=states, scale=0.0), free)
+    told = never.sample(6, steps=4, generator=1, condition=states)
+    torch.testing.assert_close(never.sample(6, steps=4, generator=1, condition=states, scale=1.0), told)
+    assert float((told - free).abs().max()) > 1e-3

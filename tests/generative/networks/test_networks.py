@@ -89,6 +89,28 @@ def test_an_item_depends_on_its_own_time_and_class_alone(make: Callable[..., nn.
 
 
 @pytest.mark.parametrize("make", DENOISERS)
+def test_vectors_as_conditions(make: Callable[..., nn.Module]) -> None:
+    net = perturb(make(condition_dim=5))
+    x, t, states = randn(4, 2, 8, 8), torch.linspace(0, 1, 4), randn(4, 5, seed=1)
+    whole = net(x, t, encoder_hidden_states=states).sample
+    for i in range(4):
+        one = net(x[i : i + 1], t[i], encoder_hidden_states=states[i : i + 1]).sample
+        torch.testing.assert_close(one[0], whole[i], rtol=1e-4, atol=1e-5)
+    assert (net(x, t, encoder_hidden_states=states.flip(0)).sample - whole).abs().amax((1, 2, 3)).min() > 1e-4
+    zeros = net(x, t, encoder_hidden_states=torch.zeros(4, 5)).sample
+    assert torch.equal(net(x, t).sample, zeros)  # "no condition"
+    assert net.no_condition == 0
+    with pytest.raises(ValueError, match=r"encoder_hidden_states must be \(4, 5\), got \(4, 6\)"):
+        net(x, t, encoder_hidden_states=torch.zeros(4, 6))
+    with pytest.raises(ValueError, match="set condition_dim"):
+        make()(x, t, encoder_hidden_states=states)
+    with pytest.raises(ValueError, match="num_classes or condition_dim, not both"):
+        make(num_classes=2, condition_dim=5)
+    with pytest.raises(ValueError, match="condition_dim must be >= 1"):
+        make(condition_dim=0)
+
+
+@pytest.mark.parametrize("make", DENOISERS)
 def test_no_label_is_the_last_row_and_a_number_is_a_time_of_all(make: Callable[..., nn.Module]) -> None:
     net = perturb(make(num_classes=3))
     x = randn(2, 2, 8, 8)

@@ -153,8 +153,8 @@ class ClassifierFreeGuidance(_Guidance):
     Args:
         denoiser: a `Denoiser` whose network was trained with some conditions replaced by "no condition".
         scale: gamma: a number, one for each event (B,), or a function of time.
-        null: "no condition": a class number, or the tensor of one condition; None is that of the network, whose last
-            class it is in the networks of this library. A condition to avoid may stand in its place.
+        null: "no condition": a class number, or the tensor of one condition; None is that of the network, in this
+            library its last class, or a vector of zeros. A condition to avoid may stand in its place.
         rescale: share, in [0, 1], of the correction that gives the result the spread of the conditional eps.
         interval: (low, high) times between which there is guidance; elsewhere the scale is 1. None is everywhere.
 
@@ -175,10 +175,11 @@ class ClassifierFreeGuidance(_Guidance):
     ) -> None:
         super().__init__(denoiser, scale)
         if null is None:
-            null = getattr(getattr(denoiser, "net", None), "num_classes", None)
+            null = find_no_condition(getattr(denoiser, "net", None))
         if null is None:
             raise ValueError(
-                "the network has no class for 'no condition': build and train one with num_classes, or give null="
+                "the network has no class for 'no condition': build and train one with num_classes or condition_dim, "
+                "or give null="
             )
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale must be in [0, 1], got {rescale}")
@@ -214,6 +215,12 @@ class ClassifierFreeGuidance(_Guidance):
         noisy = (x - sigma * share * guided) / alpha
         x0 = torch.where(alpha > LEAST_SIGNAL, noisy, x0_null + scale * (x0 - x0_null))  # alpha 0: the noise is x
         return Prediction(x0, share * guided, told.schedule, t, fraction)
+
+
+def find_no_condition(net: object) -> int | None:
+    """Return the class number, or the value of a vector, that means "no condition" to a network; None without."""
+    null = getattr(net, "no_condition", None)
+    return getattr(net, "num_classes", None) if null is None else null
 
 
 def _tilt_score(told: Prediction, x: Tensor, tilt: Tensor) -> Prediction:

@@ -12,7 +12,7 @@ from kexue._tensors import evaluating
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Denoiser, Target
 from kexue.generative.diffusion.grid import Kind, make_grid
-from kexue.generative.diffusion.guidance import ClassifierFreeGuidance
+from kexue.generative.diffusion.guidance import ClassifierFreeGuidance, find_no_condition
 from kexue.generative.diffusion.inversion import ddim_encode
 from kexue.generative.diffusion.likelihood import log_likelihood
 from kexue.generative.diffusion.losses import ConditionDropout, Weighting, score_matching_loss
@@ -64,9 +64,12 @@ class Diffusion(GenerativeModel):
         Denoiser(net, schedule, prediction=prediction)  # refuses an unknown prediction
         self.event_shape = find_event_shape(net, event_shape)
         self._dropout = ConditionDropout(condition_dropout)
-        self._null = getattr(net, "num_classes", None)
+        self._null = find_no_condition(net)
         if condition_dropout and self._null is None:
-            raise ValueError("condition_dropout needs a network with a class for 'no condition': set its num_classes")
+            raise ValueError(
+                "condition_dropout needs a network with a class for 'no condition': set its num_classes, or its "
+                "condition_dim"
+            )
 
     @property
     def denoiser(self) -> Denoiser:
@@ -77,8 +80,8 @@ class Diffusion(GenerativeModel):
         """Return the loss of `score_matching_loss`, a scalar.
 
         Args:
-            batch: events (B, *event_shape), or a pair of them and their classes (B,), which a network without classes
-                does not get.
+            batch: events (B, *event_shape), or a pair of them and their conditions: classes (B,), which a network
+                without classes does not get, or vectors (B, d).
             generator: of the times, the noise and the conditions left out.
         """
         x, condition = unpack_batch(batch, 0)

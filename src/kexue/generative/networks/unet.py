@@ -19,8 +19,8 @@ class TinyUNet(nn.Module):
     """U-Net for small images: two residual blocks at each size, attention at the smallest, skip connections back.
 
     It is called as a network of the diffusers library: ``net(sample, timestep, class_labels=None,
-    return_dict=True)`` returns an object with `sample`, or the tuple (sample,). The last convolution starts at zero,
-    so that an untrained network returns zeros.
+    encoder_hidden_states=None, return_dict=True)`` returns an object with `sample`, or the tuple (sample,). The last
+    convolution starts at zero, so that an untrained network returns zeros.
 
     Args:
         shape: (C, H, W) of an image; H and W divisible by 2^(len(mult) - 1).
@@ -28,6 +28,7 @@ class TinyUNet(nn.Module):
         mult: channels at each size, from the full one to the smallest, as multiples of `channels`; each size is half
             of the one before.
         num_classes: number of classes, >= 1; None: no labels are accepted.
+        condition_dim: size of vectors as conditions, such as encoded texts; None: none are accepted.
 
     Raises:
         ValueError: a shape that cannot be halved so often; on a call, another shape, a label out of range, labels
@@ -46,12 +47,14 @@ class TinyUNet(nn.Module):
         channels: int = 32,
         mult: Sequence[int] = (1, 2),
         num_classes: int | None = None,
+        condition_dim: int | None = None,
     ) -> None:
         super().__init__()
         widths = [channels * factor for factor in as_shape(mult, "mult")]
         self.event_shape = check_image_shape(shape, 2 ** (len(widths) - 1))
         self.num_classes = num_classes
-        self.condition = TimeAndClass(4 * channels, num_classes)
+        self.condition = TimeAndClass(4 * channels, num_classes, condition_dim)
+        self.no_condition = self.condition.no_condition
         self.first = nn.Conv2d(self.event_shape[0], channels, 3, padding=1)
         self.down, self.shrink, self.up, self.enlarge = (nn.ModuleList() for _ in range(4))
         before = channels
@@ -77,6 +80,7 @@ class TinyUNet(nn.Module):
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
         *,
+        encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> Denoised | tuple[Tensor]:
         """Return the output, of the shape of `sample`.
@@ -85,10 +89,11 @@ class TinyUNet(nn.Module):
             sample: (B, C, H, W).
             timestep: a number, or one for each item (B,): floats are times in [0, 1], integers numbers of steps.
             class_labels: (B,) in [0, num_classes], the last of which is "no class"; None is that.
+            encoder_hidden_states: (B, condition_dim); None and zeros are "no condition".
             return_dict: False returns the tuple (sample,).
         """
         check_input(sample, self.event_shape)
-        context = functional.silu(self.condition(len(sample), timestep, class_labels))
+        context = functional.silu(self.condition(len(sample), timestep, class_labels, encoder_hidden_states))
         h: Tensor = self.first(sample)
         skipped = []
         for block, shrink in zip(self.down, self.shrink, strict=True):
