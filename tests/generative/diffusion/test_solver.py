@@ -146,15 +146,20 @@ def test_solvers_with_noise_reach_mean_and_variance(solver, options, normal_deno
     assert float(out.std()) == pytest.approx(2.0, rel=0.08)
 
 
-@pytest.mark.parametrize("norm", ["noise", "batch"])
+@pytest.mark.parametrize("norm", ["sample", "batch", "noise"])
 def test_corrector_by_hand(norm, normal_denoiser):
-    """x + e score + sqrt(2 e) z with e = 2 (alpha_t/alpha_s)^2 (snr r)^2, r = sigma_s or a ratio of mean lengths."""
+    """x + e score + sqrt(2 e) z with e = 2 (alpha_t/alpha_s)^2 (snr r)^2, r = |z|/|score|, of means, or sigma_s."""
     denoiser, t, s = normal_denoiser(TABLE, dim=3), torch.tensor(500), torch.tensor(499)
     z = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     step = predictor_corrector_step(denoiser, X, t, s, z=z, snr=0.1, norm=norm)
     before = SOLVERS["ancestral"].step(denoiser, X, t, s, z=z[0]).x
     score = denoiser.predict(before, s).score
-    length = TABLE.sigma(s) if norm == "noise" else z[1].norm(dim=1).mean() / score.norm(dim=1).mean()
+    lengths = z[1].norm(dim=1, keepdim=True), score.norm(dim=1, keepdim=True)
+    length = {
+        "sample": lengths[0] / lengths[1],
+        "batch": lengths[0].mean() / lengths[1].mean(),
+        "noise": TABLE.sigma(s),
+    }[norm]
     e = 2 * (TABLE.alpha(t) / TABLE.alpha(s) * 0.1 * length) ** 2
     torch.testing.assert_close(step.x, before + e * score + (2 * e).sqrt() * z[1])
 
@@ -165,7 +170,7 @@ def test_corrector_stays_with_the_data_in_two_dimensions():
     x = VP().prior.sample((500, 2), generator=0)
     made = solve(
         MixtureDenoiser(ring, VP()), x, make_grid(VP(), 50), solver="predictor_corrector",
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(0), norm="noise",
     )  # fmt: skip
     assert float(made.norm(dim=1).max()) < 3.2
     assert float(ring.log_prob(made).mean()) == pytest.approx(float(ring.log_prob(ring.sample(500)).mean()), abs=0.4)

@@ -295,11 +295,11 @@ def predictor_corrector_step(
     condition: Tensor | None = None,
     snr: float = 0.16,
     n_corrector: int = 1,
-    norm: Literal["noise", "batch"] = "noise",
+    norm: Literal["sample", "batch", "noise"] = "sample",
 ) -> Step:
     """Make a step of `ancestral_step`, then Langevin steps at the new time: x + e score + sqrt(2 e) z.
 
-    e = 2 k (snr sigma_s)^2, k = (alpha_t/alpha_s)^2.
+    e = 2 k (snr r)^2, k = (alpha_t/alpha_s)^2, r = |z| / |score|.
 
     Args:
         denoiser, x, t, s, state, condition: as of all steps.
@@ -307,15 +307,15 @@ def predictor_corrector_step(
             Langevin step. None adds none, and makes no Langevin steps.
         snr: length of a Langevin step, > 0.
         n_corrector: Langevin steps, >= 0.
-        norm: ``"batch"`` has |z| / |score|, means over the batch, in place of sigma_s, as score_sde's Langevin steps;
-            then an event depends on the others. Lengths of each event by itself would not do: where its score is 0 the
-            step is infinite.
+        norm: ``"sample"``: the lengths of each event; of few values they vary, and where a score vanishes the step
+            has no bound. ``"batch"``: their means over the batch, as score_sde; an event depends on the others.
+            ``"noise"``: r = sigma_s, about what both are of many values, and safe with few.
     """
     if not snr > 0:
         raise ValueError(f"snr must be > 0, got {snr}")
     check_count(n_corrector, "n_corrector")
-    if norm not in ("noise", "batch"):
-        raise ValueError(f"norm must be 'noise' or 'batch', got {norm!r}")
+    if norm not in ("sample", "batch", "noise"):
+        raise ValueError(f"norm must be 'sample', 'batch' or 'noise', got {norm!r}")
     pile = z if z is None or z.ndim > x.ndim else z[None]
     step = ancestral_step(denoiser, x, t, s, z=None if pile is None else pile[0], condition=condition)
     schedule = step.prediction.schedule
@@ -325,9 +325,10 @@ def predictor_corrector_step(
     length, scale = schedule.sigma(s), 2 * (snr * schedule.alpha(t) / schedule.alpha(s)).square()
     for draw in pile[1 : 1 + n_corrector]:
         score = denoiser.predict(x, at, condition=condition).score
-        if norm == "batch":
-            mean_z, mean_score = (y.flatten(1).norm(dim=1).mean() for y in (draw, score))
-            length = mean_z / mean_score.clamp(min=1e-12)
+        if norm != "noise":
+            sizes = [y.flatten(1).norm(dim=1) for y in (draw, score)]
+            size_z, size_score = sizes if norm == "sample" else [size.mean() for size in sizes]
+            length = size_z / size_score.clamp(min=1e-12)
         e = expand_dims(scale * length.square(), x)
         x = x + e * score + (2 * e).sqrt() * draw
     return Step(unless_clean(schedule, s, x, step.x), None, step.prediction)
