@@ -149,7 +149,7 @@ METHODS: tuple[Method, ...] = (
             "generative.diffusion: ClassifierGuidance SimilarityGuidance ClassifierFreeGuidance"),
     _method("ode-construction", "Diffusion models (15): general steps to construct an ODE",
             "生成扩散模型漫谈(十五):构建ODE的一般步骤(中)", 9379, "2022-12-22",
-            "generative.diffusion: LinearPath TrajectoryPath FlowMatching"),
+            "generative.diffusion: LinearPath TrajectoryPath FlowMatching", "working"),
     _method("ign", "Idempotent generative networks: discriminator and generator in one",
             "幂等生成网络IGN:试图将判别和生成合二为一的GAN", 9969, "2024-01-31", "generative: IGN"),
     _method("vae", "The variational auto-encoder, first look",

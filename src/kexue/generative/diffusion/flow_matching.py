@@ -80,7 +80,7 @@ def flow_matching_loss(
     if x_1 is None:
         x_1 = path.prior.draw(Noise(draw, len(x0), x0.device), dtype=x0.dtype)
     x_t, target, _ = path.between(x0, x_1, t)
-    loss = (_velocity(net, x_t, t, condition) - target).square().mean()  # 9379: E |v(x_t, t) - f_t(x_t | x_0)|^2
+    loss = (_velocity(net, x_t, t, condition) - target).square().mean()  # section "The recipe", 4
     return LossOutput(loss, {"velocity": loss.detach()})
 
 

@@ -95,7 +95,7 @@ class Path(ABC):
 
     def log_prob(self, x: Tensor, x0: Tensor, t: Tensor | float) -> Tensor:
         """Return the log density (B,) of x at time t > 0 given x0, in nats."""
-        return self.prior.log_prob(self.label(x, t, x0)) + self.log_volume(x, t, x0)  # 9379: p along a trajectory
+        return self.prior.log_prob(self.label(x, t, x0)) + self.log_volume(x, t, x0)  # section "The recipe", 3
 
     def marginal_velocity(self, x: Tensor, t: Tensor | float, data: Tensor) -> Tensor:
         """Return the exact velocity (B, *event) of a finite data set: what a perfect network would learn.
@@ -129,7 +129,7 @@ class Path(ABC):
         nowhere = log_weights.amax(1, keepdim=True) == -math.inf
         weights = torch.where(nowhere, nearest, log_weights).softmax(1)
         velocities = self.conditional_velocity(at, times, sources).reshape(len(x), n, -1)
-        return torch.einsum("bn,bnd->bd", weights, velocities).reshape(x.shape)  # 9379: f_t(x) = E[f_t(x | x_0)]
+        return torch.einsum("bn,bnd->bd", weights, velocities).reshape(x.shape)  # section "The recipe", 4
 
     def make_grid(self, steps: int) -> list[float]:
         """Return steps + 1 times from t_max down to t_min: equally spaced, or geometric where t_min > 0."""
@@ -207,7 +207,7 @@ class LinearPath(Path):
     def conditional_velocity(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return mu' + (sigma'/sigma)(x - mu), for a straight line (x - x0)/t, (B, *event)."""
         label, t = self.label(x, t, x0), _as_times(t, x)
-        return self._mu[1](t, x0) + self._sigma[1](t) * label  # 9379: f_t(x | x_0) of straight lines
+        return self._mu[1](t, x0) + self._sigma[1](t) * label  # section "Straight lines, and any prior"
 
 
 def _same(t: Tensor) -> Tensor:

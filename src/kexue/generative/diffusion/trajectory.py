@@ -71,7 +71,7 @@ class TrajectoryPath(Path):
     def conditional_velocity(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return -(d phi/d x)^-1 d phi/d t, (B, *event)."""
         in_x, in_t = self._derivatives(x, t, x0)
-        velocity: Tensor = -torch.linalg.solve(in_x, in_t).reshape(x.shape)  # 9379: f_t(x | x_0) from phi
+        velocity: Tensor = -torch.linalg.solve(in_x, in_t).reshape(x.shape)  # section "The recipe", 2
         return velocity
 
     def _derivatives(self, x: Tensor, t: Tensor | float, x0: Tensor) -> tuple[Tensor, Tensor]:
