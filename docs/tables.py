@@ -66,6 +66,9 @@ _EFFECT_ZH = {
     "新数据 {swd_data}; 轨迹的弯曲:{bend_normal},批内最优配对 {bend_coupled},重流之后 {bend_reflow}",
     "realnvp-glow": "手写数字的 bits/dim:高斯 {bits_gaussian},加性耦合 {bits_additive},仿射耦合 {bits_affine},Glow {bits_glow}; "
     "Glow 样本的 Fréchet 距离 {fd_glow_1},温度 0.8 时 {fd_glow_0.8},测试图像 {fd_reference_test}",
+    "ddim": "手写数字 10 步采样的 Fréchet 距离:不加噪声 {fd_free_eta0_10},DDPM 的噪声 {fd_free_eta1_10}; 1000 步 {fd_free_eta0_1000},"
+    "{fd_free_eta1_1000}; DPM-Solver++ 10 步 {fd_free_dpmpp_10},DDIM 50 步 {fd_free_ddim_50}; 测试图像 {fd_reference_test}; "
+    "往返误差 {error_fixed_point},朴素法 {error_naive}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",

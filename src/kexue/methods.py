@@ -137,7 +137,7 @@ METHODS: tuple[Method, ...] = (
             "retry: Retry AsyncRetry retry", "working"),
     _method("ddim", "Diffusion models (4): DDIM as DDPM seen from higher up",
             "生成扩散模型漫谈(四):DDIM = 高观点DDPM", 9181, "2022-07-27",
-            "generative.diffusion: ddim_step Diffusion"),
+            "generative.diffusion: ddim_step Diffusion", "working"),
     _method("sde", "Diffusion models (5): the general framework, SDE",
             "生成扩散模型漫谈(五):一般框架之SDE篇", 9209, "2022-08-03",
             "generative.diffusion: VP VE SubVP ReverseSDE"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,3 +24,14 @@ def draw_bars(panel: Any, heights: Mapping[str, float], *, form: str = "%.1f", c
     bars = panel.bar(list(heights), list(heights.values()), color=color)
     panel.bar_label(bars, fmt=form)
     panel.margins(y=0.1)
+
+
+def draw_tiles(panel: Any, images: Any, labels: Sequence[str]) -> None:
+    """Draw rows of images (rows, columns, 1, H, W) in [-1, 1], each row with its label."""
+    tiles = np.pad(images[:, :, 0].numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-1)
+    rows, columns, height, width = tiles.shape
+    picture = tiles.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    panel.imshow(picture, cmap="gray_r", vmin=-1, vmax=1)
+    panel.set_xticks([])
+    panel.set_yticks([height * i + (height - 1) / 2 for i in range(rows)], labels)
+    panel.grid(visible=False)

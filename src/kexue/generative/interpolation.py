@@ -41,7 +41,7 @@ def interpolate(
     w = torch.linspace(0, 1, n, dtype=z1.dtype, device=z1.device).reshape(n, *[1] * z1.ndim)
     if method == "circular":
         angle = w * (torch.pi / 2)
-        path = torch.cos(angle) * z1 + torch.sin(angle) * z2
+        path = torch.cos(angle) * z1 + torch.sin(angle) * z2  # section "Between latents"
     elif method == "linear":
         path = (1 - w) * z1 + w * z2
     elif method == "slerp":

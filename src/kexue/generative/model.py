@@ -96,7 +96,7 @@ class GenerativeModel(nn.Module):
             raise ValueError(f"condition must be one class, or one for each of {n} events, got {len(classes)}")
         return classes
 
-    def draw(self, noise: Noise, *, condition: Tensor | None, **options: Any) -> Tensor:
+    def draw(self, noise: Noise, /, *, condition: Tensor | None, **options: Any) -> Tensor:
         """Return len(noise) events made of this noise; what `sample` calls, batch by batch."""
         self._refuse("sample")
 

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from kexue.errors import NotSupported
-from kexue.generative import MLPDenoiser, TinyUNet, eight_gaussians, sliced_wasserstein
+from kexue.generative import MLPDenoiser, Noise, TinyUNet, eight_gaussians, sliced_wasserstein
 from kexue.generative.diffusion import (
     VP,
     CosineSchedule,
     Diffusion,
     DiscreteSchedule,
     FlowSchedule,
+    make_grid,
     schedule_from_config,
     scheduler_config,
+    solve,
 )
 
 TABLE = DiscreteSchedule.linear(1000)
@@ -54,6 +56,18 @@ def test_it_speaks_the_vocabulary():
     assert model.log_prob(x, condition=labels).shape == (6,)
     assert {"sample", "encode", "decode", "loss", "log_prob"} <= set(model.operations)
     assert model.sample(0, steps=3).shape == (0, 2)
+
+
+def test_options_reach_the_solver():
+    """The option `noise` of DDIM is not the noise of the samples."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Diffusion(MLPDenoiser(2, hidden=16), TABLE).requires_grad_(False)
+    drawn = Noise(5, 3)
+    x = TABLE.prior.draw(drawn, (2,))
+    expected = solve(model.denoiser, x, make_grid(TABLE, 4, kind="leading"), generator=drawn, noise="forward")
+    assert torch.equal(model.sample(3, steps=4, grid="leading", noise="forward", generator=5), expected)
+    assert not torch.equal(model.sample(3, steps=4, grid="leading", eta=1.0, generator=5), expected)
 
 
 def test_it_knows_the_shape_of_its_events():

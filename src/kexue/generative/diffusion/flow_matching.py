@@ -159,6 +159,7 @@ class FlowMatching(GenerativeModel):
     def draw(
         self,
         noise: Noise,
+        /,
         *,
         condition: Tensor | None = None,
         steps: int = 20,

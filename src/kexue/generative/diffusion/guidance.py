@@ -204,7 +204,7 @@ class ClassifierFreeGuidance(_Guidance):
         told = self.denoiser.predict(torch.cat([x, x]), both_t, condition=torch.cat([condition, null]))
         x0, x0_null = told.x0.chunk(2)
         eps, eps_null = told.eps.chunk(2)
-        guided = eps_null + scale * (eps - eps_null)  # 9257: (1 + w) eps(y) - w eps(null), scale = 1 + w
+        guided = eps_null + scale * (eps - eps_null)  # 9257, section "Without a classifier"
         fraction = None if told.fraction is None else told.fraction.chunk(2)[0]
         if not self.rescale:
             return Prediction(x0_null + scale * (x0 - x0_null), guided, told.schedule, t, fraction)
@@ -227,8 +227,8 @@ def _tilt_score(told: Prediction, x: Tensor, tilt: Tensor) -> Prediction:
     """Return a prediction whose score has `tilt` added."""
     alpha, sigma = told.schedule.alpha(told.t), told.schedule.sigma(told.t)
     refuse_zero(alpha, told.t, "the gradient of guidance tells nothing of the data where alpha is 0; begin earlier")
-    x0 = told.x0 + expand_dims(sigma.square() / alpha, x) * tilt
-    return Prediction(x0, told.eps - expand_dims(sigma, x) * tilt, told.schedule, told.t, told.fraction)  # 9257
+    x0 = told.x0 + expand_dims(sigma.square() / alpha, x) * tilt  # 9257, section "With a classifier"
+    return Prediction(x0, told.eps - expand_dims(sigma, x) * tilt, told.schedule, told.t, told.fraction)
 
 
 def _is_differentiated(x: Tensor) -> bool:

@@ -82,7 +82,7 @@ def ddim_encode(
         there, change = ratio * x, torch.inf
         for count in range(1, max_iter + 1):
             told = denoiser.predict(there, t, condition=condition)
-            new = there + share * (x - (alpha_s * told.x0 + sigma_s * told.eps))  # 9181: eps at x_t
+            new = there + share * (x - (alpha_s * told.x0 + sigma_s * told.eps))  # 9181, section "There and back"
             change = float((new - there).flatten(1).square().mean(1).sqrt().max()) if len(x) else 0.0
             there, most = new, max(most, count)
             if not math.isfinite(change):

@@ -96,6 +96,7 @@ class Diffusion(GenerativeModel):
     def draw(
         self,
         noise: Noise,
+        /,
         *,
         condition: Tensor | None,
         steps: int = 50,
@@ -117,7 +118,7 @@ class Diffusion(GenerativeModel):
             grid: rule of the times, as of `make_grid`.
             scale: of `ClassifierFreeGuidance`; None is no guidance: the conditional model where classes are given.
             clip: as of `solve`.
-            options: of the solver; and callback.
+            options: of the solver, such as noise of ``"ddim"``; and callback.
         """
         denoiser = self.denoiser if scale is None else ClassifierFreeGuidance(self.denoiser, scale)
         if eta:

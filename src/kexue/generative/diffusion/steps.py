@@ -80,7 +80,7 @@ def ddim_step(
     if eta == 0:
         return Step(_mean(told, x, s, schedule.sigma(s), None), None, told)
     variances = _variances(told, t, s)
-    tau2 = eta**2 * variances.posterior  # 9181: sigma tilde squared, with ratios of alpha
+    tau2 = eta**2 * variances.posterior  # 9181, section "One family of steps"
     rest = variances.sigma2 - tau2
     if eta > 1:
         _warn_above_one(eta, rest)
@@ -102,7 +102,7 @@ def _mean(told: Prediction, x: Tensor, s: Tensor, rest: Tensor, added: Tensor | 
         return mean
     if added is None:
         raise ValueError("guidance of the form 'mean' needs a step with noise: take eta > 0, or the form 'score'")
-    return mean + added * told.tilt  # 9257: variance of the step times the gradient
+    return mean + added * told.tilt  # 9257, section "Two forms"
 
 
 class _Variances(NamedTuple):
