@@ -69,6 +69,8 @@ _EFFECT_ZH = {
     "ddim": "手写数字 10 步采样的 Fréchet 距离:不加噪声 {fd_free_eta0_10},DDPM 的噪声 {fd_free_eta1_10}; 1000 步 {fd_free_eta0_1000},"
     "{fd_free_eta1_1000}; DPM-Solver++ 10 步 {fd_free_dpmpp_10},DDIM 50 步 {fd_free_ddim_50}; 测试图像 {fd_reference_test}; "
     "往返误差 {error_fixed_point},朴素法 {error_naive}",
+    "guidance": "与所求类别一致的比例:强度 1 时 {agreement_1},2 时 {agreement_2}; 召回率 {recall_1},强度 2 时 {recall_2},8 时 {recall_8}; "
+    "Fréchet 距离 {fd_1},1.5 时 {fd_1.5},8 时 {fd_8},测试图像 {fd_reference_test}; 用分类器引导:一致的比例 {agreement_0} → {agreement_noisy_5}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",

@@ -146,7 +146,7 @@ METHODS: tuple[Method, ...] = (
             "generative.diffusion: flow_ode odeint log_likelihood"),
     _method("guidance", "Diffusion models (9): conditional control of the results",
             "生成扩散模型漫谈(九):条件控制生成结果", 9257, "2022-08-30",
-            "generative.diffusion: ClassifierGuidance SimilarityGuidance ClassifierFreeGuidance"),
+            "generative.diffusion: ClassifierGuidance SimilarityGuidance ClassifierFreeGuidance", "working"),
     _method("ode-construction", "Diffusion models (15): general steps to construct an ODE",
             "生成扩散模型漫谈(十五):构建ODE的一般步骤(中)", 9379, "2022-12-22",
             "generative.diffusion: LinearPath TrajectoryPath FlowMatching", "working"),
