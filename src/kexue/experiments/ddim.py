@@ -30,8 +30,7 @@ _SETTINGS = (*WAYS, "clipped")  # the last: without classes, estimates of the im
 _ETAS = (0.0, 0.5, 1.0)
 _NOISES: dict[str, dict[str, Any]] = {"eta0": {"eta": 0.0}, "eta1": {"eta": 1.0}, "forward": {"noise": "forward"}}
 _OTHER_SEED = 100  # between the networks that are measured and the one that grids are chosen with
-_CLEAR = 1.15
-_VARIANCE = 4.0
+_CLEAR, _VARIANCE = 1.15, 4.0
 
 
 @experiment(
@@ -176,7 +175,6 @@ def _measure_inversion(model: Any, digits: Digits) -> dict[str, float]:
 
 
 def _decide(runs: Sequence[Mapping[str, float]], figures: Mapping[str, Figure], counts: Sequence[int]) -> list[Claim]:
-    """Claims on the Gaussian, on noise and steps, on latents, on the faster solver."""
     return [
         _decide_gaussian(figures),
         *_decide_noise(runs),
@@ -263,7 +261,7 @@ def _decide_latents(runs: Sequence[Mapping[str, float]]) -> list[Claim]:
     return [
         Claim.check(
             "Images are found again from their latents.",
-            all(one["error_fixed_point"] < 1e-6 < 10 * 1e-6 < one["error_naive"] for one in runs),
+            all(one["error_fixed_point"] < 1e-6 and one["error_naive"] > 1e-5 for one in runs),
             rule=(
                 "root mean square error of 100 test images after 50 steps up and 50 down, float64, below 1e-6 by "
                 "iteration and above 1e-5 without it, in every seed"
@@ -289,7 +287,6 @@ def _decide_latents(runs: Sequence[Mapping[str, float]]) -> list[Claim]:
 
 
 def _pairs() -> list[tuple[str, int]]:
-    """Settings and small numbers of steps."""
     return list(itertools.product(_SETTINGS, _FEW))
 
 
