@@ -71,6 +71,10 @@ _EFFECT_ZH = {
     "往返误差 {error_fixed_point},朴素法 {error_naive}",
     "guidance": "与所求类别一致的比例:强度 1 时 {agreement_1},2 时 {agreement_2}; 召回率 {recall_1},强度 2 时 {recall_2},8 时 {recall_8}; "
     "Fréchet 距离 {fd_1},1.5 时 {fd_1.5},8 时 {fd_8},测试图像 {fd_reference_test}; 用分类器引导:一致的比例 {agreement_0} → {agreement_noisy_5}",
+    "sde": "与环形数据的切片 Wasserstein 距离:20 步 {swd_20},100 步 {swd_100},1000 步 {swd_1000},两组数据之间 {swd_floor}; "
+    "手写数字 200 次调用的 Fréchet 距离:只预测 {fd_predictor_200},加校正 {fd_corrected_200}",
+    "probability-flow-ode": "环形数据的平均对数似然 {log_likelihood},真值 {truth}; 模型密度的积分 {mass}; "
+    "10 次调用的误差:Euler {error_euler_10},DDIM {error_ddim_10},DPM-Solver++ 2M {error_dpmpp_2m_10}; 编码再解码的误差 {decoded_1e-05}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",

@@ -35,3 +35,9 @@ def draw_tiles(panel: Any, images: Any, labels: Sequence[str]) -> None:
     panel.set_xticks([])
     panel.set_yticks([height * i + (height - 1) / 2 for i in range(rows)], labels)
     panel.grid(visible=False)
+
+
+def label_ticks(panel: Any, places: Sequence[int]) -> None:
+    """Name these places of a logarithmic axis of numbers, and no others."""
+    panel.set_xticks(places, [str(place) for place in places])
+    panel.set_xticks([], minor=True)
