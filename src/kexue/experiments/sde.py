@@ -201,7 +201,7 @@ def _measure_digits(size: Size, seed: int) -> tuple[dict[int, float], dict[int, 
 
     predictor = {calls: distance(calls, "ancestral") for calls in size.calls}
     corrected = {  # the last step has no correction: steps + (steps - 1) calls, and one is left over
-        calls: distance(calls // 2, "predictor_corrector", snr=_SNR) for calls in size.calls
+        calls: distance(calls // 2, "predictor_corrector", snr=_SNR, norm="noise") for calls in size.calls
     }
     return predictor, corrected
 
