@@ -28,9 +28,9 @@ def make_grid(
 
     Discrete schedules: integers that end at -1, which is clean data.
 
-    - ``leading``: k (T // S) + offset for k = S - 1, ..., 0. It misses the last times, where the signal is smallest;
-      with few steps ``trailing`` is better.
-    - ``trailing``: round(T - k T/S) - 1.
+    - ``leading``: k (T // S) + offset for k = S - 1, ..., 0. It misses the last times, where the signal is smallest.
+    - ``trailing``: round(T - k T/S) - 1. It begins at the last one, where pure noise is at home; but there the error of
+      a network that predicts eps is divided by a tiny alpha: clip x0, or predict v.
     - ``linspace``: S times from T - 1 to 0 in equal steps, rounded.
     - ``quadratic``: floor(squares of S equal steps from 0 to sqrt(0.8 T)) + 1: finer near the data.
 
