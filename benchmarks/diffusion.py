@@ -110,7 +110,7 @@ def ours(diffusers: Any, net: nn.Module, steps: int) -> Callable[[torch.Tensor],
 
     @torch.no_grad()
     def sample(x: torch.Tensor) -> torch.Tensor:
-        out = solve(denoiser, x, make_grid(denoiser.schedule, steps))
+        out = solve(denoiser, x, make_grid(denoiser.schedule, steps, kind="trailing"))
         assert isinstance(out, torch.Tensor)
         return out
 

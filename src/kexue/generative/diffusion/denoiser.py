@@ -201,9 +201,14 @@ def _noise_of(x: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor, t: Tensor) ->
     return (x - expand_dims(alpha, x) * x0) / expand_dims(sigma, x)
 
 
+def _all_above(value: Tensor, bound: float) -> bool:
+    """Return whether a number, or all of several, are above a bound; a number alone is read at once, faster."""
+    return bool((value > bound).all()) if value.ndim else float(value) > bound
+
+
 def refuse_zero(value: Tensor, t: Tensor, why: str) -> None:
     """Raise where a divisor is 0, and values can be read."""
-    if may_read(value) and not bool((value > LEAST_SIGNAL).all()):
+    if may_read(value) and not _all_above(value, LEAST_SIGNAL):
         worst = t.reshape(-1)[int(value.reshape(-1).argmin())] if t.ndim else t
         raise ValueError(f"{why} (time {worst.item():g})")
 

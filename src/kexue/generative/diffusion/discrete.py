@@ -74,16 +74,19 @@ class DiscreteSchedule(Schedule):
         if index.is_floating_point() or index.dtype == torch.bool:
             raise TypeError(f"times of a discrete schedule are integers in [-1, {self.num_steps - 1}], got {t}")
         index = index.long()  # bytes would be a mask
-        if may_read(index) and not self._has(index):
+        readable = may_read(index)
+        if readable and not self._has(index):
             raise ValueError(f"times must be in [-1, {self.num_steps - 1}], got {index.tolist()}")
         if self._rows.device != index.device:
             self._rows = self._rows.to(index.device)
+        if readable and index.ndim == 0:  # what samplers ask for, many times a step
+            return self._rows[row, int(index)].clone()
         values: Tensor = self._rows[row][index[None]][0]  # an axis, since torch.compile reads a lone index
         return values
 
     def _has(self, index: Tensor) -> bool:
         """Return whether all times are in the table."""
-        if index.ndim == 0:  # what samplers ask for, many times a step
+        if index.ndim == 0:
             return -1 <= int(index) < self.num_steps
         return bool(((index >= -1) & (index < self.num_steps)).all())
 
