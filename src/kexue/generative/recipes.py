@@ -60,7 +60,7 @@ class Course:
     clip: float = 100.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How the model of a name is made.
 
@@ -289,45 +289,69 @@ def _univae_course(facts: Facts) -> Course:
 
 RECIPES = {
     "vae": Recipe(
-        Images,
-        _vae_sizes,
-        _build_vae,
-        _auto_encoder_course,
-        lambda facts: 1 if is_small(facts) else 4,
+        medium=Images,
+        choose_sizes=_vae_sizes,
+        build=_build_vae,
+        choose_course=_auto_encoder_course,
+        multiple=lambda facts: 1 if is_small(facts) else 4,
         bound={"k": 100},
     ),
-    "vqvae": Recipe(Images, _vqvae_sizes, _build_vqvae, _auto_encoder_course, lambda _facts: 4, finish=_fit_codes),
+    "vqvae": Recipe(
+        medium=Images,
+        choose_sizes=_vqvae_sizes,
+        build=_build_vqvae,
+        choose_course=_auto_encoder_course,
+        multiple=lambda _facts: 4,
+        finish=_fit_codes,
+    ),
     "nice": Recipe(
-        Images, _nice_sizes, _build_nice, _nice_course, start=DequantizedFlow.initialize, bound={"draws": 8}
+        medium=Images,
+        choose_sizes=_nice_sizes,
+        build=_build_nice,
+        choose_course=_nice_course,
+        start=DequantizedFlow.initialize,
+        bound={"draws": 8},
     ),
     "realnvp": Recipe(
-        Images,
-        _realnvp_sizes,
-        _build_realnvp,
-        _flow_course,
-        lambda _facts: 2,
+        medium=Images,
+        choose_sizes=_realnvp_sizes,
+        build=_build_realnvp,
+        choose_course=_flow_course,
+        multiple=lambda _facts: 2,
         start=DequantizedFlow.initialize,
         bound={"draws": 8},
     ),
     "glow": Recipe(
-        Images,
-        _glow_sizes,
-        _build_glow,
-        _flow_course,
-        lambda _facts: 2,
+        medium=Images,
+        choose_sizes=_glow_sizes,
+        build=_build_glow,
+        choose_course=_flow_course,
+        multiple=lambda _facts: 2,
         start=DequantizedFlow.initialize,
         bound={"draws": 8},
     ),
     "univae": Recipe(
-        Texts,
-        _univae_sizes,
-        _build_univae,
-        _univae_course,
+        medium=Texts,
+        choose_sizes=_univae_sizes,
+        build=_build_univae,
+        choose_course=_univae_course,
         start=UniVAE.initialize,
         tempered={"method": "sample"},
     ),
-    "diffusion": Recipe(Images, _denoiser_sizes, _build_diffusion, _diffusion_course, _denoiser_multiple, classes=True),
+    "diffusion": Recipe(
+        medium=Images,
+        choose_sizes=_denoiser_sizes,
+        build=_build_diffusion,
+        choose_course=_diffusion_course,
+        multiple=_denoiser_multiple,
+        classes=True,
+    ),
     "flow-matching": Recipe(
-        Images, _denoiser_sizes, _build_flow_matching, _diffusion_course, _denoiser_multiple, classes=True
+        medium=Images,
+        choose_sizes=_denoiser_sizes,
+        build=_build_flow_matching,
+        choose_course=_diffusion_course,
+        multiple=_denoiser_multiple,
+        classes=True,
     ),
 }
