@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kexue.generative.diffusion.denoiser import Target
 from kexue.generative.diffusion.images import ImageDiffusion
@@ -29,6 +30,7 @@ from kexue.generative.univae.model import UniVAE
 from kexue.generative.vae import VAE
 from kexue.generative.vqvae import VQVAE
 from kexue.nn import Transformer, TransformerConfig, VectorQuantizer
+from kexue.train.schedules import build_optimizer
 
 Facts = Mapping[str, Any]  # of images: event_shape, levels
 Sizes = Mapping[str, Any]  # JSON-ready; the arguments of the functions that build a model
@@ -45,8 +47,11 @@ class Course:
         steps, batch_size, lr: as of `ModelConfig`.
         ema: decay of the average of the weights; 0: none.
         eval_every: steps between two looks at the validation part.
-        patience: looks without a better validation loss after which the training ends.
+        patience: looks without a better validation loss after which the training ends, and the best step is kept. None,
+            where the loss does not tell how good a model is, as in an adversarial training: no looks, the last step is
+            kept.
         weight_decay: of matrices and filters.
+        betas: decays of AdamW's averages of the gradient and of its square.
         clip: largest norm of the gradient, against rare outliers.
     """
 
@@ -55,9 +60,15 @@ class Course:
     lr: float = 1e-3
     ema: float = 0.99
     eval_every: int = 100
-    patience: int = 10
+    patience: int | None = 10
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 100.0
+
+
+def train_all(model: nn.Module, course: Course, *, rate: float = 1.0) -> list[Optimizer]:
+    """Return AdamW for all weights of a model, or of a part of it at a multiple of the learning rate of the course."""
+    return [build_optimizer(model, rate * course.lr, weight_decay=course.weight_decay, betas=course.betas)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +80,7 @@ class Recipe:
         choose_sizes: returns the sizes of a model for items of this kind.
         build: returns a new model of these sizes.
         choose_course: returns how it is trained on items of this kind.
+        optimizers: returns what trains the new model, in the order of the `optimizer_index` of its `training_step`.
         multiple: returns of what height and width of images must be multiples.
         start: called with the new model and some hundreds of items to train on, before the first step.
         finish: called with the model and items to train on before it makes samples.
@@ -81,6 +93,7 @@ class Recipe:
     choose_sizes: Callable[[Facts], Sizes]
     build: Callable[[Facts, Sizes], GenerativeModel]
     choose_course: Callable[[Facts], Course]
+    optimizers: Callable[[Any, Course], list[Optimizer]] = train_all
     multiple: Callable[[Facts], int] = lambda _facts: 1
     start: Callable[[Any, Tensor], object] = lambda _model, _items: None
     finish: Callable[[Any, Tensor], object] = lambda _model, _items: None

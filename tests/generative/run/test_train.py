@@ -13,6 +13,7 @@ from small_runs import SMALL, write_classes
 from kexue._optional import import_optional
 from kexue.errors import CheckpointError, DataError
 from kexue.generative import ModelConfig, list_models, open_run, train_model
+from kexue.generative.recipes import RECIPES, Course, train_all
 from kexue.generative.run import train
 from kexue.generative.run.train import measure_loss
 from kexue.train import RunBusyError
@@ -115,6 +116,32 @@ def test_the_training_ends_when_the_validation_loss_no_longer_falls(pictures, tm
     assert result.best_step == min(losses, key=losses.get)
     assert result.value == pytest.approx(losses[result.best_step])
     assert result.steps > result.best_step
+
+
+def test_two_optimizers_and_a_loss_that_tells_nothing(pictures, tmp_path, monkeypatch):
+    """Each optimizer has its own rate, falling as that of one does; nothing is measured, the last averages are kept."""
+
+    def optimizers(model, course):
+        return [*train_all(model.encoder, course, rate=4.0), *train_all(model.decoder, course)]
+
+    vae = RECIPES["vae"]
+    steps = SMALL["steps"]
+    recipe = replace(vae, optimizers=optimizers, choose_course=lambda _facts: Course(steps, lr=0.01, patience=None))
+    monkeypatch.setitem(RECIPES, "vae", recipe)
+    for out, limit in (("whole", None), ("parts", 2), ("parts", None)):
+        result = train_model(ModelConfig("vae", pictures, tmp_path / out, limit=limit, **SMALL))
+    assert (result.best_step, result.metric) == (None, "loss")
+    records = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [one["kind"] for one in records] == ["train"] * steps
+    for one in records:
+        assert one["lr_0"] == pytest.approx(4 * one["lr_1"])
+    assert (records[0]["lr_1"], records[-1]["lr_1"]) == pytest.approx((0.01, 0.01 / 3))
+    last = load_file(tmp_path / "whole" / "last" / "ema.safetensors")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys() == last.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name])
+        assert torch.equal(value, last[name])
 
 
 def test_samples_appear_in_tensorboard(pictures, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from kexue._progress import Progress
@@ -23,7 +24,7 @@ from kexue.generative.run.medium import Medium, Parts
 from kexue.train.checkpoint import load_checkpoint
 from kexue.train.config import TrainConfig, TrainResult
 from kexue.train.loop import Callback, Trainer, reporting
-from kexue.train.schedules import build_optimizer, warm_then_fall
+from kexue.train.schedules import warm_then_fall
 from kexue.train.settings import check_settings, write_settings
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +39,8 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
 
     The folder gets ``settings.json``, the checkpoints and logs of `kexue.train.Trainer` (samples of the model appear in
     TensorBoard while it learns), ``model.safetensors`` and a sheet of samples. A tenth of the training items is held
-    back: the step with the lowest loss on it is kept, and the training ends when it no longer falls. A run that was
+    back: the step with the lowest loss on it is kept, and the training ends when it no longer falls; a model whose loss
+    does not tell how good it is, as that of a GAN, is trained to the end, and the last step is kept. A run that was
     interrupted (SIGTERM, SIGINT, a crash) continues where it was when it is called again with the same settings and
     data, with the same bits at the end.
 
@@ -47,7 +49,7 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
         progress: opens the progress of a phase, as ``with progress("training") as report: report(done, total)``.
 
     Returns:
-        `ModelResult`; its value is the lowest loss on the items held back.
+        `ModelResult`; its value is the lowest loss on the items held back, or else the loss of the last step.
 
     Raises:
         DataError: data that cannot be read. ValueError: an unknown model, or one that does not fit the data.
@@ -82,7 +84,7 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
 
     with (progress or _silent)("training") as report:
         callbacks = [reporting(report), _showing(model, medium, recipe, parts.train[:_SHOWN], course.eval_every)]
-        result = _fit(model, config, course, parts, callbacks, start)
+        result = _fit(model, recipe.optimizers(model, course), config, course, parts, callbacks, start)
     saved = load_checkpoint(result.checkpoint)
     model.load_state_dict(saved["ema" if course.ema else "model"])
     recipe.finish(model, parts.train)
@@ -124,6 +126,7 @@ def _settings(config: ModelConfig, course: Course, parts: Parts) -> dict[str, An
 
 def _fit(
     model: GenerativeModel,
+    optimizers: list[Optimizer],
     config: ModelConfig,
     course: Course,
     parts: Parts,
@@ -131,10 +134,10 @@ def _fit(
     start: Callable[[Trainer], None],
 ) -> TrainResult:
     """Train a model; return the result of the trainer."""
-    optimizer = build_optimizer(model, course.lr, weight_decay=course.weight_decay, betas=(0.9, 0.99))
+    watched = course.patience is not None
     trainer = Trainer(
         model,
-        optimizer,
+        optimizers,
         TrainConfig(
             config.out,
             steps=course.steps,
@@ -143,22 +146,24 @@ def _fit(
             ema=course.ema or None,
             eval_every=course.eval_every,
             patience=course.patience,
-            monitor="loss",
+            monitor="loss" if watched else None,
             mode="min",
             seed=config.seed,
             device=config.device,
             limit=config.limit,
             resume=config.resume,
         ),
-        schedulers=warm_then_fall(optimizer, course.steps),
+        schedulers=[warm_then_fall(optimizer, course.steps) for optimizer in optimizers],
         callbacks=callbacks,
     )
     size = min(course.batch_size, len(parts.train))
     rows = _Rows(parts.train, parts.train_classes)
     loader = DataLoader(rows, size, shuffle=True, drop_last=True, collate_fn=_as_is)
-    return trainer.fit(
-        loader, evaluate=lambda model: measure_loss(model, parts.validation, parts.validation_classes), start=start
-    )
+
+    def evaluate(model: GenerativeModel) -> dict[str, float]:
+        return measure_loss(model, parts.validation, parts.validation_classes)
+
+    return trainer.fit(loader, evaluate=evaluate if watched else None, start=start)
 
 
 def measure_loss(model: GenerativeModel, items: Tensor, classes: Tensor | None = None) -> dict[str, float]:
