@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         Squeeze as Squeeze,
         Transform as Transform,
     )
+    from kexue.generative.ign import IGN as IGN, SpectralNoise as SpectralNoise
     from kexue.generative.interpolation import interpolate as interpolate
     from kexue.generative.likelihoods import (
         BernoulliLikelihood as BernoulliLikelihood,
@@ -135,6 +136,7 @@ __getattr__, __dir__, __all__ = attach(
         ),
         "features": ("FeatureExtractor", "feature_extractor"),
         "figures": ("density_figure", "grid_figure", "latent_walk", "trajectory_figure"),
+        "ign": ("IGN", "SpectralNoise"),
         "interpolation": ("interpolate",),
         "metrics": (
             "Manifold",
