@@ -135,9 +135,17 @@ def sample(
     from kexue.generative import open_run, sample_run
 
     settings = {"steps": steps, "solver": solver, "eta": eta, "scale": scale, "condition": condition}
-    record = dataclasses.asdict(
-        sample_run(open_run(run, device=device), n, file, seed=out.seed, temperature=temperature, **settings)
-    )
+    with out.progress("sampling") as progress:
+        sampled = sample_run(
+            open_run(run, device=device),
+            n,
+            file,
+            seed=out.seed,
+            progress=progress,
+            temperature=temperature,
+            **settings,
+        )
+    record = dataclasses.asdict(sampled)
     out.emit(
         record,
         lambda: f"{n} samples in {file}, {record['seconds']:.2f} s; network passes for each: {record['network_calls']}",

@@ -252,6 +252,25 @@ def test_a_size_that_does_not_suit_the_model_is_refused_with_one_that_does(
     assert train(next_size).steps == 1
 
 
+@pytest.mark.parametrize("name", ["nice", "vae", "flow-matching"])
+def test_images_of_one_number_are_refused(pictures, tmp_path, name):
+    with pytest.raises(DataError, match="the images are grey and have one pixel") as caught:
+        train_model(ModelConfig(name, pictures, tmp_path / "run", image_size=1, **SMALL))
+    assert "--image-size 8" in caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_validation_loss_draws_other_noise_for_each_batch(runs):
+    """Of one image 512 times over, the second half is not told the same noise as the first."""
+    model = open_run(runs / "diffusion", device="cpu").model
+    x = torch.zeros(512, 1, 8, 8)
+    with torch.no_grad():
+        halves = [measure_loss(model, x[:256])["loss"], measure_loss(model, x)["loss"]]
+    assert abs(halves[0] - halves[1]) > 1e-4
+    with torch.no_grad():
+        assert measure_loss(model, x)["loss"] == halves[1]
+
+
 def test_texts_that_cannot_be_learnt_from_again(lines, tmp_path):
     for data, expected in (("-", "standard input cannot be read again"), ("digits", "no such file")):
         with pytest.raises(DataError, match=expected):

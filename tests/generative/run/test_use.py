@@ -20,11 +20,13 @@ from kexue.generative import (
     encode_run,
     evaluate_run,
     open_run,
+    sample_generators,
     sample_run,
     score_run,
     train_model,
     walk_run,
 )
+from kexue.generative.run import use
 
 
 @pytest.fixture
@@ -47,6 +49,33 @@ def test_a_sample_is_the_same_whatever_their_number_is(vae, tmp_path):
     assert many.shape == (300, 1, 8, 8)
     np.testing.assert_allclose(few, many[:3], atol=1e-6)
     assert np.abs(many[0] - many[1]).max() > 1e-4
+
+
+def test_generators_are_made_batch_by_batch_and_progress_is_told(vae, tmp_path, monkeypatch):
+    made, seen = [], []
+
+    def generators(seed, n, **options):
+        made.append(n)
+        return sample_generators(seed, n, **options)
+
+    monkeypatch.setattr(use, "sample_generators", generators)
+    sample_run(vae, 600, tmp_path / "x.npy", seed=5, progress=lambda done, total: seen.append((done, total)))
+    assert made == [256, 256, 88]
+    assert seen == [(256, 600), (512, 600), (600, 600)]
+    expected = vae.model.sample(600, generator=5, batch_size=256)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected.numpy(), atol=1e-6)
+
+
+def test_more_items_than_a_picture_shows(vae, tmp_path):
+    np.save(tmp_path / "z.npy", np.zeros((10_001, 8), np.float32))
+    for refused in (
+        lambda: sample_run(vae, 10**7, tmp_path / "x.png"),
+        lambda: walk_run(vae, tmp_path / "x.gif", n=10**9),
+        lambda: decode_run(vae, tmp_path / "z.npy", tmp_path / "x.png"),
+    ):
+        with pytest.raises(ValueError, match=r"n must be at most 10,000 for a picture or a walk, got 1"):
+            refused()
+    assert decode_run(vae, tmp_path / "z.npy", tmp_path / "x.npy") == 10_001
 
 
 def test_temperature_zero_gives_the_middle_again_and_again(vae, tmp_path):
@@ -110,7 +139,7 @@ def test_settings_of_sampling_that_do_not_go_together(vae, runs, tmp_path):
         sample_run(run, 3, file, condition="cows")
     with pytest.raises(NotSupported, match=r"does not sample with temperature\. It takes: steps, solver, eta, scale"):
         sample_run(run, 3, file, temperature=0.5)
-    with pytest.raises(ValueError, match="solver must be one of ddim, ddpm"):
+    with pytest.raises(ValueError, match=r"solver must be one of ddim, ddpm, .*, dpmpp_2m, got 'magic'"):
         sample_run(run, 3, file, solver="magic")
     with pytest.raises(NotSupported, match="eta goes with the solver ddim"):
         sample_run(run, 3, file, solver="heun", eta=1.0)
@@ -118,7 +147,7 @@ def test_settings_of_sampling_that_do_not_go_together(vae, runs, tmp_path):
         sample_run(vae, 3, file, condition="cats")
     with pytest.raises(NotSupported, match="does not sample with steps, scale"):
         sample_run(vae, 3, file, steps=3, scale=2.0)
-    without = replace(run, medium=replace(run.medium, classes=()))
+    without = replace(run, medium=replace(run.medium, classes=(), class_shares=()))
     with pytest.raises(NotSupported, match="the images of this model have no classes"):
         sample_run(without, 3, file, condition="cats")
     assert not file.exists()
@@ -146,7 +175,7 @@ def test_sheets_and_texts(vae, runs, tmp_path):
     for options in ({}, {"temperature": 2.0}):
         sample_run(univae, 5, tmp_path / "x.txt", **options)
         assert (tmp_path / "x.txt").read_text(encoding="utf-8").count("\n") == 5
-    with pytest.raises(ValueError, match="n must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
         sample_run(vae, 0, tmp_path / "x.png")
 
 
@@ -272,6 +301,18 @@ def test_the_score_is_the_mean_of_the_bound(vae, runs):
     assert (score.n, score.unit, score.kind) == (60, "nats", "bound")
     assert score.mean == pytest.approx(float(values.mean()), abs=1e-4)
     assert score.stderr == pytest.approx(float(values.std() / math.sqrt(60)), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vae", "nice", "univae"])
+def test_items_of_different_batches_have_different_noise(runs, tmp_path, name):
+    """One item 512 times over: item 256 is not scored with the noise of item 0."""
+    run = open_run(runs / name, device="cpu")
+    source = runs / "lines.txt" if name == "univae" else runs / "pictures"
+    x = run.medium.read(source)[:1].expand(512, *[-1] * (run.medium.read(source).ndim - 1))
+    values = use.apply(use.find_measure(run)[1], x, run.model)
+    assert (values[:256] != values[256:]).double().mean() > 0.9
+    again = use.apply(use.find_measure(run)[1], x, run.model)
+    assert torch.equal(values, again)
 
 
 def test_one_image_has_no_standard_error(vae, runs):
@@ -491,6 +532,31 @@ def test_damaged_settings(copy):
     path.write_text("{")
     with pytest.raises(DataError, match="not JSON"):
         open_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "changes", "message"),
+    [
+        ("vae", "facts", {"event_shape": [1, 10**9, 10**9]}, "heights and widths up to 10,000, got"),
+        ("vae", "facts", {"event_shape": [2, 8, 8]}, "1 or 3 channels"),
+        ("vae", "facts", {"event_shape": [1, 8.0, 8]}, "heights and widths up to"),
+        ("vae", "facts", {"event_shape": []}, "ValueError"),
+        ("vae", "facts", {"levels": 10**9}, "levels must be at most 256"),
+        ("vae", "facts", {"levels": 2.5}, "levels must be a whole number"),
+        ("vae", "facts", {"image_size": 10**9}, "cannot have been resized to 1000000000"),
+        ("vae", "sizes", {"latent_dim": 10**9}, "sizes must be from 0 to 10,000, got latent_dim="),
+        ("vae", "sizes", {"hidden": [10**9]}, "sizes must be from 0 to 10,000, got hidden="),
+        ("diffusion", "facts", {"classes": ["cats"]}, "1 classes must have as many shares, got 2"),
+        ("univae", "facts", {"max_length": 10**9}, "max_length must be at most 64"),
+        ("univae", "facts", {"max_length": 2}, "max_length must be a whole number >= 3"),
+    ],
+)
+def test_sizes_that_would_fill_the_memory(runs, tmp_path, name, part, changes, message):
+    copy = shutil.copytree(runs / name, tmp_path / "copy")
+    record = json.loads((copy / "settings.json").read_text(encoding="utf-8"))
+    (copy / "settings.json").write_text(json.dumps(record | {part: record[part] | changes}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"settings.json cannot be used .*{message}"):
+        open_run(copy, device="cpu")
 
 
 def test_weights_of_another_model_and_damaged_ones(copy, runs):

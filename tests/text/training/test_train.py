@@ -210,6 +210,36 @@ def test_other_settings_or_data_are_refused_on_resume(settings):
 
 
 @pretrain
+def test_a_run_started_anew_and_killed_has_no_model_of_the_one_before(settings):
+    class Killed(BaseException):
+        pass
+
+    @contextmanager
+    def kill(_label):
+        def report(_done, _total):
+            raise Killed
+
+        yield report
+
+    train_sentences(SentenceConfig(**settings))
+    with pytest.raises(Killed):
+        train_sentences(SentenceConfig(**{**settings, "lr": 0.01}, resume=False), progress=kill)
+    assert not (settings["out"] / "model").exists()
+    train_sentences(SentenceConfig(**settings, resume=False, limit=2))
+    assert train_sentences(SentenceConfig(**settings)).steps == 6  # a run that continues keeps its model until the end
+
+
+@pretrain
+def test_a_folder_of_other_files_is_refused_before_the_training(settings):
+    (settings["out"] / "model").mkdir(parents=True)
+    (settings["out"] / "model" / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"holds notes\.txt, not written by kexue"):
+        train_sentences(SentenceConfig(**settings))
+    assert (settings["out"] / "model" / "notes.txt").exists()
+    assert not (settings["out"] / "log.jsonl").exists()
+
+
+@pretrain
 def test_long_texts_and_unknown_characters_are_told(settings, tmp_path, teacher, caplog):
     rows = [{"texts": ["天" * 40, "龘龘龘龘龘龘"]}, {"texts": ["甲", "乙"]}]
     with caplog.at_level(logging.WARNING):

@@ -197,7 +197,7 @@ def _find_solver(solver: str | StepFunction) -> Solver:
     if callable(solver):
         return Solver(solver, _one)
     if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, or a step function, got {solver!r}")
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     return SOLVERS[solver]
 
 

@@ -10,10 +10,12 @@ from kexue._devices import choose_device
 from kexue._text import parse_json
 from kexue.errors import CheckpointError
 from kexue.generative.model import GenerativeModel
-from kexue.generative.recipes import Recipe, find_recipe
+from kexue.generative.recipes import Recipe, Sizes, find_recipe
 from kexue.generative.run.medium import Medium
 from kexue.generative.run.train import WEIGHTS
 from kexue.train.settings import SETTINGS
+
+_LARGEST = 10_000  # of all sizes of a model
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def open_run(folder: str | os.PathLike[str], *, device: str = "auto") -> Run:
         name, source, data = record["model"], str(record["source"]), str(record["data"])
         recipe = find_recipe(name)
         medium = recipe.medium.from_facts(record["facts"])
-        model = recipe.build(medium.facts(), record["sizes"])
+        model = recipe.build(medium.facts(), _check_sizes(record["sizes"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{settings} cannot be used ({type(error).__name__}: {error}).",
@@ -84,3 +86,12 @@ def open_run(folder: str | os.PathLike[str], *, device: str = "auto") -> Run:
         ) from error
     model.eval().to(choose_device(device))
     return Run(path, name, model, medium, recipe, source, data)
+
+
+def _check_sizes(sizes: Sizes) -> Sizes:
+    """Return the sizes of a model; ValueError for one that no recipe has, such as a damaged file might."""
+    for name, value in sizes.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, (int, float)) and not 0 <= one <= _LARGEST:
+                raise ValueError(f"sizes must be from 0 to {_LARGEST:,}, got {name}={value}")
+    return sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count, is_whole
 from kexue.corpus.vectors import read_array
 from kexue.errors import DataError, NotSupported
 from kexue.generative.data import ImageData, is_named_set, load_images
@@ -24,6 +26,7 @@ from kexue.generative.run.medium import Medium, Parts
 
 _SHARE = 10  # a tenth of the images chooses the best step,
 _MOST = 2000  # but no more than this
+_LARGEST = 10_000  # pixels in a row or a column
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,26 @@ class Images(Medium):
     files = (".png", ".npy")
     walks = (".png", ".gif", ".webp")
 
+    def __post_init__(self) -> None:
+        check_count(self.levels, "levels", 2)
+        if self.levels > 256:
+            raise ValueError(f"levels must be at most 256, the values of a byte, got {self.levels}")
+        channels, *sides = self.event_shape
+        if channels not in (1, 3) or len(sides) != 2 or not all(is_whole(n) and 1 <= n <= _LARGEST for n in sides):
+            raise ValueError(
+                f"images must have 1 or 3 channels, heights and widths up to {_LARGEST:,}, got {self.event_shape}"
+            )
+        if self.image_size is not None and sides != [self.image_size] * 2:
+            raise ValueError(f"images of {sides} pixels cannot have been resized to {self.image_size!r}")
+        if len(self.classes) != len(self.class_shares):
+            raise ValueError(f"{len(self.classes)} classes must have as many shares, got {len(self.class_shares)}")
+
     @classmethod
     def load(cls, source: str | os.PathLike[str], image_size: int | None) -> tuple[Self, Parts]:
         """Return the kind of the images of a set, and its parts; a random tenth of `train` is for validation.
 
         Raises:
-            DataError: as `load_images`; fewer than 4 images; images that are all the same.
+            DataError: as `load_images`; fewer than 4 images; images of one number, or that are all the same.
         """
         data = load_images(source, image_size=image_size)
         if len(data.train) < 4:
@@ -60,6 +77,12 @@ class Images(Medium):
                 f"holds {len(data.train)} images for training, expected at least 4.",
                 path=source,
                 remedy="Add images; a model of use needs hundreds.",
+            )
+        if math.prod(data.event_shape) == 1:
+            raise DataError(
+                "the images are grey and have one pixel, expected two at least.",
+                path=source,
+                remedy="Name larger images, or resize them to more: --image-size 8 (image_size=8).",
             )
         if bool((data.train == data.train[0]).all()):
             raise DataError(
@@ -70,12 +93,9 @@ class Images(Medium):
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
         """Return the kind that `facts` has written."""
-        shape = tuple(int(size) for size in facts["event_shape"])
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"event_shape must be three sizes >= 1, got {shape}")
         classes = tuple(str(name) for name in facts.get("classes", ()))
         shares = tuple(float(share) for share in facts.get("class_shares", ()))
-        return cls(shape, int(facts["levels"]), facts["image_size"], classes, shares)
+        return cls(tuple(facts["event_shape"]), facts["levels"], facts["image_size"], classes, shares)
 
     def facts(self) -> dict[str, Any]:
         """Return shape, levels, size and classes by name."""

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._files import check_output, replacing
 from kexue._text import say_count
 from kexue.corpus.decoding import read_lines
@@ -42,6 +43,10 @@ class Texts(Medium):
     sheet = "samples.txt"
     files = walks = (".txt",)
     image_size = None
+
+    def __post_init__(self) -> None:
+        if check_count(self.max_length, "max_length", 3) > _LONGEST:
+            raise ValueError(f"max_length must be at most {_LONGEST}, got {self.max_length}")
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], image_size: int | None) -> tuple[Self, Parts]:
@@ -89,7 +94,7 @@ class Texts(Medium):
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
         """Return the kind that `facts` has written."""
-        return cls("".join(CharacterVocabulary(facts["characters"]).characters), int(facts["max_length"]))
+        return cls("".join(CharacterVocabulary(facts["characters"]).characters), facts["max_length"])
 
     def facts(self) -> dict[str, Any]:
         """Return vocabulary and length by name."""

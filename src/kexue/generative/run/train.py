@@ -167,13 +167,16 @@ def _fit(
 
 
 def measure_loss(model: GenerativeModel, items: Tensor, classes: Tensor | None = None) -> dict[str, float]:
-    """Return the mean loss of items, and its parts; the same noise each time, so that steps can be compared."""
+    """Return the mean loss of items, and its parts; the same noise each time, so that steps can be compared.
+
+    Every item has noise of its own: the number of a batch's first item is the seed of the batch.
+    """
     totals: dict[str, float] = {}
     start = 0
     for batch in to_batches(items, model.device):
         end = start + len(batch)
         labels = None if classes is None else classes[start:end].to(batch.device)
-        output = model.loss(batch if labels is None else (batch, labels), generator=0)
+        output = model.loss(batch if labels is None else (batch, labels), generator=start)
         for name, value in {**output.parts, "loss": output.loss}.items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(batch)
         start = end

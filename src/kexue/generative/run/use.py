@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import os
 import time
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from kexue._counts import check_count
 from kexue._files import check_output
 from kexue._progress import Progress
 from kexue.corpus.vectors import read_array
@@ -26,12 +28,14 @@ from kexue.errors import DataError, NotSupported
 from kexue.generative.flow.dequantization import bits_per_dim
 from kexue.generative.interpolation import interpolate
 from kexue.generative.model import GenerativeModel
+from kexue.generative.noise import sample_generators
 from kexue.generative.recipes import to_batches
 from kexue.generative.run.arrays import write_array
 from kexue.generative.run.folder import Run
 from kexue.generative.run.images import Images
 
 _BATCH = 256
+_MOST_SHOWN = 10_000  # items of a sheet or a walk
 _NOT_OPTIONS = {"condition", "callback"}  # parameters of `draw` that are not settings of a sampler
 
 
@@ -73,7 +77,15 @@ class Score:
     bits_per_dim: float | None
 
 
-def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, **options: Any) -> Sampled:
+def sample_run(
+    run: Run,
+    n: int,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Sampled:
     """Draw samples into a file; sample i of a seed is the same one whatever n is.
 
     Args:
@@ -81,11 +93,13 @@ def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, 
         n: number of samples, >= 1.
         out: file; of images .png (a sheet) or .npy, of texts .txt.
         seed: >= 0.
+        progress: called as ``progress(done, total)`` with numbers of samples.
         options: of the model, such as `temperature`, or `steps`, `solver`, `eta` and `scale` of a diffusion; and
             `condition`, the name of a class. None leaves one out.
 
     Raises:
-        NotSupported: an option that the model does not have. ValueError: an unknown class.
+        NotSupported: an option that the model does not have.
+        ValueError: an unknown class, or more samples than a picture can show.
     """
     if (named := options.pop("condition", None)) is not None:
         options["condition"] = _find_condition(run, named)
@@ -93,12 +107,12 @@ def sample_run(run: Run, n: int, out: str | os.PathLike[str], *, seed: int = 0, 
     _check_options(run.model, given)
     if "temperature" in given:
         given |= run.recipe.tempered
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n}")
-    check_output(out, *run.medium.files)
+    n = check_count(n, "n", 1)
+    if check_output(out, *run.medium.files) == ".png":
+        _check_shown(n)
     started = time.monotonic()
     with _counting_calls(run.model) as count:
-        items = run.model.sample(n, generator=seed, batch_size=_BATCH, **given).cpu()
+        items = _sample(run.model, n, seed, given, progress)
     seconds = time.monotonic() - started
     run.medium.write(items, Path(out))
     return Sampled(os.fspath(out), n, seconds, count() // math.ceil(n / _BATCH))
@@ -119,13 +133,14 @@ def walk_run(
         run: a model with `encode` and `decode`.
         out: file; of images .png (a row) or .gif (to and fro), of texts .txt.
         start, end: an image file each, or a sentence; None: a sample of the model.
-        n: items in all, both ends included, >= 2.
+        n: items in all, both ends included, from 2 to 10,000.
         seed: of the samples.
 
     Raises:
         NotSupported: a model without latents, or with latents that are codes, between which nothing lies.
     """
     check_output(out, *run.medium.walks)
+    _check_shown(check_count(n, "n", 2))
     ends = run.model.sample(2, generator=seed).cpu()
     pair = [ends[i] if given is None else run.medium.read_one(given) for i, given in enumerate((start, end))]
     z1, z2 = encode(run.model, torch.stack(pair))
@@ -156,10 +171,12 @@ def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
     Raises:
         DataError: the file is not an array of numbers, or of another shape than the model's latents.
     """
-    check_output(out, *run.medium.files)
+    ending = check_output(out, *run.medium.files)
     z = torch.from_numpy(np.array(read_array(source)))
     if not z.ndim or not len(z):
         raise DataError("the file holds no latents.", path=source)
+    if ending == ".png":
+        _check_shown(len(z))
     try:
         items = _decode(run.model, z)
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
@@ -188,6 +205,27 @@ def score_run(run: Run, source: str | os.PathLike[str], *, progress: Progress | 
     return Score(len(values), float(values.mean()), stderr, "nats", kind, find_bits(values, items, kind))
 
 
+def _sample(model: GenerativeModel, n: int, seed: int, options: dict[str, Any], progress: Progress | None) -> Tensor:
+    """Return n samples of a model; the generators of a batch are made with it, not those of all samples at once."""
+    items = torch.empty(0)
+    for start in range(0, n, _BATCH):
+        end = min(start + _BATCH, n)
+        noise = sample_generators(seed, end - start, start=start, device=model.device)
+        batch = model.sample(end - start, generator=noise, **options).cpu()
+        if not start:
+            items = batch.new_empty(n, *batch.shape[1:])
+        items[start:end] = batch
+        if progress is not None:
+            progress(end, n)
+    return items
+
+
+def _check_shown(n: int) -> None:
+    """Raise a ValueError for more items than can be looked at."""
+    if n > _MOST_SHOWN:
+        raise ValueError(f"n must be at most {_MOST_SHOWN:,} for a picture or a walk, got {n:,}; samples go to a .npy")
+
+
 def find_bits(values: Tensor, items: Tensor, kind: str) -> float | None:
     """Return the bits per dimension of images, from log probabilities of their levels; None for other things."""
     if kind == "energy" or not items.is_floating_point():
@@ -197,12 +235,16 @@ def find_bits(values: Tensor, items: Tensor, kind: str) -> float | None:
 
 
 def find_measure(run: Run) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Return the strictest statement a model makes about the likelihood of items: its kind, and the function of it."""
+    """Return the strictest statement a model makes about the likelihood of items: its kind, and the function of it.
+
+    The function is for one pass over items, batch by batch: each call draws other noise.
+    """
     able, model = run.model.operations, run.model
     if "log_prob" in able:
         return "exact", model.log_prob
     if "log_prob_bound" in able:
-        return "bound", lambda x: model.log_prob_bound(x, generator=0, **run.recipe.bound)
+        seeds = itertools.count()
+        return "bound", lambda x: model.log_prob_bound(x, generator=next(seeds), **run.recipe.bound)
     if "energy" in able:
         return "energy", model.energy
     raise NotSupported(f"{type(model).__name__} has no likelihood; it supports: {', '.join(able)}.")

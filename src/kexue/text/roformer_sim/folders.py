@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kexue._files import replacing_folder
+from kexue._files import refuse_foreign, remove_folder, replacing_folder
 from kexue.errors import CheckpointError
 from kexue.similarity.whitening.dense import write_dense
 from kexue.text.bert import list_unsupported
@@ -147,6 +147,16 @@ def write_folder(
         write_json(temporary, {"config.json": _describe(config, model)})
         weights = compress_rows(published) if dtype == "int8" else published
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+
+
+def remove_written(folder: str | os.PathLike[str]) -> None:
+    """Delete a folder that `write_folder` has written, if it exists.
+
+    Raises:
+        DataError: it holds files that are not of such a model.
+    """
+    refuse_foreign(folder, _list_foreign)
+    remove_folder(folder)
 
 
 def _list_foreign(folder: Path) -> list[str]:

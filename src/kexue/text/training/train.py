@@ -20,6 +20,7 @@ from kexue._text import say_count
 from kexue.similarity.evaluation import evaluate_pairs
 from kexue.similarity.pairs import PairDataset, load_pairs
 from kexue.text.roformer_sim.characters import choose_characters, write_tokenizer
+from kexue.text.roformer_sim.folders import remove_written
 from kexue.text.roformer_sim.model import RoFormerSimConfig
 from kexue.text.roformer_sim.sentences import RoFormerSim
 from kexue.text.tokenizer import TextTokenizer
@@ -72,8 +73,12 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
         model = _open_student(config, corpus.texts)
         stage = _PREPARE[config.stage](config, corpus, model, phases)
 
-    def start(_trainer: Trainer) -> None:
+    folder = Path(config.out) / "model"
+
+    def start(trainer: Trainer) -> None:
         check_settings(config.out, settings, resume=config.resume)  # another trainer may have been here since
+        if trainer.place.step == 0:  # what an earlier run has made is not of this one
+            remove_written(folder)
         write_settings(config.out, {**settings, "facts": stage.facts})
 
     task = SentenceTask(model, stage.objective, chunk_size=config.chunk_size)
@@ -92,7 +97,7 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
         )
     checkpoint = load_checkpoint(result.checkpoint)
     task.load_state_dict(checkpoint["model" if config.ema is None else "ema"])
-    model.save_pretrained(Path(config.out) / "model")
+    model.save_pretrained(folder)
     return result
 
 
