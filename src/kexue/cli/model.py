@@ -43,7 +43,9 @@ def train(
     out: Output,
     name: Annotated[
         str,
-        typer.Argument(help="vae, vqvae, nice, realnvp, glow, univae, diffusion or flow-matching.", metavar="NAME"),
+        typer.Argument(
+            help="vae, vqvae, nice, realnvp, glow, univae, diffusion, flow-matching or ign.", metavar="NAME"
+        ),
     ],
     data: Annotated[
         str,
@@ -68,7 +70,8 @@ def train(
     """Train a model on a set of images, or on lines of text. After an interruption the same command continues.
 
     A tenth of the data is held back; the step with the lowest loss on it is kept, and the training ends when it no
-    longer falls. `tensorboard --logdir RUN` shows samples and losses meanwhile.
+    longer falls; of an ign, whose loss tells nothing, the last step. `tensorboard --logdir RUN` shows samples and
+    losses meanwhile.
     """
     from kexue.generative import ModelConfig, train_model
 
@@ -114,7 +117,8 @@ def sample(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of a diffusion: steps from noise to image; default: 50.", min=1)
+        int | None,
+        typer.Option(help="Of a diffusion: steps from noise to image; default: 50. Of ign: passes; default: 1.", min=1),
     ] = None,
     solver: Annotated[
         str | None, typer.Option(help="Of a diffusion: ddim, dpmpp_2m, heun, ddpm, ...; default: ddim.")
@@ -280,8 +284,9 @@ def _render_quality(record: dict[str, Any]) -> str:
 
 def _render_score(record: dict[str, Any]) -> str:
     """Return a likelihood as text for a person."""
-    what = {"exact": "log p", "bound": "log p is at least", "energy": "energy, minus log p up to a constant:"}
+    what = {"exact": "log p", "bound": "log p is at least", "energy": "energy, low for what is like the data:"}
     error = "" if record["stderr"] is None else f" +- {record['stderr']:.2g}"
     error += " (an estimate)" * (record["kind"] == "bound")
     bits = "" if record["bits_per_dim"] is None else f"; {record['bits_per_dim']:.3f} bits per dimension"
-    return f"{what[record['kind']]} {record['mean']:.4f}{error} {record['unit']}, mean over {record['n']}{bits}"
+    unit = record["unit"] and f" {record['unit']}"
+    return f"{what[record['kind']]} {record['mean']:.4f}{error}{unit}, mean over {record['n']}{bits}"

@@ -16,6 +16,7 @@ from kexue.generative.diffusion.images import ImageDiffusion
 from kexue.generative.diffusion.schedule import VP, FlowSchedule, Schedule
 from kexue.generative.flow.builders import glow, nice, realnvp
 from kexue.generative.flow.dequantization import DequantizedFlow
+from kexue.generative.ign import IGN
 from kexue.generative.likelihoods import LogisticLikelihood
 from kexue.generative.model import GenerativeModel
 from kexue.generative.networks.convolution import ConvDecoder, ConvEncoder, GridDecoder, GridEncoder
@@ -136,16 +137,19 @@ def _vae_sizes(facts: Facts) -> Sizes:
 
 
 def _build_vae(facts: Facts, sizes: Sizes) -> VAE:
-    shape, d = tuple(facts["event_shape"]), sizes["latent_dim"]
-    encoder: nn.Module
-    decoder: nn.Module
-    if "hidden" in sizes:
-        encoder = MLP(shape, 2 * d, hidden=sizes["hidden"])
-        decoder = MLP(d, shape, hidden=sizes["hidden"][::-1])
-    else:
-        encoder = ConvEncoder(shape, 2 * d, channels=sizes["channels"])
-        decoder = ConvDecoder(d, shape, channels=sizes["channels"])
+    d = sizes["latent_dim"]
+    encoder, decoder = _build_coders(facts, sizes, 2 * d, d)
     return VAE(encoder, decoder, d, likelihood=LogisticLikelihood(facts["levels"], sigma=0.25))
+
+
+def _build_coders(facts: Facts, sizes: Sizes, width: int, latent_dim: int) -> tuple[nn.Module, nn.Module]:
+    """Return networks from images to `width` numbers, and from latents to images."""
+    shape = tuple(facts["event_shape"])
+    if "hidden" in sizes:
+        hidden = sizes["hidden"]
+        return MLP(shape, width, hidden=hidden), MLP(latent_dim, shape, hidden=hidden[::-1])
+    channels = sizes["channels"]
+    return ConvEncoder(shape, width, channels=channels), ConvDecoder(latent_dim, shape, channels=channels)
 
 
 def _vqvae_sizes(facts: Facts) -> Sizes:
@@ -278,6 +282,24 @@ def _diffusion_course(facts: Facts) -> Course:
     return Course(50_000, batch_size=64, lr=3e-4, ema=0.999, eval_every=1000)
 
 
+# ---- IGN -------------------------------------------------------------------------------------------------------------
+
+
+def _ign_sizes(facts: Facts) -> Sizes:
+    return {"latent_dim": 32, "hidden": [256, 256]} if is_small(facts) else {"latent_dim": 64, "channels": 32}
+
+
+def _build_ign(facts: Facts, sizes: Sizes) -> IGN:
+    d = sizes["latent_dim"]
+    net = nn.Sequential(*_build_coders(facts, sizes, d, d), nn.Tanh())
+    return IGN(net, event_shape=tuple(facts["event_shape"]))
+
+
+def _ign_course(facts: Facts) -> Course:
+    course = Course(2500, betas=(0.5, 0.999), weight_decay=0.0, patience=None)
+    return course if is_small(facts) else replace(course, steps=10_000, batch_size=512, lr=1e-4)
+
+
 # ---- UniVAE ----------------------------------------------------------------------------------------------------------
 
 
@@ -366,5 +388,12 @@ RECIPES = {
         choose_course=_diffusion_course,
         multiple=_denoiser_multiple,
         classes=True,
+    ),
+    "ign": Recipe(
+        medium=Images,
+        choose_sizes=_ign_sizes,
+        build=_build_ign,
+        choose_course=_ign_course,
+        multiple=lambda facts: 1 if is_small(facts) else 4,
     ),
 }

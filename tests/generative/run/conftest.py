@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_images(folder / "pictures", 60)
     write_lines(folder / "lines.txt")
-    for name in ("vae", "vqvae", "nice", "univae"):
+    for name in ("vae", "vqvae", "nice", "univae", "ign"):
         data = folder / ("lines.txt" if name == "univae" else "pictures")
         train_model(ModelConfig(name, data, folder / name, **SMALL))
     write_classes(folder / "pets")

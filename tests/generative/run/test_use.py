@@ -224,6 +224,26 @@ def _latents(run, folder):
     return folder / "z.npy"
 
 
+def test_an_ign_is_applied_as_often_as_asked_and_scores_by_its_energy(runs, tmp_path):
+    run = open_run(runs / "ign", device="cpu")
+    x = {}
+    for steps in (None, 1, 3):
+        assert sample_run(run, 3, tmp_path / "x.npy", steps=steps).network_calls == (steps or 1)
+        x[steps] = torch.from_numpy(np.load(tmp_path / "x.npy"))
+    with torch.no_grad():
+        assert torch.allclose(x[None], x[1])
+        assert torch.allclose(run.model.project(x[1], steps=2), x[3], atol=1e-6)
+        energy = run.model.energy(run.medium.read(runs / "pictures")).double()
+    score = score_run(run, runs / "pictures")
+    assert (score.n, score.unit, score.kind, score.bits_per_dim) == (60, "", "energy", None)
+    assert score.mean == pytest.approx(float(energy.mean()), rel=1e-5)
+    no_latents = "IGN does not support encode; it supports: sample, energy, loss"
+    with pytest.raises(NotSupported, match=no_latents):
+        encode_run(run, runs / "pictures", tmp_path / "z.npy")
+    with pytest.raises(NotSupported, match=no_latents):
+        walk_run(run, tmp_path / "w.png")
+
+
 # ---- latents
 
 
@@ -337,6 +357,7 @@ def test_the_kind_of_statement(vae, runs):
     for model, kind, sign in ((Exact(), "exact", 1), (Energy(), "energy", -1)):
         score = score_run(replace(vae, model=model), runs / "pictures")
         assert (score.kind, score.mean) == (kind, pytest.approx(sign * sums, rel=1e-5))
+        assert score.unit == ("nats" if kind == "exact" else "")
 
 
 @pytest.fixture

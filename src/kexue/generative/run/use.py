@@ -64,8 +64,8 @@ class Score:
         n: number of items.
         mean: of the values of the items.
         stderr: standard error of this mean, with the randomness of estimated values in it; None for one item.
-        unit: ``"nats"`` per item.
-        kind: ``"exact"``: log p; ``"bound"``: at most log p; ``"energy"``: minus log p, up to an unknown constant.
+        unit: ``"nats"`` per item, of an energy ``""``: it has a temperature of its own.
+        kind: ``"exact"``: log p; ``"bound"``: at most log p; ``"energy"``: low for items like the data.
         bits_per_dim: bits that a pixel of an image costs by this; None for sentences and energies.
     """
 
@@ -202,7 +202,8 @@ def score_run(run: Run, source: str | os.PathLike[str], *, progress: Progress | 
     kind, measure = find_measure(run)
     values = apply(measure, items, run.model, progress=progress).double()
     stderr = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
-    return Score(len(values), float(values.mean()), stderr, "nats", kind, find_bits(values, items, kind))
+    unit = "" if kind == "energy" else "nats"
+    return Score(len(values), float(values.mean()), stderr, unit, kind, find_bits(values, items, kind))
 
 
 def _sample(model: GenerativeModel, n: int, seed: int, options: dict[str, Any], progress: Progress | None) -> Tensor:
