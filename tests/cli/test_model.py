@@ -84,6 +84,35 @@ def test_six_commands_of_a_diffusion(capsys, photos, tmp_path):
     assert (code, "the class must be one of left, right, got 'up'" in printed.err) == (1, True)
 
 
+def test_a_gan_samples_walks_decodes_and_scores_but_does_not_encode(capsys, photos, tmp_path):
+    out, x = tmp_path / "run", tmp_path / "x.npy"
+    result = answer(capsys, "train", "gan", "--data", photos, "--image-size", 8, "--out", out, *SMALL)
+    assert (result["best_step"], result["metric"], result["value"] > 0) == (None, "loss", True)
+    drawn = {}
+    for name, options in (("all", []), ("typical", ["--truncation", 0.1])):
+        answer(capsys, "sample", out, "-n", 5, "--out", x, *options)
+        drawn[name] = np.load(x)
+    assert np.ptp(drawn["typical"], axis=0).max() < np.ptp(drawn["all"], axis=0).max()
+    assert answer(capsys, "interpolate", out, "--out", tmp_path / "w.gif", "-n", 3)["n"] == 3
+    np.save(tmp_path / "z.npy", np.zeros((2, 32)))
+    assert answer(capsys, "decode", out, tmp_path / "z.npy", "--out", tmp_path / "d.png")["n"] == 2
+    score = answer(capsys, "score", out, x)
+    assert (score["kind"], score["unit"], score["bits_per_dim"]) == ("energy", "", None)
+    code, printed = run(capsys, "score", out, x)
+    assert (code, printed.out) == (
+        0,
+        f"energy, low for what is like the data: {score['mean']:.4f} +- {score['stderr']:.2g}, mean over 5\n",
+    )
+    for arguments, message in (
+        (["encode", out, photos, "--out", tmp_path / "z.npy"], "GAN does not support encode"),
+        (["interpolate", out, "--from", photos / "00.jpg", "--out", x.with_suffix(".gif")], "not support encode"),
+        (["sample", out, "--out", x, "--temperature", 1.0], "GAN does not sample with temperature"),
+        (["sample", out, "--out", x, "--truncation", 0.0], "truncation must be > 0 and finite, got 0.0"),
+    ):
+        code, printed = run(capsys, *arguments)
+        assert (code, message in printed.err) == (1, True), printed.err
+
+
 @pytest.mark.slow
 def test_evaluate_prints_the_reference_values_beside_the_distance(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
@@ -148,7 +177,7 @@ def test_a_signal_ends_with_a_code_and_the_same_command_continues(capsys, photos
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "gan", "--data", "digits", "--out", "run"], "model must be one of vae, vqvae, nice, realnvp, glow"),
+        (["train", "gen", "--data", "digits", "--out", "run"], "model must be one of vae, vqvae, nice, realnvp, glow"),
         (["train", "vae", "--data", "no-such-folder", "--out", "run"], "neither the name of a set nor a folder"),
         (["sample", "no-such-run", "--out", "x.png"], "no-such-run is not the folder of a run"),
     ],

@@ -36,6 +36,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
         "kexue model train realnvp --data photos/ --image-size 32 --out run --steps 50000",
         "kexue model train glow --data mnist --out run --limit 20",
         "kexue model train diffusion --data digits --out run",
+        "kexue model train gan --data digits --out run",
     ),
     seeded=True,
 )
@@ -44,7 +45,7 @@ def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="vae, vqvae, nice, realnvp, glow, univae, diffusion, flow-matching or ign.", metavar="NAME"
+            help="vae, vqvae, nice, realnvp, glow, univae, diffusion, flow-matching, gan or ign.", metavar="NAME"
         ),
     ],
     data: Annotated[
@@ -70,8 +71,8 @@ def train(
     """Train a model on a set of images, or on lines of text. After an interruption the same command continues.
 
     A tenth of the data is held back; the step with the lowest loss on it is kept, and the training ends when it no
-    longer falls; of an ign, whose loss tells nothing, the last step. `tensorboard --logdir RUN` shows samples and
-    losses meanwhile.
+    longer falls; a gan or ign, whose loss does not tell how good it is, is trained to the end. Meanwhile `tensorboard
+    --logdir RUN` shows samples and losses.
     """
     from kexue.generative import ModelConfig, train_model
 
@@ -116,6 +117,10 @@ def sample(
             min=0,
         ),
     ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Of a GAN: largest latent; below 2: more typical images, less variety. Default: any."),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(help="Of a diffusion: steps from noise to image; default: 50. Of ign: passes; default: 1.", min=1),
@@ -138,17 +143,11 @@ def sample(
     """Draw samples of a model into a file. Sample i of a seed is the same one whatever -n is."""
     from kexue.generative import open_run, sample_run
 
+    spread = {"temperature": temperature, "truncation": truncation}
     settings = {"steps": steps, "solver": solver, "eta": eta, "scale": scale, "condition": condition}
     with out.progress("sampling") as progress:
-        sampled = sample_run(
-            open_run(run, device=device),
-            n,
-            file,
-            seed=out.seed,
-            progress=progress,
-            temperature=temperature,
-            **settings,
-        )
+        opened = open_run(run, device=device)
+        sampled = sample_run(opened, n, file, seed=out.seed, progress=progress, **spread, **settings)
     record = dataclasses.asdict(sampled)
     out.emit(
         record,

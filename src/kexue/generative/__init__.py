@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Squeeze as Squeeze,
         Transform as Transform,
     )
+    from kexue.generative.gan import GAN as GAN, sngan as sngan
     from kexue.generative.ign import IGN as IGN, SpectralNoise as SpectralNoise
     from kexue.generative.interpolation import interpolate as interpolate
     from kexue.generative.likelihoods import (
@@ -138,6 +139,7 @@ __getattr__, __dir__, __all__ = attach(
         ),
         "features": ("FeatureExtractor", "feature_extractor"),
         "figures": ("density_figure", "grid_figure", "latent_walk", "trajectory_figure"),
+        "gan": ("GAN", "sngan"),
         "ign": ("IGN", "SpectralNoise"),
         "interpolation": ("interpolate",),
         "metrics": (

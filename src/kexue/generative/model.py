@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
 import torch
@@ -15,6 +15,7 @@ from kexue._counts import check_count
 from kexue._files import replacing
 from kexue._tensors import check_classes, evaluating, may_read
 from kexue.errors import CheckpointError, NotSupported
+from kexue.generative.latents import LatentSampler, draw_latents
 from kexue.generative.noise import Noise
 from kexue.train.config import LossOutput
 
@@ -22,7 +23,7 @@ __all__ = ["GenerativeModel", "LossOutput"]
 
 _OPERATIONS = {  # operation: the method that a model states to support it
     "sample": "draw", "log_prob": "log_prob", "log_prob_bound": "log_prob_bound", "energy": "energy",
-    "encode": "encode", "decode": "decode", "loss": "loss",
+    "latents": "latents", "encode": "encode", "decode": "decode", "loss": "loss",
 }  # fmt: skip
 
 
@@ -30,8 +31,8 @@ class GenerativeModel(nn.Module):
     """A model of a distribution over events, such as images; the base class of all generative models.
 
     A subclass sets `event_shape` and states the operations that it supports: `draw` (which `sample` calls), `log_prob`,
-    `log_prob_bound`, `energy`, `encode`, `decode`, `loss`. The others raise `NotSupported`, whose message lists those
-    it has; no approximation is returned under the name of an exact value.
+    `log_prob_bound`, `energy`, `latents`, `encode`, `decode`, `loss`. The others raise `NotSupported`, whose message
+    lists those it has; no approximation is returned under the name of an exact value.
 
     Attributes:
         event_shape: shape of one event, such as (1, 28, 28).
@@ -54,6 +55,8 @@ class GenerativeModel(nn.Module):
         generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
         condition: Tensor | int | None = None,
         batch_size: int | None = None,
+        latents: Tensor | None = None,
+        latent_sampler: LatentSampler | None = None,
         **options: Any,
     ) -> Tensor:
         """Return `n` events (n, *event_shape), drawn in evaluation mode and without gradients.
@@ -64,26 +67,46 @@ class GenerativeModel(nn.Module):
                 `batch_size` and n; a `torch.Generator`, or None for fresh noise: one stream for all.
             condition: classes (n,), or one class for all; None for a model without classes.
             batch_size: events drawn at a time, >= 1; None is all of them.
-            options: of the model.
+            latents: (n, ...), which `decode` turns into the events; None: the model's own.
+            latent_sampler: draws such latents, as `kexue.similarity.HubSampler` does, all at once; `generator` is then
+                for it, and no list.
+            options: of the model; with latents those of its `decode`.
 
         Raises:
-            ValueError: a negative n, a batch size below 1, a condition of another length.
-            NotSupported: the model cannot sample.
+            ValueError: a negative n, a batch size below 1, a condition or latents of another length; latents as well as
+                a sampler of them.
+            NotSupported: the model cannot sample, or with latents cannot decode.
         """
         n = check_count(n, "n")
         size = n if batch_size is None else check_count(batch_size, "batch_size", min(n, 1))
-        noise = Noise(generator, n, self.device)
+        if latent_sampler is not None:
+            if latents is not None:
+                raise ValueError("latents and latent_sampler are both given; leave one of them out")
+            latents = draw_latents(latent_sampler, n, generator)
+        make = self._from_noise(Noise(generator, n, self.device)) if latents is None else self._from_latents(latents, n)
         classes = self._spread(condition, n)
         with torch.no_grad(), evaluating(self):
             parts = [
-                self.draw(
-                    noise[start : start + size],
-                    condition=None if classes is None else classes[start : start + size],
-                    **options,
-                )
-                for start in range(0, max(n, 1), max(size, 1))
+                make(rows, condition=None if classes is None else classes[rows], **options)
+                for rows in (slice(start, start + size) for start in range(0, max(n, 1), max(size, 1)))
             ]
         return torch.cat(parts)
+
+    def _from_noise(self, noise: Noise) -> Callable[..., Tensor]:
+        """Return what draws some of the events of a noise."""
+        return lambda rows, **options: self.draw(noise[rows], **options)
+
+    def _from_latents(self, latents: Tensor, n: int) -> Callable[..., Tensor]:
+        """Return what decodes some of the latents of n events."""
+        if len(latents) != n:
+            raise ValueError(f"latents must be one for each of {n} events, got {len(latents)}")
+        weight = next(self.parameters(), None)
+        z = latents.to(self.device, weight.dtype if weight is not None and latents.is_floating_point() else None)
+
+        def decode(rows: slice, *, condition: Tensor | None, **options: Any) -> Tensor:
+            return self.decode(z[rows], **options, **({} if condition is None else {"condition": condition}))
+
+        return decode
 
     def _spread(self, condition: Tensor | int | None, n: int) -> Tensor | None:
         """Return one class for each of n events, on the model's device; None without a condition."""
@@ -111,8 +134,12 @@ class GenerativeModel(nn.Module):
         self._refuse("log_prob_bound")
 
     def energy(self, x: Tensor) -> Tensor:
-        """Return the energy (B,) of events: minus the log density, up to an unknown constant."""
+        """Return the energy (B,) of events: low where they are likely, on a scale that the model states."""
         self._refuse("energy")
+
+    def latents(self, n: int, *, generator: torch.Generator | Sequence[torch.Generator] | int | None = None) -> Tensor:
+        """Return n latents of the prior, of which `decode` makes what `sample` returns for the same generator."""
+        self._refuse("latents")
 
     def encode(self, x: Tensor, **options: Any) -> Any:
         """Return the latents of events."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,9 +15,11 @@ from kexue.generative.diffusion.images import ImageDiffusion
 from kexue.generative.diffusion.schedule import VP, FlowSchedule, Schedule
 from kexue.generative.flow.builders import glow, nice, realnvp
 from kexue.generative.flow.dequantization import DequantizedFlow
+from kexue.generative.gan import GAN, sngan
 from kexue.generative.ign import IGN
 from kexue.generative.likelihoods import LogisticLikelihood
 from kexue.generative.model import GenerativeModel
+from kexue.generative.networks import mlp
 from kexue.generative.networks.convolution import ConvDecoder, ConvEncoder, GridDecoder, GridEncoder
 from kexue.generative.networks.denoiser import MLPDenoiser
 from kexue.generative.networks.mlp import MLP
@@ -37,7 +38,6 @@ Facts = Mapping[str, Any]  # of images: event_shape, levels
 Sizes = Mapping[str, Any]  # JSON-ready; the arguments of the functions that build a model
 _MARGIN = 0.05  # of the logit before a flow
 _DROPOUT = 0.15  # of classes, so that guidance has a model without them
-_SMALL = 256  # numbers in an image up to which a network without convolutions is used
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def find_recipe(name: str) -> Recipe:
 
 
 def is_small(facts: Facts) -> bool:
-    """Return whether images have so few numbers, as digits of 8 x 8 do, that convolutions gain nothing."""
-    return math.prod(facts["event_shape"]) <= _SMALL
+    """Return whether the images are small."""
+    return mlp.is_small(facts["event_shape"])
 
 
 # ---- VAE and VQ-VAE --------------------------------------------------------------------------------------------------
@@ -282,6 +282,29 @@ def _diffusion_course(facts: Facts) -> Course:
     return Course(50_000, batch_size=64, lr=3e-4, ema=0.999, eval_every=1000)
 
 
+# ---- GAN -------------------------------------------------------------------------------------------------------------
+
+
+def _gan_sizes(facts: Facts) -> Sizes:
+    return {"latent_dim": 32 if is_small(facts) else 64}
+
+
+def _build_gan(facts: Facts, sizes: Sizes) -> GAN:
+    return sngan(tuple(facts["event_shape"]), **sizes)
+
+
+def _gan_course(facts: Facts) -> Course:
+    steps = 5000 if is_small(facts) else 30_000
+    return Course(
+        steps, batch_size=64, lr=2e-4, ema=0.999, eval_every=500, patience=None, weight_decay=0.0, betas=(0.0, 0.9)
+    )
+
+
+def _train_gan(model: GAN, course: Course) -> list[Optimizer]:
+    """Return the critic's optimizer, four times as fast, and the generator's."""
+    return [*train_all(model.critic, course, rate=4.0), *train_all(model.generator_net, course)]
+
+
 # ---- IGN -------------------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +411,14 @@ RECIPES = {
         choose_course=_diffusion_course,
         multiple=_denoiser_multiple,
         classes=True,
+    ),
+    "gan": Recipe(
+        medium=Images,
+        choose_sizes=_gan_sizes,
+        build=_build_gan,
+        choose_course=_gan_course,
+        optimizers=_train_gan,
+        multiple=lambda facts: 1 if is_small(facts) else 4,
     ),
     "ign": Recipe(
         medium=Images,

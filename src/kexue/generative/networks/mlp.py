@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Shape = int | Sequence[int]
+_SMALL = 256  # numbers in an image up to which a network without convolutions is used
 
 
 def as_shape(shape: Shape, name: str = "shape") -> tuple[int, ...]:
@@ -18,6 +19,11 @@ def as_shape(shape: Shape, name: str = "shape") -> tuple[int, ...]:
     if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
         raise ValueError(f"{name} must be a size >= 1, or several, got {shape!r}")
     return sizes
+
+
+def is_small(shape: Shape) -> bool:
+    """Return whether images have so few numbers, as digits of 8 x 8 do, that convolutions gain nothing."""
+    return math.prod(as_shape(shape)) <= _SMALL
 
 
 def check_input(x: Tensor, shape: tuple[int, ...]) -> None:

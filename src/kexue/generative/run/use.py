@@ -132,7 +132,8 @@ def walk_run(
     Args:
         run: a model with `encode` and `decode`.
         out: file; of images .png (a row) or .gif (to and fro), of texts .txt.
-        start, end: an image file each, or a sentence; None: a sample of the model.
+        start, end: an image file each, or a sentence; None: a sample of the model. A model that only decodes, as a GAN,
+            takes none.
         n: items in all, both ends included, from 2 to 10,000.
         seed: of the samples.
 
@@ -141,9 +142,13 @@ def walk_run(
     """
     check_output(out, *run.medium.walks)
     _check_shown(check_count(n, "n", 2))
-    ends = run.model.sample(2, generator=seed).cpu()
-    pair = [ends[i] if given is None else run.medium.read_one(given) for i, given in enumerate((start, end))]
-    z1, z2 = encode(run.model, torch.stack(pair))
+    able = run.model.operations
+    if start is end is None and "latents" in able and "encode" not in able:
+        z1, z2 = run.model.latents(2, generator=seed)
+    else:
+        ends = run.model.sample(2, generator=seed).cpu()
+        pair = [ends[i] if given is None else run.medium.read_one(given) for i, given in enumerate((start, end))]
+        z1, z2 = encode(run.model, torch.stack(pair))
     if not z1.is_floating_point():
         raise NotSupported(f"the latents of {type(run.model).__name__} are codes, between which there is nothing.")
     between = getattr(run.model, "interpolate", partial(interpolate, method="slerp"))
