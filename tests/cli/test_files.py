@@ -257,13 +257,18 @@ def test_deleting_by_filter_asks_and_takes_silence_for_no(run, folder, monkeypat
 def test_too_little_memory_is_an_error_and_not_a_traceback(run, monkeypatch):
     from kexue.corpus import vectors
 
-    def large(*_, **__):
-        raise MemoryError
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: tried to allocate 8 TB"),
+    ):
 
-    monkeypatch.setattr(vectors, "read_vectors", large)
-    code, out, _ = run("hubness", "v.npy", "--json")
-    assert code == 1
-    assert "memory" in json.loads(out)["error"]["message"]
+        def large(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(vectors, "read_vectors", large)
+        code, out, _ = run("hubness", "v.npy", "--json")
+        assert code == 1
+        assert json.loads(out)["error"]["message"] == "not enough memory."
 
 
 def test_all_files_of_vectors_are_fitted(run):

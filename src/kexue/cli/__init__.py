@@ -104,7 +104,8 @@ def _run(arguments: list[str]) -> int:
     """Run the command line; print an error in the form that `--json` or a person expects."""
     as_json = "--json" in arguments
     try:
-        code = app(arguments, standalone_mode=False, prog_name="kexue")
+        with _verb.telling_memory():
+            code = app(arguments, standalone_mode=False, prog_name="kexue")
     except _UsageError as error:
         if as_json:
             print(_verb.json_line(_verb.failure_record(error)))

@@ -196,6 +196,17 @@ def verb(
     return register
 
 
+@contextmanager
+def telling_memory() -> Iterator[None]:
+    """Turn torch's errors of too little memory, which are no MemoryError, into one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "memory" in str(error) and "allocate" in str(error):
+            raise MemoryError from error
+        raise
+
+
 def discard_stdout() -> None:
     """Point the process's standard output at the null device, so that the flush at exit does not fail."""
     if sys.stdout is not sys.__stdout__ or sys.stdout is None:  # replaced by a caller of `main`, whose it is
@@ -234,7 +245,7 @@ def _describe(error: BaseException) -> tuple[str, str | None]:
     if isinstance(error, MemoryError):
         return (
             "not enough memory.",
-            "Use a machine with more memory, smaller files, or lower --batch-tokens or --memory.",
+            "Use a machine with more memory, smaller files, or lower --batch-tokens, --memory or --image-size.",
         )
     context = getattr(error, "ctx", None)  # of wrong usage
     return str(error) or type(error).__name__, f"See {context.command_path} --help." if context else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -48,6 +49,13 @@ def grid_figure(images: Tensor, path: str | os.PathLike[str], *, columns: int | 
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"one picture is written as .png, got {os.fspath(path)!r}")
     _save_frames([_tile(images, columns)], path)
+
+
+def draw_grid(images: Tensor) -> bytes:
+    """Return the picture of `grid_figure` as a PNG in memory."""
+    buffer = io.BytesIO()
+    import_optional("PIL.Image", extra="generative").fromarray(_tile(images, None)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def latent_walk(

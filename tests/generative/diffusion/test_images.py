@@ -141,9 +141,13 @@ def test_what_is_refused():
         model.sample(1, scale=2.0)
     with pytest.raises(NotSupported, match="eta goes with the solver ddim, not with heun"):
         model.sample(1, solver="heun", eta=0.5)
+    classed = ImageDiffusion(ClassPicture(), VP(), 3, prediction="x0")
+    for scale in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"scale must be finite, got {scale}"):
+            classed.sample(1, scale=scale)
     with pytest.raises(NotSupported, match="need a continuous schedule"):
         ImageDiffusion(net, DiscreteSchedule.linear(), 5)
-    with pytest.raises(ValueError, match="values between 5 levels"):
+    with pytest.raises(ValueError, match="values between the levels 2 k / 4 - 1 for k = 0"):
         model.log_prob_bound(torch.full((1, 1, 4, 4), 0.3))
     with pytest.raises(ValueError, match="without classes"):
         ImageDiffusion(net, VP(), 5, class_shares=[1.0])

@@ -208,6 +208,18 @@ def test_a_second_trainer_leaves_the_settings_of_the_first(pictures, tmp_path, m
     assert train_model(config).steps == 4
 
 
+def test_a_run_is_not_written_among_its_images(pictures, tmp_path, monkeypatch):
+    """Its sheet of samples would be learnt from, and the images would no longer be those that it began with."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for out in ("pictures", pictures / "run", "pictures/../pictures/a/b"):
+        with pytest.raises(DataError, match="would be written into the folder of its images") as caught:
+            train_model(ModelConfig("vae", "pictures", out, **SMALL))
+        assert caught.value.remedy == "Name a folder outside of pictures."
+    assert sorted(tmp_path.rglob("*")) == before
+    assert train_model(ModelConfig("vae", "pictures", "pictures2", **SMALL)).steps == 4
+
+
 def test_a_file_in_the_place_of_the_folder(pictures, tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(DataError, match="exists, but is not a folder"):

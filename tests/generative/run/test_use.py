@@ -168,6 +168,11 @@ def test_a_diffusion_encodes_and_scores(runs, tmp_path):
     assert score.stderr > 0
 
 
+def test_a_picture_in_memory_is_that_of_the_file(vae, tmp_path):
+    sample_run(vae, 5, tmp_path / "x.png", seed=1)
+    assert vae.medium.draw(vae.model.sample(5, generator=1)) == (tmp_path / "x.png").read_bytes()
+
+
 def test_sheets_and_texts(vae, runs, tmp_path):
     sample_run(vae, 9, tmp_path / "x.png")
     assert frames_of(tmp_path / "x.png")[1] == 1
@@ -283,9 +288,11 @@ def test_latents_that_do_not_fit(vae, tmp_path):
     (tmp_path / "bad.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"it is not a \.npy file"):
         decode_run(vae, tmp_path / "bad.npy", tmp_path / "x.png")
-    np.save(tmp_path / "empty.npy", np.zeros((0, 8), np.float32))
-    with pytest.raises(DataError, match="no latents"):
-        decode_run(vae, tmp_path / "empty.npy", tmp_path / "x.png")
+    one = np.ones((2, 8), np.float32)
+    for bad in (one[:0], one[0, 0], one * np.nan, one * np.inf, one * 1j, one > 0, one.astype(str)):
+        np.save(tmp_path / "bad.npy", bad)
+        with pytest.raises(DataError, match=r"bad\.npy: expected latents, finite numbers of shape \(n, \.\.\.\), got"):
+            decode_run(vae, tmp_path / "bad.npy", tmp_path / "x.npy")
 
 
 def test_a_walk_begins_and_ends_at_what_was_given(vae, runs, tmp_path):
@@ -434,8 +441,8 @@ def test_characters_that_the_model_does_not_know_are_named(runs, tmp_path, caplo
     ]
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float64])
-@pytest.mark.parametrize("name", ["vae", "univae"])
+@pytest.mark.parametrize("kind", [np.float16, np.float64, ">f4"])
+@pytest.mark.parametrize("name", ["vae", "nice", "univae", "diffusion"])
 def test_latents_may_have_another_precision(runs, tmp_path, name, kind):
     run = open_run(runs / name, device="cpu")
     file = tmp_path / ("x.txt" if name == "univae" else "x.npy")
@@ -464,9 +471,9 @@ def test_images_of_another_shape(vae, tmp_path, shape):
 
 
 def test_values_outside_their_range(vae, tmp_path):
-    for bad in (255.0, -1.01, float("nan")):
-        np.save(tmp_path / "x.npy", np.full((2, 1, 8, 8), bad, np.float32))
-        with pytest.raises(DataError, match=r"expected floats in \[-1, 1\]"):
+    for bad, kind in ((255.0, "f4"), (-1.01, "f4"), (math.nan, "f4"), (0, "u1"), (0, "?"), (0, "c8"), (0, "i8")):
+        np.save(tmp_path / "x.npy", np.full((2, 1, 8, 8), bad, kind))
+        with pytest.raises(DataError, match=r"expected floats in \[-1, 1\]\. Scale them: a byte u"):
             score_run(vae, tmp_path / "x.npy")
 
 

@@ -244,7 +244,8 @@ class ClippedDenoiser:
 def reverse_drift(prediction: Prediction, x: Tensor, noise_level: float = 1.0) -> Tensor:
     """Return the drift f - (1 + c^2) g^2/2 score of the reverse equation, c = noise_level."""
     schedule, t = prediction.schedule, prediction.t
-    refuse_zero(schedule.alpha(t), t, "the drift of the reverse equation is infinite where alpha is 0; begin earlier")
+    why = "the drift of the reverse equation is infinite where alpha is 0; take the solver ddim, or begin earlier"
+    refuse_zero(schedule.alpha(t), t, why)
     g2 = expand_dims(schedule.diffusion_squared(t), x)
     return schedule.drift(x, t) - (1 + noise_level**2) / 2 * g2 * prediction.score  # 9228: (g^2 + c^2)/2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,6 +22,8 @@ class _Guidance:
     """A denoiser around another one."""
 
     def __init__(self, denoiser: Predictor, scale: Scale) -> None:
+        if isinstance(scale, int | float) and not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
         self.denoiser, self.scale = denoiser, scale
 
     @property

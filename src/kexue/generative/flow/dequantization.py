@@ -50,7 +50,10 @@ def to_levels(x: Tensor, levels: int) -> Tensor:
             expected = "floats in [-1, 1]" if floats else f"integers from 0 to {levels - 1}"
             raise ValueError(f"x must be {expected}, got values in [{got[0]:.4g}, {got[1]:.4g}]")
         if floats and float((exact - k).detach().abs().max()) > 0.05:
-            raise ValueError(f"x has values between {levels} levels of [-1, 1]; give the number of levels of the data")
+            raise ValueError(
+                f"x has values between the levels 2 k / {levels - 1} - 1 for k = 0, ..., {levels - 1}; round them, or "
+                "give the number of levels that the data have"
+            )
     return k
 
 

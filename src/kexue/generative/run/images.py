@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from kexue._counts import check_count, is_whole
 from kexue.corpus.vectors import read_array
 from kexue.errors import DataError, NotSupported
 from kexue.generative.data import ImageData, is_named_set, load_images
-from kexue.generative.figures import grid_figure, trajectory_figure
+from kexue.generative.figures import draw_grid, grid_figure, trajectory_figure
 from kexue.generative.idx import find_idx_files
 from kexue.generative.pictures import find_parts, list_images, read_images
 from kexue.generative.run.arrays import write_array
@@ -27,6 +26,7 @@ from kexue.generative.run.medium import Medium, Parts
 _SHARE = 10  # a tenth of the images chooses the best step,
 _MOST = 2000  # but no more than this
 _LARGEST = 10_000  # pixels in a row or a column
+_EXPECTED, _SCALE = "expected floats in [-1, 1]", "Scale them: a byte u is 2 u / 255 - 1."
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,10 @@ class Images(Medium):
         """
         path = Path(source)
         if path.suffix == ".npy":
-            return self._fit(torch.from_numpy(np.array(read_array(path), np.float32)), source)
+            array = read_array(path)
+            if array.dtype.kind != "f":
+                raise DataError(f"numbers of type {array.dtype}, {_EXPECTED}.", path=source, remedy=_SCALE)
+            return self._fit(torch.from_numpy(np.array(array, np.float32)), source)
         if path.is_file() or _is_folder_of_images(source):
             size = self.image_size
             paths = [path] if path.is_file() else list_images(path).paths
@@ -161,11 +164,7 @@ class Images(Medium):
             )
         low, high = (float(end) for end in x.aminmax())
         if not (low >= -1 and high <= 1):
-            raise DataError(
-                f"values from {low:g} to {high:g}, expected floats in [-1, 1].",
-                path=source,
-                remedy="Scale them: a byte u is 2 u / 255 - 1.",
-            )
+            raise DataError(f"values from {low:g} to {high:g}, {_EXPECTED}.", path=source, remedy=_SCALE)
         return x
 
     def measure_difference(self, items: Tensor, again: Tensor) -> float:
@@ -188,10 +187,7 @@ class Images(Medium):
 
     def draw(self, items: Tensor) -> bytes | None:
         """Return a sheet of images as a PNG file."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "sheet.png"
-            grid_figure(items, path)
-            return path.read_bytes()
+        return draw_grid(items)
 
 
 def split_images(data: ImageData) -> Parts:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kexue._progress import Progress
 from kexue.errors import DataError
+from kexue.generative.data import is_named_set
 from kexue.generative.model import GenerativeModel
 from kexue.generative.recipes import Course, Recipe, find_recipe, to_batches
 from kexue.generative.run.config import ModelConfig, ModelResult
@@ -52,7 +53,8 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
         `ModelResult`; its value is the lowest loss on the items held back, or else the loss of the last step.
 
     Raises:
-        DataError: data that cannot be read. ValueError: an unknown model, or one that does not fit the data.
+        DataError: data that cannot be read, a run in their folder. ValueError: an unknown model, or one that does not
+            fit the data.
         CheckpointError: the run in `out` has other settings or data. NonFiniteLossError: the training diverged.
 
     Example:
@@ -61,6 +63,7 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
         torch.Size([4, 1, 8, 8])
     """
     recipe = find_recipe(config.model)
+    _check_apart(config)
     medium, parts = recipe.medium.load(config.data, config.image_size)
     parts = parts if recipe.classes else parts.without_classes()
     facts = medium.facts()
@@ -91,6 +94,17 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
     model.save(Path(config.out) / WEIGHTS)
     medium.write(model.sample(_SAMPLES, generator=config.seed).cpu(), sheet)
     return ModelResult(**dataclasses.asdict(result), samples=os.fspath(sheet))
+
+
+def _check_apart(config: ModelConfig) -> None:
+    """Raise a DataError for a run among its data: its sheet of samples would be one of the images."""
+    out, data = Path(config.out).resolve(), Path(config.data).resolve()
+    if data.is_dir() and not is_named_set(config.data) and (out == data or data in out.parents):
+        raise DataError(
+            "the run would be written into the folder of its images, and learn from its own samples.",
+            path=config.out,
+            remedy=f"Name a folder outside of {os.fspath(config.data)}.",
+        )
 
 
 def _check_size(config: ModelConfig, recipe: Recipe, facts: Mapping[str, Any]) -> None:

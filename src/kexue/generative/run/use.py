@@ -174,12 +174,10 @@ def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
     """Write the items of the latents in a file .npy; return their number.
 
     Raises:
-        DataError: the file is not an array of numbers, or of another shape than the model's latents.
+        DataError: the file is not an array of finite numbers, or of another shape than the model's latents.
     """
     ending = check_output(out, *run.medium.files)
-    z = torch.from_numpy(np.array(read_array(source)))
-    if not z.ndim or not len(z):
-        raise DataError("the file holds no latents.", path=source)
+    z = _read_latents(source)
     if ending == ".png":
         _check_shown(len(z))
     try:
@@ -190,6 +188,18 @@ def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
         ) from error
     run.medium.write(items, Path(out))
     return len(items)
+
+
+def _read_latents(source: str | os.PathLike[str]) -> Tensor:
+    """Return the latents of a file .npy: floats in the precision of a run, or codes."""
+    array = read_array(source)
+    if not array.ndim or not len(array) or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise DataError(
+            f"expected latents, finite numbers of shape (n, ...), got {array.dtype} of shape {array.shape}.",
+            path=source,
+            remedy="Give latents that kexue model encode has written.",
+        )
+    return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind == "f" else np.int64))
 
 
 def score_run(run: Run, source: str | os.PathLike[str], *, progress: Progress | None = None) -> Score:

@@ -10,7 +10,6 @@ const SOLVERS = {
   heun: "Heun",
   rk4: "RK4",
   ddpm: "DDPM",
-  euler_maruyama: "Euler–Maruyama",
 };
 const SLIDERS = {
   // name: [least, most, step, start, decimals]
