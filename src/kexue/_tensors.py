@@ -6,6 +6,7 @@ generators.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch._C import _functorch
 from torch._subclasses.fake_tensor import FakeTensor
 
+_ON_PRECISION = ("dtype", "scalar type", "Input type")  # in torch's errors on tensors of different precisions
 SHORTEST = 1e-12  # a vector of this length or less has no direction: dividing by the length would amplify rounding
 
 Reduction = Literal["none", "mean", "sum"]
@@ -106,6 +108,36 @@ def as_floats(x: Tensor, name: str = "scores") -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
     return at_least_float32(x)
+
+
+def is_finite(x: Tensor) -> bool:
+    """Return whether no value is NaN or infinite; a finite sum, which costs less, tells it."""
+    return math.isfinite(x.sum(dtype=float32_or_wider(x.dtype)).item()) or bool(x.isfinite().all())
+
+
+def explaining_precision(module: object, x: Tensor, name: str = "x") -> AbstractContextManager[object]:
+    """Context in which a module that cannot take the precision of `x` raises a TypeError that says what to do."""
+    return nullcontext() if torch.compiler.is_compiling() else _explaining_precision(module, x, name)
+
+
+@contextmanager
+def _explaining_precision(module: object, x: Tensor, name: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        parameters = module.parameters() if isinstance(module, nn.Module) else ()
+        weights = {p.dtype for p in parameters if p.is_floating_point()}
+        half = all(dtype.itemsize < 4 for dtype in weights)
+        if not weights or (x.dtype in weights and not half) or not any(said in str(error) for said in _ON_PRECISION):
+            raise
+        own = ", ".join(sorted(map(str, weights)))
+        remedy = f"use {name}.to({own}), or .to({x.dtype}) of the model"
+        if half:
+            remedy = (
+                "use .float() of the model, with torch.autocast for speed: likelihoods, differential equations and "
+                "flows are computed in float32 at least"
+            )
+        raise TypeError(f"the weights are {own}, got {name} of {x.dtype}; {remedy}") from error
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:

@@ -1,11 +1,28 @@
 """The vocabulary of generative models: batches, conditions, what is refused, files."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kexue.errors import CheckpointError, NotSupported
-from kexue.generative import GenerativeModel, LossOutput, Noise
+from kexue.errors import CheckpointError, KexueError, NotSupported
+from kexue.generative import (
+    MLP,
+    VAE,
+    VQVAE,
+    Diffusion,
+    FlowMatching,
+    GenerativeModel,
+    LossOutput,
+    MLPDenoiser,
+    Noise,
+    glow,
+    nice,
+    realnvp,
+)
+from kexue.generative.diffusion import VP, LinearPath, NormalPrior
+from kexue.nn import VectorQuantizer
 
 
 class Affine(GenerativeModel):
@@ -85,6 +102,69 @@ def test_events_are_checked() -> None:
         model.check_events(torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="first in item 1"):
         model.check_events(torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]]))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_samples_that_are_not_finite_are_an_error(value: float) -> None:
+    class Broken(Affine):
+        def draw(self, noise: Noise, *, condition: Tensor | None, shift: float = 0.0) -> Tensor:  # type: ignore[override]
+            x = super().draw(noise, condition=condition, shift=shift)
+            return torch.where(torch.arange(len(x))[:, None] == 2, value, x)
+
+    with pytest.raises(KexueError, match="sample 2 of 4 of the Broken has NaN or infinity"):
+        Broken().sample(4, generator=0)
+    assert Broken().sample(2, generator=0).shape == (2, 3)
+
+
+def test_a_flow_whose_weights_have_diverged_says_so() -> None:
+    flow = glow((1, 4, 4), levels=1, steps=2, hidden=4)
+    with torch.no_grad():
+        for weight in flow.parameters():
+            weight.normal_(0, 30, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(KexueError, match="sample 0 of 2 of the Flow has NaN or infinity"):
+        flow.sample(2, generator=0)
+
+
+MODELS: dict[str, Callable[[], GenerativeModel]] = {
+    "diffusion": lambda: Diffusion(MLPDenoiser(4, hidden=8), VP()),
+    "flow matching": lambda: FlowMatching(MLPDenoiser(4, hidden=8), LinearPath(NormalPrior(4))),
+    "nice": lambda: nice(4, hidden=(8,)),
+    "realnvp": lambda: realnvp(4, hidden=(8,)),
+    "vae": lambda: VAE(MLP((4,), 4), MLP(2, (4,)), 2),
+    "vqvae": lambda: VQVAE(MLP((4,), (2, 2)), MLP((2, 2), (4,)), VectorQuantizer(2, 8), event_shape=(4,)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_events_of_another_precision_than_the_weights(name: str) -> None:
+    """Said in the words of events, not of matrices; what works, works as before."""
+    model, x = MODELS[name](), torch.zeros(3, 4)
+    with pytest.raises(TypeError, match=r"are torch.float32, got \w+ of torch.float64; use \w+.to\(torch.float32\)"):
+        model.loss(x.double())
+    model.loss(x)
+    with pytest.raises(TypeError, match=r"are torch.bfloat16, got \w+ of torch.float32; use .float\(\) of the"):
+        model.bfloat16().loss(x)
+    model.float().loss(x)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "flow matching", "realnvp"])
+def test_likelihoods_in_half_precision_are_refused_with_a_remedy(name: str) -> None:
+    with pytest.raises(TypeError, match=r"use .float\(\) of the model, .* float32 at least"):
+        MODELS[name]().bfloat16().log_prob(torch.zeros(3, 4, dtype=torch.bfloat16))
+
+
+def test_other_errors_of_a_network_are_left_alone() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(3, 3)
+
+        def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+            raise RuntimeError("another type of error")
+
+    model = Diffusion(Failing(), VP(), event_shape=(3,))
+    with pytest.raises(RuntimeError, match="another type of error"):
+        model.loss(torch.zeros(2, 3))
 
 
 def test_a_file_gives_the_same_model_again(tmp_path: object) -> None:

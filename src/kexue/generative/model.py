@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from kexue._counts import check_count
 from kexue._files import replacing
-from kexue._tensors import check_classes, evaluating, may_read
-from kexue.errors import CheckpointError, NotSupported
+from kexue._tensors import check_classes, evaluating, is_finite, may_read
+from kexue.errors import CheckpointError, KexueError, NotSupported
 from kexue.generative.latents import LatentSampler, draw_latents
 from kexue.generative.noise import Noise
 from kexue.train.config import LossOutput
@@ -76,6 +76,7 @@ class GenerativeModel(nn.Module):
             ValueError: a negative n, a batch size below 1, a condition or latents of another length; latents as well as
                 a sampler of them.
             NotSupported: the model cannot sample, or with latents cannot decode.
+            KexueError: NaN or infinity in a sample.
         """
         n = check_count(n, "n")
         size = n if batch_size is None else check_count(batch_size, "batch_size", min(n, 1))
@@ -90,7 +91,14 @@ class GenerativeModel(nn.Module):
                 make(rows, condition=None if classes is None else classes[rows], **options)
                 for rows in (slice(start, start + size) for start in range(0, max(n, 1), max(size, 1)))
             ]
-        return torch.cat(parts)
+        x = torch.cat(parts)
+        if may_read(x) and not is_finite(x):
+            raise KexueError(
+                f"sample {find_not_finite(x)} of {n} of the {type(self).__name__} has NaN or infinity.",
+                remedy="Its weights may have diverged: go back to an earlier checkpoint, and train with a smaller "
+                "learning rate. A temperature below 1, where there is one, may help.",
+            )
+        return x
 
     def _from_noise(self, noise: Noise) -> Callable[..., Tensor]:
         """Return what draws some of the events of a noise."""
@@ -176,13 +184,7 @@ class GenerativeModel(nn.Module):
             ValueError: another shape, NaN or infinity.
             TypeError: not a tensor of floats.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
-        if x.ndim != len(self.event_shape) + 1 or tuple(x.shape[1:]) != self.event_shape:
-            raise ValueError(f"x must have shape (B, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
-        if may_read(x) and not bool(x.isfinite().all()):
-            row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"x has NaN or infinity, first in item {row}; leave such items out")
+        check_batch(x, self.event_shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights into one safetensors file, by their names in `state_dict`; it is complete, or not there."""
@@ -221,6 +223,21 @@ class GenerativeModel(nn.Module):
         return self
 
 
+def check_batch(x: Tensor, event_shape: tuple[int, ...], name: str = "x") -> None:
+    """Raise unless these are finite floats (B, *event_shape); the errors are those of `check_events`."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim != len(event_shape) + 1 or tuple(x.shape[1:]) != event_shape:
+        raise ValueError(f"{name} must have shape (B, {', '.join(map(str, event_shape))}), got {tuple(x.shape)}")
+    if may_read(x) and not is_finite(x):
+        raise ValueError(f"{name} has NaN or infinity, first in item {find_not_finite(x)}; leave such items out")
+
+
+def find_not_finite(x: Tensor) -> int:
+    """Return the first item of x (B, *event) that has NaN or infinity; there is one."""
+    return int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0])
+
+
 def unpack_batch(batch: Any, num_classes: int | None) -> tuple[Tensor, Tensor | None]:
     """Return events and classes of a batch to train on; the classes of a pair are dropped where the model has none.
 
@@ -235,9 +252,15 @@ def unpack_batch(batch: Any, num_classes: int | None) -> tuple[Tensor, Tensor | 
     if len(parts) not in (1, 2):
         raise ValueError(f"a batch must be events x, or a pair (x, classes), got {len(parts)} parts")
     x, classes = (*parts, None)[:2]
-    if isinstance(x, Tensor) and x.ndim and not len(x):
-        raise ValueError("a batch must have one event at least, got none")
+    if isinstance(x, Tensor) and x.ndim:
+        check_not_empty(x)
     return x, None if num_classes is None else classes
+
+
+def check_not_empty(x: Tensor) -> None:
+    """Raise ValueError for a batch of no event, of which the mean of a loss is not a number."""
+    if not len(x):
+        raise ValueError("a batch must have one event at least, got none")
 
 
 def check_condition(condition: Tensor | None, n: int, num_classes: int | None) -> Tensor | None:
@@ -248,10 +271,10 @@ def check_condition(condition: Tensor | None, n: int, num_classes: int | None) -
         n: number of events.
         num_classes: of the model; None for a model without classes.
     """
-    if (condition is None) != (num_classes is None):
-        wants = "has no classes" if num_classes is None else f"has {num_classes} classes"
-        got = "none" if condition is None else "a condition"
-        raise ValueError(f"this model {wants}, got {got}; build it with num_classes to use conditions")
+    if condition is not None and num_classes is None:
+        raise ValueError("this model has no classes, got a condition; build it with num_classes to use conditions")
+    if condition is None and num_classes is not None:
+        raise ValueError(f"this model has {num_classes} classes, got none; give a condition, a class for each event")
     if condition is None or num_classes is None:
         return None
     return check_classes(condition, n, num_classes, "condition")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kexue._counts import check_counts
-from kexue._tensors import at_least_float32, check_classes, evaluating
+from kexue._tensors import at_least_float32, check_classes, evaluating, explaining_precision
 from kexue.generative.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood, LogisticLikelihood
 from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
@@ -226,7 +226,8 @@ class VAE(GenerativeModel):
     def _encode(self, x: Tensor) -> tuple[Posterior, Tensor]:
         """Return q(z | x) in float32 or wider, and how many logarithms of variances were limited."""
         self.check_events(x)
-        output = at_least_float32(self.encoder(x))
+        with explaining_precision(self.encoder, x):
+            output = at_least_float32(self.encoder(x))
         if output.shape != (len(x), 2 * self.latent_dim):
             raise ValueError(
                 f"the encoder must return means and log-variances (B, 2 * {self.latent_dim}), got {tuple(output.shape)}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kexue._tensors import at_least_float32, check_range, evaluating
+from kexue._tensors import at_least_float32, check_range, evaluating, explaining_precision
 from kexue.errors import NotFittedError
 from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
 from kexue.generative.noise import Noise
@@ -79,7 +79,8 @@ class VQVAE(GenerativeModel):
         """
         x = unpack_batch(batch, None)[0]
         self.check_events(x)
-        out = self.quantizer(self.encoder(x))
+        with explaining_precision(self.encoder, x):
+            out = self.quantizer(self.encoder(x))
         error = functional.mse_loss(at_least_float32(self.decoder(out.quantized)), at_least_float32(x))
         parts = {
             "reconstruction": error, "quantization": out.loss, "perplexity": out.perplexity, "usage": out.usage,
@@ -95,7 +96,8 @@ class VQVAE(GenerativeModel):
     def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Return the codes of events: (B, *code_shape), int64."""
         self.check_events(x)
-        indices: Tensor = self.quantizer(self.encoder(x)).indices
+        with explaining_precision(self.encoder, x):
+            indices: Tensor = self.quantizer(self.encoder(x)).indices
         return indices
 
     def decode(self, z: Tensor) -> Tensor:  # type: ignore[override]

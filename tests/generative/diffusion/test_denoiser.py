@@ -1,5 +1,7 @@
 """Denoisers: conversions between predictions, and what is refused."""
 
+import math
+
 import pytest
 import torch
 
@@ -160,6 +162,11 @@ def test_wrong_times_events_and_conditions_are_refused(smooth_net, normal_denois
         for one in (denoiser, normal_denoiser(VP(), dim=3)):
             with pytest.raises(ValueError, match=r"one for each of 5 events"):
                 one.predict(X, t)
+    for t, got in ((-0.5, "-0.5"), (1.5, "1.5"), (math.nan, "nan"), (torch.tensor([0.1, 0.2, 0.3, 0.4, 2.0]), "2")):
+        for call in (denoiser.predict, normal_denoiser(VP(), dim=3).predict, VP().marginal, ReverseSDE(denoiser).drift):
+            with pytest.raises(ValueError, match=rf"times must be in \[0, 1\], got {got}$"):
+                call(X, t)
+    assert denoiser.predict(X, torch.tensor(1.0000001)).x0.shape == X.shape  # rounding of float32
     for x in (X.long(), X.bool()):
         with pytest.raises(TypeError, match="floats"):
             denoiser.predict(x, 0.5)

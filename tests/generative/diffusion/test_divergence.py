@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from kexue.generative import MLPDenoiser, Noise
-from kexue.generative.diffusion.divergence import draw_probes, odeint_with_divergence, value_and_divergence
+from kexue.generative.diffusion.divergence import (
+    choose_probes,
+    draw_probes,
+    odeint_with_divergence,
+    value_and_divergence,
+)
 
 
 def net(d: int) -> Any:
@@ -99,8 +104,19 @@ def test_the_integral_does_not_choose_the_steps() -> None:
     assert abs(odeint_with_divergence(turn, x, [0.0, 6.0]).n_evals - alone) <= 0.1 * alone
 
 
+def test_the_trace_is_exact_up_to_a_hundred_values() -> None:
+    for count, exact in ((100, True), (101, False)):
+        assert (choose_probes(torch.zeros(2, count), None, 0) is None) == exact
+    probes = choose_probes(torch.zeros(2, 3, dtype=torch.float64), "hutchinson", 0, 5)
+    assert probes is not None
+    assert torch.equal(probes, draw_probes(Noise(0, 2), (3,), 5, dtype=torch.float64))
+    assert choose_probes(torch.zeros(2, 1000), "exact", 0) is None
+
+
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="probes must be >= 1"):
+    with pytest.raises(ValueError, match="trace must be"):
+        choose_probes(torch.zeros(2, 3), "quick", 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="probes must be a whole number >= 1"):
         draw_probes(Noise(0, 2), (3,), 0)
     with pytest.raises(ValueError, match="kind must be"):
         draw_probes(Noise(0, 2), (3,), kind="normal")  # type: ignore[arg-type]

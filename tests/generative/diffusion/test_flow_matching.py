@@ -279,18 +279,34 @@ def test_training_from_a_uniform_prior(tmp_path: Any) -> None:
     ("make", "words"),
     [
         (lambda: FlowMatching(Smooth(), LinearPath(NormalPrior(2)), coupling="optimal"), "coupling must be"),  # type: ignore[arg-type]
-        (lambda: FlowMatching(Smooth(), LinearPath(NormalPrior(2)), time_sampling="log").loss(gaussian(2)), "time_s"),  # type: ignore[arg-type]
+        (lambda: FlowMatching(Smooth(), LinearPath(NormalPrior(2)), time_sampling="log"), "time_s"),  # type: ignore[arg-type]
+        (lambda: flow_matching_loss(Smooth(), gaussian(2), LinearPath(NormalPrior(2)), time_sampling="l"), "time_s"),  # type: ignore[arg-type]
+        (lambda: FlowMatching(MLPDenoiser(3), LinearPath(NormalPrior(2))), r"takes events \(3,\), .* has \(2,\)"),
         (lambda: FlowMatching(nn.Linear(2, 3), LinearPath(NormalPrior(2))).loss(torch.full((3, 2), math.nan)), "NaN"),
         (lambda: exact_model().log_prob(gaussian(2), trace="approximate"), "trace must be"),  # type: ignore[arg-type]
         (lambda: exact_model().log_prob(torch.zeros(2, 3)), r"\(B, 2\), got \(2, 3\)"),
         (lambda: exact_model().decode(torch.zeros(2, 3)), r"\(B, 2\), got \(2, 3\)"),
+        (lambda: exact_model().decode(torch.full((2, 2), math.nan)), "z has NaN"),
+        (lambda: exact_model().velocity(gaussian(2), -0.5), r"times must be in \[0, 1\], got -0.5"),
         (lambda: exact_model().sample(2, steps=0), "steps must be"),
+        (lambda: exact_model().reflow(-1), "n must be"),
+        (lambda: exact_model().reflow(2, batch_size=0), "batch_size must be"),
+        (lambda: exact_model().loss(gaussian(0)), "one event"),
+        (lambda: exact_model().loss((gaussian(4), gaussian(1))), r"\(4, 2\), got \(1, 2\)"),
+        (lambda: exact_model().loss((gaussian(2), torch.zeros(2))), r"points of the prior must have shape \(B, 2\)"),
+        (lambda: exact_model().loss((gaussian(2), gaussian(2) * math.nan)), "points of the prior has NaN"),
+        (lambda: FlowMatching(ByClass(), LinearPath(NormalPrior(2))).sample(2), "3 classes, got none; give"),
         (lambda: exact_model().loss((gaussian(2), gaussian(2), gaussian(2))), "at most, got 3 parts"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_path_is_needed() -> None:
+    with pytest.raises(TypeError, match=r"path must be a Path, .* got NormalPrior"):
+        FlowMatching(Smooth(), NormalPrior(2))  # type: ignore[arg-type]
 
 
 def test_an_output_of_another_shape_is_refused() -> None:

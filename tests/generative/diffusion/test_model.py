@@ -17,6 +17,7 @@ from kexue.generative.diffusion import (
     make_grid,
     schedule_from_config,
     scheduler_config,
+    score_matching_loss,
     solve,
 )
 
@@ -158,9 +159,34 @@ def test_another_network_takes_the_place_of_the_first():
     assert torch.equal(again.sample(2, steps=2, generator=0), copied.sample(2, steps=2, generator=0))
 
 
+def test_times_are_drawn_by_importance():
+    """As of the loss: the same mean as without, from fewer draws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MLPDenoiser(2, hidden=8)
+    model = Diffusion(net, VP(), weighting="likelihood", importance=True)
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    expected = score_matching_loss(model.denoiser, x, weighting="likelihood", importance=True, generator=5).loss
+    assert torch.equal(model.loss(x, generator=5).loss, expected)
+    assert not torch.equal(Diffusion(net, VP(), weighting="likelihood").loss(x, generator=5).loss, expected)
+    for schedule, options, words in (
+        (VP(), {"importance": True}, "importance"),
+        (VP(), {"weighting": "even"}, "weighting must be"),
+        (FlowSchedule(), {"weighting": "likelihood", "importance": True}, "finite"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Diffusion(net, schedule, **options)
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="num_classes"):
         Diffusion(MLPDenoiser(2), VP(), condition_dropout=0.1)
+    for z, words in ((torch.zeros(3, 5), r"z must have shape \(B, 2\)"), (torch.full((1, 2), torch.nan), "z has NaN")):
+        with pytest.raises(ValueError, match=words):
+            Diffusion(MLPDenoiser(2), VP()).decode(z)
+    for call in (lambda m, **o: m.sample(1, **o), lambda m, **o: m.decode(torch.zeros(1, 2), **o)):
+        with pytest.raises(TypeError, match="take `solve`"):
+            call(Diffusion(MLPDenoiser(2), VP()), return_trajectory=True)
     model = Diffusion(MLPDenoiser(2), TABLE)
     with pytest.raises(NotSupported, match="continuous"):
         model.log_prob(torch.zeros(1, 2))

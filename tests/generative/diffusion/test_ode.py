@@ -189,7 +189,7 @@ def test_nan_is_named_with_its_time_and_item(method: Any) -> None:
         ({"rtol": -1.0}, "rtol and atol"),
         ({"rtol": 0.0, "atol": 0.0}, "not both 0"),
         ({"error_norm": "item"}, "error_norm must be"),
-        ({"max_steps": 0}, "max_steps must be >= 1"),
+        ({"max_steps": 0}, "max_steps must be a whole number >= 1"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:

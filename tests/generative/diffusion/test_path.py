@@ -239,6 +239,11 @@ def test_grids() -> None:
         (lambda: PATHS["straight"].sample(torch.ones(2, 4), 0.5), r"\(B, 1\), got \(2, 4\)"),
         (lambda: PATHS["straight"].marginal_velocity(torch.ones(2, 1), 0.5, torch.ones(0, 1)), "at least one item"),
         (lambda: PATHS["trajectory"].sample(torch.ones(2, 1), torch.ones(3)), "one for each of 2 events"),
+        (lambda: PATHS["straight"].sample(torch.ones(2, 1), -0.5), r"times must be in \[0, 1\], got -0.5"),
+        (lambda: PATHS["straight"].conditional_velocity(torch.ones(2, 1), 2.0, torch.ones(2, 1)), "got 2"),
+        (lambda: PATHS["straight"].marginal_velocity(torch.ones(2, 1), 1.5, torch.ones(2, 1)), "got 1.5"),
+        (lambda: PATHS["straight"].marginal_velocity(torch.ones(2, 1), torch.ones(3), torch.ones(2, 1)), "got 3"),
+        (lambda: PATHS["trajectory"].sample(torch.ones(2, 1), math.nan), "got nan"),
         (lambda: PATHS["straight"].make_grid(0), "steps must be"),
     ],
 )

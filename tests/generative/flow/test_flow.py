@@ -103,7 +103,7 @@ def test_an_event_has_its_own_noise() -> None:
 
 
 def test_conditions_change_the_distribution() -> None:
-    flow = made(glow((1, 4, 4), levels=1, steps=2, hidden=8, num_classes=3))
+    flow = made(glow((1, 4, 4), levels=1, steps=2, hidden=8, num_classes=3), 0.2)
     x = torch.rand(4, 1, 4, 4, dtype=torch.float64)
     classes = torch.tensor([0, 1, 2, 0])
     z = flow.encode(x, condition=classes)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 import torch
 from torch import Tensor
 
-from kexue._tensors import at_least_float32, may_read
+from kexue._tensors import at_least_float32, explaining_precision, may_read
 from kexue.generative.diffusion.schedule import Schedule, Time, expand_dims, place_times
 
 Target = Literal["eps", "x0", "v", "score", "velocity", "edm"]
@@ -170,7 +170,8 @@ def call_network(net: Any, x: Tensor, t: Tensor, condition: Tensor | None) -> Te
     It has the dtype of `x`, whatever autocast makes of the network. Conditions are checked as in `name_condition`.
     """
     named = {} if condition is None else {name_condition(condition, len(x)): condition}
-    out = net(x, t.to(x.dtype) if t.is_floating_point() else t, **named)
+    with explaining_precision(net, x, "events"):
+        out = net(x, t.to(x.dtype) if t.is_floating_point() else t, **named)
     if not isinstance(out, Tensor):
         out = cast(Tensor, out[0] if isinstance(out, tuple) else out.sample)
     return out.to(x.dtype)

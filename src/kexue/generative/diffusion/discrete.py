@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import may_read
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.schedule import Schedule, Time, as_time
@@ -54,12 +55,13 @@ class DiscreteSchedule(Schedule):
     @classmethod
     def linear(cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Self:
         """Return DDPM's schedule: `num_steps` variances from `beta_start` to `beta_end` in equal steps."""
-        return cls.from_betas(torch.linspace(beta_start, beta_end, _at_least_one(num_steps), dtype=torch.float64))
+        steps = check_count(num_steps, "num_steps", 1)
+        return cls.from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
 
     @classmethod
     def cosine(cls, num_steps: int = 1000) -> Self:
         """Return the schedule alpha = cos(pi/2 (t/T + s)/(1 + s)), s = 0.008, with no variance above 0.999."""
-        times = torch.arange(_at_least_one(num_steps) + 1, dtype=torch.float64) / num_steps
+        times = torch.arange(check_count(num_steps, "num_steps", 1) + 1, dtype=torch.float64) / num_steps
         squared = ((times + 0.008) / 1.008 * (math.pi / 2)).cos().square()
         return cls.from_betas((1 - squared[1:] / squared[:-1]).clamp(max=_MOST_BETA))
 
@@ -121,12 +123,6 @@ class DiscreteSchedule(Schedule):
     def alphas_cumprod(self) -> Tensor:
         """alpha^2 of every time, (T,)."""
         return self._rows[1, :-1].square()
-
-
-def _at_least_one(num_steps: int) -> int:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
-    return num_steps
 
 
 def zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:

@@ -8,11 +8,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import outside_inference_mode
 from kexue.generative.diffusion.ode import odeint
 from kexue.generative.noise import Noise
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+Trace = Literal["exact", "hutchinson"]
+Probe = Literal["rademacher", "gaussian"]
+_MOST_EXACT = 100  # values of an event up to which the exact trace is affordable
 _SCALE = 100.0  # the integral is carried divided by this, so that the steps are chosen by the error of x
 
 
@@ -30,12 +34,36 @@ class Pushed(NamedTuple):
     n_evals: int
 
 
+def choose_probes(
+    x: Tensor,
+    trace: Trace | None,
+    generator: torch.Generator | Sequence[torch.Generator] | int | Noise | None,
+    probes: int = 1,
+    *,
+    kind: Probe = "rademacher",
+) -> Tensor | None:
+    """Return the probes of a divergence at events: None for the exact trace, otherwise those of `draw_probes`.
+
+    Args:
+        x: events (B, *event).
+        trace: ``"exact"``, ``"hutchinson"``, or None: exact up to 100 values an event.
+        generator: of the probes, as of `Noise`.
+        probes, kind: as of `draw_probes`.
+    """
+    if trace not in ("exact", "hutchinson", None):
+        raise ValueError(f"trace must be 'exact', 'hutchinson' or None, got {trace!r}")
+    if trace == "exact" or (trace is None and x[:1].numel() <= _MOST_EXACT):
+        return None
+    noise = generator if isinstance(generator, Noise) else Noise(generator, len(x), x.device)
+    return draw_probes(noise, x.shape[1:], probes, kind=kind, dtype=x.dtype)
+
+
 def draw_probes(
     noise: Noise,
     event_shape: Sequence[int],
     probes: int = 1,
     *,
-    kind: Literal["rademacher", "gaussian"] = "rademacher",
+    kind: Probe = "rademacher",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return random vectors (K, B, *event_shape) of mean 0 and covariance I, for K estimates of each divergence.
@@ -52,8 +80,7 @@ def draw_probes(
         tensor([[[1., 1., 1.],
                  [1., 1., 1.]]])
     """
-    if probes < 1:
-        raise ValueError(f"probes must be >= 1, got {probes}")
+    check_count(probes, "probes", 1)
     shape = (probes, *event_shape)
     if kind == "gaussian":
         return noise.normal(shape, dtype).movedim(1, 0)

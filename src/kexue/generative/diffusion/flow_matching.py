@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from kexue._tensors import as_generator, evaluating
+from kexue._counts import check_count
+from kexue._tensors import as_generator, at_least_float32, evaluating
 from kexue.generative.diffusion.denoiser import call_network
-from kexue.generative.diffusion.divergence import draw_probes, odeint_with_divergence
+from kexue.generative.diffusion.divergence import Trace, choose_probes, odeint_with_divergence
 from kexue.generative.diffusion.ode import Method, odeint
 from kexue.generative.diffusion.path import Path
-from kexue.generative.model import GenerativeModel, LossOutput, check_condition
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, check_condition, check_not_empty
 from kexue.generative.noise import Noise
 
-_MOST_EXACT = 100  # values of an event up to which the exact trace is affordable
 TimeSampling = Literal["uniform", "logit_normal"]
 
 
@@ -68,20 +68,26 @@ def flow_matching_loss(
         >>> output.loss.ndim
         0
     """
-    draw = as_generator(generator, x0.device)
-    if time_sampling == "uniform":
-        share = torch.rand(len(x0), generator=draw, device=x0.device, dtype=x0.dtype)
-    elif time_sampling == "logit_normal":
-        share = torch.randn(len(x0), generator=draw, device=x0.device, dtype=x0.dtype).sigmoid()
-    else:
-        raise ValueError(f"time_sampling must be 'uniform' or 'logit_normal', got {time_sampling!r}")
-    t = path.t_max * share
+    _check_time_sampling(time_sampling)
     path.prior.check(x0)
+    check_not_empty(x0)
+    draw = as_generator(generator, x0.device)
+    make = torch.rand if time_sampling == "uniform" else torch.randn
+    share = make(len(x0), generator=draw, device=x0.device, dtype=x0.dtype)
+    t = path.t_max * (share if time_sampling == "uniform" else share.sigmoid())
     if x_1 is None:
         x_1 = path.prior.draw(Noise(draw, len(x0), x0.device), dtype=x0.dtype)
+    elif x_1.shape != x0.shape:
+        raise ValueError(f"a point of the prior for each event is expected, {tuple(x0.shape)}, got {tuple(x_1.shape)}")
     x_t, target, _ = path.between(x0, x_1, t)
-    loss = (_velocity(net, x_t, t, condition) - target).square().mean()  # section "The recipe", 4
+    error = at_least_float32(_velocity(net, x_t, t, condition) - target)
+    loss = error.square().mean()  # section "The recipe", 4
     return LossOutput(loss, {"velocity": loss.detach()})
+
+
+def _check_time_sampling(time_sampling: str) -> None:
+    if time_sampling not in get_args(TimeSampling):
+        raise ValueError(f"time_sampling must be 'uniform' or 'logit_normal', got {time_sampling!r}")
 
 
 def _velocity(net: nn.Module, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
@@ -128,6 +134,12 @@ class FlowMatching(GenerativeModel):
         super().__init__()
         if coupling not in ("independent", "ot"):
             raise ValueError(f"coupling must be 'independent' or 'ot', got {coupling!r}")
+        _check_time_sampling(time_sampling)
+        if not isinstance(path, Path):
+            raise TypeError(f"path must be a Path, such as LinearPath, got {type(path).__name__}")
+        shape = getattr(net, "event_shape", None)
+        if shape is not None and tuple(shape) != path.event_shape:
+            raise ValueError(f"the network takes events {tuple(shape)}, the prior of the path has {path.event_shape}")
         self.net, self.path = net, path
         self.event_shape = path.event_shape
         self.time_sampling, self.coupling = time_sampling, coupling
@@ -142,6 +154,8 @@ class FlowMatching(GenerativeModel):
         """
         x0, x_1, condition = _unpack(batch)
         self.check_events(x0)
+        if x_1 is not None:
+            check_batch(x_1, self.event_shape, "points of the prior")
         condition = None if self.num_classes is None else check_condition(condition, len(x0), self.num_classes)
         draw = as_generator(generator, x0.device)
         if x_1 is None and self.coupling == "ot":
@@ -152,9 +166,9 @@ class FlowMatching(GenerativeModel):
             x_1=x_1, condition=condition, time_sampling=self.time_sampling, generator=draw,
         )  # fmt: skip
 
-    def velocity(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """Return the velocity (B, *event) of the network at events and times (B,)."""
-        return _velocity(self.net, x, t, condition)
+    def velocity(self, x: Tensor, t: Tensor | float, *, condition: Tensor | None = None) -> Tensor:
+        """Return the velocity (B, *event) of the network at events and times, one or (B,), in [0, t_max]."""
+        return _velocity(self.net, x, self.path.spread_times(t, x), condition)
 
     def draw(
         self,
@@ -190,7 +204,7 @@ class FlowMatching(GenerativeModel):
             method: of `odeint`.
             options: of `odeint`.
         """
-        self.path.prior.check(z)
+        check_batch(z, self.event_shape, "z")
         classes = check_condition(condition, len(z), self.num_classes)
         with torch.no_grad(), evaluating(self):
             x = self._solve(self.path.end_scale * z, self.path.make_grid(steps), classes, method, options)
@@ -229,7 +243,7 @@ class FlowMatching(GenerativeModel):
         *,
         condition: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | int | None = None,
-        trace: Literal["exact", "hutchinson"] | None = None,
+        trace: Trace | None = None,
         probes: int = 1,
         steps: int = 20,
         method: Method = "rk45",
@@ -251,13 +265,8 @@ class FlowMatching(GenerativeModel):
             options: of `odeint`.
         """
         self.check_events(x)
-        trace = trace or ("exact" if x[:1].numel() <= _MOST_EXACT else "hutchinson")
-        if trace not in ("exact", "hutchinson"):
-            raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
         classes = check_condition(condition, len(x), self.num_classes)
-        vectors = None
-        if trace == "hutchinson":
-            vectors = draw_probes(Noise(generator, len(x), x.device), self.event_shape, probes, dtype=x.dtype)
+        vectors = choose_probes(x, trace, generator, probes)
         with evaluating(self):
             pushed = odeint_with_divergence(
                 lambda t, x: self.velocity(x, t, condition=classes), x, self.path.make_grid(steps)[::-1],
@@ -282,16 +291,17 @@ class FlowMatching(GenerativeModel):
             n: number of pairs, >= 0.
             condition: classes (n,), or one for all.
             generator: as of `sample`.
-            batch_size: events made at a time.
+            batch_size: events made at a time, >= 1.
             steps, method: of the ODE.
 
         Source: rectified flow, Liu, Gong, Liu 2022.
         """
+        n, size = check_count(n, "n"), check_count(batch_size, "batch_size", 1)
         x_1 = self.path.prior.draw(Noise(generator, n, self.device), dtype=self._dtype)
         classes = self._spread(condition, n)
         parts = [
             self.decode(x_1[rows], condition=None if classes is None else classes[rows], steps=steps, method=method)
-            for rows in torch.split(torch.arange(n, device=self.device), batch_size)
+            for rows in torch.split(torch.arange(n, device=self.device), size)
         ]
         return Pairs(torch.cat(parts), x_1, classes)
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue.errors import KexueError
 from kexue.generative.diffusion.denoiser import Predictor
 from kexue.generative.diffusion.grid import check_grid
@@ -58,15 +59,16 @@ def ddim_encode(
         condition: of the denoiser.
 
     Raises:
-        ValueError: an unknown method, max_iter below 1, a grid that does not fall.
+        ValueError: an unknown method, max_iter below 1, a negative tol, a grid that does not fall.
         KexueError: NaN or infinity from the network, or an iteration that diverges; the time is named.
 
     Source: kexue.fm/archives/9181.
     """
     if method not in ("fixed_point", "naive"):
         raise ValueError(f"method must be 'fixed_point' or 'naive', got {method!r}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be >= 1, got {max_iter}")
+    check_count(max_iter, "max_iter", 1)
+    if not tol >= 0:
+        raise ValueError(f"tol must be >= 0, got {tol}")
     times = check_grid(denoiser.schedule, grid).to(x0.device).flip(0)
     schedule, x, residual, most = denoiser.schedule, x0, 0.0, 0
     for s, t in itertools.pairwise(times):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Predictor
-from kexue.generative.diffusion.divergence import draw_probes, odeint_with_divergence
+from kexue.generative.diffusion.divergence import Probe, Trace, choose_probes, odeint_with_divergence
 from kexue.generative.diffusion.ode import Method
 from kexue.generative.noise import Noise
 
@@ -68,9 +68,9 @@ def log_likelihood(
     denoiser: Predictor,
     x: Tensor,
     *,
-    trace: Literal["exact", "hutchinson"] = "exact",
+    trace: Trace | None = "exact",
     probes: int = 1,
-    probe: Literal["rademacher", "gaussian"] = "rademacher",
+    probe: Probe = "rademacher",
     method: Method = "rk45",
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -88,7 +88,8 @@ def log_likelihood(
         denoiser: on a continuous schedule.
         x: events (B, *event).
         trace: ``"exact"``: of the Jacobian, a backward pass for each value of an event, affordable up to about 100 of
-            them. ``"hutchinson"``: an unbiased estimate by random probes, each the same on the whole way.
+            them. ``"hutchinson"``: an unbiased estimate by random probes, each the same on the whole way. None: exact
+            up to 100 values an event.
         probes: number of probes, >= 1; from two on their standard error is known.
         probe: ``"rademacher"``: signs; or ``"gaussian"``.
         method, rtol, atol: as of `odeint`; a method without error control makes 100 steps.
@@ -98,13 +99,8 @@ def log_likelihood(
 
     Source: kexue.fm/archives/9228.
     """
-    if trace not in ("exact", "hutchinson"):
-        raise ValueError(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
     velocity, schedule = flow_ode(denoiser, condition=condition), denoiser.schedule
-    vectors = None
-    if trace == "hutchinson":
-        noise = generator if isinstance(generator, Noise) else Noise(generator, len(x), x.device)
-        vectors = draw_probes(noise, x.shape[1:], probes, kind=probe, dtype=x.dtype)
+    vectors = choose_probes(x, trace, generator, probes, kind=probe)
     steps = 1 if method == "rk45" else _FIXED_STEPS
     first = schedule.t_min if start is None else start
     if not schedule.t_min <= first < schedule.t_max:

@@ -14,8 +14,8 @@ from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Denoiser, Prediction
 from kexue.generative.diffusion.discrete import DiscreteSchedule
 from kexue.generative.diffusion.schedule import Schedule, expand_dims
+from kexue.generative.model import LossOutput, check_not_empty
 from kexue.generative.noise import Noise
-from kexue.train.config import LossOutput
 
 Weighting = Literal["simple", "likelihood", "min_snr"]
 _MOST_SNR = 5.0  # of the weighting min_snr
@@ -48,7 +48,8 @@ def score_matching_loss(
         generator: as of `GenerativeModel.sample`.
 
     Raises:
-        ValueError: an unknown weighting, importance with another weighting than likelihood.
+        ValueError: an unknown weighting, importance with another weighting than likelihood, or on a schedule whose
+            log_snr is infinite; a batch of no event.
         NotSupported: the likelihood weighting on a discrete schedule.
 
     Source: kexue.fm/archives/9209.
@@ -60,15 +61,9 @@ def score_matching_loss(
         >>> out.loss.shape
         torch.Size([])
     """
-    if weighting not in get_args(Weighting):
-        raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}")
-    if importance and weighting != "likelihood":
-        raise ValueError(f"importance goes with the weighting likelihood, got {weighting!r}")
-    if not len(x0):
-        raise ValueError("a batch must have one event at least, got none")
     schedule = denoiser.schedule
-    if weighting == "likelihood" and schedule.discrete:
-        raise NotSupported("the likelihood weighting needs a continuous schedule, such as VP.")
+    check_weighting(schedule, weighting, importance)
+    check_not_empty(x0)
     noise = generator if isinstance(generator, Noise) else Noise(generator, len(x0), x0.device)
     t = draw_times(schedule, noise, by_log_snr=importance)
     eps = noise.normal(x0.shape[1:], x0.dtype)
@@ -79,6 +74,18 @@ def score_matching_loss(
     weight = _weights(schedule, t, weighting, importance)
     loss = (errors.flatten(1).mean(1) * weight.to(errors)).mean()
     return LossOutput(loss, {"eps_error": eps_errors.detach().mean()})
+
+
+def check_weighting(schedule: Schedule, weighting: str, importance: bool) -> None:
+    """Raise for a weighting that there is not, or that does not go with the schedule; as of `score_matching_loss`."""
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}")
+    if importance and weighting != "likelihood":
+        raise ValueError(f"importance goes with the weighting likelihood, got {weighting!r}")
+    if weighting == "likelihood" and schedule.discrete:
+        raise NotSupported("the likelihood weighting needs a continuous schedule, such as VP.")
+    if importance:
+        _log_snr_range(schedule)
 
 
 def draw_times(schedule: Schedule, noise: Noise, *, by_log_snr: bool = False) -> Tensor:

@@ -10,20 +10,19 @@ from torch import Tensor, nn
 
 from kexue._tensors import evaluating
 from kexue.errors import NotSupported
-from kexue.generative.diffusion.denoiser import Denoiser, Target
+from kexue.generative.diffusion.denoiser import Denoiser, Predictor, Target
 from kexue.generative.diffusion.grid import Kind, make_grid
 from kexue.generative.diffusion.guidance import ClassifierFreeGuidance, find_no_condition
 from kexue.generative.diffusion.inversion import ddim_encode
 from kexue.generative.diffusion.likelihood import log_likelihood
-from kexue.generative.diffusion.losses import ConditionDropout, Weighting, score_matching_loss
+from kexue.generative.diffusion.losses import ConditionDropout, Weighting, check_weighting, score_matching_loss
 from kexue.generative.diffusion.schedule import Schedule
 from kexue.generative.diffusion.solver import solve
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, unpack_batch
 from kexue.generative.noise import Noise
 
 _MOST_ITERATIONS = 100  # of a step of `encode`
 _TOLERANCE = 1e-6
-_MOST_EXACT = 100  # values of an event up to which the exact trace is affordable
 
 
 class Diffusion(GenerativeModel):
@@ -33,13 +32,13 @@ class Diffusion(GenerativeModel):
         net: network with the call of diffusers, such as `TinyUNet`, `MLPDenoiser`, or a UNet of diffusers.
         schedule: of the noise, discrete (`DiscreteSchedule`) or continuous (`VP`).
         prediction: what the network predicts, as of `Denoiser`.
-        weighting: of the loss, as of `score_matching_loss`.
+        weighting, importance: of the loss, as of `score_matching_loss`.
         condition_dropout: probability, in [0, 1], that a condition is left out in training, which guidance needs;
             0.1 to 0.2 is usual.
         event_shape: shape of an event; None is that of the network, where it tells.
 
     Raises:
-        ValueError: an event shape that is not known, dropout without classes.
+        ValueError: an event shape that is not known, dropout without classes, a weighting that does not fit.
 
     Example:
         >>> from kexue.generative import MLPDenoiser
@@ -56,12 +55,15 @@ class Diffusion(GenerativeModel):
         *,
         prediction: Target = "eps",
         weighting: Weighting = "simple",
+        importance: bool = False,
         condition_dropout: float = 0.0,
         event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.schedule, self.prediction, self.weighting = net, schedule, prediction, weighting
+        self.net, self.schedule, self.prediction = net, schedule, prediction
+        self.weighting, self.importance = weighting, importance
         Denoiser(net, schedule, prediction=prediction)  # refuses an unknown prediction
+        check_weighting(schedule, weighting, importance)
         self.event_shape = find_event_shape(net, event_shape)
         self._dropout = ConditionDropout(condition_dropout)
         self._null = find_no_condition(net)
@@ -91,7 +93,10 @@ class Diffusion(GenerativeModel):
         noise = Noise(generator, len(x), x.device)
         if condition is not None and self._dropout.p:
             condition = self._dropout(condition, self._null or 0, generator=noise)
-        return score_matching_loss(self.denoiser, x, weighting=self.weighting, condition=condition, generator=noise)
+        return score_matching_loss(
+            self.denoiser, x,
+            weighting=self.weighting, importance=self.importance, condition=condition, generator=noise,
+        )  # fmt: skip
 
     def draw(
         self,
@@ -126,9 +131,7 @@ class Diffusion(GenerativeModel):
         dtype = next((p.dtype for p in self.net.parameters()), None)
         x = self.schedule.prior.draw(noise, self.event_shape, dtype)
         times = make_grid(self.schedule, steps, kind=grid)
-        out = solve(denoiser, x, times, solver=solver, condition=condition, generator=noise, clip=clip, **options)
-        assert isinstance(out, Tensor)
-        return out
+        return _solve(denoiser, x, times, solver=solver, condition=condition, generator=noise, clip=clip, **options)
 
     def encode(self, x: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
         """Return the noise (B, *event_shape) from which `decode` with as many steps makes these events.
@@ -147,11 +150,10 @@ class Diffusion(GenerativeModel):
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
         """Return the events (B, *event_shape) of noise, by DDIM or another solver without noise."""
+        check_batch(z, self.event_shape, "z")
         with torch.no_grad(), evaluating(self):
             times = make_grid(self.schedule, steps, kind="trailing")
-            out = solve(self.denoiser, z, times, condition=condition, **options)
-        assert isinstance(out, Tensor)
-        return out
+            return _solve(self.denoiser, z, times, condition=condition, **options)
 
     def log_prob(
         self,
@@ -177,9 +179,18 @@ class Diffusion(GenerativeModel):
             raise NotSupported(
                 "Diffusion on a discrete schedule does not support log_prob; train on a continuous one, such as VP."
             )
-        options = {"trace": "exact" if x[:1].numel() <= _MOST_EXACT else "hutchinson", **options}
+        options = {"trace": None, **options}
         with evaluating(self):
             return log_likelihood(self.denoiser, x, condition=condition, generator=generator, **options).value
+
+
+def _solve(denoiser: Predictor, x: Tensor, times: Tensor, **options: Any) -> Tensor:
+    """Return the events of `solve`."""
+    if options.get("return_trajectory"):
+        raise TypeError("a model returns events alone; take `solve` with its denoiser for a trajectory, or a callback")
+    out = solve(denoiser, x, times, **options)
+    assert isinstance(out, Tensor)
+    return out
 
 
 def find_event_shape(net: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import float32_or_wider, may_read
 
 Method = Literal["rk45", "euler", "midpoint", "heun", "rk4"]
@@ -221,8 +222,7 @@ class _Control:
             raise ValueError(f"rtol and atol must be finite, >= 0 and not both 0, got {rtol} and {atol}")
         if error_norm not in ("sample", "batch"):
             raise ValueError(f"error_norm must be 'sample' or 'batch', got {error_norm!r}")
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be >= 1, got {max_steps}")
+        check_count(max_steps, "max_steps", 1)
         self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
         self.shared = error_norm == "batch"
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kexue._counts import is_whole
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Prediction, Predictor, refuse_zero
 from kexue.generative.diffusion.schedule import expand_dims
@@ -154,7 +155,7 @@ def ab_step(
         denoiser, x, t, s, z, state, condition: as of all steps.
         order: number of rates, 1 to 4.
     """
-    if not 1 <= order <= _MOST_ORDER:
+    if not is_whole(order) or not 1 <= order <= _MOST_ORDER:
         raise ValueError(f"order must be 1 to {_MOST_ORDER}, got {order}")
     clock = _Clock(denoiser, condition)
     rate, told = clock.rate(x, t)

@@ -10,7 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue.generative.diffusion.prior import CauchyPrior, Prior
+from kexue.generative.diffusion.schedule import check_times
 from kexue.generative.networks.mlp import Shape
 from kexue.generative.noise import Noise
 
@@ -111,7 +113,7 @@ class Path(ABC):
         d = self.prior.check(x).shape[1]
         if len(self.prior.check(data)) < 1:
             raise ValueError("data must have at least one item")
-        times = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        times = self.spread_times(t, x.double())
         rows = max(1, _PAIRS // (len(data) * d))
         items = data.to(x.device, torch.float64)
         parts = zip(x.double().split(rows), times.split(rows), strict=True)  # type: ignore[no-untyped-call]
@@ -131,10 +133,21 @@ class Path(ABC):
         velocities = self.conditional_velocity(at, times, sources).reshape(len(x), n, -1)
         return torch.einsum("bn,bnd->bd", weights, velocities).reshape(x.shape)  # section "The recipe", 4
 
+    def spread_times(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Return times (B,), one for each of the events x (B, *event), in their precision.
+
+        Raises:
+            ValueError: as many times as there are events, or one, are expected; times outside of [0, t_max].
+        """
+        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
+        if len(times) not in (1, len(x)):
+            raise ValueError(f"t must be one time, or one for each of {len(x)} events, got {len(times)}")
+        check_times(times, self.t_max)
+        return times.expand(len(x))
+
     def make_grid(self, steps: int) -> list[float]:
         """Return steps + 1 times from t_max down to t_min: equally spaced, or geometric where t_min > 0."""
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
+        steps = check_count(steps, "steps", 1)
         low, high = (math.log(self.t_min), math.log(self.t_max)) if self.t_min else (0.0, self.t_max)
         times = [high + (low - high) * i / steps for i in range(steps + 1)]
         inner = [math.exp(t) for t in times[1:-1]] if self.t_min else times[1:-1]
@@ -187,14 +200,14 @@ class LinearPath(Path):
 
     def between(self, x0: Tensor, x_1: Tensor, t: Tensor | float) -> PathSample:
         """Return points at time t on the trajectories from x0 to x_1, and their velocities."""
-        t = _as_times(t, x0)
+        t = self._columns(t, x0)
         x_t = self._mu[0](t, x0) + self._sigma[0](t) * x_1
         # Never (x_t - mu) / sigma, which is rounding alone near t = 0
         return PathSample(x_t, self._mu[1](t, x0) + self._sigma[1](t) * x_1, x_1)
 
     def label(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return (x - mu) / sigma."""
-        t = _as_times(t, x)
+        t = self._columns(t, x)
         sigma = self._sigma[0](t)
         if not bool((sigma > 0).all()):
             raise ValueError("at t = 0 all trajectories of an event are in one point; use t > 0")
@@ -202,12 +215,16 @@ class LinearPath(Path):
 
     def log_volume(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return -d log sigma, (B,)."""
-        return -math.prod(self.event_shape) * self._sigma[0](_as_times(t, x)).log().reshape(len(x))
+        return -math.prod(self.event_shape) * self._sigma[0](self._columns(t, x)).log().reshape(len(x))
 
     def conditional_velocity(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return mu' + (sigma'/sigma)(x - mu), for a straight line (x - x0)/t, (B, *event)."""
-        label, t = self.label(x, t, x0), _as_times(t, x)
+        label, t = self.label(x, t, x0), self._columns(t, x)
         return self._mu[1](t, x0) + self._sigma[1](t) * label  # section "Straight lines, and any prior"
+
+    def _columns(self, t: Tensor | float, x: Tensor) -> Tensor:
+        """Return times (B, 1, ...) for events (B, *event)."""
+        return self.spread_times(t, x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _same(t: Tensor) -> Tensor:
@@ -224,14 +241,6 @@ def _check_pair(name: str, pair: Curve) -> Curve:
     if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(callable, pair)):
         raise ValueError(f"{name} must be a pair of functions (f, df), the second the derivative in t, got {pair!r}")
     return pair
-
-
-def _as_times(t: Tensor | float, x: Tensor) -> Tensor:
-    """Return times (B, 1, ...) for events (B, *event); ValueError unless there is one, or one for each."""
-    times = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
-    if len(times) not in (1, len(x)):
-        raise ValueError(f"t must be one time, or one for each of {len(x)} events, got {len(times)}")
-    return times.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def pfgm_path(dim: Shape, *, t_max: float = 40.0) -> LinearPath:

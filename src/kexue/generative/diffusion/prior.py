@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kexue._counts import check_count
 from kexue._tensors import direction_and_length
 from kexue.errors import NotSupported
 from kexue.generative.networks.mlp import Shape, as_shape
@@ -52,9 +53,7 @@ class Prior(ABC):
             generator: as of `Noise`: with an int, event i is the same whatever n is.
             dtype: of the events; None is torch's default.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n must be an integer >= 0, got {n!r}")
-        return self.draw(Noise(generator, n), dtype=dtype)
+        return self.draw(Noise(generator, check_count(n, "n")), dtype=dtype)
 
     def check(self, x: Tensor) -> Tensor:
         """Return events as vectors (B, d); ValueError for another shape."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kexue._tensors import outside_inference_mode
+from kexue._tensors import may_read, outside_inference_mode
 from kexue.generative.noise import Noise
 
 Time = Tensor | float | int
 _BISECTIONS = 80  # halvings of [t_min, t_max]: below the rounding of float64
+_ROUNDING = 1e-6  # share of t_max by which a time in float32 may be off
 
 
 def expand_dims(c: Tensor, x: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def place_times(schedule: Schedule, t: Time, x: Tensor) -> Tensor:
 
     Raises:
         TypeError: events that are not floats.
-        ValueError: as many times as there are events are expected.
+        ValueError: as many times as there are events are expected; times outside of [0, t_max].
     """
     if not x.is_floating_point():
         raise TypeError(f"events must be a tensor of floats, got {x.dtype}; use x.float()")
@@ -35,8 +36,20 @@ def place_times(schedule: Schedule, t: Time, x: Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=None if schedule.discrete else torch.float64)
     if t.ndim > 1 or (t.ndim and len(t) not in (1, len(x))):
         raise ValueError(f"times must be one, or one for each of {len(x)} events, got shape {tuple(t.shape)}")
+    if not schedule.discrete:
+        check_times(t, schedule.t_max)
     floats = schedule.discrete or t.is_floating_point()  # a network takes integers for numbers of a table
     return t.to(x.device) if floats else t.to(x.device, torch.float64)
+
+
+def check_times(t: Tensor, t_max: float) -> None:
+    """Raise a ValueError for times, one or several, that are not in [0, t_max], where values can be read."""
+    if not t.numel() or not may_read(t):
+        return
+    low, high = (float(t),) * 2 if t.ndim == 0 else (float(t.min()), float(t.max()))
+    slack = _ROUNDING * t_max
+    if not (low >= -slack and high <= t_max + slack):  # also NaN
+        raise ValueError(f"times must be in [0, {t_max:g}], got {low if not low >= -slack else high:g}")
 
 
 class IsotropicNormal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from kexue._tensors import float32_or_wider, may_read
+from kexue._tensors import is_finite, may_read
 from kexue.errors import KexueError
 from kexue.generative.diffusion.denoiser import ClippedDenoiser, Prediction, Predictor
 from kexue.generative.diffusion.grid import check_grid
@@ -180,7 +179,7 @@ def solve(
         if i == 0 and made.prediction.tilt is not None and chosen.step not in (ddim_step, ddpm_step):
             raise ValueError(f"guidance of the form 'mean' goes with the solvers ddpm and ddim, got {solver!r}")
         x, state = made.x, made.state
-        if may_read(x) and not _is_finite(x):
+        if may_read(x) and not is_finite(x):
             raise KexueError(
                 f"the events are not finite after step {i} of {len(times) - 1}, at time {t.item():g}",
                 remedy="Check the network for NaN, or take more steps or another solver.",
@@ -199,11 +198,6 @@ def _find_solver(solver: str | StepFunction) -> Solver:
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     return SOLVERS[solver]
-
-
-def _is_finite(x: Tensor) -> bool:
-    """Return whether no value is NaN or infinite; a finite sum, which costs less, tells it."""
-    return math.isfinite(x.sum(dtype=float32_or_wider(x.dtype)).item()) or bool(x.isfinite().all())
 
 
 def _draw(noise: Noise, x: Tensor, count: int) -> Tensor:

@@ -19,6 +19,8 @@ from kexue.generative.diffusion.denoiser import ClippedDenoiser, Prediction, Pre
 from kexue.generative.diffusion.schedule import Schedule, expand_dims
 
 Clip = Literal["static", "dynamic"] | None
+Norm = Literal["sample", "batch", "noise"]
+_MOST_LENGTH = 2.0  # r of a Langevin step by the lengths of each event, in units of the noise
 
 
 class Step(NamedTuple):
@@ -295,7 +297,8 @@ def predictor_corrector_step(
     condition: Tensor | None = None,
     snr: float = 0.16,
     n_corrector: int = 1,
-    norm: Literal["sample", "batch", "noise"] = "sample",
+    norm: Norm = "sample",
+    first: Literal["predictor", "corrector"] = "predictor",
 ) -> Step:
     """Make a step of `ancestral_step`, then Langevin steps at the new time: x + e score + sqrt(2 e) z.
 
@@ -307,31 +310,49 @@ def predictor_corrector_step(
             Langevin step. None adds none, and makes no Langevin steps.
         snr: length of a Langevin step, > 0.
         n_corrector: Langevin steps, >= 0.
-        norm: ``"sample"``: the lengths of each event; of few values they vary, and where a score vanishes the step
-            has no bound. ``"batch"``: their means over the batch, as score_sde; an event depends on the others.
-            ``"noise"``: r = sigma_s, about what both are of many values, and safe with few.
+        norm: ``"sample"``: the lengths of each event, with r at most twice the noise: where a score vanishes, a step
+            would have no bound. ``"batch"``: their means over the batch, as score_sde; an event depends on the others.
+            ``"noise"``: r is the noise sigma, about what both are of many values, and more exact of few.
+        first: ``"corrector"``: the Langevin steps come before the ancestral one, at time t, as in score_sde.
     """
     if not snr > 0:
         raise ValueError(f"snr must be > 0, got {snr}")
     check_count(n_corrector, "n_corrector")
     if norm not in ("sample", "batch", "noise"):
         raise ValueError(f"norm must be 'sample', 'batch' or 'noise', got {norm!r}")
+    if first not in ("predictor", "corrector"):
+        raise ValueError(f"first must be 'predictor' or 'corrector', got {first!r}")
     pile = z if z is None or z.ndim > x.ndim else z[None]
-    step = ancestral_step(denoiser, x, t, s, z=None if pile is None else pile[0], condition=condition)
-    schedule = step.prediction.schedule
-    if pile is None or reads_zero(schedule.sigma(s)):
+    if pile is not None and len(pile) not in (1, 1 + n_corrector):
+        raise ValueError(f"z must have 1 or {1 + n_corrector} noises, got {len(pile)}")
+    added, draws = (None, x[:0]) if pile is None else (pile[0], pile[1 : 1 + n_corrector])
+    schedule = denoiser.schedule
+    share = snr * schedule.alpha(t) / schedule.alpha(s)
+    if first == "corrector":
+        x = _langevin(denoiser, x, t, draws, share, norm, condition)
+        return ancestral_step(denoiser, x, t, s, z=added, condition=condition)
+    step = ancestral_step(denoiser, x, t, s, z=added, condition=condition)
+    if not len(draws) or reads_zero(schedule.sigma(s)):
         return step
-    x, at = step.x, noisy_time(schedule, t, s)
-    length, scale = schedule.sigma(s), 2 * (snr * schedule.alpha(t) / schedule.alpha(s)).square()
-    for draw in pile[1 : 1 + n_corrector]:
-        score = denoiser.predict(x, at, condition=condition).score
+    x = _langevin(denoiser, step.x, noisy_time(schedule, t, s), draws, share, norm, condition)
+    return Step(unless_clean(schedule, s, x, step.x), None, step.prediction)
+
+
+def _langevin(
+    denoiser: Predictor, x: Tensor, t: Tensor, draws: Tensor, share: Tensor, norm: Norm, condition: Tensor | None
+) -> Tensor:
+    """Return events after Langevin steps at time t, one with each noise (B, *event), with e = 2 (share r)^2."""
+    noise = denoiser.schedule.sigma(t)
+    for draw in draws:
+        score, length = denoiser.predict(x, t, condition=condition).score, noise
         if norm != "noise":
             sizes = [y.flatten(1).norm(dim=1) for y in (draw, score)]
             size_z, size_score = sizes if norm == "sample" else [size.mean() for size in sizes]
             length = size_z / size_score.clamp(min=1e-12)
-        e = expand_dims(scale * length.square(), x)
+            length = torch.minimum(length, _MOST_LENGTH * noise.to(length)) if norm == "sample" else length
+        e = expand_dims(2 * (share * length).square(), x)
         x = x + e * score + (2 * e).sqrt() * draw
-    return Step(unless_clean(schedule, s, x, step.x), None, step.prediction)
+    return x
 
 
 def reads_zero(value: Tensor) -> bool:

@@ -46,7 +46,7 @@ class TrajectoryPath(Path):
 
     def between(self, x0: Tensor, x_1: Tensor, t: Tensor | float) -> PathSample:
         """Return points at time t on the trajectories from x0 to x_1, and their velocities."""
-        times = self._times(t, x0).clamp(min=_EARLIEST * self.t_max)
+        times = self.spread_times(t, x0).clamp(min=_EARLIEST * self.t_max)
         if self._inverse is not None:
             x_t = self._each(self._inverse, x_1, times, x0)
             return PathSample(x_t, self._each(torch.func.jacrev(self._inverse, argnums=1), x_1, times, x0), x_1)
@@ -60,7 +60,7 @@ class TrajectoryPath(Path):
 
     def label(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
         """Return phi."""
-        label: Tensor = self._each(self._phi, x, self._times(t, x), x0)
+        label: Tensor = self._each(self._phi, x, self.spread_times(t, x), x0)
         return label
 
     def log_volume(self, x: Tensor, t: Tensor | float, x0: Tensor) -> Tensor:
@@ -78,14 +78,8 @@ class TrajectoryPath(Path):
         """Return the Jacobians (B, d, d) in x and (B, d) in t."""
         d = self.prior.check(x).shape[1]
         jacobians = torch.func.jacrev(self._phi, argnums=(0, 1))
-        in_x, in_t = self._each(jacobians, x, self._times(t, x), x0)
+        in_x, in_t = self._each(jacobians, x, self.spread_times(t, x), x0)
         return in_x.reshape(len(x), d, d), in_t.reshape(len(x), d)
 
     def _each(self, function: Callable[..., Any], *arguments: Tensor) -> Any:
         return torch.func.vmap(function)(*arguments)
-
-    def _times(self, t: Tensor | float, x: Tensor) -> Tensor:
-        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
-        if len(times) not in (1, len(x)):
-            raise ValueError(f"t must be one time, or one for each of {len(x)} events, got {len(times)}")
-        return times.expand(len(x))

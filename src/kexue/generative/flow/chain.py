@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import explaining_precision
 from kexue.generative.flow.elementwise import ActNorm
 from kexue.generative.flow.linear import InvertibleConv1x1, apply_matrix, in_full_precision
 from kexue.generative.flow.transforms import Mapped, Transform, count_places, spread
@@ -34,25 +35,28 @@ class Chain(Transform):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the result of the last transform, and the sum of the log-determinants."""
         total: Tensor | None = None
-        for stage in _join_pairs(self.parts):
-            x, logdet = stage(x, condition)
-            total = logdet if total is None else total + logdet
+        with explaining_precision(self, x):
+            for stage in _join_pairs(self.parts):
+                x, logdet = stage(x, condition)
+                total = logdet if total is None else total + logdet
         return x, spread(0.0, x) if total is None else total
 
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Mapped:
         """Return the result of the first transform's inverse, and the sum of the log-determinants."""
         total: Tensor | None = None
-        for stage in reversed(_join_pairs(self.parts)):
-            z, logdet = stage.inverse(z, condition)
-            total = logdet if total is None else total + logdet
+        with explaining_precision(self, z, "z"):
+            for stage in reversed(_join_pairs(self.parts)):
+                z, logdet = stage.inverse(z, condition)
+                total = logdet if total is None else total + logdet
         return z, spread(0.0, z) if total is None else total
 
     @torch.no_grad()
     def initialize(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Set each transform from the results of those before it; return the batch's latents."""
-        for part in self.parts:
-            assert isinstance(part, Transform)
-            x = part.initialize(x, condition)
+        with explaining_precision(self, x):
+            for part in self.parts:
+                assert isinstance(part, Transform)
+                x = part.initialize(x, condition)
         return x
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kexue._tensors import may_read
+from kexue._tensors import is_finite, may_read
 from kexue.nn.transformer import Transformer
 
 
@@ -23,7 +23,7 @@ def check_floats(x: Tensor, name: str, shapes: Sequence[tuple[int | str, ...]]) 
     if not x.is_floating_point() or not any(map(fits, shapes)):
         expected = " or ".join(f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})" for shape in shapes)
         raise ValueError(f"{name} must be floats {expected}, got {x.dtype} {tuple(x.shape)}")
-    if may_read(x) and not bool(x.isfinite().all()):
+    if may_read(x) and not is_finite(x):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
