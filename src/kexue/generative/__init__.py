@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from kexue.generative.data import ImageData as ImageData, load_images as load_images
     from kexue.generative.diffusion.flow_matching import FlowMatching as FlowMatching
     from kexue.generative.diffusion.model import Diffusion as Diffusion
+    from kexue.generative.energy.buffer import ReplayBuffer as ReplayBuffer
     from kexue.generative.energy.chains import LangevinResult as LangevinResult, langevin as langevin
+    from kexue.generative.energy.model import (
+        ChainReport as ChainReport,
+        DivergenceError as DivergenceError,
+        EnergyModel as EnergyModel,
+    )
     from kexue.generative.features import (
         FeatureExtractor as FeatureExtractor,
         feature_extractor as feature_extractor,
@@ -116,7 +122,9 @@ __getattr__, __dir__, __all__ = attach(
         "data": ("ImageData", "load_images"),
         "diffusion.flow_matching": ("FlowMatching",),
         "diffusion.model": ("Diffusion",),
+        "energy.buffer": ("ReplayBuffer",),
         "energy.chains": ("LangevinResult", "langevin"),
+        "energy.model": ("ChainReport", "DivergenceError", "EnergyModel"),
         "flow.builders": ("glow", "nice", "realnvp"),
         "flow.chain": ("Chain",),
         "flow.coupling": ("AdditiveCoupling", "AffineCoupling", "Split", "checkerboard"),
