@@ -296,3 +296,9 @@ def test_times_and_scores_of_another_number_are_refused(normal_denoiser):
         X, T[None], condition=torch.zeros(5, dtype=torch.long)
     )
     assert one_time.eps.shape == X.shape
+
+
+def test_scores_without_a_gradient_are_refused(normal_denoiser):
+    for score in (lambda x: x.detach().sum(1), lambda x: torch.zeros(len(x))):
+        with pytest.raises(ValueError, match="without gradient"):
+            SimilarityGuidance(normal_denoiser(VP()), score, 1.0).predict(torch.zeros(2, 1), 0.5)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -94,6 +95,24 @@ def test_a_unet_of_diffusers_is_a_network():
     assert model.event_shape == (1, 8, 8)
     assert model.sample(2, steps=2, generator=0).shape == (2, 1, 8, 8)
     assert model.loss(torch.zeros(2, 1, 8, 8), generator=0).loss.isfinite()
+
+
+class _Bent(torch.nn.Module):
+    """eps = 3 sin(3 x), with which few steps cannot be inverted."""
+
+    def forward(self, sample, timestep):
+        return 3 * torch.sin(3 * sample)
+
+
+def test_latents_that_do_not_lead_back_are_told():
+    model = Diffusion(_Bent(), VP(), event_shape=(2,))
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="3 steps were inverted up to a residual of .* take more steps"):
+        z = model.encode(x, steps=3)
+    assert float((model.decode(z, steps=3) - x).abs().max()) > 1e-2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Diffusion(_Still(), VP(), event_shape=(2,)).encode(x, steps=20)
 
 
 def test_batches_of_data_loaders():

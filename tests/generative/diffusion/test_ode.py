@@ -162,6 +162,7 @@ def test_dtypes_and_times() -> None:
 
 def test_a_batch_of_nothing_stays_so() -> None:
     for method in ("rk45", "euler"):
+        assert odeint(lambda t, x: x, torch.zeros(2, 0), [0.0, 1.0], method=method).x.shape == (2, 0)  # type: ignore[arg-type]
         result = odeint(lambda t, x: x, torch.zeros(0, 3), [0.0, 1.0], method=method)  # type: ignore[arg-type]
         assert (result.x.shape, result.n_evals) == ((0, 3), 0)
 

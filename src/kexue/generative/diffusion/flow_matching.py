@@ -249,7 +249,7 @@ class FlowMatching(GenerativeModel):
         method: Method = "rk45",
         **options: Any,
     ) -> Tensor:
-        """Return the log density (B,) of events in nats, without gradients.
+        """Return the log density (B,) of events, at t_min of the path, in nats, without gradients.
 
         log p(x) = log p(end of the ODE) + integral of the divergence of the velocity. The prior must have a density.
 

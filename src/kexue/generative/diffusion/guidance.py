@@ -247,6 +247,10 @@ def _gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         value = score(at)
         if value.shape != (len(x),):
             raise ValueError(f"a score for each of {len(x)} events is expected, ({len(x)},), got {tuple(value.shape)}")
+        if not value.requires_grad:
+            raise ValueError(
+                "a score that depends on the events is expected, got one without gradient; is it detached?"
+            )
         return torch.autograd.grad(value.sum(), at, create_graph=again)[0]
 
 

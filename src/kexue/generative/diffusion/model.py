@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from kexue.generative.noise import Noise
 
 _MOST_ITERATIONS = 100  # of a step of `encode`
 _TOLERANCE = 1e-6
+_LARGE_RESIDUAL = 1e-4
 
 
 class Diffusion(GenerativeModel):
@@ -136,6 +138,8 @@ class Diffusion(GenerativeModel):
     def encode(self, x: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
         """Return the noise (B, *event_shape) from which `decode` with as many steps makes these events.
 
+        It warns where the steps are too few for this, so that `decode` makes other events: a residual above 1e-4.
+
         Args:
             x: events.
             condition: classes (B,).
@@ -146,7 +150,14 @@ class Diffusion(GenerativeModel):
         options = {"tol": _TOLERANCE, "max_iter": _MOST_ITERATIONS, **options}
         with torch.no_grad(), evaluating(self):
             times = make_grid(self.schedule, steps, kind="trailing")
-            return ddim_encode(self.denoiser, x, times, condition=condition, **options).z
+            inverted = ddim_encode(self.denoiser, x, times, condition=condition, **options)
+        if inverted.residual > _LARGE_RESIDUAL:
+            warnings.warn(
+                f"{steps} steps were inverted up to a residual of {inverted.residual:.1g} only, and decode makes other "
+                "events; take more steps",
+                stacklevel=2,
+            )
+        return inverted.z
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None, steps: int = 50, **options: Any) -> Tensor:
         """Return the events (B, *event_shape) of noise, by DDIM or another solver without noise."""

@@ -108,7 +108,7 @@ def odeint(
         raise ValueError(f"method must be 'rk45', {', '.join(map(repr, _FIXED))}, got {method!r}")
     field = _Field(rhs, x)
     start = field.pack(x)
-    if not len(start):
+    if not start.numel():
         return ODEResult(x, 0, 0)
     if method == "rk45":
         control = _Control(rtol, atol, error_norm, max_steps)
