@@ -61,6 +61,8 @@ _EFFECT_ZH = {
     "旋转技巧下数字的误差 {digits_mse_plain_straight_through} → {digits_mse_plain_rotation}",
     "vae": "先验采样的 Fréchet 距离:无 KL {fd_beta_0},有 KL {fd_beta_1},训练集图像 {fd_train_test}; "
     "测试集的下界 {elbo_beta_1}; 按类别采样的正确率 {cvae_agreement}",
+    "ign": "加噪数字的误差 {noisy_error} → {noisy_projected_ign},普通自编码器 {noisy_projected_autoencoder}; 幂等误差 {idempotence_ign}; 样本类别的熵 {entropy_ign},"
+    "同样大小的 GAN {entropy_gan}; Fréchet 距离 {fd_ign},GAN {fd_gan},测试图像 {fd_reference_test}",
     "univae": "语料中的新短句按字重构 {corpus_tokens},KL {corpus_kl}; 小语法的新句子 {grammar_tokens},活跃维数 {grammar_active}; 换掉早层隐变量后主题保留 {topic_kept_early},换掉末层 {topic_kept_last}",
     "ode-construction": "八个高斯上样本的切片 Wasserstein 距离:正态先验 {swd_normal},均匀先验 {swd_uniform},泊松流 {swd_poisson},"
     "新数据 {swd_data}; 轨迹的弯曲:{bend_normal},批内最优配对 {bend_coupled},重流之后 {bend_reflow}",
