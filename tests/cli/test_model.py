@@ -113,6 +113,66 @@ def test_a_gan_samples_walks_decodes_and_scores_but_does_not_encode(capsys, phot
         assert (code, message in printed.err) == (1, True), printed.err
 
 
+def test_captions_are_learnt_and_prompts_are_read_by_the_same_encoder(
+    capsys, photos, tmp_path, monkeypatch, tiny_model, other_tiny_model
+):
+    monkeypatch.setenv("KEXUE_MODEL", str(tiny_model))
+    lines = [{"file": f"{i:02}.jpg", "text": ("a dog", "a cat")[i % 2]} for i in range(40)]
+    table = tmp_path / "captions.jsonl"
+    table.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out, x = tmp_path / "run", tmp_path / "x.npy"
+    common = ["train", "diffusion", "--data", photos, "--image-size", 8, "--out", out, *SMALL]
+    assert answer(capsys, *common, "--captions", table, "--limit", 2)["steps"] == 2
+    csv = tmp_path / "captions.csv"  # another form of the same table
+    csv.write_text("text,file\n" + "".join(f"{line['text']},{line['file']}\n" for line in lines))
+    assert answer(capsys, *common, "--captions", csv)["steps"] == 4
+    encoder = json.loads((out / "settings.json").read_text())["facts"]["encoder"]
+    assert encoder == {"model": str(tiny_model), "fingerprint": encoder["fingerprint"], "dim": 32}
+    monkeypatch.setenv("KEXUE_MODEL", str(other_tiny_model))  # not asked: the run remembers its own
+    images = {}
+    for prompt in ("a dog", "a cat"):
+        answer(capsys, "sample", out, "-n", 3, "--out", x, "--steps", 3, "--scale", 2, "--prompt", prompt)
+        images[prompt] = np.load(x)
+    assert (images["a dog"] != images["a cat"]).any()
+    run_of_others = json.loads((out / "settings.json").read_text())
+    run_of_others["facts"]["encoder"]["model"] = str(other_tiny_model)
+    (out / "settings.json").write_text(json.dumps(run_of_others))
+    code, printed = run(capsys, "sample", out, "--out", x, "--prompt", "a dog")
+    assert (code, "is not the encoder that the captions of" in printed.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,text\n00.jpg,a\n00.jpg,b\n", "captions.csv, line 3: 00.jpg has two captions."),
+        ("name,text\n00.jpg,a\n", "Name a table (.csv, .tsv, .jsonl) with the columns file and text."),
+        ("file,text\n", "the file has no text"),
+        ("file,text\n00.jpg,a\n", "39 images without a caption: 01.jpg"),
+    ],
+)
+def test_captions_that_cannot_be_used(capsys, photos, tmp_path, monkeypatch, tiny_model, table, message):
+    monkeypatch.setenv("KEXUE_MODEL", str(tiny_model))
+    (tmp_path / "captions.csv").write_text(table)
+    common = ["train", "diffusion", "--data", photos, "--image-size", 8, "--out", tmp_path / "run", *SMALL]
+    code, printed = run(capsys, *common, "--captions", tmp_path / "captions.csv")
+    assert (code, message in printed.err) == (1, True), printed.err
+    assert "--id" not in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_prompts_that_cannot_be_used(capsys, photos, tmp_path):
+    out = tmp_path / "run"
+    answer(capsys, "train", "diffusion", "--data", photos, "--image-size", 8, "--out", out, *SMALL)
+    for given, expected, message in (
+        (["--prompt", "a dog"], 1, "has learnt no captions: it does not take a prompt"),
+        (["--prompt", " "], 1, "the prompt is blank"),
+        (["--prompt", "a dog", "--condition", "dogs"], 2, "--condition or --prompt, not both"),
+    ):
+        code, printed = run(capsys, "sample", out, "--out", tmp_path / "x.npy", *given)
+        assert (code, message in printed.err) == (expected, True), printed.err
+    assert not (tmp_path / "x.npy").exists()
+
+
 @pytest.mark.slow
 def test_evaluate_prints_the_reference_values_beside_the_distance(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))

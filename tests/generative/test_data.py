@@ -321,6 +321,8 @@ def test_image_data_checks_its_images() -> None:
             ImageData(x, numbers, x, None, (1, 2, 2), 256, classes)
     with pytest.raises(ValueError, match="levels must be a whole number >= 2, got 1"):
         ImageData(x, None, x, None, (1, 2, 2), 1)
+    with pytest.raises(ValueError, match=r"test_files must be \d names, or none, got 1"):
+        ImageData(x, None, x, None, (1, 2, 2), 256, test_files=("0.png",))
     with pytest.raises(ValueError, match="channels, height, width"):
         ImageData(x[:, 0], None, x[:, 0], None, (2, 2), 256)
     with pytest.raises(ValueError, match=r"train_labels must be \(3,\)"):

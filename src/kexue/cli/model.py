@@ -36,6 +36,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
         "kexue model train realnvp --data photos/ --image-size 32 --out run --steps 50000",
         "kexue model train glow --data mnist --out run --limit 20",
         "kexue model train diffusion --data digits --out run",
+        "kexue model train diffusion --data photos/ --image-size 32 --captions captions.csv --out run",
         "kexue model train gan --data digits --out run",
     ),
     seeded=True,
@@ -64,6 +65,13 @@ def train(
     image_size: Annotated[
         int | None, typer.Option(help="Height and width to which images are resized; default: unchanged.", min=1)
     ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            help="Of diffusion and flow-matching: what the images show, a table (.csv, .tsv, .jsonl) with the columns "
+            "file, a name in the folder of images, and text."
+        ),
+    ] = None,
     device: Device = "auto",
     limit: Annotated[int | None, typer.Option(help="Stop after this many steps, to try it out.", min=1)] = None,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run; --no-resume starts again.")] = True,
@@ -74,6 +82,7 @@ def train(
     longer falls; a gan or ign, whose loss does not tell how good it is, is trained to the end. Meanwhile `tensorboard
     --logdir RUN` shows samples and losses.
     """
+    from kexue.cli._captions import load_captions
     from kexue.generative import ModelConfig, train_model
 
     config = ModelConfig(
@@ -85,6 +94,7 @@ def train(
         lr=lr,
         ema=ema,
         image_size=image_size,
+        captions=None if captions is None else load_captions(captions, device, out),
         seed=out.seed,
         device=device,
         limit=limit,
@@ -101,6 +111,7 @@ def train(
         "kexue model sample run -n 64 --out sheet.png",
         "kexue model sample run -n 1000 --out samples.npy --temperature 0.8 --seed 1",
         "kexue model sample run --out threes.png --condition 3 --scale 2 --solver dpmpp_2m --steps 20",
+        'kexue model sample run --out dogs.png --prompt "a dog on the beach" --scale 2',
     ),
     seeded=True,
 )
@@ -138,15 +149,22 @@ def sample(
     condition: Annotated[
         str | None, typer.Option(help="Of a diffusion: name of a class; default: each as often as in the data.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Of a diffusion with captions: what the images show; default: anything.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Draw samples of a model into a file. Sample i of a seed is the same one whatever -n is."""
+    from kexue.cli._captions import encode_prompt
     from kexue.generative import open_run, sample_run
 
+    if prompt is not None and condition is not None:
+        raise typer.BadParameter("a model has classes or captions: give --condition or --prompt, not both")
+    opened = open_run(run, device=device)
+    told = condition if prompt is None else encode_prompt(opened, prompt, device)
     spread = {"temperature": temperature, "truncation": truncation}
-    settings = {"steps": steps, "solver": solver, "eta": eta, "scale": scale, "condition": condition}
+    settings = {"steps": steps, "solver": solver, "eta": eta, "scale": scale, "condition": told}
     with out.progress("sampling") as progress:
-        opened = open_run(run, device=device)
         sampled = sample_run(opened, n, file, seed=out.seed, progress=progress, **spread, **settings)
     record = dataclasses.asdict(sampled)
     out.emit(

@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         reference_values as reference_values,
     )
     from kexue.generative.recipes import list_models as list_models
+    from kexue.generative.run.captions import Captions as Captions
     from kexue.generative.run.config import ModelConfig as ModelConfig, ModelResult as ModelResult
     from kexue.generative.run.evaluate import (
         ModelQuality as ModelQuality,
@@ -167,6 +168,7 @@ __getattr__, __dir__, __all__ = attach(
         "noise": ("Noise", "sample_generators"),
         "posterior": ("Posterior",),
         "recipes": ("list_models",),
+        "run.captions": ("Captions",),
         "run.config": ("ModelConfig", "ModelResult"),
         "run.evaluate": ("ModelQuality", "TextQuality", "evaluate_run"),
         "run.folder": ("Run", "open_run"),

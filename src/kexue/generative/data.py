@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,11 @@ class ImageData:
         event_shape: (channels, height, width); 1 channel is grey, 3 are red, green, blue.
         levels: different values of a pixel: 256, of scikit-learn's digits 17.
         classes: names of the classes in the order of their numbers; () where they have none.
+        train_files, test_files: name of the file of each image in its folder, with ``/``; () without such files.
 
     Raises:
         ValueError: images of another shape, not floats, not finite or outside [-1, 1]; another number of labels, or of
-            names than of classes; fewer than 2 levels.
+            names than of classes, or of files; fewer than 2 levels.
         TypeError: labels that are not whole numbers.
     """
 
@@ -49,20 +51,24 @@ class ImageData:
     event_shape: tuple[int, ...]
     levels: int
     classes: tuple[str, ...] = ()
+    train_files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_count(self.levels, "levels", 2)
         if len(self.event_shape) != 3:
             raise ValueError(f"event_shape must be (channels, height, width), got {tuple(self.event_shape)}")
-        for name, x, labels in (
-            ("train", self.train, self.train_labels),
-            ("test", self.test, self.test_labels),
+        for name, x, labels, files in (
+            ("train", self.train, self.train_labels, self.train_files),
+            ("test", self.test, self.test_labels, self.test_files),
         ):
             if tuple(x.shape[1:]) != tuple(self.event_shape) or not len(x):
                 raise ValueError(f"{name} must be (n >= 1, *{tuple(self.event_shape)}), got {tuple(x.shape)}")
             low, high = (float(value) for value in torch.aminmax(x))
             if not x.is_floating_point() or not (low >= -1 and high <= 1):  # NaN, too, is not
                 raise ValueError(f"{name} must be floats in [-1, 1], got {x.dtype} from {low:g} to {high:g}")
+            if files and len(files) != len(x):
+                raise ValueError(f"{name}_files must be {len(x)} names, or none, got {len(files)}")
             if labels is not None:
                 numbers = as_class_numbers(labels, f"{name}_labels")
                 if numbers.shape != (len(x),):
@@ -193,7 +199,8 @@ def _load_pictures(folder: Path, size: tuple[int, int] | None) -> ImageData:
     if parts is None:
         files = list_images(folder)
         images = read_images(files.paths, image_size=size)
-        return _assemble(images, files.labels, classes=files.classes, path=folder)
+        names = _name_files(files.paths, folder)
+        return _assemble(images, files.labels, classes=files.classes, files=names, path=folder)
     train, test = (list_images(part) for part in parts)
     if train.classes != test.classes:
         different = sorted(set(train.classes) ^ set(test.classes))
@@ -204,7 +211,14 @@ def _load_pictures(folder: Path, size: tuple[int, int] | None) -> ImageData:
         )
     images = read_images([*train.paths, *test.paths], image_size=size)
     n = len(train.paths)
-    return _join(images[:n], train.labels, images[n:], test.labels, classes=train.classes)
+    data = _join(images[:n], train.labels, images[n:], test.labels, classes=train.classes)
+    train_files, test_files = (_name_files(part.paths, folder) for part in (train, test))
+    return replace(data, train_files=train_files, test_files=test_files)
+
+
+def _name_files(paths: Iterable[Path], folder: Path) -> tuple[str, ...]:
+    """Return the names of files in a folder."""
+    return tuple(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _assemble(
@@ -214,6 +228,7 @@ def _assemble(
     levels: int = 256,
     share: float = _HELD_OUT,
     classes: list[str] | None = None,
+    files: tuple[str, ...] = (),
     path: Path | None = None,
 ) -> ImageData:
     """Return images (n, C, H, W) of uint8 with a share of them, the same of every class, as the test part."""
@@ -228,7 +243,9 @@ def _assemble(
     split = import_optional("sklearn.model_selection", extra="generative").train_test_split
     rows, held_rows = split(np.arange(n), test_size=held, random_state=0, stratify=labels if even else None)
     train_labels, test_labels = (None, None) if labels is None else (labels[rows], labels[held_rows])
-    return _join(images[rows], train_labels, images[held_rows], test_labels, levels=levels, classes=classes)
+    data = _join(images[rows], train_labels, images[held_rows], test_labels, levels=levels, classes=classes)
+    train_files, test_files = (tuple(files[i] for i in part) if files else () for part in (rows, held_rows))
+    return replace(data, train_files=train_files, test_files=test_files)
 
 
 def _join(

@@ -65,7 +65,8 @@ class GenerativeModel(nn.Module):
             n: number of events, >= 0.
             generator: a seed, or a list of generators, one for each event: then event i does not depend on
                 `batch_size` and n; a `torch.Generator`, or None for fresh noise: one stream for all.
-            condition: classes (n,), or one class for all; None for a model without classes.
+            condition: classes (n,), or one class for all; vectors (n, d), or one vector of floats for all; None for a
+                model without.
             batch_size: events drawn at a time, >= 1; None is all of them.
             latents: (n, ...), which `decode` turns into the events; None: the model's own.
             latent_sampler: draws such latents, as `kexue.similarity.HubSampler` does, all at once; `generator` is then
@@ -117,12 +118,12 @@ class GenerativeModel(nn.Module):
         return decode
 
     def _spread(self, condition: Tensor | int | None, n: int) -> Tensor | None:
-        """Return one class for each of n events, on the model's device; None without a condition."""
+        """Return one class, or vector, for each of n events, on the model's device; None without a condition."""
         if condition is None:
             return None
         classes = torch.as_tensor(condition, device=self.device)
-        if classes.ndim == 0:
-            classes = classes.expand(n)
+        if classes.ndim == 0 or (classes.ndim == 1 and classes.is_floating_point()):
+            classes = classes.expand(n, *classes.shape)
         if len(classes) != n:
             raise ValueError(f"condition must be one class, or one for each of {n} events, got {len(classes)}")
         return classes

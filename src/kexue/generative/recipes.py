@@ -34,10 +34,10 @@ from kexue.generative.vqvae import VQVAE
 from kexue.nn import Transformer, TransformerConfig, VectorQuantizer
 from kexue.train.schedules import build_optimizer
 
-Facts = Mapping[str, Any]  # of images: event_shape, levels
+Facts = Mapping[str, Any]  # of images: event_shape, levels, classes, class_shares, encoder
 Sizes = Mapping[str, Any]  # JSON-ready; the arguments of the functions that build a model
 _MARGIN = 0.05  # of the logit before a flow
-_DROPOUT = 0.15  # of classes, so that guidance has a model without them
+_DROPOUT = 0.15  # of classes and captions, so that guidance has a model without them
 
 
 @dataclass(frozen=True)
@@ -254,10 +254,11 @@ def _denoiser_multiple(facts: Facts) -> int:
 
 
 def _build_denoiser(facts: Facts, sizes: Sizes) -> nn.Module:
-    classes = len(facts["classes"]) or None
+    dim = facts["encoder"] and facts["encoder"]["dim"]
+    conditions = {"num_classes": len(facts["classes"]) or None, "condition_dim": dim}
     if "hidden" in sizes:
-        return MLPDenoiser(tuple(facts["event_shape"]), num_classes=classes, **sizes)
-    return TinyUNet(facts["event_shape"], num_classes=classes, **sizes)
+        return MLPDenoiser(tuple(facts["event_shape"]), **conditions, **sizes)
+    return TinyUNet(facts["event_shape"], **conditions, **sizes)
 
 
 def _build_diffusion(facts: Facts, sizes: Sizes) -> ImageDiffusion:
@@ -270,7 +271,7 @@ def _build_flow_matching(facts: Facts, sizes: Sizes) -> ImageDiffusion:
 
 def _with_classes(facts: Facts, net: nn.Module, schedule: Schedule, prediction: Target) -> ImageDiffusion:
     shares = facts["class_shares"] or None
-    dropout = _DROPOUT if shares else 0.0
+    dropout = _DROPOUT if shares or facts["encoder"] else 0.0
     return ImageDiffusion(
         net, schedule, facts["levels"], prediction=prediction, condition_dropout=dropout, class_shares=shares
     )

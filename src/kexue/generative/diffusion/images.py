@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kexue._counts import check_count
 from kexue.errors import NotSupported
 from kexue.generative.diffusion.denoiser import Target
+from kexue.generative.diffusion.guidance import find_no_condition
 from kexue.generative.diffusion.likelihood import log_likelihood
 from kexue.generative.diffusion.model import Diffusion
 from kexue.generative.diffusion.schedule import Schedule, expand_dims
@@ -31,7 +32,7 @@ class ImageDiffusion(GenerativeModel):
     log P(k) >= E [log p(x) + log P(k | x) - log q(x | k)], where P(k | x) takes all levels for equally frequent.
 
     Args:
-        net: as of `Diffusion`; its `num_classes` is the number of classes.
+        net: as of `Diffusion`; its `num_classes` is the number of classes, its `condition_dim` the width of vectors.
         schedule: continuous, such as `VP` and `FlowSchedule`.
         levels: n of the images, >= 2: 256 for 8 bits, 17 for scikit-learn's digits.
         prediction: as of `Diffusion`; with `FlowSchedule` and ``"velocity"`` it is flow matching on straight paths from
@@ -88,7 +89,8 @@ class ImageDiffusion(GenerativeModel):
 
         Args:
             noise: of the images.
-            condition: classes (B,), the number `num_classes` being "any"; None draws them.
+            condition: classes (B,), the number `num_classes` being "any", which None draws; or vectors (B, d), which
+                None leaves out.
             steps, solver, callback: as of `solve`; estimates of the image are kept in [-1, 1].
             eta: of the solver ``"ddim"``: 0 adds no noise, 1 is DDPM.
             scale: of `ClassifierFreeGuidance`: 0 disregards the class, 1 or None obeys it, above 1 exaggerates it.
@@ -96,8 +98,10 @@ class ImageDiffusion(GenerativeModel):
         if self._shares is not None and condition is None:
             u = noise.uniform((), torch.float64)
             condition = torch.bucketize(u, self._shares.to(u.device).cumsum(0)[:-1], right=True)
-        if scale is not None and self.num_classes is None:
-            raise NotSupported("guidance needs a model that was trained with classes, this one has none.")
+        if scale is not None and find_no_condition(self.diffusion.net) is None:
+            raise NotSupported("guidance needs a model that was trained with classes or captions, this one has none.")
+        if scale is not None and condition is None:
+            raise NotSupported("guidance by captions needs one: give a text (--prompt), or leave the scale out.")
         options: dict[str, Any] = {} if eta is None else {"eta": eta}
         if eta is not None and solver != "ddim":
             raise NotSupported(f"eta goes with the solver ddim, not with {solver}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from kexue.generative.run.captions import Captions
 from kexue.train.config import TrainResult
 
 
@@ -22,6 +23,7 @@ class ModelConfig:
         lr: largest learning rate, > 0, reached after a twentieth of the steps; it falls linearly to 0.
         ema: decay of a moving average of the weights, which are then the ones kept, in (0, 1); 0: no average.
         image_size: height and width to which every image is resized; None: unchanged.
+        captions: texts of the images of a folder, which ``"diffusion"`` and ``"flow-matching"`` learn; None: none.
         seed, device, limit, resume: as of `kexue.train.TrainConfig`.
 
     Raises:
@@ -36,6 +38,7 @@ class ModelConfig:
     lr: float | None = None
     ema: float | None = None
     image_size: int | None = None
+    captions: Captions | None = None
     seed: int = 0
     device: str = "auto"
     limit: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,11 +21,12 @@ from kexue.generative.figures import draw_grid, grid_figure, trajectory_figure
 from kexue.generative.idx import find_idx_files
 from kexue.generative.pictures import find_parts, list_images, read_images
 from kexue.generative.run.arrays import write_array
+from kexue.generative.run.captions import Captions
 from kexue.generative.run.medium import Medium, Parts
 
 _SHARE = 10  # a tenth of the images chooses the best step,
 _MOST = 2000  # but no more than this
-_LARGEST = 10_000  # pixels in a row or a column
+_LARGEST = 10_000  # pixels in a row or a column, numbers in a vector
 _EXPECTED, _SCALE = "expected floats in [-1, 1]", "Scale them: a byte u is 2 u / 255 - 1."
 
 
@@ -39,6 +40,7 @@ class Images(Medium):
         image_size: height and width to which images are resized; None: they must have that of `event_shape`.
         classes: names of the classes; () without.
         class_shares: which share of the images to train on each class has.
+        encoder: of the captions, as of `Captions`; None without captions.
     """
 
     event_shape: tuple[int, ...]
@@ -46,6 +48,7 @@ class Images(Medium):
     image_size: int | None = None
     classes: tuple[str, ...] = ()
     class_shares: tuple[float, ...] = ()
+    encoder: Mapping[str, Any] | None = None
     sheet = "samples.png"
     files = (".png", ".npy")
     walks = (".png", ".gif", ".webp")
@@ -63,13 +66,18 @@ class Images(Medium):
             raise ValueError(f"images of {sides} pixels cannot have been resized to {self.image_size!r}")
         if len(self.classes) != len(self.class_shares):
             raise ValueError(f"{len(self.classes)} classes must have as many shares, got {len(self.class_shares)}")
+        if self.encoder is not None and check_count(self.encoder["dim"], "dim", 1) > _LARGEST:
+            raise ValueError(f"the vectors of captions must have at most {_LARGEST:,} numbers, got {self.encoder}")
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], image_size: int | None) -> tuple[Self, Parts]:
+    def load(
+        cls, source: str | os.PathLike[str], image_size: int | None, captions: Captions | None = None
+    ) -> tuple[Self, Parts]:
         """Return the kind of the images of a set, and its parts; a random tenth of `train` is for validation.
 
         Raises:
-            DataError: as `load_images`; fewer than 4 images; images of one number, or that are all the same.
+            DataError: as `load_images` and `Captions.to_vectors`; fewer than 4 images; images of one number, or that
+                are all the same.
         """
         data = load_images(source, image_size=image_size)
         if len(data.train) < 4:
@@ -88,14 +96,18 @@ class Images(Medium):
             raise DataError(
                 "all images are the same, so there is nothing to learn.", path=source, remedy="Name other images."
             )
-        return cls(data.event_shape, data.levels, image_size, *_name_classes(data)), split_images(data)
+        kind = cls(data.event_shape, data.levels, image_size, *_name_classes(data))
+        if captions is None:
+            return kind, split_images(data)
+        return replace(kind, encoder=captions.encoder), split_images(data, captions.to_vectors(data, source))
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
         """Return the kind that `facts` has written."""
         classes = tuple(str(name) for name in facts.get("classes", ()))
         shares = tuple(float(share) for share in facts.get("class_shares", ()))
-        return cls(tuple(facts["event_shape"]), facts["levels"], facts["image_size"], classes, shares)
+        size, encoder = facts["image_size"], facts.get("encoder")
+        return cls(tuple(facts["event_shape"]), facts["levels"], size, classes, shares, encoder)
 
     def facts(self) -> dict[str, Any]:
         """Return shape, levels, size and classes by name."""
@@ -105,6 +117,7 @@ class Images(Medium):
             "image_size": self.image_size,
             "classes": list(self.classes),
             "class_shares": list(self.class_shares),
+            "encoder": None if self.encoder is None else dict(self.encoder),
         }
 
     def find_class(self, name: str) -> int:
@@ -190,12 +203,15 @@ class Images(Medium):
         return draw_grid(items)
 
 
-def split_images(data: ImageData) -> Parts:
-    """Return the parts of a set of images; a random tenth of `train`, the same one every time, is for validation."""
+def split_images(data: ImageData, vectors: Tensor | None = None) -> Parts:
+    """Return the parts of a set of images; a random tenth of `train`, the same one every time, is for validation.
+
+    With vectors, those of the captions of `train`, they take the place of the labels.
+    """
     held = max(1, min(len(data.train) // _SHARE, _MOST))
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
     train, validation = order[held:], order[:held]
-    labels = data.train_labels
+    labels = data.train_labels if vectors is None else vectors
     classes = (None, None) if labels is None else (labels[train], labels[validation])
     return Parts(data.train[train], data.train[validation], data.test, *classes)
 

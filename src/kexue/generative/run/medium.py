@@ -18,7 +18,8 @@ class Parts(NamedTuple):
 
     Attributes:
         train, validation, test: the items.
-        train_classes, validation_classes: their class numbers; None without classes.
+        train_classes, validation_classes: their class numbers (n,), or the vectors (n, d) of their captions; None
+            without.
     """
 
     train: Tensor

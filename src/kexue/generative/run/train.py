@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from kexue._progress import Progress
-from kexue.errors import DataError
+from kexue.errors import DataError, NotSupported
 from kexue.generative.data import is_named_set
 from kexue.generative.model import GenerativeModel
 from kexue.generative.recipes import Course, Recipe, find_recipe, to_batches
 from kexue.generative.run.config import ModelConfig, ModelResult
+from kexue.generative.run.images import Images
 from kexue.generative.run.medium import Medium, Parts
 from kexue.train.checkpoint import load_checkpoint
 from kexue.train.config import TrainConfig, TrainResult
@@ -54,7 +56,7 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
 
     Raises:
         DataError: data that cannot be read, a run in their folder. ValueError: an unknown model, or one that does not
-            fit the data.
+            fit the data. NotSupported: captions for a model that does not learn them.
         CheckpointError: the run in `out` has other settings or data. NonFiniteLossError: the training diverged.
 
     Example:
@@ -64,7 +66,10 @@ def train_model(config: ModelConfig, *, progress: Phases | None = None) -> Model
     """
     recipe = find_recipe(config.model)
     _check_apart(config)
-    medium, parts = recipe.medium.load(config.data, config.image_size)
+    if config.captions is not None and not recipe.classes:
+        raise NotSupported(f"{config.model} does not learn captions; diffusion and flow-matching do.")
+    load = recipe.medium.load if config.captions is None else partial(Images.load, captions=config.captions)
+    medium, parts = load(config.data, config.image_size)
     parts = parts if recipe.classes else parts.without_classes()
     facts = medium.facts()
     _check_size(config, recipe, facts)
@@ -134,7 +139,8 @@ def _settings(config: ModelConfig, course: Course, parts: Parts) -> dict[str, An
         "image_size": config.image_size,
         "seed": config.seed,
         **{name: getattr(course, name) for name in ("steps", "batch_size", "lr", "ema")},
-        "data": parts.hash(),
+        "data": (parts if config.captions is None else parts.without_classes()).hash(),
+        "captions": None if config.captions is None else config.captions.hash(),
     }
 
 

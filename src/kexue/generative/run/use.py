@@ -95,7 +95,7 @@ def sample_run(
         seed: >= 0.
         progress: called as ``progress(done, total)`` with numbers of samples.
         options: of the model, such as `temperature`, or `steps`, `solver`, `eta` and `scale` of a diffusion; and
-            `condition`, the name of a class. None leaves one out.
+            `condition`, the name of a class, or the vector (d,) of a text. None leaves one out.
 
     Raises:
         NotSupported: an option that the model does not have.
@@ -294,8 +294,10 @@ def apply(
     return torch.cat(parts)
 
 
-def _find_condition(run: Run, name: str) -> int:
-    """Return the class of a name, of a model that has learnt classes."""
+def _find_condition(run: Run, name: str | Tensor) -> int | Tensor:
+    """Return the class of a name, of a model that has learnt classes; of one that has learnt captions, the vector."""
+    if isinstance(name, Tensor):
+        return name
     if not run.recipe.classes or not isinstance(run.medium, Images):
         raise NotSupported(f"{run.name} is a model without classes: it does not take a condition.")
     return run.medium.find_class(name)
