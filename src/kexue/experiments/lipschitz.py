@@ -2,7 +2,7 @@
 
 Measures: power iteration on the article's matrix, and where its start fails; the norm of a flattened kernel against
 that of the convolution; errors on digits under attack with spectral regularisation and with weight decay; and spectral
-normalisation against gradient penalty in a WGAN.
+normalisation against gradient penalty in a WGAN, of points and of images.
 
 The cost of a critic step is measured on the bare step, so that seconds and multiplications count nothing else.
 """
@@ -19,6 +19,7 @@ import numpy as np
 
 from kexue._arrays import Array
 from kexue._optional import import_optional
+from kexue.experiments import _critic_constraints as images
 from kexue.experiments._data import attempt, split_digits
 from kexue.experiments._measures import count_multiplications, time_in_turns
 from kexue.experiments._training import build_mlp, fit, shuffled_rows, torch_seed
@@ -56,12 +57,13 @@ class _Gan(NamedTuple):
     effect=(
         "error under attack {none_attacked_error} to {spectral_attacked_error} (clean {none_clean_error} to "
         "{spectral_clean_error}); gain over weight decay {spectral_gain_over_frobenius}; "
-        "critic bound {normalised_critic_bound}"
+        "critic bound {normalised_critic_bound}; WGAN of digits: {digits_normalised_steps} to a distance of 5, with "
+        "the gradient penalty {digits_penalty_10_steps}"
     ),
-    minutes=2.0,
+    minutes=6.0,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
-    """Measure power iteration, a box filter, digits under attack, and eight Gaussians by two kinds of critic."""
+    """Measure power iteration, a box filter, digits under attack, and GANs of points and digits by kinds of critic."""
     import_optional("torch", extra="train")
     count, epochs, steps = {"smoke": (1, 5, 10), "small": (3, 60, 600), "full": (10, 60, 5000)}[budget]
     seeds = tuple(range(seed, seed + count))
@@ -79,8 +81,18 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     figures |= _cost_figures(5 if budget == "smoke" else 40) | _gan_figures(gans)
     claims += _gan_claims(figures, steps)
     notes.append(f"WGAN: {count} seeds, {steps} generator steps with 3 critic steps each, batches of 256")
+    length, every, rounds = {"smoke": (20, 10, 2), "small": (2000, 50, 40), "full": (5000, 50, 100)}[budget]
+    curves = attempt(lambda: images.measure_curves(seeds, length, every), "the claims on GANs of digits", notes) or {}
+    if curves:
+        figures |= images.make_figures(curves, seeds, rounds)
+        claims += images.make_claims(curves, figures)
+        notes.append(f"WGAN of digits: {count} seeds, {length} steps of each network, batches of 64")
     return Report(
-        tuple(claims), figures, notes=tuple(notes), seeds=seeds, draw=lambda figure: _draw(figure, digits or {}, gans)
+        tuple(claims),
+        figures,
+        notes=tuple(notes),
+        seeds=seeds,
+        draw=lambda figure: _draw(figure, digits or {}, gans, curves),
     )
 
 
@@ -366,9 +378,18 @@ def _gan_claims(figures: Mapping[str, Figure], steps: int) -> list[Claim]:
 # ---- draw ----------------------------------------------------------------------------------------------------------
 
 
-def _draw(figure: Any, digits: Mapping[tuple[str, float], list[_Penalised]], gans: Mapping[str, list[_Gan]]) -> None:
+def _draw(
+    figure: Any,
+    digits: Mapping[tuple[str, float], list[_Penalised]],
+    gans: Mapping[str, list[_Gan]],
+    curves: images.Curves,
+) -> None:
     names = list(_CRITICS)
-    panels = figure.subplot_mosaic([["errors", "errors", *names[:2]], ["errors", "errors", *names[2:]]])
+    figure.set_size_inches(15, 6)
+    rows = [["errors", "errors", "curves", "curves", *pair] for pair in (names[:2], names[2:])]
+    panels = figure.subplot_mosaic(rows)
+    if curves:
+        images.draw_curves(panels["curves"], curves)
     errors = panels["errors"]
     for kind in _COEFFICIENTS if digits else ():
         means = np.array([np.mean(runs, axis=0)[:3] for (name, _), runs in digits.items() if name == kind])
@@ -386,6 +407,6 @@ def _draw(figure: Any, digits: Mapping[tuple[str, float], list[_Penalised]], gan
         gan, panel = gans[kind][0], panels[kind]
         panel.scatter(*gan.data.T, s=2, color="0.75")
         panel.scatter(*gan.samples.T, s=2, color="tab:blue")
-        title = f"gradient penalty x {weight:g}" if weight else "WGAN, normalised"
+        title = f"penalty of weight {weight:g}" if weight else "WGAN, normalised"
         panel.set_title(f"{title}\ndistance {gan.distance:.3f}", fontsize=10)
         panel.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3), xlabel="x", ylabel="y")

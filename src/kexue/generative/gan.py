@@ -256,7 +256,7 @@ class GAN(GenerativeModel):
         return real.new_zeros(())
 
 
-def sngan(event_shape: Sequence[int], latent_dim: int = 32) -> GAN:
+def sngan(event_shape: Sequence[int], latent_dim: int = 32, **options: Any) -> GAN:
     """Return a GAN with hinge loss and spectral normalisation for images (C, H, W) in [-1, 1].
 
     For up to 256 numbers an image its networks are perceptrons with two hidden layers of 256; for larger images they
@@ -266,13 +266,16 @@ def sngan(event_shape: Sequence[int], latent_dim: int = 32) -> GAN:
     Args:
         event_shape: of an image; height and width of larger ones must be divisible by 4.
         latent_dim: >= 1.
+        options: of `GAN`, such as another loss or constraint on the same networks.
 
     Raises:
         ValueError: an argument outside its range.
     """
     shape = tuple(event_shape)
     decoder = MLP(latent_dim, shape) if is_small(shape) else ConvDecoder(latent_dim, shape, channels=64)
-    return GAN(nn.Sequential(decoder, nn.Tanh()), build_critic(shape), latent_dim, instance_noise=0.02)
+    return GAN(
+        nn.Sequential(decoder, nn.Tanh()), build_critic(shape), latent_dim, **{"instance_noise": 0.02, **options}
+    )
 
 
 def _check_strength(constraint: str, strength: float | None) -> float:
