@@ -56,7 +56,8 @@ _EFFECT_ZH = {
     "adafactor": "BERT-base 的状态 {state_bert_base_adam} → {state_bert_base_adafactor}; 验证损失 {poems_loss_adam} → {poems_loss_adafactor}",
     "adax": "准确率相对 Adam 的变化 {digits_gain}",
     "lipschitz": "受攻击时的错误率 {none_attacked_error} → {spectral_attacked_error}(无攻击 {none_clean_error} → {spectral_clean_error}); "
-    "比权重衰减低 {spectral_gain_over_frobenius}; 判别器的上界 {normalised_critic_bound}",
+    "比权重衰减低 {spectral_gain_over_frobenius}; 判别器的上界 {normalised_critic_bound}; "
+    "手写数字的 WGAN 达到距离 5:谱归一化 {digits_normalised_steps},梯度惩罚 {digits_penalty_10_steps}",
     "simvq": "聚类向量上用到的编码 {clusters_usage_plain} → {clusters_usage_linear}; "
     "旋转技巧下数字的误差 {digits_mse_plain_straight_through} → {digits_mse_plain_rotation}",
     "vae": "先验采样的 Fréchet 距离:无 KL {fd_beta_0},有 KL {fd_beta_1},训练集图像 {fd_train_test}; "
