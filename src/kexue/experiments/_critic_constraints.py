@@ -88,7 +88,8 @@ def _prepare_step(shape: tuple[int, ...], seed: int, options: Mapping[str, Any])
 
     def step() -> None:
         adam.zero_grad()
-        model.training_step(x, generator=generator).loss.backward()
+        loss: Any = model.training_step(x, generator=generator).loss
+        loss.backward()
         adam.step()
 
     return step
