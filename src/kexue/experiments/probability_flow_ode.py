@@ -191,12 +191,12 @@ def _measure(size: Size, seed: int) -> Runs:
     ring = generative.eight_gaussians()
     model = train_ring(size.ring, seed)
     test = ring.sample(size.points, generator=1000 * seed + 7)
-    found = diffusion.log_likelihood(model.denoiser, test).value
+    inside = diffusion.log_likelihood(model.denoiser, test).value
     cells, side = _cells(size.cells)
     density = diffusion.log_likelihood(model.denoiser, cells, rtol=1e-4, atol=1e-4).value.exp()
     decoded, errors = _measure_digits(size, seed)
     return Runs(
-        float(found.mean()), float(ring.log_prob(test).mean()), float(density.sum()) * side**2,
+        float(inside.mean()), float(ring.log_prob(test).mean()), float(density.sum()) * side**2,
         density.reshape(size.cells, size.cells), decoded, errors,
     )  # fmt: skip
 
