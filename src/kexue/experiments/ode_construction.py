@@ -8,23 +8,23 @@ integral of the density. The examples in one dimension are computed with exact v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kexue import generative
 from kexue._optional import import_optional
-from kexue.experiments._training import fit, shuffled_rows, torch_seed
+from kexue.experiments._flows import fit_flow, train_ring_flows
 from kexue.experiments.registry import Budget, experiment
 from kexue.experiments.report import Claim, Figure, Report
 from kexue.generative import diffusion
 
-_POOL, _BATCH, _SAMPLES, _PAIRS = 20_000, 256, 4000, 10_000
+_SAMPLES = 4000
 _STEPS = (1, 2, 4, 8, 16)
 _EULER = {2: 1.2, 4: 1.3405, 8: 1.4148, 16: 1.4557}
 _SHARES = {0.5: 0.5, 1.2: 0.25, 1.7: 0.25}
-_RATIO, _HIDDEN = 1.5, 64
+_RATIO = 1.5
 _KINDS = ("normal", "uniform", "coupled", "reflow", "poisson")
 _PANELS = {
     (0, 1): ("normal", "normal prior"), (0, 2): ("uniform", "uniform prior"), (1, 0): ("coupled", "batches coupled"),
@@ -32,27 +32,49 @@ _PANELS = {
 }  # fmt: skip
 
 
+class Size(NamedTuple):
+    """What a budget allows.
+
+    Attributes:
+        ring, digits: training steps.
+        points: of the grid on which the density is summed, a side.
+        seeds: number of runs.
+    """
+
+    ring: int
+    digits: int
+    points: int
+    seeds: int
+
+
+_SIZES: dict[Budget, Size] = {
+    "smoke": Size(60, 60, 41, 1),
+    "small": Size(4000, 1500, 81, 3),
+    "full": Size(8000, 6000, 161, 5),
+}
+
+
 @experiment(
     "ode-construction",
     claim="Trajectories to any prior, and their mean velocity, make a generative model; Poisson flows are one case.",
     effect=(
         "sliced Wasserstein distance of samples of the ring: normal prior {swd_normal}, uniform {swd_uniform}, "
-        "Poisson flow {swd_poisson}, fresh data {swd_data}; bend of trajectories {bend_normal}, batches coupled "
-        "{bend_coupled}, after reflow {bend_reflow}"
+        "Poisson flow {swd_poisson}, fresh data {swd_data}, a ring without parts {swd_circle}; bend of trajectories "
+        "{bend_normal}, batches coupled {bend_coupled}, after reflow {bend_reflow}"
     ),
-    minutes=6,
+    minutes=9,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Train flows of the ring and of digits for each seed, and compute the examples of one dimension."""
     import_optional("torch", extra="train")
-    steps, count, points = {"smoke": (60, 1, 41), "small": (1500, 3, 81), "full": (6000, 5, 161)}[budget]
-    seeds = tuple(range(seed, seed + count))
-    rings = {s: _train_ring(steps, s) for s in seeds}
+    size = _SIZES[budget]
+    seeds = tuple(range(seed, seed + size.seeds))
+    rings = {s: train_ring_flows(size.ring, s) for s in seeds}
     measures = [_measure_ring(rings[s], s) for s in seeds]
-    digits = [_measure_digits(steps, s) for s in seeds]
+    digits = [_measure_digits(size.digits, s) for s in seeds]
     figures = {name: Figure.over_runs([one[name] for one in measures]) for name in measures[0]}
     figures |= {name: Figure.over_runs([one[name] for one in digits]) for name in digits[0]}
-    figures["mass"] = Figure(_integrate_density(rings[seed]["normal"], points), n=points**2)
+    figures["mass"] = Figure(_integrate_density(rings[seed]["normal"], size.points), n=size.points**2)
     figures |= _compute_examples()
     return Report(
         tuple(_claims(figures)),
@@ -70,80 +92,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     )
 
 
-# ---- flows of the ring ---------------------------------------------------------------------------------------------
-
-
-def _train_ring(steps: int, seed: int) -> dict[str, Any]:
-    """A flow from each prior; from the normal one also with coupled batches, and on the pairs of the first."""
-    torch = import_optional("torch", extra="train")
-    pool = generative.eight_gaussians().sample(_POOL, generator=seed)
-    straight = diffusion.LinearPath(diffusion.NormalPrior(2))
-    square = diffusion.LinearPath(diffusion.UniformPrior([-1.0, -1.0], [1.0, 1.0]))
-    models = {
-        "normal": _fit_flow(straight, pool, steps, seed),
-        "uniform": _fit_flow(square, pool, steps, seed),
-        "coupled": _fit_flow(straight, pool, steps, seed, coupling="ot"),
-        "poisson": _fit_poisson(pool, steps, seed),
-    }
-    pairs = models["normal"].reflow(_PAIRS, generator=torch.Generator().manual_seed(seed), method="heun")
-    models["reflow"] = _fit_flow(straight, pairs, steps, seed)
-    return models
-
-
-def _fit_flow(path: Any, data: Any, steps: int, seed: int, **options: Any) -> Any:
-    """A flow trained on events, or on pairs of events and points of the prior."""
-    torch = import_optional("torch", extra="train")
-    with torch_seed(seed):
-        net = generative.MLPDenoiser(path.event_shape, hidden=_HIDDEN if path.event_shape == (2,) else 128)
-    model = diffusion.FlowMatching(net, path, **options)
-    generator = torch.Generator().manual_seed(seed)
-    parts = [part for part in data if part is not None] if isinstance(data, tuple) else [data]
-
-    def loss(rows: Any) -> Any:
-        return model.loss(tuple(part[rows] for part in parts), generator=generator).loss
-
-    _fit(model, loss, len(parts[0]), steps, generator)
-    return model
-
-
-def _fit(model: Any, loss: Callable[[Any], Any], n: int, steps: int, generator: Any) -> None:
-    """Adam with a learning rate that falls to 0."""
-    torch = import_optional("torch", extra="train")
-    batches = shuffled_rows(n, _BATCH, math.ceil(steps * _BATCH / n) + 1, generator)[:steps]
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
-    fit(model, loss, batches, optimizer, scheduler=schedule)
-
-
-def _fit_poisson(pool: Any, steps: int, seed: int) -> Any:
-    """A Poisson flow: a network estimates x_0 from bounded inputs, times log-uniform; the velocity is (x - x_0)/t."""
-    torch = import_optional("torch", extra="train")
-    path = diffusion.pfgm_path(2)
-    generator = torch.Generator().manual_seed(seed)
-    low, high = math.log(path.t_min), math.log(path.t_max)
-
-    class Charges(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = generative.MLPDenoiser(2, hidden=_HIDDEN)
-
-        def estimate(self, x: Any, t: Any) -> Any:
-            inside = x / (1 + x.square().sum(1, keepdim=True) / 16).sqrt()
-            return self.net(inside, (t.log() - low) / (high - low)).sample
-
-        def forward(self, sample: Any, timestep: Any) -> Any:
-            return (sample - self.estimate(sample, timestep)) / timestep[:, None]
-
-    with torch_seed(seed):
-        net = Charges()
-
-    def loss(rows: Any) -> Any:
-        t = torch.exp(low + (high - low) * torch.rand(len(rows), generator=generator))
-        x_t = path.sample(pool[rows], t, generator=generator).x_t
-        return (net.estimate(x_t, t) - pool[rows]).square().mean()
-
-    _fit(net, loss, len(pool), steps, generator)
-    return diffusion.FlowMatching(net, path)
+# ---- flows of the ring --------------------------------------------------------------------------------------------
 
 
 def _measure_ring(models: Mapping[str, Any], seed: int) -> dict[str, float]:
@@ -158,7 +107,10 @@ def _measure_ring(models: Mapping[str, Any], seed: int) -> dict[str, float]:
     def sample(name: str, **options: Any) -> Any:
         return models[name].sample(_SAMPLES, generator=torch.Generator().manual_seed(seed), **options)
 
-    measured = {"swd_data": distance(ring.sample(_SAMPLES, generator=seed + 2000))}
+    measured = {
+        "swd_data": distance(ring.sample(_SAMPLES, generator=seed + 2000)),
+        "swd_circle": distance(_circle(seed)),
+    }
     for name in _KINDS:
         measured[f"swd_{name}"] = distance(sample(name, steps=20))
     for name in ("normal", "coupled", "reflow"):
@@ -167,6 +119,15 @@ def _measure_ring(models: Mapping[str, Any], seed: int) -> dict[str, float]:
         x_1 = models[name].path.prior.sample(500, generator=torch.Generator().manual_seed(seed))
         measured[f"bend_{name}"] = _bend(lambda t, x, name=name: models[name].velocity(x, t), x_1, 0.0)
     return measured
+
+
+def _circle(seed: int) -> Any:
+    """Points of the ring, their angles even: what a model without its eight parts would make."""
+    torch = import_optional("torch", extra="train")
+    generator = torch.Generator().manual_seed(seed)
+    angle = 2 * math.pi * torch.rand(_SAMPLES, generator=generator)
+    radius = 2 + 0.2 * torch.randn(_SAMPLES, generator=generator)
+    return torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
 
 
 def _bend(velocity: Any, x_1: Any, end: float, *, steps: int = 50) -> float:
@@ -206,7 +167,7 @@ def _measure_digits(steps: int, seed: int) -> dict[str, float]:
     priors = {"normal": diffusion.NormalPrior(images.event_shape), "uniform": diffusion.UniformPrior(-side, side)}
     measured = {"fd_digits_test": generative.frechet_distance(features(images.test), real)}
     for name, prior in priors.items():
-        model = _fit_flow(diffusion.LinearPath(prior), images.train, steps, seed)
+        model = fit_flow(diffusion.LinearPath(prior), images.train, steps, seed)
         x = model.sample(len(images.test), generator=torch.Generator().manual_seed(seed))
         measured[f"fd_digits_{name}"] = generative.frechet_distance(features(x), real)
     return measured
@@ -310,6 +271,7 @@ def _draw(figure: Any, models: Mapping[str, Any], figures: Mapping[str, Figure],
     for name, label in (("normal", "independent"), ("coupled", "batches coupled"), ("reflow", "after reflow")):
         panel.loglog(_STEPS, [figures[f"swd_{name}_euler_{n}"].value for n in _STEPS], "o-", label=label)
     panel.axhline(figures["swd_data"].value, color="gray", linestyle=":", label="fresh data")
+    panel.axhline(figures["swd_circle"].value, color="gray", linestyle="--", label="ring without parts")
     panel.set(title="samples of the ring", xlabel="steps of Euler", ylabel="sliced Wasserstein distance")
     panel.set_xticks(_STEPS, map(str, _STEPS))
     panel.minorticks_off()
