@@ -230,6 +230,16 @@ def test_a_run_started_anew_and_killed_has_no_model_of_the_one_before(settings):
 
 
 @pretrain
+def test_a_training_does_not_start_from_the_model_that_it_replaces(settings):
+    train_sentences(SentenceConfig(**settings))
+    model = settings["out"] / "model"
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="would replace"):
+            train_sentences(SentenceConfig(**settings, init=f"{model}/", resume=resume))
+    assert model.exists()
+
+
+@pretrain
 def test_a_folder_of_other_files_is_refused_before_the_training(settings):
     (settings["out"] / "model").mkdir(parents=True)
     (settings["out"] / "model" / "notes.txt").touch()

@@ -63,6 +63,9 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
         (1, 256)
     """
     phases = progress or _silent
+    folder = Path(config.out) / "model"
+    if config.init not in (None, FROM_TEACHER) and Path(config.init).resolve() == folder.resolve():
+        raise ValueError(f"init is {folder}, which this training would replace; copy it, or choose another out")
     validation = _load_validation(config)
     corpus = read_corpus(config.data)
     _warn_of_leaks(validation, corpus)
@@ -72,8 +75,6 @@ def train_sentences(config: SentenceConfig, *, progress: Phases | None = None) -
         torch.manual_seed(config.seed)
         model = _open_student(config, corpus.texts)
         stage = _PREPARE[config.stage](config, corpus, model, phases)
-
-    folder = Path(config.out) / "model"
 
     def start(trainer: Trainer) -> None:
         check_settings(config.out, settings, resume=config.resume)  # another trainer may have been here since
