@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -249,10 +250,81 @@ def test_latents_of_a_sampler_for_any_model_that_decodes():
         gan.sample(2, latent_sampler=sampler, generator=[torch.Generator(), torch.Generator()])
     with pytest.raises(ValueError, match="leave one of them out"):
         gan.sample(6, latent_sampler=sampler, latents=z)
-    with pytest.raises(ValueError, match="one for each of 5 events, got 6"):
+    with pytest.raises(ValueError, match=r"one for each of 5 events, got shape \(6, 4\)"):
         gan.sample(5, latents=z)
     with pytest.raises(ValueError, match=r"z must have shape \(B, 4\), got \(6, 3\)"):
         gan.sample(6, latents=z[:, :3])
+
+
+class Told:
+    """A sampler that returns what it was told."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def sample(self, size, *, generator=None):
+        return self.answer
+
+
+def test_samplers_of_arrays_that_torch_cannot_share(recwarn):
+    model = sngan((1, 8, 8), 4)
+    for z in (np.broadcast_to(np.ones(4), (3, 4)), np.ones((3, 4))[::-1], np.ones((3, 4), np.float16), [[1.0] * 4] * 3):
+        assert torch.equal(model.sample(3, latent_sampler=Told(z)), model.sample(3, latents=torch.ones(3, 4)))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("z", "error", "message"),
+    [
+        (np.full((3, 4), np.nan), ValueError, "z has NaN or infinity, first in item 0"),
+        (np.ones((3, 4), complex), TypeError, "z must be a tensor of floats, got torch.complex128"),
+        (np.ones((2, 4)), ValueError, r"must return 3 latents, got an array of shape \(2, 4\)"),
+        (3.0, ValueError, r"must return 3 latents, got an array of shape \(\)"),
+    ],
+)
+def test_bad_latents_of_a_sampler(z, error, message):
+    with pytest.raises(error, match=message):
+        sngan((1, 8, 8), 4).sample(3, latent_sampler=Told(z))
+
+
+def test_latents_are_a_tensor():
+    model = sngan((1, 8, 8), 4)
+    with pytest.raises(TypeError, match="latents must be a tensor, got ndarray"):
+        model.sample(3, latents=np.ones((3, 4)))
+    with pytest.raises(ValueError, match=r"one for each of 3 events, got shape \(\)"):
+        model.sample(3, latents=torch.tensor(1.0))
+    for z in (torch.full((1, 4), math.inf), torch.ones(1, 3)):
+        with pytest.raises(ValueError, match="z "):
+            model.decode(z)
+    with pytest.raises(TypeError, match=r"z must be a tensor of floats, got torch.int64"):
+        model.decode(torch.ones(1, 4, dtype=torch.int64))
+
+
+# ---- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_autocast_trains_with_the_gradients_of_single_precision(constraint):
+    model, x = small_gan(constraint, instance_noise=0.1).eval(), batches(1)[0]
+    for step in (
+        lambda seed: model.loss(x, generator=seed),
+        lambda seed: model.training_step(x, generator=torch.Generator().manual_seed(seed)),
+    ):
+        expected = gradients(model, step(5))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = step(5)
+        assert output.loss.dtype == torch.float32
+        got = gradients(model, output)
+        for name, gradient in expected.items():
+            if gradient is not None:
+                assert (got[name] - gradient).norm() <= 0.05 * gradient.norm() + 1e-4, name
+
+
+def test_another_precision_than_that_of_the_weights_is_explained():
+    model, x = small_gan(), batches(1)[0].double()
+    for use in (model.score, model.energy, model.features, model.loss, model.training_step):
+        with pytest.raises(TypeError, match=r"the weights are torch.float32, got x of torch.float64; use x\.to"):
+            use(x)
 
 
 # ---- scores, files, resume -------------------------------------------------------------------------------------------

@@ -319,6 +319,46 @@ def test_noise_of_data_has_their_mean_and_their_spectrum(shape: tuple[int, ...])
 
 
 def test_noise_needs_data_of_its_shape() -> None:
-    for x in (torch.zeros(3, 1, 4, 5), torch.zeros(0, *SHAPE)):
-        with pytest.raises(ValueError, match=r"shape \(n >= 1, 1, 4, 4\)"):
+    for x, message in (
+        (torch.zeros(3, 1, 4, 5), r"x must have shape \(B, 1, 4, 4\), got \(3, 1, 4, 5\)"),
+        (torch.zeros(0, *SHAPE), "one event at least"),
+        (torch.full((2, *SHAPE), math.nan), "NaN or infinity, first in item 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
             SpectralNoise(SHAPE).fit(x)
+    with pytest.raises(TypeError, match=r"x must be a tensor of floats, got torch.int64"):
+        SpectralNoise(SHAPE).fit(torch.zeros(2, *SHAPE, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"g must have shape \(B, 1, 4, 4\), got \(2, 3, 4, 4\)"):
+        SpectralNoise(SHAPE)(torch.zeros(2, 3, 4, 4))
+    with pytest.raises(ValueError, match="event_shape must be a size >= 1"):
+        SpectralNoise(())
+
+
+def test_noise_has_no_graph_of_its_data_and_takes_half_precision() -> None:
+    x = torch.nn.Parameter(_normal(9, *SHAPE).float())
+    noise = SpectralNoise(SHAPE).fit(x)
+    assert not noise.mean.requires_grad
+    assert not noise.amplitude.requires_grad
+    assert torch.allclose(SpectralNoise(SHAPE).fit(x.bfloat16()).amplitude, noise.amplitude, rtol=0.02, atol=0.01)
+
+
+def test_no_sample_of_spectral_noise_is_no_error() -> None:
+    assert _build(noise=SpectralNoise(SHAPE)).sample(0).shape == (0, *SHAPE)
+
+
+def test_noise_of_another_shape_is_refused() -> None:
+    model = IGN(MLP(4, 4), event_shape=4, noise=nn.Linear(4, 1))
+    for use in (lambda: model.sample(2), lambda: model.loss(torch.zeros(2, 4))):
+        with pytest.raises(ValueError, match=r"noise must return events \(4,\), got \(1,\)"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 8, dtype=torch.int64), torch.full((2, 8), math.nan), torch.zeros(8), [[0.0]]]
+)
+def test_a_batch_that_is_refused_sets_no_shape(x: Any) -> None:
+    model = IGN(MLP(4, 4))
+    with pytest.raises((TypeError, ValueError), match=r"tensor of floats|NaN or infinity|event_shape must be"):
+        model.energy(x)
+    model.energy(torch.zeros(2, 4))
+    assert model.event_shape == (4,)

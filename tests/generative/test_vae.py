@@ -312,6 +312,8 @@ def test_bad_calls_are_refused() -> None:
         model.encode(x * math.nan)
     with pytest.raises(ValueError, match=r"\(B, 2\), got \(3, 3\)"):
         model.decode(_normal(3, 3))
+    with pytest.raises(ValueError, match="z has NaN or infinity, first in item 1"):
+        model.decode(torch.tensor([[0.0, 0.0], [math.nan, 0.0]]))
     with pytest.raises(ValueError, match="k must be a whole number >= 1"):
         model.log_prob_bound(x, k=0)
     with pytest.raises(ValueError, match="has no classes"):

@@ -124,3 +124,16 @@ def test_the_first_batch_sets_the_shapes() -> None:
     assert torch.equal(untold.sample(3, generator=0), told.sample(3, generator=0))
     with pytest.raises(ValueError, match=r"shape \(B, 6\)"):
         untold.loss(torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 8, dtype=torch.int64), torch.full((2, 8), float("nan")), torch.zeros(8)])
+def test_a_batch_that_is_refused_sets_no_shape(x: torch.Tensor) -> None:
+    encoder, decoder = (
+        nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2))),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 6)),
+    )
+    model = VQVAE(encoder, decoder, VectorQuantizer(2, 8))
+    with pytest.raises((TypeError, ValueError), match=r"tensor of floats|NaN or infinity|event_shape must be"):
+        model.encode(x)
+    model.encode(torch.zeros(2, 6))
+    assert model.event_shape == (6,)

@@ -20,9 +20,9 @@ from torch.func import functional_call
 from torch.nn.functional import relu, softplus
 
 from kexue._counts import check_count, check_counts
-from kexue._tensors import at_least_float32, evaluating
+from kexue._tensors import at_least_float32, evaluating, explaining_precision
 from kexue.errors import NotSupported
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, unpack_batch
 from kexue.generative.networks.convolution import ConvDecoder
 from kexue.generative.networks.critic import build_critic
 from kexue.generative.networks.mlp import MLP, is_small
@@ -123,7 +123,7 @@ class GAN(GenerativeModel):
         """Return the events of latents; `truncation` as of `latents`."""
         if condition is not None:
             raise ValueError("a GAN has no classes, so it takes no condition")
-        return self.decode(self._draw_latents(noise, truncation))
+        return self._decode(self._draw_latents(noise, truncation))
 
     def latents(
         self,
@@ -152,9 +152,11 @@ class GAN(GenerativeModel):
         return z.clamp(-truncation, truncation).to(torch.get_default_dtype())
 
     def decode(self, z: Tensor) -> Tensor:  # type: ignore[override]
-        """Return the events (B, *event_shape) of latents z (B, latent_dim)."""
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
+        """Return the events (B, *event_shape) of latents z (B, latent_dim), finite floats of any precision."""
+        check_batch(z, (self.latent_dim,), "z")
+        return self._decode(z)
+
+    def _decode(self, z: Tensor) -> Tensor:
         weight = next(self.generator_net.parameters(), None)
         events: Tensor = self.generator_net(z if weight is None else z.to(weight.dtype))
         return events
@@ -162,7 +164,7 @@ class GAN(GenerativeModel):
     def score(self, x: Tensor) -> Tensor:
         """Return the critic's scores D (B,) of events; high for those that it finds real."""
         self.check_events(x)
-        return _as_scores(self.critic(x), len(x))
+        return self._judge(x)
 
     def energy(self, x: Tensor) -> Tensor:
         """Return U = -D (B,) of events; it tells real events from generated ones, and is no log density."""
@@ -180,7 +182,8 @@ class GAN(GenerativeModel):
                 f"the layers of a {type(self.critic).__name__} are not known.",
                 remedy="Give a critic that is an nn.Sequential.",
             )
-        features: Tensor = self.critic[:-1](x)
+        with explaining_precision(self.critic, x):
+            features: Tensor = self.critic[:-1](x)
         return features
 
     # ---- training ----------------------------------------------------------------------------------------------------
@@ -199,8 +202,7 @@ class GAN(GenerativeModel):
             with torch.no_grad():
                 fake = self._make(noise)
             real = self._disturb(x, noise)
-            scores = _as_scores(self.critic(torch.cat([real, fake])), 2 * len(x))
-            value = self._losses.critic(*scores.chunk(2))
+            value = self._losses.critic(*self._judge(torch.cat([real, fake])).chunk(2))
             penalty = self._penalize(real, fake, generator)
             return LossOutput(value + penalty, {"critic": value, "penalty": penalty})
         frozen = {name: one.detach() for name, one in self.critic.named_parameters()}
@@ -223,7 +225,7 @@ class GAN(GenerativeModel):
         x, noise = self._start(batch, generator)
         fake = self._make(noise)
         events = torch.cat([self._disturb(x, noise), fake.detach(), fake])
-        real, apart, through = _as_scores(self.critic(events), 3 * len(x)).chunk(3)
+        real, apart, through = self._judge(events).chunk(3)
         critic, goal = self._losses.critic(real, apart), self._losses.generator(through)
         penalty = self._penalize(events[: len(x)], fake, generator)
         # 9969, the section on a single loss
@@ -240,7 +242,12 @@ class GAN(GenerativeModel):
 
     def _make(self, noise: Noise) -> Tensor:
         """Return new events as the critic sees them."""
-        return self._disturb(self.decode(noise.normal((self.latent_dim,))), noise)
+        return self._disturb(self._decode(noise.normal((self.latent_dim,))), noise)
+
+    def _judge(self, events: Tensor) -> Tensor:
+        """Return the scores of events that are checked, or made here; the critic runs once."""
+        with explaining_precision(self.critic, events):
+            return _as_scores(self.critic(events), len(events))
 
     def _disturb(self, x: Tensor, noise: Noise) -> Tensor:
         if not self.instance_noise:
@@ -250,7 +257,7 @@ class GAN(GenerativeModel):
     def _penalize(self, real: Tensor, fake: Tensor, generator: torch.Generator | int | None) -> Tensor:
         """Return the penalty on the critic's slopes; 0 where the constraint is another."""
         if self.constraint == "gradient_penalty":
-            return self.strength * gradient_penalty(self.critic, real, fake.detach(), generator=generator)
+            return self.strength * gradient_penalty(self.critic, real, fake.to(real.dtype), generator=generator)
         if self.constraint == "zero_centred":  # 6316: at the real events themselves
             return self.strength * gradient_penalty(self.critic, real, real, center=0.0, generator=generator)
         return real.new_zeros(())

@@ -6,7 +6,6 @@ Source: kexue.fm/archives/9969; Shocher et al. 2023, arXiv:2311.01462.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from kexue._counts import check_count
 from kexue._tensors import at_least_float32, evaluating
 from kexue.errors import NotFittedError
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, check_not_empty, unpack_batch
+from kexue.generative.networks.mlp import Shape, as_shape
 from kexue.generative.noise import Noise
 
 _SAME = 1e-4  # a network that changes noise by less than this part is the identity
@@ -66,7 +66,7 @@ class IGN(GenerativeModel):
         self,
         net: nn.Module,
         *,
-        event_shape: Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         distance: Literal["l2", "l1"] = "l2",
         weights: tuple[float, float, float] = (1.0, 1.0, 0.1),
         clamp: float | None = None,
@@ -89,7 +89,7 @@ class IGN(GenerativeModel):
         self.distance, self.weights, self.clamp, self.clamp_scale = distance, weights, clamp, clamp_scale
         self.event_shape = ()
         if event_shape is not None:
-            self._set_shape(tuple(event_shape))
+            self._set_shape(event_shape)
 
     # ---- use ---------------------------------------------------------------------------------------------------------
 
@@ -165,8 +165,10 @@ class IGN(GenerativeModel):
 
     def check_events(self, x: Tensor) -> None:
         """Raise unless `x` is a batch of events; the first batch sets their shape where none was given."""
-        if not self.event_shape and isinstance(x, Tensor) and x.ndim > 1:
-            self._set_shape(tuple(x.shape[1:]))
+        if not self.event_shape:
+            shape = tuple(x.shape[1:]) if isinstance(x, Tensor) else ()
+            check_batch(x, shape)  # a batch that is refused sets nothing
+            self._set_shape(shape)
         super().check_events(x)
 
     # ---- inner steps -------------------------------------------------------------------------------------------------
@@ -183,16 +185,20 @@ class IGN(GenerativeModel):
 
     def _draw_noise(self, noise: Noise) -> Tensor:
         """Return z, one for each item of the noise."""
-        z = noise.normal(self.event_shape)
-        return z if self.noise is None else self.noise(z)
+        g = noise.normal(self.event_shape)
+        z: Tensor = g if self.noise is None else self.noise(g)
+        if z.shape != g.shape:
+            raise ValueError(f"noise must return events {self.event_shape}, got {tuple(z.shape[1:])}")
+        return z
 
     def _measure(self, a: Tensor, b: Tensor) -> Tensor:
         """Return D(a, b) (B,) of events."""
         gap = (a - b).flatten(1)
         return gap.square().mean(1) if self.distance == "l2" else gap.abs().mean(1)
 
-    def _set_shape(self, event_shape: tuple[int, ...]) -> None:
+    def _set_shape(self, shape: Shape) -> None:
         """Set the shape of events; ValueError where the network returns another one, or its input."""
+        event_shape = as_shape(shape, "event_shape")
         x = Noise(0, 2, self.device).normal(event_shape)
         with torch.no_grad(), evaluating(self):
             y = self._map(x)
@@ -233,21 +239,22 @@ class SpectralNoise(nn.Module):
         torch.Size([5, 1, 8, 8])
     """
 
-    def __init__(self, event_shape: Sequence[int]) -> None:
+    def __init__(self, event_shape: Shape) -> None:
         super().__init__()
-        self._axes = tuple(range(-min(2, len(event_shape)), 0))
-        zeros = torch.zeros(*event_shape)
+        shape = as_shape(event_shape, "event_shape")
+        self._axes = tuple(range(-min(2, len(shape)), 0))
+        zeros = torch.zeros(shape)
         self.register_buffer("mean", zeros)
         self.register_buffer("amplitude", torch.ones_like(self._transform(zeros[None])[0].real))
         self.mean: Tensor
         self.amplitude: Tensor
 
+    @torch.no_grad()
     def fit(self, x: Tensor) -> SpectralNoise:
-        """Set m and s from data x (n, *event_shape), n >= 1; return the module."""
-        if tuple(x.shape[1:]) != tuple(self.mean.shape) or not len(x):
-            raise ValueError(
-                f"x must have shape (n >= 1, {', '.join(map(str, self.mean.shape))}), got {tuple(x.shape)}"
-            )
+        """Set m and s from data x (n, *event_shape), n >= 1, finite floats; return the module."""
+        check_batch(x, tuple(self.mean.shape))
+        check_not_empty(x)
+        x = at_least_float32(x)
         mean = x.mean(0)
         self.mean.copy_(mean)
         self.amplitude.copy_(self._transform(x - mean).abs().square().mean(0).sqrt())
@@ -255,8 +262,12 @@ class SpectralNoise(nn.Module):
 
     def forward(self, g: Tensor) -> Tensor:
         """Return z (B, *event_shape) of normal numbers g of the same shape."""
+        if g.shape[1:] != self.mean.shape:
+            raise ValueError(f"g must have shape (B, {', '.join(map(str, self.mean.shape))}), got {tuple(g.shape)}")
+        if not len(g):
+            return g  # of which torch has no transform
         sizes = [g.shape[axis] for axis in self._axes]
-        waves = self.amplitude * self._transform(g)
+        waves = self.amplitude * self._transform(at_least_float32(g))
         return self.mean + cast(Tensor, torch.fft.irfftn(waves, s=sizes, dim=self._axes, norm="ortho"))
 
     def _transform(self, x: Tensor) -> Tensor:

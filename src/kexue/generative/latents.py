@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,9 @@ def draw_latents(
     if isinstance(generator, torch.Generator):
         generator = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     answer = sampler.sample(n, generator=generator)
-    latents = torch.as_tensor(getattr(answer, "latents", answer))
+    latents = getattr(answer, "latents", answer)
+    if not isinstance(latents, Tensor):
+        latents = torch.from_numpy(np.array(latents, order="C"))  # a copy: not every array can be shared
     if latents.shape[:1] != (n,):
         raise ValueError(f"the sampler must return {n} latents, got an array of shape {tuple(latents.shape)}")
     return latents

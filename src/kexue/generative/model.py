@@ -107,8 +107,10 @@ class GenerativeModel(nn.Module):
 
     def _from_latents(self, latents: Tensor, n: int) -> Callable[..., Tensor]:
         """Return what decodes some of the latents of n events."""
-        if len(latents) != n:
-            raise ValueError(f"latents must be one for each of {n} events, got {len(latents)}")
+        if not isinstance(latents, Tensor):
+            raise TypeError(f"latents must be a tensor, got {type(latents).__name__}; use torch.as_tensor(latents)")
+        if latents.shape[:1] != (n,):
+            raise ValueError(f"latents must be one for each of {n} events, got shape {tuple(latents.shape)}")
         weight = next(self.parameters(), None)
         z = latents.to(self.device, weight.dtype if weight is not None and latents.is_floating_point() else None)
 

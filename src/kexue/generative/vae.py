@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kexue._counts import check_counts
 from kexue._tensors import at_least_float32, check_classes, evaluating, explaining_precision
 from kexue.generative.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood, LogisticLikelihood
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, unpack_batch
 from kexue.generative.noise import Noise
 from kexue.generative.posterior import Posterior
 
@@ -134,8 +134,7 @@ class VAE(GenerativeModel):
 
     def decode(self, z: Tensor) -> Tensor:  # type: ignore[override]
         """Return the mean of p(x | z) of latents z (B, d): events (B, *event_shape)."""
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
+        check_batch(z, (self.latent_dim,), "z")
         return self.likelihood.mean(self._decode(z))
 
     # ---- loss and bounds ---------------------------------------------------------------------------------------------

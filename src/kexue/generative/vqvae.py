@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from kexue._tensors import at_least_float32, check_range, evaluating, explaining_precision
 from kexue.errors import NotFittedError
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, unpack_batch
+from kexue.generative.networks.mlp import Shape, as_shape
 from kexue.generative.noise import Noise
 from kexue.nn import VectorQuantizer
 
@@ -56,7 +57,7 @@ class VQVAE(GenerativeModel):
         decoder: nn.Module,
         quantizer: VectorQuantizer,
         *,
-        event_shape: tuple[int, ...] | None = None,
+        event_shape: Shape | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
@@ -65,7 +66,7 @@ class VQVAE(GenerativeModel):
         self.register_buffer("prior_counts", torch.zeros(0, quantizer.num_codes, dtype=torch.int64))
         self.prior_counts: Tensor
         if event_shape is not None:
-            self._set_shapes(tuple(event_shape))
+            self._set_shapes(event_shape)
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return the mean squared error plus the quantiser's loss.
@@ -89,8 +90,10 @@ class VQVAE(GenerativeModel):
 
     def check_events(self, x: Tensor) -> None:
         """Raise unless `x` is a batch of events; the first batch sets their shape where none was given."""
-        if not self.event_shape and isinstance(x, Tensor) and x.ndim > 1:
-            self._set_shapes(tuple(x.shape[1:]))
+        if not self.event_shape:
+            shape = tuple(x.shape[1:]) if isinstance(x, Tensor) else ()
+            check_batch(x, shape)  # a batch that is refused sets nothing
+            self._set_shapes(shape)
         super().check_events(x)
 
     def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -115,8 +118,9 @@ class VQVAE(GenerativeModel):
         output: Tensor = self.decoder(self.quantizer.decode(z))
         return output
 
-    def _set_shapes(self, event_shape: tuple[int, ...]) -> None:
+    def _set_shapes(self, shape: Shape) -> None:
         """Set the shapes of events and codes from one pass; ValueError where the decoder returns another shape."""
+        event_shape = as_shape(shape, "event_shape")
         with torch.no_grad(), evaluating(self):
             indices = self.quantizer(self.encoder(torch.zeros(1, *event_shape, device=self.device))).indices
             output = self.decode(indices)

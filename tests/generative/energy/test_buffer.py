@@ -114,3 +114,10 @@ def test_bad_calls_are_refused():
         buffer.push(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="n must be a whole number >= 0, got -1"):
         buffer.sample(-1)
+
+
+def test_what_is_infinite_in_the_precision_of_the_buffer_stays_out():
+    buffer = ReplayBuffer(3, 1)
+    buffer.push(torch.tensor([[1.0], [1e300]], dtype=torch.float64))
+    assert len(buffer) == 1
+    assert float(buffer.items[0]) == 1

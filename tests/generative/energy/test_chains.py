@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kexue.generative import langevin, sample_generators
+from kexue.generative import Noise, langevin, sample_generators
 from kexue.generative.energy.chains import differentiate
 
 N = 20_000
@@ -229,6 +229,27 @@ def test_bad_arguments_are_refused(changes, message):
     options = {"energy": quadratic, "x0": torch.zeros(3, 2), "steps": 1, "step_size": 0.1} | changes
     with pytest.raises(ValueError, match=message):
         langevin(options.pop("energy"), options.pop("x0"), **options)
+
+
+def test_an_energy_of_weights_alone_is_refused():
+    weight = nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match="must depend on x"):
+        langevin(lambda x: weight.expand(len(x)), torch.zeros(3, 2), steps=1, step_size=0.1)
+
+
+def test_noise_is_of_each_chain():
+    for n in (1, 5):
+        with pytest.raises(ValueError, match=f"noise must be of 3 chains, got that of {n}"):
+            langevin(quadratic, torch.zeros(3, 2), steps=1, step_size=0.1, generator=Noise(0, n))
+
+
+def test_numbers_are_chains_too():
+    out = [
+        langevin(energy, x0, steps=5, step_size=0.3, metropolis=True, bounds=(-0.5, 0.5), generator=one_stream())
+        for energy, x0 in ((lambda x: x**2 / 2, torch.zeros(9)), (quadratic, torch.zeros(9, 1)))
+    ]
+    assert torch.equal(out[0].x, out[1].x[:, 0])
+    assert 0 < out[0].acceptance.mean() < 1
 
 
 def test_starts_are_floats():

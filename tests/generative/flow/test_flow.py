@@ -258,6 +258,8 @@ def test_latents_have_the_shape_of_the_base() -> None:
             operation(torch.zeros(3, 1, 4, 4))  # type: ignore[operator]
     with pytest.raises(TypeError, match="z must be a tensor of floats, got list"):
         flow.decode([[1.0]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="z has NaN or infinity, first in item 0"):
+        flow.decode(torch.full((1, *flow.base.shape), math.nan))
 
 
 def test_numbers_and_classes_of_samples_are_checked() -> None:

@@ -98,7 +98,8 @@ class ReplayBuffer(nn.Module):
         if tuple(x.shape[1:]) != tuple(self.items.shape[1:]) or not x.ndim:
             expected = ", ".join(map(str, self.items.shape[1:]))
             raise ValueError(f"x must have shape (B, {expected}), got {tuple(x.shape)}")
-        x = x[x.isfinite().flatten(1).all(1)].to(self.items)
+        x = x.to(self.items)  # where a number of another precision may become infinite
+        x = x[x.isfinite().flatten(1).all(1)]
         places = (self.pushed + torch.arange(len(x), device=x.device)) % len(self.items)
         last = slice(max(len(x) - len(self.items), 0), None)  # of equal places the last one counts
         self.items[places[last]] = x[last]

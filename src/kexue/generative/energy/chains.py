@@ -85,6 +85,8 @@ def langevin(
     assert noise_scale is not None
     x = as_floats(x0, "x0").detach()
     noise = generator if isinstance(generator, Noise) else Noise(generator, len(x), x.device)
+    if len(noise) != len(x):
+        raise ValueError(f"the noise must be of {len(x)} chains, got that of {len(noise)}")
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
         u, slope = differentiate(energy, x, x0.dtype)
@@ -123,7 +125,7 @@ def _test_steps(
         log_q = _square(new - x + step_size * slope) - _square(x - new + step_size * new_slope)
         passed = noise.uniform((), x.dtype).log() < log_p + log_q / (2 * noise_scale**2)  # False where NaN
         if bounds is not None:
-            passed &= ((new >= bounds[0]) & (new <= bounds[1])).flatten(1).all(1)
+            passed &= ((new >= bounds[0]) & (new <= bounds[1])).unsqueeze(-1).flatten(1).all(1)
         each = passed.reshape(-1, *[1] * (x.ndim - 1))
         x, slope, u = torch.where(each, new, x), torch.where(each, new_slope, slope), torch.where(passed, new_u, u)
         passes += passed
@@ -143,15 +145,15 @@ def differentiate(energy: Energy, x: Tensor, dtype: torch.dtype | None = None) -
         u = energy(x if dtype is None else x.to(dtype))
         if u.shape != (len(x),):
             raise ValueError(f"the energy must have shape ({len(x)},), one number for each item, got {tuple(u.shape)}")
-        if not u.requires_grad:
-            raise ValueError("the energy must depend on x by differentiable operations, got one without a graph")
-        [slope] = torch.autograd.grad(u.sum(), x)
+        [slope] = torch.autograd.grad(u.sum(), x, allow_unused=True) if u.requires_grad else [None]
+        if slope is None:
+            raise ValueError("the energy must depend on x by differentiable operations, got one without a graph to x")
     return u.detach().to(x.dtype), slope
 
 
 def _square(x: Tensor) -> Tensor:
     """Return |x|^2 of each item, (B,)."""
-    return x.square().flatten(1).sum(1)
+    return x.square().unsqueeze(-1).flatten(1).sum(1)
 
 
 def _check_numbers(

@@ -19,7 +19,7 @@ from kexue._tensors import at_least_float32, evaluating, may_read
 from kexue.errors import KexueError, NotSupported
 from kexue.generative.energy.buffer import ReplayBuffer
 from kexue.generative.energy.chains import LangevinResult, differentiate, langevin
-from kexue.generative.model import GenerativeModel, LossOutput, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_not_empty, unpack_batch
 from kexue.generative.networks.mlp import Shape, as_shape
 from kexue.generative.noise import Noise
 
@@ -163,8 +163,6 @@ class EnergyModel(GenerativeModel):
         x = unpack_batch(batch, None)[0]
         self.check_events(x)
         chains = self._run_chains(Noise(generator, len(x), x.device)).x
-        if self.training:
-            self.buffer.push(chains)
         # one call of the network, so that a spectral norm takes one step
         u, u_chains = self._measure(torch.cat([x, chains.to(x.dtype)])).chunk(2)
         contrastive = u.mean() - u_chains.mean()  # section "Maximum likelihood"
@@ -172,6 +170,8 @@ class EnergyModel(GenerativeModel):
         regularisation = self.weight * (of_data * u.square().mean() + of_chains * u_chains.square().mean())
         means = {"data_energy": u.detach().mean(), "chain_energy": u_chains.detach().mean()}
         self._check_energies(means)
+        if self.training:
+            self.buffer.push(chains)
         parts = {"contrastive": contrastive.detach(), "regularisation": regularisation.detach(), **means}
         return LossOutput(contrastive + regularisation, parts)
 
@@ -186,6 +186,7 @@ class EnergyModel(GenerativeModel):
             generator: of the chains.
         """
         self.check_events(x)
+        check_not_empty(x)
         noise = Noise(generator, len(x), x.device)
         chains = self._run_chains(noise)
         tested = self._run_chains(noise, metropolis=True).acceptance if chains.temperature else None

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kexue._counts import check_count
-from kexue._tensors import as_floats, evaluating
+from kexue._tensors import at_least_float32, evaluating
 from kexue.errors import CheckpointError
 from kexue.generative.flow.chain import Chain
 from kexue.generative.flow.transforms import Transform, sum_events
-from kexue.generative.model import GenerativeModel, LossOutput, check_condition, unpack_batch
+from kexue.generative.model import GenerativeModel, LossOutput, check_batch, check_condition, unpack_batch
 from kexue.generative.noise import Noise
 
 
@@ -111,10 +111,8 @@ class Flow(GenerativeModel):
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Return the events (B, *event_shape) of latents."""
-        z = as_floats(z, "z")
-        if tuple(z.shape[1:]) != self.base.shape:
-            raise ValueError(f"z must have shape (B, {', '.join(map(str, self.base.shape))}), got {tuple(z.shape)}")
-        return self.transforms.inverse(z, self.check_condition(condition, len(z)))[0]
+        check_batch(z, self.base.shape, "z")
+        return self.transforms.inverse(at_least_float32(z), self.check_condition(condition, len(z)))[0]
 
     def draw(  # type: ignore[override]
         self, noise: Noise, *, condition: Tensor | None = None, temperature: float = 1.0
