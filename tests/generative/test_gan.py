@@ -120,6 +120,14 @@ def test_the_single_loss_of_wasserstein_is_that_of_the_article():
         assert torch.allclose(found[name], parameter.grad, atol=1e-12), name
 
 
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_parts_keep_no_graph(constraint):
+    model, x = small_gan(constraint), batches(1)[0]
+    for output in (model.loss(x), model.training_step(x), model.training_step(x, optimizer_index=1)):
+        assert output.loss.requires_grad
+        assert not any(part.requires_grad for part in output.parts.values())
+
+
 def test_the_critic_runs_once_a_step():
     """So that wrappers of modules, which expect one pass, work; a penalty needs a second one."""
     for constraint, expected in (("none", 1), ("spectral", 1), ("gradient_penalty", 2)):

@@ -204,10 +204,10 @@ class GAN(GenerativeModel):
             real = self._disturb(x, noise)
             value = self._losses.critic(*self._judge(torch.cat([real, fake])).chunk(2))
             penalty = self._penalize(real, fake, generator)
-            return LossOutput(value + penalty, {"critic": value, "penalty": penalty})
+            return LossOutput(value + penalty, {"critic": value.detach(), "penalty": penalty.detach()})
         frozen = {name: one.detach() for name, one in self.critic.named_parameters()}
         value = self._losses.generator(_as_scores(functional_call(self.critic, frozen, self._make(noise)), len(x)))
-        return LossOutput(value, {"generator": value})
+        return LossOutput(value, {"generator": value.detach()})
 
     def loss(self, batch: Any, *, generator: torch.Generator | int | None = None) -> LossOutput:
         """Return one loss for both networks: its gradients are those that `training_step` has for each.
@@ -230,7 +230,8 @@ class GAN(GenerativeModel):
         penalty = self._penalize(events[: len(x)], fake, generator)
         # 9969, the section on a single loss
         value = critic + goal - self._losses.generator(apart) + penalty
-        return LossOutput(value, {"critic": critic, "generator": goal, "penalty": penalty})
+        parts = {"critic": critic, "generator": goal, "penalty": penalty}
+        return LossOutput(value, {name: part.detach() for name, part in parts.items()})
 
     def _start(self, batch: Any, generator: torch.Generator | int | None) -> tuple[Tensor, Noise]:
         """Return the events of a batch and the noise of as many; in training clip the weights, where that is asked."""

@@ -131,6 +131,18 @@ def test_no_gradient_goes_through_the_chains():
         assert torch.allclose(one, parameter.grad, atol=1e-6)
 
 
+def test_chains_with_a_graph_are_constants_too():
+    x, got = eight_gaussians().sample(32, generator=0), []
+    for cut in (lambda end: end, torch.Tensor.detach):
+        model = ring_model()
+        model.sampler = lambda energy, starts, cut=cut, **_: LangevinResult(
+            cut(starts + energy(starts)[:, None]), None, 1.0
+        )
+        model.loss(x, generator=0).loss.backward()
+        got.append([p.grad for p in model.net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*got, strict=True))
+
+
 # ---- what chains leave untouched -------------------------------------------------------------------------------------
 
 

@@ -247,6 +247,9 @@ def test_an_ign_is_applied_as_often_as_asked_and_scores_by_its_energy(runs, tmp_
         encode_run(run, runs / "pictures", tmp_path / "z.npy")
     with pytest.raises(NotSupported, match=no_latents):
         walk_run(run, tmp_path / "w.png")
+    np.save(tmp_path / "z.npy", np.zeros((2, 8), np.float32))
+    with pytest.raises(NotSupported, match="IGN does not support decode"):
+        decode_run(run, tmp_path / "z.npy", tmp_path / "y.png")
 
 
 # ---- latents

@@ -20,7 +20,8 @@ class ReplayBuffer(nn.Module):
     """The last `capacity` ends of chains: a chain that starts at one of them has in effect as many steps more.
 
     A start is with probability `reinit` a new event, else one of the buffer, each as likely; of an empty buffer always
-    a new one. The contents are part of the state dict, so that checkpoints and files of weights hold them.
+    a new one. The contents are part of the state dict, so that checkpoints and files of weights hold them. Of several
+    processes that train a model all go on from the buffer of the first, as DDP copies buffers.
 
     Args:
         capacity: events kept, >= 1; the oldest ones go first.

@@ -162,7 +162,7 @@ class EnergyModel(GenerativeModel):
         """
         x = unpack_batch(batch, None)[0]
         self.check_events(x)
-        chains = self._run_chains(Noise(generator, len(x), x.device)).x
+        chains = self._run_chains(Noise(generator, len(x), x.device)).x.detach()
         # one call of the network, so that a spectral norm takes one step
         u, u_chains = self._measure(torch.cat([x, chains.to(x.dtype)])).chunk(2)
         contrastive = u.mean() - u_chains.mean()  # section "Maximum likelihood"

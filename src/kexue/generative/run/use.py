@@ -35,6 +35,7 @@ from kexue.generative.run.folder import Run
 from kexue.generative.run.images import Images
 
 _BATCH = 256
+_LATENTS = "Give latents of this model; kexue model encode writes those of items, where a model has it."
 _MOST_SHOWN = 10_000  # items of a sheet or a walk
 _NOT_OPTIONS = {"condition", "callback"}  # parameters of `draw` that are not settings of a sampler
 
@@ -182,10 +183,10 @@ def decode_run(run: Run, source: str | os.PathLike[str], out: str | os.PathLike[
         _check_shown(len(z))
     try:
         items = _decode(run.model, z)
+    except NotSupported:  # a RuntimeError
+        raise
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise DataError(
-            f"{str(error).splitlines()[0]}.", path=source, remedy="Give latents that kexue model encode has written."
-        ) from error
+        raise DataError(f"{str(error).splitlines()[0]}.", path=source, remedy=_LATENTS) from error
     run.medium.write(items, Path(out))
     return len(items)
 
@@ -197,7 +198,7 @@ def _read_latents(source: str | os.PathLike[str]) -> Tensor:
         raise DataError(
             f"expected latents, finite numbers of shape (n, ...), got {array.dtype} of shape {array.shape}.",
             path=source,
-            remedy="Give latents that kexue model encode has written.",
+            remedy=_LATENTS,
         )
     return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind == "f" else np.int64))
 
