@@ -88,7 +88,7 @@ def test_an_image_has_its_own_noise() -> None:
         (torch.tensor([[0, 17]]), 17, "integers from 0 to 16, got values in"),
         (torch.tensor([[-1]]), 17, "integers from 0 to 16"),
         (torch.tensor([[math.nan]]), 17, "x must be floats"),
-        (torch.tensor([[0.03]]), 17, "between 17 levels"),
+        (torch.tensor([[0.03]]), 17, "between the levels 2 k"),
         (torch.tensor([[0.0]]), 1, "levels must be a whole number >= 2, got 1"),
         (torch.tensor([[0.0]]), 17.0, "levels must be a whole number >= 2, got 17.0"),
     ],
@@ -228,7 +228,7 @@ def test_bad_numbers_and_images_are_refused(tmp_path: object) -> None:
         DequantizedFlow(realnvp(SHAPE, couplings=2, hidden=(4,)), 1)
     with pytest.raises(ValueError, match=r"shape \(B, 1, 4, 4\)"):
         model.loss(torch.zeros(2, 1, 8, 8))
-    with pytest.raises(ValueError, match="between 17 levels"):
+    with pytest.raises(ValueError, match="between the levels 2 k"):
         model.loss(torch.full((2, *SHAPE), 0.03))
     with pytest.raises(ValueError, match=">= 2 events"):
         model.initialize(images(1, 17))
