@@ -173,6 +173,26 @@ def test_prompts_that_cannot_be_used(capsys, photos, tmp_path):
     assert not (tmp_path / "x.npy").exists()
 
 
+def test_an_ebm_runs_chains_and_scores_by_its_energy_but_has_no_latents(capsys, photos, tmp_path):
+    out, x = tmp_path / "run", tmp_path / "x.npy"
+    result = answer(capsys, "train", "ebm", "--data", photos, "--image-size", 8, "--out", out, *SMALL)
+    assert (result["best_step"], result["metric"]) == (None, "loss")
+    assert answer(capsys, "sample", out, "-n", 5, "--out", x)["network_calls"] == 20
+    drawn = np.load(x)
+    assert np.abs(drawn).max() <= 1
+    assert answer(capsys, "sample", out, "-n", 5, "--out", x, "--steps", 3)["network_calls"] == 3
+    score = answer(capsys, "score", out, x)
+    assert (score["n"], score["kind"], score["unit"], score["bits_per_dim"]) == (5, "energy", "", None)
+    for arguments, message in (
+        (["interpolate", out, "--out", tmp_path / "w.gif"], "EnergyModel does not support encode; it supports: sample"),
+        (["encode", out, photos, "--out", tmp_path / "z.npy"], "EnergyModel does not support encode"),
+        (["decode", out, x, "--out", tmp_path / "d.png"], "EnergyModel does not support decode"),
+        (["sample", out, "--out", x, "--temperature", 1.0], "EnergyModel does not sample with temperature"),
+    ):
+        code, printed = run(capsys, *arguments)
+        assert (code, message in printed.err) == (1, True), printed.err
+
+
 @pytest.mark.slow
 def test_evaluate_prints_the_reference_values_beside_the_distance(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))

@@ -46,7 +46,7 @@ def train(
     name: Annotated[
         str,
         typer.Argument(
-            help="vae, vqvae, nice, realnvp, glow, univae, diffusion, flow-matching, gan or ign.", metavar="NAME"
+            help="vae, vqvae, nice, realnvp, glow, univae, diffusion, flow-matching, ebm, gan or ign.", metavar="NAME"
         ),
     ],
     data: Annotated[
@@ -79,8 +79,8 @@ def train(
     """Train a model on a set of images, or on lines of text. After an interruption the same command continues.
 
     A tenth of the data is held back; the step with the lowest loss on it is kept, and the training ends when it no
-    longer falls; a gan or ign, whose loss does not tell how good it is, is trained to the end. Meanwhile `tensorboard
-    --logdir RUN` shows samples and losses.
+    longer falls; an ebm, gan or ign, whose loss does not tell how good it is, is trained to the end. Meanwhile
+    `tensorboard --logdir RUN` shows samples and losses.
     """
     from kexue.cli._captions import load_captions
     from kexue.generative import ModelConfig, train_model
@@ -134,7 +134,10 @@ def sample(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Of a diffusion: steps from noise to image; default: 50. Of ign: passes; default: 1.", min=1),
+        typer.Option(
+            help="Of a diffusion: steps from noise to image; default: 50. Of ebm: steps of a chain. Of ign: passes.",
+            min=1,
+        ),
     ] = None,
     solver: Annotated[
         str | None, typer.Option(help="Of a diffusion: ddim, dpmpp_2m, heun, ddpm, ...; default: ddim.")

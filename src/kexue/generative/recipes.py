@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.optim import Optimizer
 from kexue.generative.diffusion.denoiser import Target
 from kexue.generative.diffusion.images import ImageDiffusion
 from kexue.generative.diffusion.schedule import VP, FlowSchedule, Schedule
+from kexue.generative.energy.chains import langevin
+from kexue.generative.energy.model import EnergyModel
 from kexue.generative.flow.builders import glow, nice, realnvp
 from kexue.generative.flow.dequantization import DequantizedFlow
 from kexue.generative.gan import GAN, sngan
@@ -31,7 +34,7 @@ from kexue.generative.univae.characters import CharacterVocabulary
 from kexue.generative.univae.model import UniVAE
 from kexue.generative.vae import VAE
 from kexue.generative.vqvae import VQVAE
-from kexue.nn import Transformer, TransformerConfig, VectorQuantizer
+from kexue.nn import Transformer, TransformerConfig, VectorQuantizer, apply_spectral_normalization
 from kexue.train.schedules import build_optimizer
 
 Facts = Mapping[str, Any]  # of images: event_shape, levels, classes, class_shares, encoder
@@ -283,6 +286,33 @@ def _diffusion_course(facts: Facts) -> Course:
     return Course(50_000, batch_size=64, lr=3e-4, ema=0.999, eval_every=1000)
 
 
+# ---- energy-based model ----------------------------------------------------------------------------------------------
+
+
+def _ebm_sizes(facts: Facts) -> Sizes:
+    # spectral norms bound the gradient by about 1, and so a step by its size; images are some of these apart
+    chains = {"steps": 20, "step_size": 1.0, "noise_scale": 0.1}
+    return {"hidden": [256, 256], **chains} if is_small(facts) else {"channels": 32, **chains, "steps": 40}
+
+
+def _build_ebm(facts: Facts, sizes: Sizes) -> EnergyModel:
+    shape = tuple(facts["event_shape"])
+    net: nn.Module
+    if "hidden" in sizes:
+        net = MLP(shape, 1, hidden=sizes["hidden"])
+    else:
+        net = ConvEncoder(shape, 1, channels=sizes["channels"])
+    chains = {name: sizes[name] for name in ("steps", "step_size", "noise_scale")}
+    return EnergyModel(
+        apply_spectral_normalization(net), shape, sampler=partial(langevin, bounds=(-1.0, 1.0), **chains)
+    )
+
+
+def _ebm_course(facts: Facts) -> Course:
+    steps = 2000 if is_small(facts) else 10_000
+    return Course(steps, batch_size=64, eval_every=500, patience=None, weight_decay=0.0)
+
+
 # ---- GAN -------------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +442,13 @@ RECIPES = {
         choose_course=_diffusion_course,
         multiple=_denoiser_multiple,
         classes=True,
+    ),
+    "ebm": Recipe(
+        medium=Images,
+        choose_sizes=_ebm_sizes,
+        build=_build_ebm,
+        choose_course=_ebm_course,
+        multiple=lambda facts: 1 if is_small(facts) else 4,
     ),
     "gan": Recipe(
         medium=Images,

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from kexue._counts import check_counts
 from kexue._tensors import at_least_float32, evaluating, may_read
@@ -231,8 +232,8 @@ class EnergyModel(GenerativeModel):
         return u.reshape(len(x))
 
     def _run_chains(self, noise: Noise, reinit: float | None = None, **options: Any) -> LangevinResult:
-        """Return the ends of chains, run in evaluation mode: each step has the same energy."""
-        with evaluating(self):
+        """Return the ends of chains, run in evaluation mode: each step has the same energy, and the same norms."""
+        with evaluating(self), parametrize.cached():
             return self.sampler(self._measure, self.buffer.draw(noise, reinit=reinit), generator=noise, **options)
 
     def _check_energies(self, means: dict[str, Tensor]) -> None:
