@@ -33,7 +33,8 @@ _EFFECT_ZH = {
     "需精确求解 {search_solved}",
     "geodesic": "较远文档的 Spearman {docstrings_spearman_straight} → {docstrings_spearman_geodesic},提升 {docstrings_gain},很小; "
     "卷曲曲面上 {swiss_roll_spearman_straight} → {swiss_roll_spearman_geodesic}",
-    "hubness": "10-近邻出现次数的偏度:3 维 {skewness_gaussian_3}; 100 维 {skewness_gaussian_100}; 最热门五分之一的占比 {top20_share}",
+    "hubness": "10-近邻出现次数的偏度:3 维 {skewness_gaussian_3}; 100 维 {skewness_gaussian_100}; 最热门五分之一的占比 {top20_share}; "
+    "GAN 的 precision:随机隐变量 {gan_precision_random},hub {gan_precision_hubs},截断 {gan_precision_truncated}",
     "rotation": "float32 下 b 接近 -a 时的正交误差:照原式 {article_form_error_float32}; 归一化后 {normalised_form_error_float32}",
     "am-softmax": "手写数字 mAP {map_digits_0} → {map_digits_0.35}; 未见过的类别 {map_unseen_0} → {map_unseen_0.35}",
     "flatnce": "批大小 3 的 mAP {map_cross_entropy_3} → {map_flat_3}; 批大小 64 {map_cross_entropy_64} → {map_flat_64}",

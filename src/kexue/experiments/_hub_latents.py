@@ -169,14 +169,13 @@ def make_claims(figures: Mapping[str, Figure]) -> list[Claim]:
 
 
 def draw_trade(panel: Any, measured: Measured) -> None:
-    """Quality against variety: precision over the variance of the pixels, a dot a seed and a cross for the mean."""
+    """Quality against variety: precision over the variance of the pixels, a dot a seed and a large one for the mean."""
     for marker, model in zip("os", _MODELS, strict=True):
         for at, kind in enumerate(_LATENTS):
             x, y = (np.array([run[what] for run in measured[model, kind]]) for what in ("variance", "precision"))
-            label = f"{model.upper()}, {kind.replace('_', ' ')}"
             panel.plot(x, y, marker, markersize=3, alpha=0.4, color=f"C{at}")
+            label = kind.replace("_", " ") if marker == "o" else None
             panel.plot(x.mean(), y.mean(), marker, markersize=9, color=f"C{at}", label=label)
-    panel.set(
-        xlabel="variance of the pixels, of that of real digits", ylabel="precision", title="latents of generators"
-    )
-    panel.legend(fontsize=7)
+    panel.set(xlabel="variance of the pixels, over that of real digits", ylabel="precision")
+    panel.set_title("latents of a GAN (circles), a VAE (squares)")
+    panel.legend(title="latents")
