@@ -500,6 +500,25 @@ def test_reproduce_takes_names_numbers_and_addresses(run, name, tmp_path):
     assert (tmp_path / "rotation" / "report.json").is_file()
 
 
+def test_reproduce_prints_a_table_which_is_no_article(run, monkeypatch, tmp_path):
+    from kexue import experiments
+
+    claim = experiments.Claim("Models differ.", "reproduced", "they do", ("fd_a",))
+    rows = ({"model": "a", "distance": "1.5 [1, 2]"}, {"model": "b", "distance": "[bold]"})
+    made = experiments.Report((claim,), {"fd_a": experiments.Figure(1.5)}, rows=rows, slug="generative-table")
+    monkeypatch.setattr(experiments, "run_experiment", lambda *_arguments, **_options: made)
+    _, text, _ = run("reproduce", "generative-table", "--out", str(tmp_path))
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert [line.split(maxsplit=1) for line in lines[:2]] == [["model", "distance"], ["a", "1.5 [1, 2]"]]
+    assert "[bold]" in lines[2]
+    assert any("[reproduced] Models differ." in line for line in lines[3:])
+    assert "kexue.fm/archives/0" not in text
+    _, out, _ = run("reproduce", "generative-table", "--out", str(tmp_path), "--json")
+    assert json.loads(out)["rows"] == list(rows)
+    _, out, _ = run("reproduce", "generative-table", "--list", "--json", "--out", str(tmp_path))
+    assert json.loads(out)["slug"] == "generative-table"
+
+
 def test_reproduce_says_how_large_the_effect_is(run, tmp_path):
     _, out, _ = run("reproduce", "retry", "--budget", "smoke", "--out", str(tmp_path))
     assert "size of the effect: share of calls that succeed within three tries at 30 % failures 0.9" in out

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kexue.experiments import Report
+    from kexue.experiments.registry import Table
     from kexue.methods import Method
 
 _EXAMPLES = (
@@ -22,6 +23,7 @@ _EXAMPLES = (
     "kexue reproduce whitening --seed 0",
     "kexue reproduce 8453",
     "kexue reproduce --all --budget smoke --out results --resume",
+    "kexue reproduce generative-table",
 )
 
 
@@ -33,7 +35,8 @@ def register(app: typer.Typer) -> None:
 def reproduce(
     out: Output,
     slugs: Annotated[
-        list[str] | None, typer.Argument(help="Articles: names or numbers as in `--list`, or URLs.")
+        list[str] | None,
+        typer.Argument(help="Articles: names or numbers as in `--list`, or URLs. Or a table: generative-table."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All articles that have an experiment.")] = False,
     listing: Annotated[
@@ -53,10 +56,10 @@ def reproduce(
     The exit code is 0 whatever the verdict, 1 if a run failed.
     """
     from kexue.experiments import list_experiments, run_experiment
-    from kexue.experiments.registry import BUDGETS
-    from kexue.methods import METHODS, get_method
+    from kexue.experiments.registry import BUDGETS, find_subject
+    from kexue.methods import METHODS
 
-    named = [get_method(name) for name in slugs or []]  # an unknown name fails before anything runs
+    named = [find_subject(name) for name in slugs or []]  # an unknown name fails before anything runs
     if listing:
         _list(out, named or METHODS, folder)
         return
@@ -91,7 +94,7 @@ def _load_report(folder: Path, budget: str, seed: int) -> Report | None:
     return report if (report.budget, report.seed) == (budget, seed) else None
 
 
-def _list(out: Output, methods: Iterable[Method], folder: Path) -> None:
+def _list(out: Output, methods: Iterable[Method | Table], folder: Path) -> None:
     """Print articles with the verdicts of reports in `folder`, else of those recorded with this version."""
     from rich.table import Table
 
@@ -126,9 +129,10 @@ def _list(out: Output, methods: Iterable[Method], folder: Path) -> None:
     out.emit({}, lambda: table)
 
 
-def _render(report: Report, folder: Path) -> str:
+def _describe(report: Report, folder: Path) -> str:
     """Return a report as text."""
-    lines = [f"{report.slug} ({report.title_zh}, https://kexue.fm/archives/{report.archive})", f"  {report.claim}"]
+    address = f", https://kexue.fm/archives/{report.archive}" if report.archive else ""
+    lines = [f"{report.slug} ({report.title_zh}{address})", f"  {report.claim}"]
     for claim in report.claims:
         lines.append(f"  [{claim.verdict}] {claim.text}")
         for name in claim.figures:
@@ -142,3 +146,17 @@ def _render(report: Report, folder: Path) -> str:
         f"  verdict: {report.verdict} ({report.seconds:.0f} s, seed {report.seed}); files in {folder / report.slug}"
     )
     return "\n".join(lines)
+
+
+def _render(report: Report, folder: Path) -> Any:
+    """Return a report as text, below its table where it has one."""
+    from rich.console import Group
+    from rich.table import Table
+
+    text = _describe(report, folder)
+    if not report.rows:
+        return text
+    table = Table(*report.rows[0], box=None, pad_edge=False)
+    for row in report.rows:
+        table.add_row(*row.values())
+    return Group(table, text)

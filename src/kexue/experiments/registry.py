@@ -21,7 +21,7 @@ import kexue
 from kexue._cores import count_cores
 from kexue.errors import DataError, UnknownArticleError
 from kexue.experiments.report import Report
-from kexue.methods import get_method, list_methods
+from kexue.methods import Method, get_method, list_methods
 
 Budget = Literal["smoke", "small", "full"]
 BUDGETS: tuple[Budget, ...] = ("smoke", "small", "full")
@@ -50,6 +50,28 @@ class Experiment:
     effect: str = ""
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of several methods, which belongs to no article; `kexue reproduce` makes it, too.
+
+    `page` is the page of the docs that shows it; the other attributes are as of `Method`.
+    """
+
+    slug: str
+    title: str
+    title_zh: str
+    page: str
+    archive: int = 0
+    also: tuple[int, ...] = ()
+    status: str = "working"
+
+
+TABLES = (
+    Table(
+        "generative-table", "All generative models of images on the same digits", "同一组手写数字上的全部图像生成模型",
+        "howto/compare-generative-models.md",
+    ),
+)  # fmt: skip
 _NAMES = re.compile(r"\{([^{}]+)\}")
 _REGISTRY: dict[str, Experiment] = {}
 
@@ -60,13 +82,14 @@ def experiment(
     """Register the decorated `run(budget, seed, data) -> Report` under `slug`.
 
     Args:
-        slug: a slug of `kexue.methods`; the experiment lives in the module named after it, `-` turned into `_`.
+        slug: a slug of `kexue.methods` or of a table; the experiment lives in the module named after it, `-` turned
+            into `_`.
         claim: the article's claim in one sentence.
         effect: size of the effect, in parts separated by ``"; "``, with names of figures in braces.
         data: names of optional data sets, used where the data folder has them.
         minutes: duration of the budget ``"small"`` on two cores.
     """
-    get_method(slug)
+    find_subject(slug)
 
     def register(run: Run) -> Run:
         _REGISTRY[slug] = Experiment(slug, claim, run, data, minutes, effect)
@@ -75,22 +98,27 @@ def experiment(
     return register
 
 
+def find_subject(name: str) -> Method | Table:
+    """Return the article, or the table, of a name; UnknownArticleError, a KeyError, where there is none."""
+    return next((table for table in TABLES if table.slug == name), None) or get_method(name)
+
+
 def list_experiments() -> list[Experiment]:
-    """All experiments, in the order of the catalogue."""
+    """All experiments of articles, in the order of the catalogue."""
     return [get_experiment(method.slug) for method in list_methods(status="working")]
 
 
 def get_experiment(slug: str) -> Experiment:
-    """The experiment of one article.
+    """The experiment of one article, or the one that makes a table.
 
     Raises:
         UnknownArticleError: a KeyError: the article is unknown, or has no experiment yet.
     """
-    method = get_method(slug)
+    method = find_subject(slug)
     if method.status == "planned":
         working = ", ".join(m.slug for m in list_methods(status="working"))
         raise UnknownArticleError(f"{slug!r} is planned and has no experiment yet.", remedy=f"Choose one of {working}.")
-    importlib.import_module(f"kexue.experiments.{method.experiment.replace('-', '_')}")
+    importlib.import_module(f"kexue.experiments.{method.slug.replace('-', '_')}")
     return _REGISTRY[method.slug]
 
 
@@ -105,7 +133,7 @@ def run_experiment(
     """Run one experiment and return its report, saved into `out` when a folder is given.
 
     Args:
-        slug: slug, archive number or address of the article.
+        slug: slug, archive number or address of the article; or the slug of a table.
         budget: ``"smoke"`` (seconds), ``"small"`` (minutes, the recorded one) or ``"full"``.
         seed: random seed.
         data: folder with the optional data sets; None reads the environment variable KEXUE_DATA.
@@ -117,7 +145,7 @@ def run_experiment(
     """
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {BUDGETS}, got {budget!r}")
-    method, entry = get_method(slug), get_experiment(slug)
+    method, entry = find_subject(slug), get_experiment(slug)
     slug = method.slug
     start = time.perf_counter()
     result = entry.run(budget, seed, find_data_folder(data))

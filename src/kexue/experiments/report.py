@@ -80,6 +80,7 @@ class Report:
         claims: the claims, each with its verdict.
         figures: the numbers by name.
         notes: remarks, such as what was left out.
+        rows: the lines of a table for a person to read: texts by column.
         seeds: seeds of the runs that figures are means over.
         data: a name, split and size for each data set.
         draw: called with an empty matplotlib figure; not saved.
@@ -90,6 +91,7 @@ class Report:
     claims: tuple[Claim, ...]
     figures: Mapping[str, Figure]
     notes: tuple[str, ...] = ()
+    rows: tuple[Mapping[str, str], ...] = ()
     seeds: tuple[int, ...] = ()
     data: tuple[Mapping[str, Any], ...] = ()
     draw: Callable[[Any], None] | None = field(default=None, compare=False, repr=False)
@@ -156,6 +158,7 @@ class Report:
             "date": self.date,
             "figure": self.figure,
             "notes": list(self.notes),
+            **({"rows": [dict(row) for row in self.rows]} if self.rows else {}),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> Report:
@@ -185,7 +188,8 @@ class Report:
         try:
             record = json.loads(source.read_text(encoding="utf-8"))
             known = {f.name for f in dataclasses.fields(cls)} - {"draw"}
-            values = {name: record[name] for name in known - {"effect"}} | {"effect": record.get("effect", "")}
+            optional = {"effect": record.get("effect", ""), "rows": tuple(record.get("rows", ()))}
+            values = {name: record[name] for name in known - optional.keys()} | optional
             values["claims"] = tuple(
                 Claim(**(claim | {"figures": tuple(claim["figures"])})) for claim in record["claims"]
             )
