@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from kexue.experiments import Figure, Report
-from kexue.experiments.registry import fill_effect, summary
+from kexue.experiments.registry import TABLES, fill_effect, summary
 from kexue.methods import METHODS, Method
 
 DOCS = Path(__file__).parent
@@ -22,6 +22,7 @@ FILES = [
     DOCS / "methods" / "index.md",
     DOCS / "results" / "index.md",
     *(DOCS / m.page for m in METHODS if m.status == "working"),
+    *(DOCS / table.page for table in TABLES),
 ]
 RECORDED = ROOT / "src" / "kexue" / "experiments" / "recorded.json"
 _EFFECT_ZH = {
@@ -89,8 +90,9 @@ _VERDICT_ZH = {"reproduced": "复现", "partly": "部分复现", "not reproduced
 
 @functools.cache
 def load_results() -> dict[str, Report]:
-    """The recorded reports by slug."""
-    return {m.slug: Report.load(path) for m in METHODS if (path := DOCS / "results" / m.slug / "report.json").is_file()}
+    """The recorded reports by slug: those of the articles, then those of tables."""
+    slugs = [one.slug for one in (*METHODS, *TABLES)]
+    return {slug: Report.load(path) for slug in slugs if (path := DOCS / "results" / slug / "report.json").is_file()}
 
 
 def methods_table(prefix: str, *, chinese: bool = False) -> str:
@@ -141,6 +143,11 @@ def _describe(report: Report) -> str:
     return f"Recorded on {report.date}: **{verdict} claims**. Size of the effect: {effect}."
 
 
+def _rows_table(report: Report) -> str:
+    """The table of a report that has one."""
+    return _markdown(list(report.rows[0]), [list(row.values()) for row in report.rows])
+
+
 def _format_figure(figure: Figure) -> str:
     return f"{figure}{'' if figure.n is None else f' (n = {figure.n:,})'}"
 
@@ -159,6 +166,7 @@ def renew_tables(path: Path) -> str:
         "results": results_table,
     }
     tables |= {f"recorded-{slug}": functools.partial(_describe, report) for slug, report in load_results().items()}
+    tables |= {slug: functools.partial(_rows_table, report) for slug, report in load_results().items() if report.rows}
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
@@ -166,7 +174,9 @@ def renew_tables(path: Path) -> str:
 
 def format_summaries() -> str:
     """The rows of `kexue reproduce --list`, as the JSON file in the package."""
-    return json.dumps({slug: summary(r) for slug, r in load_results().items()}, ensure_ascii=False, indent=1) + "\n"
+    results = load_results()
+    summaries = {m.slug: summary(results[m.slug]) for m in METHODS if m.slug in results}
+    return json.dumps(summaries, ensure_ascii=False, indent=1) + "\n"
 
 
 def main() -> int:
