@@ -161,7 +161,7 @@ METHODS: tuple[Method, ...] = (
             "generative: Flow nice realnvp glow", "working"),
     _method("energy-gan", "GANs from the energy view (3): generative model = energy model",
             "能量视角下的GAN模型(三):生成模型=能量模型", 6612, "2019-05-10",
-            "generative: EnergyModel langevin GAN"),
+            "generative: EnergyModel langevin GAN", "working"),
     _method("univae", "UniVAE: one Transformer as a multi-scale VAE",
             "UniVAE:基于Transformer的单模型、多尺度的VAE模型", 8475, "2021-06-29",
             "generative: UniVAE univae_mask", "working"),

@@ -147,11 +147,11 @@ def draw_planes(panels: Sequence[Any], planes: Mapping[str, Plane], fitted: Mapp
         )
     ]
     for panel, (title, log_prob, box) in zip(panels, pairs, strict=True):
-        _draw_density(panel, log_prob, box)
+        draw_density(panel, log_prob, box)
         panel.set(title=title, xlabel="first value", ylabel="second value")
 
 
-def _draw_density(panel: Any, log_prob: Callable[[Any], Any], box: tuple[float, float, float, float]) -> None:
+def draw_density(panel: Any, log_prob: Callable[[Any], Any], box: tuple[float, float, float, float]) -> None:
     """Draw a log density as a picture; at -9 nats and below it is white."""
     torch = import_optional("torch", extra="train")
     left, right, bottom, top = box
