@@ -5,17 +5,13 @@ from pathlib import Path
 import pytest
 
 from kexue import generative
-from kexue.experiments import Report, run_experiment
+from kexue.experiments import Report, generative_table, run_experiment
 from kexue.experiments.generative_table import _measure
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KEXUE_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.slow
-def test_the_table_has_a_line_for_every_model_of_images(tmp_path):
+def test_the_table_has_a_line_for_every_model_of_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(generative_table, "cache_folder", lambda: tmp_path / "cache")
     report = run_experiment("generative-table", budget="smoke", out=tmp_path / "out")
     names = [row["model"] for row in report.rows]
     assert names == [name for name in generative.list_models() if name != "univae"]
@@ -37,14 +33,14 @@ def test_a_run_that_exists_is_used_again_and_one_with_other_settings_is_not(tmp_
     path = folder / "measured.json"
     path.write_text(json.dumps(first | {"training": -1.0}))
     assert _measure("nice", "smoke", 0, folder)["training"] == -1.0
-    settings = folder / "settings.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"lr": 0.5}))
-    again = _measure("nice", "smoke", 0, folder)
-    assert again["training"] > 0
-    timed = ("training", "sampling")
-    assert {name: again[name] for name in again if name not in timed} == {
-        name: first[name] for name in first if name not in timed
-    }
+    for change in ({"lr": 0.5}, {"sizes": {}}):  # of the training, which it refuses, and of the model
+        settings = json.loads((folder / "settings.json").read_text())
+        (folder / "settings.json").write_text(json.dumps(settings | change))
+        path.write_text(json.dumps(first | {"training": -1.0, "settings": settings | change}))
+        again = _measure("nice", "smoke", 0, folder)
+        assert again["training"] > 0
+        timed = {"training": 0, "sampling": 0}
+        assert again | timed == first | timed
 
 
 def test_a_training_that_was_interrupted_is_no_line(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from kexue.experiments.report import Claim, Figure, Report
 
 _STEPS: dict[Budget, int | None] = {"smoke": 10, "small": None, "full": None}  # None: as many as the recipe has
 _SEEDS: dict[Budget, int] = {"smoke": 1, "small": 3, "full": 5}
+_SAMPLES: dict[Budget, int] = {"smoke": 100, "small": 1000, "full": 1000}  # as far as there are so many test digits
 _BATCH, _REPEATS = 64, 5  # of the measurement of sampling
 _STEPWISE = ("diffusion", "flow-matching")  # models that take noise away step by step
 _COPIES = 0.7  # a ratio of distances below which samples repeat training images
@@ -41,7 +43,7 @@ Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # the numbers of each run, by 
     "generative-table",
     claim="On the same digits no model is best in everything: likelihood, nearness, variety and speed rank them apart.",
     effect="Fréchet distance of the nearest model {nearest}, of the farthest {farthest}, of test digits {test_digits}",
-    minutes=40,
+    minutes=30,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Train every model for each seed, unless that was done before, and measure it."""
@@ -52,6 +54,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     names = [name for name in generative.list_models() if find_recipe(name).medium is Images]
     seeds = tuple(range(seed, seed + _SEEDS[budget]))
     folder = cache_folder() / "generative-table" / budget
+    before = sum((folder / f"{name}-{s}" / _FILE).is_file() for name in names for s in seeds)
     with tempfile.TemporaryDirectory() as warm:  # so that imports are in nobody's time
         generative.train_model(generative.ModelConfig(names[0], "digits", warm, steps=1, device="cpu"))
     runs = {name: [_measure(name, budget, s, folder / f"{name}-{s}") for s in seeds] for name in names}
@@ -69,6 +72,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         figures,
         rows=tuple(_write_row(name, ones[0]["bits_per_dim_kind"], figures) for name, ones in runs.items()),
         notes=(
+            f"{before} of {len(names) * len(seeds)} runs were in the cache.",
             f"Times are of the processor, over all threads; samples are drawn in batches of {_BATCH}.",
             "Means over the seeds; in brackets the smallest and the largest value, of all numbers under figures.",
             f"Fréchet distance from the training digits, of {first['n']} samples in the features of a classifier.",
@@ -87,25 +91,33 @@ def _measure(name: str, budget: Budget, seed: int, folder: Path) -> dict[str, An
     config = generative.ModelConfig(name, "digits", folder, steps=_STEPS[budget], seed=seed, device="cpu")
     path = folder / _FILE
     if path.is_file():
-        try:
-            generative.train_model(config)  # it has ended: this compares the settings
-            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return known
-        except CheckpointError:
-            path.unlink()
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(CheckpointError):  # which other settings of the training raise
+            generative.train_model(config)  # it has ended: this writes what it would be trained with today
+            if known["settings"] == _read_settings(folder):
+                return known
+        path.unlink()
     start = time.process_time()
     if generative.train_model(dataclasses.replace(config, resume=False)).interrupted:
         raise KeyboardInterrupt
     seconds = time.process_time() - start
     opened = generative.open_run(folder, device="cpu")
     numbers = {
-        **dataclasses.asdict(generative.evaluate_run(opened, seed=seed)),
+        "settings": _read_settings(folder),
+        **dataclasses.asdict(generative.evaluate_run(opened, _SAMPLES[budget], seed=seed)),
         "training": seconds,
         "sampling": _time_samples(opened.model, seed),
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(numbers), encoding="utf-8")
     return numbers
+
+
+def _read_settings(folder: Path) -> Any:
+    """Settings, data and sizes of a run."""
+    from kexue.train.settings import SETTINGS
+
+    return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
 
 
 def _time_samples(model: Any, seed: int) -> float:
