@@ -94,7 +94,7 @@ def _measure(name: str, budget: Budget, seed: int, folder: Path) -> dict[str, An
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         with suppress(CheckpointError):  # which other settings of the training raise
             generative.train_model(config)  # it has ended: this writes what it would be trained with today
-            if known["settings"] == _read_settings(folder):
+            if known.get("settings") == _read_settings(folder):
                 return known
         path.unlink()
     start = time.process_time()
