@@ -156,7 +156,7 @@ def loaded_by(statement: str) -> set[str]:
     "statement",
     ["import kexue", "import kexue.cli", "import kexue.similarity", "import kexue.corpus", "import kexue.text",
      "import kexue.search", "import kexue.train", "import kexue.cluster", "import kexue.home",
-     "import kexue.experiments", "import kexue.integrations"],
+     "import kexue.experiments", "import kexue.integrations", "import kexue.sampling"],
 )  # fmt: skip
 def test_importing_loads_nothing_heavy(statement):
     heavy = {"torch", "transformers", "faiss", "sklearn", "pyarrow", "matplotlib", "sentence_transformers", "requests",
