@@ -1,0 +1,34 @@
+"""Tasks of the CLUE benchmark: reading, scoring, submitting, and baselines for them.
+
+Reading, scores and submissions need neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kexue._lazy import attach
+
+if TYPE_CHECKING:
+    from kexue.clue.catalogue import TASKS as TASKS, TaskInfo as TaskInfo, list_tasks as list_tasks
+    from kexue.clue.examples import (
+        Answer as Answer,
+        ChoiceExample as ChoiceExample,
+        Entity as Entity,
+        EntityExample as EntityExample,
+        IdiomExample as IdiomExample,
+        SpanExample as SpanExample,
+        TextExample as TextExample,
+    )
+    from kexue.clue.tasks import Task as Task, get_task as get_task
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "catalogue": ("TASKS", "TaskInfo", "list_tasks"),
+        "examples": (
+            "Answer", "ChoiceExample", "Entity", "EntityExample", "IdiomExample", "SpanExample", "TextExample",
+        ),
+        "tasks": ("Task", "get_task"),
+    },
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Readers of the files of CLUE and FewCLUE, one for each framing."""

@@ -1,0 +1,133 @@
+"""A task of CLUE as one object: reads its files, scores predictions, and writes them for the site."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kexue.clue import metrics
+from kexue.clue.catalogue import TASKS, TaskInfo
+from kexue.clue.examples import EntityExample, Example, SpanExample, TextExample
+from kexue.clue.readers.choices import read_choices
+from kexue.clue.readers.entities import read_entities
+from kexue.clue.readers.guess import guess_tasks
+from kexue.clue.readers.idioms import read_idioms
+from kexue.clue.readers.records import Record, read_records
+from kexue.clue.readers.spans import read_spans
+from kexue.clue.readers.texts import read_texts
+from kexue.clue.submission import write_submission
+
+_READERS: dict[str, Callable[[Sequence[Record], TaskInfo], Sequence[Example]]] = {
+    "text": read_texts,
+    "choice": read_choices,
+    "idiom": read_idioms,
+    "span": read_spans,
+    "entity": read_entities,
+}
+_SAMPLES = Path(__file__).parent / "samples"
+
+
+class Task:
+    """A task of CLUE.
+
+    Attributes:
+        info: its labels, sizes and settings.
+    """
+
+    def __init__(self, info: TaskInfo) -> None:
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"Task({self.info.name!r})"
+
+    def read(self, path: str | os.PathLike[str]) -> list[Example]:
+        """Return the examples of a file of CLUE or FewCLUE, also compressed; without answers where it has none.
+
+        Raises:
+            DataError: the file is of another task, which the error names; or a record is wrong, with its line.
+        """
+        records = read_records(path)
+        likely = guess_tasks(records[0].value)
+        if likely and self.info.name not in likely:
+            raise records[0].error(
+                f"this is a record of {' or '.join(likely)}, not of {self.info.name}.", "Name the task or the file."
+            )
+        return list(_READERS[self.info.framing](records, self.info))
+
+    def metric(self, predictions: Sequence[Any] | Mapping[str, Any], golds: Any) -> dict[str, Any]:
+        """Return the scores of predictions: ``accuracy``; ``em, f1, n`` of CMRC2018; those of `cluener_scores`.
+
+        Args:
+            predictions: labels, indices, texts or entities, one for each gold answer in their order. CMRC2018: also
+                id -> text, or None for a question without a prediction.
+            golds: examples that have answers, or the answers themselves; of CMRC2018 those are lists of texts, in order
+                or by id.
+
+        Raises:
+            ValueError: the lengths differ, there is nothing to score, or an example has no answer.
+        """
+        answers = dict(golds) if isinstance(golds, Mapping) else [_answer_of(gold) for gold in golds]
+        if self.info.framing == "span":
+            return metrics.cmrc_scores(*_by_id(predictions, answers, golds))
+        assert isinstance(answers, list)
+        if self.info.framing == "entity":
+            return metrics.cluener_scores(list[Any](predictions), answers)
+        return {"accuracy": metrics.accuracy(list(predictions), answers)}
+
+    def write_submission(
+        self,
+        predictions: Sequence[Any] | Mapping[str, Any],
+        path: str | os.PathLike[str],
+        examples: Sequence[Example] | None = None,
+    ) -> None:
+        """Write predictions as the site accepts them; see `kexue.clue.submission.write_submission`."""
+        write_submission(self.info, predictions, path, examples)
+
+    def sample(self) -> list[Example]:
+        """Return about twenty examples with answers, written for this package, to try things without the data."""
+        return self.read(_SAMPLES / f"{self.info.name}.json")
+
+
+def get_task(name: str) -> Task:
+    """Return a task by its name, such as ``"afqmc"``; `kexue.clue.list_tasks` has all.
+
+    Raises:
+        ValueError: no task has this name.
+    """
+    if name not in TASKS:
+        raise ValueError(f"no task is called {name!r}; they are {', '.join(TASKS)}")
+    return Task(TASKS[name])
+
+
+def _answer_of(gold: Any) -> Any:
+    """Return the answer of an example, as predictions are given; what is no example is an answer itself."""
+    if not isinstance(gold, Example):
+        return gold
+    if isinstance(gold, TextExample):
+        answer: Any = gold.label
+    elif isinstance(gold, SpanExample):
+        answer = None if gold.answers is None else [one.text for one in gold.answers]
+    else:
+        answer = gold.mentions if isinstance(gold, EntityExample) else gold.answer
+    if answer is None:
+        raise ValueError(f"the example {gold.id!r} has no gold answer: score a file that has labels, such as dev.json")
+    return answer
+
+
+def _by_id(predictions: Any, answers: Any, golds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return texts and gold answers of questions by id; by position where both are lists."""
+    if isinstance(answers, list):
+        if isinstance(predictions, Mapping):
+            ids = [gold.id for gold in golds]
+        elif len(predictions) == len(answers):
+            ids = [str(number) for number in range(len(answers))]
+        else:
+            raise ValueError(
+                f"{len(predictions)} predictions for {len(answers)} questions; give one for each, in order"
+            )
+        answers = dict(zip(ids, answers, strict=True))
+    if not isinstance(predictions, Mapping):
+        predictions = dict(zip(answers, predictions, strict=True))
+    return {id_: text for id_, text in predictions.items() if text is not None}, answers
