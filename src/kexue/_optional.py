@@ -36,6 +36,7 @@ EXTRA_OF: dict[str, str] = {
     "mpmath": "algebra",
     "sklearn": "bench",
     "PIL": "generative",
+    "arviz": "sampling",
 }
 
 

@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.sampling.convergence import (
+        effective_sample_size as effective_sample_size,
+        integrated_autocorrelation_time as integrated_autocorrelation_time,
+        split_rhat as split_rhat,
+    )
+    from kexue.sampling.exact import transition_matrix as transition_matrix
+    from kexue.sampling.metropolis import metropolis_1953 as metropolis_1953, metropolis_hastings as metropolis_hastings
     from kexue.sampling.protocols import (
         FiniteProposal as FiniteProposal,
         Follower as Follower,
@@ -19,11 +26,15 @@ if TYPE_CHECKING:
         Proposed as Proposed,
         Target as Target,
     )
+    from kexue.sampling.result import Diagnostics as Diagnostics, MCMCResult as MCMCResult, diagnose as diagnose
     from kexue.sampling.targets import FunctionTarget as FunctionTarget, ProductTarget as ProductTarget
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "convergence": ("effective_sample_size", "integrated_autocorrelation_time", "split_rhat"),
+        "exact": ("transition_matrix",),
+        "metropolis": ("metropolis_1953", "metropolis_hastings"),
         "protocols": (
             "FiniteProposal",
             "Follower",
@@ -33,6 +44,7 @@ __getattr__, __dir__, __all__ = attach(
             "Proposed",
             "Target",
         ),
+        "result": ("Diagnostics", "MCMCResult", "diagnose"),
         "targets": ("FunctionTarget", "ProductTarget"),
     },
 )
