@@ -9,7 +9,7 @@ from typing import Any, Generic
 import numpy as np
 
 from kexue._arrays import Array
-from kexue.sampling.protocols import Follower, FollowingTarget, Proposed, S, Target
+from kexue.sampling.protocols import Follower, FollowingTarget, IndependentProposal, Proposed, S, Target
 
 Score = Target[S] | Callable[[S], float]
 
@@ -142,3 +142,19 @@ def score_states(target: Target[S], states: Sequence[S]) -> Array:
     for i in np.flatnonzero(~(scores < math.inf)).tolist():
         check_score(float(scores[i]), states[i])
     return scores
+
+
+def score_proposed(target: Target[S], proposal: IndependentProposal[S], states: Sequence[S]) -> Array:
+    """Return log rho - log q (n,) of states drawn from q, checked.
+
+    Raises:
+        ValueError: as of `score_states`; or q is 0 or NaN of a state that it gave.
+    """
+    log_q = np.asarray(proposal.log_prob(states), np.float64)
+    if log_q.shape != (len(states),):
+        raise ValueError(f"log_prob must return ({len(states)},) numbers, one of each state, got shape {log_q.shape}")
+    for i in np.flatnonzero(~np.isfinite(log_q)).tolist():
+        raise ValueError(
+            f"a proposal must know the probability of its samples, got log q = {log_q[i]} of {states[i]!r}"
+        )
+    return score_states(target, states) - log_q
