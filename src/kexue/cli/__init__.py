@@ -12,6 +12,7 @@ import kexue
 from kexue._text import visible
 from kexue.cli import (
     _verb,
+    clue,
     cluster,
     compare,
     demo,
@@ -55,6 +56,7 @@ app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(train.app, name="train")
 app.add_typer(model.app, name="model")
+app.add_typer(clue.app, name="clue")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (

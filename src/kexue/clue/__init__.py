@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from kexue._lazy import attach
 
 if TYPE_CHECKING:
+    from kexue.clue.bundling import bundle_submission as bundle_submission
     from kexue.clue.catalogue import TASKS as TASKS, TaskInfo as TaskInfo, list_tasks as list_tasks
+    from kexue.clue.checking import SubmissionReport as SubmissionReport, check_submission as check_submission
     from kexue.clue.examples import (
         Answer as Answer,
         ChoiceExample as ChoiceExample,
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "bundling": ("bundle_submission",),
         "catalogue": ("TASKS", "TaskInfo", "list_tasks"),
+        "checking": ("SubmissionReport", "check_submission"),
         "examples": (
             "Answer", "ChoiceExample", "Entity", "EntityExample", "IdiomExample", "SpanExample", "TextExample",
         ),

@@ -28,7 +28,7 @@ class TaskInfo:
         framing: how the task is put to an encoder, and the type of its examples.
         metric: name of the number of the leaderboard, a key of what `Task.metric` returns.
         train, dev, test: number of examples of the published files; None where it is not published.
-            ChID: of passages; CMRC2018 and C3: of questions.
+            CLUEWSC2020: of test set 1.1. ChID: of passages; CMRC2018 and C3: of questions.
         labels: classes in the order of the head's outputs; for CLUENER the types of entities; else empty.
         max_length: tokens of a row.
         batch_size: examples of a step.
@@ -67,7 +67,7 @@ _INFOS = (
              NLI, ("cmnli_predict.json",)),
     TaskInfo("ocnli", "Does a sentence follow from another?", "text", "accuracy", 50_000, 3_000, 3_000,
              NLI, ("ocnli_50k_predict.json",)),
-    TaskInfo("cluewsc2020", "Does a pronoun mean this noun?", "text", "accuracy", 1_244, 304, None,
+    TaskInfo("cluewsc2020", "Does a pronoun mean this noun?", "text", "accuracy", 1_244, 304, 2_574,
              ("false", "true"), ("cluewsc10_predict.json", "cluewsc11_predict.json"), epochs=30),
     TaskInfo("csl", "Are all keywords those of an abstract?", "text", "accuracy", 20_000, 3_000, 3_000,
              ("0", "1"), ("csl_predict.json",)),

@@ -16,8 +16,7 @@ from kexue.clue.readers.records import read_document
 from kexue.errors import DataError
 
 AS_OBJECT = ("cmrc2018", "chid")  # one object, id -> prediction; the others are JSON Lines
-CANDIDATES = 10  # idioms of a blank of ChID
-_OPTIONS = ("0", "1", "2", "3")  # of a question of C3
+_OPTIONS = {"choice": 4, "idiom": 10}  # of a question of C3, and candidates of a blank of ChID
 
 
 def write_submission(
@@ -30,62 +29,81 @@ def write_submission(
 
     Args:
         info: the task.
-        predictions: one for each example, in order, or id -> prediction.
+        predictions: one for each example, in order, or id -> prediction: a label, an index, a text, or entities as
+            {type: {mention: [[start, end inclusive], ...]}}.
         path: the file; the site knows it by its name, one of `TaskInfo.submissions`.
-        examples: what was predicted, which give the ids and, for CLUENER, the texts. None: the ids are the keys of
+        examples: what was predicted: they give the ids and, for CLUENER, the texts. None: the ids are the keys of
             `predictions`, or the numbers from 0, as the test files of classification and C3 have them.
 
     Raises:
-        ValueError: as many predictions as examples are needed, or the examples for a task whose files need more than
-            numbers.
+        ValueError: the numbers of predictions and examples differ, the examples are needed, or the site would refuse a
+            prediction.
     """
     rows = list(_pair_up(info, predictions, examples))
+    for id_, value, example in rows:
+        if problem := _problem(info, value, example.text if isinstance(example, EntityExample) else ""):
+            raise ValueError(f"the prediction for {id_!r}: {problem}")
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         if info.name in AS_OBJECT:
-            json.dump({id_: _plain(value) for id_, value, _ in rows}, file, ensure_ascii=False)
+            json.dump({id_: value for id_, value, _ in rows}, file, ensure_ascii=False)
             file.write("\n")
             return
         for id_, value, example in rows:
-            if isinstance(example, EntityExample):
-                number = int(id_) if id_.isdecimal() else id_  # as the test file has it
-                record: dict[str, Any] = {"id": number, "text": example.text, "label": value}
-            else:
-                record = {"id": id_, "label": str(_plain(value))}
+            record: dict[str, Any] = {"id": id_, "label": str(value)}
+            if isinstance(example, EntityExample):  # the number as the test file has it
+                record = {"id": int(id_) if id_.isdecimal() else id_, "text": example.text, "label": value}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _pair_up(
     info: TaskInfo, predictions: Sequence[Any] | Mapping[str, Any], examples: Sequence[Example] | None
 ) -> Iterable[tuple[str, Any, Example | None]]:
-    """Return (id, prediction, example) of each row."""
+    """Return (id, prediction, example) of each row, with numbers of numpy as numbers of Python."""
     if examples is None:
         if info.framing == "entity" or (info.name in AS_OBJECT and not isinstance(predictions, Mapping)):
             raise ValueError(f"a file of {info.name} needs the examples, too: write_submission(..., examples=...)")
         pairs = predictions.items() if isinstance(predictions, Mapping) else enumerate(predictions)
-        return [(str(id_), value, None) for id_, value in pairs]
+        return [(str(id_), _plain(value), None) for id_, value in pairs]
     if isinstance(predictions, Mapping):
+        if missing := [example.id for example in examples if example.id not in predictions]:
+            raise ValueError(f"no prediction for the example {missing[0]!r}, and {len(missing) - 1} more")
         predictions = [predictions[example.id] for example in examples]
     if len(predictions) != len(examples):
         raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples; give one for each, in order")
-    return [(example.id, value, example) for example, value in zip(examples, predictions, strict=True)]
+    return [(example.id, _plain(value), example) for example, value in zip(examples, predictions, strict=True)]
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python."""
     return value.item() if hasattr(value, "item") else value
+
+
+def _problem(info: TaskInfo, value: Any, text: str) -> str | None:
+    """Return why the site would refuse a prediction; None where it would not. `text`: of the example, for CLUENER."""
+    if info.framing == "entity":
+        return find_problem(value, text, info.labels)
+    if info.framing == "span":
+        return None if isinstance(value, str) else f"the answer must be a text, got {value!r:.40}"
+    if info.framing == "text":
+        return (
+            None
+            if value in info.labels
+            else f"the label must be one of {info.say_labels()}, as text, got {value!r:.40}"
+        )
+    most = _OPTIONS[info.framing] - 1
+    return None if type(value) is int and 0 <= value <= most else f"the index must be 0 to {most}, got {value!r:.40}"
 
 
 class Row(NamedTuple):
     """One prediction of a file; `problem` says what is wrong with it, None where nothing is.
 
-    `value`: a label; an index (C3, ChID); a text (CMRC2018); entities (CLUENER). `text`: of CLUENER, which repeats it.
+    `line` is None in a file that is one object. `text` is that of CLUENER, which its files repeat.
     """
 
     id: str
     value: Any
     line: int | None
     problem: str | None = None
-    text: str | None = None
+    text: str = ""
 
 
 def read_rows(info: TaskInfo, path: str | os.PathLike[str]) -> list[Row]:
@@ -98,7 +116,7 @@ def read_rows(info: TaskInfo, path: str | os.PathLike[str]) -> list[Row]:
     if info.name not in AS_OBJECT:
         return [_read_line(info, line, number) for number, line in enumerate(split_lines(text), 1)]
     parse_json(text, os.fspath(path), kind=dict)
-    pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=_Pairs)  # keys that are repeated, too
+    pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=_Pairs)  # an object would hide repeated keys
     return list(_read_pairs(info, pairs))
 
 
@@ -110,13 +128,9 @@ def _read_pairs(info: TaskInfo, pairs: Sequence[tuple[str, Any]]) -> Iterator[Ro
     """Yield the rows of a file that is one object, id -> prediction."""
     seen: set[str] = set()
     for id_, value in pairs:
-        problem = f"the id {id_!r} is there twice" if id_ in seen else None
-        if info.framing == "span" and not isinstance(value, str):
-            problem = f"the answer of {id_!r} must be a text, got {value!r:.40}"
-        elif info.framing == "idiom" and not (type(value) is int and 0 <= value < CANDIDATES):
-            problem = f"the answer of {id_!r} must be a whole number from 0 to {CANDIDATES - 1}, got {value!r:.40}"
+        problem = f"the id {id_!r} is there twice" if id_ in seen else _problem(info, value, "")
         seen.add(id_)
-        yield Row(id_, value, None, problem)
+        yield Row(id_, value, None, problem if problem is None or id_ in problem else f"{id_!r}: {problem}")
 
 
 def _read_line(info: TaskInfo, line: str, number: int) -> Row:
@@ -127,20 +141,18 @@ def _read_line(info: TaskInfo, line: str, number: int) -> Row:
         return Row("", None, number, f"not JSON: {error}" if line.strip() else "the line is empty")
     if not isinstance(record, dict):
         return Row("", None, number, f"expected an object, got {line:.40}")
-    id_, label = record.get("id"), record.get("label")
-    if info.framing == "entity":
-        text = record.get("text")
-        if not isinstance(text, str):
-            return Row(str(id_), label, number, f"'text' must be the text of the test file, got {text!r:.40}")
-        return Row(str(id_), label, number, find_problem(label, text, info.labels), text)
-    problem = None if type(id_) in (int, str) else f"'id' must be that of the test file, got {id_!r:.40}"
+    id_, label, text = record.get("id"), record.get("label"), record.get("text", "")
+    problem = None
     if info.framing == "choice":
-        if label not in _OPTIONS:
-            return Row(str(id_), None, number, f"'label' must be the index of an option as text, got {label!r:.40}")
-        return Row(str(id_), int(label), number, problem)
-    if label not in info.labels:
-        problem = f"'label' must be one of {info.say_labels()}, as text, got {label!r:.40}"
-    return Row(str(id_), label, number, problem)
+        if isinstance(label, str) and label.isdecimal():
+            label = int(label)
+        else:
+            problem = f"the label must be the index of an option as text, got {label!r:.40}"
+    elif info.framing == "entity" and not (isinstance(text, str) and text):
+        problem = f"'text' must be that of the test file, got {text!r:.40}"
+    if type(id_) not in (int, str):
+        problem = f"'id' must be that of the test file, got {id_!r:.40}"
+    return Row(str(id_), label, number, problem or _problem(info, label, text), text)
 
 
 def read_predictions(info: TaskInfo, path: str | os.PathLike[str], examples: Sequence[Example]) -> list[Any]:
@@ -154,8 +166,6 @@ def read_predictions(info: TaskInfo, path: str | os.PathLike[str], examples: Seq
         if row.problem:
             raise DataError(f"{row.problem}.", path=path, line=row.line, remedy="Predict the file again.")
     values = {row.id: row.value for row in rows}
-    if info.framing == "entity" and all(row.id == "None" for row in rows):  # a file with gold answers has no ids
-        values = {str(number): row.value for number, row in enumerate(rows)}
     missing = [example.id for example in examples if example.id not in values]
     if missing and (info.framing != "span" or len(missing) == len(examples)):
         raise DataError(

@@ -81,15 +81,18 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
     lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
     if not lines:
         raise DataError("the file is empty.", path=name, remedy="Fetch or write it again.")
-    if len(lines) == 1 or not _is_json(lines[0][1]):
-        items = _items(parse_json(text, name))
-        if items is not None:
-            return [Record(item, name, None, f"item {number + 1}", number) for number, item in enumerate(items)]
-        lines = [(lines[0][0], text)]
-    return [
-        Record(parse_json(line, name, line=at if len(lines) > 1 else None), name, at, "", number)
-        for number, (at, line) in enumerate(lines)
-    ]
+    at, first = lines[0]
+    if len(lines) > 1 and _is_json(first):
+        return [
+            Record(parse_json(line, name, line=at), name, at, "", number) for number, (at, line) in enumerate(lines)
+        ]
+    if len(lines) > 1 and _is_json(lines[1][1]) and not _is_json(text):
+        parse_json(first, name, line=at)  # JSON Lines, the first of them broken
+    value = parse_json(text, name)
+    items = _items(value)
+    if items is None:
+        return [Record(value, name, at if len(lines) == 1 else None, "", 0)]
+    return [Record(item, name, None, f"item {number + 1}", number) for number, item in enumerate(items)]
 
 
 def read_document(path: str | os.PathLike[str]) -> str:
@@ -97,10 +100,10 @@ def read_document(path: str | os.PathLike[str]) -> str:
     return decode_document(os.fspath(path), Decoder("strict", max_bytes=_MAX_BYTES, options=False))
 
 
-def _is_json(line: str) -> bool:
-    """Return whether a line is a JSON value of its own, so that the file is JSON Lines."""
+def _is_json(text: str) -> bool:
+    """Return whether a text is a JSON value. The first line of JSON Lines is, that of other files is not."""
     try:
-        json.loads(line)
+        json.loads(text)
     except (ValueError, RecursionError):
         return False
     return True
