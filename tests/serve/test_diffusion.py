@@ -1,6 +1,7 @@
 """Samples of a diffusion as events: what each shows, what is refused, and clients that leave."""
 
 import base64
+import dataclasses
 import json
 import time
 
@@ -67,17 +68,31 @@ def test_defaults_null_and_unknown_fields(client):
         ({"run": "letters"}, 404, "no run 'letters'; there are: digits."),
         ({"condition": "ten"}, 400, "the class must be one of 0, 1, 2"),
         ({"solver": "magic"}, 400, "solver must be one of ddim"),
-        ({"solver": "heun", "eta": 0.5}, 400, "eta goes with the solver ddim, not with heun"),
+        ({"eta": 0.5, "solver": "heun"}, 400, "eta goes with the solver ddim, not with heun"),
         ({"n": 65}, 400, "n must be less than or equal to 64"),
+        ({"n": True}, 400, "n must be a whole number, got true"),
+        ({"seed": False}, 400, "seed must be a whole number, got false"),
+        ({"scale": True}, 400, "scale must be a number, got true"),
         ({"steps": 0}, 400, "steps must be greater than or equal to 1"),
         ({"eta": 1.5}, 400, "eta must be less than or equal to 1"),
         ({"seed": -1}, 400, "seed must be greater than or equal to 0"),
     ],
 )
-def test_wrong_requests_get_a_status_and_no_event(client, body, status, message):
+def test_wrong_requests_get_a_status_the_field_and_no_event(client, body, status, message):
     answer = client.post("/v1/diffusion", json=body)
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == next(iter(body))
+
+
+@pytest.mark.parametrize("body", [{"scale": 2.0}, {"condition": "3"}])
+def test_a_model_without_classes_has_neither_guidance_nor_conditions(client, monkeypatch, body):
+    runs = client.app.state.service.runs
+    bare = dataclasses.replace(runs["digits"].medium, classes=(), class_shares=())
+    monkeypatch.setitem(runs, "digits", dataclasses.replace(runs["digits"], medium=bare))
+    answer = client.post("/v1/diffusion", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(body)))
+    assert "classes" in answer.json()["error"]["message"]
 
 
 def test_a_failure_on_the_way_is_an_event(client, monkeypatch):

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -15,10 +15,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from torch import Tensor
 
+from kexue.errors import NotSupported
+from kexue.generative.diffusion.solver import SOLVERS
 from kexue.generative.run.folder import Run
 from kexue.generative.run.images import Images
 from kexue.serve import examples
-from kexue.serve.errors import error_body, to_api_error
+from kexue.serve.errors import ApiError, error_body, to_api_error
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.wire import Here, Route
 
@@ -50,6 +52,7 @@ async def diffusion(body: DiffusionRequest, service: Here) -> StreamingResponse:
     """
     warnings = check_fields(body, strict=service.settings.strict)
     run = service.find_run(body.run)
+    options = _choose_options(run, body)
     events: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue()
     loop, left = asyncio.get_running_loop(), threading.Event()
 
@@ -58,7 +61,7 @@ async def diffusion(body: DiffusionRequest, service: Here) -> StreamingResponse:
             raise asyncio.CancelledError
         loop.call_soon_threadsafe(events.put_nowait, event)
 
-    task = asyncio.ensure_future(service.work(_draw, run, body, report))
+    task = asyncio.ensure_future(service.work(_draw, run, body, options, report))
     task.add_done_callback(lambda done: events.put_nowait(None if done.cancelled() else done.exception()))
     first = await events.get()
     if isinstance(first, BaseException):
@@ -81,13 +84,31 @@ async def diffusion(body: DiffusionRequest, service: Here) -> StreamingResponse:
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-def _draw(run: Run, body: DiffusionRequest, report: Callable[[dict[str, Any]], None]) -> None:
+def _choose_options(run: Run, body: DiffusionRequest) -> dict[str, Any]:
+    """Return the options of a sampling; ApiError, with the field, for one that the model does not have."""
+    medium, solver = run.medium, body.solver
+    assert isinstance(medium, Images)
+    if solver not in SOLVERS:
+        raise ApiError(400, f"solver must be one of {', '.join(SOLVERS)}, got {solver[:40]!r}", param="solver")
+    if body.eta is not None and solver != "ddim":
+        raise ApiError(400, f"eta goes with the solver ddim, not with {solver}.", param="eta")
+    if body.scale is not None and not medium.classes:
+        raise ApiError(400, "scale needs a model with classes, this one has none.", param="scale")
+    options: dict[str, Any] = {"steps": body.steps, "solver": solver, "eta": body.eta, "scale": body.scale}
+    if body.condition is not None:
+        try:
+            options["condition"] = medium.find_class(body.condition)
+        except (ValueError, NotSupported) as error:
+            raise ApiError(400, str(error), param="condition") from error
+    return options
+
+
+def _draw(
+    run: Run, body: DiffusionRequest, options: Mapping[str, Any], report: Callable[[dict[str, Any]], None]
+) -> None:
     """Draw images, and report each step."""
     medium = run.medium
     assert isinstance(medium, Images)
-    options: dict[str, Any] = {"steps": body.steps, "solver": body.solver, "eta": body.eta, "scale": body.scale}
-    if body.condition is not None:
-        options["condition"] = medium.find_class(body.condition)
     started = time.monotonic()
 
     def show(i: int, t: Tensor, made: Any) -> None:

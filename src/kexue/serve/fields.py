@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from kexue.serve.errors import ApiError
 
@@ -44,6 +53,16 @@ class Fields(BaseModel):
             return given
         required = {name for name, field in cls.model_fields.items() if field.is_required()}
         return {name: value for name, value in given.items() if value is not None or name in required}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, given: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is expected: Python takes them for 1 and 0."""
+        expected = cls.model_fields[str(info.field_name)].annotation
+        kinds = get_args(expected) or (expected,)
+        if isinstance(given, bool) and (int in kinds or float in kinds):
+            raise PydanticKnownError("int_type" if int in kinds else "float_type")
+        return given
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
