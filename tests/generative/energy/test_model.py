@@ -339,3 +339,31 @@ def test_bad_calls_are_refused():
             small.log_z_grid(low, high)
     with pytest.raises(ValueError, match="points must be a whole number >= 1"):
         small.log_z_grid(-1, 1, points=0)
+
+
+def test_a_sampler_that_does_not_fit_is_refused():
+    def short(energy, starts, *, generator):
+        return LangevinResult(starts, None, 1.0)
+
+    model = EnergyModel(Quadratic(), 3, sampler=short)
+    assert model.sample(2, generator=0).shape == (2, 3)
+    with pytest.raises(TypeError, match=r"the sampler must take \(energy, starts, generator=..., steps=...\)"):
+        model.sample(2, steps=5, generator=0)
+    with pytest.raises(TypeError, match=r"the sampler must take \(energy, starts, generator=..., metropolis=...\)"):
+        model.diagnose(torch.zeros(2, 3), generator=0)
+    with pytest.raises(TypeError, match=r"take \(energy, starts, generator=...\): .* use langevin"):
+        EnergyModel(Quadratic(), 3, sampler=lambda energy, starts: starts).loss(torch.zeros(2, 3))
+    bare = EnergyModel(Quadratic(), 3, sampler=lambda energy, starts, **_: starts)
+    with pytest.raises(TypeError, match="the sampler must return a LangevinResult, got Tensor"):
+        bare.loss(torch.zeros(2, 3))
+    fewer = EnergyModel(Quadratic(), 3, sampler=lambda energy, starts, **_: LangevinResult(starts[:1], None, 1.0))
+    with pytest.raises(ValueError, match=r"an end for each start, \(2, 3\), got \(1, 3\)"):
+        fewer.loss(torch.zeros(2, 3))
+
+
+def test_an_error_inside_a_sampler_is_not_hidden():
+    def broken(energy, starts, *, generator):
+        return energy(starts, 1)
+
+    with pytest.raises(TypeError, match="positional argument"):
+        EnergyModel(Quadratic(), 3, sampler=broken).loss(torch.zeros(2, 3))

@@ -6,6 +6,7 @@ Difference: the regulariser of the article has a minus, that of the released cod
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -64,8 +65,9 @@ class EnergyModel(GenerativeModel):
         net: U, a module from events (B, *event_shape) to (B,) or (B, 1). Smooth activations make chains stable; a batch
             norm would mix data and chains.
         event_shape: shape of one event, or the size of a vector.
-        sampler: called as ``sampler(energy, starts, generator=noise)``; usually `langevin` with its settings. None:
-            ``partial(langevin, steps=40, step_size=0.01)``.
+        sampler: called as ``sampler(energy, starts, generator=noise)``; usually `langevin` with its settings. It
+            returns a `LangevinResult` with an end for each start; `sample` with `steps` passes ``steps`` as well, and
+            `diagnose` ``metropolis``. None: ``partial(langevin, steps=40, step_size=0.01)``.
         buffer: starts of chains; None: a `ReplayBuffer` of 10,000 events in [-1, 1].
         regulariser: ``"sum"``: as above. ``"difference"``: U^2(x) - U^2(x_f), as the article has it, which pins
             nothing. ``"none"``: 0.
@@ -233,8 +235,16 @@ class EnergyModel(GenerativeModel):
 
     def _run_chains(self, noise: Noise, reinit: float | None = None, **options: Any) -> LangevinResult:
         """Return the ends of chains, run in evaluation mode: each step has the same energy, and the same norms."""
+        _check_takes(self.sampler, "generator", *options)
         with evaluating(self), parametrize.cached():
-            return self.sampler(self._measure, self.buffer.draw(noise, reinit=reinit), generator=noise, **options)
+            starts = self.buffer.draw(noise, reinit=reinit)
+            chains = self.sampler(self._measure, starts, generator=noise, **options)
+        if not isinstance(chains, LangevinResult):
+            raise TypeError(f"the sampler must return a LangevinResult, got {type(chains).__name__}")
+        if chains.x.shape != starts.shape:
+            ends, expected = tuple(chains.x.shape), tuple(starts.shape)
+            raise ValueError(f"the sampler must return an end for each start, {expected}, got {ends}")
+        return chains
 
     def _check_energies(self, means: dict[str, Tensor]) -> None:
         for name, mean in means.items():
@@ -244,3 +254,16 @@ class EnergyModel(GenerativeModel):
                     remedy="Take more or smaller steps of the sampler, a lower learning rate, regulariser='sum', or "
                     "spectral norms; the last checkpoint comes from before.",
                 )
+
+
+def _check_takes(sampler: Sampler, *names: str) -> None:
+    """Raise a TypeError for a sampler that cannot be called with an energy, starts and arguments of these names."""
+    try:
+        inspect.signature(sampler).bind(None, None, **dict.fromkeys(names))
+    except TypeError as error:
+        call = ", ".join(["energy", "starts", *(f"{name}=..." for name in names)])
+        raise TypeError(
+            f"the sampler must take ({call}): {error}; give these parameters to it, or use langevin"
+        ) from None
+    except ValueError:  # one whose signature Python does not know
+        return
