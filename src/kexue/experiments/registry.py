@@ -160,7 +160,7 @@ def run_experiment(
         seed=seed,
         seeds=result.seeds or (seed,),
         budget=budget,
-        versions=_list_versions(),
+        versions=list_versions(),
         machine=_describe_machine(),
         command=f"kexue reproduce {slug} --seed {seed}" + ("" if budget == "small" else f" --budget {budget}"),
         seconds=round(time.perf_counter() - start, 3),
@@ -212,7 +212,8 @@ def find_data_folder(data: str | os.PathLike[str] | None = None) -> Path | None:
     return folder
 
 
-def _list_versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
+    """The versions that a report is recorded with, by package."""
     versions = {"kexue": kexue.__version__, "python": platform.python_version()}
     for package in ("numpy", "scipy", "torch", "transformers", "scikit-learn"):
         try:
