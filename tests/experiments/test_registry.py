@@ -128,6 +128,9 @@ def test_a_planned_article_has_no_experiment(monkeypatch):
         run_experiment("zlpr")
 
 
-def test_an_unknown_budget_is_refused():
+def test_an_unknown_budget_and_a_seed_out_of_range_are_refused():
     with pytest.raises(ValueError, match="smoke"):
         run_experiment("whitening", budget="huge")
+    for seed in (-1, 2**31, 1.5, True):
+        with pytest.raises(ValueError, match="seed must be"):
+            run_experiment("whitening", seed=seed)

@@ -19,12 +19,14 @@ from typing import Any, Literal, Protocol
 
 import kexue
 from kexue._cores import count_cores
+from kexue._counts import check_count
 from kexue.errors import DataError, UnknownArticleError
 from kexue.experiments.report import Report
 from kexue.methods import Method, get_method, list_methods
 
 Budget = Literal["smoke", "small", "full"]
 BUDGETS: tuple[Budget, ...] = ("smoke", "small", "full")
+_LAST_SEED = 2**31 - 1  # every library takes it, and the few after it
 
 
 class Run(Protocol):
@@ -135,16 +137,19 @@ def run_experiment(
     Args:
         slug: slug, archive number or address of the article; or the slug of a table.
         budget: ``"smoke"`` (seconds), ``"small"`` (minutes, the recorded one) or ``"full"``.
-        seed: random seed.
+        seed: random seed, 0 <= seed < 2^31.
         data: folder with the optional data sets; None reads the environment variable KEXUE_DATA.
         out: folder for `report.json` and `figure.png`.
 
     Raises:
         UnknownArticleError: a KeyError: the article is unknown, or has no experiment yet.
         DataError: the data for every one of the claims are missing.
+        ValueError: an unknown budget, a seed out of range.
     """
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {BUDGETS}, got {budget!r}")
+    if check_count(seed, "seed") > _LAST_SEED:
+        raise ValueError(f"seed must be at most {_LAST_SEED}, got {seed}")
     method, entry = find_subject(slug), get_experiment(slug)
     slug = method.slug
     start = time.perf_counter()
