@@ -39,12 +39,13 @@ from kexue.experiments.report import Claim, Figure, Report
 
 _CLAMPS = ("clamp_distance", "clamp_rec")
 _Runs = Mapping[str, Sequence[Mapping[str, float]]]  # the numbers of each run, by setting
+_TIMES = {"once": 1, "twice": 2, "five times": 5}
 _FEW = math.log(CLASSES) / 2  # entropy of the classes of samples, nats, below which they have collapsed
 
 
 @experiment(
     "ign",
-    claim="One network generates in a step and projects damaged data; it is a GAN with one network, and collapses so.",
+    claim="One network generates in a step and projects damaged data; it is a GAN of one network, and it collapses.",
     effect=(
         "error of noisy digits {noisy_error} to {noisy_projected_ign}, by an auto-encoder "
         "{noisy_projected_autoencoder}; idempotence error {idempotence_ign}; entropy of classes {entropy_ign}, of a "
@@ -173,7 +174,7 @@ def _decide_collapse(runs: _Runs, figures: Mapping[str, Figure]) -> list[Claim]:
     gaussian = figures["fd_reference_gaussian"].value
     return [
         Claim.check_parts(
-            "It collapses to a few modes, as GANs do.",
+            "It collapses to a few modes.",
             (
                 max(one["entropy"] for one in ign) < _FEW,
                 max(one["recall"] for one in ign) < 0.5,
@@ -186,7 +187,7 @@ def _decide_collapse(runs: _Runs, figures: Mapping[str, Figure]) -> list[Claim]:
             figures=["entropy_ign", "classes_ign", "recall_ign", "precision_ign", "fd_ign", "fd_reference_gaussian"],
         ),
         Claim.check(
-            "More tightness makes it more idempotent, and worse: in the end one image.",
+            "More tightness makes it more idempotent, and its samples less varied.",
             all(
                 b["entropy"] < a["entropy"] and b["idempotence"] < a["idempotence"]
                 for a, b in zip(ign, tight, strict=True)
@@ -208,7 +209,7 @@ def _decide_against_gan(runs: _Runs) -> list[Claim]:
     ign, gan = runs["ign"], runs["gan"]
     return [
         Claim.check(
-            "Two networks are worth more than one that is both: a GAN as large makes better and more varied digits.",
+            "A GAN as large, of two networks, makes nearer and more varied digits.",
             all(
                 b["fd"] < a["fd"] and b["entropy"] > a["entropy"] and b["recall"] > a["recall"]
                 for a, b in zip(ign, gan, strict=True)
@@ -238,20 +239,24 @@ def _draw(
     figure.set_size_inches(15, 9)
     above, below = figure.subplots(2, 3)
     shown = {"IGN": settings["ign"], "tightness 1": settings["tight"], "GAN as large": gans}
-    for panel, item, name in ((above[0], 0, "Fréchet distance"), (above[1], 1, "entropy of classes, nats")):
+    for panel, item, title, name in (
+        (above[0], 0, "distance during the training, each seed", "Fréchet distance"),
+        (above[1], 1, "variety during the training, each seed", "entropy of classes, nats"),
+    ):
         for at, (label, trained) in enumerate(shown.items()):
             for number, one in enumerate(trained):
                 looks = [look[item] for look in one.looks]
                 times = np.arange(1, len(looks) + 1) * max(steps // LOOKS, 1)
                 panel.plot(times, looks, color=f"C{at}", alpha=0.7, label=None if number else label)
-        panel.set(xlabel="steps", ylabel=name, title="one line for each seed")
+        if panel is above[1]:
+            panel.axhline(math.log(CLASSES), color="gray", linestyle=":", label="all ten as frequent")
+        panel.set(xlabel="steps", ylabel=name, title=title)
         panel.legend()
     above[0].set_yscale("log")
-    above[1].axhline(math.log(CLASSES), color="gray", linestyle=":")
     _draw_classes(above[2], shown, digits)
     _draw_samples(below[0], settings, gans)
-    _draw_damage(below[1], settings, add_noise(digits)[:10], digits, "noise of deviation 0.5")
-    _draw_damage(below[2], settings, erase(digits)[:10], digits, "the right half erased")
+    _draw_damage(below[1], settings, add_noise(digits)[:10], digits, f"digits with noise of deviation {DAMAGE}")
+    _draw_damage(below[2], settings, erase(digits)[:10], digits, "digits without their right half")
 
 
 def _draw_classes(panel: Any, shown: Mapping[str, Sequence[Trained]], digits: Digits) -> None:
@@ -260,16 +265,21 @@ def _draw_classes(panel: Any, shown: Mapping[str, Sequence[Trained]], digits: Di
         shares = count_classes(digits, trained[0].sample(digits)).numpy() / digits.count
         panel.bar(np.arange(CLASSES) + 0.27 * (at - 1), shares, 0.25, color=f"C{at}", label=label)
     panel.set(xlabel="digit, by the classifier", ylabel="share of the samples", xticks=range(CLASSES))
-    panel.set_title("first seed")
+    panel.set_title("classes of the samples, first seed")
     panel.legend()
 
 
 def _draw_samples(panel: Any, settings: Mapping[str, Sequence[Trained]], gans: Sequence[Trained]) -> None:
     torch = import_optional("torch", extra="generative")
     ign = settings["ign"][0]
-    labels = {"tightness 1": "tight", "tightness 0": "loose", "clamp": "clamp_distance", "noise like data": "spectral"}
+    labels = {
+        "tightness 1": "tight",
+        "tightness 0": "loose",
+        "clamp by distance": "clamp_distance",
+        "noise like data": "spectral",
+    }
     rows = {
-        **{f"f {steps} times": ign.model.sample(10, generator=0, steps=steps) for steps in (1, 2, 5)},
+        **{f"IGN, {times}": ign.model.sample(10, generator=0, steps=steps) for times, steps in _TIMES.items()},
         **{label: settings[name][0].model.sample(10, generator=0) for label, name in labels.items()},
         "GAN": gans[0].model.sample(10, generator=0),
     }
@@ -289,4 +299,4 @@ def _draw_damage(
             "auto-encoder": settings["autoencoder"][0].model.project(damaged),
         }
     draw_tiles(panel, torch.stack(list(rows.values())), list(rows))
-    panel.set(title=name, xlabel="ten test digits", ylabel="and what becomes of them")
+    panel.set(title=name, xlabel="ten test digits", ylabel="what becomes of them")
