@@ -14,7 +14,7 @@ from kexue._optional import import_optional
 _ROOMS = (
     "losses", "nn", "optim", "similarity", "text", "search", "train", "retry", "algebra", "corpus", "home", "serve",
     "cluster", "errors", "methods", "experiments", "demo", "integrations", "generative",
-    "generative.diffusion", "sampling", "sampling.text", "clue",
+    "generative.diffusion", "sampling", "sampling.text", "clue", "extract",
 )  # fmt: skip
 
 

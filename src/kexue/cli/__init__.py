@@ -18,6 +18,7 @@ from kexue.cli import (
     demo,
     doctor,
     evaluate,
+    extract,
     generate,
     hubness,
     index,
@@ -57,6 +58,7 @@ app.add_typer(whiten.app, name="whiten")
 app.add_typer(train.app, name="train")
 app.add_typer(model.app, name="model")
 app.add_typer(clue.app, name="clue")
+app.add_typer(extract.app, name="extract")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (

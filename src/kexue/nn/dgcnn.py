@@ -6,6 +6,7 @@ Source: kexue.fm/archives/5409 and 6671.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,23 +39,33 @@ class DilatedGatedConv1d(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the gated mixture."""
-        x = clear_padding(x, mask)
-        g, h = self.conv(x.transpose(1, 2)).transpose(1, 2).chunk(2, -1)
+        return self.mix(_channels_first(x, mask), mask).transpose(1, 2)
+
+    def mix(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the mixture of channels (B, dim, T), zeros at padding, which convolve twice as fast."""
+        g, h = self.conv(x).chunk(2, 1)
         gate = functional.dropout(g, self.dropout, self.training).sigmoid()
-        return clear_padding(
-            torch.lerp(h.to(x.dtype), x, gate.to(x.dtype)), mask
-        )  # autocast computes h and gate in half precision
+        y = torch.lerp(h.to(x.dtype), x, gate.to(x.dtype))  # autocast computes h and gate in half precision
+        return y if mask is None else y.masked_fill(~mask[:, None], 0.0)
+
+
+def _channels_first(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x (B, T, d) as (B, d, T), contiguous, with zeros where the mask is False."""
+    return clear_padding(x, mask).transpose(1, 2).contiguous()
 
 
 class DGCNN(nn.Module):
     """Stack of `DilatedGatedConv1d`; with the default dilations it sees 27 tokens to either side."""
 
-    def __init__(self, dim: int, *, dilations: Sequence[int] = (1, 2, 5, 1, 2, 5, 1, 2, 5, 1, 1, 1)) -> None:
+    def __init__(
+        self, dim: int, *, dilations: Sequence[int] = (1, 2, 5, 1, 2, 5, 1, 2, 5, 1, 1, 1), dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DilatedGatedConv1d(dim, dilation=d) for d in dilations)
+        self.layers = nn.ModuleList(DilatedGatedConv1d(dim, dilation=d, dropout=dropout) for d in dilations)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map x (B, T, dim) and mask (B, T) to (B, T, dim)."""
+        x = _channels_first(x, mask)
         for layer in self.layers:
-            x = layer(x, mask)
-        return x
+            x = cast(DilatedGatedConv1d, layer).mix(x, mask)
+        return x.transpose(1, 2)
