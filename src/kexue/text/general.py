@@ -25,7 +25,7 @@ class General:
     """
 
     def __init__(self, model: Any, has_pooler: bool) -> None:
-        self._model = model
+        self.model = model
         self._has_pooler = has_pooler
         self.hidden_size: int = model.config.hidden_size
         self.max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -65,13 +65,13 @@ class General:
     @property
     def dtype(self) -> torch.dtype:
         """Arithmetic of the forward pass."""
-        dtype: torch.dtype = next(self._model.parameters()).dtype
+        dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype
 
     @property
     def pooler(self) -> WeightBias | None:
         """Linear map of the pooler, weight and bias; None where the checkpoint has none."""
-        pooler = getattr(self._model, "pooler", None)
+        pooler = getattr(self.model, "pooler", None)
         linear = getattr(pooler, "dense", pooler)
         if not self._has_pooler or not isinstance(linear, torch.nn.Linear):
             return None
@@ -79,11 +79,11 @@ class General:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> General:
         """Return a copy on a device, in a dtype."""
-        return General(copy.deepcopy(self._model).to(device, dtype), self._has_pooler)
+        return General(copy.deepcopy(self.model).to(device, dtype), self._has_pooler)
 
     def __call__(self, ids: Tensor, keep: Tensor, every: bool = False) -> tuple[Tensor, ...]:
         """Map ids (B, T) and keep (B, T), True = token, to states (B, T, h): all L + 1 of them, or the last alone."""
-        output = self._model(input_ids=ids, attention_mask=keep.long(), output_hidden_states=every)
+        output = self.model(input_ids=ids, attention_mask=keep.long(), output_hidden_states=every)
         return tuple(output.hidden_states) if every else (output.last_hidden_state,)
 
 

@@ -49,7 +49,7 @@ def read_parts(folder: Path) -> tuple[RoFormerSimConfig, TextTokenizer]:
         CheckpointError: a setting that RoFormer-Sim does not have, a tokenizer that cannot be read.
     """
     stack = read_model_folder(folder)
-    config = _shape(read_config(stack.transformer), stack.transformer)
+    config = read_shape(read_config(stack.transformer), stack.transformer)
     poolers = [stage.out_features for stage in stack.stages if isinstance(stage, DenseStage)]
     if len(poolers) == 1 and poolers[0] != config.hidden_size:
         config = replace(config, vector_size=poolers[0])
@@ -165,7 +165,7 @@ def _list_foreign(folder: Path) -> list[str]:
     return sorted(names - _NAMES if names >= _NAMES else names)
 
 
-def _shape(config: Mapping[str, Any], folder: Path) -> RoFormerSimConfig:
+def read_shape(config: Mapping[str, Any], folder: Path) -> RoFormerSimConfig:
     """Return the shape that a config.json states; CheckpointError where the network cannot have it."""
     faults = list_unsupported(config)
     if config.get("layer_norm_eps", _EPSILON) != _EPSILON:

@@ -159,13 +159,16 @@ class LengthBatches:
 
     Args:
         data: the examples.
-        size: examples of a batch; a last, smaller batch is left out unless it is the only one.
+        size: examples of a batch.
         seed: of the order.
         chosen: numbers of the examples that take part; None: all.
+        drop_last: whether a last, smaller batch is left out, unless it is the only one.
     """
 
-    def __init__(self, data: _Sized, size: int, seed: int, *, chosen: np.ndarray | None = None) -> None:
-        self.data, self.size, self.seed, self.epoch = data, size, seed, 0
+    def __init__(
+        self, data: _Sized, size: int, seed: int, *, chosen: np.ndarray | None = None, drop_last: bool = True
+    ) -> None:
+        self.data, self.size, self.seed, self.epoch, self.drop_last = data, size, seed, 0, drop_last
         self.chosen = np.arange(len(data)) if chosen is None else chosen
 
     def set_epoch(self, epoch: int) -> None:
@@ -173,7 +176,8 @@ class LengthBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, len(self.chosen) // self.size)
+        whole, rest = divmod(len(self.chosen), self.size)
+        return max(1, whole + (rest > 0 and not self.drop_last))
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng((self.seed, self.epoch))
