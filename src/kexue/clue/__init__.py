@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kexue.clue.bundling import bundle_submission as bundle_submission
     from kexue.clue.catalogue import TASKS as TASKS, TaskInfo as TaskInfo, list_tasks as list_tasks
     from kexue.clue.checking import SubmissionReport as SubmissionReport, check_submission as check_submission
+    from kexue.clue.config import ClueConfig as ClueConfig
     from kexue.clue.examples import (
         Answer as Answer,
         ChoiceExample as ChoiceExample,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
         SpanExample as SpanExample,
         TextExample as TextExample,
     )
+    from kexue.clue.framings.rows import RowTokenizer as RowTokenizer
+    from kexue.clue.run import predict_task as predict_task, train_task as train_task
     from kexue.clue.tasks import Task as Task, get_task as get_task
 
 __getattr__, __dir__, __all__ = attach(
@@ -30,9 +33,14 @@ __getattr__, __dir__, __all__ = attach(
         "bundling": ("bundle_submission",),
         "catalogue": ("TASKS", "TaskInfo", "list_tasks"),
         "checking": ("SubmissionReport", "check_submission"),
+        "config": ("ClueConfig",),
         "examples": (
             "Answer", "ChoiceExample", "Entity", "EntityExample", "IdiomExample", "SpanExample", "TextExample",
         ),
+        "framings.rows": ("RowTokenizer",),
+        "run": ("predict_task", "train_task"),
         "tasks": ("Task", "get_task"),
     },
+    needs={"framings.rows": "torch", "run": "torch"},
+    extra="tasks",
 )  # fmt: skip

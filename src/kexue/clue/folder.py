@@ -1,9 +1,10 @@
-"""The folder of a run on a task of CLUE: `settings.json` says the task and the encoder, `model.safetensors` is trained.
-"""
+"""The folder of a run: `settings.json` says task and encoder, `model.safetensors` has what was trained."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kexue.clue.config import Tune
 from kexue.clue.framings import build_framing
 from kexue.clue.framings.rows import RowTokenizer
 from kexue.clue.model import TaskModel
+from kexue.clue.unit_rows import UnitRows
 from kexue.errors import CheckpointError
 from kexue.text.folder import compute_fingerprint, read_model_folder
 from kexue.text.models import find_model, model_id_of
@@ -28,10 +30,31 @@ STATES = "states"  # folder of the cached states of a frozen encoder, while it i
 _POOLINGS = tuple(name for name in POOLINGS if name in ("cls", "last-avg", "max"))
 
 
-def build_model(
-    task: str, model: str | os.PathLike[str], tune: Tune, max_length: int | None
-) -> tuple[TaskModel, dict[str, Any]]:
-    """Return a new model for a task, whose head draws from torch's global generator, and the record of its encoder.
+@dataclass(frozen=True)
+class Setup:
+    """A task with a model for it.
+
+    Attributes:
+        task: its name.
+        model: encoder and head.
+        tokenizer: of the encoder.
+        max_length: most tokens of a row.
+        encoder: name, pooling and fingerprint of the encoder, JSON-ready.
+    """
+
+    task: str
+    model: TaskModel
+    tokenizer: RowTokenizer
+    max_length: int
+    encoder: Mapping[str, Any]
+
+    def encode(self, examples: Sequence[Any]) -> UnitRows:
+        """Return examples as rows."""
+        return UnitRows(self.model.framing, examples, self.tokenizer, self.max_length)
+
+
+def build_model(task: str, model: str | os.PathLike[str], tune: Tune, max_length: int | None) -> Setup:
+    """Return a new model for a task, whose head draws from torch's global generator.
 
     Raises:
         ModelNotFoundError: no such encoder. CheckpointError: a damaged one.
@@ -42,9 +65,9 @@ def build_model(
     limit = info.max_length if max_length is None else max_length
     if encoder.max_positions is not None and limit > encoder.max_positions:
         raise ValueError(f"max_length must be at most {encoder.max_positions}, as {model} has it, got {limit}")
-    framing = build_framing(info, RowTokenizer(folder), limit)
     record = describe_encoder(folder)
-    return TaskModel(encoder, framing, tune, record["pooling"]), record
+    built = TaskModel(encoder, build_framing(info), tune, record["pooling"])
+    return Setup(task, built, RowTokenizer(folder), limit, record)
 
 
 def describe_encoder(folder: Path) -> dict[str, Any]:
@@ -57,8 +80,8 @@ def describe_encoder(folder: Path) -> dict[str, Any]:
     return {"model": model_id_of(folder), "pooling": pooling, "fingerprint": compute_fingerprint(stack, pooling)}
 
 
-def open_run(run: str | os.PathLike[str], *, device: str = "auto") -> tuple[str, TaskModel]:
-    """Return the task of a run that `train_task` has written, and its model, in evaluation mode.
+def open_run(run: str | os.PathLike[str], *, device: str = "auto") -> Setup:
+    """Return the task of a run that `train_task` has written, with its model in evaluation mode.
 
     Args:
         run: folder of the run.
@@ -90,16 +113,17 @@ def open_run(run: str | os.PathLike[str], *, device: str = "auto") -> tuple[str,
             f"{os.fspath(run)} has no {WEIGHTS}: its training has not ended.",
             remedy="Run the command of the training again; it continues.",
         )
-    model, now = build_model(task, name, tune, limit)
-    if now["fingerprint"] != fingerprint:
+    setup = build_model(task, name, tune, limit)
+    if setup.encoder["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"{name} is not the encoder that {os.fspath(run)} was trained with: its files have changed.",
             remedy="Put the files back, or train again.",
         )
     try:
-        model.load_trained(load_file(weights))
+        setup.model.load_trained(load_file(weights))
     except Exception as error:  # damaged files raise many types of errors
         raise CheckpointError(
             f"{weights} does not fit its {SETTINGS}: {error}", remedy="Run the command of the training again."
         ) from error
-    return task, model.eval().to(choose_device(device))
+    setup.model.eval().to(choose_device(device))
+    return setup

@@ -69,10 +69,9 @@ class TaskModel(nn.Module):
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the scores of a batch as `Framing.collate` makes it, with or without cached states."""
         states, mask = self._states(batch)
-        if self.framing.pooled:
-            scores: Tensor = self.head(pool([states], mask, self.pooling))
-            return scores
-        return self.head(states, mask)
+        inputs = (pool([states], mask, self.pooling),) if self.framing.pooled else (states, mask)
+        scores: Tensor = self.head(*inputs)
+        return scores
 
     def _states(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the states (R, T, width) that the head reads, and their mask (R, T)."""

@@ -22,11 +22,10 @@ from kexue._files import remove_folder, replacing
 from kexue._progress import Progress
 from kexue.clue.catalogue import TASKS
 from kexue.clue.config import ClueConfig
-from kexue.clue.folder import STATES, WEIGHTS, build_model, open_run
+from kexue.clue.folder import STATES, WEIGHTS, Setup, build_model, open_run
 from kexue.clue.model import TaskModel
 from kexue.clue.splits import read_split
 from kexue.clue.tasks import get_task
-from kexue.clue.unit_rows import UnitRows
 from kexue.errors import CheckpointError
 from kexue.optim import Adafactor
 from kexue.text.training.batches import LengthBatches
@@ -80,7 +79,7 @@ def predict_task(
 ) -> list[Any]:
     """Return the predictions of a run for a file of its task, in the order of the file.
 
-    They are labels of texts, numbers of options or candidates, texts, or entities ``{type: {text: [[start, end]]}}``, as
+    They are labels, numbers of options or candidates, texts, or entities ``{type: {text: [[start, end]]}}``, as
     `Task.metric` and `Task.write_submission` take them.
 
     Args:
@@ -93,14 +92,15 @@ def predict_task(
     Raises:
         CheckpointError: no such run, or one of another task. DataError: a file that cannot be read, an empty text.
     """
-    phases = progress or _silent
-    name, model = open_run(run, device=device)
-    if task not in (None, name):
-        raise CheckpointError(f"{os.fspath(run)} is a run of {name}, not of {task}.", remedy="Name another run or task.")
-    rows = UnitRows(model.framing, get_task(name).read(path))
+    setup = open_run(run, device=device)
+    if task not in (None, setup.task):
+        raise CheckpointError(
+            f"{os.fspath(run)} is a run of {setup.task}, not of {task}.", remedy="Name another run, or its task."
+        )
+    rows = setup.encode(get_task(setup.task).read(path))
     _tell({os.fspath(path): rows.count()})
-    with phases("predicting") as report:
-        return rows.read_outputs(model, report)
+    with (progress or _silent)("predicting") as report:
+        return rows.read_outputs(setup.model, report)
 
 
 def train_on(
@@ -122,10 +122,10 @@ def train_on(
     phases, info = progress or _silent, TASKS[config.task]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model, encoder = build_model(config.task, config.model, config.tune, config.max_length)
-    with phases("encoding"):
-        rows = [UnitRows(model.framing, examples) for examples in (train, dev)]
-    settings = _settings(config, encoder, train, dev)
+        setup = build_model(config.task, config.model, config.tune, config.max_length)
+    model = setup.model
+    rows = [setup.encode(examples) for examples in (train, dev)]
+    settings = _settings(config, setup, train, dev)
     facts = {name: part.count() for name, part in zip(("train", "dev"), rows, strict=True)}
     _tell(facts)
     check_settings(config.out, settings, resume=config.resume)
@@ -185,20 +185,18 @@ def _trainer_config(config: ClueConfig) -> TrainConfig:
     )
 
 
-def _settings(
-    config: ClueConfig, encoder: Mapping[str, Any], train: Sequence[Any], dev: Sequence[Any]
-) -> dict[str, Any]:
+def _settings(config: ClueConfig, setup: Setup, train: Sequence[Any], dev: Sequence[Any]) -> dict[str, Any]:
     """Return the settings that decide the result of a run, JSON-ready."""
     info = TASKS[config.task]
     return {
         "task": config.task,
-        "encoder": dict(encoder),
+        "encoder": dict(setup.encoder),
         "tune": config.tune,
         "optimizer": config.optimizer,
         "lr": config.rate,
         "epochs": config.epochs or info.epochs,
         "batch_size": config.batch_size or info.batch_size,
-        "max_length": config.max_length or info.max_length,
+        "max_length": setup.max_length,
         "seed": config.seed,
         "precision": config.precision,
         "data": [_digest(train), _digest(dev)],

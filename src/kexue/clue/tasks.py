@@ -1,12 +1,14 @@
-"""A task of CLUE as one object: reads its files, scores predictions, and writes them for the site."""
+"""A task of CLUE as one object: reads its files, puts them to an encoder, scores predictions, writes them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kexue._optional import import_optional
 from kexue.clue import metrics
 from kexue.clue.catalogue import TASKS, TaskInfo
 from kexue.clue.examples import EntityExample, Example, SpanExample, TextExample
@@ -18,6 +20,13 @@ from kexue.clue.readers.records import Record, read_records
 from kexue.clue.readers.spans import read_spans
 from kexue.clue.readers.texts import read_texts
 from kexue.clue.submission import write_submission
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kexue.clue.framings import Framing
+    from kexue.clue.framings.rows import RowTokenizer
+    from kexue.clue.framings.units import Unit
 
 _READERS: dict[str, Callable[[Sequence[Record], TaskInfo], Sequence[Example]]] = {
     "text": read_texts,
@@ -75,6 +84,39 @@ class Task:
         if self.info.framing == "entity":
             return metrics.cluener_scores(list[Any](predictions), answers)
         return {"accuracy": metrics.accuracy(list(predictions), answers)}
+
+    @cached_property
+    def framing(self) -> Framing:
+        """How the task is put to an encoder."""
+        import_optional("torch", extra="tasks")
+        from kexue.clue.framings import build_framing
+
+        return build_framing(self.info)
+
+    def encode(self, example: Example, tokenizer: RowTokenizer, max_length: int | None = None) -> list[Unit]:
+        """Return an example as rows of tokens: the windows of a long text, else one unit.
+
+        Args:
+            example: of this task.
+            tokenizer: of the encoder, ``RowTokenizer(model)``.
+            max_length: most tokens of a row; None: as the task has it.
+
+        Raises:
+            DataError: an empty text, a label or type that the task does not have.
+        """
+        return self.framing.encode(example, tokenizer, self.info.max_length if max_length is None else max_length)
+
+    def collate(self, units: Sequence[Unit], pad_id: int = 0) -> dict[str, Any]:
+        """Return a batch of tensors: ``token_ids`` and ``mask`` (rows, T), and what the loss needs."""
+        return self.framing.collate(units, pad_id)
+
+    def head(self, width: int) -> nn.Module:
+        """Return a new head for states of this width."""
+        return self.framing.build_head(width)
+
+    def decode(self, outputs: Sequence[Sequence[Any]], examples: Sequence[Example]) -> list[Any]:
+        """Return the predictions of examples from what ``framing.read_scores`` says of the units of each."""
+        return self.framing.decode(outputs, examples)
 
     def write_submission(
         self,

@@ -1,5 +1,4 @@
-"""Units as a data set of batches, with the states of a frozen encoder where they are cached; what a model says of them.
-"""
+"""Units as a data set of batches, with cached states of a frozen encoder; and what a model says of them."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 from kexue._progress import Progress, ProgressCounter
 from kexue._tensors import evaluating
 from kexue.clue.framings import Framing
+from kexue.clue.framings.rows import RowTokenizer
 from kexue.clue.framings.units import Batch, Unit
 from kexue.clue.model import STATES, TaskModel
 from kexue.errors import DataError
@@ -30,6 +30,8 @@ class UnitRows(Dataset[Any]):
     Args:
         framing: of the task.
         examples: of which the units are made, one at least.
+        tokenizer: of the encoder.
+        max_length: most tokens of a row.
 
     Attributes:
         units: of all examples, one after the other.
@@ -40,9 +42,9 @@ class UnitRows(Dataset[Any]):
         DataError: no examples, or one that cannot be encoded.
     """
 
-    def __init__(self, framing: Framing, examples: Sequence[Any]) -> None:
-        self.framing, self.examples = framing, examples
-        of_examples = [framing.encode(example) for example in examples]
+    def __init__(self, framing: Framing, examples: Sequence[Any], tokenizer: RowTokenizer, max_length: int) -> None:
+        self.framing, self.examples, self._pad_id = framing, examples, tokenizer.pad_id
+        of_examples = [framing.encode(example, tokenizer, max_length) for example in examples]
         self.units: list[Unit] = [unit for units in of_examples for unit in units]
         if not self.units:
             raise DataError("there are no examples; at least one is needed.")
@@ -58,7 +60,7 @@ class UnitRows(Dataset[Any]):
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         """Return the batch of units of these numbers, with their cached states where there are any."""
-        batch = self.framing.collate([self.units[number] for number in numbers])
+        batch = self.framing.collate([self.units[number] for number in numbers], self._pad_id)
         if self._cache is not None:
             places = [place for number in numbers for place in self._places[number]]
             states = CachedStates.collate(self._cache.__getitems__(places))

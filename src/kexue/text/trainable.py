@@ -34,22 +34,24 @@ class TrainableEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, hidden_size: int, num_layers: int, max_positions: int | None) -> None:
         super().__init__()
-        self.network, self.config = network, network.config  # with the width under `hidden_size`
+        self.network = network
+        self.config: Any = network.config  # with the width under `hidden_size`
         self.hidden_size, self.num_layers, self.max_positions = hidden_size, num_layers, max_positions
 
     @property
-    def token_table(self) -> nn.Parameter:
+    def token_table(self) -> Tensor:
         """The vectors (V, d) of the tokens."""
-        network: Any = self.network
-        table = network.tokens if isinstance(network, Transformer) else network.get_input_embeddings()
-        weight: nn.Parameter = table.weight
-        return weight
+        network: Any = self.network  # mypy would take its attributes for tensors
+        table: nn.Embedding = network.tokens if isinstance(network, Transformer) else network.get_input_embeddings()
+        return table.weight
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Compute the states (B, T, d)."""
         if isinstance(self.network, Transformer):
-            return self.network(token_ids, mask=mask).last_hidden_state
-        states: Tensor = self.network(input_ids=token_ids, attention_mask=mask.long()).last_hidden_state
+            output = self.network(token_ids, mask=mask)
+        else:
+            output = self.network(input_ids=token_ids, attention_mask=mask.long())
+        states: Tensor = output.last_hidden_state
         return states
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -22,13 +22,12 @@ class Framing(Protocol):
         pooled: whether the head reads one vector of each row, and not the states of its tokens.
     """
 
-    @property
-    def pooled(self) -> bool: ...
+    pooled: ClassVar[bool]
 
-    def encode(self, example: Any) -> list[Unit]:
-        """Return the units of an example, one at least."""
+    def encode(self, example: Any, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
+        """Return the units of an example, one at least; rows have at most `max_length` tokens."""
 
-    def collate(self, units: Sequence[Unit]) -> Batch:
+    def collate(self, units: Sequence[Unit], pad_id: int = 0) -> Batch:
         """Return ``token_ids`` and ``mask`` (R, T) of all rows of units, and what the loss needs."""
 
     def build_head(self, width: int) -> nn.Module:
@@ -47,19 +46,7 @@ class Framing(Protocol):
 _FRAMINGS: dict[str, Any] = {"text": Texts, "choice": Choice, "idiom": Idioms, "span": Spans, "entity": Entities}
 
 
-def build_framing(info: TaskInfo, tokenizer: RowTokenizer, max_length: int | None = None) -> Framing:
-    """Return the framing of a task.
-
-    Args:
-        info: the task.
-        tokenizer: of the encoder.
-        max_length: most tokens of a row, special ones included; None: as the task has it.
-
-    Raises:
-        ValueError: fewer than 16 tokens.
-    """
-    limit = info.max_length if max_length is None else max_length
-    if limit < 16:
-        raise ValueError(f"max_length must be at least 16 tokens, got {limit}")
-    framing: Framing = _FRAMINGS[info.framing](info, tokenizer, limit)
+def build_framing(info: TaskInfo) -> Framing:
+    """Return the framing of a task."""
+    framing: Framing = _FRAMINGS[info.framing](info)
     return framing

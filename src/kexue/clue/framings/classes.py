@@ -41,12 +41,12 @@ class _Classes:
 
     pooled: ClassVar = True
 
-    def __init__(self, info: TaskInfo, tokenizer: RowTokenizer, max_length: int) -> None:
-        self.info, self.tokenizer, self.max_length = info, tokenizer, max_length
+    def __init__(self, info: TaskInfo) -> None:
+        self.info = info
 
-    def collate(self, units: Sequence[Unit]) -> Batch:
+    def collate(self, units: Sequence[Unit], pad_id: int = 0) -> Batch:
         """Return the rows of units, and their ``gold`` classes (B,)."""
-        return {**collate_rows(units, self.tokenizer.pad_id), "gold": collate_classes(units)}
+        return {**collate_rows(units, pad_id), "gold": collate_classes(units)}
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of scores (B, classes)."""
@@ -56,18 +56,18 @@ class _Classes:
 class Texts(_Classes):
     """A text or a pair of texts in one row, ``[CLS] a [SEP] b [SEP]``, and a class."""
 
-    def encode(self, example: TextExample) -> list[Unit]:
+    def encode(self, example: TextExample, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
         """Return the row of an example; of a pair that is too long the longer text is cut first.
 
         Raises:
             DataError: an empty text, a label that the task does not have.
         """
-        parts = [self.tokenizer.read_one(example.first, example.id)]
+        parts = [tokenizer.read_one(example.first, example.id)]
         if example.second is not None:
-            parts.append(self.tokenizer.read_one(example.second, example.id))
-        room, sizes = self.max_length - 1 - len(parts), [len(part.ids) for part in parts]
+            parts.append(tokenizer.read_one(example.second, example.id))
+        room, sizes = max_length - 1 - len(parts), [len(part.ids) for part in parts]
         kept = [min(sizes[0], room)] if len(parts) == 1 else list(share_room(sizes[0], sizes[1], room))
-        row = self.tokenizer.join(*(part.ids[:size] for part, size in zip(parts, kept, strict=True)))
+        row = tokenizer.join(*(part.ids[:size] for part, size in zip(parts, kept, strict=True)))
         return [Unit((row,), self._class(example), cut=sum(kept) < sum(sizes))]
 
     def _class(self, example: TextExample) -> int | None:
@@ -118,7 +118,7 @@ class Choice(_Rows):
 
     rows = _OPTIONS
 
-    def encode(self, example: ChoiceExample) -> list[Unit]:
+    def encode(self, example: ChoiceExample, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
         """Return the rows of a question; where they are too long the passage loses its end.
 
         Raises:
@@ -127,15 +127,15 @@ class Choice(_Rows):
         if len(example.options) > _OPTIONS:
             raise DataError(f"example {example.id!r} has {len(example.options)} options, at most {_OPTIONS} expected.")
         options = [*example.options, *[_DUMMY] * (_OPTIONS - len(example.options))]
-        passage = self.tokenizer.read_one(example.passage, example.id, "passage").ids
-        question = self.tokenizer.read_one(example.question, example.id, "question").ids
+        passage = tokenizer.read_one(example.passage, example.id, "passage").ids
+        question = tokenizer.read_one(example.question, example.id, "question").ids
         rows, cut = [], False
-        for option in self.tokenizer.read(options):
-            room = self.max_length - 4
+        for option in tokenizer.read(options):
+            room = max_length - 4
             own = option.ids[: room // 2]
             asked = question[: room - len(own)]
             text = passage[: room - len(own) - len(asked)]
-            rows.append(self.tokenizer.join(text, asked, own))
+            rows.append(tokenizer.join(text, asked, own))
             cut |= len(text) + len(asked) + len(own) < len(passage) + len(question) + len(option.ids)
         return [Unit(tuple(rows), example.answer, options=len(example.options), cut=cut)]
 
@@ -152,7 +152,7 @@ class Idioms(_Rows):
 
     rows = 10
 
-    def encode(self, example: IdiomExample) -> list[Unit]:
+    def encode(self, example: IdiomExample, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
         """Return the rows of a blank; where they are too long the text is cut around the blank.
 
         Raises:
@@ -162,31 +162,32 @@ class Idioms(_Rows):
             raise DataError(
                 f"example {example.id!r} has {len(example.candidates)} candidates, 1 to {self.rows} expected."
             )
-        candidates = [piece.ids for piece in self.tokenizer.read(example.candidates)]
-        room = self.max_length - 4 - max(map(len, candidates))
-        left, right = self._split(example.left), self._split(example.right)
+        candidates = [piece.ids for piece in tokenizer.read(example.candidates)]
+        room = max_length - 4 - max(map(len, candidates))
+        left, right = (self._split(side, tokenizer) for side in (example.left, example.right))
         kept_left, kept_right = trim_around(left[::-1], right, max(0, room))
-        text = np.concatenate([*kept_left[::-1], np.array([self.tokenizer.blank_id]), *kept_right])
-        rows = [self.tokenizer.join(candidate, text) for candidate in candidates]
+        text = np.concatenate([*kept_left[::-1], np.array([tokenizer.blank_id]), *kept_right])
+        rows = [tokenizer.join(candidate, text) for candidate in candidates]
         rows += rows[:1] * (self.rows - len(rows))  # never chosen, and left out of the softmax
         cut = len(kept_left) < len(left) or len(kept_right) < len(right)
         return [Unit(tuple(rows), example.answer, options=len(candidates), cut=cut)]
 
-    def _split(self, text: str) -> list[np.ndarray]:
+    @staticmethod
+    def _split(text: str, tokenizer: RowTokenizer) -> list[np.ndarray]:
         """Return the tokens of a side of the blank, one an array, and the masks of each other blank as one array."""
         parts = _MARK.split(text)  # texts at even places, marks at odd ones
-        pieces = self.tokenizer.read(parts[::2])
-        masks = np.full(_MASKS, self.tokenizer.mask_id)
+        pieces = tokenizer.read(parts[::2])
+        masks = np.full(_MASKS, tokenizer.mask_id)
         return [
             part
             for number, piece in enumerate(pieces)
             for part in (*([masks] if number else []), *piece.ids.reshape(-1, 1))
         ]
 
-    def collate(self, units: Sequence[Unit]) -> Batch:
+    def collate(self, units: Sequence[Unit], pad_id: int = 0) -> Batch:
         """Return the rows of units, their ``gold`` and the rows that are ``options`` (B, rows)."""
         options = torch.tensor([unit.options for unit in units])
-        return {**super().collate(units), "options": torch.arange(self.rows) < options[:, None]}
+        return {**super().collate(units, pad_id), "options": torch.arange(self.rows) < options[:, None]}
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy over the candidates of each blank."""

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from kexue.clue.catalogue import TaskInfo
-from kexue.clue.examples import EntityExample
+from kexue.clue.examples import Entity, EntityExample, Mentions, mentions_of
 from kexue.clue.framings.rows import RowTokenizer
 from kexue.clue.framings.units import Batch, Unit, collate_rows, collate_spans
 from kexue.errors import DataError
 from kexue.losses.multilabel import sparse_zlpr_loss
 from kexue.nn.pointer import GlobalPointer, decode_spans
-
-Mentions = dict[str, dict[str, list[list[int]]]]  # type -> text -> [[start, end inclusive], ...]
 
 
 class Entities:
@@ -28,18 +26,18 @@ class Entities:
 
     pooled: ClassVar = False
 
-    def __init__(self, info: TaskInfo, tokenizer: RowTokenizer, max_length: int) -> None:
-        self.info, self.tokenizer, self.max_length = info, tokenizer, max_length
+    def __init__(self, info: TaskInfo) -> None:
+        self.info = info
 
-    def encode(self, example: EntityExample) -> list[Unit]:
+    def encode(self, example: EntityExample, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
         """Return the row of a text. Entities that split a token, or were cut off, are counted as lost.
 
         Raises:
             DataError: an empty text, a type that the task does not have.
         """
-        pieces = self.tokenizer.read_one(example.text, example.id)
-        room = self.max_length - 2
-        row = self.tokenizer.join(pieces.ids[:room])
+        pieces = tokenizer.read_one(example.text, example.id)
+        room = max_length - 2
+        row = tokenizer.join(pieces.ids[:room])
         places = np.full((len(row), 2), -1)
         places[1:-1] = pieces.offsets[:room]
         gold = []
@@ -54,9 +52,9 @@ class Entities:
         lost = len(example.entities or ()) - len(gold)
         return [Unit((row,), known, places, cut=len(pieces.ids) > room, lost=lost)]
 
-    def collate(self, units: Sequence[Unit]) -> Batch:
+    def collate(self, units: Sequence[Unit], pad_id: int = 0) -> Batch:
         """Return the rows of units, and their ``gold`` spans (B, P, 3)."""
-        return {**collate_rows(units, self.tokenizer.pad_id), "gold": collate_spans(units)}
+        return {**collate_rows(units, pad_id), "gold": collate_spans(units)}
 
     def build_head(self, width: int) -> nn.Module:
         """Return the scores (B, types, T, T) of all spans of states (B, T, width)."""
@@ -82,10 +80,7 @@ class Entities:
 
     def decode(self, outputs: Sequence[Sequence[Any]], examples: Sequence[EntityExample]) -> list[Mentions]:
         """Return the entities of each text, by type and text."""
-        predictions: list[Mentions] = []
-        for [spans], example in zip(outputs, examples, strict=True):
-            mentions: Mentions = {}
-            for kind, start, end in spans:
-                mentions.setdefault(kind, {}).setdefault(example.text[start : end + 1], []).append([start, end])
-            predictions.append(mentions)
-        return predictions
+        return [
+            mentions_of(example.text, [Entity(*span) for span in spans])
+            for [spans], example in zip(outputs, examples, strict=True)
+        ]

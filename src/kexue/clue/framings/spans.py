@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kexue._tensors import at_least_float32
 from kexue.clue.catalogue import TaskInfo
 from kexue.clue.examples import Answer, SpanExample
-from kexue.clue.framings.rows import Pieces, RowTokenizer
+from kexue.clue.framings.rows import RowTokenizer
 from kexue.clue.framings.units import Batch, Unit, collate_rows, collate_spans
 from kexue.nn.pointer import GlobalPointer
 
@@ -38,26 +39,26 @@ class Spans:
 
     pooled: ClassVar = False
 
-    def __init__(self, info: TaskInfo, tokenizer: RowTokenizer, max_length: int) -> None:
-        self.info, self.tokenizer, self.max_length = info, tokenizer, max_length
+    def __init__(self, info: TaskInfo) -> None:
+        self.info = info
 
-    def encode(self, example: SpanExample) -> list[Unit]:
+    def encode(self, example: SpanExample, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
         """Return a unit for each window; the first gold answer is the one to learn.
 
         Raises:
             DataError: an empty question or context.
         """
-        question = self.tokenizer.read_one(example.question, example.id, "question").ids
-        asked = question[: self.max_length // 2]
-        self.tokenizer.read_one(example.context[: self.max_length], example.id, "context")
-        room = self.max_length - 3 - len(asked)
+        question = tokenizer.read_one(example.question, example.id, "question").ids
+        asked = question[: max_length // 2]
+        tokenizer.read_one(example.context[:max_length], example.id, "context")
+        room = max_length - 3 - len(asked)
         starts = list_windows(len(example.context), room)
-        windows = self.tokenizer.read([example.context[start : start + room] for start in starts])
+        windows = tokenizer.read([example.context[start : start + room] for start in starts])
         answer = example.answers[0] if example.answers else None
         units = []
         for start, window in zip(starts, windows, strict=True):
             cut = len(asked) < len(question) or len(window.ids) > room
-            row = self.tokenizer.join(asked, window.ids[:room])
+            row = tokenizer.join(asked, window.ids[:room])
             places = np.full((len(row), 2), -1)
             places[len(asked) + 2 : -1] = window.offsets[:room] + start
             gold, lost = self._gold(answer, places, start, start + room)
@@ -65,9 +66,7 @@ class Spans:
         return units
 
     @staticmethod
-    def _gold(
-        answer: Answer | None, places: np.ndarray, start: int, stop: int
-    ) -> tuple[tuple[int, int, int], int]:
+    def _gold(answer: Answer | None, places: np.ndarray, start: int, stop: int) -> tuple[tuple[int, int, int], int]:
         """Return the span (0, first, last) of tokens of an answer, (0, 0, 0) where it is not in the window.
 
         The second value is 1 for an answer that lies in the window, but splits a token.
@@ -80,13 +79,10 @@ class Spans:
             return (0, int(first[0]), int(last[-1])), 0
         return (0, 0, 0), 1
 
-    def collate(self, units: Sequence[Unit]) -> Batch:
+    def collate(self, units: Sequence[Unit], pad_id: int = 0) -> Batch:
         """Return the rows of units, the tokens that may be an ``end`` (B, T) and the ``gold`` spans (B, 1, 3)."""
-        batch = collate_rows(units, self.tokenizer.pad_id)
-        ends = torch.zeros_like(batch["mask"])
-        for row, unit in zip(ends, units, strict=True):
-            row[: len(unit.places)] = torch.from_numpy(unit.places[:, 0] >= 0)
-        return {**batch, "ends": ends, "gold": collate_spans(units)}
+        batch = collate_rows(units, pad_id)
+        return {**batch, "ends": mark_ends(units, batch["mask"].shape[1]), "gold": collate_spans(units)}
 
     def build_head(self, width: int) -> nn.Module:
         """Return the scores (B, 1, T, T) of all spans of states (B, T, width)."""
@@ -98,15 +94,14 @@ class Spans:
         Source: kexue.fm/archives/8739.
         """
         legal = legal_cells(scores[:, 0], batch["ends"])
-        legal[:, 0, 0] = scores[:, 0, 0, 0].float()
+        legal[:, 0, 0] = scores[:, 0, 0, 0].to(legal.dtype)
         start, end = batch["gold"][:, 0, 1], batch["gold"][:, 0, 2]
         right = legal[torch.arange(len(legal), device=legal.device), start, end]
         return (legal.flatten(1).logsumexp(1) - right).mean()
 
     def read_scores(self, scores: Tensor, units: Sequence[Unit]) -> list[Found]:
         """Return the best span of each window, [CLS] to [CLS] left out."""
-        ends = self.collate(units)["ends"].to(scores.device)
-        legal = legal_cells(scores[:, 0], ends)
+        legal = legal_cells(scores[:, 0], mark_ends(units, scores.shape[-1]).to(scores.device))
         best, cell = legal.flatten(1).max(1)
         length, found = legal.shape[-1], []
         for value, one, unit in zip(best.tolist(), cell.tolist(), units, strict=True):
@@ -133,7 +128,14 @@ def list_windows(length: int, width: int) -> list[int]:
     return starts
 
 
+def mark_ends(units: Sequence[Unit], length: int) -> Tensor:
+    """Return the tokens (B, length) bool at which an answer may start or end: those of the context."""
+    ends = torch.zeros(len(units), length, dtype=torch.bool)
+    for row, unit in zip(ends, units, strict=True):
+        row[: len(unit.places)] = torch.from_numpy(unit.places[:, 0] >= 0)
+    return ends
+
+
 def legal_cells(scores: Tensor, ends: Tensor) -> Tensor:
     """Return scores (B, T, T) in float32 or wider, -inf where the start or the end is no token of the context."""
-    wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    return wide.masked_fill(~(ends[:, :, None] & ends[:, None, :]), -torch.inf)
+    return at_least_float32(scores).masked_fill(~(ends[:, :, None] & ends[:, None, :]), -torch.inf)
