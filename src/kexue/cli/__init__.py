@@ -13,6 +13,7 @@ from kexue._text import visible
 from kexue.cli import (
     _verb,
     clue,
+    clue_train,
     cluster,
     compare,
     demo,
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 for module in (index_merge, index_duplicates):
     module.register(index.app)
+clue_train.register(clue.app)
 app.add_typer(index.app, name="index")
 app.add_typer(whiten.app, name="whiten")
 app.add_typer(train.app, name="train")
