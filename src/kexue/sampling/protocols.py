@@ -11,6 +11,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkabl
 
 import numpy as np
 
+from kexue._arrays import Array
+
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
 
@@ -38,7 +40,7 @@ class Proposed(NamedTuple, Generic[S]):
 class Target(Protocol[S_contra]):
     """A score rho >= 0, the density that is sampled up to a constant: p(x) = rho(x) / Z."""
 
-    def log_rho(self, states: Sequence[S_contra], /) -> Sequence[float]:
+    def log_rho(self, states: Sequence[S_contra], /) -> Sequence[float] | Array:
         """Return log rho (C,) of C states; -inf where a state is forbidden, never NaN."""
         ...
 
@@ -51,7 +53,7 @@ class Follower(Protocol[S]):
     network. Samplers call `score` and `move` in turn.
     """
 
-    def score(self, proposals: Sequence[Proposed[S]], /) -> Sequence[float]:
+    def score(self, proposals: Sequence[Proposed[S]], /) -> Sequence[float] | Array:
         """Return log rho (C,) of one proposed state of each chain, by `change` or, where it is None, by `state`."""
         ...
 
@@ -88,10 +90,10 @@ class FiniteProposal(Proposal[S], Protocol[S]):
 class IndependentProposal(Protocol[S]):
     """A law q(x) that does not depend on a state: what rejection and importance sampling draw from."""
 
-    def sample(self, n: int, *, generator: np.random.Generator) -> Sequence[S]:
+    def sample(self, n: int, *, generator: np.random.Generator) -> Sequence[S] | Array:
         """Draw n states."""
         ...
 
-    def log_prob(self, states: Sequence[S], /) -> Sequence[float]:
+    def log_prob(self, states: Sequence[S], /) -> Sequence[float] | Array:
         """Return log q (n,) of n states, normalised."""
         ...

@@ -99,7 +99,7 @@ class _PlainFollower(Generic[S]):
     def __init__(self, target: Target[S]) -> None:
         self.target = target
 
-    def score(self, proposals: Sequence[Proposed[S]], /) -> Sequence[float]:
+    def score(self, proposals: Sequence[Proposed[S]], /) -> Sequence[float] | Array:
         return self.target.log_rho([proposed.state for proposed in proposals])
 
     def move(self, accepted: Sequence[bool], /) -> None:
