@@ -67,6 +67,10 @@ def test_a_training_that_was_interrupted_is_no_line(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         _measure(dataclasses.replace(CONFIG, out=tmp_path / "run"), 100)
     assert not Path(tmp_path / "run" / "measured.json").exists()
+    monkeypatch.setattr(generative_table, "cache_folder", lambda: tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):  # in the training that loads what is needed
+        run_experiment("generative-table", budget="smoke")
+    assert not (tmp_path / "cache").exists()
 
 
 # ---- claims ---------------------------------------------------------------------------------------------------------

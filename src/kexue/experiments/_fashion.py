@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kexue import generative
+from kexue.experiments._training import train_by_name
 from kexue.experiments.report import Figure
 
 
@@ -27,7 +28,7 @@ def measure_fashion(
     figures, n = {}, 0
     for name, count in steps.items():
         with tempfile.TemporaryDirectory() as folder:
-            generative.train_model(generative.ModelConfig(name, source, folder, steps=count, seed=seed))
+            train_by_name(generative.ModelConfig(name, source, folder, steps=count, seed=seed))
             quality = generative.evaluate_run(generative.open_run(folder), seed=seed)
         assert isinstance(quality, generative.ModelQuality)
         figures[f"fashion_{name}_fd"] = Figure(quality.frechet_distance, n=quality.n)

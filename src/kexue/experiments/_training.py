@@ -86,6 +86,17 @@ def fit(
     return Training(answers, max(len(times) - 1, 0), times[-1] - times[0] if times else 0.0)
 
 
+def train_by_name(config: Any) -> None:
+    """Train a model of `kexue model train` as a `ModelConfig` says.
+
+    Raises:
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP arrived, so that the model is not trained to the end.
+    """
+    generative = import_optional("kexue.generative", extra="generative")
+    if generative.train_model(config).interrupted:
+        raise KeyboardInterrupt
+
+
 def _build_task(modules: Any, loss: Callable[..., Any], *, several: bool, times: list[float]) -> Any:
     """Return a module whose step is `loss`; it records in `times` when the first step begins."""
     nn = import_optional("torch.nn", extra="train")

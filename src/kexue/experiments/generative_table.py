@@ -23,6 +23,7 @@ from kexue._optional import import_optional
 from kexue._text import parse_json
 from kexue.errors import CheckpointError, DataError
 from kexue.experiments._panels import draw_tiles
+from kexue.experiments._training import train_by_name
 from kexue.experiments.registry import Budget, experiment, list_versions
 from kexue.experiments.report import Claim, Figure, Report
 
@@ -56,7 +57,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     seeds = tuple(range(seed, seed + _SEEDS[budget]))
     folder = cache_folder() / "generative-table" / budget
     with tempfile.TemporaryDirectory() as warm:  # so that imports are in nobody's time
-        generative.train_model(generative.ModelConfig(names[0], "digits", warm, steps=1, device="cpu"))
+        train_by_name(generative.ModelConfig(names[0], "digits", warm, steps=1, device="cpu"))
     reused = 0
     runs: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     for name in names:
@@ -104,7 +105,7 @@ def _read(config: generative.ModelConfig) -> dict[str, Any] | None:
     with suppress(CheckpointError, DataError):  # other settings of the training, a file that is not JSON
         known: dict[str, Any] = parse_json(path.read_bytes(), path, kind=dict)
         if known.get("versions") == list_versions() and known.keys() >= _NUMBERS.keys():
-            generative.train_model(config)  # it has ended: this writes what it would be trained with today
+            train_by_name(config)  # it has ended: this writes what it would be trained with today
             if known.get("settings") == _read_settings(folder):
                 return known
     path.unlink()
@@ -114,8 +115,7 @@ def _read(config: generative.ModelConfig) -> dict[str, Any] | None:
 def _measure(config: generative.ModelConfig, n: int) -> dict[str, Any]:
     """Train a model from the start, and return its numbers, which are written to its folder; n samples."""
     folder, start = Path(config.out), time.process_time()
-    if generative.train_model(dataclasses.replace(config, resume=False)).interrupted:
-        raise KeyboardInterrupt
+    train_by_name(dataclasses.replace(config, resume=False))
     seconds = time.process_time() - start
     opened = generative.open_run(folder, device="cpu")
     numbers = {
