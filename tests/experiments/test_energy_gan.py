@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from kexue import generative
-from kexue.experiments import Report, run_experiment
+from kexue.experiments import Figure, Report, run_experiment
 from kexue.experiments._digit_diffusion import Digits
-from kexue.experiments._digit_energies import diverges, draw_strange
-from kexue.experiments._ring_energies import SETTINGS
+from kexue.experiments._digit_energies import Energies, diverges, draw_strange
+from kexue.experiments._ring_energies import SETTINGS, Ring, ring_claims
+from kexue.experiments.energy_gan import _EPSILONS, _decide_chains, _decide_digits, _decide_length, _decide_trials
 
 
 @pytest.mark.slow
@@ -46,3 +47,80 @@ def test_images_that_are_no_digits():
     distance = {name: generative.sliced_wasserstein(x, test) for name, x in strange.items()}
     assert distance["gaussian"] < 0.15 < distance["uniform"]
     assert {name: x.shape for name, x in strange.items()} == dict.fromkeys(strange, test.shape)
+
+
+# ---- claims ---------------------------------------------------------------------------------------------------------
+
+FIGURES = {
+    **{f"{kind}_{e:g}": 0.0 for kind in ("errors_plain", "errors_tested") for e in _EPSILONS},
+    **{f"bias_{e:g}": 20.0 for e in _EPSILONS},
+    **{f"variance_plain_{e:g}": 1.3 for e in _EPSILONS},
+    **{"errors_wells": -1.0, "fd_reference_gaussian": 4.9},
+}
+COLD = {"fd": 1.9, "fd_long": 2.0, "fd_anew": 2.0, "auc_mirrored": 0.9, "auc_gaussian": 0.97, "auc_uniform": 1.0}
+RING = Ring(None, tv=0.3, excess=0.4, modes=8, imbalance=0.02, offset=-0.1, far=0.04, far_later=0.03)
+RINGS = {
+    "sum": RING,
+    "difference": RING._replace(offset=2.5),
+    "none": RING._replace(offset=-4.0),
+    "fresh": RING._replace(tv=0.4),
+}
+FATES = {"sum": False, "none": False, "difference": True, "difference_spectral": False}
+
+
+def decide(figures=(), cold=(), warm=456.0, rings=(), fates=()):
+    """Verdicts of all claims, where the second of three seeds is changed."""
+    figures = {name: Figure(value) for name, value in (FIGURES | dict(figures)).items()}
+    runs = [Energies(None, one) for one in (COLD, COLD | dict(cold), COLD)]
+    hot = [Energies(None, {"fd": fd}) for fd in (456.0, warm, 456.0)]
+    of_ring = {name: [one, one._replace(**dict(rings).get(name, {})), one] for name, one in RINGS.items()}
+    trials = {name: [one, dict(fates).get(name, one), one] for name, one in FATES.items()}
+    claims = (
+        _decide_chains(figures),
+        *ring_claims(of_ring),
+        *_decide_digits(figures, runs, hot),
+        _decide_length(of_ring, runs),
+        _decide_trials(trials),
+    )
+    return [claim.verdict for claim in claims]
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "verdict"),
+    [
+        ({}, None, None),
+        ({"figures": {"errors_plain_1": -4.0}}, 0, "partly"),
+        ({"figures": {"bias_1": -20.0}}, 0, "partly"),
+        ({"figures": {"errors_wells": -4.0}}, 0, "partly"),
+        ({"rings": {"sum": {"tv": 0.46}, "fresh": {"tv": 0.5}}}, 1, "not reproduced"),
+        ({"rings": {"sum": {"modes": 7}}}, 1, "not reproduced"),
+        ({"rings": {"fresh": {"tv": 0.2}}}, 2, "not reproduced"),
+        ({"rings": {"difference": {"offset": 0.0}}}, 3, "partly"),
+        ({"rings": {"none": {"offset": 1.0}}}, 3, "partly"),
+        ({"cold": {"fd": 5.0}}, 4, "not reproduced"),
+        ({"warm": 18.0}, 5, "not reproduced"),
+        ({"cold": {"auc_mirrored": 0.1}}, 6, "partly"),
+        ({"rings": {"sum": {"far_later": 0.1}}}, 7, "partly"),
+        ({"cold": {"fd_long": 4.0}}, 7, "partly"),
+        ({"fates": {"sum": True}}, 8, "partly"),
+        ({"fates": {"difference": False}}, 8, "partly"),
+    ],
+)
+def test_a_claim_fails_with_one_seed_that_is_against_it(changes, at, verdict):
+    verdicts = decide(**changes)
+    assert [i for i, one in enumerate(verdicts) if one != "reproduced"] == ([] if at is None else [at])
+    assert at is None or verdicts[at] == verdict
+
+
+def test_no_claim_holds_with_a_seed_in_which_all_signs_are_flipped():
+    rings = {
+        "sum": {"tv": 0.9, "far_later": 0.9, "offset": -9.0}, "fresh": {"tv": 0.1}, "none": {"offset": 0.0},
+    }  # fmt: skip
+    figures = {f"bias_{e:g}": -20.0 for e in _EPSILONS} | {
+        f"errors_{kind}_{e:g}": 9.0 for kind in ("plain", "tested") for e in _EPSILONS
+    }
+    cold = {"fd": 9.0, "fd_long": 99.0, "fd_anew": 99.0} | {
+        f"auc_{kind}": 0.1 for kind in ("mirrored", "gaussian", "uniform")
+    }
+    fates = {name: not fate for name, fate in FATES.items()}
+    assert "reproduced" not in decide(figures, cold, 1.0, rings, fates)

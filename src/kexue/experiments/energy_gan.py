@@ -105,8 +105,9 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         ),
         figures,
         notes=(
-            f"Fréchet distances are of {digits.count} samples, the mean of {energies.DRAWS} draws of each model.",
-            f"Trainings counted for divergences have {size.short} steps.",
+            f"Fréchet distances are of {digits.count} samples; fd and fd_warm are the mean of {energies.DRAWS} draws.",
+            f"Trainings on digits have {size.digits} steps, those at temperature 1 {size.warm}, and those counted for "
+            f"divergences {size.short}.",
         ),
         seeds=seeds,
         data=({"name": "digits", "split": "train", "n": len(digits.images.train)},),
@@ -115,7 +116,7 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
 
 
 def _unit(name: str) -> str:
-    return "of the pairs" if name.startswith("auc") else ""
+    return {"auc": "of the pairs", "acceptance": "of the steps"}.get(name.partition("_")[0], "")
 
 
 # ---- chains in known energies --------------------------------------------------------------------------------------
@@ -239,7 +240,8 @@ def _decide_length(rings: Mapping[str, Sequence[Ring]], cold: Sequence[Energies]
 
 def _decide_trials(trials: _Trials) -> Claim:
     return Claim.check_parts(
-        "The sum of squares keeps the training stable; with their difference it diverges, unless spectral norms help.",
+        "With the sum of squares no training on digits diverges; with their difference all do, unless spectral norms "
+        "help.",
         (not any(trials["sum"]), all(trials["difference"]), not any(trials["difference_spectral"])),
         rule="trainings whose mean energies leave [-1000, 1000], or with a loss that is no number: none with the sum; "
         "all with the difference; none with the difference and spectral norms",
@@ -263,7 +265,7 @@ def _draw(
     _draw_variances(panels[0, 0], figures)
     for panel, name, title in ((panels[0, 1], "sum", "with the buffer"), (panels[0, 2], "fresh", "without the buffer")):
         draw_density(panel, rings[name][0].log_prob, (-3, 3, -3, 3))
-        panel.set(title=f"density of a learned energy, {title}", xlabel="$x_1$", ylabel="$x_2$")
+        panel.set(title=f"learned density {title}, first seed", xlabel="$x_1$", ylabel="$x_2$")
     panel = panels[1, 0]
     draw_runs(panel, {name: [one.offset for one in rings[name]] for name in ("sum", "difference", "none")})
     panel.axhline(0, color="gray", linestyle=":")
@@ -274,11 +276,11 @@ def _draw(
 
 def _draw_variances(panel: Any, figures: Mapping[str, Figure]) -> None:
     steps = [0.02 * i for i in range(91)]
-    panel.plot(steps, [1 / (1 - e / 4) for e in steps], label="1/(1 - e/4)")
+    panel.plot(steps, [1 / (1 - e / 4) for e in steps], label="$1/(1-\\varepsilon/4)$")
     for kind, label in (("plain", "chains"), ("tested", "with the Metropolis test")):
         panel.plot(_EPSILONS, [figures[f"variance_{kind}_{e:g}"].value for e in _EPSILONS], "o", label=label)
     panel.axhline(1, color="gray", linestyle=":")
-    panel.set(title="chains in U = |x|²/2", xlabel="step e", ylabel="variance")
+    panel.set(title="chains in U = |x|²/2", xlabel="step $\\varepsilon$", ylabel="variance")
     panel.legend()
 
 
@@ -287,7 +289,6 @@ def _draw_samples(panel: Any, cold: Any, warm: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     rows = {
         f"{energies.CHAIN} steps": cold.sample(10, generator=draw),
-        "10 more": cold.sample(10, generator=draw),
         f"{energies.LONG} steps": cold.sample(10, generator=draw, steps=energies.LONG),
         "from noise": cold.sample(10, generator=draw, steps=10 * energies.CHAIN, from_buffer=False),
         "T = 1": warm.sample(10, generator=draw),
@@ -301,7 +302,7 @@ def _draw_energies(panel: Any, model: Any, digits: Digits) -> None:
     test, draw = digits.images.test, torch.Generator().manual_seed(0)
     strange = energies.draw_strange(digits, draw)
     with torch.no_grad():
-        shown = {"test digits": test, **{name: x for name, x in strange.items() if name != "uniform"}}
+        shown = {"test digits": test, "mirrored": strange["mirrored"], "Gaussian pixels": strange["gaussian"]}
         for name, x in shown.items():
             panel.hist(model.energy(x).numpy(), bins=40, alpha=0.5, label=name)
     panel.set(title="energies, first seed", xlabel="U", ylabel="images")
