@@ -64,7 +64,7 @@ def train(
     ] = "mixed",
     prior: Annotated[bool, typer.Option("--prior", help="Of dgcnn: known triples are features.")] = False,
     augmentation: Annotated[
-        float, typer.Option(help="Of dgcnn: share of texts in which a triple is replaced.", min=0, max=1)
+        float, typer.Option(help="Share of texts in which a triple is replaced.", min=0, max=1)
     ] = 0.5,
     batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1)] = 64,
     lr: Annotated[float | None, typer.Option(help="Largest learning rate; default: by the kind of model.")] = None,

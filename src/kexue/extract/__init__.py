@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kexue.extract.config import DGCNNConfig as DGCNNConfig, ExtractConfig as ExtractConfig
     from kexue.extract.decoding import decode_triples as decode_triples
     from kexue.extract.dgcnn import DGCNNExtractor as DGCNNExtractor
+    from kexue.extract.gplinker import GPLinkerExtractor as GPLinkerExtractor
     from kexue.extract.opening import open_extractor as open_extractor
     from kexue.extract.predictions import score_files as score_files, write_predictions as write_predictions
     from kexue.extract.reading import read_triples as read_triples
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = attach(
         "config": ("DGCNNConfig", "ExtractConfig"),
         "decoding": ("decode_triples",),
         "dgcnn": ("DGCNNExtractor",),
+        "gplinker": ("GPLinkerExtractor",),
         "opening": ("open_extractor",),
         "predictions": ("score_files", "write_predictions"),
         "reading": ("read_triples",),
@@ -37,5 +39,5 @@ __getattr__, __dir__, __all__ = attach(
         "triples": ("Triple", "TripleExample", "TripleSchema"),
         "tuning": ("Thresholds", "tune_thresholds"),
     },
-    needs=dict.fromkeys(("dgcnn", "opening", "train", "tuning"), "torch"),
+    needs=dict.fromkeys(("dgcnn", "gplinker", "opening", "train", "tuning"), "torch"),
 )

@@ -87,9 +87,10 @@ class ExtractConfig:
             ``"characters"``; None: jieba where it is installed and most words of the file have several characters,
             else the longest match.
         encoder: of ``"gplinker"``: a model as `kexue.text.Encoder` takes it.
-        dim, num_layers, max_length, subject_sampling, prior: of ``"dgcnn"``, as of `DGCNNConfig`; of ``"gplinker"``
-            only `max_length`, in tokens.
-        augmentation: of ``"dgcnn"``: share of the texts in which a triple is replaced by another of its predicate.
+        dim, num_layers, subject_sampling, prior: of ``"dgcnn"``, as of `DGCNNConfig`.
+        max_length: characters, of ``"gplinker"`` tokens, of a text that are read; None: 512, or as many as the encoder
+            can.
+        augmentation: share of the texts in which a triple is replaced by another of its predicate.
         batch_size: texts of a step.
         lr: largest learning rate; None: 1e-3 for ``"dgcnn"``, 5e-5 for ``"gplinker"``. It rises over the first epoch.
         epochs: most epochs of the first stage.
@@ -112,7 +113,7 @@ class ExtractConfig:
     encoder: str | os.PathLike[str] = "kexue/roformer-sim-tiny-zh"
     dim: int = 128
     num_layers: int = 12
-    max_length: int = 512
+    max_length: int | None = None
     subject_sampling: SubjectSampling = "mixed"
     prior: bool = False
     augmentation: float = 0.5

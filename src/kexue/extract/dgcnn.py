@@ -18,6 +18,7 @@ from kexue._devices import choose_device
 from kexue.errors import CheckpointError, NotFittedError
 from kexue.extract.config import DGCNNConfig
 from kexue.extract.decoding import HEAD, TAIL, decode_spans
+from kexue.extract.exporting import export_network
 from kexue.extract.extractor import MOST_SUBJECTS, MOST_TRIPLES, Extracted, Extractor, keep_likeliest
 from kexue.extract.folder import RECORD, find_extractor, load_state, read_record, write_extractor
 from kexue.extract.network import DGCNNNetwork, Encoded
@@ -109,6 +110,15 @@ class DGCNNExtractor(DGCNNNetwork, Extractor):
             "supervision": None if self.supervision is None else self.supervision.dump(),
         }
         write_extractor(folder, self.kind, record, self.state_dict())
+
+    def export_onnx(self, folder: str | os.PathLike[str]) -> None:
+        """Write the network as two ONNX graphs, compared with it first; see `kexue.extract.exporting`.
+
+        Raises:
+            NotSupported: a network with known triples. MissingDependencyError: needs the extra ``extract``.
+            DataError: the folder holds other files.
+        """
+        export_network(self, folder)
 
     def _require_parts(self) -> tuple[TripleSchema, TextReader]:
         if self.reader is None or self.schema is None:

@@ -7,11 +7,14 @@ import os
 from kexue.errors import CheckpointError
 from kexue.extract.dgcnn import DGCNNExtractor
 from kexue.extract.folder import RECORD, find_extractor, read_record
+from kexue.extract.gplinker import GPLinkerExtractor
 
-Extractors = DGCNNExtractor
+_KINDS: dict[str, type[DGCNNExtractor | GPLinkerExtractor]] = {
+    kind.kind: kind for kind in (DGCNNExtractor, GPLinkerExtractor)
+}
 
 
-def open_extractor(run: str | os.PathLike[str], *, device: str = "cpu") -> Extractors:
+def open_extractor(run: str | os.PathLike[str], *, device: str = "cpu") -> DGCNNExtractor | GPLinkerExtractor:
     """Return the model of a run of `train_extractor`, or of a folder of `save_pretrained`.
 
     Raises:
@@ -19,7 +22,6 @@ def open_extractor(run: str | os.PathLike[str], *, device: str = "cpu") -> Extra
     """
     folder = find_extractor(run)
     kind = read_record(folder).get("kind")
-    kinds = {one.kind: one for one in (DGCNNExtractor,)}
-    if kind not in kinds:
-        raise CheckpointError(f"{folder / RECORD}: unknown kind {kind!r}, expected {', '.join(kinds)}.")
-    return kinds[kind].from_pretrained(folder, device=device)
+    if kind not in _KINDS:
+        raise CheckpointError(f"{folder / RECORD}: unknown kind {kind!r}, expected {', '.join(_KINDS)}.")
+    return _KINDS[kind].from_pretrained(folder, device=device)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from kexue._files import refuse_foreign, remove_folder
 from kexue._progress import Progress
@@ -24,11 +24,13 @@ from kexue.extract.config import DGCNNConfig, ExtractConfig, Source
 from kexue.extract.dgcnn import DGCNNExtractor
 from kexue.extract.extractor import Extractor
 from kexue.extract.folder import MODEL, list_foreign
+from kexue.extract.gplinker import GPLinkerExtractor
 from kexue.extract.reader import TextReader
 from kexue.extract.reading import read_triples
 from kexue.extract.rows import Augmentation, TripleRows, is_located
 from kexue.extract.supervision import DistantSupervision
 from kexue.extract.triples import TripleExample, TripleSchema
+from kexue.extract.token_rows import TokenRows
 from kexue.extract.tuning import score_extractor
 from kexue.extract.words import choose_segmenter, read_word_vectors
 from kexue.text.training.batches import LengthBatches
@@ -39,6 +41,7 @@ from kexue.train.settings import check_settings, write_settings
 
 Phases = Callable[[str], AbstractContextManager[Progress]]
 _FREE = ("train", "dev", "schema", "word_vectors", "out", "device", "limit", "resume")  # compared by what they hold
+_RATES = {"dgcnn": 1e-3, "gplinker": 5e-5}
 _FINE = 0.1  # of the learning rate, in the second stage
 
 
@@ -103,17 +106,19 @@ def train_extractor(config: ExtractConfig, *, progress: Phases | None = None) ->
 
 def build(
     config: ExtractConfig, examples: Sequence[TripleExample], schema: TripleSchema
-) -> tuple[DGCNNExtractor, Dataset[Any]]:
+) -> tuple[DGCNNExtractor | GPLinkerExtractor, TripleRows | TokenRows]:
     """Return a new model and the rows that it learns from."""
+    augmentation = Augmentation(examples, config.augmentation) if config.augmentation else None
+    if config.model_type == "gplinker":
+        linker = GPLinkerExtractor(config.encoder, schema, max_length=config.max_length)
+        return linker, TokenRows(examples, linker.tokenizer, schema, augmentation=augmentation, seed=config.seed)
     words = None if config.word_vectors is None else read_word_vectors(config.word_vectors)
-    segmenter = "characters"
-    if words is not None:
-        segmenter = config.segmenter or choose_segmenter(words.words)
+    segmenter = "characters" if words is None else config.segmenter or choose_segmenter(words.words)
     reader = TextReader.of((example.text for example in examples), words, segmenter)
     shape = DGCNNConfig(
         dim=config.dim,
         num_layers=config.num_layers,
-        max_length=config.max_length,
+        max_length=config.max_length or 512,
         num_predicates=len(schema.predicates),
         num_characters=reader.num_characters,
         num_words=0 if words is None else len(words.words),
@@ -125,7 +130,6 @@ def build(
     model = DGCNNExtractor(shape, schema=schema, reader=reader, supervision=known)
     if words is not None:
         model.words[1:] = torch.from_numpy(words.vectors)
-    augmentation = Augmentation(examples, config.augmentation) if config.augmentation else None
     rows = TripleRows(examples, reader, schema, shape, supervision=known, augmentation=augmentation, seed=config.seed)
     return model, rows
 
@@ -170,8 +174,8 @@ def _settings(config: ExtractConfig, data: _Data) -> dict[str, Any]:
 
 
 def _fit(
-    model: DGCNNExtractor,
-    rows: Dataset[Any],
+    model: Extractor,
+    rows: TripleRows | TokenRows,
     data: _Data,
     config: ExtractConfig,
     settings: dict[str, Any],
@@ -181,9 +185,9 @@ def _fit(
 ) -> TrainResult:
     """Run one stage."""
     out = Path(config.out) / ("second" if fine else "first")
-    batches = LengthBatches(rows, config.batch_size, config.seed + fine)  # type: ignore[arg-type]
+    batches = LengthBatches(rows, config.batch_size, config.seed + fine)
     loader: DataLoader[Any] = DataLoader(rows, batch_sampler=batches, collate_fn=_as_is)
-    lr = config.lr or 1e-3
+    lr = config.lr or _RATES[config.model_type]
     optimizer = Adam(model.parameters(), lr=lr * (_FINE if fine else 1.0))
 
     def evaluate(model: Extractor) -> dict[str, float]:
