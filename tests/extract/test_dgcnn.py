@@ -1,13 +1,14 @@
 """The network and the extractor around it: masks, batches, folders, limits, and gradients."""
 
 import json
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from kexue.errors import CheckpointError, DataError, NotFittedError
+from kexue.errors import CheckpointError, DataError, MissingDependencyError, NotFittedError, NotSupported
 from kexue.extract import (
     DGCNNConfig,
     DGCNNExtractor,
@@ -277,3 +278,33 @@ def test_no_warning_on_good_input():
         warnings.simplefilter("error")
         make().extract(TEXTS[:2])
     assert Triple("a", "p", "b").score == 1.0
+
+
+@pytest.mark.slow
+def test_onnx_graphs_give_the_same_triples(tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = make()
+    model.export_onnx(tmp_path / "onnx")  # which compares both graphs with the network
+    first, second = (runtime.InferenceSession(tmp_path / "onnx" / f"{n}.onnx") for n in ("subjects", "objects"))
+    names = [one.name for one in first.get_outputs()]
+    for text in TEXTS[:4]:
+        coded = {name: value.numpy() for name, value in model.reader.encode_batch([text], 64)._asdict().items()}
+        encoded = dict(zip(names, first.run(None, coded), strict=True))
+        inputs = {one.name: {**coded, **encoded}.get(one.name) for one in second.get_inputs()}
+
+        def objects(start, end, inputs=inputs):
+            places = {"rows": 0, "starts": start, "lasts": end - 1}
+            return second.run(None, inputs | {name: np.array([x]) for name, x in places.items()})[0][0]
+
+        wanted = decode_triples(encoded["probabilities"][0], objects, head_threshold=0.8)
+        [found] = model.extract([text], head_threshold=0.8)
+        assert [(t.subject_span, SCHEMA.number(t.predicate), t.object_span) for t in found] == wanted
+
+
+def test_onnx_says_what_it_needs_or_cannot(tmp_path, monkeypatch):
+    with pytest.raises(NotSupported, match="prior=True"):
+        make(prior=True).export_onnx(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingDependencyError, match=r"kexue\[extract\]"):
+        make().export_onnx(tmp_path / "a")

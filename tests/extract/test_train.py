@@ -87,6 +87,14 @@ def test_word_vectors_and_known_triples(tmp_path):
     assert model.supervision.features("《红楼梦》的作者是曹雪芹").subjects.any()
 
 
+def test_gplinker(tmp_path):
+    config = ExtractConfig(
+        TRAIN, DEV, tmp_path, model_type="gplinker", max_length=48, batch_size=12, epochs=1, fine_epochs=0, device="cpu"
+    )
+    assert train_extractor(config).steps == 2
+    assert open_extractor(tmp_path).kind == "gplinker"
+
+
 def test_bad_data(tmp_path):
     schema = tmp_path / "schema.jsonl"
     schema.write_text('{"predicate": "首都"}', encoding="utf-8")

@@ -29,8 +29,8 @@ from kexue.extract.reader import TextReader
 from kexue.extract.reading import read_triples
 from kexue.extract.rows import Augmentation, TripleRows, is_located
 from kexue.extract.supervision import DistantSupervision
-from kexue.extract.triples import TripleExample, TripleSchema
 from kexue.extract.token_rows import TokenRows
+from kexue.extract.triples import TripleExample, TripleSchema
 from kexue.extract.tuning import score_extractor
 from kexue.extract.words import choose_segmenter, read_word_vectors
 from kexue.text.training.batches import LengthBatches
