@@ -42,5 +42,5 @@ __getattr__, __dir__, __all__ = attach(
         "tasks": ("Task", "get_task"),
     },
     needs={"framings.rows": "torch", "run": "torch"},
-    extra="tasks",
+    extra="clue",
 )  # fmt: skip

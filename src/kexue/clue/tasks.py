@@ -88,7 +88,7 @@ class Task:
     @cached_property
     def framing(self) -> Framing:
         """How the task is put to an encoder."""
-        import_optional("torch", extra="tasks")
+        import_optional("torch", extra="clue")
         from kexue.clue.framings import build_framing
 
         return build_framing(self.info)
