@@ -1,4 +1,4 @@
-"""Trainings on tasks of CLUE, for experiments: each is made once and kept, with its scores, in a folder of the cache.
+"""Trainings on tasks of CLUE, for experiments: each is made once, and its scores are kept in a folder of the cache.
 
 Of the training file a part is held back to choose the epoch; scores are those of another file, which no choice has
 seen: dev.json of CLUENER and C3, test_public.json of the few-shot TNEWS.
@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from kexue._files import cache_folder, replacing
+from kexue._files import cache_folder, remove_folder, replacing
 from kexue._optional import import_optional
 from kexue.clue import ClueConfig, Task, get_task
+from kexue.errors import CheckpointError
 from kexue.experiments.registry import Budget
 
 Tune = Literal["full", "ladder", "linear"]
 CHINESE, MULTILINGUAL = "kexue/roformer-sim-tiny-zh", "multilingual-e5-small"
 ENCODERS = (CHINESE, MULTILINGUAL)
-_FILE = "measured.json"
+_FILE, _CHECKPOINTS = "measured.json", ("last", "previous", "best")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,19 @@ def measure_run(task: str, encoder: str, tune: Tune, seed: int, *, budget: Budge
     return run
 
 
+def measure_saved(task: str, encoder: str, tune: Tune, *, budget: Budget, data: Path) -> float:
+    """Return the bytes that autograd keeps for the backward pass of one batch, parameters left out."""
+    import_optional("torch", extra="clue")
+    from kexue.clue.folder import build_model
+    from kexue.experiments._measures import count_saved
+
+    course = find_course(task, budget)
+    setup = build_model(task, encoder, tune, course.max_length)
+    rows = setup.encode(read_examples(task, budget, data)[0][: course.batch_size])
+    batch, model = rows.__getitems__(range(len(rows))), setup.model.train()
+    return float(count_saved(model, lambda: model.training_step(batch).loss)[0])
+
+
 def _train(
     task: str,
     encoder: str,
@@ -178,11 +192,16 @@ def _train(
         precision="bf16",
     )
     started = time.process_time()
-    result = train_on(config, train, held, chosen.metric)
+    try:
+        result = train_on(config, train, held, chosen.metric)
+    except CheckpointError:  # of other settings
+        result = train_on(replace(config, resume=False), train, held, chosen.metric)
     seconds = time.process_time() - started
     if result.interrupted:
         raise KeyboardInterrupt
     setup = open_run(folder, device="cpu")
     metrics = chosen.metric(setup.encode(scored).read_outputs(setup.model), scored)
     scores = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+    for name in _CHECKPOINTS:
+        remove_folder(folder / name)
     return ClueRun(scores, result.steps, seconds, len(train), len(scored))

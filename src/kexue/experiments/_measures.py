@@ -36,6 +36,23 @@ def count_multiplications(call: Callable[[], Any]) -> float:
     return total
 
 
+def count_saved(module: Any, forward: Callable[[], Any]) -> tuple[int, Any]:
+    """Bytes of the tensors that autograd saves in a forward pass, parameters of the module left out, and its result."""
+    torch = import_optional("torch", extra="train")
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    storages: dict[int, Any] = {}
+
+    def count(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage  # referenced, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        result = forward()
+    return sum(storage.nbytes() for storage in storages.values()), result
+
+
 def time_in_turns(prepare: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int) -> dict[str, list[float]]:
     """Seconds of several calls, made alternately so that the state of the machine is the same for all.
 

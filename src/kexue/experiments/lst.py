@@ -2,7 +2,8 @@
 
 Measures: what full tuning, adapters and a ladder keep for the backward pass of eight layers, and its duration; accuracy
 of each after transfer from digits 0-4 to 5-9; and, where the data are there, after transfer from headlines to another
-set of classes with few examples, where the ladder reads states from disk.
+set of classes with few examples, where the ladder reads states from disk, and on the same examples with the encoder
+that is a part of kexue, as `kexue clue train` tunes it.
 
 The cost of a backward pass is measured on the bare pass, without an optimizer: nothing is trained there.
 """
@@ -23,8 +24,9 @@ import numpy as np
 
 from kexue import nn as layers
 from kexue._optional import import_optional
+from kexue.experiments._clue_ladder import Tuned, tune_shipped
 from kexue.experiments._data import attempt, read_lines, split_digits
-from kexue.experiments._measures import count_multiplications, time_in_turns
+from kexue.experiments._measures import count_multiplications, count_saved, time_in_turns
 from kexue.experiments._panels import draw_bars
 from kexue.experiments._training import Training, fit, share_right, torch_seed
 from kexue.experiments.registry import Budget, experiment
@@ -63,7 +65,7 @@ class _Transfer(NamedTuple):
         "accuracy on digits {digits_accuracy_full} full, {digits_accuracy_ladder} ladder; "
         "on TNEWS {tnews_accuracy_full} full, {tnews_accuracy_ladder} ladder"
     ),
-    minutes=3,
+    minutes=15,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Measure the backward pass, and transfer to other digits and other headlines."""
@@ -93,13 +95,17 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
         claims.append(_accuracy_claim("tnews", "headlines of THUCNews to the few-shot TNEWS of CLUE", figures))
     else:
         notes.append(f"headlines are left out: {_TITLES} or {_NEWS} is not in KEXUE_DATA")
+    tuned = tune_shipped(budget, seeds[:3], data)
+    if tuned is not None:
+        figures |= tuned.figures()
+        claims.append(_accuracy_claim("clue", "a pretrained encoder of three layers on the few-shot TNEWS", figures))
     return Report(
         tuple(claims),
         figures,
         notes=tuple(notes),
         seeds=seeds,
         data=used,
-        draw=lambda figure: _draw(figure, cost, transfers),
+        draw=lambda figure: _draw(figure, cost, transfers, tuned),
     )
 
 
@@ -136,7 +142,7 @@ def _measure_cost(seed: int, *, rounds: int, size: tuple[int, int, int, int]) ->
         side = layers.LadderSideNetwork(copy.deepcopy(backbone), taps=range(depth + 1), width=width // 8)
         side(x)
     ways = {"full": backbone, "adapters": adapted, "ladder": side}
-    saved = {name: _count_saved(module, x)[0] for name, module in ways.items()}
+    saved = {name: count_saved(module, _loss_of(module, x))[0] for name, module in ways.items()}
     passes = {name: partial(_prepare_backward, module, x) for name, module in ways.items()}
     seconds = time_in_turns(passes, rounds + 1)
     return {
@@ -152,25 +158,13 @@ def _measure_cost(seed: int, *, rounds: int, size: tuple[int, int, int, int]) ->
 
 def _prepare_backward(module: Any, x: Any) -> Callable[[], None]:
     """The backward pass of a module, after its forward pass."""
-    backward: Callable[[], None] = _count_saved(module, x)[1].backward
+    backward: Callable[[], None] = _loss_of(module, x)().backward
     return backward
 
 
-def _count_saved(module: Any, x: Any) -> tuple[int, Any]:
-    """Bytes of the tensors that autograd saves in a forward pass, parameters left out, and the loss."""
-    torch = import_optional("torch", extra="train")
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    storages: dict[int, Any] = {}
-
-    def count(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # referenced, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = module(x).square().mean()
-    return sum(storage.nbytes() for storage in storages.values()), loss
+def _loss_of(module: Any, x: Any) -> Callable[[], Any]:
+    """The forward pass of a module, up to a scalar."""
+    return lambda: module(x).square().mean()
 
 
 # ---- measure: transfer ---------------------------------------------------------------------------------------------
@@ -352,14 +346,20 @@ def _accuracy_claim(key: str, what: str, figures: Mapping[str, Figure]) -> Claim
 # ---- draw ----------------------------------------------------------------------------------------------------------
 
 
-def _draw(figure: Any, cost: Mapping[str, _Cost], transfers: Mapping[str, Sequence[_Transfer]]) -> None:
-    figure.set_size_inches(4 * (2 + len(transfers)), 4)
-    memory, duration, *others = figure.subplots(1, 2 + len(transfers))
+def _draw(
+    figure: Any, cost: Mapping[str, _Cost], transfers: Mapping[str, Sequence[_Transfer]], tuned: Tuned | None
+) -> None:
+    accuracies = {
+        title: {name: fmean(run.accuracy[name] for run in runs) for name in _WAYS} for title, runs in transfers.items()
+    }
+    if tuned is not None:
+        accuracies["kexue's encoder, on TNEWS"] = tuned.means()
+    figure.set_size_inches(4 * (2 + len(accuracies)), 4)
+    memory, duration, *others = figure.subplots(1, 2 + len(accuracies))
     draw_bars(memory, {_LABELS[name]: one.saved / 2**20 for name, one in cost.items()}, form="%.0f")
     memory.set(title="memory", xlabel="what is trained", ylabel="kept for backward, MiB")
     draw_bars(duration, {_LABELS[name]: 1e3 * one.seconds for name, one in cost.items()}, form="%.0f")
     duration.set(title="time", xlabel="what is trained", ylabel="backward pass, ms")
-    for panel, (title, runs) in zip(others, transfers.items(), strict=True):
-        means = {_LABELS[name]: 100 * fmean(run.accuracy[name] for run in runs) for name in _WAYS}
-        draw_bars(panel, means, color="C2")
+    for panel, (title, means) in zip(others, accuracies.items(), strict=True):
+        draw_bars(panel, {_LABELS[name]: 100 * means[name] for name in _WAYS}, color="C2")
         panel.set(title=title, xlabel="what is trained", ylabel="accuracy, %", ylim=(0, 108))

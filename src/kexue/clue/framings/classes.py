@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from kexue.clue.catalogue import TaskInfo
 from kexue.clue.examples import ChoiceExample, IdiomExample, TextExample
 from kexue.clue.framings.rows import RowTokenizer, share_room
 from kexue.clue.framings.units import Batch, Unit, collate_classes, collate_rows
+from kexue.clue.metrics import assign_idioms
 from kexue.errors import DataError
 
 _DUMMY = "无效答案"  # option of a question that has fewer than the others
@@ -206,9 +206,7 @@ class Idioms(_Rows):
         chosen = [0] * len(examples)
         for numbers in groups.values():
             scores = np.stack([outputs[number][0] for number in numbers])
-            best: Any = scores.argmax(axis=1)
-            if len(numbers) <= scores.shape[1]:
-                _, best = linear_sum_assignment(scores, maximize=True)
+            best = assign_idioms(scores) if len(numbers) <= scores.shape[1] else scores.argmax(axis=1)
             for number, candidate in zip(numbers, best.tolist(), strict=True):
                 chosen[number] = candidate
         return chosen
