@@ -6,17 +6,19 @@ import { language, setLanguage, t } from "./i18n.js";
 import { PANELS, address, read, write } from "./router.js";
 import * as compare from "./compare.js";
 import * as diffusion from "./diffusion.js";
+import * as extract from "./extract.js";
 import * as hubness from "./hubness.js";
 import * as map from "./map.js";
 import * as search from "./search.js";
 import * as whitening from "./whitening.js";
 
-const modules = { search, compare, map, whitening, hubness, diffusion };
+const modules = { search, compare, map, whitening, hubness, extract, diffusion };
 const main = document.getElementById("main");
 const button = (id) => document.getElementById(id);
 
 let indexes = null; // [{name, documents}]
 let runs = []; // [{name, model, classes}]
+let extractors = []; // [{name, model, predicates, head_threshold, tail_threshold}]
 let panels = PANELS; // those that this server has something for
 let panel = null; // name of the panel shown
 let state = {};
@@ -37,7 +39,7 @@ function render({ remount = false } = {}) {
     panel = wanted.panel;
     frame();
     const body = main.querySelector(".panel");
-    shown = modules[panel].mount(body, { set, runs });
+    shown = modules[panel].mount(body, { set, runs, extractors });
   }
   links();
   picker();
@@ -64,7 +66,7 @@ function links() {
 }
 
 function picker() {
-  if (panel === "diffusion") {
+  if (panel === "diffusion" || panel === "extract") {
     button("picker").replaceChildren();
     return;
   }
@@ -86,12 +88,13 @@ function picker() {
 
 async function start() {
   try {
-    ({ indexes, runs = [] } = await ask("v1/indexes"));
+    ({ indexes, runs = [], extractors = [] } = await ask("v1/indexes"));
   } catch (error) {
     main.replaceChildren(problem(error, start));
     return;
   }
-  panels = PANELS.filter((name) => (name === "diffusion" ? runs : indexes).length);
+  const needs = { diffusion: runs, extract: extractors };
+  panels = PANELS.filter((name) => (needs[name] ?? indexes).length);
   if (panels.length) render({ remount: true });
   else main.replaceChildren(el("p", { class: "empty" }, t("noIndexes")));
 }

@@ -1,0 +1,50 @@
+"""Triples of texts by a served extraction model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import Field
+
+from kexue.search.records import Stopwatch, usage_record
+from kexue.serve import examples
+from kexue.serve.checks import check_texts
+from kexue.serve.fields import Fields, check_fields
+from kexue.serve.wire import Here, Route, Warnings, reply
+
+router = APIRouter(tags=["kexue"], route_class=Route)
+
+
+class ExtractRequest(Fields):
+    """Texts to find triples in."""
+
+    texts: list[str] = Field(examples=[["《边城》的作者是沈从文。"]])
+    model: str | None = Field(None, description="Name of an extraction model; default: the first one.")
+    head_threshold: float | None = Field(None, gt=0, lt=1, description="Least probability of a first character.")
+    tail_threshold: float | None = Field(None, gt=0, lt=1, description="Least probability of a last character.")
+
+
+@router.post("/v1/extract", responses=examples.EXTRACT)
+async def extract(body: ExtractRequest, service: Here, warnings: Warnings) -> Response:
+    """Find triples of subject, predicate and object in each text; spans count characters, the end excluded."""
+    watch = Stopwatch()
+    warnings += check_fields(body, strict=service.settings.strict)
+    check_texts(body.texts, "texts")
+    extractor = service.find_extractor(body.model)
+    given = {"head_threshold": body.head_threshold, "tail_threshold": body.tail_threshold}
+    thresholds = {name: value for name, value in given.items() if value is not None}
+    triples = await service.work(extractor.extract, body.texts, **thresholds)
+    watch.lap("extract")
+    content = {
+        "results": [[one.record() for one in found] for found in triples],
+        "usage": usage_record(sum(map(len, body.texts))),
+        "timings": watch.seconds(),
+    }
+    return reply(content, warnings=warnings)
+
+
+def describe_extractor(name: str, extractor: Any) -> dict[str, Any]:
+    """Return what a client needs to know of an extraction model."""
+    raise NotImplementedError
