@@ -40,7 +40,8 @@ def serve(
     run: Annotated[
         list[str] | None,
         typer.Option(
-            help="Diffusion model to draw images from: a run of kexue model train, or NAME=RUN; may be repeated."
+            help="Diffusion model to draw images from, or model to find triples with: a run of kexue model train or "
+            "kexue extract train, or NAME=RUN; may be repeated."
         ),
     ] = None,
     api_key_file: Annotated[

@@ -20,7 +20,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import kexue
-from kexue.serve import diffusion, errors, examples, native, openai, operations, overview, rerank, tei
+from kexue.serve import diffusion, errors, examples, extract, native, openai, operations, overview, rerank, tei
 from kexue.serve.connection import Connection
 from kexue.serve.disconnect import CancelOnDisconnect
 from kexue.serve.head import AnswerHead
@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.failure = None
     errors.install_handlers(app)
-    for dialect in (openai, rerank, native, overview):
+    for dialect in (openai, rerank, native, extract, overview):
         app.include_router(dialect.router, responses=examples.refusals())
     if settings.runs:
         app.include_router(diffusion.router, responses=examples.refusals())

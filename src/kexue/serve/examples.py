@@ -186,6 +186,34 @@ INDEXES = answers(
     {
         "indexes": [{"name": "faq", "documents": 512}],
         "runs?": [{"name": "digits", "model": "diffusion", "classes": ["0"]}],
+        "extractors?": [
+            {
+                "name": "films",
+                "model": "dgcnn",
+                "predicates": ["作者"],
+                "head_threshold": 0.5,
+                "tail_threshold": 0.4,
+            }
+        ],
+    }
+)
+EXTRACT = answers(
+    {
+        "results": [
+            [
+                {
+                    "subject": "边城",
+                    "predicate": "作者",
+                    "object": "沈从文",
+                    "subject_span": [1, 3],
+                    "object_span": [8, 11],
+                    "score": 0.93,
+                }
+            ]
+        ],
+        "usage": _USAGE,
+        "timings": {"extract": 0.012, "total": 0.013},
+        "warnings?": _WARNINGS,
     }
 )
 DIFFUSION = answers(

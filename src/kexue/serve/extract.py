@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import Field
 
+from kexue.extract.extractor import Extractor
 from kexue.search.records import Stopwatch, usage_record
 from kexue.serve import examples
 from kexue.serve.checks import check_texts
@@ -33,18 +34,23 @@ async def extract(body: ExtractRequest, service: Here, warnings: Warnings) -> Re
     warnings += check_fields(body, strict=service.settings.strict)
     check_texts(body.texts, "texts")
     extractor = service.find_extractor(body.model)
-    given = {"head_threshold": body.head_threshold, "tail_threshold": body.tail_threshold}
-    thresholds = {name: value for name, value in given.items() if value is not None}
-    triples = await service.work(extractor.extract, body.texts, **thresholds)
+    thresholds = {"head_threshold": body.head_threshold, "tail_threshold": body.tail_threshold}
+    triples, notes = await service.work(extractor.extract_and_note, body.texts, **thresholds)
     watch.lap("extract")
     content = {
-        "results": [[one.record() for one in found] for found in triples],
+        "results": [[triple._asdict() for triple in found] for found in triples],
         "usage": usage_record(sum(map(len, body.texts))),
         "timings": watch.seconds(),
     }
-    return reply(content, warnings=warnings)
+    return reply(content, warnings=[*warnings, *notes])
 
 
-def describe_extractor(name: str, extractor: Any) -> dict[str, Any]:
+def describe_extractor(name: str, extractor: Extractor) -> dict[str, Any]:
     """Return what a client needs to know of an extraction model."""
-    raise NotImplementedError
+    return {
+        "name": name,
+        "model": extractor.kind,
+        "predicates": list(extractor.schema.predicates if extractor.schema else ()),
+        "head_threshold": extractor.head_threshold,
+        "tail_threshold": extractor.tail_threshold,
+    }

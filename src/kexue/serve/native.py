@@ -30,6 +30,7 @@ from kexue.serve import examples
 from kexue.serve.checks import check_filter, check_metadata, check_text, check_texts, parse_object
 from kexue.serve.diffusion import describe_run
 from kexue.serve.errors import ApiError
+from kexue.serve.extract import describe_extractor
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.limits import MAX_LIST
 from kexue.serve.models import Timing, truncation_warnings
@@ -175,11 +176,13 @@ def _check_search(body: SearchRequest) -> tuple[int, str | None]:
 
 @router.get("/v1/indexes", responses=examples.INDEXES)
 async def indexes(service: Here, warnings: Warnings) -> Response:
-    """List the indexes; and the runs, where there are some."""
+    """List the indexes; and the diffusion runs and extraction models, where there are some."""
     counts = [await service.work(len, served.index) for served in service.indexes.values()]
     names = [{"name": name, "documents": count} for name, count in zip(service.indexes, counts, strict=True)]
     runs = [describe_run(name, run) for name, run in service.runs.items()]
-    return reply({"indexes": names, **({"runs": runs} if runs else {})}, warnings=warnings)
+    extractors = [describe_extractor(name, extractor) for name, extractor in service.extractors.items()]
+    more = {"runs": runs, "extractors": extractors}
+    return reply({"indexes": names} | {key: value for key, value in more.items() if value}, warnings=warnings)
 
 
 @router.get("/v1/indexes/{name}", responses=examples.INDEX)

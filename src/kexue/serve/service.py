@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 from kexue._text import parse_json
 from kexue.errors import NotSupported
+from kexue.extract.extractor import Extractor
+from kexue.extract.folder import is_extractor
+from kexue.extract.opening import open_extractor
 from kexue.generative.diffusion.images import ImageDiffusion
 from kexue.generative.run.folder import Run, open_run
 from kexue.search import (
@@ -71,6 +74,7 @@ class Service:
         rerankers: cross-encoders by name.
         indexes: indexes by name.
         runs: trained diffusion models by name.
+        extractors: extraction models by name.
         ready: True between loading and stopping.
     """
 
@@ -81,6 +85,7 @@ class Service:
         self.rerankers: dict[str, CrossEncoderReranker] = {}
         self.indexes: dict[str, ServedIndex] = {}
         self.runs: dict[str, Run] = {}
+        self.extractors: dict[str, Extractor] = {}
         self.ready = False
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._computing = asyncio.Lock()
@@ -138,16 +143,20 @@ class Service:
                 model.whitening = index.space.whitening
 
     def _add_run(self, given: str) -> None:
-        name, equals, folder = given.partition("=")
-        run = open_run(folder if equals else given, device=self.settings.device)
-        name = name if equals else run.folder.resolve().name
+        name, equals, place = given.partition("=")
+        folder = Path(place if equals else given)
+        name = name if equals else folder.resolve().name
+        if name in self.runs or name in self.extractors:
+            raise ValueError(f"two runs are named {name!r}; write NAME=RUN to give one another name.")
+        if is_extractor(folder):
+            self.extractors[name] = open_extractor(folder, device=self.settings.device)
+            return
+        run = open_run(folder, device=self.settings.device)
         if not isinstance(run.model, ImageDiffusion):
             raise NotSupported(
                 f"{given} is a run of {run.name}; the server draws from diffusion and flow-matching.",
                 remedy="Train one: kexue model train diffusion --data digits --out RUN",
             )
-        if name in self.runs:
-            raise ValueError(f"two runs are named {name!r}; write NAME=RUN to give one another name.")
         self.runs[name] = run
 
     def _open(self, path: str | os.PathLike[str]) -> tuple[Index, bool]:
@@ -230,6 +239,15 @@ class Service:
         if name is None or name not in self.runs:
             raise ApiError(404, f"no run {name!r}; there are: {', '.join(self.runs) or 'none'}.", param="run")
         return self.runs[name]
+
+    def find_extractor(self, name: str | None) -> Extractor:
+        """Return the extraction model of a name, the first one for None; ApiError (404) where there is none."""
+        if name is None and self.extractors:
+            return next(iter(self.extractors.values()))
+        if name is None or name not in self.extractors:
+            known = ", ".join(self.extractors) or "none; start the server with --run RUN of kexue extract train"
+            raise ApiError(404, f"no extraction model {name or 'at all'!r}; there are: {known}.", param="model")
+        return self.extractors[name]
 
     def find_reranker(
         self, name: str, model: ServedModel | None

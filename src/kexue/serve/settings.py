@@ -41,7 +41,8 @@ class Settings:
         max_body: limit of the bytes of a request, at least 1.
         log_texts: write queries to the log; texts are never logged otherwise.
         strict: refuse unknown fields instead of ignoring them.
-        runs: folders of runs of ``kexue model train`` from which images are drawn, or ``name=folder``.
+        runs: folders of runs of ``kexue model train``, from which images are drawn, and of ``kexue extract train``,
+            which find triples; or ``name=folder``.
 
     Raises:
         ValueError: a value out of range, or a key that no client could send.
