@@ -95,6 +95,24 @@ def other_tiny_model(make_tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def extractor_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An extraction model that has learned nothing, called `books`."""
+    torch = pytest.importorskip("torch")
+    from kexue.extract import DGCNNConfig, DGCNNExtractor, TripleSchema
+    from kexue.extract.reader import TextReader
+
+    reader = TextReader("《》曹的红芹者作梦楼是李白雪")
+    schema = TripleSchema(("作者", "朝代"))
+    config = DGCNNConfig(dim=8, num_heads=2, num_layers=1, num_predicates=2, num_characters=reader.num_characters)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DGCNNExtractor(config, schema=schema, reader=reader)
+    folder = tmp_path_factory.mktemp("extractors") / "books"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def start_server() -> Callable[..., SimpleNamespace]:
     """Serve `Settings` on a free port, in a thread; has `url`, `port`, `app`, `server` and `stop()`."""
     pytest.importorskip("fastapi")

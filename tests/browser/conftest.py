@@ -74,9 +74,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(index_files: list[Path], run_folder: Path, start_server: Callable[..., Any]) -> Iterator[Server]:
-    """Both indexes and a run, open to everyone on this machine."""
-    running = start_server(indexes=index_files, runs=[run_folder])
+def server(
+    index_files: list[Path], run_folder: Path, extractor_folder: Path, start_server: Callable[..., Any]
+) -> Iterator[Server]:
+    """Both indexes, a diffusion and an extraction model, open to everyone on this machine."""
+    running = start_server(indexes=index_files, runs=[run_folder, extractor_folder])
     yield Server(running.url)
     running.stop()
 

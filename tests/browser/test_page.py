@@ -17,6 +17,7 @@ PANELS = {
     "map": {"q": "the dog eats", "index": "faq", "id": "t0"},
     "whitening": {"index": "faq", "dims": "16"},
     "hubness": {"index": "faq", "k": "5"},
+    "extract": {"text": "《红楼梦》的作者是曹雪芹", "head": "0.05"},
     "diffusion": {"steps": "3", "class": "7"},
 }
 

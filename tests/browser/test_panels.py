@@ -752,3 +752,72 @@ def test_what_fails_in_a_sampling_is_told(visit) -> None:
     here.page.get_by_role("button", name="Try again").click()
     here.settle()
     assert "16 images" in here.page.locator("p.status").inner_text()
+
+
+# Triples
+
+SENTENCE = "《红楼梦》的作者是曹雪芹"
+FOUND = {
+    "results": [
+        [
+            {
+                "subject": "红楼梦",
+                "predicate": "作者",
+                "object": "曹雪芹",
+                "subject_span": [1, 4],
+                "object_span": [9, 12],
+                "score": 0.9,
+            },
+            {
+                "subject": "曹雪芹",
+                "predicate": "著有",
+                "object": "红楼梦",
+                "subject_span": [9, 12],
+                "object_span": [1, 4],
+                "score": 0.25,
+            },
+        ]
+    ]
+}
+
+
+def test_arcs_lead_from_the_subject_to_the_object(visit) -> None:
+    here = visit("compare")
+    page = here.page
+    page.route("**/v1/extract", lambda route: route.fulfill(json=FOUND))
+    here.go("extract", text=SENTENCE)
+    assert page.locator("p.status").inner_text() == "2 triples"
+    assert page.locator(".arc text").all_text_contents() == ["作者", "著有"]
+    assert page.locator(".arc title").all_text_contents() == ["红楼梦: 作者: 曹雪芹", "曹雪芹: 著有: 红楼梦"]
+    boxes = [one.bounding_box() for one in page.locator(".arc path:not(.tip-of-arc)").all()]
+    tips = [one.bounding_box() for one in page.locator(".tip-of-arc").all()]
+    middle = [tip["x"] + tip["width"] / 2 for tip in tips]
+    assert abs(middle[0] - (boxes[0]["x"] + boxes[0]["width"])) < 5  # the first points to the right, the second back
+    assert abs(middle[1] - boxes[1]["x"]) < 5
+    assert [cells.split("\t") for cells in page.locator("tbody tr").all_inner_texts()] == [
+        ["红楼梦", "作者", "曹雪芹", "0.90"],
+        ["曹雪芹", "著有", "红楼梦", "0.25"],
+    ]
+    page.set_viewport_size({"width": 180, "height": 800})  # the text takes two lines, and every arc has two parts
+    here.settle()
+    tops = [one.bounding_box()["y"] for one in page.locator(".arcs rect").all()]
+    assert max(tops) - min(tops) > 30
+    assert page.locator(".arc text").all_text_contents() == ["作者", "作者", "著有", "著有"]
+    assert page.locator(".tip-of-arc").count() == 2
+    page.unroute("**/v1/extract")
+
+
+def test_thresholds_go_to_the_server_and_into_the_address(visit, server) -> None:
+    here = visit("extract", text=SENTENCE)
+    page = here.page
+    page.get_by_label("Threshold of beginnings").fill("0.05")
+    page.get_by_label("Threshold of ends").fill("0.05")
+    here.settle()
+    assert (here.state["head"], here.state["tail"]) == ("0.05", "0.05")  # neither change is lost by the other
+    body = {"texts": [SENTENCE], "head_threshold": 0.05, "tail_threshold": 0.05}
+    found = server.ask("v1/extract", body)["results"][0]
+    assert page.locator("tbody tr").count() == len(found) > 0
+    page.get_by_label("Sentence").fill("   ")
+    here.settle()
+    assert page.locator("p.status").inner_text() == "The triples of a sentence appear as you type."
+    assert page.locator(".arcs").count() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -72,6 +72,27 @@ class Extractor(nn.Module):
         Raises:
             TypeError: an element is not a string. ValueError: a threshold outside [0, 1), `batch_size` < 1.
         """
+        found, notes = self.extract_with_warnings(
+            texts,
+            head_threshold=head_threshold,
+            tail_threshold=tail_threshold,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return found
+
+    def extract_with_warnings(
+        self,
+        texts: Iterable[str],
+        *,
+        head_threshold: float | None = None,
+        tail_threshold: float | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> tuple[list[list[Triple]], list[str]]:
+        """Find triples as `extract` does, and return its warnings instead of raising them."""
         head = self.head_threshold if head_threshold is None else head_threshold
         tail = self.tail_threshold if tail_threshold is None else tail_threshold
         check_thresholds(head, tail)
@@ -88,8 +109,7 @@ class Extractor(nn.Module):
                     found[row], cut = result.triples, cut + result.cut
                 if progress is not None:
                     progress(min(start + batch_size, len(rows)), len(rows))
-        self._warn(self.count_long([texts[row] for row in rows]), cut)
-        return found
+        return found, list(self._describe_limits(self.count_long([texts[row] for row in rows]), cut))
 
     @abstractmethod
     def extract_batch(self, texts: Sequence[str], head: float, tail: float) -> list[Extracted]:
@@ -99,18 +119,16 @@ class Extractor(nn.Module):
     def count_long(self, texts: Sequence[str]) -> int:
         """Return how many texts are longer than the model reads."""
 
-    def _warn(self, long: int, cut: int) -> None:
+    def _describe_limits(self, long: int, cut: int) -> Iterator[str]:
         if long:
-            warnings.warn(
+            yield (
                 f"{say_count(long, 'text')} longer than {self.max_length}, the rest of which is not read; split long "
-                "texts into sentences.",
-                stacklevel=3,
+                "texts into sentences."
             )
         if cut:
-            warnings.warn(
+            yield (
                 f"{say_count(cut, 'text')} with more than {MOST_SUBJECTS} subjects or {MOST_TRIPLES} triples, of which "
-                "the likeliest were kept: the model has learned little yet, or the thresholds are low.",
-                stacklevel=3,
+                "the likeliest were kept: the model has learned little yet, or the thresholds are low."
             )
 
 

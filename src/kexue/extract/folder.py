@@ -58,15 +58,25 @@ def list_foreign(folder: Path) -> list[str]:
     return sorted(names - _NAMES if RECORD in names else names)
 
 
+def is_extractor(run: str | os.PathLike[str]) -> bool:
+    """Return whether a folder is the run, or the model, of an extractor."""
+    return any((folder / RECORD).is_file() for folder in _model_folders(run))
+
+
 def find_extractor(run: str | os.PathLike[str]) -> Path:
     """Return the folder of the model of a run, or of a model; CheckpointError where there is none."""
-    for folder in (Path(run), Path(run) / MODEL):
+    for folder in _model_folders(run):
         if (folder / RECORD).is_file():
             return folder
     raise CheckpointError(
         f"{os.fspath(run)} holds no extractor: neither {RECORD} nor {MODEL}/{RECORD}.",
         remedy="Name the folder of a training that has ended (kexue extract train), or of save_pretrained.",
     )
+
+
+def _model_folders(run: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Return where the model of a folder may be: right in it, or one folder below."""
+    return Path(run), Path(run) / MODEL
 
 
 def read_record(folder: Path) -> dict[str, Any]:

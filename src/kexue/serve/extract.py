@@ -23,8 +23,8 @@ class ExtractRequest(Fields):
 
     texts: list[str] = Field(examples=[["《边城》的作者是沈从文。"]])
     model: str | None = Field(None, description="Name of an extraction model; default: the first one.")
-    head_threshold: float | None = Field(None, gt=0, lt=1, description="Least probability of a first character.")
-    tail_threshold: float | None = Field(None, gt=0, lt=1, description="Least probability of a last character.")
+    head_threshold: float | None = Field(None, ge=0, lt=1, description="Least probability of a first character.")
+    tail_threshold: float | None = Field(None, ge=0, lt=1, description="Least probability of a last character.")
 
 
 @router.post("/v1/extract", responses=examples.EXTRACT)
@@ -35,7 +35,7 @@ async def extract(body: ExtractRequest, service: Here, warnings: Warnings) -> Re
     check_texts(body.texts, "texts")
     extractor = service.find_extractor(body.model)
     thresholds = {"head_threshold": body.head_threshold, "tail_threshold": body.tail_threshold}
-    triples, notes = await service.work(extractor.extract_and_note, body.texts, **thresholds)
+    triples, notes = await service.work(extractor.extract_with_warnings, body.texts, **thresholds)
     watch.lap("extract")
     content = {
         "results": [[triple._asdict() for triple in found] for found in triples],

@@ -1,7 +1,7 @@
 // Panel "Diffusion": images drawn by the server from noise, step by step, with the settings of the sampler.
 
 import { Latest, problem, stream } from "./api.js";
-import { debounced, el, field, select } from "./dom.js";
+import { el, field, gathered, select } from "./dom.js";
 import { number, t } from "./i18n.js";
 
 const SOLVERS = {
@@ -26,7 +26,7 @@ export function mount(root, { set, runs }) {
   const latest = new Latest();
   const status = el("p", { class: "status", role: "status" });
   const failure = el("div");
-  const later = debounced((patch) => set(patch, { push: false }), 200);
+  const later = gathered((patch) => set(patch, { push: false }), 200);
   const picture = (words) => {
     const image = el("img", { alt: words, width: "400", height: "400", hidden: true });
     return { image, box: el("figure", {}, image, el("figcaption", { class: "note" }, words)) };

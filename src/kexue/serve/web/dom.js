@@ -104,3 +104,22 @@ export function debounced(act, wait) {
   later.cancel = () => clearTimeout(timer);
   return later;
 }
+
+/** Debounce changes of a state: those given within `wait` milliseconds of each other go to `act` as one. */
+export function gathered(act, wait) {
+  let patch = {};
+  const later = debounced(() => {
+    const all = patch;
+    patch = {};
+    act(all);
+  }, wait);
+  const gather = (more) => {
+    Object.assign(patch, more);
+    later();
+  };
+  gather.cancel = () => {
+    patch = {};
+    later.cancel();
+  };
+  return gather;
+}

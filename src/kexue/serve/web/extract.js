@@ -2,7 +2,7 @@
 
 import { Latest, ask, problem } from "./api.js";
 import { arcs } from "./arcs.js";
-import { debounced, el, field, select, table } from "./dom.js";
+import { el, field, gathered, select, table } from "./dom.js";
 import { number, t } from "./i18n.js";
 
 const THRESHOLDS = ["head", "tail"];
@@ -11,7 +11,7 @@ export function mount(root, { set, extractors }) {
   let state = {};
   let asked = null;
   const latest = new Latest();
-  const later = debounced((patch) => set(patch, { push: false }), 300);
+  const later = gathered((patch) => set(patch, { push: false }), 200);
   const text = el("textarea", {
     rows: "3",
     spellcheck: "false",
