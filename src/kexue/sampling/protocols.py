@@ -90,10 +90,10 @@ class FiniteProposal(Proposal[S], Protocol[S]):
 class IndependentProposal(Protocol[S]):
     """A law q(x) that does not depend on a state: what rejection and importance sampling draw from."""
 
-    def sample(self, n: int, *, generator: np.random.Generator) -> Sequence[S] | Array:
+    def sample(self, n: int, *, generator: np.random.Generator) -> Sequence[S]:
         """Draw n states."""
         ...
 
-    def log_prob(self, states: Sequence[S], /) -> Sequence[float] | Array:
+    def log_prob(self, states: Sequence[S], /) -> Sequence[float]:
         """Return log q (n,) of n states, normalised."""
         ...

@@ -90,4 +90,4 @@ def _small(numbers: Array) -> Array:
 
 def _list_foreign(folder: Path) -> list[str]:
     """Return the names in a folder that `write_counts` has not written."""
-    return sorted(set(os.listdir(folder)) - {_COUNTS, _SETTINGS})
+    return sorted(set(os.listdir(folder)) - {_COUNTS, _SETTINGS, "README.md"})

@@ -1,0 +1,219 @@
+"""Sentences around given words.
+
+The law is rho(x) = p(x)^gamma · [all words occur] · [the length is allowed]. Chains start from the words, in random
+order, with drawn tokens around them. Then gamma rises in stages to its value, as a chain that begins with a large gamma
+stays near its start. The states after that are kept.
+
+Source: kexue.fm/archives/8194; Miao et al. 2019, arXiv:1811.10996.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kexue._counts import check_count, check_counts
+from kexue._progress import Progress
+from kexue.errors import InfeasibleError
+from kexue.sampling import MCMCResult, ProductTarget, Proposed, Target, metropolis_hastings
+from kexue.sampling.text.laws import LanguageModel, Tokens
+from kexue.sampling.text.mixture import MixtureProposal
+from kexue.sampling.text.moves import BlockMove, DeleteMove, InsertMove, ReplaceMove, SwapMove
+from kexue.sampling.text.ngram import NGramLM
+from kexue.sampling.text.targets import Keywords, Length, LMTarget
+from kexue.sampling.text.units import Parser, join_units
+
+_STAGES = (0.4, 0.55, 0.7, 0.85)  # of gamma, a quarter of the steps each, before the states that are kept
+_AROUND, _ROOM = 6, 16  # tokens beside the words, at least and at most, unless lengths are given
+_TRIES = 1000  # insertions that are drawn for a start
+
+
+class Writing(NamedTuple):
+    """Sentences that chains have written.
+
+    Attributes:
+        sentences: the likeliest of each chain, each once, the likeliest first.
+        log_rho: of each.
+        result: all states that were kept.
+    """
+
+    sentences: list[str]
+    log_rho: list[float]
+    result: MCMCResult[Tokens]
+
+
+def write_keywords(
+    words: Sequence[str],
+    lm: LanguageModel,
+    *,
+    steps: int = 500,
+    chains: int = 8,
+    gamma: float | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    generator: np.random.Generator | int | None = None,
+    progress: Progress | None = None,
+) -> Writing:
+    """Write sentences that contain all given words, in any order.
+
+    Args:
+        words: at least one, none blank.
+        lm: the language model.
+        steps: states of each chain that are kept; as many are made before them, see the module.
+        chains: number of chains, at least 1; each gives one sentence at most.
+        gamma: power of the model's probability, > 0; a larger one gives likelier sentences, less various ones. None: 2
+            for n-grams, which write nonsense below 1; 0.8, the article's, for others.
+        min_length: fewest tokens; None: 6 more than those of the words, or `max_length` if that is less.
+        max_length: most tokens; None: 16 more than those of the words, or `min_length` if that is more.
+        generator: numpy Generator, a seed, or None.
+        progress: called with the number of steps done, and of all.
+
+    Returns:
+        Sentences which meet all constraints.
+
+    Raises:
+        ValueError: no word, a blank one, one that the model has never seen, a number out of range.
+        InfeasibleError: words longer than `max_length`, `min_length` above it, or no start in 1,000 tries.
+
+    Example:
+        >>> from kexue.sampling.text import load_lm
+        >>> written = write_keywords(["故宫", "孩子"], load_lm(), generator=0)
+        >>> all("故宫" in sentence and "孩子" in sentence for sentence in written.sentences)
+        True
+    """
+    check_counts(steps=steps, chains=chains)
+    tokens = _encode(words, lm)
+    length = _bounds(tokens, min_length, max_length)
+    whole = [word for word in tokens if not any(_within(word, other) for other in tokens)]
+    proposal = make_moves(lm, whole)
+    random = np.random.default_rng(generator)
+    starts = [_start(lm, whole, length, random) for _ in range(chains)]
+    gamma = default_gamma(lm) if gamma is None else gamma
+    constraints: list[Target[Tokens]] = [length, Keywords(tokens)]
+    result = climb(lm, constraints, proposal, starts, steps=steps, gamma=gamma, generator=random, progress=progress)
+    return best_of_chains(result, lm, lambda text: all(word in text for word in words))
+
+
+def default_gamma(lm: LanguageModel) -> float:
+    """Return the power of a model's probability where none is given."""
+    return 2.0 if isinstance(lm, NGramLM) else 0.8
+
+
+def make_moves(lm: LanguageModel, protected: Sequence[Tokens] = ()) -> MixtureProposal:
+    """Return the moves by which sentences are written."""
+    moves = [ReplaceMove(lm), InsertMove(lm), DeleteMove(), SwapMove(), BlockMove(lm)]
+    return MixtureProposal(moves, [3, 3, 3, 1, 1], protected=protected)
+
+
+def climb(
+    lm: LanguageModel,
+    others: Sequence[Target[Tokens]],
+    proposal: MixtureProposal,
+    starts: Sequence[Tokens],
+    *,
+    steps: int,
+    gamma: float,
+    generator: np.random.Generator,
+    progress: Progress | None = None,
+) -> MCMCResult[Tokens]:
+    """Run chains whose gamma rises in stages, `steps` steps in all, then `steps` steps whose states are kept."""
+    short = max(1, steps // len(_STAGES))
+    plan = [*((short, part * gamma) for part in _STAGES), (steps, gamma)]
+    watched = _Watched(proposal, len(starts), sum(count for count, _ in plan), progress)
+    for count, power in plan:
+        result = _run_from(starts, ProductTarget(*others, LMTarget(lm, power)), watched, count, generator)
+        starts = [chain[-1] for chain in result.states]
+    return result
+
+
+def _run_from(
+    starts: Sequence[Tokens], target: Target[Tokens], proposal: _Watched, steps: int, generator: np.random.Generator
+) -> MCMCResult[Tokens]:
+    """Run a chain from each start."""
+    given = iter(starts)
+    return metropolis_hastings(
+        target, proposal, lambda _: next(given), steps=steps, chains=len(starts), generator=generator
+    )
+
+
+class _Watched:
+    """A proposal that reports the steps of chains."""
+
+    def __init__(self, proposal: MixtureProposal, chains: int, steps: int, progress: Progress | None) -> None:
+        self._proposal, self._chains, self._steps, self._progress = proposal, chains, steps, progress
+        self._calls = 0
+
+    def propose(self, state: Tokens, generator: np.random.Generator, /) -> Proposed[Tokens]:
+        self._calls += 1
+        if self._progress is not None and self._calls % self._chains == 0:
+            self._progress(self._calls // self._chains, self._steps)
+        return self._proposal.propose(state, generator)
+
+
+def best_of_chains(
+    result: MCMCResult[Tokens], lm: LanguageModel, allowed: Callable[[str], bool] = lambda text: True
+) -> Writing:
+    """Return the likeliest state of each chain whose text is allowed, each once, the likeliest first."""
+    best: dict[str, float] = {}
+    for states, scores in zip(result.states, result.log_rho, strict=True):
+        for i in np.argsort(-scores, kind="stable").tolist():
+            if allowed(text := lm.decode(states[i])):
+                best.setdefault(text, float(scores[i]))
+                break
+    order = sorted(best, key=best.__getitem__, reverse=True)
+    return Writing(order, [best[text] for text in order], result)
+
+
+def _encode(words: Sequence[str], lm: LanguageModel) -> list[Tokens]:
+    """Return the tokens of words, each once."""
+    if isinstance(words, str):
+        raise TypeError(f"words must be a list of strings, got the string {words!r}")
+    if not words:
+        raise ValueError("words: got none, expected at least one")
+    for i, word in enumerate(words):
+        if not isinstance(word, str):
+            raise TypeError(f"words[{i}] must be a string, got {type(word).__name__}: {word!r:.40}")
+        if not word.strip():
+            raise ValueError(f"words[{i}] is blank: {word!r}, expected a word")
+    return list(dict.fromkeys(lm.encode(word) for word in words))
+
+
+def _bounds(words: Sequence[Tokens], low: int | None, high: int | None) -> Length:
+    """Return the bounds of the length; InfeasibleError where the words do not fit."""
+    whole = sum(len(word) for word in words if not any(_within(word, other) for other in words))
+    if high is None:
+        high = max(whole + _ROOM, check_count(low or 0, "min_length"))
+    if low is None:
+        low = min(whole + _AROUND, check_count(high, "max_length"))
+    length = Length(check_count(low, "min_length"), check_count(high, "max_length"))
+    if whole > high:
+        raise InfeasibleError(
+            f"the words have {whole} tokens, and max_length is {high}.", remedy=f"Allow {whole} at least."
+        )
+    return length
+
+
+def _within(word: Tokens, other: Tokens) -> bool:
+    """Return whether a word is a part of another one."""
+    return word != other and any(other[i : i + len(word)] == word for i in range(len(other) - len(word) + 1))
+
+
+def _start(lm: LanguageModel, words: Sequence[Tokens], length: Length, random: np.random.Generator) -> Tokens:
+    """Return the words in random order with tokens around them, long enough; InfeasibleError after many tries."""
+    insert, parser = InsertMove(lm), Parser(words)
+    text = join_units(words[i] for i in random.permutation(len(words)))
+    target = Keywords(words)
+    for _ in range(_TRIES):
+        if len(text) >= length.low:
+            return text
+        units = parser.parse(text)
+        edit = insert.draw(units, random)
+        assert edit is not None  # there is always a gap
+        longer = join_units(edit.apply(units))
+        text = longer if target.log_rho([longer]) == [0.0] else text
+    raise InfeasibleError(
+        f"no sentence of {length.low} tokens with these words was started in {_TRIES} tries.",
+        remedy="Give fewer words.",
+    )
