@@ -31,6 +31,7 @@ from kexue.cli import (
     plan,
     projector,
     reproduce,
+    sample,
     search,
     serve,
     shuffle,
@@ -61,6 +62,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(model.app, name="model")
 app.add_typer(clue.app, name="clue")
 app.add_typer(extract.app, name="extract")
+app.add_typer(sample.app, name="sample")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(projector.app, name="projector")
 for module in (

@@ -16,11 +16,10 @@ from itertools import pairwise
 import numpy as np
 
 from kexue._counts import check_count, check_counts
-from kexue._progress import Progress
 from kexue.sampling import FunctionTarget, Target
 from kexue.sampling.text.laws import LanguageModel, Tokens
 from kexue.sampling.text.targets import Length, SentenceEncoder, SimilarityTarget
-from kexue.sampling.text.writing import Writing, best_of_chains, climb, default_gamma, make_moves
+from kexue.sampling.text.writing import Watch, Writing, best_of_chains, climb, default_gamma, make_moves
 
 _POWER = 50.0  # of the cosine
 _DIFFERENCE = 10.0  # nats for a text that shares no pair of tokens
@@ -37,7 +36,7 @@ def paraphrase(
     gamma: float | None = None,
     difference: float = 1.0,
     generator: np.random.Generator | int | None = None,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Writing:
     """Write sentences that mean about what a text means, in other words. The text itself is not among them.
 
@@ -45,7 +44,7 @@ def paraphrase(
         text: a sentence that the model can read.
         lm: the language model.
         encoder: turns texts into vectors, such as a `kexue.text.RoFormerSim` or `kexue.text.Encoder`.
-        steps, chains, gamma, generator, progress: as of `write_keywords`.
+        steps, chains, gamma, generator, watch: as of `write_keywords`.
         difference: reward for other words, >= 0.
 
     Raises:
@@ -67,7 +66,7 @@ def paraphrase(
         FunctionTarget(reward),
     ]
     result = climb(lm, others, make_moves(lm), [start] * chains, steps=steps, gamma=_gamma(gamma, lm),
-                   generator=np.random.default_rng(generator), progress=progress)  # fmt: skip
+                   generator=np.random.default_rng(generator), watch=watch)  # fmt: skip
     return best_of_chains(result, lm, lambda written: written != text)
 
 
@@ -81,7 +80,7 @@ def shorten(
     chains: int = 8,
     gamma: float | None = None,
     generator: np.random.Generator | int | None = None,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Writing:
     """Write sentences of few tokens that mean about what a text means.
 
@@ -91,7 +90,7 @@ def shorten(
         text: a sentence that the model can read.
         lm, encoder: as of `paraphrase`.
         target_length: most tokens, at least 1.
-        steps, chains, gamma, generator, progress: as of `write_keywords`.
+        steps, chains, gamma, generator, watch: as of `write_keywords`.
 
     Raises:
         ValueError: a blank text, one that the model cannot read, a number out of range.
@@ -105,7 +104,7 @@ def shorten(
         start = _take_out(start, target_length, lm, similarity, power)
     others: list[Target[Tokens]] = [Length(1, check_count(target_length, "target_length", 1)), similarity]
     result = climb(lm, others, make_moves(lm), [start] * chains, steps=steps, gamma=power,
-                   generator=np.random.default_rng(generator), progress=progress)  # fmt: skip
+                   generator=np.random.default_rng(generator), watch=watch)  # fmt: skip
     return best_of_chains(result, lm)
 
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from kexue._counts import check_count, check_counts
-from kexue._progress import Progress
 from kexue.errors import InfeasibleError
 from kexue.sampling import MCMCResult, ProductTarget, Proposed, Target, metropolis_hastings
 from kexue.sampling.text.laws import LanguageModel, Tokens
@@ -27,7 +26,9 @@ from kexue.sampling.text.units import Parser, join_units
 
 _STAGES = (0.4, 0.55, 0.7, 0.85)  # of gamma, a quarter of the steps each, before the states that are kept
 _AROUND, _ROOM = 6, 16  # tokens beside the words, at least and at most, unless lengths are given
-_TRIES = 1000  # insertions that are drawn for a start
+
+Watch = Callable[[int, int, Sequence[Tokens]], None]
+"""Called with the number of steps done, and of all, and the state of each chain."""
 
 
 class Writing(NamedTuple):
@@ -54,7 +55,7 @@ def write_keywords(
     min_length: int | None = None,
     max_length: int | None = None,
     generator: np.random.Generator | int | None = None,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Writing:
     """Write sentences that contain all given words, in any order.
 
@@ -68,14 +69,15 @@ def write_keywords(
         min_length: fewest tokens; None: 6 more than those of the words, or `max_length` if that is less.
         max_length: most tokens; None: 16 more than those of the words, or `min_length` if that is more.
         generator: numpy Generator, a seed, or None.
-        progress: called with the number of steps done, and of all.
+        watch: called after each step; see `Watch`.
 
     Returns:
         Sentences which meet all constraints.
 
     Raises:
         ValueError: no word, a blank one, one that the model has never seen, a number out of range.
-        InfeasibleError: words longer than `max_length`, `min_length` above it, or no start in 1,000 tries.
+        InfeasibleError: words longer than `max_length` (side by side; overlaps are not looked for), or `min_length`
+            above it.
 
     Example:
         >>> from kexue.sampling.text import load_lm
@@ -92,7 +94,7 @@ def write_keywords(
     starts = [_start(lm, whole, length, random) for _ in range(chains)]
     gamma = default_gamma(lm) if gamma is None else gamma
     constraints: list[Target[Tokens]] = [length, Keywords(tokens)]
-    result = climb(lm, constraints, proposal, starts, steps=steps, gamma=gamma, generator=random, progress=progress)
+    result = climb(lm, constraints, proposal, starts, steps=steps, gamma=gamma, generator=random, watch=watch)
     return best_of_chains(result, lm, lambda text: all(word in text for word in words))
 
 
@@ -116,12 +118,12 @@ def climb(
     steps: int,
     gamma: float,
     generator: np.random.Generator,
-    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> MCMCResult[Tokens]:
     """Run chains whose gamma rises in stages, `steps` steps in all, then `steps` steps whose states are kept."""
     short = max(1, steps // len(_STAGES))
     plan = [*((short, part * gamma) for part in _STAGES), (steps, gamma)]
-    watched = _Watched(proposal, len(starts), sum(count for count, _ in plan), progress)
+    watched = _Watched(proposal, len(starts), sum(count for count, _ in plan), watch)
     for count, power in plan:
         result = _run_from(starts, ProductTarget(*others, LMTarget(lm, power)), watched, count, generator)
         starts = [chain[-1] for chain in result.states]
@@ -139,16 +141,20 @@ def _run_from(
 
 
 class _Watched:
-    """A proposal that reports the steps of chains."""
+    """A proposal that tells of the steps of chains."""
 
-    def __init__(self, proposal: MixtureProposal, chains: int, steps: int, progress: Progress | None) -> None:
-        self._proposal, self._chains, self._steps, self._progress = proposal, chains, steps, progress
-        self._calls = 0
+    def __init__(self, proposal: MixtureProposal, chains: int, steps: int, watch: Watch | None) -> None:
+        self._proposal, self._chains, self._steps, self._watch = proposal, chains, steps, watch
+        self._done, self._states = 0, list[Tokens]()
 
     def propose(self, state: Tokens, generator: np.random.Generator, /) -> Proposed[Tokens]:
-        self._calls += 1
-        if self._progress is not None and self._calls % self._chains == 0:
-            self._progress(self._calls // self._chains, self._steps)
+        """Draw a move; the chains ask in turn."""
+        if self._watch is not None:
+            self._states.append(state)
+            if len(self._states) == self._chains:
+                self._done += 1
+                self._watch(self._done, self._steps, self._states)
+                self._states = []
         return self._proposal.propose(state, generator)
 
 
@@ -201,19 +207,12 @@ def _within(word: Tokens, other: Tokens) -> bool:
 
 
 def _start(lm: LanguageModel, words: Sequence[Tokens], length: Length, random: np.random.Generator) -> Tokens:
-    """Return the words in random order with tokens around them, long enough; InfeasibleError after many tries."""
+    """Return the words in random order with tokens around them, long enough."""
     insert, parser = InsertMove(lm), Parser(words)
     text = join_units(words[i] for i in random.permutation(len(words)))
-    target = Keywords(words)
-    for _ in range(_TRIES):
-        if len(text) >= length.low:
-            return text
+    while len(text) < length.low:
         units = parser.parse(text)
         edit = insert.draw(units, random)
         assert edit is not None  # there is always a gap
-        longer = join_units(edit.apply(units))
-        text = longer if target.log_rho([longer]) == [0.0] else text
-    raise InfeasibleError(
-        f"no sentence of {length.low} tokens with these words was started in {_TRIES} tries.",
-        remedy="Give fewer words.",
-    )
+        text = join_units(edit.apply(units))
+    return text
