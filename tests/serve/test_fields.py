@@ -359,6 +359,7 @@ WRONG: list[tuple[str, Any, str, str | None]] = [
         "documents",
     ),
     ("/v1/search", {"query": "a", "top_k": 0}, "top_k must be greater than or equal to 1, got 0.", "top_k"),
+    ("/v1/search", {"vector": [0, True]}, "vector[1] must be a number, got true.", "vector"),
     ("/v1/search", {"query": "a", "top_k": True}, "top_k must be a whole number, got true.", "top_k"),
     (
         "/v1/rerank",

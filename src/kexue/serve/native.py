@@ -41,7 +41,7 @@ from kexue.text.roles import Role, choose_prompt
 router = APIRouter(tags=["kexue"], route_class=Route)
 _LOG = logging.getLogger("kexue.serve")
 _MAX_HITS = 1000
-_Number = Annotated[float, Field(ge=-1e15, le=1e15)]  # its square is within float32
+_Number = Annotated[float, Field(ge=-1e15, le=1e15, strict=True)]  # its square is within float32
 _Count = Annotated[int, Query(ge=1, le=_MAX_HITS)]
 
 
