@@ -31,7 +31,7 @@ class ClueConfig:
         tune: what is trained: ``"full"``: all weights; ``"ladder"``: a small network beside the frozen encoder;
             ``"linear"``: the head alone.
         optimizer: ``"adafactor"`` (without factors, momentum 0.9, a constant rate, as the article) or ``"adamw"``.
-        lr: learning rate, > 0; None: by `optimizer` and `tune`. AdamW's of the head is ten times that of an encoder.
+        lr: learning rate, > 0; None: by `optimizer` and `tune`. AdamW's of a head is 30 times that of its encoder.
         epochs, batch_size, max_length: passes over the data, examples of a batch, most tokens of a row; None: as the
             task has them.
         limit, seed, device, precision, resume: as of `kexue.train.TrainConfig`.

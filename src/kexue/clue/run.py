@@ -35,7 +35,7 @@ from kexue.train.loop import Trainer, reporting
 from kexue.train.settings import check_settings, write_settings
 
 _LOG = logging.getLogger(__name__)
-_HEAD = 10  # rate of the head, by that of the encoder
+_HEAD = 30  # rate of the head, by that of the encoder
 _NEVER = 1 << 40  # a dimension that no matrix has: second moments without factors
 Phases = Callable[[str], AbstractContextManager[Progress]]
 Measure = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]]  # predictions, examples -> numbers by name
@@ -164,7 +164,7 @@ def train_on(
 def build_optimizer(model: TaskModel, config: ClueConfig) -> Optimizer:
     """Return the optimizer of the weights that are trained.
 
-    Beside an encoder that AdamW tunes as a whole the head, which begins at random, has ten times its rate. Adafactor's
+    Beside an encoder that AdamW tunes as a whole the head, which begins at random, has 30 times its rate. Adafactor's
     steps are relative to the size of each weight already.
     """
     encoder, head = (
@@ -172,8 +172,9 @@ def build_optimizer(model: TaskModel, config: ClueConfig) -> Optimizer:
     )
     if config.optimizer == "adafactor":
         return Adafactor([*encoder, *head], config.rate, beta1=0.9, min_dim_size_to_factor=_NEVER)
-    groups = [{"params": encoder}, {"params": head, "lr": (_HEAD if config.tune == "full" else 1) * config.rate}]
-    return AdamW([group for group in groups if group["params"]], config.rate, weight_decay=0.01)
+    factor = _HEAD if config.tune == "full" else 1
+    groups: list[dict[str, Any]] = [{"params": head, "lr": factor * config.rate}]
+    return AdamW([{"params": encoder}, *groups] if encoder else groups, config.rate, weight_decay=0.01)
 
 
 def _trainer_config(config: ClueConfig) -> TrainConfig:
