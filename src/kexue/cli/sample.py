@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kexue.sampling import Diagnostics
     from kexue.sampling.text import Writing
     from kexue.sampling.text.laws import LanguageModel
-    from kexue.sampling.text.writing import Watch
+    from kexue.sampling.text.writing import Moment, Watch
 
 app = typer.Typer(help="Write sentences by sampling: around words, in other words, shorter.", no_args_is_help=True)
 
@@ -218,12 +218,12 @@ def _watching(out: Output, lm: LanguageModel) -> Iterator[Watch | None]:
     with Live(console=console, transient=True, auto_refresh=False) as live:
         shown = 0.0
 
-        def watch(done: int, total: int, states: Sequence[tuple[int, ...]]) -> None:
+        def watch(now: Moment) -> None:
             nonlocal shown
             if time.monotonic() - shown >= 0.1:
                 shown = time.monotonic()
-                bar.update(task, completed=done, total=total)
-                lines = [Text(lm.decode(state), no_wrap=True, overflow="ellipsis") for state in states[:12]]
+                bar.update(task, completed=now.done, total=now.steps)
+                lines = [Text(lm.decode(state), no_wrap=True, overflow="ellipsis") for state in now.states[:12]]
                 live.update(Group(bar, *lines), refresh=True)
 
         yield watch

@@ -30,6 +30,10 @@ class Step(NamedTuple):
     tags: list[str]
 
 
+Watch = Callable[[Step], None]
+"""Called after each step of the chains."""
+
+
 def start_chains(
     x0: S | Callable[[np.random.Generator], S], chains: int, generator: Any
 ) -> tuple[list[S], list[np.random.Generator]]:
@@ -88,11 +92,13 @@ def check_plan(steps: int, burn_in: int, thin: int) -> None:
         raise ValueError(f"burn_in + thin must be <= steps, or no state is kept, got {burn_in} + {thin} > {steps}")
 
 
-def record(walk: Iterator[Step], burn_in: int, thin: int) -> MCMCResult[Any]:
+def record(walk: Iterator[Step], burn_in: int, thin: int, watch: Watch | None = None) -> MCMCResult[Any]:
     """Run chains to their end and keep the state after each `thin`-th step that follows the burn-in."""
     states, scores, accepted, tags = [], [], [], []
     next(walk)  # the start
     for t, step in enumerate(walk, 1 - burn_in):
+        if watch is not None:
+            watch(step)
         if t > 0:
             accepted.append(step.accepted)
             tags.append(step.tags)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kexue.sampling.chains import LogAcceptance, check_plan, record, start_chains, walk
+from kexue.sampling.chains import LogAcceptance, Watch, check_plan, record, start_chains, walk
 from kexue.sampling.protocols import Proposal, Proposed, S
 from kexue.sampling.result import MCMCResult
 from kexue.sampling.targets import Score, as_target
@@ -26,6 +26,7 @@ def metropolis_hastings(
     thin: int = 1,
     chains: int = 1,
     generator: np.random.Generator | int | None = None,
+    watch: Watch | None = None,
 ) -> MCMCResult[S]:
     """Run Markov chains whose law tends to p(x) = rho(x) / Z, without Z.
 
@@ -48,6 +49,8 @@ def metropolis_hastings(
         chains: number of chains, side by side, >= 1. One is not enough to see that it has not converged.
         generator: numpy Generator, a seed, or None. Every chain gets a stream of its own: chain i is the same in
             company of any number of others.
+        watch: called after each step, those of the burn-in included, with the states of all chains, log rho of each,
+            which moves were accepted, and their tags.
 
     Returns:
         (steps - burn_in) // thin states of each chain.
@@ -66,7 +69,7 @@ def metropolis_hastings(
         >>> round(float(result.measure(float).mean()), 1), result.log_rho.shape
         (2.0, (4, 4900))
     """
-    return _run(target, proposal, x0, _accept_hastings, steps, burn_in, thin, chains, generator)
+    return _run(target, proposal, x0, _accept_hastings, steps, burn_in, thin, chains, generator, watch)
 
 
 def metropolis_1953(
@@ -116,7 +119,8 @@ def _run(
     thin: int,
     chains: int,
     generator: Any,
+    watch: Watch | None = None,
 ) -> MCMCResult[S]:
     check_plan(steps, burn_in, thin)
     starts, generators = start_chains(x0, chains, generator)
-    return record(walk(as_target(target), proposal, starts, generators, steps, log_acceptance), burn_in, thin)
+    return record(walk(as_target(target), proposal, starts, generators, steps, log_acceptance), burn_in, thin, watch)

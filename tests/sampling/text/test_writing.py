@@ -56,10 +56,12 @@ def test_scores_are_those_of_the_law(chinese):
 
 def test_a_seed_gives_the_same_sentences_and_steps_are_watched(chinese):
     seen = []
-    first = write_keywords(
-        ["周末"], chinese, steps=20, chains=2, generator=3, watch=lambda done, total, states: seen.append((done, total))
-    )
-    assert seen == [(i, 40) for i in range(1, 41)]
+    shares = [share for share in (0.4, 0.55, 0.7, 0.85) for _ in range(5)] + [1.0] * 20
+    first = write_keywords(["周末"], chinese, steps=20, chains=2, generator=3, watch=seen.append)
+    assert [now[:3] for now in seen] == [(i, 40, 2 * share) for i, share in enumerate(shares, start=1)]
+    assert [now.states for now in seen[20:]] == list(zip(*first.result.states, strict=True))
+    assert [now.log_rho for now in seen[20:]] == list(map(tuple, first.result.log_rho.T))
+    assert [now.accepted for now in seen[20:]] == list(map(tuple, first.result.accepted.T))
     assert write_keywords(["周末"], chinese, steps=20, chains=2, generator=3).sentences == first.sentences
     assert first.result.log_rho.shape == (2, 20)
 

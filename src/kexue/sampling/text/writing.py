@@ -9,6 +9,7 @@ Source: kexue.fm/archives/8194; Miao et al. 2019, arXiv:1811.10996.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from kexue._counts import check_count, check_counts
 from kexue.errors import InfeasibleError
-from kexue.sampling import MCMCResult, ProductTarget, Proposed, Target, metropolis_hastings
+from kexue.sampling import MCMCResult, ProductTarget, Target, metropolis_hastings
+from kexue.sampling.chains import Step
 from kexue.sampling.text.laws import LanguageModel, Tokens
 from kexue.sampling.text.mixture import MixtureProposal
 from kexue.sampling.text.moves import BlockMove, DeleteMove, InsertMove, ReplaceMove, SwapMove
@@ -27,8 +29,27 @@ from kexue.sampling.text.units import Parser, join_units
 _STAGES = (0.4, 0.55, 0.7, 0.85)  # of gamma, a quarter of the steps each, before the states that are kept
 _AROUND, _ROOM = 6, 16  # tokens beside the words, at least and at most, unless lengths are given
 
-Watch = Callable[[int, int, Sequence[Tokens]], None]
-"""Called with the number of steps done, and of all, and the state of each chain."""
+
+class Moment(NamedTuple):
+    """Where chains are after a step.
+
+    Attributes:
+        done, steps: steps done, and of all.
+        gamma: power of the model's probability.
+        states: texts of the chains as tokens.
+        log_rho: of each text, with this power.
+        accepted: whether each chain has moved.
+    """
+
+    done: int
+    steps: int
+    gamma: float
+    states: Sequence[Tokens]
+    log_rho: Sequence[float]
+    accepted: Sequence[bool]
+
+
+Watch = Callable[[Moment], None]
 
 
 class Writing(NamedTuple):
@@ -69,7 +90,7 @@ def write_keywords(
         min_length: fewest tokens; None: 6 more than those of the words, or `max_length` if that is less.
         max_length: most tokens; None: 16 more than those of the words, or `min_length` if that is more.
         generator: numpy Generator, a seed, or None.
-        watch: called after each step; see `Watch`.
+        watch: called after each step with a `Moment`.
 
     Returns:
         Sentences which meet all constraints.
@@ -123,39 +144,43 @@ def climb(
     """Run chains whose gamma rises in stages, `steps` steps in all, then `steps` steps whose states are kept."""
     short = max(1, steps // len(_STAGES))
     plan = [*((short, part * gamma) for part in _STAGES), (steps, gamma)]
-    watched = _Watched(proposal, len(starts), sum(count for count, _ in plan), watch)
+    total, before = sum(count for count, _ in plan), 0
     for count, power in plan:
-        result = _run_from(starts, ProductTarget(*others, LMTarget(lm, power)), watched, count, generator)
-        starts = [chain[-1] for chain in result.states]
+        target, report = ProductTarget(*others, LMTarget(lm, power)), _report_to(watch, before, total, power)
+        result = _run_from(starts, target, proposal, count, generator, report)
+        starts, before = [chain[-1] for chain in result.states], before + count
     return result
 
 
 def _run_from(
-    starts: Sequence[Tokens], target: Target[Tokens], proposal: _Watched, steps: int, generator: np.random.Generator
+    starts: Sequence[Tokens],
+    target: Target[Tokens],
+    proposal: MixtureProposal,
+    steps: int,
+    generator: np.random.Generator,
+    report: Callable[[Step], None] | None,
 ) -> MCMCResult[Tokens]:
     """Run a chain from each start."""
     given = iter(starts)
     return metropolis_hastings(
-        target, proposal, lambda _: next(given), steps=steps, chains=len(starts), generator=generator
+        target,
+        proposal,
+        lambda _: next(given),
+        steps=steps,
+        chains=len(starts),
+        generator=generator,
+        watch=report,
     )
 
 
-class _Watched:
-    """A proposal that tells of the steps of chains."""
-
-    def __init__(self, proposal: MixtureProposal, chains: int, steps: int, watch: Watch | None) -> None:
-        self._proposal, self._chains, self._steps, self._watch = proposal, chains, steps, watch
-        self._done, self._states = 0, list[Tokens]()
-
-    def propose(self, state: Tokens, generator: np.random.Generator, /) -> Proposed[Tokens]:
-        """Draw a move; the chains ask in turn."""
-        if self._watch is not None:
-            self._states.append(state)
-            if len(self._states) == self._chains:
-                self._done += 1
-                self._watch(self._done, self._steps, self._states)
-                self._states = []
-        return self._proposal.propose(state, generator)
+def _report_to(watch: Watch | None, before: int, steps: int, gamma: float) -> Callable[[Step], None] | None:
+    """Return what tells `watch` of the steps that follow `before` others."""
+    if watch is None:
+        return None
+    numbers = itertools.count(before + 1)
+    return lambda step: watch(
+        Moment(next(numbers), steps, gamma, tuple(step.states), tuple(step.scores), tuple(step.accepted))
+    )
 
 
 def best_of_chains(
