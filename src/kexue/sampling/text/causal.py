@@ -79,10 +79,13 @@ class CausalLM:
         """
         tokens = self._reader.encode(text)
         again = self._reader.decode(tokens)
-        if again != text or not set(tokens) <= set(self.writable):
+        if again != text:
             raise ValueError(
                 f"{text!r:.60} becomes {again!r:.60} in tokens of the model; expected words that come out the same"
             )
+        if inside := set(tokens) - set(self.writable):
+            pieces = ", ".join(repr(self._reader.decode([one])) for one in tokens if one in inside)
+            raise ValueError(f"{text!r:.60} becomes special or inner tokens of the model ({pieces}); use other words")
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -39,6 +39,7 @@ class MaskedLMProposal:
         if self._tokenizer.mask_token_id is None:
             raise CheckpointError(f"{folder}: its tokenizer has no mask_token.", remedy="Name a masked language model.")
         self.mask: int = self._tokenizer.mask_token_id
+        self._ends = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
         self._writable = np.array(writable_tokens(self._tokenizer, self._model.get_input_embeddings().num_embeddings))
         self.writable: Sequence[int] = self._writable.tolist()
         self._known: dict[tuple[Tokens, Tokens], np.ndarray] = {}
@@ -64,9 +65,9 @@ class MaskedLMProposal:
         """Return the scores (V,) of the token between two parts."""
         known = self._known.get((left, right))
         if known is None:
-            ids = self._tokenizer.build_inputs_with_special_tokens([*left, self.mask, *right])
-            place = ids.index(self.mask, ids.index(left[0]) + len(left) if left else 0)
-            logits = self._model(input_ids=torch.tensor([ids], device=self._device)).logits[0, place]
+            begin, end = ([] if one is None else [one] for one in self._ends)
+            ids = torch.tensor([[*begin, *left, self.mask, *right, *end]], device=self._device)
+            logits = self._model(input_ids=ids).logits[0, len(begin) + len(left)]
             if len(self._known) >= _SCORES:
                 self._known.clear()
             known = self._known[left, right] = logits.float().log_softmax(-1).double().numpy(force=True)

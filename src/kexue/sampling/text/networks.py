@@ -5,6 +5,7 @@ Both give, for tokens that follow what is cached, the scores of the next token a
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,8 @@ class FolderReader:
         if end is None:
             raise CheckpointError(f"{folder}: its tokenizer has no eos_token, which ends a text.", remedy="Set one.")
         self.before, self.end = (begin, *self.encode(prompt)), end
+        named = "cache" in inspect.signature(self._model.forward).parameters  # by newer versions of transformers
+        self._cache = "cache" if named else "past_key_values"
         size = self._model.get_input_embeddings().num_embeddings
         self.writable = writable_tokens(self._tokenizer, size)
 
@@ -128,8 +131,8 @@ class FolderReader:
         past = import_optional("transformers").DynamicCache()
         for layer, (keys, values) in enumerate(cache or ()):
             past.update(keys, values, layer)
-        out = self._model(input_ids=ids, past_key_values=past, use_cache=True)
-        return out.logits.float().log_softmax(-1), tuple((one.keys, one.values) for one in out.past_key_values.layers)
+        out = self._model(input_ids=ids, use_cache=True, **{self._cache: past})  # extends `past` in place
+        return out.logits.float().log_softmax(-1), tuple((one.keys, one.values) for one in past.layers)
 
     def encode(self, text: str) -> Tokens:
         """Return the tokens of a text."""
