@@ -90,10 +90,10 @@ class FiniteProposal(Proposal[S], Protocol[S]):
 class IndependentProposal(Protocol[S]):
     """A law q(x) that does not depend on a state: what rejection and importance sampling draw from."""
 
-    def sample(self, n: int, *, generator: np.random.Generator) -> Sequence[S]:
+    def sample(self, n: int, *, generator: np.random.Generator) -> Sequence[S] | Array:
         """Draw n states."""
         ...
 
-    def log_prob(self, states: Sequence[S], /) -> Sequence[float]:
+    def log_prob(self, states: Sequence[S], /) -> Sequence[float] | Array:
         """Return log q (n,) of n states, normalised."""
         ...
