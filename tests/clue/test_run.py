@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from contextlib import contextmanager
@@ -243,6 +244,16 @@ def test_a_row_longer_than_the_encoder_reads_is_refused(small_encoder):
 def test_no_examples_are_an_error(small_encoder):
     with pytest.raises(DataError, match="no examples"):
         build_model("tnews", small_encoder, "full", None).encode([])
+
+
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_an_example_without_an_answer_cannot_be_learned(task, small_encoder, tmp_path):
+    field = {"tnews": "label", "cmrc2018": "answers", "cluener": "entities"}.get(task, "answer")
+    examples = EXAMPLES[task]()
+    examples[1] = dataclasses.replace(examples[1], **{field: None})
+    with pytest.raises(DataError, match=f"example {examples[1].id!r} has no answer"):
+        train_on(settings(task, small_encoder, tmp_path), examples, EXAMPLES[task](), get_task(task).metric)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_foreign_folder_is_no_run(small_encoder, tmp_path):

@@ -57,7 +57,8 @@ def train_task(config: ClueConfig, *, progress: Phases | None = None) -> TrainRe
         `TrainResult`; its value is the main metric on the dev file.
 
     Raises:
-        DataError: files that are not there, or are of another task; an empty text. ModelNotFoundError: no such encoder.
+        DataError: files that are not there, or are of another task; an empty text; an example without an answer.
+        ModelNotFoundError: no such encoder.
         CheckpointError: the run in `out` has other settings or data. NonFiniteLossError: the training diverged.
 
     Example:
@@ -126,6 +127,8 @@ def train_on(
         setup = build_model(config.task, config.model, config.tune, config.max_length)
     model = setup.model
     rows = [setup.encode(examples) for examples in (train, dev)]
+    for part in rows:
+        part.require_gold()
     settings = _settings(config, setup, train, dev)
     facts = {name: part.count() for name, part in zip(("train", "dev"), rows, strict=True)}
     _tell(facts)

@@ -73,6 +73,15 @@ class UnitRows(Dataset[Any]):
         cut, lost = sum(unit.cut for unit in self.units), sum(unit.lost for unit in self.units)
         return {"units": len(self), "cut": cut, "lost": lost}
 
+    def require_gold(self) -> None:
+        """Raise a DataError, which names it, for an example without an answer."""
+        for unit, owner in zip(self.units, self.owners.tolist(), strict=True):
+            if unit.gold is None:
+                raise DataError(
+                    f"example {self.examples[owner].id!r} has no answer, so nothing can be learned or scored.",
+                    remedy="Name files with answers as train and dev.",
+                )
+
     def passes(self) -> list[np.ndarray]:
         """Return the numbers of the units of each forward pass, the longest first."""
         return list(split_by_tokens(self.sizes, _TOKENS))
