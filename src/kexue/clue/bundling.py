@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from kexue._files import check_output, replacing
+from kexue._text import say_count
 from kexue.clue.checking import check_submission
 from kexue.errors import DataError
 
@@ -27,8 +28,9 @@ def bundle_submission(folder: str | os.PathLike[str], out: str | os.PathLike[str
     report = check_submission(folder)
     if not report.ok:
         first, more = report.problems[0], len(report.problems) - 1
+        message = first.message + (f" (and {say_count(more, 'more problem')})" if more else "")
         raise DataError(
-            f"{first.message}{f' (and {more} more)' if more else ''}.",
+            message if message.endswith("?") else f"{message}.",
             path=Path(folder, first.file),
             line=first.line,
             remedy="See kexue clue check-submission.",

@@ -45,8 +45,8 @@ def run(budget: Budget, seed: int, data: Path | None) -> Report:
     import_optional("torch", extra="tasks")
     samples, runs, steps, cases = {
         "smoke": (200, 2, (4, 4, 4), 50),
-        "small": (3000, 5, (200, 400, 150), 1000),
-        "full": (3000, 10, (300, 800, 300), 10_000),
+        "small": (3000, 5, (200, 600, 200), 1000),
+        "full": (3000, 10, (300, 1000, 300), 10_000),
     }[budget]  # fmt: skip
     seeds = tuple(range(seed, seed + runs))
     idioms = {margin: _measure_idioms(margin, samples, seed) for margin in _MARGINS}

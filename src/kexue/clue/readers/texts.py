@@ -91,6 +91,7 @@ def mark_spans(text: str, noun: tuple[int, int], pronoun: tuple[int, int]) -> st
     >>> mark_spans("小猫饿了，它在叫。", (0, 2), (5, 6)), mark_spans("他说小明累了", (2, 4), (0, 1))
     ('_小猫_饿了，[它]在叫。', '[他]说_小明_累了')
     """
+    # section "text classification": both spans between marks of their own
     opening, closing = 1, 0  # where one span ends as the other starts, it is closed first
     marks = [
         (noun[0], opening, "_"), (noun[1], closing, "_"), (pronoun[0], opening, "["), (pronoun[1], closing, "]"),
