@@ -1,10 +1,14 @@
+import json
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from kexue.experiments import Figure, run_experiment
 from kexue.experiments._clue_parity import measure_parity
+from kexue.experiments._clue_real import _decide as _decide_real, _look_up, measure_real
+from kexue.experiments._clue_runs import CHINESE, ClueRun, _folder, _rate, find_course
 from kexue.experiments._clue_toys import draw_pairs, draw_questions, draw_sentences
 from kexue.experiments.clue import (
     _chance_of_largest,
@@ -113,3 +117,41 @@ def test_a_claim_fails_with_what_is_against_it(changes, verdicts):
     figures = {name: Figure(value, low=low) for name, (value, low) in entries.items()}
     claims = _decide(figures, [RUN, RUN | changes.get("run", {}), RUN | {"em_joint": 0.91}])
     assert {i: claim.verdict for i, claim in enumerate(claims) if claim.verdict != "reproduced"} == verdicts
+
+
+@pytest.mark.parametrize(
+    ("cluener", "verdict"), [([0.5, 0.6, 0.7], "reproduced"), ([0.5, 0.3, 0.7], "partly"), ([0.4, 0.4, 0.4], "partly")]
+)
+def test_every_run_has_to_beat_answers_without_a_model(cluener, verdict):
+    measured = {"tnews": [0.5, 0.5, 0.5], "cluener": cluener}
+    plain = {"tnews_plain": Figure(0.1), "cluener_plain": Figure(0.4)}
+    (claim,) = _decide_real(measured, plain)
+    assert claim.verdict == verdict
+    assert claim.figures == ("tnews_plain", "cluener_plain")
+    assert _decide_real({}, {}) == []
+
+
+def test_names_are_looked_up_from_left_to_right_the_longest_first():
+    type_of = {"北京": "address", "北京大学": "organization", "大学生": "position"}
+    assert _look_up("在北京大学生活", type_of) == {"organization": {"北京大学": [[1, 4]]}}
+    assert _look_up("大学生去北京", type_of) == {"position": {"大学生": [[0, 2]]}, "address": {"北京": [[4, 5]]}}
+    assert _look_up("", type_of) == {}
+
+
+@pytest.mark.data
+def test_trainings_are_read_and_not_made(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEXUE_CACHE", str(tmp_path))
+    notes = []
+    assert measure_real("small", 0, data_folder, notes) == ({}, [], ())
+    assert len(notes) == 3
+    run = ClueRun({"accuracy": 0.5}, 1, 1.0, 1067, 1363)
+    for seed in range(3):
+        folder = _folder("tnews", CHINESE, "full", seed, "small")
+        folder.mkdir(parents=True)
+        settings = {**asdict(find_course("tnews", "small")), "rate": _rate("tnews", CHINESE, "full")}
+        (folder / "measured.json").write_text(json.dumps({"settings": settings, "run": asdict(run)}))
+    figures, claims, used = measure_real("small", 0, data_folder, notes)
+    assert figures["tnews_accuracy"].value == 0.5
+    assert figures["tnews_plain"].value == pytest.approx(0.0646, abs=0.0001)
+    assert claims[0].verdict == "reproduced"
+    assert used == ({"name": "tnews", "split": "not trained on", "n": 1363},)

@@ -138,7 +138,8 @@ def _read_line(info: TaskInfo, line: str, number: int) -> Row:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return Row("", None, number, f"not JSON: {getattr(error, 'msg', error)}" if line.strip() else "the line is empty")
+        fault = f"not JSON: {getattr(error, 'msg', error)}" if line.strip() else "the line is empty"
+        return Row("", None, number, fault)
     if not isinstance(record, dict):
         return Row("", None, number, f"expected an object, got {line:.40}")
     id_, label, text = record.get("id"), record.get("label"), record.get("text", "")

@@ -17,6 +17,7 @@ import numpy as np
 
 from kexue._files import cache_folder, remove_folder, replacing
 from kexue._optional import import_optional
+from kexue._text import same_json
 from kexue.clue import ClueConfig, Task, get_task
 from kexue.errors import CheckpointError
 from kexue.experiments.registry import Budget
@@ -131,19 +132,34 @@ def measure_run(task: str, encoder: str, tune: Tune, seed: int, *, budget: Budge
         budget: how many examples.
         data: folder of the data.
     """
-    course = find_course(task, budget)
-    folder = cache_folder() / "clue" / budget / f"{task}-{encoder.rpartition('/')[2]}-{tune}-{seed}"
-    rate = _RATES[task, encoder] if tune == "full" else _RATES_BESIDE[tune]
-    settings = json.loads(json.dumps({**asdict(course), "rate": rate}))
-    file = folder / _FILE
-    if file.is_file():
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["settings"] == settings:
-            return ClueRun(**record["run"])
+    known = find_run(task, encoder, tune, seed, budget=budget)
+    if known is not None:
+        return known
+    course, rate = find_course(task, budget), _rate(task, encoder, tune)
+    folder = _folder(task, encoder, tune, seed, budget)
     run = _train(task, encoder, tune, seed, rate, course, folder, read_examples(task, budget, data))
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps({"settings": settings, "run": asdict(run)}) + "\n", encoding="utf-8")
+    with replacing(folder / _FILE) as temporary:
+        record = {"settings": {**asdict(course), "rate": rate}, "run": asdict(run)}
+        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
     return run
+
+
+def find_run(task: str, encoder: str, tune: Tune, seed: int, *, budget: Budget) -> ClueRun | None:
+    """Return the scores of a training that the cache holds; None where it holds none with the same settings."""
+    file = _folder(task, encoder, tune, seed, budget) / _FILE
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    settings = {**asdict(find_course(task, budget)), "rate": _rate(task, encoder, tune)}
+    return ClueRun(**record["run"]) if same_json(record["settings"], settings) else None
+
+
+def _rate(task: str, encoder: str, tune: Tune) -> float:
+    return _RATES[task, encoder] if tune == "full" else _RATES_BESIDE[tune]
+
+
+def _folder(task: str, encoder: str, tune: Tune, seed: int, budget: Budget) -> Path:
+    return cache_folder() / "clue" / budget / f"{task}-{encoder.rpartition('/')[2]}-{tune}-{seed}"
 
 
 def measure_saved(task: str, encoder: str, tune: Tune, *, budget: Budget, data: Path) -> float:
