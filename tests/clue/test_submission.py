@@ -296,5 +296,10 @@ def test_scores_of_lists_of_examples_and_of_mappings():
     assert task.metric({example.id: "无" for example in examples}, examples)["em"] == 0
     assert task.metric({"Q": "甲"}, {"Q": ["甲"]})["em"] == 1
     assert get_task("tnews").metric(["100"], ["101"]) == {"accuracy": 0}
-    with pytest.raises(ValueError, match="1 predictions for 20 questions"):
+    assert get_task("tnews").metric({"b": "100", "a": "101"}, {"a": "101", "b": "102"}) == {"accuracy": 0.5}
+    with pytest.raises(TypeError, match="prediction 0 is None"):
+        get_task("tnews").metric({}, {"a": "101"})
+    headlines = get_task("tnews").sample()
+    assert get_task("tnews").metric({one.id: one.label for one in headlines}, headlines) == {"accuracy": 1}
+    with pytest.raises(ValueError, match="1 predictions for 20 gold answers"):
         task.metric(["x"], examples)

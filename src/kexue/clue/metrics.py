@@ -36,7 +36,7 @@ def accuracy(predictions: Sequence[Any], golds: Sequence[Any]) -> float:
         ValueError: the lengths differ, or there is nothing to score. TypeError: a prediction and its answer are a text
             and a number, which are never equal.
     """
-    _same_length(predictions, golds)
+    check_lengths(predictions, golds)
     for number, (prediction, gold) in enumerate(zip(predictions, golds, strict=True)):
         if isinstance(prediction, str) != isinstance(gold, str):
             raise TypeError(
@@ -116,7 +116,7 @@ def cluener_scores(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -
     Raises:
         ValueError: the lengths differ, there is nothing to score, or a type is none of the ten.
     """
-    _same_length(predictions, golds)
+    check_lengths(predictions, golds)
     guessed, wanted = _entities(predictions), _entities(golds)
     n_pred, n_gold = Counter(e[1] for e in guessed), Counter(e[1] for e in wanted)
     n_right = Counter(e[1] for e in guessed & wanted)
@@ -177,7 +177,8 @@ def assign_idioms(scores: Any) -> NDArray[np.int64]:
     return np.asarray(linear_sum_assignment(matrix, maximize=True)[1], np.int64)
 
 
-def _same_length(predictions: Sequence[Any], golds: Sequence[Any]) -> None:
+def check_lengths(predictions: Sequence[Any], golds: Sequence[Any]) -> None:
+    """Raise a ValueError unless there are as many predictions as gold answers, and one at least."""
     if len(predictions) != len(golds):
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} gold answers; give one for each, in order")
     if not len(golds):

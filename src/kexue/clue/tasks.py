@@ -69,21 +69,25 @@ class Task:
         """Return the scores of predictions: ``accuracy``; ``em, f1, n`` of CMRC2018; those of `cluener_scores`.
 
         Args:
-            predictions: labels, indices, texts or entities, one for each gold answer in their order. CMRC2018: also
-                id -> text, or None for a question without a prediction.
-            golds: examples that have answers, or the answers themselves; of CMRC2018 those are lists of texts, in order
-                or by id.
+            predictions: labels, indices, texts or entities, in the order of the gold answers or by id. A question of
+                CMRC2018 may have None: no prediction.
+            golds: examples that have answers, or the answers themselves, in order or by id; of CMRC2018 those are lists
+                of texts.
 
         Raises:
             ValueError: the lengths differ, there is nothing to score, or an example has no answer.
+            TypeError: a prediction is not of the type of its answer.
         """
-        answers = dict(golds) if isinstance(golds, Mapping) else [_answer_of(gold) for gold in golds]
-        if self.info.framing == "span":
-            return metrics.cmrc_scores(*_by_id(predictions, answers, golds))
-        assert isinstance(answers, list)
+        ids: list[Any] = list(golds) if isinstance(golds, Mapping) else [getattr(gold, "id", None) for gold in golds]
+        answers = list(map(_answer_of, golds.values() if isinstance(golds, Mapping) else golds))
+        given: list[Any] = [predictions.get(i) for i in ids] if isinstance(predictions, Mapping) else [*predictions]
+        metrics.check_lengths(given, answers)
         if self.info.framing == "entity":
-            return metrics.cluener_scores(list[Any](predictions), answers)
-        return {"accuracy": metrics.accuracy(list(predictions), answers)}
+            return metrics.cluener_scores(given, answers)
+        if self.info.framing != "span":
+            return {"accuracy": metrics.accuracy(given, answers)}
+        texts = {str(number): text for number, text in enumerate(given) if text is not None}
+        return metrics.cmrc_scores(texts, {str(number): answer for number, answer in enumerate(answers)})
 
     @cached_property
     def framing(self) -> Framing:
@@ -156,20 +160,3 @@ def _answer_of(gold: Any) -> Any:
     if answer is None:
         raise ValueError(f"the example {gold.id!r} has no gold answer: score a file that has labels, such as dev.json")
     return answer
-
-
-def _by_id(predictions: Any, answers: Any, golds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return texts and gold answers of questions by id; by position where both are lists."""
-    if isinstance(answers, list):
-        if isinstance(predictions, Mapping):
-            ids = [gold.id for gold in golds]
-        elif len(predictions) == len(answers):
-            ids = [str(number) for number in range(len(answers))]
-        else:
-            raise ValueError(
-                f"{len(predictions)} predictions for {len(answers)} questions; give one for each, in order"
-            )
-        answers = dict(zip(ids, answers, strict=True))
-    if not isinstance(predictions, Mapping):
-        predictions = dict(zip(answers, predictions, strict=True))
-    return {id_: text for id_, text in predictions.items() if text is not None}, answers
