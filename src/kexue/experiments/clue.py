@@ -252,18 +252,21 @@ def _draw(
 ) -> None:
     figure.set_size_inches(14, 4)
     blanks, answers, illegal, pairs = figure.subplots(1, 4)
-    for name, label in (("argmax", "best of each blank"), ("assigned", "assignment")):
-        shares = [[one[name][one["blanks"] == m].sum() / one["blanks"][one["blanks"] == m].sum()
-                   for m in range(_BLANKS[0], _BLANKS[1] + 1)] for one in idioms.values()]  # fmt: skip
-        for at, (margin, share) in enumerate(zip(idioms, shares, strict=True)):
-            style = "o-" if name == "assigned" else "s--"
-            blanks.plot(range(_BLANKS[0], _BLANKS[1] + 1), share, style, color=f"C{at}", label=f"{label}, {margin:g}")
-    blanks.set(title="idioms, by the margin of the right one", xlabel="blanks that share ten idioms", ylabel="right")
-    blanks.legend(fontsize=7)
+    counts = range(_BLANKS[0], _BLANKS[1] + 1)
+    for at, (margin, one) in enumerate(idioms.items()):
+        for name, style in (("argmax", "s--"), ("assigned", "o-")):
+            parts = [one["blanks"] == m for m in counts]
+            shares = [one[name][part].sum() / one["blanks"][part].sum() for part in parts]
+            label = f"margin {margin:g}" if name == "assigned" else None
+            blanks.plot(counts, shares, style, color=f"C{at}", label=label)
+    blanks.set(title="idioms: assignment (lines), best of each (dashes)", xlabel="blanks that share ten idioms")
+    blanks.set(ylabel="right", ylim=(0.2, 0.8))
+    blanks.title.set_fontsize(10)
+    blanks.legend(fontsize=8, ncols=3, loc="lower center")
     labels = {"heads": "two heads", "legal": "two heads,\nlegal", "joint": "one\nsoftmax"}
     draw_runs(answers, {label: [one[f"em_{name}"] for one in spans] for name, label in labels.items()})
-    answers.set(title="toy questions", xlabel="head", ylabel="answered exactly")
+    answers.set(title="toy questions, exact answers", xlabel="head", ylabel="answered exactly")
     draw_runs(illegal, {label: [one[f"illegal_{name}"] for one in spans] for name, label in labels.items()})
-    illegal.set(title="toy questions", xlabel="head", ylabel="end before start")
+    illegal.set(title="toy questions, impossible answers", xlabel="head", ylabel="end before start")
     draw_runs(pairs, {"0/0": [one["zeros"] for one in segments], "0/1": [one["ones"] for one in segments]})
     pairs.set(title="pairs, segment 1 never trained", xlabel="segments", ylabel="accuracy")
