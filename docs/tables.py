@@ -49,6 +49,8 @@ _EFFECT_ZH = {
     "一类占 90% 时 {balanced_accuracy_common_cross_entropy} → {balanced_accuracy_common_pairwise}",
     "tailr": "30% 错误标签下的准确率 {accuracy_noise_0.3_gamma_0} → {accuracy_noise_0.3_gamma_0.5}; "
     "干净标签下的校准误差 {ece_noise_0_gamma_0} → {ece_noise_0_gamma_0.1}",
+    "search-sampling": "与枚举所得分布的最大总变差 {largest_variation}; 要求四个词:模型自己写对的占 {rejection_4_words},链接受的移动占 {acceptance_4_words}; "
+    "困惑度:采样 {perplexity_samples},束搜索 {perplexity_beams}",
     "perturb-max": "积分与频率的最大差 {gumbel_frequency_gap}; 正态噪声与 softmax 的准确率之差 {accuracy_difference}",
     "urpe": "位置判断正确的比例:没有 Toeplitz 因子 {accuracy_bias}; 有 {accuracy_urpe}",
     "lst": "反向传播需保留 {saved_share_ladder}; 手写数字准确率:全量 {digits_accuracy_full},梯子 {digits_accuracy_ladder}; "

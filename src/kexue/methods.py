@@ -174,7 +174,7 @@ METHODS: tuple[Method, ...] = (
             "extract: DGCNNExtractor triple_f1"),
     _method("search-sampling", "Text by search (1): from generation to sampling",
             "【搜出来的文本】⋅(一)从文本生成到搜索采样", 8062, "2021-01-07",
-            "sampling: metropolis_hastings gibbs anneal"),
+            "sampling: metropolis_hastings gibbs anneal", "working"),
     _method("bigshuffle", "Shuffling files of hundreds of gigabytes in little memory",
             "有限内存下全局打乱几百G文件(Python)", 8662, "2021-09-08",
             "corpus: shuffle_files plan_shuffle", "working"),
