@@ -104,10 +104,14 @@ def compare_rejection(corpus: Corpus, drawn: int, steps: int, seed: int) -> Coll
 
 
 class Lengths(NamedTuple):
-    """Mean lengths of each chain (gammas, chains), and that of sentences which the model itself wrote."""
+    """Lengths: means of chains (gammas, chains), of sentences that the model wrote by itself (n,), of ends of chains.
+
+    `kept` are the ends of chains of gamma = 1 that started with sentences of the model, one of each.
+    """
 
     by_gamma: Array
     direct: Array
+    kept: Array
 
 
 def compare_lengths(corpus: Corpus, steps: int, drawn: int, seed: int) -> Lengths:
@@ -116,19 +120,26 @@ def compare_lengths(corpus: Corpus, steps: int, drawn: int, seed: int) -> Length
     rows = []
     for gamma in GAMMAS:
         target, moves = make_chain(lm, [], gamma)
+        start = lm.encode(WORDS[0][0])
         result = metropolis_hastings(
-            target,
-            moves,
-            lm.encode(WORDS[0][0]),
-            steps=steps,
-            burn_in=steps // 5,
-            thin=10,
-            chains=CHAINS,
-            generator=seed,
+            target, moves, start, steps=steps, burn_in=steps // 5, thin=10, chains=CHAINS, generator=seed
         )
         rows.append(result.measure(len).mean(1))
-    direct = [len(lm.sample(generator=generator, max_length=2 * LONGEST)) for _ in range(drawn)]
-    return Lengths(np.array(rows), np.array([length for length in direct if 1 <= length <= LONGEST], np.float64))
+    texts = [lm.sample(generator=generator, max_length=2 * LONGEST) for _ in range(drawn)]
+    direct = [len(text) for text in texts if 1 <= len(text) <= LONGEST]
+    target, moves = make_chain(lm, [], 1.0)
+    ends = metropolis_hastings(
+        target, moves, lambda g: _draw_short(lm, g), steps=600, thin=600, chains=200, generator=seed
+    )
+    return Lengths(np.array(rows), np.array(direct, np.float64), ends.measure(len)[:, 0])
+
+
+def _draw_short(lm: NGramLM, generator: np.random.Generator) -> Tokens:
+    """Draw a sentence of the model that its moves can write."""
+    while True:
+        text = lm.sample(generator=generator, max_length=2 * LONGEST)
+        if 1 <= len(text) <= LONGEST and all(token in lm.writable for token in text):
+            return text
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------

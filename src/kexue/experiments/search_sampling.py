@@ -208,7 +208,10 @@ def _length_figures(lengths: Lengths) -> dict[str, Figure]:
     return {
         f"length_gamma_{gamma}": _interval(row, "characters")
         for gamma, row in zip(GAMMAS, lengths.by_gamma, strict=True)
-    } | {"length_of_the_model": _interval(lengths.direct, "characters")}
+    } | {
+        "length_of_the_model": _interval(lengths.direct, "characters"),
+        "length_kept": _interval(lengths.kept, "characters"),
+    }
 
 
 def _writing_figures(corpus: Corpus, written: Sequence[Written]) -> dict[str, Figure]:
@@ -237,6 +240,11 @@ def _writing_figures(corpus: Corpus, written: Sequence[Written]) -> dict[str, Fi
     return figures | {"distinct_gain": _interval(gains, "samples minus beams")}
 
 
+def _overlap(one: Figure, other: Figure) -> bool:
+    """Whether the intervals of two figures overlap."""
+    return (one.low or 0) <= (other.high or 0) and (one.high or 0) >= (other.low or 0)
+
+
 def _text_claims(figures: Mapping[str, Figure]) -> list[Claim]:
     value = {name: figure.value for name, figure in figures.items()}
     rejection = [value[f"rejection_{k}_words"] for k in range(1, 5)]
@@ -260,9 +268,15 @@ def _text_claims(figures: Mapping[str, Figure]) -> list[Claim]:
         ),
         Claim.check(
             "With gamma = 1 the chain writes sentences as long as the model does.",
-            (one.low or 0) <= (model.high or 0) and (one.high or 0) >= (model.low or 0),
+            _overlap(one, model),
             rule="95 % intervals of the mean lengths overlap",
             figures=["length_gamma_1.0", "length_of_the_model"],
+        ),
+        Claim.check(
+            "Chains with gamma = 1 that start with sentences of the model keep their length.",
+            _overlap(figures["length_kept"], model),
+            rule="95 % intervals overlap, of the model's sentences and of the ends of 200 chains of 600 moves",
+            figures=["length_kept", "length_of_the_model"],
         ),
         Claim.check(
             "All sentences meet the constraints.",
@@ -302,8 +316,11 @@ def _draw(
     axes = figure.subplots(2, 3)
     _draw_toys(axes[0], variations, positions, glasses)
     rates, chains, lines = axes[1, 0], np.mean(collapse.chains, 1), axes[1, 1]
-    share = np.maximum(collapse.rejection.mean(1), 1 / (collapse.drawn * collapse.rejection.shape[1]))
-    rates.semilogy(range(5), share, "o-", label="sentences of the model with all words")
+    share, least = collapse.rejection.mean(1), 1 / (collapse.drawn * collapse.rejection.shape[1])
+    seen = np.flatnonzero(share)
+    rates.semilogy(seen, share[seen], "o-", label="sentences of the model with all words")
+    none = np.flatnonzero(share == 0)
+    rates.semilogy(none, np.full(len(none), least), "v", color="0.5", label=f"none of {1 / least:,.0f}")
     rates.semilogy(range(5), chains, "s-", label="moves that chains accept")
     rates.set(xlabel="number of words", ylabel="share", xticks=range(5), title="rejection collapses, chains do not")
     rates.legend(fontsize=8)
