@@ -35,8 +35,8 @@ def label_scores(model, batch):
 
 def test_labels_decode_to_the_triples(model, monkeypatch):
     batch = TokenRows(EXAMPLES, model.tokenizer, SCHEMA).__getitems__(list(range(len(EXAMPLES))))
-    monkeypatch.setattr(GPLinkerExtractor, "forward", lambda self, ids, mask: label_scores(self, batch))
-    for found, example in zip(model.extract_batch(TEXTS, 0.5, 0.5), EXAMPLES, strict=True):
+    monkeypatch.setattr(GPLinkerExtractor, "score", lambda self, states, mask: label_scores(self, batch))
+    for found, example in zip(model.prepare(TEXTS)(0.5, 0.5), EXAMPLES, strict=True):
         assert {triple[:5] for triple in found.triples} == {triple[:5] for triple in example.triples}
         assert all(triple.score == pytest.approx(1 / (1 + np.exp(-5))) for triple in found.triples)
 
@@ -59,8 +59,8 @@ def test_decoding_is_a_search_of_all_pairs(model):
     coded = encode_tokens(model.tokenizer, [text])
     t, p = coded.mask.shape[1], len(SCHEMA.predicates)
     scores = [random.random((n, t, t)) for n in (2, p, p)]
-    scores[0] *= np.triu(np.ones((t, t)))
-    found = model._decode(text, coded, 0, scores, (0.6, 0.7))
+    scores[0] = np.where(np.triu(np.ones((t, t))), scores[0], 1e-9)
+    found = model._decode(text, coded.offsets[0], [np.log(x / (1 - x)) for x in scores], 0.6, 0.7)
     assert {(s.subject_span, SCHEMA.number(s.predicate), s.object_span) for s in found.triples} == set(
         brute(scores, coded.offsets[0], 0.6, 0.7)
     )

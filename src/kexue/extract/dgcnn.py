@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,11 +20,11 @@ from kexue.errors import CheckpointError, NotFittedError
 from kexue.extract.config import DGCNNConfig
 from kexue.extract.decoding import HEAD, TAIL, decode_spans
 from kexue.extract.exporting import export_network
-from kexue.extract.extractor import MOST_SUBJECTS, MOST_TRIPLES, Extracted, Extractor, keep_likeliest
+from kexue.extract.extractor import MOST_SUBJECTS, MOST_TRIPLES, Decoder, Extracted, Extractor, keep_likeliest
 from kexue.extract.folder import RECORD, find_extractor, load_state, read_record, write_extractor
 from kexue.extract.network import DGCNNNetwork, Encoded
 from kexue.extract.probabilities import joint_event, joint_probability
-from kexue.extract.reader import TextReader
+from kexue.extract.reader import CodedTexts, TextReader
 from kexue.extract.rows import Batch
 from kexue.extract.supervision import DistantSupervision, PriorFeatures
 from kexue.extract.triples import Triple, TripleSchema
@@ -148,15 +149,28 @@ class DGCNNExtractor(DGCNNNetwork, Extractor):
         """Return how many texts are longer than `max_length` characters."""
         return sum(len(text) > self.max_length for text in texts)
 
-    def extract_batch(self, texts: Sequence[str], head: float, tail: float) -> list[Extracted]:
-        """Return what is found in texts: all subjects of all texts are decoded in one pass."""
+    def prepare(self, texts: Sequence[str]) -> Decoder:
+        """Return the function that decodes texts: all subjects of all texts in one pass."""
         schema, reader = self._require_parts()
         device = self.positions.weight.device
         coded = reader.encode_batch(texts, self.max_length)
-        coded = type(coded)(*(part.to(device) for part in coded))
+        coded = CodedTexts(*(part.to(device) for part in coded))
         prior = self._prior(texts)
         encoded = self(coded, self._stack_subjects(prior, coded.mask))
         ends = joint_probability(encoded.subjects).masked_fill(~coded.mask[..., None], 0.0).numpy(force=True)
+        return partial(self._decode, texts, schema, encoded, ends, prior)
+
+    def _decode(
+        self,
+        texts: Sequence[str],
+        schema: TripleSchema,
+        encoded: Encoded,
+        ends: np.ndarray[Any, Any],
+        prior: list[PriorFeatures] | None,
+        head: float,
+        tail: float,
+    ) -> list[Extracted]:
+        """Return what is found in texts, from the probabilities (B, T, 2) that subjects begin and end."""
         results = [Extracted([]) for _ in texts]
         places: list[tuple[int, int, int]] = []  # text, first and last place of each subject
         for i, probabilities in enumerate(ends):

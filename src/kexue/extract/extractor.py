@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -27,6 +27,10 @@ class Extracted(NamedTuple):
 
     triples: list[Triple]
     cut: bool = False
+
+
+Decoder = Callable[[float, float], list[Extracted]]
+"""Thresholds of heads and of tails -> what is found in each text of a batch."""
 
 
 class Extractor(nn.Module):
@@ -95,25 +99,41 @@ class Extractor(nn.Module):
         """Find triples as `extract` does, and return its warnings instead of raising them."""
         head = self.head_threshold if head_threshold is None else head_threshold
         tail = self.tail_threshold if tail_threshold is None else tail_threshold
-        check_thresholds(head, tail)
+        [found], notes = self.extract_by([(head, tail)], texts, batch_size=batch_size, progress=progress)
+        return found, notes
+
+    def extract_by(
+        self,
+        thresholds: Sequence[tuple[float, float]],
+        texts: Iterable[str],
+        *,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> tuple[list[list[list[Triple]]], list[str]]:
+        """Find triples by each pair of thresholds, (head, tail), with the warnings; every text is encoded once."""
+        for head, tail in thresholds:
+            check_thresholds(head, tail)
         check_count(batch_size, "batch_size", 1)
         texts = list_texts(texts)
-        found: list[list[Triple]] = [[] for _ in texts]
+        found: list[list[list[Triple]]] = [[[] for _ in texts] for _ in thresholds]
         rows = [row for row, text in enumerate(texts) if text and not text.isspace()]
         rows.sort(key=lambda row: len(texts[row]))
-        cut = 0
+        cut: set[int] = set()
         with evaluating(self), torch.inference_mode():
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
-                for row, result in zip(part, self.extract_batch([texts[row] for row in part], head, tail), strict=True):
-                    found[row], cut = result.triples, cut + result.cut
+                decode = self.prepare([texts[row] for row in part])
+                for results, (head, tail) in zip(found, thresholds, strict=True):
+                    for row, extracted in zip(part, decode(head, tail), strict=True):
+                        results[row] = extracted.triples
+                        cut |= {row} if extracted.cut else set()
                 if progress is not None:
-                    progress(min(start + batch_size, len(rows)), len(rows))
-        return found, list(self._describe_limits(self.count_long([texts[row] for row in rows]), cut))
+                    progress(start + len(part), len(rows))
+        return found, list(self._describe_limits(self.count_long([texts[row] for row in rows]), len(cut)))
 
     @abstractmethod
-    def extract_batch(self, texts: Sequence[str], head: float, tail: float) -> list[Extracted]:
-        """Return what is found in texts, none of them blank, in one forward pass."""
+    def prepare(self, texts: Sequence[str]) -> Decoder:
+        """Return the function that decodes texts, none of them blank, which are encoded in one forward pass."""
 
     @abstractmethod
     def count_long(self, texts: Sequence[str]) -> int:

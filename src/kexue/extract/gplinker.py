@@ -15,13 +15,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from torch import Tensor
 
 from kexue._devices import choose_device
 from kexue.errors import CheckpointError
-from kexue.extract.extractor import MOST_SUBJECTS, MOST_TRIPLES, Extracted, Extractor, keep_likeliest
+from kexue.extract.extractor import MOST_SUBJECTS, MOST_TRIPLES, Decoder, Extracted, Extractor, keep_likeliest
 from kexue.extract.folder import RECORD, find_extractor, load_state, read_record, write_extractor
-from kexue.extract.token_rows import CodedTokens, TokenBatch, encode_tokens
+from kexue.extract.token_rows import TokenBatch, encode_tokens
 from kexue.extract.triples import Span, Triple, TripleSchema
 from kexue.losses.multilabel import sparse_zlpr_loss
 from kexue.nn.pointer import GlobalPointer
@@ -35,11 +36,16 @@ _CELLS = 1 << 19  # pairs of tokens that are scored at a time
 
 
 class Scores(NamedTuple):
-    """Scores of pairs of tokens: (B, 2, T, T) of subjects and objects, (B, P, T, T) of first and of last tokens."""
+    """Scores of pairs of tokens: tensors (B, kinds, T, T), or of one text arrays (kinds, T, T).
 
-    entities: Tensor
-    firsts: Tensor
-    lasts: Tensor
+    Attributes:
+        entities: of two kinds, subjects and objects, first token to last token.
+        firsts, lasts: of every predicate, first (last) token of the subject to that of the object.
+    """
+
+    entities: Any
+    firsts: Any
+    lasts: Any
 
 
 class GPLinkerExtractor(Extractor):
@@ -109,7 +115,10 @@ class GPLinkerExtractor(Extractor):
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Scores:
         """Score the pairs of tokens of texts, (B, T) int64 with a mask (B, T) bool; -inf at padding."""
-        states = self.encoder(token_ids, mask)
+        return self.score(self.encoder(token_ids, mask), mask)
+
+    def score(self, states: Tensor, mask: Tensor) -> Scores:
+        """Score the pairs of tokens of states (B, T, h)."""
         return Scores(self.entities(states, mask), self.firsts(states, mask), self.lasts(states, mask))
 
     def training_step(
@@ -127,44 +136,45 @@ class GPLinkerExtractor(Extractor):
         counts = self.tokenizer.count(texts)
         return sum(count + self.tokenizer.specials > self.max_length for count in counts)
 
-    def extract_batch(self, texts: Sequence[str], head: float, tail: float) -> list[Extracted]:
-        """Return what is found in texts."""
+    def prepare(self, texts: Sequence[str]) -> Decoder:
+        """Return the function that decodes texts; pairs of tokens are scored anew for it, few texts at a time."""
         coded = encode_tokens(self.tokenizer, texts)
-        size = max(1, _CELLS // coded.mask.shape[1] ** 2)
-        results = []
-        for start in range(0, len(texts), size):
-            part = slice(start, start + size)
-            home = self.entities.qk.weight.device
-            scores = self(coded.token_ids[part].to(home), coded.mask[part].to(home))
-            arrays = [one.sigmoid().numpy(force=True) for one in scores]
-            for i, text in enumerate(texts[part]):
-                results.append(self._decode(text, coded, start + i, [one[i] for one in arrays], (head, tail)))
-        return results
+        home = self.entities.qk.weight.device
+        mask = coded.mask.to(home)
+        states = self.encoder(coded.token_ids.to(home), mask)
+        size = max(1, _CELLS // mask.shape[1] ** 2)
 
-    def _decode(
-        self, text: str, coded: CodedTokens, row: int, probabilities: list[np.ndarray[Any, Any]],
-        thresholds: tuple[float, float],
-    ) -> Extracted:  # fmt: skip
-        """Return the triples of one text, from probabilities (2, T, T), (P, T, T), (P, T, T)."""
-        entities, firsts, lasts = probabilities
-        offsets, (head, tail) = coded.offsets[row], thresholds
+        def decode(head: float, tail: float) -> list[Extracted]:
+            results = []
+            for start in range(0, len(texts), size):
+                part = slice(start, start + size)
+                scores = [one.numpy(force=True) for one in self.score(states[part], mask[part])]
+                for i, text in enumerate(texts[part]):
+                    offsets = coded.offsets[start + i]
+                    results.append(self._decode(text, offsets, Scores(*(one[i] for one in scores)), head, tail))
+            return results
+
+        return decode
+
+    def _decode(self, text: str, offsets: dict[int, Span], scores: Scores, head: float, tail: float) -> Extracted:
+        """Return the triples of one text, from scores (2, T, T), (P, T, T), (P, T, T), by limits of probabilities."""
+        entities, firsts, lasts = scores
+        limit, last_limit = logit(head), logit(tail)
         spans, cut = [], False
         for kind in entities:
-            inside = [span for span in np.argwhere(kind > head) if {*span} <= offsets.keys()]
+            inside = [span for span in np.argwhere(kind > limit) if {*span} <= offsets.keys()]
             inside.sort(key=lambda span, kind=kind: -kind[tuple(span)])  # type: ignore[misc]
             cut = cut or len(inside) > MOST_SUBJECTS
             spans.append(sorted(tuple(map(int, span)) for span in inside[:MOST_SUBJECTS]))
         triples = []
         for a, b in spans[0]:
             for c, d in spans[1]:
-                both = (firsts[:, a, c] > head) & (lasts[:, b, d] > tail)
+                both = (firsts[:, a, c] > limit) & (lasts[:, b, d] > last_limit)
                 for p in np.flatnonzero(both).tolist():
                     subject = offsets[a][0], offsets[b][1]
                     object = offsets[c][0], offsets[d][1]
-                    score = entities[0, a, b] * entities[1, c, d] * firsts[p, a, c] * lasts[p, b, d]
-                    triples.append(self._triple(text, subject, p, object, float(score)))
+                    four = entities[0, a, b], entities[1, c, d], firsts[p, a, c], lasts[p, b, d]
+                    score = float(np.prod(expit(np.array(four, dtype=np.float64))) ** 0.25)
+                    names = text[slice(*subject)], self.schema.predicates[p], text[slice(*object)]
+                    triples.append(Triple(*names, subject, object, score))
         return Extracted(keep_likeliest(triples, MOST_TRIPLES), cut or len(triples) > MOST_TRIPLES)
-
-    def _triple(self, text: str, subject: Span, predicate: int, object: Span, score: float) -> Triple:
-        names = text[slice(*subject)], self.schema.predicates[predicate], text[slice(*object)]
-        return Triple(*names, subject, object, score**0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -61,15 +62,15 @@ def tune_thresholds(
     Args:
         extractor: a trained model.
         dev: annotated texts.
-        progress: called as ``progress(pairs_done, 25)``.
+        progress: called as ``progress(texts_done, n)``.
     """
-    rows = []
-    for head in _GRID:
-        for tail in _GRID:
-            score = score_extractor(extractor, dev, head_threshold=head, tail_threshold=tail)
-            rows.append(ThresholdRow(head, tail, score.precision, score.recall, score.f1))
-            if progress is not None:
-                progress(len(rows), len(_GRID) ** 2)
+    pairs = [(head, tail) for head in _GRID for tail in _GRID]
+    golds = [example.triples for example in dev]
+    found, notes = extractor.extract_by(pairs, [example.text for example in dev], progress=progress)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    scores = (triple_f1(one, golds) for one in found)
+    rows = [ThresholdRow(*pair, s.precision, s.recall, s.f1) for pair, s in zip(pairs, scores, strict=True)]
 
     def rank(row: ThresholdRow) -> tuple[float, float]:
         return row.f1, -abs(row.head - extractor.head_threshold) - abs(row.tail - extractor.tail_threshold)
