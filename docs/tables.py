@@ -87,6 +87,7 @@ _EFFECT_ZH = {
     "手写数字 200 次调用的 Fréchet 距离:只预测 {fd_predictor_200},加校正 {fd_corrected_200}",
     "probability-flow-ode": "环形数据的平均对数似然 {log_likelihood},真值 {truth}; 模型密度的积分 {mass}; "
     "10 次调用的误差:Euler {error_euler_10},DDIM {error_ddim_10},DPM-Solver++ 2M {error_dpmpp_2m_10}; 编码再解码的误差 {decoded_1e-05}",
+    "dgcnn-ie": "模板句子的 F1 {f1_all},每字一个标签最多 {tags_all}; 尾的阈值为 0.4 时召回 {recall_0.4},0.5 时 {recall_0.5}; 乘法次数 {work_ratio_bert_base}",
     "retry": "失败率 30% 时重试三次的成功率 {saved_by_three_tries}",
     "bigshuffle": "打乱 {file} 的文件,内存峰值 {peak_memory}; 被杀后出错 {wrong_after_a_kill} 次",
     "algebra-symmetry": "最大后向误差 {backward_error_ours_degree_4}; 难题中最差的根 {hard_cases_worst_numpy} → {hard_cases_worst_ours}",
