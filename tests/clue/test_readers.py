@@ -7,7 +7,17 @@ import random
 
 import pytest
 
-from kexue.clue import TASKS, Answer, Entity, IdiomExample, SpanExample, TextExample, get_task, list_tasks
+from kexue.clue import (
+    TASKS,
+    Answer,
+    Entity,
+    IdiomExample,
+    SpanExample,
+    TextExample,
+    check_submission,
+    get_task,
+    list_tasks,
+)
 from kexue.clue.readers.guess import guess_tasks
 from kexue.errors import DataError
 
@@ -189,6 +199,8 @@ def test_idioms_of_fewclue(tmp_path):
     record = {"id": 24, "candidates": ["一举两得", "垂头丧气"], "content": "真是#idiom#。", "answer": 0}
     (example,) = get_task("chid").read(write(tmp_path / "dev.json", record))
     assert example == IdiomExample("#idiom000024#", "0", "真是", "。", ("一举两得", "垂头丧气"), 0)
+    (example,) = get_task("chid").read(write(tmp_path / "dev.json", record | {"id": "x"}))
+    assert example.id == "#idiom00000x#"
 
 
 def test_entities(tmp_path):
@@ -323,6 +335,37 @@ def test_answers_of_idioms_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize("value", [None, 3, "text", [], [1, 2], {}, {"x": 1}])
 def test_other_values_are_of_no_task(value):
     assert guess_tasks(value) == ()
+
+
+JUNK = [None, True, 3, -1.5, "", "文", [], ["文"], [[0, 1]], {}, {"text": 1}]
+
+
+def damage(rng, value):
+    """A record of which some parts are missing or of another type."""
+    if rng.random() < 0.15:
+        return rng.choice(JUNK)
+    if isinstance(value, dict):
+        return {key: damage(rng, part) for key, part in value.items() if rng.random() < 0.95}
+    return [damage(rng, part) for part in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_damaged_records_are_read_or_refused_in_words(name, tmp_path):
+    rng = random.Random(name)
+    refused = accepted = 0
+    for _ in range(100):
+        file = write(tmp_path / "x.json", damage(rng, SOUND[name]), damage(rng, SOUND[name]))
+        submission = tmp_path / TASKS[name].submissions[0]
+        submission.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        check_submission(tmp_path)
+        try:
+            get_task(name).read(file)
+        except DataError as error:
+            refused += str(file) in str(error)
+        else:
+            accepted += 1
+    assert refused + accepted == 100
+    assert refused > 10
 
 
 @pytest.mark.data

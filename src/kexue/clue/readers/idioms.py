@@ -38,7 +38,7 @@ def read_idioms(records: Sequence[Record], info: TaskInfo) -> list[IdiomExample]
             if not blanks:
                 raise record.error(f"no blank such as #idiom000378# in the text {text!r:.60}.")
             for blank in blanks:
-                id_ = blank[0] if blank[0] != "#idiom#" else f"#idiom{int(record.id('id')):06d}#"
+                id_ = blank[0] if blank[0] != "#idiom#" else f"#idiom{record.id('id').zfill(6)}#"
                 answer = _answer(record, id_, answers, path)
                 if answer is not None and not 0 <= answer < len(candidates):
                     raise record.error(f"the answer of {id_} must be 0 to {len(candidates) - 1}, got {answer}.")
