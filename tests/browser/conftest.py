@@ -77,8 +77,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(
     index_files: list[Path], run_folder: Path, extractor_folder: Path, start_server: Callable[..., Any]
 ) -> Iterator[Server]:
-    """Both indexes, a diffusion and an extraction model, open to everyone on this machine."""
-    running = start_server(indexes=index_files, runs=[run_folder, extractor_folder])
+    """Both indexes, a diffusion, an extraction and a language model, open to everyone on this machine."""
+    running = start_server(indexes=index_files, runs=[run_folder, extractor_folder, "ngram-zh"])
     yield Server(running.url)
     running.stop()
 

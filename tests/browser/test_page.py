@@ -18,6 +18,7 @@ PANELS = {
     "whitening": {"index": "faq", "dims": "16"},
     "hubness": {"index": "faq", "k": "5"},
     "extract": {"text": "《红楼梦》的作者是曹雪芹", "head": "0.05"},
+    "sampling": {"q": "广州 美食", "steps": "100"},
     "diffusion": {"steps": "3", "class": "7"},
 }
 

@@ -821,3 +821,28 @@ def test_thresholds_go_to_the_server_and_into_the_address(visit, server) -> None
     here.settle()
     assert page.locator("p.status").inner_text() == "The triples of a sentence appear as you type."
     assert page.locator(".arcs").count() == 0
+
+
+# Sentences
+
+
+def test_sentences_are_those_of_the_server_with_what_is_doubted(visit, server) -> None:
+    here = visit("sampling", q="广州，美食", steps=100, seed=2)
+    page = here.page
+    page.locator("p.status", has_text="R-hat").wait_for()
+    body = {"words": ["广州", "美食"], "steps": 100, "seed": 2}
+    with httpx.stream("POST", f"{server.url}/v1/sampling", json=body, timeout=60) as answer:
+        last = json.loads([line for line in answer.iter_lines() if line][-1].removeprefix("data: "))
+    assert page.locator(".sentences .text").all_inner_texts() == [one["text"] for one in last["results"]]
+    assert {"广州", "美食"} == set(page.locator(".sentences mark").all_inner_texts())
+    assert page.locator(".doubts li").count() == len(last["flags"]) > 0
+    assert [page.locator("svg.chart").nth(i).locator("polyline").count() for i in range(3)] == [8, 1, 1]
+    page.get_by_role("button", name="Write").click()  # the same words again: with another seed
+    here.settle()
+    assert here.state["seed"] == "3"
+    page.locator("p.status", has_text="R-hat").wait_for()
+    page.get_by_label("Words, or a sentence").fill("龘")
+    page.get_by_role("button", name="Write").click()
+    here.settle()
+    assert "never seen the character" in page.get_by_role("alert").inner_text()
+    here.expect_complaint("400")

@@ -34,6 +34,7 @@ _Power = Annotated[
 ]
 _Run = Annotated[Path | None, typer.Option("--out", help="Folder for all states, for `kexue sample diagnose`.")]
 _Encoder = Annotated[str, typer.Option("--encoder", help="Encoder that tells what a text means.")]
+_JUDGED = ("acceptance", "acceptance_by_move", "rhat", "ess", "flags")
 _TINY = "roformer-sim-tiny-zh"
 
 
@@ -236,6 +237,8 @@ def _emit(out: Output, record: dict[str, Any], written: Writing, lm: LanguageMod
     record["run"] = None if run is None else str(run)
     if run is not None:
         write_run(run, written.result, lm, record)
+    for flag in record["flags"]:
+        out.remark(f"Doubt: {flag}.")
     out.emit(record, lambda: _render(record))
 
 
@@ -254,11 +257,12 @@ def _judge(written: Writing) -> dict[str, Any]:
     from kexue.sampling import diagnose as judge
 
     result = written.result
-    if result.log_rho.shape[1] < 4:  # too few to compare
-        return {"acceptance": float(result.accepted.mean()), "acceptance_by_move": {}, "rhat": None, "ess": None}
+    if result.log_rho.shape[1] < 4:
+        flags = ["too few steps to compare the chains"]
+        acceptance = float(result.accepted.mean())
+        return {"acceptance": acceptance, "acceptance_by_move": {}, "rhat": None, "ess": None, "flags": flags}
     report = _plain(judge(result))
-    names = {"acceptance": "acceptance", "acceptance_by_move": "acceptance_by_move", "rhat": "rhat", "ess": "ess_bulk"}
-    return {key: report[name] for key, name in names.items()}
+    return {key: report["ess_bulk" if key == "ess" else key] for key in _JUDGED}
 
 
 def _rewritten(text: str, written: Writing, encoder: Any) -> dict[str, Any]:
@@ -269,7 +273,7 @@ def _rewritten(text: str, written: Writing, encoder: Any) -> dict[str, Any]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = zip(written.sentences, written.log_rho, (vectors[1:] @ vectors[0]).tolist(), strict=True)
     sentences = [{"text": one, "score": score, "similarity": cosine} for one, score, cosine in rows]
-    return {"text": text, "sentences": sentences, "acceptance": float(written.result.accepted.mean())}
+    return {"text": text, "sentences": sentences, **_judge(written)}
 
 
 def _plain(report: Diagnostics) -> dict[str, Any]:

@@ -13,7 +13,7 @@ DEMO = Path("demo-out", "stdlib.kx")
 _EXAMPLES = (
     "kexue serve faq.kx",
     "kexue serve faq.kx docs.kx --models text-embedding-3-small=auto --port 8080",
-    "kexue serve --run digits=run",
+    "kexue serve --run digits=run --run ngram-zh",
     "KEXUE_API_KEY=$(cat key) kexue serve faq.kx --host 0.0.0.0",
 )
 
@@ -40,8 +40,8 @@ def serve(
     run: Annotated[
         list[str] | None,
         typer.Option(
-            help="Diffusion model to draw images from, or model to find triples with: a run of kexue model train or "
-            "kexue extract train, or NAME=RUN; may be repeated."
+            help="Model of yours: a run of kexue model train diffusion (draws images), of kexue extract train (finds "
+            "triples), of kexue sample lm-train or ngram-zh (writes sentences), or NAME=RUN; may be repeated."
         ),
     ] = None,
     api_key_file: Annotated[

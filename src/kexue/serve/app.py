@@ -20,7 +20,19 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import kexue
-from kexue.serve import diffusion, errors, examples, extract, native, openai, operations, overview, rerank, tei
+from kexue.serve import (
+    diffusion,
+    errors,
+    examples,
+    extract,
+    native,
+    openai,
+    operations,
+    overview,
+    rerank,
+    sampling,
+    tei,
+)
 from kexue.serve.connection import Connection
 from kexue.serve.disconnect import CancelOnDisconnect
 from kexue.serve.head import AnswerHead
@@ -73,7 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
     for dialect in (openai, rerank, native, extract, overview):
         app.include_router(dialect.router, responses=examples.refusals())
     if settings.runs:
-        app.include_router(diffusion.router, responses=examples.refusals())
+        for work in (diffusion, sampling):
+            app.include_router(work.router, responses=examples.refusals())
     app.include_router(tei.router, responses=examples.refusals(tei=True, openai=False))
     app.include_router(operations.router)
 

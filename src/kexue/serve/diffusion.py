@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import Field
@@ -20,7 +18,8 @@ from kexue.generative.diffusion.solver import SOLVERS
 from kexue.generative.run.folder import Run
 from kexue.generative.run.images import Images
 from kexue.serve import examples
-from kexue.serve.errors import ApiError, error_body, to_api_error
+from kexue.serve.errors import ApiError
+from kexue.serve.events import stream_events
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.wire import Here, Route
 
@@ -53,35 +52,7 @@ async def diffusion(body: DiffusionRequest, service: Here) -> StreamingResponse:
     warnings = check_fields(body, strict=service.settings.strict)
     run = service.find_run(body.run)
     options = _choose_options(run, body)
-    events: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue()
-    loop, left = asyncio.get_running_loop(), threading.Event()
-
-    def report(event: dict[str, Any]) -> None:
-        if left.is_set():
-            raise asyncio.CancelledError
-        loop.call_soon_threadsafe(events.put_nowait, event)
-
-    task = asyncio.ensure_future(service.work(_draw, run, body, options, report))
-    task.add_done_callback(lambda done: events.put_nowait(None if done.cancelled() else done.exception()))
-    first = await events.get()
-    if isinstance(first, BaseException):
-        raise first  # nothing has been sent: an answer with a status
-
-    async def stream() -> AsyncIterator[bytes]:
-        event: dict[str, Any] | BaseException | None = first
-        try:
-            while event is not None:
-                if isinstance(event, Exception):
-                    told = to_api_error(event)
-                    event = error_body(told.status, told.message, tei=False, param=told.param)
-                elif isinstance(event, dict) and "done" in event and warnings:
-                    event = {**event, "warnings": warnings}
-                yield b"data: " + orjson.dumps(event) + b"\n\n"
-                event = None if isinstance(event, dict) and "error" in event else await events.get()
-        finally:
-            left.set()
-
-    return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return await stream_events(service, partial(_draw, run, body, options), warnings=warnings)
 
 
 def _choose_options(run: Run, body: DiffusionRequest) -> dict[str, Any]:

@@ -195,6 +195,7 @@ INDEXES = answers(
                 "tail_threshold": 0.4,
             }
         ],
+        "writers?": [{"name": "ngram-zh", "model": "4-grams"}],
     }
 )
 EXTRACT = answers(
@@ -215,6 +216,17 @@ EXTRACT = answers(
         "timings": {"extract": 0.012, "total": 0.013},
         "warnings?": _WARNINGS,
     }
+)
+SAMPLING = answers(
+    {
+        "step": 10,
+        "steps": 1000,
+        "gamma": 0.8,
+        "sentences": ["广州的美食很多。"],
+        "log_rho": [-31.4],
+        "acceptance": 0.21,
+    },
+    "text/event-stream",
 )
 DIFFUSION = answers(
     {"step": 1, "steps": 50, "time": 0.98, "image": "iVBORw0KGgo...", "estimate": "iVBORw0KGgo..."}, "text/event-stream"

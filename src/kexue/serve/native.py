@@ -34,6 +34,7 @@ from kexue.serve.extract import describe_extractor
 from kexue.serve.fields import Fields, check_fields
 from kexue.serve.limits import MAX_LIST
 from kexue.serve.models import Timing, truncation_warnings
+from kexue.serve.sampling import describe_writer
 from kexue.serve.service import ServedIndex
 from kexue.serve.wire import Here, Route, VectorRoute, Warnings, compute_headers, reply, shorten
 from kexue.text.roles import Role, choose_prompt
@@ -176,12 +177,13 @@ def _check_search(body: SearchRequest) -> tuple[int, str | None]:
 
 @router.get("/v1/indexes", responses=examples.INDEXES)
 async def indexes(service: Here, warnings: Warnings) -> Response:
-    """List the indexes; and the diffusion runs and extraction models, where there are some."""
+    """List the indexes; and the diffusion runs, extraction models and language models, where there are some."""
     counts = [await service.work(len, served.index) for served in service.indexes.values()]
     names = [{"name": name, "documents": count} for name, count in zip(service.indexes, counts, strict=True)]
     runs = [describe_run(name, run) for name, run in service.runs.items()]
     extractors = [describe_extractor(name, extractor) for name, extractor in service.extractors.items()]
-    more = {"runs": runs, "extractors": extractors}
+    writers = [describe_writer(name, lm) for name, lm in service.writers.items()]
+    more = {"runs": runs, "extractors": extractors, "writers": writers}
     return reply({"indexes": names} | {key: value for key, value in more.items() if value}, warnings=warnings)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ from kexue.extract.folder import is_extractor
 from kexue.extract.opening import open_extractor
 from kexue.generative.diffusion.images import ImageDiffusion
 from kexue.generative.run.folder import Run, open_run
+from kexue.sampling.text import load_lm
+from kexue.sampling.text.laws import LanguageModel
+from kexue.sampling.text.ngram_files import is_ngrams
+from kexue.sampling.text.opening import PACKAGED
 from kexue.search import (
     CosineReranker,
     CrossEncoderReranker,
@@ -38,6 +43,7 @@ from kexue.text import Encoder, find_model
 T = TypeVar("T")
 _LOG = logging.getLogger("kexue.serve")
 _MAX_RESULTS = 32  # results of `compute_once` that are kept
+_JUDGE = "kexue/roformer-sim-tiny-zh"
 _THREADS = 4  # for searching and writing; each encoder has a thread for itself
 
 
@@ -75,6 +81,7 @@ class Service:
         indexes: indexes by name.
         runs: trained diffusion models by name.
         extractors: extraction models by name.
+        writers: language models by name.
         ready: True between loading and stopping.
     """
 
@@ -86,6 +93,7 @@ class Service:
         self.indexes: dict[str, ServedIndex] = {}
         self.runs: dict[str, Run] = {}
         self.extractors: dict[str, Extractor] = {}
+        self.writers: dict[str, LanguageModel] = {}
         self.ready = False
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._computing = asyncio.Lock()
@@ -146,8 +154,11 @@ class Service:
         name, equals, place = given.partition("=")
         folder = Path(place if equals else given)
         name = name if equals else folder.resolve().name
-        if name in self.runs or name in self.extractors:
+        if any(name in models for models in (self.runs, self.extractors, self.writers)):
             raise ValueError(f"two runs are named {name!r}; write NAME=RUN to give one another name.")
+        if str(folder) == PACKAGED or is_ngrams(folder):
+            self.writers[name] = load_lm(PACKAGED if str(folder) == PACKAGED else f"ngram:{folder}")
+            return
         if is_extractor(folder):
             self.extractors[name] = open_extractor(folder, device=self.settings.device)
             return
@@ -239,6 +250,20 @@ class Service:
         if name is None or name not in self.runs:
             raise ApiError(404, f"no run {name!r}; there are: {', '.join(self.runs) or 'none'}.", param="run")
         return self.runs[name]
+
+    def find_writer(self, name: str | None) -> LanguageModel:
+        """Return the language model of a name, the first one for None; ApiError (404) where there is none."""
+        if name is None and self.writers:
+            return next(iter(self.writers.values()))
+        if name is None or name not in self.writers:
+            known = ", ".join(self.writers) or f"none; start the server with --run {PACKAGED}"
+            raise ApiError(404, f"no language model {name or 'at all'!r}; there are: {known}.", param="run")
+        return self.writers[name]
+
+    @cached_property
+    def judge(self) -> Encoder:
+        """The packaged encoder, which tells whether sentences mean the same."""
+        return Encoder(_JUDGE, device=self.settings.device)
 
     def find_extractor(self, name: str | None) -> Extractor:
         """Return the extraction model of a name, the first one for None; ApiError (404) where there is none."""

@@ -42,7 +42,8 @@ class Settings:
         log_texts: write queries to the log; texts are never logged otherwise.
         strict: refuse unknown fields instead of ignoring them.
         runs: folders of runs of ``kexue model train``, from which images are drawn, and of ``kexue extract train``,
-            which find triples; or ``name=folder``.
+            which find triples; models of ``kexue sample lm-train``, which write, or ``"ngram-zh"``, the packaged one;
+            or ``name=folder``.
 
     Raises:
         ValueError: a value out of range, or a key that no client could send.

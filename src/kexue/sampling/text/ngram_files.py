@@ -45,12 +45,17 @@ def write_counts(path: str | os.PathLike[str], counts: Counts, settings: Mapping
         (folder / _SETTINGS).write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
+def is_ngrams(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder holds a model of n-grams."""
+    return (Path(path) / _SETTINGS).is_file()
+
+
 def read_counts(path: str | os.PathLike[str]) -> tuple[Counts, dict[str, Any]]:
     """Return the counts and the settings of a folder; CheckpointError where it is missing or damaged."""
     from safetensors.numpy import load_file
 
     folder = Path(path)
-    if not (folder / _SETTINGS).is_file():
+    if not is_ngrams(folder):
         raise CheckpointError(
             f"{folder} holds no model of n-grams: it has no {_SETTINGS}.",
             remedy="Train one with `kexue sample lm-train CORPUS --out FOLDER`.",

@@ -9,20 +9,25 @@ import * as diffusion from "./diffusion.js";
 import * as extract from "./extract.js";
 import * as hubness from "./hubness.js";
 import * as map from "./map.js";
+import * as sampling from "./sampling.js";
 import * as search from "./search.js";
 import * as whitening from "./whitening.js";
 
-const modules = { search, compare, map, whitening, hubness, extract, diffusion };
+const modules = { search, compare, map, whitening, hubness, extract, sampling, diffusion };
 const main = document.getElementById("main");
 const button = (id) => document.getElementById(id);
 
 let indexes = null; // [{name, documents}]
 let runs = []; // [{name, model, classes}]
 let extractors = []; // [{name, model, predicates, head_threshold, tail_threshold}]
+let writers = []; // [{name, model}]
 let panels = PANELS; // those that this server has something for
 let panel = null; // name of the panel shown
 let state = {};
 let shown = null; // what its mount() returned
+
+/** The models of panels that look at no index. */
+const models = () => ({ diffusion: runs, extract: extractors, sampling: writers });
 
 /** Change the state: the address follows, and the panel shows it. */
 function set(patch, { push = true } = {}) {
@@ -39,7 +44,7 @@ function render({ remount = false } = {}) {
     panel = wanted.panel;
     frame();
     const body = main.querySelector(".panel");
-    shown = modules[panel].mount(body, { set, runs, extractors });
+    shown = modules[panel].mount(body, { set, runs, extractors, writers });
   }
   links();
   picker();
@@ -66,7 +71,7 @@ function links() {
 }
 
 function picker() {
-  if (panel === "diffusion" || panel === "extract") {
+  if (panel in models()) {
     button("picker").replaceChildren();
     return;
   }
@@ -88,13 +93,12 @@ function picker() {
 
 async function start() {
   try {
-    ({ indexes, runs = [], extractors = [] } = await ask("v1/indexes"));
+    ({ indexes, runs = [], extractors = [], writers = [] } = await ask("v1/indexes"));
   } catch (error) {
     main.replaceChildren(problem(error, start));
     return;
   }
-  const needs = { diffusion: runs, extract: extractors };
-  panels = PANELS.filter((name) => (needs[name] ?? indexes).length);
+  panels = PANELS.filter((name) => (models()[name] ?? indexes).length);
   if (panels.length) render({ remount: true });
   else main.replaceChildren(el("p", { class: "empty" }, t("noIndexes")));
 }

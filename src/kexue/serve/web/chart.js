@@ -1,4 +1,4 @@
-// Two small charts in SVG: curves, and bars.
+// Small charts in SVG: curves, lines that grow, and bars.
 
 import { svg } from "./dom.js";
 
@@ -105,6 +105,20 @@ export function curves({ width, height = 260, label, series, marks, band = [], l
         : "",
     );
   }
+  return drawn;
+}
+
+/** Lines [[[x, y], ...], ...] over a plain x axis that ends at `end`; y from `low` to `high` at least. */
+export function traces({ width, height = 200, label, lines, end, low = Infinity, high = -Infinity, ...axes }) {
+  const ys = lines.flat().map(([, y]) => y);
+  const [least, most] = [Math.min(low, ...ys), Math.max(high, ...ys)];
+  const x = (value) => MARGIN.left + ((width - MARGIN.left - MARGIN.right) * value) / end;
+  const room = height - MARGIN.top - MARGIN.bottom;
+  const y = (value) => height - MARGIN.bottom - (room * (value - least)) / (most - least || 1);
+  const [xTicks, yTicks] = [ticks(0, end, 4), ticks(least, most, 3)];
+  const drawn = frame(width, height, label, { x, y, xTicks, yTicks, ...axes });
+  for (const line of lines)
+    drawn.append(svg("polyline", { class: "curve trace", points: line.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));
   return drawn;
 }
 

@@ -3,7 +3,8 @@
 import { el } from "./dom.js";
 import { t } from "./i18n.js";
 
-// Each sentence of kexue.search.warnings that has words of its own here; the groups fill them.
+// Each sentence of kexue.search.warnings, and of kexue.sampling.diagnose, that has words of its own here; the groups
+// fill them.
 const SENTENCES = [
   [/^the scores are not calibrated/, "doubtAbsent"],
   [/^the index holds fewer than (?<n>\d+) documents/, "doubtFew"],
@@ -17,6 +18,10 @@ const SENTENCES = [
   [/^the query looks \S+, and (?<model>\S+) reads only/, "doubtLanguage"],
   [/^the query looks \S+, but the documents/, "doubtOther"],
   [/^the query was cut: at most (?<n>\d+) tokens/, "doubtCut"],
+  [/^R-hat (?<rhat>[\d.]+|inf) >/, "doubtRhat"],
+  [/^effective sample size (?<n>\d+) </, "doubtEss"],
+  [/^acceptance (?<share>[\d.]+) </, "doubtAcceptance"],
+  [/^all values are equal/, "doubtStill"],
 ];
 
 /** A banner with the doubts, or an empty list; `index` is the name of the index. */

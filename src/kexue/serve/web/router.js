@@ -1,6 +1,6 @@
 // State of the page in its URL: #panel?name=value reproduces what is shown.
 
-export const PANELS = ["search", "compare", "map", "whitening", "hubness", "extract", "diffusion"];
+export const PANELS = ["search", "compare", "map", "whitening", "hubness", "extract", "sampling", "diffusion"];
 
 /** The panel, one of those there are, and its state, as strings, from the address. */
 export function read(panels) {
