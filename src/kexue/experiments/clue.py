@@ -43,7 +43,7 @@ _STRIDE = 128
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Measure each trick, and what trainings on real files reach with all of them, where these were made."""
-    import_optional("torch", extra="tasks")
+    import_optional("torch", extra="clue")
     samples, runs, steps, cases = {
         "smoke": (200, 2, (4, 4, 4), 50),
         "small": (3000, 5, (200, 600, 200), 1000),

@@ -5,7 +5,6 @@ Source: kexue.fm/archives/8739, and the author's code for it.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import ClassVar
@@ -20,11 +19,11 @@ from kexue.clue.examples import ChoiceExample, IdiomExample, TextExample
 from kexue.clue.framings.rows import RowTokenizer, share_room
 from kexue.clue.framings.units import Batch, Unit, collate_classes, collate_rows
 from kexue.clue.metrics import assign_idioms
+from kexue.clue.readers.idioms import BLANK
 from kexue.errors import DataError
 
 _DUMMY = "无效答案"  # option of a question that has fewer than the others
 _OPTIONS = 4
-_MARK = re.compile(r"(#idiom\d+#)")
 _MASKS = 4  # characters of an idiom, as [MASK] each where it is not the one to fill in
 
 
@@ -175,8 +174,7 @@ class Idioms(_Rows):
     @staticmethod
     def _split(text: str, tokenizer: RowTokenizer) -> list[np.ndarray]:
         """Return the tokens of a side of the blank, one an array, and the masks of each other blank as one array."""
-        parts = _MARK.split(text)  # texts at even places, marks at odd ones
-        pieces = tokenizer.read(parts[::2])
+        pieces = tokenizer.read(BLANK.split(text))  # other blanks are between them
         masks = np.full(_MASKS, tokenizer.mask_id)
         return [
             part
