@@ -27,13 +27,11 @@ class TokenLaw:
     """
 
     def __init__(self, tokens: Array, scores: Array) -> None:
-        if not len(scores) or not scores.max() > -np.inf:  # NaN included
-            raise ValueError(f"the model gives no token a score, got {scores[:5]}; check its weights for NaN")
-        weights = np.exp(scores - scores.max())
+        if not len(scores) or not np.isfinite(top := scores.max()):  # NaN included
+            raise ValueError(f"the model gives no token a finite score, got {scores[:5]}; check its weights for NaN")
+        weights = np.exp(scores - top)
         weights /= weights.sum()
         below = weights.cumsum()
-        if not np.isfinite(below[-1]):
-            raise ValueError(f"the model gives NaN as the score of token {int(tokens[np.isnan(scores).argmax()])}")
         self.tokens: list[int] = tokens.tolist()
         self._below: list[float] = below.tolist()
         self._probability = dict(zip(self.tokens, weights.tolist(), strict=True))

@@ -26,7 +26,7 @@ from kexue.sampling.text.ngram import NGramLM
 from kexue.sampling.text.targets import Keywords, Length, LMTarget
 from kexue.sampling.text.units import Parser, join_units
 
-_STAGES = (0.4, 0.55, 0.7, 0.85)  # of gamma, a quarter of the steps each, before the states that are kept
+_STAGES = (0.4, 0.46, 0.52, 0.58, 0.64, 0.7, 0.76, 0.82, 0.88, 0.94)  # of gamma, before the states that are kept
 _AROUND, _ROOM = 6, 16  # tokens beside the words, at least and at most, unless lengths are given
 
 
