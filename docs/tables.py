@@ -72,7 +72,7 @@ _EFFECT_ZH = {
     "{fd_reference_gaussian}; 镜像数字能量更高的比例 {auc_mirrored}; 发散的训练:平方和 {diverged_sum},平方差 {diverged_difference}",
     "clue": "成语填空的正确率:逐空取最大 {argmax_1}、{argmax_1.5}、{argmax_2},指派 {assigned_1}、{assigned_1.5}、{assigned_2}; "
     "1500 字的文章中保留的答案:截断 {kept_truncated},滑动窗口 {kept_windows}; 人造问题的准确率:两个 softmax {em_heads},联合 softmax {em_joint}; "
-    "句对的准确率:segment 0/0 {zeros},0/1 {ones}",
+    "句对的准确率:segment 0/0 {zeros},0/1 {ones}; CLUENER 实体:短训练之后 {cluener_macro_f1},查表 {cluener_plain}",
     "univae": "语料中的新短句按字重构 {corpus_tokens},KL {corpus_kl}; 小语法的新句子 {grammar_tokens},活跃维数 {grammar_active}; 换掉早层隐变量后主题保留 {topic_kept_early},换掉末层 {topic_kept_last}",
     "ode-construction": "八个高斯上样本的切片 Wasserstein 距离:正态先验 {swd_normal},均匀先验 {swd_uniform},泊松流 {swd_poisson},"
     "新数据 {swd_data}; 轨迹的弯曲:{bend_normal},批内最优配对 {bend_coupled},重流之后 {bend_reflow}",

@@ -81,7 +81,7 @@ def _decide(measured: Mapping[str, Sequence[float]], figures: Mapping[str, Figur
         return []
     return [
         Claim.check_parts(
-            f"One recipe serves {', '.join(measured)}: a small encoder beats answers without a model.",
+            f"On {', '.join(measured)} a small encoder, trained by the recipe, beats answers without a model.",
             [min(values) > figures[f"{task}_plain"].value for task, values in measured.items()],
             rule="examples that took no part in the training, in every run: above the most frequent answer, for "
             "CLUENER above the names of the training texts wherever they occur",
