@@ -126,7 +126,7 @@ def main() -> None:
             warnings.simplefilter("ignore")
             train_extractor(ExtractConfig("sample", "sample", out, epochs=30, fine_epochs=0, device="cpu"))
             model = open_extractor(out)  # type: ignore[assignment]
-    speed = measure_speed(model, texts, 16 if known else 4, 1 if arguments.quick else 5)
+    speed = measure_speed(model, texts, 16 if known else 4, 1 if arguments.quick else 3)
     record = {"goal": GOAL, "goal_rate": GOAL_RATE, "speed": speed}
     record["quality"] = [measure_quality(run, dev) for run in arguments.run] if known else []
     print(json.dumps(record, ensure_ascii=False, indent=1))

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,3 +162,12 @@ def test_predictions_are_scored_against_their_own_texts(tmp_path):
     write(pred, '{"text": "ab"}')
     with pytest.raises(DataError, match="triples must be a list"):
         score_files(pred, gold)
+
+
+@pytest.mark.data
+def test_the_sample_of_ske():
+    folder = Path(os.environ["KEXUE_DATA"], "triples_zh", "ske2019_sample")
+    schema = TripleSchema.load(folder / "all_50_schemas.jsonl")
+    assert len(schema.predicates) == 49  # one of the fifty lines has other types only
+    assert len(read_triples(folder / "train.jsonl.gz", schema=schema)) == 2601
+    assert len(read_triples(folder / "dev.jsonl.gz", schema=schema)) == 694

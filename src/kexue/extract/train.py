@@ -17,7 +17,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from kexue._files import refuse_foreign, remove_folder
+from kexue._files import hash_file, refuse_foreign, remove_folder
 from kexue._progress import Progress
 from kexue.errors import DataError
 from kexue.extract.config import DGCNNConfig, ExtractConfig, Source
@@ -168,7 +168,7 @@ def _settings(config: ExtractConfig, data: _Data) -> dict[str, Any]:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     kept = {name: value for name, value in values.items() if name not in _FREE}
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
-    vectors = None if config.word_vectors is None else os.path.basename(config.word_vectors)
+    vectors = None if config.word_vectors is None else hash_file(config.word_vectors)
     digest = hashlib.sha256(json.dumps(data, ensure_ascii=False, default=dataclasses.asdict).encode()).hexdigest()
     return {**plain, "word_vectors": vectors, "data": digest}
 
