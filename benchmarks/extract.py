@@ -40,6 +40,7 @@ from kexue.extract import (
 )
 
 GOAL, GOAL_RATE, BATCH = 10.0, 400.0, 64
+PEER_BATCH = 8  # of fewer texts, whose lengths differ more: so it pads as little
 OURS, PEER = "DGCNNExtractor.extract", "BertModel, BERT-base shape"
 
 
@@ -54,12 +55,19 @@ def run_peer(model: Any, texts: list[str]) -> None:
     """Encode texts in batches of similar lengths: [CLS], a token a character, [SEP]."""
     ordered = sorted(texts, key=len)
     with torch.inference_mode():
-        for start in range(0, len(ordered), BATCH):
-            part = ordered[start : start + BATCH]
+        for start in range(0, len(ordered), PEER_BATCH):
+            part = ordered[start : start + PEER_BATCH]
             length = 2 + len(part[-1])
             ids = torch.randint(1000, 20_000, (len(part), length), generator=torch.Generator().manual_seed(0))
             mask = torch.arange(length) < torch.tensor([[2 + len(text)] for text in part])
             model(input_ids=ids, attention_mask=mask.long())
+
+
+def share_of_padding(texts: list[str], batch: int) -> float:
+    """Share of the characters of a batch that are padding."""
+    lengths = sorted(map(len, texts))
+    parts = [lengths[start : start + batch] for start in range(0, len(lengths), batch)]
+    return 1 - sum(lengths) / sum(part[-1] * len(part) for part in parts)
 
 
 def measure_speed(model: DGCNNExtractor, texts: list[str], share: int, rounds: int) -> dict[str, Any]:
@@ -71,7 +79,14 @@ def measure_speed(model: DGCNNExtractor, texts: list[str], share: int, rounds: i
     for unit, clock in (("clock", time.perf_counter), ("processor", time.process_time)):
         seconds = take_turns(ways, rounds, warmup=1, clock=clock)
         rates[unit] = {name: [counts[name] / one for one in values] for name, values in seconds.items()}
-    record: dict[str, Any] = {"threads_of_torch": torch.get_num_threads(), "texts": len(texts), "load": os.getloadavg()}
+    padding = {OURS: share_of_padding(texts, BATCH), PEER: share_of_padding(fewer, PEER_BATCH)}
+    record: dict[str, Any] = {
+        "threads_of_torch": torch.get_num_threads(),
+        "texts": counts,
+        "characters of a text": {OURS: statistics.mean(map(len, texts)), PEER: statistics.mean(map(len, fewer))},
+        "share of padding": padding,
+        "load": os.getloadavg(),
+    }
     for unit, found in rates.items():
         medians = {name: statistics.median(values) for name, values in found.items()}
         ratios = [a / b for a, b in zip(found[OURS], found[PEER], strict=True)]
