@@ -19,6 +19,7 @@ from kexue.sampling.text import (
     ReplaceMove,
     SwapMove,
 )
+from kexue.sampling.text.trie import UNKNOWN
 
 MIXES = {
     "insert, delete": lambda lm, k: [InsertMove(lm, top=k), DeleteMove()],
@@ -142,6 +143,14 @@ def test_words_stay_whole(ab):
         if one.log_reverse > -math.inf and len(one.state) < 6:
             state = one.state
             assert keywords.log_rho([state]) == [0.0]
+
+
+def test_a_token_that_is_never_written_does_not_come_back(ab):
+    """A start may hold the unknown token; no move writes it, so none may be counted on to undo its replacement."""
+    state = (*ab.encode("a"), UNKNOWN)
+    moves = list(MixtureProposal([ReplaceMove(ab, top=1)]).enumerate(state))
+    assert {one.log_reverse > -math.inf for one in moves if UNKNOWN in one.state} == {True}
+    assert {one.log_reverse for one in moves if UNKNOWN not in one.state} == {-math.inf}
 
 
 def test_moves_without_an_edit_propose_to_stay(ab):

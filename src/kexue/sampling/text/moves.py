@@ -143,6 +143,7 @@ class _WritingMove(Move):
             check_counts(top=top)
         self.model, self.candidate_policy, self.top = model, candidate_policy, top
         self._uniform = 0.0 if top is None or candidate_policy == "reference" else _UNIFORM
+        self._writable = frozenset(model.writable)
 
     def _law(self, left: Tokens, right: Tokens | None, *forced: int) -> TokenLaw:
         """Return the law of a place; of `forced`, the reference policy makes candidates."""
@@ -158,8 +159,8 @@ class _WritingMove(Move):
 
     def _log_prob(self, law: TokenLaw, token: int) -> float:
         share = (1 - self._uniform) * law.probability(token)
-        if self._uniform:
-            share += self._uniform / len(self.model.writable)
+        if self._uniform and token in self._writable:
+            share += self._uniform / len(self._writable)
         return math.log(share) if share else -math.inf
 
     def _tokens(self, law: TokenLaw) -> Sequence[int]:
