@@ -38,7 +38,7 @@ def test_sentences_are_those_of_the_function(run):
 def test_sentences_are_printed_with_their_scores(run):
     code, out, err = run("keywords", "咖啡", "--steps", 5, "--chains", 2, "--min-length", 8, "--max-length", 10)
     assert code == 0
-    assert not err
+    assert all(line.startswith("Doubt: ") for line in err.splitlines())
     for line in out.splitlines():
         score, text = line.split(maxsplit=1)
         assert "咖啡" in text
@@ -64,7 +64,7 @@ def test_texts_are_rewritten(run):
     code, out, _ = run("paraphrase", "我想去看电影。", "--steps", 10, "--chains", 2, "--json")
     record = json.loads(out)
     assert code == 0
-    assert {"text", "sentences", "acceptance", "run"} == set(record)
+    assert {"text", "sentences", "acceptance", "run"} <= record.keys()
     assert "我想去看电影。" not in [one["text"] for one in record["sentences"]]
     code, out, _ = run("shorten", "我想和朋友一起去看电影。", "--length", 6, "--steps", 10, "--chains", 2, "--json")
     sentences = json.loads(out)["sentences"]
