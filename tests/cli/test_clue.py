@@ -47,8 +47,10 @@ def test_list(run):
 def test_eval(run, gold):
     arguments = ("clue", "eval", "tnews", "--pred", "out/tnews11_predict.json", "--gold", "dev.json")
     code, out, _ = run(*arguments, "--json")
-    assert (code, json.loads(out)) == (0, {"task": "tnews", "n": 3, "accuracy": 2 / 3})
-    assert "accuracy 0.6667\nof 3 examples" in run(*arguments)[1]
+    assert (code, json.loads(out)) == (
+        0, {"task": "tnews", "n": 3, "accuracy": 2 / 3, "intervals": {"accuracy": [0.0, 1.0]}},
+    )  # fmt: skip
+    assert "accuracy 0.6667 (95 % interval 0.0000 to 1.0000)\nof 3 examples" in run(*arguments)[1]
 
 
 def test_eval_of_entities_and_of_answers(run, tmp_path):
@@ -61,13 +63,14 @@ def test_eval_of_entities_and_of_answers(run, tmp_path):
     assert code == 0
     assert (record["macro_f1"], record["micro_f1"], record["per_type"]["name"]["f1"]) == (0.1, 1, 1)
     out = run("clue", "eval", "cluener", "--pred", "pred.json", "--gold", "gold.json")[1]
-    assert "macro_f1 0.1000" in out
+    assert "macro_f1 0.1000 (95 % interval 0.1000 to 0.1000)" in out
     assert "position" in out
     qas = [{"id": f"Q{i}", "question": "？", "answers": [{"text": "王芳", "answer_start": 0}]} for i in range(2)]
     path.write_text(json.dumps({"context": "王芳在北京", "qas": qas}))
     (tmp_path / "pred.json").write_text('{"Q0": "王芳"}')
     code, out, err = run("clue", "eval", "cmrc2018", "--pred", "pred.json", "--gold", "gold.json", "--json")
-    assert json.loads(out) == {"task": "cmrc2018", "n": 2, "em": 0.5, "f1": 0.5}
+    scores = {"em": 0.5, "f1": 0.5, "intervals": {"em": [0, 1], "f1": [0, 1]}}
+    assert json.loads(out) == {"task": "cmrc2018", "n": 2, **scores}
     assert "1 of 2 questions have no prediction" in err
 
 

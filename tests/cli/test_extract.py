@@ -40,7 +40,7 @@ def test_from_training_to_scores(capsys, tmp_path):
     gold.write_text("text,subject,predicate,object\n巴黎是法国的首都,法国,首都,巴黎\n东京是日本的首都,日本,首都,东京\n")
     code, printed = run(capsys, "eval", "--pred", found, "--gold", gold, "--match", "tokens", "--json")
     score = json.loads(printed.out)
-    assert list(score) == ["precision", "recall", "f1", "n_pred", "n_gold", "n_correct", "match"]
+    assert list(score) == ["precision", "recall", "f1", "n_pred", "n_gold", "n_correct", "match", "f1_interval"]
     assert (score["n_gold"], score["match"], code) == (2, "tokens", 0)
 
 

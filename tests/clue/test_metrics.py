@@ -1,12 +1,13 @@
 """Scores against plain implementations of their definitions."""
 
 import itertools
+import math
 import random
 
 import numpy as np
 import pytest
 
-from kexue.clue import metrics
+from kexue.clue import get_task, metrics
 from kexue.clue.catalogue import ENTITY_TYPES
 from kexue.clue.metrics import accuracy, assign_idioms, cluener_scores, cmrc_scores
 from kexue.clue.words import split_words
@@ -281,3 +282,27 @@ def test_assignment_refuses(scores):
 
 def test_deleted_punctuation_is_that_of_the_definition():
     assert {mark for mark in DELETED if len(mark) == 1} == metrics.PUNCTUATION
+
+
+def test_intervals_are_as_wide_as_the_theory_says():
+    """Of a share p of n examples: p +- 1.96 sqrt(p (1 - p) / n), within the error of a thousand resamples."""
+    golds = ["0"] * 2000
+    predictions = ["0"] * 1400 + ["1"] * 600
+    low, high = get_task("afqmc").intervals(predictions, golds)["accuracy"]
+    half = 1.96 * math.sqrt(0.7 * 0.3 / 2000)
+    assert low == pytest.approx(0.7 - half, abs=0.15 * half)
+    assert high == pytest.approx(0.7 + half, abs=0.15 * half)
+
+
+def test_intervals_of_entities_hold_the_scores_and_narrow_with_more_texts():
+    one = {"name": {"王芳": [[0, 1]]}}
+    golds = [one, {**one, "scene": {"故宫": [[3, 4]]}}] * 40
+    predictions = [one, one, {}, one] * 20
+    widths = []
+    for times in (1, 4):
+        scores = get_task("cluener").metric(predictions * times, golds * times)
+        intervals = get_task("cluener").intervals(predictions * times, golds * times)
+        for name, (low, high) in intervals.items():
+            assert low < scores[name] < high
+        widths.append(intervals["micro_f1"][1] - intervals["micro_f1"][0])
+    assert widths[0] / widths[1] == pytest.approx(2, abs=0.3)

@@ -1,9 +1,11 @@
 """Scores of triples, against arithmetic on sets."""
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from kexue.extract import Triple, triple_f1
+from kexue.extract.scoring import triple_f1_interval
 
 NAMES = st.sampled_from(["甲", "乙", "丙 ", "A", "a", "É", "e\u0301", ""])
 SENTENCE = st.lists(st.tuples(NAMES, st.sampled_from(["p", "q", "P"]), NAMES), max_size=5)
@@ -51,3 +53,15 @@ def test_the_variant_is_named_and_bad_input_refused():
         triple_f1([[]], [[]], match="words")
     with pytest.raises(ValueError, match="1 predicted sentences, but 2"):
         triple_f1([[]], [[], []])
+
+
+def test_the_interval_of_f1_is_that_of_resampled_sentences():
+    golds = [[("a", "is", str(i))] for i in range(300)]
+    found = [gold if i % 3 else [] for i, gold in enumerate(golds)]
+    low, high = triple_f1_interval(found, golds)
+    f1 = [
+        triple_f1([found[i] for i in rows], [golds[i] for i in rows]).f1
+        for rows in np.random.default_rng(1).integers(0, 300, (400, 300))
+    ]
+    assert (low, high) == pytest.approx(np.quantile(f1, (0.025, 0.975)), abs=0.01)
+    assert triple_f1_interval(golds, golds) == (1, 1)

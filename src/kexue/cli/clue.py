@@ -58,13 +58,17 @@ def eval_(
     predictions = read_predictions(chosen.info, pred, examples)
     if missing := sum(one is None for one in predictions):
         out.remark(f"{missing} of {len(examples)} questions have no prediction and score 0")
-    scores = chosen.metric(predictions, examples)
-    out.emit({"task": task, "n": len(examples)} | scores, lambda: _render_scores(scores, len(examples)))
+    scores, intervals = chosen.metric(predictions, examples), chosen.intervals(predictions, examples)
+    record = {"task": task, "n": len(examples), **scores, "intervals": intervals}
+    out.emit(record, lambda: _render_scores(record))
 
 
-def _render_scores(scores: dict[str, Any], n: int) -> Any:
+def _render_scores(scores: dict[str, Any]) -> Any:
     """Return the scores as lines, with a table of the types of entities."""
-    lines = "".join(f"{name} {scores[name]:.4f}\n" for name in scores if name not in ("n", "per_type"))
+    n, bounds = scores["n"], scores["intervals"].items()
+    lines = "".join(
+        f"{name} {scores[name]:.4f} (95 % interval {low:.4f} to {high:.4f})\n" for name, (low, high) in bounds
+    )
     if "per_type" not in scores:
         return f"{lines}of {n:,} examples"
     from rich.console import Group

@@ -170,11 +170,12 @@ def evaluate(
     """Compare predicted with annotated triples."""
     from kexue.extract import score_files
 
-    score = score_files(pred, gold, match=match)
+    score, (low, high) = score_files(pred, gold, match=match)
     out.emit(
-        score._asdict(),
+        {**score._asdict(), "f1_interval": [low, high]},
         lambda: (
-            f"F1 {score.f1:.4f} (match by {match}), precision {score.precision:.4f}, recall {score.recall:.4f}\n"
+            f"F1 {score.f1:.4f} (95 % interval {low:.4f} to {high:.4f}; match by {match}), "
+            f"precision {score.precision:.4f}, recall {score.recall:.4f}\n"
             f"{score.n_correct:,} correct of {score.n_pred:,} predicted and {score.n_gold:,} annotated"
         ),
     )

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kexue._optional import import_optional
 from kexue.clue import metrics
 from kexue.clue.catalogue import TASKS, TaskInfo
@@ -20,6 +22,7 @@ from kexue.clue.readers.records import Record, read_records
 from kexue.clue.readers.spans import read_spans
 from kexue.clue.readers.texts import read_texts
 from kexue.clue.submission import write_submission
+from kexue.similarity.bootstrap import totals_interval
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,16 +81,30 @@ class Task:
             ValueError: the lengths differ, there is nothing to score, or an example has no answer.
             TypeError: a prediction is not of the type of its answer.
         """
-        ids: list[Any] = list(golds) if isinstance(golds, Mapping) else [getattr(gold, "id", None) for gold in golds]
-        answers = list(map(_answer_of, golds.values() if isinstance(golds, Mapping) else golds))
-        given: list[Any] = [predictions.get(i) for i in ids] if isinstance(predictions, Mapping) else [*predictions]
-        metrics.check_lengths(given, answers)
+        given, answers = _align(predictions, golds)
         if self.info.framing == "entity":
             return metrics.cluener_scores(given, answers)
         if self.info.framing != "span":
             return {"accuracy": metrics.accuracy(given, answers)}
         texts = {str(number): text for number, text in enumerate(given) if text is not None}
         return metrics.cmrc_scores(texts, {str(number): answer for number, answer in enumerate(answers)})
+
+    def intervals(self, predictions: Sequence[Any] | Mapping[str, Any], golds: Any) -> dict[str, tuple[float, float]]:
+        """Return the 95 % bootstrap interval, over examples, of each score of `metric`: name -> (low, high).
+
+        It tells how much a score would differ on other examples of the same kind, with the same model.
+
+        Args:
+            predictions, golds: as of `metric`.
+        """
+        given, answers = _align(predictions, golds)
+        if self.info.framing == "entity":
+            counts = metrics.count_entities(given, answers)
+            functions = {"macro_f1": metrics.macro_f1, "micro_f1": metrics.micro_f1}
+            return {name: totals_interval(counts, function) for name, function in functions.items()}
+        singles = [self.metric([one], [answer]) for one, answer in zip(given, answers, strict=True)]
+        values = {name: np.array([one[name] for one in singles]) for name in singles[0] if name != "n"}
+        return {name: totals_interval(one, lambda totals: totals / len(given)) for name, one in values.items()}
 
     @cached_property
     def framing(self) -> Framing:
@@ -145,6 +162,15 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"no task is called {name!r}; they are {', '.join(TASKS)}")
     return Task(TASKS[name])
+
+
+def _align(predictions: Sequence[Any] | Mapping[str, Any], golds: Any) -> tuple[list[Any], list[Any]]:
+    """Return predictions and answers in the order of the answers; ValueError where their numbers differ."""
+    ids: list[Any] = list(golds) if isinstance(golds, Mapping) else [getattr(gold, "id", None) for gold in golds]
+    answers = list(map(_answer_of, golds.values() if isinstance(golds, Mapping) else golds))
+    given: list[Any] = [predictions.get(i) for i in ids] if isinstance(predictions, Mapping) else [*predictions]
+    metrics.check_lengths(given, answers)
+    return given, answers
 
 
 def _answer_of(gold: Any) -> Any:

@@ -12,7 +12,7 @@ from kexue._text import parse_json
 from kexue.corpus.decoding import Decoder, decode_lines
 from kexue.errors import DataError
 from kexue.extract.reading import read_triples
-from kexue.extract.scoring import Match, TripleScore, triple_f1
+from kexue.extract.scoring import Match, TripleScore, triple_f1, triple_f1_interval
 from kexue.extract.triples import Triple, read_name
 
 
@@ -24,8 +24,12 @@ def write_predictions(path: str | os.PathLike[str], texts: Iterable[str], found:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def score_files(pred: str | os.PathLike[str], gold: str | os.PathLike[str], *, match: Match = "string") -> TripleScore:
-    """Return the `triple_f1` of a file of `write_predictions` on annotated texts, the same in the same order.
+def score_files(
+    pred: str | os.PathLike[str], gold: str | os.PathLike[str], *, match: Match = "string"
+) -> tuple[TripleScore, tuple[float, float]]:
+    """Return the `triple_f1` of a file of `write_predictions` on annotated texts, and the 95 % interval of its F1.
+
+    The annotated texts are the same in the same order.
 
     Raises:
         DataError: a file that cannot be read, or texts that differ; it names the line.
@@ -53,4 +57,5 @@ def score_files(pred: str | os.PathLike[str], gold: str | os.PathLike[str], *, m
         found.append([tuple(read_name(one, field, path, line) for field in fields) for one in triples])
     if len(found) < len(examples):
         raise DataError(f"{len(found)} texts, but {os.fspath(gold)} has {len(examples)}.", path=path)
-    return triple_f1(found, [example.triples for example in examples], match=match)
+    golds = [example.triples for example in examples]
+    return triple_f1(found, golds, match=match), triple_f1_interval(found, golds, match=match)

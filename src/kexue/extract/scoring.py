@@ -10,6 +10,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+from kexue._arrays import Array
+from kexue.similarity.bootstrap import totals_interval
+
 Match = Literal["string", "tokens"]
 _TOKENS = re.compile(r"[^\W_\u2e80-\u9fff\uf900-\ufaff]+|\S")
 
@@ -53,16 +58,30 @@ def triple_f1(
     >>> triple_f1([[("A", "is", "b")]], [[("a", "is", "b"), ("a", "is", "c")]])
     TripleScore(precision=1.0, recall=0.5, f1=0.66..., n_pred=1, n_gold=2, n_correct=1, match='string')
     """
+    n_correct, n_pred, n_gold = count_triples(predictions, golds, match=match).sum(0).tolist()
+    f1 = 2 * n_correct / (n_pred + n_gold) if n_pred + n_gold else 0.0
+    return TripleScore(n_correct / max(n_pred, 1), n_correct / max(n_gold, 1), f1, n_pred, n_gold, n_correct, match)
+
+
+def triple_f1_interval(
+    predictions: Sequence[Iterable[Sequence[Any]]], golds: Sequence[Iterable[Sequence[Any]]], *, match: Match = "string"
+) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval, over sentences, of the F1 of `triple_f1`, whose arguments it takes."""
+    counts = count_triples(predictions, golds, match=match)
+    return totals_interval(counts, lambda totals: 2 * totals[:, 0] / np.maximum(totals[:, 1] + totals[:, 2], 1))
+
+
+def count_triples(
+    predictions: Sequence[Iterable[Sequence[Any]]], golds: Sequence[Iterable[Sequence[Any]]], *, match: Match
+) -> Array:
+    """Return the numbers (n, 3) of correct, predicted and annotated triples of each sentence; see `triple_f1`."""
     if match not in ("string", "tokens"):
         raise ValueError(f"match must be 'string' or 'tokens', got {match!r}")
     if len(predictions) != len(golds):
         raise ValueError(f"{len(predictions)} predicted sentences, but {len(golds)} annotated ones")
     normal = normalize if match == "string" else split_tokens
     pairs = [(_as_set(a, normal), _as_set(b, normal)) for a, b in zip(predictions, golds, strict=True)]
-    n_pred, n_gold = sum(len(a) for a, _ in pairs), sum(len(b) for _, b in pairs)
-    n_correct = sum(len(a & b) for a, b in pairs)
-    f1 = 2 * n_correct / (n_pred + n_gold) if n_pred + n_gold else 0.0
-    return TripleScore(n_correct / max(n_pred, 1), n_correct / max(n_gold, 1), f1, n_pred, n_gold, n_correct, match)
+    return np.array([(len(a & b), len(a), len(b)) for a, b in pairs], np.int64).reshape(-1, 3)
 
 
 def _as_set(triples: Iterable[Sequence[Any]], normal: Callable[[str], Any]) -> set[Any]:

@@ -51,6 +51,19 @@ def bootstrap_metric(
     return np.array([[metric(score[rows], labels[rows]) for rows in drawn] for score in scores])
 
 
+def totals_interval(counts: Array, score: Callable[[Array], Array], *, times: int = 1000) -> tuple[float, float]:
+    """Return the 95 % interval of a score of totals, such as an F1, over units such as texts, by 1000 resamples.
+
+    Args:
+        counts: (n, ...) what each of n units adds to the totals.
+        score: from the totals (b, ...) of b resamples to their scores (b,).
+        times: resamples.
+    """
+    rows = counts.reshape(len(counts), -1).astype(np.float64)
+    draws = resample_counts(len(counts), times, np.random.default_rng(0))
+    return percentile_interval(np.concatenate([score((draw @ rows).reshape(-1, *counts.shape[1:])) for draw in draws]))
+
+
 def percentile_interval(samples: Array) -> tuple[float, float]:
     """Return the 95 % percentile interval of the finite samples; nan where there are none."""
     finite = samples[np.isfinite(samples)]
