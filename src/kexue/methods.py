@@ -171,7 +171,7 @@ METHODS: tuple[Method, ...] = (
             "working"),
     _method("dgcnn-ie", "Light information extraction with DGCNN and a probabilistic graph",
             "基于DGCNN和概率图的轻量级信息抽取模型", 6671, "2019-06-03",
-            "extract: DGCNNExtractor triple_f1"),
+            "extract: DGCNNExtractor triple_f1", "working"),
     _method("search-sampling", "Text by search (1): from generation to sampling",
             "【搜出来的文本】⋅(一)从文本生成到搜索采样", 8062, "2021-01-07",
             "sampling: metropolis_hastings gibbs anneal", "working"),

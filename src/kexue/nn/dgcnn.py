@@ -44,7 +44,7 @@ class DilatedGatedConv1d(nn.Module):
     def mix(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the mixture of channels (B, dim, T), zeros at padding, which convolve twice as fast."""
         g, h = self.conv(x).chunk(2, 1)
-        gate = functional.dropout(g, self.dropout, self.training).sigmoid()
+        gate = functional.dropout(g, self.dropout, self.training).sigmoid()  # section "Dilated gated convolutions"
         y = torch.lerp(h.to(x.dtype), x, gate.to(x.dtype))  # autocast computes h and gate in half precision
         return y if mask is None else y.masked_fill(~mask[:, None], 0.0)
 
