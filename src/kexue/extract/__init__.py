@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from kexue.extract.opening import open_extractor as open_extractor
     from kexue.extract.predictions import score_files as score_files, write_predictions as write_predictions
     from kexue.extract.reading import read_triples as read_triples
-    from kexue.extract.scoring import TripleScore as TripleScore, triple_f1 as triple_f1
+    from kexue.extract.scoring import (
+        TripleScore as TripleScore,
+        triple_f1 as triple_f1,
+        triple_f1_interval as triple_f1_interval,
+    )
     from kexue.extract.supervision import DistantSupervision as DistantSupervision
     from kexue.extract.train import train_extractor as train_extractor
     from kexue.extract.triples import Triple as Triple, TripleExample as TripleExample, TripleSchema as TripleSchema
@@ -33,7 +37,7 @@ __getattr__, __dir__, __all__ = attach(
         "opening": ("open_extractor",),
         "predictions": ("score_files", "write_predictions"),
         "reading": ("read_triples",),
-        "scoring": ("TripleScore", "triple_f1"),
+        "scoring": ("TripleScore", "triple_f1", "triple_f1_interval"),
         "supervision": ("DistantSupervision",),
         "train": ("train_extractor",),
         "triples": ("Triple", "TripleExample", "TripleSchema"),
