@@ -323,7 +323,7 @@ def _draw(
     rates.semilogy(none, np.full(len(none), least), "v", color="0.5", label=f"none of {1 / least:,.0f}")
     rates.semilogy(range(5), chains, "s-", label="moves that chains accept")
     rates.set(xlabel="number of words", ylabel="share", xticks=range(5), title="rejection collapses, chains do not")
-    rates.legend(fontsize=8)
+    rates.legend(fontsize=8, loc="lower left")
     lines.plot(GAMMAS, lengths.by_gamma, "o", color="0.7", ms=3)
     lines.plot(GAMMAS, lengths.by_gamma.mean(1), "o-", label="chains of p^gamma")
     lines.axhline(lengths.direct.mean(), color="k", ls="--", lw=0.8, label="drawn from p")
