@@ -149,7 +149,7 @@ def build_readers(length: int, *, small: bool = False) -> dict[str, Any]:
     """Return functions that read one text of `length` characters, by name, in training mode without dropout.
 
     ``dgcnn``: the article's size, with three subjects and 50 predicates; ``bert_base``: a Transformer encoder of 12
-    layers of width 768; ``same_width``: one of the width of the first, 128; no tables, no heads.
+    layers (2 where `small`) of width 768; ``same_width``: one of the width of the first, 128; no tables, no heads.
     """
     torch = import_optional("torch", extra="train")
     from kexue.extract import DGCNNConfig, DGCNNExtractor
