@@ -4,13 +4,17 @@ import copy
 import importlib
 import inspect
 import pickle
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import kexue
 from kexue._lazy import _ROOMS
+from kexue._optional import EXTRA_OF
 
 PUBLIC = [
     (room, name) for room in _ROOMS for name in getattr(importlib.import_module(f"kexue.{room}"), "__all__", ())
@@ -100,3 +104,20 @@ def test_tools_that_look_for_attributes_are_not_disturbed():
 
 def _run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_extras_name_each_other_and_are_those_that_errors_name() -> None:
+    root = Path(__file__).parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {name for needs in extras.values() for need in needs for name in _names(r"^kexue\[([^]]+)\]", need)}
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (root / "src").rglob("*.py"))
+    named |= _names(r"(?:import_optional\(.*|^    )extra=\"(\w+)\"", code) | _names(r"\bkexue\[([\w,]+)\]", code)
+    named |= set(EXTRA_OF.values())
+    assert named <= extras.keys()
+    rooms = extras.keys() - {"all", "app", "bench", "dev", "oldest"}
+    assert rooms <= _names(r"^kexue\[([^]]+)\]", extras["all"][0])
+
+
+def _names(pattern: str, text: str) -> set[str]:
+    """Return the names, apart by commas, that a pattern finds."""
+    return {name for found in re.findall(pattern, text, re.MULTILINE) for name in found.split(",")}
