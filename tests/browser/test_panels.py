@@ -788,7 +788,7 @@ def test_arcs_lead_from_the_subject_to_the_object(visit) -> None:
     here.go("extract", text=SENTENCE)
     assert page.locator("p.status").inner_text() == "2 triples"
     assert page.locator(".arc text").all_text_contents() == ["作者", "著有"]
-    assert page.locator(".arc title").all_text_contents() == ["红楼梦: 作者: 曹雪芹", "曹雪芹: 著有: 红楼梦"]
+    assert page.locator(".arc title").all_text_contents() == ["红楼梦 · 作者 · 曹雪芹", "曹雪芹 · 著有 · 红楼梦"]
     boxes = [one.bounding_box() for one in page.locator(".arc path:not(.tip-of-arc)").all()]
     tips = [one.bounding_box() for one in page.locator(".tip-of-arc").all()]
     middle = [tip["x"] + tip["width"] / 2 for tip in tips]

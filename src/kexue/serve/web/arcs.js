@@ -1,7 +1,6 @@
 // Draws a sentence with an arc for each triple, from its subject to its object, with the predicate on it.
 
 import { responsive, svg } from "./dom.js";
-import { t } from "./i18n.js";
 
 const STEP = 26; // pixels from arc to arc above a line
 const LINE = 34; // pixels of a line of text
@@ -146,7 +145,7 @@ function arc({ from, to, middle, level, triple }, top, { subject, predicate, obj
   const parts = [svg("path", { d: rise + fall })];
   if (!to.open) parts.push(svg("path", { class: "tip-of-arc", d: `M${to.x - 4} ${top - 6}h8l-4 7z` }));
   parts.push(svg("text", { x: middle, y: y + 4, "text-anchor": "middle" }, predicate));
-  const says = t("tripleWords", { subject, predicate, object });
+  const says = [subject, predicate, object].join(" · ");
   const watch = { onpointerenter: follow, onpointerleave: follow };
   return svg("g", { class: "arc", "data-triple": triple, ...watch }, svg("title", {}, says), ...parts);
 }

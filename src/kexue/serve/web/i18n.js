@@ -38,7 +38,6 @@ const en = {
   triplePredicate: "Predicate",
   tripleObject: "Object",
   tripleScore: "Probability",
-  tripleWords: "{subject}: {predicate}: {object}",
   tripleNote: "The probability is the model's own and was not checked against labels. The same on the command line: kexue extract predict.",
 
   sampling: "Sentences",
@@ -351,7 +350,6 @@ const zh = {
   triplePredicate: "关系",
   tripleObject: "客体",
   tripleScore: "概率",
-  tripleWords: "{subject}:{predicate}:{object}",
   tripleNote: "概率是模型自己给出的,没有用标注检验过。命令行也一样:kexue extract predict。",
 
   sampling: "写句子",
