@@ -32,6 +32,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", DOCUMENTS): {"documents": [{"text": "the big dog eats in the park", "id": "t0"}]},
     ("delete", DOCUMENTS): {"ids": ["nosuch"]},
     ("post", "/v1/compare"): {"texts": ["the dog runs", "a cat runs"]},
+    ("post", "/v1/extract"): {"texts": ["《红楼梦》的作者是曹雪芹"], "head_threshold": 0.0, "tail_threshold": 0.0},
 }
 
 
@@ -95,14 +96,16 @@ def content(answer: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, encoder) -> Iterator[TestClient]:
-    """An index that requests may change."""
+def client(tmp_path_factory, encoder, extractor_folder) -> Iterator[TestClient]:
+    """An index that requests may change, and an extraction model."""
     from tests.serve.conftest import TEXTS
 
     path = tmp_path_factory.mktemp("fields") / "plain.kx"
     with Index.create(path, encoder, passages="none") as index:
         index.add(TEXTS, ids=[f"t{n}" for n in range(len(TEXTS))], metadata=[{"n": n} for n in range(len(TEXTS))])
-    with TestClient(create_app(Settings(indexes=[path], api_keys={})), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(Settings(indexes=[path], runs=[extractor_folder], api_keys={})), raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -207,6 +210,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("delete", DOCUMENTS): {"ids": ["other"], "filter": {"n": -1}},
     ("post", "/v1/compare"): {"explain": True, "kind": "wmd", "index": "nosuch"},
+    ("post", "/v1/extract"): {"model": "nosuch", "head_threshold": 0.99, "tail_threshold": 0.99},
 }
 KEPT_NOWHERE = {"user"}  # OpenAI's name for who asks
 
