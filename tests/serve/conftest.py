@@ -54,9 +54,10 @@ def indexes(tmp_path: Path, encoder: Encoder) -> list[Path]:
 
 
 @pytest.fixture
-def client(indexes: list[Path]) -> Iterator[TestClient]:
+def client(indexes: list[Path], extractor_folder: Path) -> Iterator[TestClient]:
     """The application in this process."""
-    with TestClient(create_app(Settings(indexes=indexes, api_keys={})), raise_server_exceptions=False) as client:
+    settings = Settings(indexes=indexes, runs=[extractor_folder], api_keys={})
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
 

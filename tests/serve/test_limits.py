@@ -28,13 +28,14 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory, encoder) -> Iterator[TestClient]:
+def shared(tmp_path_factory, encoder, extractor_folder) -> Iterator[TestClient]:
     from kexue.search import Index
 
     path = tmp_path_factory.mktemp("weight") / "plain.kx"
     with Index.create(path, encoder) as index:
         index.add(["a dog eats", "a cat runs"], metadata=[{"n": 0}, {"n": 1}])
-    with TestClient(create_app(Settings(indexes=[path], api_keys={})), raise_server_exceptions=False) as client:
+    settings = Settings(indexes=[path], runs=[extractor_folder], api_keys={})
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
 

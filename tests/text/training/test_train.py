@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -250,7 +251,8 @@ def test_a_folder_of_other_files_is_refused_before_the_training(settings):
 
 
 @pretrain
-def test_long_texts_and_unknown_characters_are_told(settings, tmp_path, teacher, caplog):
+def test_long_texts_and_unknown_characters_are_told(settings, tmp_path, teacher, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jieba", None)
     rows = [{"texts": ["天" * 40, "龘龘龘龘龘龘"]}, {"texts": ["甲", "乙"]}]
     with caplog.at_level(logging.WARNING):
         train_sentences(SentenceConfig(**{**settings, "data": [rows], "init": teacher, "max_length": 20}, limit=1))
