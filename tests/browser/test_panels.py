@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+import kexue.sampling
 import kexue.search
 import kexue.serve
 
@@ -93,9 +94,10 @@ def test_a_weak_match_and_its_doubts_are_told_in_words(visit, zh) -> None:
 def test_every_sentence_of_the_server_has_words_on_the_page() -> None:
     web = Path(kexue.serve.__file__).parent / "web"
     begun = re.findall(r"\[/\^([^(/\\]{1,30})", (web / "doubts.js").read_text(encoding="utf-8"))
-    assert len(begun) == 12
-    search = Path(kexue.search.__file__).parent
-    source = "".join((search / f"{name}.py").read_text(encoding="utf-8") for name in ("meaning", "warnings"))
+    assert len(begun) == 16
+    search, sampling = Path(kexue.search.__file__).parent, Path(kexue.sampling.__file__).parent
+    files = (search / "meaning.py", search / "warnings.py", sampling / "result.py")
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     assert [words for words in begun if words not in source] == []
 
 
