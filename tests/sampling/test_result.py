@@ -1,5 +1,6 @@
 """Diagnostics against ArviZ and closed forms."""
 
+import json
 import math
 import warnings
 
@@ -130,3 +131,11 @@ def test_bad_input(toys):
     unknown = gibbs(lambda x, i, g: x, "ab", steps=9, generator=0)
     with pytest.raises(ValueError, match="not known"):
         diagnose(unknown)
+
+
+def test_a_judgement_as_json_has_null_for_what_is_not_known():
+    still = diagnose(np.zeros((2, 8)))
+    assert math.isnan(still.rhat)
+    record = json.loads(json.dumps(still.record(), allow_nan=False))
+    assert (record["rhat"], record["acceptance"], record["flags"]) == (None, None, list(still.flags))
+    assert record["ess_bulk"] == still.ess_bulk

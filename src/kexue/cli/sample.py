@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
 
 if TYPE_CHECKING:
-    from kexue.sampling import Diagnostics
     from kexue.sampling.text import Writing
     from kexue.sampling.text.laws import LanguageModel
     from kexue.sampling.text.writing import Moment, Watch
@@ -34,7 +32,6 @@ _Power = Annotated[
 ]
 _Run = Annotated[Path | None, typer.Option("--out", help="Folder for all states, for `kexue sample diagnose`.")]
 _Encoder = Annotated[str, typer.Option("--encoder", help="Encoder that tells what a text means.")]
-_JUDGED = ("acceptance", "acceptance_by_move", "rhat", "ess", "flags")
 _TINY = "roformer-sim-tiny-zh"
 
 
@@ -66,6 +63,7 @@ def keywords(
     They are as good as the model: read them before you use them.
     """
     from kexue.sampling.text import load_lm, write_keywords
+    from kexue.sampling.text.runs import judge_chains
 
     given = [*(words or ()), *(more or ())]
     if not given:
@@ -80,7 +78,7 @@ def keywords(
         "sentences": [
             {"text": text, "log_rho": score} for text, score in zip(written.sentences, written.log_rho, strict=True)
         ],
-        **_judge(written),
+        **judge_chains(written.result),
         "satisfied": satisfied / max(1, len(written.sentences)),
     }
     _emit(out, record, written, model, run)
@@ -199,7 +197,7 @@ def diagnose(out: Output, run: Annotated[Path, typer.Argument(help="Folder of a 
     from kexue.sampling.text.runs import read_run
 
     result, _ = read_run(run)
-    out.emit(_plain(judge(result)), result.summary)
+    out.emit(judge(result).record(), result.summary)
 
 
 @contextmanager
@@ -252,33 +250,14 @@ def _render(record: Mapping[str, Any]) -> str:
     return "\n".join(lines or ["no sentence was written: give more steps"])
 
 
-def _judge(written: Writing) -> dict[str, Any]:
-    """Return what is told of the chains beside their sentences."""
-    from kexue.sampling import diagnose as judge
-
-    result = written.result
-    if result.log_rho.shape[1] < 4:
-        flags = ["too few steps to compare the chains"]
-        acceptance = float(result.accepted.mean())
-        return {"acceptance": acceptance, "acceptance_by_move": {}, "rhat": None, "ess": None, "flags": flags}
-    report = _plain(judge(result))
-    return {key: report["ess_bulk" if key == "ess" else key] for key in _JUDGED}
-
-
 def _rewritten(text: str, written: Writing, encoder: Any) -> dict[str, Any]:
     """Return the record of sentences that mean about what a text means."""
     import numpy as np
+
+    from kexue.sampling.text.runs import judge_chains
 
     vectors = np.asarray(encoder.encode([text, *written.sentences]), dtype=np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = zip(written.sentences, written.log_rho, (vectors[1:] @ vectors[0]).tolist(), strict=True)
     sentences = [{"text": one, "score": score, "similarity": cosine} for one, score, cosine in rows]
-    return {"text": text, "sentences": sentences, **_judge(written)}
-
-
-def _plain(report: Diagnostics) -> dict[str, Any]:
-    """Return a judgement as JSON has it: None for what is not known."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in report._asdict().items()
-    }
+    return {"text": text, "sentences": sentences, **judge_chains(written.result)}

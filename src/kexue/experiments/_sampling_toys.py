@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -27,15 +28,15 @@ RING = (0.1, 0.4, 0.2, 0.3)  # probabilities around the ring: neighbours differ
 _STEPS = 100_000
 
 
-class Listed:
+class Listed(ABC):
     """A proposal on strings or numbers that draws from its own list of moves."""
 
     def __init__(self) -> None:
         self.lists: dict[Any, tuple[list[Proposed[Any]], Array]] = {}
 
+    @abstractmethod
     def enumerate(self, state: Any) -> list[Proposed[Any]]:
         """All moves."""
-        raise NotImplementedError
 
     def propose(self, state: Any, generator: np.random.Generator) -> Proposed[Any]:
         """One of them."""

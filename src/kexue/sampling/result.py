@@ -45,6 +45,14 @@ class Diagnostics(NamedTuple):
     distinct: float | None
     flags: tuple[str, ...]
 
+    def record(self) -> dict[str, Any]:
+        """Return the judgement JSON-ready: None for what is not known or not finite, flags as a list."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in self._asdict().items()
+        }
+        return {**finite, "flags": list(self.flags)}
+
 
 @dataclass(frozen=True, eq=False)
 class MCMCResult(Generic[S]):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from kexue.errors import InfeasibleError
-from kexue.sampling import diagnose
 from kexue.sampling.text import NGramLM, paraphrase, shorten, write_keywords
 from kexue.sampling.text.laws import LanguageModel
+from kexue.sampling.text.runs import judge_chains
 from kexue.sampling.text.writing import Moment, Writing
 from kexue.serve import examples
 from kexue.serve.checks import check_text, check_texts
@@ -58,15 +57,12 @@ async def sampling(body: SamplingRequest, service: Here) -> StreamingResponse:
         started = time.monotonic()
         written = _write(body, service, lm, _Summary(lm, report).take)
         results = zip(written.sentences, written.log_rho, strict=True)
-        judged = diagnose(written.result)
+        judged = judge_chains(written.result)
         report(
             {
                 "done": True,
                 "results": [{"text": text, "log_rho": score} for text, score in results],
-                "acceptance": judged.acceptance,
-                "rhat": judged.rhat if np.isfinite(judged.rhat) else None,
-                "ess": judged.ess_bulk,
-                "flags": list(judged.flags),
+                **{key: judged[key] for key in ("acceptance", "rhat", "ess", "flags")},
                 "seconds": time.monotonic() - started,
             }
         )

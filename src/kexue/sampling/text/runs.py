@@ -12,11 +12,25 @@ import numpy as np
 
 from kexue._files import replacing_folder
 from kexue.errors import CheckpointError
-from kexue.sampling import MCMCResult
+from kexue.sampling import MCMCResult, diagnose
+from kexue.sampling.convergence import LEAST
 from kexue.sampling.text.laws import LanguageModel, Tokens
 
 _CHAINS, _RECORD = "chains.safetensors", "run.json"
 _FORMAT = 1
+
+
+def judge_chains(result: MCMCResult[Any]) -> dict[str, Any]:
+    """Return what is told of chains beside their sentences, JSON-ready: what `diagnose` says of them, in part."""
+    if result.log_rho.shape[1] < LEAST:
+        flags = ["too few steps to compare the chains"]
+        acceptance = float(result.accepted.mean())
+        return {"acceptance": acceptance, "acceptance_by_move": {}, "rhat": None, "ess": None, "flags": flags}
+    report = diagnose(result).record()
+    return {
+        "ess": report["ess_bulk"],
+        **{key: report[key] for key in ("acceptance", "acceptance_by_move", "rhat", "flags")},
+    }
 
 
 def write_run(

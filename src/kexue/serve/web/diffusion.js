@@ -1,7 +1,7 @@
 // Panel "Diffusion": images drawn by the server from noise, step by step, with the settings of the sampler.
 
 import { Latest, problem, stream } from "./api.js";
-import { el, field, gathered, select } from "./dom.js";
+import { el, field, gathered, select, slider } from "./dom.js";
 import { number, t } from "./i18n.js";
 
 const SOLVERS = {
@@ -50,7 +50,7 @@ export function mount(root, { set, runs }) {
     step: "1",
     onchange: () => set({ seed: seed.validity.valid ? seed.value : "" }),
   });
-  const sliders = Object.fromEntries(Object.keys(SLIDERS).map((name) => [name, slider(name)]));
+  const sliders = Object.fromEntries(Object.keys(SLIDERS).map((name) => [name, sampler(name)]));
   const kindField = field(t("imageClass"), kind, { class: "field narrow" });
   const another = () => set({ seed: String((Number(state.seed || 0) + 1) % 2 ** 32) });
   root.append(
@@ -79,24 +79,10 @@ export function mount(root, { set, runs }) {
     el("p", { class: "note" }, t("diffusionNote")),
   );
 
-  function slider(name) {
+  function sampler(name) {
     const [min, max, step] = SLIDERS[name];
-    const input = el("input", {
-      type: "range",
-      min,
-      max,
-      step,
-      oninput: () => {
-        output.textContent = words(name, input.value);
-        later({ [name]: input.value });
-      },
-    });
-    const output = el("output", {});
-    const box = field(t(`sampler_${name}`), input);
-    output.htmlFor = input.id;
-    box.querySelector("label").after(output);
-    const note = el("p", { class: "note" }, t(`samplerNote_${name}`));
-    return { input, output, box: el("div", { class: "slider" }, box, note) };
+    const told = (value) => words(name, value);
+    return slider(t(`sampler_${name}`), t(`samplerNote_${name}`), { min, max, step }, told, (value) => later({ [name]: value }));
   }
 
   const words = (name, value) => number(Number(value), SLIDERS[name][4]);

@@ -94,6 +94,20 @@ export function responsive(draw, attributes = {}) {
   return box;
 }
 
+/** A slider with its label, its value in the words of `words(value)`, and a note below; {input, output, box}. */
+export function slider(label, note, limits, words, onchange) {
+  const output = el("output", {});
+  const oninput = () => {
+    output.textContent = words(input.value);
+    onchange(input.value);
+  };
+  const input = el("input", { type: "range", ...limits, oninput });
+  const box = field(label, input);
+  output.htmlFor = input.id;
+  box.querySelector("label").after(output);
+  return { input, output, box: el("div", { class: "slider" }, box, el("p", { class: "note" }, note)) };
+}
+
 /** Debounce: call `act` once there was no call for `wait` milliseconds. */
 export function debounced(act, wait) {
   let timer = 0;

@@ -2,10 +2,11 @@
 
 import { Latest, ask, problem } from "./api.js";
 import { arcs } from "./arcs.js";
-import { el, field, gathered, select, table } from "./dom.js";
+import { el, field, gathered, select, slider, table } from "./dom.js";
 import { number, t } from "./i18n.js";
 
 const THRESHOLDS = ["head", "tail"];
+const LIMITS = { min: "0.05", max: "0.95", step: "0.05" };
 
 export function mount(root, { set, extractors }) {
   let state = {};
@@ -22,7 +23,10 @@ export function mount(root, { set, extractors }) {
     extractors.map(({ name, model }) => [name, `${name} (${model})`]),
     (name) => set({ run: name, head: "", tail: "" }),
   );
-  const sliders = Object.fromEntries(THRESHOLDS.map((name) => [name, slider(name)]));
+  const words = (value) => number(Number(value), 2);
+  const threshold = (name) =>
+    slider(t(`threshold_${name}`), t(`thresholdNote_${name}`), LIMITS, words, (value) => later({ [name]: value }));
+  const sliders = Object.fromEntries(THRESHOLDS.map((name) => [name, threshold(name)]));
   const status = el("p", { class: "status", role: "status" });
   const answer = el("div");
   root.append(
@@ -37,24 +41,6 @@ export function mount(root, { set, extractors }) {
     answer,
   );
 
-  function slider(name) {
-    const output = el("output", {});
-    const input = el("input", {
-      type: "range",
-      min: "0.05",
-      max: "0.95",
-      step: "0.05",
-      oninput: () => {
-        output.textContent = number(Number(input.value), 2);
-        later({ [name]: input.value });
-      },
-    });
-    const box = field(t(`threshold_${name}`), input);
-    output.htmlFor = input.id;
-    box.querySelector("label").after(output);
-    return { input, output, box: el("div", { class: "slider" }, box, el("p", { class: "note" }, t(`thresholdNote_${name}`))) };
-  }
-
   function show(next) {
     state = next;
     const chosen = extractors.find(({ name }) => name === state.run) ?? extractors[0];
@@ -64,7 +50,7 @@ export function mount(root, { set, extractors }) {
     for (const name of THRESHOLDS) {
       const { input, output } = sliders[name];
       input.value = state[name] || chosen[`${name}_threshold`];
-      output.textContent = number(Number(input.value), 2);
+      output.textContent = words(input.value);
       if (state[name]) body[`${name}_threshold`] = Number(input.value); // else the model's own, however fine
     }
     const question = JSON.stringify(body);
