@@ -26,7 +26,8 @@ def test_from_training_to_scores(capsys, tmp_path):
     code, printed = run(capsys, "train", "--train", "sample", "--dev", "sample", "--out", out, *SMALL, "--json")
     assert code == 0, printed.err
     result = json.loads(printed.out)
-    assert (result["run"], result["metric"], result["steps"]) == (str(out), "f1", 1)
+    assert (result["run"], result["metric"], result["steps"]) == (str(out), "f1", 4)
+    assert ("No triple of --dev is right" in printed.err) == (result["value"] == 0)
     texts = tmp_path / "texts.txt"
     texts.write_text("巴黎是法国的首都\n东京是日本的首都\n", encoding="utf-8")
     arguments = ("predict", out, texts, "--out", found, "--head-threshold", 0.01, "--tail-threshold", 0.01, "--json")

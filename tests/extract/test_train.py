@@ -60,6 +60,24 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch, stops
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+def test_patience_counts_from_the_first_right_triple(tmp_path):
+    result = run(tmp_path / "none", lr=1e-9, epochs=4, patience=1, fine_epochs=0)
+    assert (result.steps, result.value) == (12, 0)  # all four epochs
+    copy = {"dim": 64, "num_layers": 3, "lr": 1e-2, "epochs": 60, "fine_epochs": 0, "augmentation": 0.0}
+    config = ExtractConfig(TRAIN, TRAIN, tmp_path / "some", **{**SMALL, **copy, "patience": 2})
+    with pytest.warns(UserWarning, match="are in train"):
+        result = train_extractor(config)
+    assert result.value > 0 and result.steps < 180 and result.steps == result.best_step + 2 * 3
+
+
+def test_few_texts_make_small_batches(tmp_path):
+    assert run(tmp_path / "few", batch_size=None, epochs=1, fine_epochs=0).steps == 3
+    many = [TripleExample(f"{i}{one.text}", ()) for i in range(60) for one in TRAIN[:-1]] + TRAIN[-1:]
+    config = ExtractConfig(many, DEV, tmp_path / "many", **{**SMALL, "batch_size": None, "limit": 1})
+    train_extractor(config)
+    assert len(training.LengthBatches(many, len(many) // 160, 0)) >= 160
+
+
 def test_another_seed_gives_other_weights(tmp_path):
     run(tmp_path / "a")
     run(tmp_path / "b", seed=1)

@@ -66,11 +66,13 @@ def train(
     augmentation: Annotated[
         float, typer.Option(help="Share of texts in which a triple is replaced.", min=0, max=1)
     ] = 0.5,
-    batch_size: Annotated[int, typer.Option(help="Texts of a step.", min=1)] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Texts of a step; default: a 160th of the texts, from 8 to 64.", min=1)
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Largest learning rate; default: by the kind of model.")] = None,
     epochs: Annotated[int, typer.Option(help="Most epochs of the first stage.", min=1)] = 50,
     fine_epochs: Annotated[int, typer.Option(help="Epochs of the second stage, at a tenth of the rate.", min=0)] = 10,
-    patience: Annotated[int, typer.Option(help="Epochs without a better F1 that end the first stage.", min=1)] = 8,
+    patience: Annotated[int, typer.Option(help="Epochs without a better F1 that end the first stage, from the first right triple on.", min=1)] = 8,
     device: opt.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the arithmetic.")
@@ -108,6 +110,8 @@ def train(
         resume=resume,
     )
     result = train_extractor(config, progress=out.progress)
+    if result.value == 0:
+        out.remark("No triple of --dev is right: train longer (--epochs), or with more texts.")
     out.emit_training(result, "F1", f"model: {result.run}/model")
 
 

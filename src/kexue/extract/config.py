@@ -91,11 +91,11 @@ class ExtractConfig:
         max_length: characters, of ``"gplinker"`` tokens, of a text that are read; None: 512, or as many as the encoder
             can.
         augmentation: share of the texts in which a triple is replaced by another of its predicate.
-        batch_size: texts of a step.
+        batch_size: texts of a step; None: a 160th of the texts, from 8 to 64, so that an epoch of few texts has steps.
         lr: largest learning rate; None: 1e-3 for ``"dgcnn"``, 5e-5 for ``"gplinker"``. It rises over the first epoch.
         epochs: most epochs of the first stage.
         fine_epochs: epochs of the second stage, from the best step of the first, with a tenth of the rate; 0: none.
-        patience: epochs without a better F1 after which the first stage ends.
+        patience: epochs without a better F1 after which the first stage ends; they count from the first right triple.
         ema: decay of the moving average of the weights, which are the ones evaluated and kept.
         seed, device, precision, limit, resume: as of `kexue.train.TrainConfig`.
 
@@ -117,7 +117,7 @@ class ExtractConfig:
     subject_sampling: SubjectSampling = "mixed"
     prior: bool = False
     augmentation: float = 0.5
-    batch_size: int = 64
+    batch_size: int | None = None
     lr: float | None = None
     epochs: int = 50
     fine_epochs: int = 10
@@ -130,7 +130,9 @@ class ExtractConfig:
     resume: bool = True
 
     def __post_init__(self) -> None:
-        check_counts(1, batch_size=self.batch_size, epochs=self.epochs, patience=self.patience)
+        check_counts(1, epochs=self.epochs, patience=self.patience)
+        if self.batch_size is not None:
+            check_counts(1, batch_size=self.batch_size)
         check_counts(0, fine_epochs=self.fine_epochs, seed=self.seed)
         if self.model_type not in get_args(ModelType):
             raise ValueError(f"model_type must be one of {', '.join(get_args(ModelType))}, got {self.model_type!r}")

@@ -185,7 +185,8 @@ def _fit(
 ) -> TrainResult:
     """Run one stage."""
     out = Path(config.out) / ("second" if fine else "first")
-    batches = LengthBatches(rows, config.batch_size, config.seed + fine)
+    batch_size = min(64, max(8, len(rows) // 160)) if config.batch_size is None else config.batch_size
+    batches = LengthBatches(rows, batch_size, config.seed + fine)
     loader: DataLoader[Any] = DataLoader(rows, batch_sampler=batches, collate_fn=_as_is)
     lr = config.lr or _RATES[config.model_type]
     optimizer = Adam(model.parameters(), lr=lr * (_FINE if fine else 1.0))
@@ -193,7 +194,7 @@ def _fit(
     def evaluate(model: Extractor) -> dict[str, float]:
         with warnings.catch_warnings():  # of the limits that a model which has learned little meets
             warnings.simplefilter("ignore", UserWarning)
-            score = score_extractor(model, data.dev, batch_size=config.batch_size)
+            score = score_extractor(model, data.dev)
         return {"f1": score.f1, "precision": score.precision, "recall": score.recall}
 
     def start(trainer: Trainer) -> None:
@@ -220,7 +221,7 @@ def _fit(
                 resume=config.resume,
             ),
             schedulers=None if fine else _warm(optimizer, len(batches)),
-            callbacks=[reporting(report)],
+            callbacks=[reporting(report), _wait_for_triple],
         )
         return trainer.fit(loader, evaluate=evaluate, start=start)
 
@@ -228,6 +229,12 @@ def _fit(
 def _warm(optimizer: Optimizer, steps: int) -> LambdaLR:
     """Return the schedule of the first stage: up over these steps, then constant."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / steps))
+
+
+def _wait_for_triple(trainer: Trainer, _record: Any) -> None:
+    """Let the patience begin with the first right triple: of few texts the F1 is 0 for many epochs."""
+    if trainer.place.best_value == 0:
+        trainer.place.stale = -1  # so that the next evaluation without one leaves it at 0
 
 
 def _as_is(batch: Any) -> Any:
