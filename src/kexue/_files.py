@@ -61,14 +61,14 @@ def check_output(path: str | os.PathLike[str], *endings: str) -> str:
 
     Args:
         path: the file; folders that are missing will be made.
-        endings: those allowed, such as ``".png"``, in small letters.
+        endings: those allowed, such as ``".png"``, in small letters; none: all.
 
     Raises:
         ValueError: another ending. DataError: `path` exists and is not a regular file.
         OSError: the folder cannot be written to.
     """
     ending = Path(path).suffix.lower()
-    if ending not in endings:
+    if endings and ending not in endings:
         *others, last = endings
         expected = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(f"a name that ends in {expected} is expected, got {os.fspath(path)!r}")

@@ -809,6 +809,27 @@ def test_arcs_lead_from_the_subject_to_the_object(visit) -> None:
     page.unroute("**/v1/extract")
 
 
+def test_what_is_drawn_as_one_letter_stays_one(visit) -> None:
+    family = "👨\u200d👩\u200d👧"
+    text = f"{family}❤\ufe0f与李白e\u0301s\r\n写诗"
+    spans = {name: [text.index(name), text.index(name) + len(name)] for name in ("李白", "诗")}
+    subject, object = spans
+    triple = {"subject": subject, "predicate": "写", "object": object, "score": 0.5}
+    triple |= {"subject_span": spans[subject], "object_span": spans[object]}
+    here = visit("compare")
+    here.page.route("**/v1/extract", lambda route: route.fulfill(json={"results": [[triple]]}))
+    here.go("extract", text=text)
+    words = here.page.locator(".arcs svg > text")
+    drawn = words.all_text_contents()
+    assert [word.strip() for word in drawn] == [family, "❤\ufe0f", "与", "李", "白e\u0301s", "写", "诗"]
+    for name, kind in ((subject, "subject"), (object, "object")):
+        first, rect = words.nth(drawn.index(name[0])), here.page.locator(f".arcs rect.{kind}")
+        assert rect.get_attribute("x") == first.get_attribute("x")
+        letter, box = first.bounding_box(), rect.bounding_box()
+        assert box["y"] < letter["y"] + letter["height"] / 2 < box["y"] + box["height"]
+    here.page.unroute("**/v1/extract")
+
+
 def test_thresholds_go_to_the_server_and_into_the_address(visit, server) -> None:
     here = visit("extract", text=SENTENCE)
     page = here.page

@@ -65,6 +65,21 @@ def test_bad_input(capsys, trained, tmp_path):
     text.write_text("巴黎\n")
     code, printed = run(capsys, "predict", trained, text, "--out", tmp_path / "y", "--head-threshold", "2")
     assert (code, "head_threshold must be in [0, 1)" in printed.err) == (1, True)
+    code, printed = run(capsys, "predict", trained, text, "--out", tmp_path)
+    assert (code, "not a regular file" in printed.err) == (1, True)
+
+
+def test_the_annotated_file_itself_can_be_read_and_scored(capsys, trained, tmp_path):
+    found, gold = tmp_path / "found.jsonl", tmp_path / "gold.csv"
+    gold.write_text("text,subject,predicate,object\n水浒传写宋江,水浒传,人物,宋江\n水浒传写宋江,宋江,出自,水浒传\n")
+    code, printed = run(capsys, "predict", trained, gold, "--out", found, "--device", "cpu")
+    assert (code, printed.out.split(" in ")[0]) == (0, "0 triples of 2 texts"), printed.err
+    code, printed = run(capsys, "eval", "--pred", found, "--gold", gold, "--json")
+    assert (code, json.loads(printed.out)["n_gold"]) == (0, 2), printed.err
+    duie = tmp_path / "duie.json"  # the ending of these files, which hold a JSON object a line
+    duie.write_text('{"text": "水浒传写宋江", "spo_list": []}\n')
+    code, printed = run(capsys, "predict", trained, duie, "--out", found, "--format", "jsonl", "--device", "cpu")
+    assert (code, printed.out.split(" in ")[0]) == (0, "0 triples of 1 text"), printed.err
 
 
 def test_help_has_examples(capsys):

@@ -14,6 +14,7 @@ from kexue.extract import (
     DGCNNExtractor,
     DistantSupervision,
     Triple,
+    TripleExample,
     TripleSchema,
     decode_triples,
     open_extractor,
@@ -23,6 +24,7 @@ from kexue.extract.extractor import MOST_SUBJECTS, MOST_TRIPLES
 from kexue.extract.probabilities import joint_probability
 from kexue.extract.reader import TextReader
 from kexue.extract.rows import Augmentation, TripleRows, draw_subject
+from kexue.extract.triples import annotate
 from kexue.extract.words import WordVectors
 
 EXAMPLES = read_triples("sample")
@@ -30,12 +32,12 @@ SCHEMA = TripleSchema.of(EXAMPLES)
 TEXTS = [example.text for example in EXAMPLES]
 
 
-def make(seed=0, *, prior=False, loud=True, **settings):
+def make(seed=0, *, prior=False, loud=True, max_length=64, **settings):
     """A small model with random weights; `loud`: whose probabilities lie around the thresholds."""
     words = WordVectors(("诗人", "首都"), np.eye(2, 3, dtype=np.float32))
     reader = TextReader.of(TEXTS, words, "longest")
     config = DGCNNConfig(
-        dim=16, num_layers=3, max_length=64, num_predicates=len(SCHEMA.predicates), prior=prior,
+        dim=16, num_layers=3, max_length=max_length, num_predicates=len(SCHEMA.predicates), prior=prior,
         num_characters=reader.num_characters, num_words=2, word_dim=3, num_heads=2, **settings,
     )  # fmt: skip
     known = DistantSupervision([one.triples for one in EXAMPLES], SCHEMA) if prior else None
@@ -158,6 +160,9 @@ def test_damaged_folders(tmp_path):
         ({"kind": "crf"}, "unknown kind"),
         ({"version": 9}, "version 9"),
         ({"words": 3}, "cannot be"),
+        ({"words": ["诗人"]}, "num_words=2, but the reader has 1"),
+        ({"kind": ["dgcnn"]}, "unknown kind"),
+        ({"supervision": [[1, 0, 2, [0]]]}, "cannot be used"),
     ):
         (tmp_path / "m" / "extractor.json").write_text(json.dumps({**record, **wrong}))
         with pytest.raises(CheckpointError, match=message):
@@ -262,6 +267,13 @@ def test_augmentation_replaces_a_triple_everywhere():
     assert Augmentation(EXAMPLES, 0.0)(EXAMPLES[0], random) is EXAMPLES[0]
 
 
+def test_augmentation_replaces_names_as_the_text_writes_them():
+    text = "abc写了xyz"
+    example = TripleExample(text, (annotate(text, "ABC", "作者", "XYZ"),))
+    [triple] = Augmentation([example], 1.0)(example, np.random.default_rng(0)).triples
+    assert triple == Triple("ABC", "作者", "XYZ", (0, 3), (5, 8))
+
+
 def test_features_of_a_training_sentence_leave_out_its_own_triples():
     model = make(prior=True)
     rows = TripleRows(EXAMPLES, model.reader, SCHEMA, model.config, supervision=model.supervision)
@@ -284,6 +296,7 @@ def test_no_warning_on_good_input():
 def test_onnx_graphs_give_the_same_triples(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
+    make(max_length=5).export_onnx(tmp_path / "short")
     model = make()
     model.export_onnx(tmp_path / "onnx")  # which compares both graphs with the network
     first, second = (runtime.InferenceSession(tmp_path / "onnx" / f"{n}.onnx") for n in ("subjects", "objects"))

@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from kexue.errors import CheckpointError
-from kexue.extract import DGCNNExtractor, GPLinkerExtractor, TripleSchema, open_extractor, read_triples
-from kexue.extract.token_rows import TokenRows, encode_tokens
+from kexue.extract import (
+    DGCNNExtractor,
+    GPLinkerExtractor,
+    TripleExample,
+    TripleSchema,
+    open_extractor,
+    read_triples,
+)
+from kexue.extract.token_rows import TokenRows, count_split, encode_tokens, find_tokens
+from kexue.extract.triples import annotate
 
 EXAMPLES = read_triples("sample")
 SCHEMA = TripleSchema.of(EXAMPLES)
@@ -102,6 +110,23 @@ def test_save_and_open(model, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     with pytest.raises(CheckpointError, match="cannot be used"):
         DGCNNExtractor.from_pretrained(tmp_path / "m")
+
+
+def test_tokens_of_a_span():
+    offsets = {1: (0, 2), 2: (3, 5), 3: (6, 7)}  # of a text whose characters 2 and 5 are in no token
+    tokens = {span: find_tokens(offsets, span) for span in ((0, 2), (1, 2), (0, 3), (1, 4), (2, 3), (3, 7), (6, 8))}
+    assert tokens == {
+        (0, 2): (1, 1), (1, 2): (1, 1), (0, 3): (1, 1), (1, 4): (1, 2), (2, 3): None, (3, 7): (2, 3), (6, 8): None
+    }  # fmt: skip
+    assert find_tokens(offsets, None) is None
+    assert find_tokens({}, (0, 1)) is None
+
+
+def test_names_that_split_a_token_are_counted(model):
+    text = "A是👨\u200d👩人"  # the three emoji are one token
+    names = [("A", "👨"), ("是", "👨\u200d👩"), ("人", "👩")]
+    example = TripleExample(text, tuple(annotate(text, subject, "是", object) for subject, object in names))
+    assert count_split(model.tokenizer, [example, *EXAMPLES]) == 2
 
 
 def test_long_texts_and_wrong_limits(model):

@@ -10,6 +10,7 @@ import pytest
 
 from kexue.errors import DataError, MissingDependencyError
 from kexue.extract import Triple, TripleExample, TripleSchema, read_triples, score_files, write_predictions
+from kexue.extract.reader import TextReader
 from kexue.extract.triples import find_span, lower
 from kexue.extract.words import choose_segmenter, number_words, open_segmenter, read_word_vectors
 
@@ -40,6 +41,16 @@ def test_spans_are_in_the_original_text():
     assert find_span("İİ ABC", "abc") == (3, 6)  # the small form of İ has two characters
     assert lower("İA") == "İa"
     assert find_span("abc", "") is None
+    assert find_span("Give us the US flag", "US") == (12, 14)  # what stands there goes before another letter case
+    assert find_span("ΟΔΥΣΣΕΥΣ ΟΔΟΣ", "οδυσ") == (0, 4)  # a sigma is small in two ways
+
+
+def test_lines_of_one_text_are_one_example_and_spaces_around_names_do_not_count(tmp_path):
+    spaced = {**SPO, "subject": "李白 ", "predicate": " 朝代"}
+    several = {"subject": "李白", "predicate": "称号", "object": {"@value": "诗仙", "inWork": "x"}, "object_type": {}}
+    lines = [{"text": "李白诗仙是唐代人", "spo_list": [one]} for one in (SPO, spaced, several)]
+    [example] = read_triples(write(tmp_path / "a.json", "\n".join(json.dumps(line) for line in lines)))
+    assert [t[:3] for t in example.triples] == [("李白", "朝代", "唐代"), ("李白", "称号", "诗仙")]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +63,8 @@ def test_spans_are_in_the_original_text():
         ('{"text": "a", "spo_list": [{"subject": "a", "predicate": 1, "object": "a"}]}', 1, "predicate"),
         ('{"text": "a", "spo_list": [{"subject": "a", "predicate": "p"}]}', 1, "object"),
         ('\n{"text": "a", "spo_list": [{"subject": "a", "predicate": "p", "object": "a"}]}', 2, "predicate"),
+        ('{"text": "a\\ud83d", "spo_list": []}', 1, "text"),
+        ('{"text": "a", "spo_list": [{"subject": "a", "predicate": "p", "object": {"inWork": "a"}}]}', 1, "object"),
     ],
 )
 def test_errors_name_line_and_field(tmp_path, content, line, field):
@@ -136,6 +149,11 @@ def test_words_join_to_the_text():
         open_segmenter("spaces", ())
 
 
+def test_words_of_vectors_are_found_in_any_letter_case():
+    reader = TextReader("", ("New", "new", "Ab"), "longest")
+    assert reader.encode("AB的new york")[1].tolist() == [3, 3, 0] + [1] * 3 + [0] * 5
+
+
 def test_a_missing_segmenter_names_the_remedy(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jieba", None)
     with pytest.raises(MissingDependencyError, match=r"kexue\[extract\]"):
@@ -154,12 +172,18 @@ def test_predictions_are_scored_against_their_own_texts(tmp_path):
     score, (low, high) = score_files(pred, gold)
     assert low <= score.f1 <= high
     assert (score.precision, score.recall, score.n_gold) == (1.0, 0.5, 2)
-    write_predictions(pred, ["cd"], [[]])
-    with pytest.raises(DataError, match="the text is 'cd', but"):
+    twice = [[], [Triple("a", "p", "b")], [Triple("a", "p", "b")]]
+    write_predictions(pred, ["cd", "ab", "ab"], twice)  # in another order, and a text in two rows
+    assert score_files(pred, gold)[0] == score
+    write_predictions(pred, ["ab", "ef"], [[], []])
+    with pytest.raises(DataError, match="does not have the text 'ef'") as caught:
         score_files(pred, gold)
+    assert caught.value.line == 2
     write_predictions(pred, ["ab"], [[]])
-    with pytest.raises(DataError, match="1 texts, but"):
+    with pytest.raises(DataError, match=r"1 of the 2 texts of .* are not there, first 'cd'"):
         score_files(pred, gold)
+    with pytest.raises(DataError, match="no text has a triple"):
+        score_files(pred, write(tmp_path / "n.csv", "text,subject,predicate,object\nab,,,\n"))
     write(pred, '{"text": "ab"}')
     with pytest.raises(DataError, match="triples must be a list"):
         score_files(pred, gold)

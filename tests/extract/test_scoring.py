@@ -53,6 +53,10 @@ def test_the_variant_is_named_and_bad_input_refused():
         triple_f1([[]], [[]], match="words")
     with pytest.raises(ValueError, match="1 predicted sentences, but 2"):
         triple_f1([[]], [[], []])
+    for wrong in ("abc", ("a", "b"), ("a", "b", None)):
+        with pytest.raises(ValueError, match="a triple must be"):
+            triple_f1([[wrong]], [[("a", "b", "c")]])
+    assert triple_f1_interval([], []) == (0, 0)
 
 
 def test_the_interval_of_f1_is_that_of_resampled_sentences():

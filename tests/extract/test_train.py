@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from kexue.errors import CheckpointError, DataError
 from kexue.extract import (
     ExtractConfig,
+    Triple,
     TripleExample,
     open_extractor,
     read_triples,
@@ -127,6 +128,25 @@ def test_bad_data(tmp_path):
         train_extractor(ExtractConfig(__file__, DEV, tmp_path / "run", **SMALL))
     with pytest.warns(UserWarning, match="24 of the 24 texts of dev are in train"):
         train_extractor(ExtractConfig(TRAIN, TRAIN, tmp_path / "leak", **SMALL, limit=1))
+    with pytest.raises(DataError, match="dev: no text has a triple"):
+        train_extractor(ExtractConfig(TRAIN, [TripleExample("甲", ())], tmp_path / "run", **SMALL))
+    model = open_extractor(tmp_path / "leak")
+    with pytest.raises(DataError, match="dev: no text has a triple"):
+        tune_thresholds(model, [TripleExample("甲", ())])
+
+
+def test_triples_need_no_spans_and_texts_that_are_too_long_are_told(tmp_path):
+    bare = [TripleExample("水" * 60 + e.text, tuple(Triple(*t[:3]) for t in e.triples)) for e in TRAIN]
+    with pytest.warns(UserWarning, match="train and dev: 24 texts longer than 48"):
+        train_extractor(ExtractConfig(bare, DEV, tmp_path, **SMALL, limit=1))
+
+
+def test_names_inside_a_token_are_told(tmp_path):
+    text = "A是👨\u200d👩人"
+    train = [TripleExample(text, (annotate(text, "A", "是", "👨"),))]
+    settings = {"model_type": "gplinker", "epochs": 1, "fine_epochs": 0, "device": "cpu", "limit": 1}
+    with pytest.warns(UserWarning, match="1 name with an end inside a token"):
+        train_extractor(ExtractConfig(train, DEV, tmp_path, **settings))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +158,10 @@ def test_bad_data(tmp_path):
         ({"ema": 1.0}, "ema must be"),
         ({"epochs": 0}, "epochs must be"),
         ({"fine_epochs": -1}, "fine_epochs must be"),
+        ({"encoder": "bge"}, "model_type='dgcnn' has no encoder, got 'bge'"),
+        ({"model_type": "gplinker", "prior": True}, "'gplinker' has no prior"),
+        ({"model_type": "gplinker", "word_vectors": "v.txt"}, "'gplinker' has no word_vectors"),
+        ({"segmenter": "jieba"}, "give word_vectors"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -57,14 +57,17 @@ def train(
     dim: Annotated[int, typer.Option(help="Width of dgcnn.", min=1)] = 128,
     num_layers: Annotated[int, typer.Option(help="Convolutions of dgcnn.", min=1, max=12)] = 12,
     max_length: Annotated[
-        int, typer.Option(help="Characters (gplinker: tokens) of a text that are read.", min=1)
-    ] = 512,
+        int | None,
+        typer.Option(
+            help="Characters (gplinker: tokens) of a text that are read; default: 512, or what the encoder can.", min=1
+        ),
+    ] = None,
     subject_sampling: Annotated[
         Literal["mixed", "gold"], typer.Option(help="Of dgcnn: mixed also learns from subjects that are none.")
     ] = "mixed",
     prior: Annotated[bool, typer.Option("--prior", help="Of dgcnn: known triples are features.")] = False,
     augmentation: Annotated[
-        float, typer.Option(help="Share of texts in which a triple is replaced.", min=0, max=1)
+        float, typer.Option(help="Share of texts in which a triple is replaced; none with --prior.", min=0, max=1)
     ] = 0.5,
     batch_size: Annotated[
         int | None, typer.Option(help="Texts of a step; default: a 160th of the texts, from 8 to 64.", min=1)
@@ -136,16 +139,20 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Texts of a forward pass.", min=1)] = 64,
     text: opt.TextColumn = None,
+    format: opt.Format = "auto",
     device: opt.Device = "auto",
 ) -> None:
     """Find the triples of texts, and write them to a file."""
     import time
 
+    from kexue._files import check_output
+    from kexue._text import say_count
     from kexue.corpus import read_records
     from kexue.extract import open_extractor, write_predictions
 
+    check_output(file)
     model = open_extractor(run, device=device)
-    texts = [record.text for record in read_records(inputs, text=text)]
+    texts = [record.text for record in read_records(inputs, text=text, format=format)]
     started = time.perf_counter()
     with out.progress("extracting") as report:
         found = model.extract(
@@ -158,14 +165,15 @@ def predict(
     seconds = time.perf_counter() - started
     write_predictions(file, texts, found)
     record = {"out": file, "n": len(texts), "triples": sum(map(len, found)), "seconds": seconds}
-    out.emit(record, lambda: f"{record['triples']:,} triples of {len(texts):,} texts in {seconds:,.1f} s: {file}")
+    counts = say_count(sum(map(len, found)), "triple"), say_count(len(texts), "text")
+    out.emit(record, lambda: f"{counts[0]} of {counts[1]} in {seconds:,.1f} s: {file}")
 
 
 @verb(app, "eval", examples=("kexue extract eval --pred triples.jsonl --gold dev.jsonl",))
 def evaluate(
     out: Output,
     pred: Annotated[str, typer.Option(help="File of kexue extract predict.")],
-    gold: Annotated[str, typer.Option(help=f"The same texts in the same order, annotated: {_ANNOTATED}")],
+    gold: Annotated[str, typer.Option(help=f"The same texts, annotated: {_ANNOTATED}")],
     match: Annotated[
         Literal["string", "tokens"],
         typer.Option(help="How strings are compared; tokens: spaces and accents do not count."),

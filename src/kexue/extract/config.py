@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from kexue._counts import check_counts
@@ -15,6 +15,8 @@ DILATIONS = (1, 2, 5, 1, 2, 5, 1, 2, 5, 1, 1, 1)
 SubjectSampling = Literal["mixed", "gold"]
 ModelType = Literal["dgcnn", "gplinker"]
 Source = str | os.PathLike[str] | Sequence[TripleExample]
+_OF_DGCNN = ("word_vectors", "segmenter", "dim", "num_layers", "subject_sampling", "prior")
+_OF_GPLINKER = ("encoder",)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class ExtractConfig:
         dim, num_layers, subject_sampling, prior: of ``"dgcnn"``, as of `DGCNNConfig`.
         max_length: characters, of ``"gplinker"`` tokens, of a text that are read; None: 512, or as many as the encoder
             can.
-        augmentation: share of the texts in which a triple is replaced by another of its predicate.
+        augmentation: share of the texts in which a triple is replaced by another of its predicate; none with `prior`.
         batch_size: texts of a step; None: a 160th of the texts, from 8 to 64, so that an epoch of few texts has steps.
         lr: largest learning rate; None: 1e-3 for ``"dgcnn"``, 5e-5 for ``"gplinker"``. It rises over the first epoch.
         epochs: most epochs of the first stage.
@@ -100,7 +102,7 @@ class ExtractConfig:
         seed, device, precision, limit, resume: as of `kexue.train.TrainConfig`.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range, or a setting that the kind of model does not have.
     """
 
     train: Source
@@ -136,6 +138,14 @@ class ExtractConfig:
         check_counts(0, fine_epochs=self.fine_epochs, seed=self.seed)
         if self.model_type not in get_args(ModelType):
             raise ValueError(f"model_type must be one of {', '.join(get_args(ModelType))}, got {self.model_type!r}")
+        others = _OF_GPLINKER if self.model_type == "dgcnn" else _OF_DGCNN
+        for field in fields(self):
+            if field.name in others and (value := getattr(self, field.name)) != field.default:
+                raise ValueError(f"model_type={self.model_type!r} has no {field.name}, got {value!r}; leave it out")
+        if self.segmenter is not None and self.word_vectors is None:
+            raise ValueError(
+                f"segmenter={self.segmenter!r} splits texts into words that have vectors: give word_vectors"
+            )
         if not 0 <= self.augmentation <= 1:
             raise ValueError(f"augmentation must be in [0, 1], got {self.augmentation!r}")
         if self.lr is not None and not self.lr > 0:

@@ -68,6 +68,8 @@ class DGCNNExtractor(DGCNNNetwork, Extractor):
             raise ValueError(f"num_predicates={config.num_predicates}, but the schema has {len(schema.predicates)}")
         if reader is not None and reader.num_characters != config.num_characters:
             raise ValueError(f"num_characters={config.num_characters}, but the reader has {reader.num_characters}")
+        if reader is not None and len(reader.words) != config.num_words:
+            raise ValueError(f"num_words={config.num_words}, but the reader has {len(reader.words)}")
         self.schema, self.reader, self.supervision = schema, reader, supervision
         self.max_length = config.max_length
 
@@ -88,7 +90,7 @@ class DGCNNExtractor(DGCNNNetwork, Extractor):
             known = record["supervision"]
             supervision = None if known is None else DistantSupervision.load(known, schema)
             model = cls(config, schema=schema, reader=reader, supervision=supervision)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{folder / RECORD} cannot be used ({type(error).__name__}: {error}).", remedy="Train again."
             ) from error

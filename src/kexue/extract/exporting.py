@@ -88,7 +88,8 @@ def _list_foreign(folder: Path) -> list[str]:
 
 
 def _example(network: DGCNNNetwork, b: int, t: int, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return inputs of both graphs: b texts of up to t characters, and n subjects."""
+    """Return inputs of both graphs: b texts of up to t characters, or `max_length`, and n subjects."""
+    t = min(t, network.config.max_length)
     random = torch.Generator().manual_seed(0)
     mask = torch.arange(t) < torch.randint(1, t + 1, (b, 1), generator=random)
     mask[0] = True

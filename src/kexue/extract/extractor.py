@@ -129,7 +129,7 @@ class Extractor(nn.Module):
                         cut |= {row} if extracted.cut else set()
                 if progress is not None:
                     progress(start + len(part), len(rows))
-        return found, list(self._describe_limits(self.count_long([texts[row] for row in rows]), len(cut)))
+        return found, list(self.describe_limits(self.count_long([texts[row] for row in rows]), len(cut)))
 
     @abstractmethod
     def prepare(self, texts: Sequence[str]) -> Decoder:
@@ -139,7 +139,8 @@ class Extractor(nn.Module):
     def count_long(self, texts: Sequence[str]) -> int:
         """Return how many texts are longer than the model reads."""
 
-    def _describe_limits(self, long: int, cut: int) -> Iterator[str]:
+    def describe_limits(self, long: int, cut: int = 0) -> Iterator[str]:
+        """Yield what is to be known of texts, of which `long` are too long and `cut` have too many triples."""
         if long:
             yield (
                 f"{say_count(long, 'text')} longer than {self.max_length}, the rest of which is not read; split long "

@@ -97,7 +97,7 @@ class GPLinkerExtractor(Extractor):
                 raise ValueError(f"kind {record['kind']!r}, expected {cls.kind!r}")
             schema = TripleSchema(tuple(record["predicates"]))
             model = cls(record["encoder"], schema, max_length=record["max_length"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{folder / RECORD} cannot be used ({type(error).__name__}: {error}).", remedy="Train again."
             ) from error

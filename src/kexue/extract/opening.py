@@ -22,6 +22,6 @@ def open_extractor(run: str | os.PathLike[str], *, device: str = "cpu") -> DGCNN
     """
     folder = find_extractor(run)
     kind = read_record(folder).get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise CheckpointError(f"{folder / RECORD}: unknown kind {kind!r}, expected {', '.join(_KINDS)}.")
     return _KINDS[kind].from_pretrained(folder, device=device)

@@ -13,7 +13,7 @@ from kexue.corpus.decoding import Decoder, decode_lines
 from kexue.errors import DataError
 from kexue.extract.reading import read_triples
 from kexue.extract.scoring import Match, TripleScore, triple_f1, triple_f1_interval
-from kexue.extract.triples import Triple, read_name
+from kexue.extract.triples import Triple, read_name, require_triples
 
 
 def write_predictions(path: str | os.PathLike[str], texts: Iterable[str], found: Iterable[Iterable[Triple]]) -> None:
@@ -29,33 +29,42 @@ def score_files(
 ) -> tuple[TripleScore, tuple[float, float]]:
     """Return the `triple_f1` of a file of `write_predictions` on annotated texts, and the 95 % interval of its F1.
 
-    The annotated texts are the same in the same order.
+    Predictions go with annotations by their text, in any order; a text that was predicted twice, such as one in two
+    rows of a table, counts with all that was found in it.
 
     Raises:
-        DataError: a file that cannot be read, or texts that differ; it names the line.
+        DataError: a file that cannot be read, texts that only one of the files has, annotated texts without any triple;
+            it names the line.
     """
     path, examples = os.fspath(pred), read_triples(gold)
-    found: list[list[Any]] = []
+    require_triples(examples, os.fspath(gold))
+    found: dict[str, list[Any]] = {example.text: [] for example in examples}
+    missing = dict.fromkeys(found)
     for line, raw in decode_lines(path, Decoder("strict", options=False)):
         if not raw.strip():
             continue
         record = parse_json(raw, path, line=line, kind=dict)
         text = read_name(record, "text", path, line)
-        if len(found) >= len(examples) or text != examples[len(found)].text:
-            wanted = repr(examples[len(found)].text)[:60] if len(found) < len(examples) else "no more text"
+        if text not in found:
             raise DataError(
-                f"the text is {text!r:.60}, but in {os.fspath(gold)} it is {wanted}.",
+                f"{os.fspath(gold)} does not have the text {text!r:.60}.",
                 path=path,
                 line=line,
                 column="text",
-                remedy="Predict the texts of the annotated file, in its order.",
+                remedy="Predict the texts of the annotated file.",
             )
+        missing.pop(text, None)
         triples = record.get("triples")
         if not isinstance(triples, list) or not all(isinstance(one, dict) for one in triples):
             raise DataError("triples must be a list of objects.", path=path, line=line, column="triples")
         fields = ("subject", "predicate", "object")
-        found.append([tuple(read_name(one, field, path, line) for field in fields) for one in triples])
-    if len(found) < len(examples):
-        raise DataError(f"{len(found)} texts, but {os.fspath(gold)} has {len(examples)}.", path=path)
-    golds = [example.triples for example in examples]
-    return triple_f1(found, golds, match=match), triple_f1_interval(found, golds, match=match)
+        found[text] += [tuple(read_name(one, field, path, line) for field in fields) for one in triples]
+    if missing:
+        count = f"{len(missing):,} of the {len(found):,} texts"
+        raise DataError(
+            f"{count} of {os.fspath(gold)} are not there, first {next(iter(missing))!r:.60}.",
+            path=path,
+            remedy="Predict the texts of the annotated file.",
+        )
+    pairs = [found[example.text] for example in examples], [example.triples for example in examples]
+    return triple_f1(*pairs, match=match), triple_f1_interval(*pairs, match=match)

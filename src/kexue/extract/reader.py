@@ -30,15 +30,18 @@ class TextReader:
 
     Args:
         characters: known ones, in small letters.
-        words: words with a vector, in the order of their vectors.
+        words: words with a vector, in the order of their vectors; of those that differ by letter case alone the first
+            is found.
         segmenter: name of what splits a text into words, see `kexue.extract.words.open_segmenter`.
     """
 
     def __init__(self, characters: Sequence[str], words: Sequence[str] = (), segmenter: str = "characters") -> None:
         self.characters, self.words, self.segmenter = tuple(characters), tuple(words), segmenter
         self._characters = {character: number for number, character in enumerate(self.characters, start=UNKNOWN + 1)}
-        self._words = {word: number for number, word in enumerate(self.words, start=1)}
-        self._segment = open_segmenter(segmenter, self.words) if self.words else None
+        self._words: dict[str, int] = {}
+        for number, word in enumerate(self.words, start=1):
+            self._words.setdefault(lower(word), number)
+        self._segment = open_segmenter(segmenter, tuple(self._words)) if self.words else None
 
     @classmethod
     def of(cls, texts: Iterable[str], words: WordVectors | None, segmenter: str) -> TextReader:

@@ -31,9 +31,10 @@ def read_triples(path: str | os.PathLike[str], *, schema: TripleSchema | None = 
     """Read examples from a file, also compressed (gzip, bzip2, xz, zstd, lz4).
 
     JSON Lines (.jsonl, .json) have a text and its triples in each line, as the data sets of DuIE do,
-    ``{"text": ..., "spo_list": [{"subject": ..., "predicate": ..., "object": ...}]}``. Tables (.csv, .tsv) have the
-    columns text, subject, predicate and object; rows of one text belong together, and one whose last three fields are
-    empty says that a text has no triple. A triple that is there twice counts once.
+    ``{"text": ..., "spo_list": [{"subject": ..., "predicate": ..., "object": ...}]}``; of an object with several parts,
+    as in DuIE 2.0, the one under ``"@value"`` counts. Tables (.csv, .tsv) have the columns text, subject, predicate and
+    object; a row whose last three fields are empty says that a text has no triple. All lines of one text are one
+    example, and a triple that is there twice counts once.
 
     Args:
         path: the file; ``"sample"``: 32 sentences of kexue's own, to try things out.
@@ -56,10 +57,10 @@ def read_triples(path: str | os.PathLike[str], *, schema: TripleSchema | None = 
         )
     decoder = Decoder("strict", options=False)
     rows = _json_rows(path, decoder) if kind == "jsonl" else _table_rows(path, decoder, "\t" if kind == "tsv" else ",")
-    texts: dict[Any, tuple[str, dict[Triple, None]]] = {}
+    texts: dict[str, dict[Triple, None]] = {}
     absent: list[tuple[int, str, str]] = []
     for text, triple, line in rows:
-        _, triples = texts.setdefault(line if kind == "jsonl" else text, (text, {}))
+        triples = texts.setdefault(text, {})
         if triple is None:
             continue
         if schema is not None and triple[1] not in schema.predicates:
@@ -83,7 +84,7 @@ def read_triples(path: str | os.PathLike[str], *, schema: TripleSchema | None = 
             f"{name} {value!r:.60}. Such triples are scored, but not learned.",
             stacklevel=2,
         )
-    return [TripleExample(text, tuple(triples)) for text, triples in texts.values()]
+    return [TripleExample(text, tuple(triples)) for text, triples in texts.items()]
 
 
 def _json_rows(path: str, decoder: Decoder) -> Iterator[_Row]:
@@ -105,8 +106,7 @@ def _json_rows(path: str, decoder: Decoder) -> Iterator[_Row]:
                 remedy="Write the triples of the text as a list, [] for none.",
             )
         for one in triples:
-            subject, predicate, object = (read_name(one, field, path, line) for field in COLUMNS[1:])
-            yield _Row(text, (subject, predicate, object), line)
+            yield _Row(text, _read_triple(one, path, line), line)
 
 
 def _table_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[_Row]:
@@ -124,5 +124,12 @@ def _table_rows(path: str, decoder: Decoder, delimiter: str) -> Iterator[_Row]:
         if not any(record[name].strip() for name in COLUMNS[1:]):
             yield _Row(text, None, line)
             continue
-        subject, predicate, object = (read_name(record, field, path, line).strip() for field in COLUMNS[1:])
-        yield _Row(text, (subject, predicate, object), line)
+        yield _Row(text, _read_triple(record, path, line), line)
+
+
+def _read_triple(record: dict[str, Any], path: str, line: int) -> tuple[str, str, str]:
+    """Return the three fields of a triple, without space at their ends."""
+    if isinstance(parts := record.get("object"), dict):
+        record = {**record, "object": parts.get("@value")}
+    subject, predicate, object = (read_name(record, field, path, line).strip() for field in COLUMNS[1:])
+    return subject, predicate, object

@@ -60,7 +60,8 @@ class Augmentation:
         """Return an example, changed or as it was; a triple that is no longer in the text is left out."""
         if not example.triples or random.random() >= self.share:
             return example
-        old = example.triples[random.integers(len(example.triples))]
+        triples = [_quote(example.text, triple) for triple in example.triples]
+        old = triples[random.integers(len(triples))]
         others = self._of[old.predicate]
         new = others[random.integers(len(others))]
 
@@ -68,8 +69,17 @@ class Augmentation:
             return text.replace(old.subject, new.subject).replace(old.object, new.object)
 
         text = replace(example.text)
-        triples = (annotate(text, replace(t.subject), t.predicate, replace(t.object)) for t in example.triples)
-        return TripleExample(text, tuple(triple for triple in triples if is_located(triple)))
+        changed = (annotate(text, replace(t.subject), t.predicate, replace(t.object)) for t in triples)
+        return TripleExample(text, tuple(triple for triple in changed if is_located(triple)))
+
+
+def _quote(text: str, triple: Triple) -> Triple:
+    """Return a triple with its subject and object in the letter case of the text."""
+    subject, object = (
+        name if span is None else text[slice(*span)]
+        for name, span in ((triple.subject, triple.subject_span), (triple.object, triple.object_span))
+    )
+    return triple._replace(subject=subject, object=object)
 
 
 class TripleRows(Dataset[Any]):

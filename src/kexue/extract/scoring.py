@@ -53,7 +53,7 @@ def triple_f1(
         match: how strings are compared.
 
     Raises:
-        ValueError: different numbers of sentences, another `match`.
+        ValueError: different numbers of sentences, another `match`, a triple that is not three strings.
 
     >>> triple_f1([[("A", "is", "b")]], [[("a", "is", "b"), ("a", "is", "c")]])
     TripleScore(precision=1.0, recall=0.5, f1=0.66..., n_pred=1, n_gold=2, n_correct=1, match='string')
@@ -66,8 +66,13 @@ def triple_f1(
 def triple_f1_interval(
     predictions: Sequence[Iterable[Sequence[Any]]], golds: Sequence[Iterable[Sequence[Any]]], *, match: Match = "string"
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval, over sentences, of the F1 of `triple_f1`, whose arguments it takes."""
+    """Return the 95 % bootstrap interval, over sentences, of the F1 of `triple_f1`, whose arguments it takes.
+
+    Of no sentence it is (0, 0), as the F1.
+    """
     counts = count_triples(predictions, golds, match=match)
+    if not len(counts):
+        return 0.0, 0.0
     return totals_interval(counts, lambda totals: 2 * totals[:, 0] / np.maximum(totals[:, 1] + totals[:, 2], 1))
 
 
@@ -85,7 +90,13 @@ def count_triples(
 
 
 def _as_set(triples: Iterable[Sequence[Any]], normal: Callable[[str], Any]) -> set[Any]:
-    return {(normal(triple[0]), triple[1], normal(triple[2])) for triple in triples}
+    kept = set()
+    for triple in triples:
+        subject, predicate, object = triple[:3] if not isinstance(triple, str) and len(triple) >= 3 else (None,) * 3
+        if not (isinstance(subject, str) and isinstance(predicate, str) and isinstance(object, str)):
+            raise ValueError(f"a triple must be (subject, predicate, object), strings, got {triple!r:.80}")
+        kept.add((normal(subject), predicate, normal(object)))
+    return kept
 
 
 def normalize(text: str) -> str:

@@ -14,6 +14,8 @@ from kexue.extract.rows import Augmentation
 from kexue.extract.triples import Span, TripleExample, TripleSchema
 from kexue.text.tokenizer import TextTokenizer
 
+_CHUNK = 1024  # texts that are read at a time
+
 
 class CodedTokens(NamedTuple):
     """Texts as tokens: `token_ids` (B, T), `mask` (B, T), and for each text the span of characters of each token.
@@ -112,12 +114,29 @@ class TokenRows(Dataset[Any]):
 
 
 def find_tokens(offsets: dict[int, Span], span: Span | None) -> Span | None:
-    """Return the first and last token that have a part in a span of characters; None where its ends have none."""
+    """Return the first and last token that have a part in a span of characters; None where none has, or it goes on.
+
+    A text goes on behind the last token that was read; characters that the tokenizer drops are in no token.
+    """
     if span is None:
         return None
-    first = next((place for place, (_, end) in offsets.items() if end > span[0]), None)
-    last = next((place for place, (_, end) in offsets.items() if end >= span[1]), None)
-    return None if first is None or last is None else (first, last)
+    inside = [place for place, (start, end) in offsets.items() if start < span[1] and end > span[0]]
+    goes_on = span[1] > max((end for _, end in offsets.values()), default=0)
+    return None if goes_on or not inside else (inside[0], inside[-1])
+
+
+def count_split(tokenizer: TextTokenizer, examples: Sequence[TripleExample]) -> int:
+    """Return how many subjects and objects of triples begin or end inside a token: they are read with all of it."""
+    split = 0
+    for start in range(0, len(examples), _CHUNK):
+        part = examples[start : start + _CHUNK]
+        coded = encode_tokens(tokenizer, [example.text for example in part])
+        for example, offsets in zip(part, coded.offsets, strict=True):
+            for span in (span for triple in example.triples for span in (triple.subject_span, triple.object_span)):
+                if span is not None and (tokens := find_tokens(offsets, span)) is not None:
+                    wide = example.text[offsets[tokens[0]][0] : offsets[tokens[1]][1]]
+                    split += wide.strip() != example.text[slice(*span)].strip()
+    return split
 
 
 def _pad(cells: list[list[set[int]]]) -> Tensor:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from kexue._files import hash_file, refuse_foreign, remove_folder
 from kexue._progress import Progress
+from kexue._text import say_count
 from kexue.errors import DataError
 from kexue.extract.config import DGCNNConfig, ExtractConfig, Source
 from kexue.extract.dgcnn import DGCNNExtractor
@@ -29,8 +30,8 @@ from kexue.extract.reader import TextReader
 from kexue.extract.reading import read_triples
 from kexue.extract.rows import Augmentation, TripleRows, is_located
 from kexue.extract.supervision import DistantSupervision
-from kexue.extract.token_rows import TokenRows
-from kexue.extract.triples import TripleExample, TripleSchema
+from kexue.extract.token_rows import TokenRows, count_split
+from kexue.extract.triples import TripleExample, TripleSchema, annotate, require_triples
 from kexue.extract.tuning import score_extractor
 from kexue.extract.words import choose_segmenter, read_word_vectors
 from kexue.text.training.batches import LengthBatches
@@ -66,8 +67,13 @@ def train_extractor(config: ExtractConfig, *, progress: Phases | None = None) ->
     Returns:
         `TrainResult`; its value is the best F1 on `dev`, in [0, 1].
 
+    Warns:
+        UserWarning: texts of `dev` that are in `train`; texts that are longer than the model reads; of ``"gplinker"``
+            subjects and objects that begin or end inside a token.
+
     Raises:
-        DataError: data that cannot be read, a predicate that is not in the schema, no triple that can be learned.
+        DataError: data that cannot be read, a predicate that is not in the schema, no triple that can be learned, or
+            that `dev` has.
         CheckpointError: the run in `out` has other settings or data. NonFiniteLossError: the training diverged.
 
     Example:
@@ -84,6 +90,7 @@ def train_extractor(config: ExtractConfig, *, progress: Phases | None = None) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, rows = build(config, data.train, data.schema)
+    _warn_of_limits(model, data)
     phases = progress or _silent
     first = _fit(model, rows, data, config, settings, phases, fine=False)
     result = first
@@ -138,6 +145,7 @@ def _load(config: ExtractConfig) -> _Data:
     """Return the data of a run; triples that are not in their text are left out of what is learned."""
     schema = None if config.schema is None else TripleSchema.load(config.schema)
     train, dev = (_read(source, schema) for source in (config.train, config.dev))
+    require_triples(dev, "dev")
     schema = schema or TripleSchema.of([*train, *dev])
     for example in (*train, *dev):
         for triple in example.triples:
@@ -160,7 +168,23 @@ def _read(source: Source, schema: TripleSchema | None) -> list[TripleExample]:
     examples = read_triples(source, schema=schema) if isinstance(source, str | os.PathLike) else list(source)
     if not examples or any(not example.text.strip() for example in examples):
         raise DataError("expected texts that are not blank, at least one.", remedy="Leave blank texts out.")
-    return examples
+    return [_locate(example) for example in examples]
+
+
+def _locate(example: TripleExample) -> TripleExample:
+    """Return an example with a span for each subject and object that is in the text."""
+    located = (t if is_located(t) else annotate(example.text, *t[:3]) for t in example.triples)
+    return TripleExample(example.text, tuple(located))
+
+
+def _warn_of_limits(model: DGCNNExtractor | GPLinkerExtractor, data: _Data) -> None:
+    """Warn of what the model cannot learn or find, and which still counts in the F1."""
+    examples = [*data.train, *data.dev]
+    notes = [*model.describe_limits(model.count_long([example.text for example in examples]))]
+    if isinstance(model, GPLinkerExtractor) and (split := count_split(model.tokenizer, examples)):
+        notes.append(f"{say_count(split, 'name')} with an end inside a token, which can be found with all of it only.")
+    for note in notes:
+        warnings.warn(f"train and dev: {note}", stacklevel=3)
 
 
 def _settings(config: ExtractConfig, data: _Data) -> dict[str, Any]:

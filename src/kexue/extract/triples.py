@@ -11,6 +11,8 @@ from kexue._text import parse_json
 from kexue.corpus.decoding import Decoder, decode_lines
 from kexue.errors import DataError
 
+_STRICT = Decoder("strict", options=False)
+
 Span = tuple[int, int]
 """Start and end of a part of a text: ``text[start:end]``."""
 
@@ -103,22 +105,37 @@ def read_name(record: dict[str, Any], field: str, path: str, line: int) -> str:
     if not isinstance(value, str) or not value.strip():
         what = "is missing" if field not in record else f"must be a text that is not blank, got {value!r:.40}"
         raise DataError(f"{field} {what}.", path=path, line=line, column=field, remedy="Correct the line.")
-    return value
+    return _STRICT.clean(value, path=path, line=line, column=field)
+
+
+def require_triples(examples: Iterable[TripleExample], what: str) -> None:
+    """Raise a `DataError` where no example has a triple, since every F1 on them is 0; `what` names them."""
+    if not any(example.triples for example in examples):
+        raise DataError(f"{what}: no text has a triple, so the F1 says nothing.", remedy="Annotate texts with triples.")
 
 
 def lower(text: str) -> str:
     """Return a text in small letters, of the same length: a letter whose small form is longer stays.
 
+    Letters are taken one by one, since a small sigma at the end of a word is another one than within it.
+
     >>> lower("ABC İ")
     'abc İ'
     """
-    small = text.lower()
-    return small if len(small) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    if text.isascii():
+        return text.lower()
+    return "".join(small if len(small := letter.lower()) == 1 else letter for letter in text)
 
 
 def find_span(text: str, part: str) -> Span | None:
-    """Return where a part occurs first in a text, letter case apart; None where it does not, or is empty."""
-    start = lower(text).find(lower(part)) if part else -1
+    """Return where a part occurs first in a text, else where it does letter case apart; None where nowhere, or empty.
+
+    >>> find_span("Give us the US flag", "US")
+    (12, 14)
+    """
+    start = text.find(part) if part else -1
+    if part and start < 0:
+        start = lower(text).find(lower(part))
     return None if start < 0 else (start, start + len(part))
 
 

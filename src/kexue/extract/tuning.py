@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kexue._progress import Progress
 from kexue.extract.extractor import Extractor
 from kexue.extract.scoring import TripleScore, triple_f1
-from kexue.extract.triples import TripleExample
+from kexue.extract.triples import TripleExample, require_triples
 
 _GRID = (0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -63,7 +63,11 @@ def tune_thresholds(
         extractor: a trained model.
         dev: annotated texts.
         progress: called as ``progress(texts_done, n)``.
+
+    Raises:
+        DataError: no text has a triple.
     """
+    require_triples(dev, "dev")
     pairs = [(head, tail) for head in _GRID for tail in _GRID]
     golds = [example.triples for example in dev]
     found, notes = extractor.extract_by(pairs, [example.text for example in dev], progress=progress)

@@ -5,6 +5,7 @@ import { responsive, svg } from "./dom.js";
 const STEP = 26; // pixels from arc to arc above a line
 const LINE = 34; // pixels of a line of text
 const BEND = 8; // radius of a corner
+const GRAPHEMES = new Intl.Segmenter(undefined, { granularity: "grapheme" }); // what is drawn as one letter
 
 /** A picture of `text` and its triples; spans count characters, as the server does. */
 export const arcs = (text, triples, label) =>
@@ -15,7 +16,7 @@ function picture(text, triples, width, label) {
   const { fontSize, fontFamily } = getComputedStyle(document.body);
   pen.font = `${fontSize} ${fontFamily}`;
   const small = `${0.8 * parseFloat(fontSize)}px ${fontFamily}`;
-  const letters = setLetters([...text], width, pen);
+  const letters = setLetters(text, width, pen);
   pen.font = small;
   const pieces = triples.flatMap((triple, i) => bars(triple, i, ends(triples, i, letters), width, pen));
   const rooms = stack(pieces);
@@ -41,18 +42,23 @@ function picture(text, triples, width, label) {
   return drawn;
 }
 
-/** Place of every letter: {letter, line, x, end}; lines break at spaces and between Chinese characters. */
-function setLetters(characters, width, pen) {
+/**
+ * Place of every character: {letter, line, x, end}; lines break at spaces and between Chinese characters. Characters that
+ * are drawn as one letter, such as e and its accent, or a family of emoji, stand with the first of them.
+ */
+function setLetters(text, width, pen) {
   const letters = [];
   let x = 0;
   let line = 0;
   let word = 0; // where the last word began
-  characters.forEach((letter, i) => {
-    const before = characters[i - 1] ?? " ";
+  let before = " ";
+  for (const { segment: letter } of GRAPHEMES.segment(text)) {
+    const i = letters.length;
     if (/\s/.test(before) || isWide(letter) || isWide(before)) word = i;
-    const room = letter === "\n" ? 0 : pen.measureText(letter === "\t" ? " " : letter).width;
-    if ((x + room > width && x > 0 && !/\s/.test(letter)) || before === "\n") {
-      const start = letters[word]?.x > 0 && before !== "\n" ? word : i;
+    const broken = /\n/.test(before);
+    const room = /\n/.test(letter) ? 0 : pen.measureText(letter === "\t" ? " " : letter).width;
+    if ((x + room > width && x > 0 && !/\s/.test(letter)) || broken) {
+      const start = letters[word]?.x > 0 && !broken ? word : i;
       const shift = letters[start]?.x ?? x;
       line += 1;
       for (const moved of letters.slice(start)) {
@@ -64,11 +70,13 @@ function setLetters(characters, width, pen) {
     }
     letters.push({ letter, line, x, end: x + room });
     x += room;
-  });
+    for (const _ of [...letter].slice(1)) letters.push({ letter: "", line, x, end: x });
+    before = letter;
+  }
   return letters;
 }
 
-const isWide = (letter) => /[\u2e80-\uffef]/.test(letter) || letter.length > 1;
+const isWide = (letter) => /[\u2e80-\u{10ffff}]/u.test(letter);
 
 /** Neighbouring letters of a line as one string each, so that the browser joins and shapes them. */
 function runs(letters) {
