@@ -75,7 +75,9 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Largest learning rate; default: by the kind of model.")] = None,
     epochs: Annotated[int, typer.Option(help="Most epochs of the first stage.", min=1)] = 50,
     fine_epochs: Annotated[int, typer.Option(help="Epochs of the second stage, at a tenth of the rate.", min=0)] = 10,
-    patience: Annotated[int, typer.Option(help="Epochs without a better F1 that end the first stage, from the first right triple on.", min=1)] = 8,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a better F1 that end the first stage, once a triple was right.", min=1)
+    ] = 8,
     device: opt.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Precision of the arithmetic.")
