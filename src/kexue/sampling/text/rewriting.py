@@ -4,7 +4,8 @@ The law is rho(x) = p(x)^gamma · cos(v(x), v(text))^50 · exp(10 · difference 
 vectors v of an encoder and d the share of the pairs of neighbouring tokens of x that the text does not have.
 
 Source: Liu et al. 2020, "Unsupervised paraphrasing by simulated annealing", arXiv:1909.03588, for the three factors,
-which it maximises; here they are sampled. Compare kexue.fm/archives/8194.
+which it maximises; here they are sampled, as annealing strayed further from the
+meaning (page of search-sampling). Compare kexue.fm/archives/8194.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def paraphrase(
     watch: Watch | None = None,
 ) -> Writing:
     """Write sentences that mean about what a text means, in other words. The text itself is not among them.
+
+    Read them: many mean something else. They are the best states of each chain, found as by a search. What is told of
+    the chains (R-hat) is told of all states that were kept, which the last gamma has.
 
     Args:
         text: a sentence that the model can read.
