@@ -74,6 +74,16 @@ def test_an_irreversible_move_is_never_made():
         assert anneal(float, OneWay(), 0, steps=5, tau0=tau0, generator=0).best == [0]
 
 
+def test_probabilities_that_are_no_numbers_are_refused():
+    class Broken:
+        def propose(self, state, generator):
+            return Proposed(state + 1, 0.0, math.nan)
+
+    for tau0 in (0.0, 1.0):
+        with pytest.raises(ValueError, match="no acceptance probability"):
+            anneal(float, Broken(), 0, steps=5, tau0=tau0, generator=0)
+
+
 def test_bad_input(toys):
     def run(**kw):
         return anneal(toys.score, toys.Edits(), "", **{"steps": 10, "generator": 0} | kw)

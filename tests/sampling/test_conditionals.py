@@ -70,3 +70,5 @@ def test_bad_input():
         gibbs(FiniteConditional(lambda x: math.nan, "ab"), "a", steps=5, generator=0)
     with pytest.raises(ValueError, match="values"):
         FiniteConditional(score_three, "")
+    with pytest.raises(ValueError, match="different"):
+        FiniteConditional(score_three, "aab")

@@ -45,7 +45,8 @@ def test_tries_count_up_to_the_last_state_that_was_needed(toys):
 
 def test_a_broken_bound_is_named_and_never_clipped(toys):
     worst = max(toys.strings(), key=lambda x: toys.score(x) - toys.Fair().log_prob([x])[0])
-    with pytest.raises(ValueError, match=rf"1\.1051.* > 1 for state '{worst}'"):  # e^0.1
+    needed = f"{log_bound_of(toys):.6g}"
+    with pytest.raises(ValueError, match=rf"at least {needed}, .* of state '{worst}'"):
         rejection_sample(toys.score, toys.Fair(), 20_000, log_bound=log_bound_of(toys) - 0.1, generator=0)
 
 
@@ -87,6 +88,13 @@ def test_resampling_gives_the_law(toys):
     assert result.expect(len) == pytest.approx(np.mean([len(x) for x in result.states]), rel=1e-12)
 
 
+def test_means_leave_out_what_has_no_weight(toys):
+    allowed = lambda x: 0.0 if len(x) > 1 else -math.inf  # noqa: E731
+    weighted = importance_sample(allowed, toys.Fair(), 200, generator=0)
+    assert (weighted.log_weights == -math.inf).any()
+    assert weighted.expect(allowed) == 0
+
+
 def test_a_constant_factor_of_the_score_changes_z_alone(toys):
     one = importance_sample(toys.score, toys.Fair(), 1000, generator=0)
     other = importance_sample(lambda x: toys.score(x) - 900.0, toys.Fair(), 1000, generator=0)  # e^-900 is no float
@@ -110,6 +118,15 @@ def test_bad_input(toys):
 
         with pytest.raises(ValueError, match="log q = -inf"):
             sample(toys.score, Denying(), 5, generator=0)
+
+        class Short(toys.Fair):
+            def sample(self, n, *, generator):
+                return super().sample(1, generator=generator)
+
+        with pytest.raises(ValueError, match=r"must return 5 states, got 1"):
+            sample(toys.score, Short(), 5, generator=0)
+    with pytest.raises(ValueError, match="at least 100"):  # rho / q is larger than any number
+        rejection_sample(lambda x: 1000.0, toys.Fair(), 5, log_bound=0.0, generator=0)
     for log_bound in (math.inf, math.nan):
         with pytest.raises(ValueError, match="log_bound"):
             rejection_sample(toys.score, toys.Fair(), 5, log_bound=log_bound)

@@ -195,3 +195,18 @@ def test_a_matrix_needs_a_closed_world(toys):
         transition_matrix(toys.score, toys.Edits(), [])
     with pytest.raises(ValueError, match="sum <= 1"):
         transition_matrix(toys.score, toys.Edits(shares=(0.9, 0.9, 0.9)), states)
+
+    class Broken:
+        def enumerate(self, state):
+            return [Proposed(state, 0.0, math.nan)]
+
+    with pytest.raises(ValueError, match="no acceptance probability"):
+        transition_matrix(toys.score, Broken(), states)
+
+    class Never(toys.Edits):
+        def enumerate(self, state):
+            return [*super().enumerate(state), Proposed("elsewhere", -math.inf, 0.0)]
+
+    np.testing.assert_array_equal(
+        transition_matrix(toys.score, Never(), states), transition_matrix(toys.score, toys.Edits(), states)
+    )

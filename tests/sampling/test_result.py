@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kexue.sampling import (
+    MCMCResult,
+    Proposed,
     diagnose,
     effective_sample_size,
     gibbs,
@@ -42,7 +44,8 @@ def test_numbers_are_those_of_arviz(chains, draws, phi, rounded, seed):
             if kind == "mean":
                 assert integrated_autocorrelation_time(x) == pytest.approx(x.size / expected, rel=1e-6)
         expected = float(peer.rhat(x, chain_axis=0, draw_axis=1, method="rank"))
-    if not math.isnan(expected):  # the peer gives up where the folded values are all equal, though the values are not
+    # the peer gives up where the folded values are all equal, though the values are not, and where no half moves
+    if not math.isnan(expected) and expected < 1e6:
         assert split_rhat(x) == pytest.approx(expected, rel=1e-6)
 
 
@@ -100,6 +103,42 @@ def test_doubts_are_flagged(toys):
     assert any("all values are equal" in flag for flag in diagnose(flat).flags)
 
 
+def test_chains_that_agree_on_log_rho_alone_are_flagged_by_their_states():
+    class Near:
+        def propose(self, x, generator):
+            return Proposed(x + generator.normal(), 0.0, 0.0)
+
+    two = lambda x: -((abs(x) - 9) ** 2) / 2  # noqa: E731
+    starts = iter([-9.0, 9.0, 9.0, -9.0])
+    result = metropolis_hastings(two, Near(), lambda g: next(starts), steps=4000, chains=4, generator=0)
+    assert len(set(np.sign(result.measure(float)).mean(1).tolist())) == 2  # each stays on its side
+    assert not diagnose(result).flags
+    other = diagnose(result.measure(float))
+    worst = diagnose(result, float, lambda x: 1.0)  # one that never changes is left out
+    assert (worst.rhat, worst.ess_bulk, worst.iat) == (other.rhat, other.ess_bulk, other.iat)
+    assert "R-hat" in " ".join(worst.flags)
+    assert "log rho and others, the worst: R-hat" in result.summary(float)
+    assert diagnose(result, abs).ess_bulk == min(diagnose(result).ess_bulk, diagnose(result.measure(abs)).ess_bulk)
+    with pytest.raises(TypeError, match="MCMCResult"):
+        diagnose(result.log_rho, float)
+
+
+def test_one_chain_and_one_that_never_moves_are_flagged():
+    x = np.random.default_rng(0).normal(size=(40, 500))
+    assert not diagnose(x).flags
+    assert "one chain" in " ".join(diagnose(x[0]).flags)
+    x[7] = np.median(np.abs(x))  # where R-hat hardly sees it
+    moved = np.arange(40)[:, None].repeat(500, 1) != 7
+    stuck = MCMCResult(x.tolist(), x, moved, [[""] * 500] * 40)
+    assert diagnose(stuck).acceptance == 39 / 40
+    assert any(flag.startswith("acceptance 0.0000 < 0.01") for flag in diagnose(stuck).flags)
+
+
+def test_halves_that_never_move_and_differ_have_no_rhat_at_all():
+    assert split_rhat(np.repeat([[0.1], [0.2], [0.3]], 500, axis=1)) == math.inf  # not a large number by rounding
+    assert math.isnan(split_rhat(np.full((3, 500), 0.1)))
+
+
 def test_arviz_gets_the_numbers(toys):
     arviz = pytest.importorskip("arviz")
     ring = metropolis_hastings(toys.log_ring, toys.Ring(), 0, steps=400, chains=4, generator=0)
@@ -131,6 +170,9 @@ def test_bad_input(toys):
     unknown = gibbs(lambda x, i, g: x, "ab", steps=9, generator=0)
     with pytest.raises(ValueError, match="not known"):
         diagnose(unknown)
+    forbidden = gibbs(lambda x, i, g: x, "ab", steps=9, target=lambda x: -math.inf, generator=0)
+    with pytest.raises(ValueError, match="not finite"):
+        diagnose(forbidden)
 
 
 def test_a_judgement_as_json_has_null_for_what_is_not_known():

@@ -78,7 +78,7 @@ def keywords(
         "sentences": [
             {"text": text, "log_rho": score} for text, score in zip(written.sentences, written.log_rho, strict=True)
         ],
-        **judge_chains(written.result),
+        **judge_chains(written.result, model.decode, given),
         "satisfied": satisfied / max(1, len(written.sentences)),
     }
     _emit(out, record, written, model, run)
@@ -108,7 +108,7 @@ def paraphrase(
     with _watching(out, model) as watch:
         written = write(text, lm=model, encoder=judge, steps=steps, chains=chains, gamma=gamma, difference=difference,
                         generator=out.seed, watch=watch)  # fmt: skip
-    _emit(out, _rewritten(text, written, judge), written, model, run)
+    _emit(out, _rewritten(text, written, model, judge), written, model, run)
 
 
 @verb(
@@ -133,7 +133,7 @@ def shorten(
     with _watching(out, model) as watch:
         written = write(text, lm=model, encoder=judge, target_length=most, steps=steps, chains=chains, gamma=gamma,
                         generator=out.seed, watch=watch)  # fmt: skip
-    _emit(out, _rewritten(text, written, judge), written, model, run)
+    _emit(out, _rewritten(text, written, model, judge), written, model, run)
 
 
 @verb(
@@ -194,10 +194,11 @@ def lm_train(
 def diagnose(out: Output, run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]) -> None:
     """Judge the chains of a run: whether they have the same law, and how many independent states they are worth."""
     from kexue.sampling import diagnose as judge
-    from kexue.sampling.text.runs import read_run
+    from kexue.sampling.text.runs import measures_of, read_run
 
-    result, _ = read_run(run)
-    out.emit(judge(result).record(), result.summary)
+    result, record = read_run(run)
+    measures = measures_of(record.get("words", ()))
+    out.emit(judge(result, *measures).record(), lambda: result.summary(*measures))
 
 
 @contextmanager
@@ -250,7 +251,7 @@ def _render(record: Mapping[str, Any]) -> str:
     return "\n".join(lines or ["no sentence was written: give more steps"])
 
 
-def _rewritten(text: str, written: Writing, encoder: Any) -> dict[str, Any]:
+def _rewritten(text: str, written: Writing, lm: LanguageModel, encoder: Any) -> dict[str, Any]:
     """Return the record of sentences that mean about what a text means."""
     import numpy as np
 
@@ -260,4 +261,4 @@ def _rewritten(text: str, written: Writing, encoder: Any) -> dict[str, Any]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = zip(written.sentences, written.log_rho, (vectors[1:] @ vectors[0]).tolist(), strict=True)
     sentences = [{"text": one, "score": score, "similarity": cosine} for one, score, cosine in rows]
-    return {"text": text, "sentences": sentences, **judge_chains(written.result)}
+    return {"text": text, "sentences": sentences, **judge_chains(written.result, lm.decode)}

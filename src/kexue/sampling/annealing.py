@@ -7,6 +7,7 @@ Source: kexue.fm/archives/8084, section "Simulated annealing"; Kirkpatrick, Gela
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal
@@ -73,7 +74,7 @@ def anneal(
 
     Raises:
         InfeasibleError: a start of f = -inf.
-        ValueError: NaN or +inf as f, with the state; an argument out of range.
+        ValueError: NaN or +inf as f, with the state; NaN as probability of a move; an argument out of range.
 
     Example:
         >>> class Step:
@@ -136,6 +137,6 @@ def _accept(temperature: list[float]) -> LogAcceptance[Any]:
         gain, tau = new - old, temperature[t]
         if gain:
             gain = gain / tau if tau else math.copysign(math.inf, gain)
-        return min(0.0, gain + hastings)  # 8084, "Simulated annealing"
+        return min(gain, sys.float_info.max) + hastings  # 8084, "Simulated annealing"
 
     return log_acceptance

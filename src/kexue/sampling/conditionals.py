@@ -33,6 +33,8 @@ class FiniteConditional(Generic[X]):
         self.values = list(values)
         if not self.values:
             raise ValueError("values must hold the letters of a coordinate, got none")
+        if len(set(self.values)) < len(self.values):
+            raise ValueError(f"values must be different, or the law would count some of them twice, got {self.values}")
 
     def __call__(self, state: X, i: int, generator: np.random.Generator, /) -> X:
         """Draw coordinate `i` given the others."""

@@ -104,8 +104,8 @@ def _normal_scores(series: Array) -> Array:
 def _rhat(series: Array) -> float:
     n = series.shape[1]
     between, within = float(series.mean(1).var(ddof=1)), float(series.var(1, ddof=1).mean())
-    if within == 0:
-        return math.inf if between > 0 else math.nan
+    if not np.ptp(series, axis=1).any():  # `within` may be above 0, by rounding
+        return math.inf if np.ptp(series) else math.nan
     return math.sqrt(between / within + (n - 1) / n)  # eq. 4
 
 

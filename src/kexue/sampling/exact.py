@@ -36,7 +36,7 @@ def transition_matrix(target: Score[S], proposal: FiniteProposal[S], states: Seq
     Raises:
         InfeasibleError: a state of density zero.
         ValueError: a state twice, an accepted move that leads elsewhere, moves whose probabilities have a sum above 1,
-            or a score that is NaN.
+            or NaN as a score or a probability.
     """
     target = as_target(target)
     index = {state: i for i, state in enumerate(states)}
@@ -52,7 +52,12 @@ def transition_matrix(target: Score[S], proposal: FiniteProposal[S], states: Seq
         if not total <= 1 + 1e-9:
             raise ValueError(f"the probabilities of the moves from {state!r} must have a sum <= 1, got {total}")
         for move, score in zip(moves, score_states(target, [move.state for move in moves]).tolist(), strict=True):
-            accept = math.exp(min(0.0, score - log_rho[i] + move.log_reverse - move.log_forward))
+            if move.log_forward == -math.inf:
+                continue  # never made
+            log_accept = score - log_rho[i] + move.log_reverse - move.log_forward
+            if not log_accept < math.inf:
+                raise ValueError(f"the move from {state!r} has no acceptance probability: {move}")
+            accept = math.exp(min(0.0, log_accept))
             if accept and move.state not in index:
                 raise ValueError(f"a move leads from {state!r} to {move.state!r}, which is not one of the states")
             if accept:

@@ -16,7 +16,7 @@ from kexue._arrays import Array
 from kexue._counts import check_counts
 from kexue.errors import InfeasibleError
 from kexue.sampling.protocols import IndependentProposal, S
-from kexue.sampling.targets import Score, as_target, score_proposed
+from kexue.sampling.targets import Score, as_target, draw_states, score_proposed
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,13 @@ class ImportanceResult(Generic[S]):
     max_weight_share: float
 
     def expect(self, function: Callable[[S], Any]) -> Any:
-        """Return sum w f(x) / sum w, the mean of a number or an array f(x) under p; its bias is O(1 / n)."""
+        """Return sum w f(x) / sum w, the mean of a number or an array f(x) under p; its bias is O(1 / n).
+
+        States of weight 0 are left out: there f need not be finite, as log rho is not.
+        """
         weights = _shares(self.log_weights)
-        mean = np.tensordot(weights, np.array([function(state) for state in self.states], np.float64), 1)
+        seen = np.flatnonzero(weights)
+        mean = np.tensordot(weights[seen], np.array([function(self.states[i]) for i in seen], np.float64), 1)
         return mean if mean.ndim else float(mean)
 
 
@@ -79,7 +83,7 @@ def importance_sample(
     """
     check_counts(n=n)
     random = np.random.default_rng(generator)
-    states = list(proposal.sample(n, generator=random))
+    states = draw_states(proposal, n, random)
     log_weights = score_proposed(as_target(target), proposal, states)
     top = float(log_weights.max())
     if top == -math.inf:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kexue._counts import check_count, check_counts
 from kexue.sampling.protocols import IndependentProposal, S
-from kexue.sampling.targets import Score, as_target, score_proposed
+from kexue.sampling.targets import Score, as_target, draw_states, score_proposed
 
 _BATCH = 65_536  # states drawn at a time, at most
 _ROUNDING = 1e-9  # of log ratios, by which a bound may be exceeded
@@ -79,13 +79,13 @@ def rejection_sample(
     while len(states) < n and tries < limit:
         rate = max(len(states), 1) / max(tries, 1)
         batch = int(min(limit - tries, _BATCH, max(n, 1.1 * (n - len(states)) / rate)))
-        drawn = list(proposal.sample(batch, generator=random))
+        drawn = draw_states(proposal, batch, random)
         log_ratio = score_proposed(target, proposal, drawn) - log_bound
         worst = int(log_ratio.argmax())
         if log_ratio[worst] > _ROUNDING:
             raise ValueError(
-                f"the bound is broken: rho / (M q) = {math.exp(log_ratio[worst]):.6g} > 1 for state {drawn[worst]!r}; "
-                f"log_bound must be at least {log_ratio[worst] + log_bound:.6g}"
+                f"the bound is broken: log_bound must be at least {log_ratio[worst] + log_bound:.6g}, the logarithm of "
+                f"rho / q of state {drawn[worst]!r}, got {log_bound:.6g}"
             )
         passed = np.flatnonzero(random.random(batch) < np.exp(log_ratio))[: n - len(states)].tolist()
         states += [drawn[i] for i in passed]

@@ -144,6 +144,14 @@ def score_states(target: Target[S], states: Sequence[S]) -> Array:
     return scores
 
 
+def draw_states(proposal: IndependentProposal[S], n: int, generator: np.random.Generator) -> list[S]:
+    """Return n states drawn from q; ValueError where it gives another number."""
+    states = list(proposal.sample(n, generator=generator))
+    if len(states) != n:
+        raise ValueError(f"sample({n}) of the proposal must return {n} states, got {len(states)}")
+    return states
+
+
 def score_proposed(target: Target[S], proposal: IndependentProposal[S], states: Sequence[S]) -> Array:
     """Return log rho - log q (n,) of states drawn from q, checked.
 

@@ -57,7 +57,7 @@ async def sampling(body: SamplingRequest, service: Here) -> StreamingResponse:
         started = time.monotonic()
         written = _write(body, service, lm, _Summary(lm, report).take)
         results = zip(written.sentences, written.log_rho, strict=True)
-        judged = judge_chains(written.result)
+        judged = judge_chains(written.result, lm.decode, body.words or ())
         report(
             {
                 "done": True,

@@ -176,3 +176,6 @@ def test_moves_without_an_edit_propose_to_stay(ab):
 def test_bad_arguments_are_refused(ab, make, message):
     with pytest.raises(ValueError, match=message):
         make(ab)
+    for protected in ("ab", ["ab"]):
+        with pytest.raises(TypeError, match=r"lm\.encode"):
+            MixtureProposal([SwapMove()], protected=protected)

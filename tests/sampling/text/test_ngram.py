@@ -198,6 +198,12 @@ def test_perplexity_is_that_of_the_tokens():
         (lambda: NGramLM().fit(["a"]).log_prob([9]), ValueError, "got 9"),
         (lambda: NGramLM().fit(["a"]).log_prob([BEGIN]), ValueError, "got 0"),
         (lambda: NGramLM().fit(["a"]).perplexity([]), ValueError, "texts"),
+        (lambda: NGramLM().fit(["a"]).log_rho([(3, 9)]), ValueError, "token 9 is not of this model"),
+        (lambda: NGramLM().fit(["a"]).follow([(3, -1)]), ValueError, "token -1 is not of this model"),
+        (lambda: NGramLM().fit(["a"]).next_log_probs([9]), ValueError, "token 9 is not of this model"),
+        (lambda: NGramLM().fit(["a"]).law((9,), (), 3), ValueError, "token 9 is not of this model"),
+        (lambda: NGramLM().follow([()]), NotFittedError, "fit"),
+        (lambda: NGramLM().law((), (), 3), NotFittedError, "fit"),
         (lambda: NGramLM().log_prob([3]), NotFittedError, "fit"),
         (lambda: NGramLM().sample(), NotFittedError, "fit"),
         (lambda: NGramLM().save("x"), NotFittedError, "fit"),
@@ -216,8 +222,23 @@ def test_damaged_folders_are_refused(tmp_path):
     whole = file.read_text(encoding="utf-8")
     for damaged in (whole[:40], whole.replace('"order": 3', '"order": 4'), whole.replace('"我", ', "")):
         file.write_text(damaged, encoding="utf-8")
-        with pytest.raises(CheckpointError, match="Copy the whole folder"):
+        with pytest.raises(CheckpointError, match=r"ngram\.json cannot be read"):
             NGramLM.load(tmp_path / "lm")
+    file.unlink()
+    NGramLM(3).fit(TEXTS).save(tmp_path / "lm")
+    for name in ("ngram.json", "model.safetensors"):
+        file = tmp_path / "lm" / name
+        written = file.read_bytes()
+        for bit in range(7, 8 * len(written), 8 * len(written) // 60):
+            flipped = bytearray(written)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+                NGramLM.load(tmp_path / "lm")
+        file.write_bytes(written)
+    (tmp_path / "lm" / "model.safetensors").rename(tmp_path / "away")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        NGramLM.load(tmp_path / "lm")
     (tmp_path / "lm" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match=r"notes\.txt"):
         NGramLM(3).fit(TEXTS).save(tmp_path / "lm")

@@ -87,7 +87,7 @@ def test_sentences_are_likelier_than_drawn_ones(chinese):
         (["广州"], {"min_length": -1}, ValueError, "min_length"),
         (["广州"], {"steps": 0}, ValueError, "steps"),
         (["广州"], {"chains": 0}, ValueError, "chains"),
-        (["广州"], {"gamma": 0.0}, ValueError, "gamma"),
+        (["广州"], {"gamma": -1.0}, ValueError, r"gamma must be > 0 and finite, got -1\.0"),
         (["广州"], {"gamma": math.nan}, ValueError, "gamma"),
     ],
 )
@@ -143,6 +143,9 @@ def test_shorter_texts_are_short_and_near(letters):
         (lambda lm: paraphrase("abc", lm=lm, encoder=Letters(), difference=-1), ValueError, "difference"),
         (lambda lm: shorten("abc", lm=lm, encoder=Letters(), target_length=0), ValueError, "target_length"),
         (lambda lm: shorten("", lm=lm, encoder=Letters(), target_length=2), ValueError, "blank"),
+        (lambda lm: shorten("abc", lm=lm, encoder=Against(), target_length=2), InfeasibleError, "no part of 'abc'"),
+        (lambda lm: paraphrase("abc", lm=lm, encoder=Letters(), gamma=-1), ValueError, "got -1"),
+        (lambda lm: shorten("abc", lm=lm, encoder=Letters(), target_length=2, gamma=-1), ValueError, "got -1"),
     ],
 )
 def test_bad_texts_are_refused(letters, call, error, message):
@@ -171,6 +174,29 @@ class Against:
 
     def encode(self, texts):
         return np.array([[1.0 if text == "abc" else -1.0] for text in texts])
+
+
+class Blind:
+    """An encoder that gives all texts but one the same number."""
+
+    def __init__(self, number, seen=""):
+        self.number, self.seen = number, seen
+
+    def encode(self, texts):
+        return np.array([[1.0 if text == self.seen else self.number] for text in texts])
+
+
+def test_vectors_without_a_direction_are_refused_or_resemble_nothing(letters):
+    with pytest.raises(ValueError, match="'abc' a vector of length nan"):
+        SimilarityTarget(Blind(math.nan), "abc", decode=letters.decode)
+    with pytest.raises(ValueError, match="'abc' a vector of zeros"):
+        SimilarityTarget(Blind(0.0), "abc", decode=letters.decode)
+    half = SimilarityTarget(Blind(math.nan, "abc"), "abc", decode=letters.decode)
+    with pytest.raises(ValueError, match="'cba' a vector of length nan"):
+        half.log_rho([letters.encode("cba")])
+    assert SimilarityTarget(Blind(0.0, "abc"), "abc", decode=letters.decode).log_rho([letters.encode("cba")]) == [
+        -math.inf
+    ]
 
 
 def test_opposite_meanings_are_forbidden(letters):
@@ -211,6 +237,11 @@ def test_a_run_is_read_as_it_was_written(chinese, tmp_path):
     np.testing.assert_array_equal(result.accepted, written.result.accepted)
     with pytest.raises(CheckpointError, match="holds no run"):
         read_run(tmp_path)
+    chains = tmp_path / "run" / "chains.safetensors"
+    whole = chains.read_bytes()
+    chains.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"chains\.safetensors cannot be read"):
+        read_run(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_run(tmp_path / "run")

@@ -30,6 +30,7 @@ class MixtureProposal:
             change their order: `SwapMove`.
 
     Raises:
+        TypeError: a protected word that is a string.
         ValueError: no move, weights that do not fit, an insertion without a deletion, a word without tokens.
 
     Example:

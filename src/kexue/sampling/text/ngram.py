@@ -129,6 +129,8 @@ class NGramLM:
 
     def step(self, state: int, token: int) -> tuple[float, int]:
         """Return the log-probability of a token in a state, and the state after it; both are remembered."""
+        if not 0 <= token < self._size:
+            raise ValueError(f"token {token!r} is not of this model, whose tokens are 0 to {self._size - 1}")
         key = state * self._size + token
         known = self._steps.get(key)
         if known is None:
@@ -182,6 +184,7 @@ class NGramLM:
 
     def follow(self, states: Sequence[Tokens], /) -> NGramFollower:
         """Return a follower of chains, which scores again only what an edit changes."""
+        self._fitted()
         return NGramFollower(self.step, self.start, states)
 
     def next_log_probs(self, context: Sequence[int]) -> Array:
@@ -190,11 +193,11 @@ class NGramLM:
         Args:
             context: all tokens of the text so far; () for none.
         """
-        self._fitted()
         return self._next(self._walk(context))
 
     def _walk(self, tokens: Sequence[int]) -> int:
         """Return the state after the first tokens of a text."""
+        self._fitted()
         state = self.start
         for token in tokens:
             state = self.step(state, token)[1]

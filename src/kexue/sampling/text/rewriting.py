@@ -17,10 +17,11 @@ from itertools import pairwise
 import numpy as np
 
 from kexue._counts import check_count, check_counts
+from kexue.errors import InfeasibleError
 from kexue.sampling import FunctionTarget, Target
 from kexue.sampling.text.laws import LanguageModel, Tokens
 from kexue.sampling.text.targets import Length, SentenceEncoder, SimilarityTarget
-from kexue.sampling.text.writing import Watch, Writing, best_of_chains, climb, default_gamma, make_moves
+from kexue.sampling.text.writing import Watch, Writing, best_of_chains, choose_gamma, climb, make_moves
 
 _POWER = 50.0  # of the cosine
 _DIFFERENCE = 10.0  # nats for a text that shares no pair of tokens
@@ -57,6 +58,7 @@ def paraphrase(
     if not 0 <= difference < math.inf:
         raise ValueError(f"difference must be >= 0 and finite, got {difference}")
     check_counts(steps=steps, chains=chains)
+    power = choose_gamma(gamma, lm)
     start = _encode(text, lm)
     pairs = _pairs(start)
 
@@ -69,7 +71,7 @@ def paraphrase(
         SimilarityTarget(encoder, text, _POWER, decode=lm.decode),
         FunctionTarget(reward),
     ]
-    result = climb(lm, others, make_moves(lm), [start] * chains, steps=steps, gamma=_gamma(gamma, lm),
+    result = climb(lm, others, make_moves(lm), [start] * chains, steps=steps, gamma=power,
                    generator=np.random.default_rng(generator), watch=watch)  # fmt: skip
     return best_of_chains(result, lm, lambda written: written != text)
 
@@ -102,7 +104,7 @@ def shorten(
     """
     check_counts(steps=steps, chains=chains, target_length=target_length)
     similarity = SimilarityTarget(encoder, text, _POWER, decode=lm.decode)
-    power = _gamma(gamma, lm)
+    power = choose_gamma(gamma, lm)
     start = _encode(text, lm)
     while len(start) > target_length:
         start = _take_out(start, target_length, lm, similarity, power)
@@ -117,6 +119,11 @@ def _take_out(text: Tokens, least: int, lm: LanguageModel, similarity: Similarit
     spans = range(1, min(_SPAN, len(text) - least) + 1)
     shorter = [text[:i] + text[i + size :] for size in spans for i in range(len(text) - size + 1)]
     scores = gamma * np.array(lm.log_rho(shorter)) + np.array(similarity.log_rho(shorter))
+    if scores.max() == -math.inf:
+        raise InfeasibleError(
+            f"no part of {lm.decode(text)!r:.60} means about the same: their cosines are not above 0.",
+            remedy="Allow more tokens, or use another encoder.",
+        )
     return shorter[int(scores.argmax())]
 
 
@@ -125,10 +132,6 @@ def _encode(text: str, lm: LanguageModel) -> Tokens:
     if not text.strip():
         raise ValueError(f"text is blank: {text!r}, expected a sentence")
     return lm.encode(text)
-
-
-def _gamma(gamma: float | None, lm: LanguageModel) -> float:
-    return default_gamma(lm) if gamma is None else gamma
 
 
 def _pairs(text: Sequence[int]) -> set[tuple[int, int]]:

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kexue._files import replacing_folder
 from kexue.errors import CheckpointError
 from kexue.sampling import MCMCResult, diagnose
 from kexue.sampling.convergence import LEAST
+from kexue.sampling.text.folders import read_folder, write_folder
 from kexue.sampling.text.laws import LanguageModel, Tokens
 
-_CHAINS, _RECORD = "chains.safetensors", "run.json"
-_FORMAT = 1
+_FILES = "run.json", "chains.safetensors"
+_FORMAT = 2
 
 
-def judge_chains(result: MCMCResult[Any]) -> dict[str, Any]:
-    """Return what is told of chains beside their sentences, JSON-ready: what `diagnose` says of them, in part."""
+def measures_of(words: Sequence[str] = ()) -> list[Callable[[str], float]]:
+    """Return the numbers by which chains of texts are judged beside log rho: the length, the place of each word.
+
+    Chains may agree on log rho long before they agree on the order of words.
+    """
+    return [len, *(partial(_place, word) for word in words)]
+
+
+def _place(word: str, text: str) -> int:
+    return text.find(word)
+
+
+def judge_chains(
+    result: MCMCResult[Tokens], decode: Callable[[Tokens], str], words: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what is told of chains beside their sentences, JSON-ready: what `diagnose` says of them, in part.
+
+    Args:
+        result: states of chains.
+        decode: turns them into texts.
+        words: those that all texts contain; see `measures_of`.
+    """
     if result.log_rho.shape[1] < LEAST:
         flags = ["too few steps to compare the chains"]
         acceptance = float(result.accepted.mean())
         return {"acceptance": acceptance, "acceptance_by_move": {}, "rhat": None, "ess": None, "flags": flags}
-    report = diagnose(result).record()
+    texts = replace(result, states=[[decode(state) for state in chain] for chain in result.states])
+    report = diagnose(texts, *measures_of(words)).record()
     return {
         "ess": report["ess_bulk"],
         **{key: report[key] for key in ("acceptance", "acceptance_by_move", "rhat", "flags")},
@@ -47,8 +69,6 @@ def write_run(
     Raises:
         DataError: the folder holds other files.
     """
-    from safetensors.numpy import save_file
-
     texts, states = _number([lm.decode(state) for chain in result.states for state in chain])
     tags, moves = _number([tag for chain in result.moves for tag in chain])
     arrays = {
@@ -57,10 +77,7 @@ def write_run(
         "states": states.reshape(result.log_rho.shape),
         "moves": moves.reshape(result.accepted.shape),
     }
-    with replacing_folder(path, foreign=lambda folder: sorted(set(os.listdir(folder)) - {_CHAINS, _RECORD})) as folder:
-        save_file(arrays, folder / _CHAINS)
-        whole = {"format": _FORMAT, "record": record, "texts": texts, "moves": tags}
-        (folder / _RECORD).write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
+    write_folder(path, _FILES, {"format": _FORMAT, "record": record, "texts": texts, "moves": tags}, arrays)
 
 
 def read_run(path: str | os.PathLike[str]) -> tuple[MCMCResult[str], dict[str, Any]]:
@@ -69,23 +86,12 @@ def read_run(path: str | os.PathLike[str]) -> tuple[MCMCResult[str], dict[str, A
     Raises:
         CheckpointError: no run, or a damaged one.
     """
-    from safetensors.numpy import load_file
-
-    folder = Path(path)
-    if not (folder / _RECORD).is_file():
-        raise CheckpointError(f"{folder} holds no run.", remedy="Write one with `kexue sample keywords ... --out RUN`.")
-    try:
-        whole = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        if whole["format"] != _FORMAT:
-            raise ValueError(f"format {whole['format']!r}, expected {_FORMAT}")
-        arrays = load_file(folder / _CHAINS)
-        texts, tags = ([[whole[name][i] for i in row] for row in arrays[key].tolist()]
-                       for name, key in (("texts", "states"), ("moves", "moves")))  # fmt: skip
-        return MCMCResult(texts, arrays["log_rho"], arrays["accepted"], tags), whole["record"]
-    except Exception as error:  # damaged files raise many types of errors
-        raise CheckpointError(
-            f"{folder} cannot be read: {type(error).__name__}: {error}", remedy="Write the run again."
-        ) from error
+    if not (Path(path) / _FILES[0]).is_file():
+        raise CheckpointError(f"{path} holds no run.", remedy="Write one with `kexue sample keywords ... --out RUN`.")
+    whole, arrays = read_folder(path, _FILES, _FORMAT)
+    texts, tags = ([[whole[name][i] for i in row] for row in arrays[key].tolist()]
+                   for name, key in (("texts", "states"), ("moves", "moves")))  # fmt: skip
+    return MCMCResult(texts, arrays["log_rho"], arrays["accepted"], tags), whole["record"]
 
 
 def _number(names: Sequence[str]) -> tuple[list[str], np.ndarray]:

@@ -119,7 +119,7 @@ class SimilarityTarget:
         decode: tokens to text, such as ``lm.decode``.
 
     Raises:
-        ValueError: a power below 0, a blank text.
+        ValueError: a power below 0, a blank text, or one whose vector is 0; NaN in a vector.
     """
 
     def __init__(
@@ -132,6 +132,8 @@ class SimilarityTarget:
         self.power = power
         self._encoder, self._decode = encoder, decode
         self._vector = self._encode([text])[0]
+        if not self._vector.any():
+            raise ValueError(f"the encoder gives {text!r:.60} a vector of zeros, which nothing resembles")
         self._known: dict[Tokens, float] = {}
 
     def log_rho(self, states: Sequence[Tokens], /) -> list[float]:
@@ -151,6 +153,10 @@ class SimilarityTarget:
         return [self._known[state] for state in states]
 
     def _encode(self, texts: list[str]) -> Any:
-        """Return vectors of length 1."""
+        """Return vectors of length 1, or of zeros."""
         vectors = np.asarray(self._encoder.encode(texts), dtype=np.float64)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        for text, length in zip(texts, lengths[:, 0].tolist(), strict=True):
+            if not length < math.inf:
+                raise ValueError(f"the encoder gives {text!r:.60} a vector of length {length}, expected finite numbers")
+        return vectors / np.where(lengths == 0, 1, lengths)

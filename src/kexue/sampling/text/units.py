@@ -42,10 +42,13 @@ class Parser:
         protected: words, each at least one token.
 
     Raises:
-        ValueError: a word without tokens.
+        TypeError: a string. ValueError: a word without tokens.
     """
 
     def __init__(self, protected: Iterable[Sequence[int]] = ()) -> None:
+        protected = list(protected)
+        if any(isinstance(word, str) for word in protected):  # of a string, too
+            raise TypeError(f"protected words must be tokens, got {protected!r}; use lm.encode(word) for each word")
         words = {tuple(word) for word in protected}
         if () in words:
             raise ValueError("protected: got a word without tokens, expected at least one token in each")

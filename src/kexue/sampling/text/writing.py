@@ -107,21 +107,23 @@ def write_keywords(
         True
     """
     check_counts(steps=steps, chains=chains)
+    gamma = choose_gamma(gamma, lm)
     tokens = _encode(words, lm)
     length = _bounds(tokens, min_length, max_length)
     whole = [word for word in tokens if not any(_within(word, other) for other in tokens)]
     proposal = make_moves(lm, whole)
     random = np.random.default_rng(generator)
     starts = [_start(lm, whole, length, random) for _ in range(chains)]
-    gamma = default_gamma(lm) if gamma is None else gamma
     constraints: list[Target[Tokens]] = [length, Keywords(tokens)]
     result = climb(lm, constraints, proposal, starts, steps=steps, gamma=gamma, generator=random, watch=watch)
     return best_of_chains(result, lm, lambda text: all(word in text for word in words))
 
 
-def default_gamma(lm: LanguageModel) -> float:
-    """Return the power of a model's probability where none is given."""
-    return 2.0 if isinstance(lm, NGramLM) else 0.8
+def choose_gamma(gamma: float | None, lm: LanguageModel) -> float:
+    """Return the power of a model's probability: the one given, checked, or that of its kind."""
+    if gamma is None:
+        return 2.0 if isinstance(lm, NGramLM) else 0.8
+    return LMTarget(lm, gamma).gamma
 
 
 def make_moves(lm: LanguageModel, protected: Sequence[Tokens] = ()) -> MixtureProposal:

@@ -22,6 +22,7 @@ const SENTENCES = [
   [/^effective sample size (?<n>\d+) </, "doubtEss"],
   [/^acceptance (?<share>[\d.]+) </, "doubtAcceptance"],
   [/^all values are equal/, "doubtStill"],
+  [/^one chain alone/, "doubtAlone"],
 ];
 
 /** A banner with the doubts, or an empty list; `index` is the name of the index. */
