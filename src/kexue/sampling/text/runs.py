@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,9 @@ def judge_chains(
         flags = ["too few steps to compare the chains"]
         acceptance = float(result.accepted.mean())
         return {"acceptance": acceptance, "acceptance_by_move": {}, "rhat": None, "ess": None, "flags": flags}
-    texts = replace(result, states=[[decode(state) for state in chain] for chain in result.states])
-    report = diagnose(texts, *measures_of(words)).record()
+    texts = [[decode(state) for state in chain] for chain in result.states]
+    judged = MCMCResult(texts, result.log_rho, result.accepted, result.moves)
+    report = diagnose(judged, *measures_of(words)).record()
     return {
         "ess": report["ess_bulk"],
         **{key: report[key] for key in ("acceptance", "acceptance_by_move", "rhat", "flags")},
