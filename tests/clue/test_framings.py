@@ -157,6 +157,13 @@ def test_the_text_near_a_blank_is_kept_wherever_it_stands(tokenizer):
     assert row[9:-1] == read(tokenizer, "丙") * 54
 
 
+def test_a_long_candidate_leaves_half_of_the_row_to_the_text(tokenizer):
+    example = IdiomExample("0", "0", "他" * 99, "了" * 99, ("长" * 600, "短"), 0)
+    [unit] = get_task("chid").encode(example, tokenizer, 64)
+    assert [len(row) for row in unit.rows[:2]] == [64, 64 - 29]
+    assert unit.cut
+
+
 @given(st.lists(st.sampled_from([1, 4]), max_size=8), st.lists(st.sampled_from([1, 4]), max_size=8), st.integers(0, 30))
 def test_sides_are_trimmed_as_the_article_does_it(left, right, room):
     """The author's loop drops characters, and masks with the last character behind them, from the longer side."""
@@ -281,6 +288,24 @@ def test_an_answer_that_splits_a_token_is_lost_for_training_only(tokenizer):
     [unit] = get_task("cmrc2018").encode(example, tokenizer)
     assert unit.lost == 1
     assert unit.gold == ((0, 0, 0),)
+
+
+def test_an_answer_that_no_window_has_is_lost_once(tokenizer):
+    task, context = get_task("cmrc2018"), "北京是首都。" * 40
+    lost = (Answer(context[:60], 0), Answer("上海", -1))  # longer than a window, and no span of the text
+    for answer in (*lost, Answer("首都", 3)):
+        units = task.encode(SpanExample("0", context, "哪里？", (answer,)), tokenizer, 40)
+        assert len(units) > 3
+        assert sum(unit.lost for unit in units) == (answer in lost)
+
+
+def test_a_context_may_begin_with_a_long_blank(tokenizer):
+    task, context = get_task("cmrc2018"), " " * 600 + "北京是首都"
+    units = task.encode(SpanExample("0", context, "哪里？", (Answer("首都", 603),)), tokenizer)
+    assert [unit.lost for unit in units] == [0, 0]
+    assert units[-1].gold != ((0, 0, 0),)
+    with pytest.raises(DataError, match="empty context"):
+        task.encode(SpanExample("0", " " * 600, "哪里？"), tokenizer)
 
 
 # ---- entities --------------------------------------------------------------------------------------------------------

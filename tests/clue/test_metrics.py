@@ -257,6 +257,16 @@ def test_cluener_refuses(predictions, golds):
         cluener_scores(predictions, golds)
 
 
+@pytest.mark.parametrize(
+    "mentions",
+    [None, {"name": None}, {"name": {"王芳": [0, 1]}}, {"name": {"王芳": [[0]]}}, {"name": {"王芳": [["0", "1"]]}}],
+)
+def test_cluener_refuses_entities_of_another_form(mentions):
+    for predictions, golds in (([{}, mentions], [{}, {}]), ([{}, {}], [{}, mentions])):
+        with pytest.raises(TypeError, match="text 1 needs"):
+            cluener_scores(predictions, golds)
+
+
 @pytest.mark.parametrize(("m", "n"), [(1, 3), (2, 4), (4, 4), (3, 6)])
 def test_assignment_has_the_largest_sum(m, n):
     rng = np.random.default_rng(4)

@@ -262,6 +262,7 @@ BAD = [
     ("chid", {"content": ["没有空"], "candidates": ["甲", "乙"]}, "no blank"),
     ("chid", {"content": ["#idiom000001#"], "candidates": ["甲"]}, "'candidates' must be"),
     ("chid", {"content": "#idiom000001#", "candidates": ["甲", "乙"], "answer": 2}, "must be 0 to 1, got 2"),
+    ("chid", {"content": "#idiom#和#idiom#", "candidates": ["甲", "乙"], "id": 7}, "#idiom000007# is there twice"),
     ("cluener", {"text": "王芳", "label": {"person": {"王芳": [[0, 1]]}}}, "'person' is no type"),
     ("cluener", {"text": "王芳", "label": {"name": {"王芳": [[0, 2]]}}}, "no span of a text of 2"),
     ("cluener", {"text": "王芳", "label": {"name": {"王芳": [[1, 0]]}}}, "no span of a text"),
@@ -279,6 +280,15 @@ def test_what_is_wrong_is_told_with_its_line(name, record, message, tmp_path):
         get_task(name).read(file)
     assert caught.value.line == 2
     assert caught.value.path == str(file)
+
+
+def test_questions_without_an_id_are_numbered(tmp_path):
+    question = {"id": None, "question": "？", "choice": ["甲", "乙"], "answer": "甲"}
+    file = write(tmp_path / "c3.json", [["话"], [question, question], "x"], [["话"], [question], "y"])
+    assert [one.id for one in get_task("c3").read(file)] == ["0", "1", "2"]
+    question = {"id": None, "question": "？", "answers": []}
+    file = write(tmp_path / "cmrc.json", {"context": "话", "qas": [question, question]})
+    assert [one.id for one in get_task("cmrc2018").read(file)] == ["0", "1"]
 
 
 def test_labels_of_some_records_only(tmp_path):
@@ -305,6 +315,13 @@ def test_broken_json_is_told_with_its_line(content, line, tmp_path):
     with pytest.raises(DataError, match="not JSON") as caught:
         get_task("afqmc").read(path)
     assert caught.value.line == line
+
+
+def test_half_a_surrogate_pair_is_told_with_its_line(tmp_path):
+    path = tmp_path / "dev.json"
+    path.write_text('{"text": "b"}\n{"text": "\\ud83d\\ude00"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(DataError, match="line 3: a text holds half a surrogate pair"):
+        get_task("cluener").read(path)
 
 
 def test_files_that_cannot_be_read(tmp_path):

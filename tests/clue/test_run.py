@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from contextlib import contextmanager
+import signal
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.clue.conftest import CHINESE, blanks, names, questions, readings
 
-from kexue.clue import ClueConfig, TextExample, get_task, list_tasks, predict_task
+from kexue.clue import Answer, ClueConfig, SpanExample, TextExample, get_task, list_tasks, predict_task
 from kexue.clue.folder import build_model, open_run
 from kexue.clue.model import choose_taps
 from kexue.clue.run import build_optimizer, train_on
@@ -176,6 +177,18 @@ def test_a_training_that_died_continues_to_the_same_bits(task, tune, small_encod
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
+def test_a_training_that_a_signal_ended_has_no_weights_to_predict_with(small_encoder, tmp_path):
+    def stop(_label):
+        return nullcontext(lambda done, total: done == 3 and signal.raise_signal(signal.SIGINT))
+
+    result = train("tnews", small_encoder, tmp_path, progress=stop)
+    assert result.interrupted
+    with pytest.raises(CheckpointError, match="its training has not ended"):
+        open_run(tmp_path)
+    assert not train("tnews", small_encoder, tmp_path).interrupted
+    open_run(tmp_path)
+
+
 def test_the_best_epoch_is_kept(small_encoder, tmp_path):
     result = train("tnews", small_encoder, tmp_path, epochs=6, lr=3e-2)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -211,8 +224,15 @@ def test_predictions_have_the_order_of_the_examples(task, small_encoder, tmp_pat
 def test_texts_that_are_cut_are_counted_and_told(small_encoder, tmp_path, caplog):
     train("c3", small_encoder, tmp_path, limit=1, max_length=48)
     facts = json.loads((tmp_path / "settings.json").read_text())["facts"]
-    assert facts["train"] == {"units": 6, "cut": 1, "lost": 0}
-    assert "train: 1 of 6 texts are cut" in caplog.text
+    assert facts["train"] == {"examples": 6, "cut": 1, "lost": 0}
+    assert "train: 1 of 6 examples are cut" in caplog.text
+
+
+def test_a_text_of_many_windows_is_counted_once(small_encoder):
+    setup = build_model("cmrc2018", small_encoder, "linear", 16)  # an unknown answer, a question that is cut
+    rows = setup.encode([SpanExample("0", "北京是首都。" * 40, "哪里是中国的首都？", (Answer("上海", -1),))])
+    assert len(rows) > 2
+    assert rows.count() == {"examples": 1, "cut": 1, "lost": 1}
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -225,6 +245,7 @@ def test_texts_that_are_cut_are_counted_and_told(small_encoder, tmp_path, caplog
         ({"tune": "lora"}, "tune must be one of full, ladder, linear, got 'lora'"),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"lr": 0.0}, "lr must be > 0"),
+        ({"lr": float("inf")}, "lr must be > 0 and finite, got inf"),
         ({"epochs": 0}, "epochs must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"max_length": 8}, "max_length must be"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_two_steps_and_a_submission_of_the_samples_of_each_task(task, tmp_path):
     assert report.ok, report.problems
 
 
-def test_the_command_trains_continues_and_predicts(tmp_path, capsys):
+def test_the_command_trains_continues_and_predicts(tmp_path, capsys, monkeypatch):
     data = copy_samples("tnews", tmp_path / "tnews", "train", "dev")
     train = ["clue", "train", "tnews", "--model", CHINESE, "--data", str(data), "--out", str(tmp_path / "run")]
     train += ["--epochs", "2", "--batch-size", "8", "--device", "cpu", "--json", "-q"]
@@ -65,8 +66,15 @@ def test_the_command_trains_continues_and_predicts(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"out": str(out), "n": len(get_task("tnews").sample())}
     assert main(["clue", "eval", "tnews", "--pred", str(out), "--gold", str(data / "dev.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(record["value"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((data / "dev.json").read_bytes())))
+    asked[3] = "-"
+    assert main(["clue", "predict", "tnews", *asked]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == len(get_task("tnews").sample())
+    asked[3] = str(data / "dev.json")
+    assert main(["clue", "predict", "tnews", *asked, "--out", "-"]) == 1
+    assert "ends in .json" in capsys.readouterr().out
     assert main(["clue", "predict", "afqmc", *asked]) == 1
-    assert "a run of tnews, not of afqmc" in capsys.readouterr().out
+    assert "this is a record of tnews" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files for the site: what is written is accepted, and every fault is told."""
 
+import gzip
 import json
 import shutil
 import zipfile
@@ -205,7 +206,7 @@ def test_an_id_that_is_there_twice_in_an_object(folders):
     out, _ = folders
     (out / "cmrc2018_predict.json").write_text('{"A": "x", "B": "y", "A": "z"}')
     (problem,) = check_submission(out).problems
-    assert problem.message == "the id 'A' is there twice"
+    assert problem.message == "'A': the id is there twice"
 
 
 def test_names_that_the_site_does_not_know(folders):
@@ -226,14 +227,47 @@ def test_names_that_the_site_does_not_know(folders):
         ("afqmc_predict.json", '[{"id": "0", "label": "1"}]', "expected an object", 1),
         ("chid10_predict.json", '{"a": 1', "not JSON", 1),
         ("chid10_predict.json", '[{"a": 1}]', "expected an object", None),
+        ("chid10_predict.json", '{"a": 1.0}', "'a': the index must be 0 to 9, got 1.0", None),
+        ("c310_predict.json", '{"id": "0", "label": "０"}', "the index of an option as text", 1),
+        ("c310_predict.json", '{"id": "0", "label": "00"}', "the index of an option as text", 1),
+        ("c310_predict.json", '{"id": "0", "label": "' + 5000 * "9" + '"}', "the index of an option as text", 1),
     ],
 )
 def test_files_of_another_form(name, content, message, line, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     report = check_submission(tmp_path)
     assert not report.ok
     assert report.problems[0].line == line
     assert message in report.problems[0].message
+
+
+@pytest.mark.parametrize("name", ["cluener_predict.json", "cmrc2018_predict.json"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.encode("utf-8-sig"), "byte order mark"),
+        (lambda text: text.encode("gb18030"), "not UTF-8"),
+        (lambda text: text.encode("utf-16"), "not UTF-8"),
+        (lambda text: gzip.compress(text.encode()), "not UTF-8"),
+    ],
+)
+def test_a_file_in_another_encoding_is_refused(name, change, message, folders, tmp_path):
+    out, data = folders
+    (out / name).write_bytes(change((out / name).read_text(encoding="utf-8")))
+    for report in (check_submission(out), check_submission(out, data=data)):
+        assert [problem.file for problem in report.problems] == [name]
+        assert message in report.problems[0].message
+    with pytest.raises(DataError, match=name):
+        bundle_submission(out, tmp_path / "submit.zip")
+
+
+def test_the_folder_of_one_task_beside_predictions_of_several(folders):
+    out, data = folders
+    report = check_submission(out, data=data / "afqmc")
+    assert [file.name for file in report.files if file.ok] == ["afqmc_predict.json"]
+    (problem,) = [problem for problem in report.problems if problem.file == "csl_predict.json"]
+    assert "cannot be compared: " in problem.message
+    assert "a record of afqmc, not of csl" in problem.message
 
 
 def test_folders_without_anything_to_check(tmp_path):
@@ -287,6 +321,43 @@ def test_predictions_of_other_examples(folders):
         read_predictions(TASKS["afqmc"], out / "afqmc_predict.json", get_task("afqmc").sample())
 
 
+def test_ids_that_are_there_twice_are_scored_by_place_or_refused(tmp_path):
+    task = get_task("afqmc")
+    golds = [TextExample("1", "a", "b", "1"), TextExample("1", "c", "d", "0")]
+    file = tmp_path / "predictions.json"
+    task.write_submission(["1", "0"], file, golds)
+    assert read_predictions(task.info, file, golds) == ["1", "0"]
+    with pytest.raises(DataError, match="line 2: the id '1' is there twice"):
+        read_predictions(task.info, file, golds[:1])
+    for name, value in (("cmrc2018", "x"), ("chid", 1)):  # one object holds an id once
+        with pytest.raises(ValueError, match="the id '1' is there twice"):
+            get_task(name).write_submission([value, value], file, golds)
+
+
+def test_predictions_without_a_gold_answer_are_told(tmp_path, caplog):
+    task, file = get_task("afqmc"), tmp_path / "predictions.json"
+    task.write_submission(["1", "0", "1"], file)
+    assert read_predictions(task.info, file, [TextExample("1", "a", "b", "1")]) == ["0"]
+    assert "2 of 3 predictions are of ids without a gold answer" in caplog.text
+
+
+def test_entities_of_other_texts_are_not_scored(folders):
+    out, _ = folders
+    examples = get_task("cluener").sample()
+    other = [*examples[:4], EntityExample(examples[4].id, "另一句话", ()), *examples[5:]]
+    with pytest.raises(DataError, match="line 5: the text of '4' is "):
+        read_predictions(TASKS["cluener"], out / "cluener_predict.json", other)
+
+
+@pytest.mark.parametrize("id_", ["7", "007", "a", "９"])
+def test_the_id_of_a_text_with_entities_is_that_of_its_file(id_, tmp_path):
+    task, file = get_task("cluener"), tmp_path / "cluener_predict.json"
+    examples = [EntityExample(id_, "王芳在北京")]
+    task.write_submission([{}], file, examples)
+    assert read_predictions(task.info, file, examples) == [{}]
+    assert json.loads(file.read_text(encoding="utf-8"))["id"] == (7 if id_ == "7" else id_)
+
+
 def test_scores_of_lists_of_examples_and_of_mappings():
     task = get_task("cmrc2018")
     examples = task.sample()
@@ -297,8 +368,9 @@ def test_scores_of_lists_of_examples_and_of_mappings():
     assert task.metric({"Q": "甲"}, {"Q": ["甲"]})["em"] == 1
     assert get_task("tnews").metric(["100"], ["101"]) == {"accuracy": 0}
     assert get_task("tnews").metric({"b": "100", "a": "101"}, {"a": "101", "b": "102"}) == {"accuracy": 0.5}
-    with pytest.raises(TypeError, match="prediction 0 is None"):
-        get_task("tnews").metric({}, {"a": "101"})
+    for name, gold in (("tnews", "101"), ("c3", 1), ("cluener", {})):
+        with pytest.raises(ValueError, match=r"no prediction for example 0 \(id 'a'\)"):
+            get_task(name).metric({}, {"a": gold})
     headlines = get_task("tnews").sample()
     assert get_task("tnews").metric({one.id: one.label for one in headlines}, headlines) == {"accuracy": 1}
     with pytest.raises(ValueError, match="1 predictions for 20 gold answers"):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from kexue._files import check_output
 from kexue._text import say_count
 from kexue.cli._verb import Output, verb
 
@@ -86,9 +87,11 @@ def predict(
     """Predict a file of a task, and write the predictions as the site of CLUE accepts them."""
     from kexue.clue import get_task, predict_task
 
-    predictions = predict_task(run, data, task=task, device=device, progress=out.progress)
+    check_output(file, ".json", ".jsonl")
     chosen = get_task(task)
-    chosen.write_submission(predictions, file, chosen.read(data))
+    examples = chosen.read(data)
+    predictions = predict_task(run, examples, task=task, device=device, progress=out.progress)
+    chosen.write_submission(predictions, file, examples)
     out.emit(
         {"out": file, "n": len(predictions)}, lambda: f"{say_count(len(predictions), 'prediction')} written to {file}"
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kexue.clue.catalogue import TASKS, TaskInfo
 from kexue.clue.examples import ChoiceExample, EntityExample, Example, IdiomExample
-from kexue.clue.submission import AS_OBJECT, Row, read_rows
+from kexue.clue.submission import AS_OBJECT, Row, find_repeated, read_rows
 from kexue.clue.tasks import get_task
 from kexue.errors import DataError
 
@@ -50,10 +51,10 @@ class SubmissionReport:
 def check_submission(folder: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None) -> SubmissionReport:
     """Return what is wrong with a folder of predictions.
 
-    Of each file: its name; that it can be read; its labels and indices; that no id is there twice; that the text of
-    each entity is at its span. With the test files also: the number of predictions; the ids, in order where the site
-    reads lines; that an option exists (C3); that blanks with the same candidates have different idioms (ChID); the
-    texts (CLUENER).
+    Of each file: its name; that it is UTF-8 without a byte order mark; its labels and indices; that no id is there
+    twice; that the text of each entity is at its span. With the test files also: the number of predictions; the ids, in
+    order where the site reads lines; that an option exists (C3); that blanks with the same candidates have different
+    idioms (ChID); the texts (CLUENER).
 
     Args:
         folder: its files have the names of `TaskInfo.submissions`.
@@ -62,7 +63,7 @@ def check_submission(folder: str | os.PathLike[str], *, data: str | os.PathLike[
             test files: ``test1.0.json``, and ``test1.1.json`` or ``test.json``.
 
     Raises:
-        DataError: `folder` or `data` is no folder, or a test file cannot be read.
+        DataError: `folder` or `data` is no folder.
     """
     for path in (folder, data):
         if path is not None and not Path(path).is_dir():
@@ -95,28 +96,36 @@ def _check_file(path: Path, info: TaskInfo, data: Path | None) -> tuple[int, lis
     except DataError as error:
         return 0, [Problem(path.name, error.line, str(error))]
     problems = [Problem(path.name, row.line, row.problem) for row in rows if row.problem]
+    if encoding := _wrong_encoding(path.read_bytes()):
+        problems.append(Problem(path.name, None, encoding))
     if not rows:
         problems.append(Problem(path.name, None, "the file has no predictions"))
     if data is None:
-        return len(rows), problems + [Problem(path.name, row.line, text) for row, text in _repeated(rows, info)]
+        twice = [rows[place] for place in find_repeated(row.id for row in rows) if rows[place].problem is None]
+        return len(rows), problems + [Problem(path.name, r.line, f"the id {r.id!r} is there twice") for r in twice]
     test = find_test(data, info, path.name)
     if test is None:
         wanted = " or ".join(names_of_test(info, path.name))
         problems.append(Problem(path.name, None, f"cannot be compared: no {wanted} of {info.name} in {data}"))
         return len(rows), problems
-    examples = get_task(info.name).read(test)
+    try:
+        examples = get_task(info.name).read(test)
+    except DataError as error:
+        return len(rows), [*problems, Problem(path.name, None, f"cannot be compared: {error.message}")]
     compare = _compare_object if info.name in AS_OBJECT else _compare_lines
     problems += [Problem(path.name, line, text) for line, text in compare(rows, examples)]
     return len(rows), problems
 
 
-def _repeated(rows: Sequence[Row], info: TaskInfo) -> Iterator[tuple[Row, str]]:
-    """Yield the rows of JSON Lines whose id was there before. (Of an object `read_rows` has seen them.)"""
-    seen: set[str] = set()
-    for row in rows if info.name not in AS_OBJECT else ():
-        if row.problem is None and row.id in seen:
-            yield row, f"the id {row.id!r} is there twice"
-        seen.add(row.id)
+def _wrong_encoding(data: bytes) -> str | None:
+    """Return why the site would not read the bytes of a file as they are; None where it would."""
+    if data.startswith(BOM_UTF8):
+        return "the file begins with a byte order mark: save it as UTF-8 without one"
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "the file is not UTF-8: save it as UTF-8, and not compressed"
+    return None
 
 
 def _compare_lines(rows: Sequence[Row], examples: Sequence[Example]) -> Iterator[tuple[int | None, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -65,8 +66,8 @@ class ClueConfig:
         for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 16), ("limit", 1)):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name, least)
-        if self.lr is not None and not self.lr > 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
 
     @property
     def rate(self) -> float:

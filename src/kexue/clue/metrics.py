@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,8 @@ def cluener_scores(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -
         has 0; ``micro_f1``, over all entities; ``per_type``: type -> precision, recall, f1, n_pred and n_gold.
 
     Raises:
-        ValueError: the lengths differ, there is nothing to score, or a type is none of the ten.
+        ValueError: the lengths differ, there is nothing to score, or a type is none of the ten. TypeError: entities in
+            another form.
     """
     counts = count_entities(predictions, golds).sum(0)
     per_type = {type_: _rates(*row) for type_, row in zip(ENTITY_TYPES, counts.tolist(), strict=True)}
@@ -124,7 +126,7 @@ def count_entities(predictions: Sequence[Mentions], golds: Sequence[Mentions]) -
     """Return the numbers (n, types, 3) of right, predicted and gold entities of each text, by type.
 
     Raises:
-        ValueError: as of `cluener_scores`.
+        ValueError, TypeError: as of `cluener_scores`.
     """
     check_lengths(predictions, golds)
     guessed, wanted = _entities(predictions), _entities(golds)
@@ -148,7 +150,9 @@ def micro_f1(counts: NDArray[Any]) -> NDArray[Any]:
 
 def _entities(texts: Sequence[Mentions]) -> set[tuple[int, str, int, int]]:
     """Return all entities as (number of the text, type, start, end)."""
-    for mentions in texts:
+    for number, mentions in enumerate(texts):
+        if not _is_mentions(mentions):
+            raise TypeError(f"text {number} needs {{type: {{mention: [[start, end], ...]}}}}, got {mentions!r:.80}")
         if unknown := set(mentions) - set(ENTITY_TYPES):
             raise ValueError(f"{sorted(unknown)[0]!r} is no type of entity; they are {', '.join(ENTITY_TYPES)}")
     return {
@@ -158,6 +162,17 @@ def _entities(texts: Sequence[Mentions]) -> set[tuple[int, str, int, int]]:
         for spans in spans_of.values()
         for start, end in spans
     }
+
+
+def _is_mentions(value: Any) -> bool:
+    """Return whether a value has the form {type: {mention: [[start, end], ...]}}."""
+    try:
+        places = [
+            place for of in value.values() for spans in of.values() for start, end in spans for place in (start, end)
+        ]
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return all(isinstance(place, Integral) for place in places)
 
 
 def _f1(counts: NDArray[Any]) -> NDArray[Any]:

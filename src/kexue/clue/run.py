@@ -73,20 +73,20 @@ def train_task(config: ClueConfig, *, progress: Phases | None = None) -> TrainRe
 
 def predict_task(
     run: str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[Any],
     *,
     task: str | None = None,
     device: str = "auto",
     progress: Phases | None = None,
 ) -> list[Any]:
-    """Return the predictions of a run for a file of its task, in the order of the file.
+    """Return the predictions of a run for examples of its task, in their order.
 
     They are labels, numbers of options or candidates, texts, or entities ``{type: {text: [[start, end]]}}``, as
     `Task.metric` and `Task.write_submission` take them.
 
     Args:
         run: folder of a run of `train_task`.
-        path: file, with or without answers.
+        path: a file, with or without answers, or examples that were read from one.
         task: the task that the run should be of; None: any.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
         progress: as of `train_task`.
@@ -99,8 +99,11 @@ def predict_task(
         raise CheckpointError(
             f"{os.fspath(run)} is a run of {setup.task}, not of {task}.", remedy="Name another run, or its task."
         )
-    rows = setup.encode(get_task(setup.task).read(path))
-    _tell({os.fspath(path): rows.count()})
+    if isinstance(path, str | os.PathLike):
+        rows, name = setup.encode(get_task(setup.task).read(path)), os.fspath(path)
+    else:
+        rows, name = setup.encode(path), "the examples"
+    _tell({name: rows.count()})
     with (progress or _silent)("predicting") as report:
         return rows.read_outputs(setup.model, report)
 
@@ -156,10 +159,10 @@ def train_on(
         batches = LengthBatches(rows[0], size, config.seed, drop_last=False)
         loader = DataLoader(rows[0], batch_sampler=batches, collate_fn=_as_is)
         result = trainer.fit(loader, evaluate=evaluate, start=start)
-    model.load_trained(load_checkpoint(result.checkpoint).model)
-    with replacing(out / WEIGHTS) as temporary:
-        save_file({name: x.contiguous().cpu() for name, x in model.trained_state().items()}, temporary)
     if not result.interrupted:
+        model.load_trained(load_checkpoint(result.checkpoint).model)
+        with replacing(out / WEIGHTS) as temporary:
+            save_file({name: x.contiguous().cpu() for name, x in model.trained_state().items()}, temporary)
         remove_folder(out / STATES)
     return result
 
@@ -227,10 +230,12 @@ def _tell(facts: Mapping[str, Mapping[str, int]]) -> None:
     """Warn of texts that were cut, and of gold answers that cannot be learned."""
     for name, counts in facts.items():
         if counts["cut"]:
-            _LOG.warning("%s: %d of %d texts are cut to the limit.", name, counts["cut"], counts["units"])
+            _LOG.warning("%s: %d of %d examples are cut to the limit.", name, counts["cut"], counts["examples"])
         if counts["lost"]:
             _LOG.warning(
-                "%s: %d gold answers split a token or were cut off: the model cannot give them.", name, counts["lost"]
+                "%s: %d gold answers split a token, were cut off, or are not in the text: the model cannot give them.",
+                name,
+                counts["lost"],
             )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from kexue.clue.readers.entities import find_problem
 from kexue.clue.readers.records import read_document
 from kexue.errors import DataError
 
+_LOG = logging.getLogger(__name__)
 AS_OBJECT = ("cmrc2018", "chid")  # one object, id -> prediction; the others are JSON Lines
+_AGAIN = "Predict the file that the gold answers are of."
 _OPTIONS = {"choice": 4, "idiom": 10}  # of a question of C3, and candidates of a blank of ChID
 
 
@@ -36,10 +40,12 @@ def write_submission(
             `predictions`, or the numbers from 0, as the test files of classification and C3 have them.
 
     Raises:
-        ValueError: the numbers of predictions and examples differ, the examples are needed, or the site would refuse a
-            prediction.
+        ValueError: the numbers of predictions and examples differ, the examples are needed, an id of CMRC2018 or ChID
+            is there twice, or the site would refuse a prediction.
     """
     rows = list(_pair_up(info, predictions, examples))
+    if info.name in AS_OBJECT and (repeated := find_repeated(id_ for id_, *_ in rows)):
+        raise ValueError(f"the id {rows[repeated[0]][0]!r} is there twice; a file of {info.name} has an id only once")
     for id_, value, example in rows:
         if problem := _problem(info, value, example.text if isinstance(example, EntityExample) else ""):
             raise ValueError(f"the prediction for {id_!r}: {problem}")
@@ -51,7 +57,8 @@ def write_submission(
         for id_, value, example in rows:
             record: dict[str, Any] = {"id": id_, "label": str(value)}
             if isinstance(example, EntityExample):  # the number as the test file has it
-                record = {"id": int(id_) if id_.isdecimal() else id_, "text": example.text, "label": value}
+                number = re.fullmatch("0|[1-9][0-9]{0,17}", id_)
+                record = {"id": int(id_) if number else id_, "text": example.text, "label": value}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -120,6 +127,17 @@ def read_rows(info: TaskInfo, path: str | os.PathLike[str]) -> list[Row]:
     return list(_read_pairs(info, pairs))
 
 
+def find_repeated(ids: Iterable[str]) -> list[int]:
+    """Return the places of the ids that were there before."""
+    seen: set[str] = set()
+    places = []
+    for place, id_ in enumerate(ids):
+        if id_ in seen:
+            places.append(place)
+        seen.add(id_)
+    return places
+
+
 class _Pairs(list[tuple[str, Any]]):
     """The keys and values of a JSON object."""
 
@@ -128,9 +146,9 @@ def _read_pairs(info: TaskInfo, pairs: Sequence[tuple[str, Any]]) -> Iterator[Ro
     """Yield the rows of a file that is one object, id -> prediction."""
     seen: set[str] = set()
     for id_, value in pairs:
-        problem = f"the id {id_!r} is there twice" if id_ in seen else _problem(info, value, "")
+        problem = "the id is there twice" if id_ in seen else _problem(info, value, "")
         seen.add(id_)
-        yield Row(id_, value, None, problem if problem is None or id_ in problem else f"{id_!r}: {problem}")
+        yield Row(id_, value, None, problem and f"{id_!r}: {problem}")
 
 
 def _read_line(info: TaskInfo, line: str, number: int) -> Row:
@@ -145,7 +163,7 @@ def _read_line(info: TaskInfo, line: str, number: int) -> Row:
     id_, label, text = record.get("id"), record.get("label"), record.get("text", "")
     problem = None
     if info.framing == "choice":
-        if isinstance(label, str) and label.isdecimal():
+        if isinstance(label, str) and re.fullmatch("[0-9]", label):
             label = int(label)
         else:
             problem = f"the label must be the index of an option as text, got {label!r:.40}"
@@ -159,19 +177,42 @@ def _read_line(info: TaskInfo, line: str, number: int) -> Row:
 def read_predictions(info: TaskInfo, path: str | os.PathLike[str], examples: Sequence[Example]) -> list[Any]:
     """Return the predictions of a file for examples, in their order; None for a question without one (CMRC2018).
 
+    Predictions of other ids do not count; their number is logged.
+
     Raises:
-        DataError: the file is not one of this task, or an example has no prediction.
+        DataError: the file is not one of this task; an example has no prediction, an id has two, or a text of CLUENER
+            differs.
     """
     rows = read_rows(info, path)
     for row in rows:
         if row.problem:
             raise DataError(f"{row.problem}.", path=path, line=row.line, remedy="Predict the file again.")
-    values = {row.id: row.value for row in rows}
-    missing = [example.id for example in examples if example.id not in values]
+    by_id = {row.id: row for row in rows}
+    if [row.id for row in rows] == [example.id for example in examples]:  # also where the examples repeat an id
+        return _values(path, rows, examples)
+    if repeated := find_repeated(row.id for row in rows):
+        second = rows[repeated[0]]
+        raise DataError(f"the id {second.id!r} is there twice.", path=path, line=second.line, remedy=_AGAIN)
+    missing = [example.id for example in examples if example.id not in by_id]
     if missing and (info.framing != "span" or len(missing) == len(examples)):
         raise DataError(
             f"no prediction for {len(missing)} of {len(examples)} examples, the first with the id {missing[0]!r}.",
             path=path,
-            remedy="Predict the file that the gold answers are of.",
+            remedy=_AGAIN,
         )
-    return [values.get(example.id) for example in examples]
+    if foreign := len(by_id.keys() - {example.id for example in examples}):
+        _LOG.warning("%s: %d of %d predictions are of ids without a gold answer", path, foreign, len(rows))
+    return _values(path, [by_id.get(example.id) for example in examples], examples)
+
+
+def _values(path: str | os.PathLike[str], rows: Sequence[Row | None], examples: Sequence[Example]) -> list[Any]:
+    """Return the values of rows; DataError for one of CLUENER with another text than its example."""
+    for row, example in zip(rows, examples, strict=True):
+        if row is not None and isinstance(example, EntityExample) and row.text != example.text:
+            raise DataError(
+                f"the text of {row.id!r} is {row.text!r:.40}, with the gold answers it is {example.text!r:.40}.",
+                path=path,
+                line=row.line,
+                remedy=_AGAIN,
+            )
+    return [None if row is None else row.value for row in rows]

@@ -78,10 +78,10 @@ class Task:
                 of texts.
 
         Raises:
-            ValueError: the lengths differ, there is nothing to score, or an example has no answer.
+            ValueError: the lengths differ, there is nothing to score, an example has no answer, or no prediction.
             TypeError: a prediction is not of the type of its answer.
         """
-        given, answers = _align(predictions, golds)
+        given, answers = self._align(predictions, golds)
         if self.info.framing == "entity":
             return metrics.cluener_scores(given, answers)
         if self.info.framing != "span":
@@ -97,7 +97,7 @@ class Task:
         Args:
             predictions, golds: as of `metric`.
         """
-        given, answers = _align(predictions, golds)
+        given, answers = self._align(predictions, golds)
         if self.info.framing == "entity":
             counts = metrics.count_entities(given, answers)
             functions = {"macro_f1": metrics.macro_f1, "micro_f1": metrics.micro_f1}
@@ -105,6 +105,17 @@ class Task:
         singles = [self.metric([one], [answer]) for one, answer in zip(given, answers, strict=True)]
         values = {name: np.array([one[name] for one in singles]) for name in singles[0] if name != "n"}
         return {name: totals_interval(one, lambda totals: totals / len(given)) for name, one in values.items()}
+
+    def _align(self, predictions: Sequence[Any] | Mapping[str, Any], golds: Any) -> tuple[list[Any], list[Any]]:
+        """Return predictions and answers in the order of the answers; ValueError where one is missing."""
+        ids: list[Any] = list(golds) if isinstance(golds, Mapping) else [getattr(gold, "id", None) for gold in golds]
+        answers = list(map(_answer_of, golds.values() if isinstance(golds, Mapping) else golds))
+        given: list[Any] = [predictions.get(i) for i in ids] if isinstance(predictions, Mapping) else [*predictions]
+        metrics.check_lengths(given, answers)
+        missing = [number for number, one in enumerate(given) if one is None]
+        if missing and self.info.framing != "span":
+            raise ValueError(f"no prediction for example {missing[0]} (id {ids[missing[0]]!r}); give one for each")
+        return given, answers
 
     @cached_property
     def framing(self) -> Framing:
@@ -162,15 +173,6 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"no task is called {name!r}; they are {', '.join(TASKS)}")
     return Task(TASKS[name])
-
-
-def _align(predictions: Sequence[Any] | Mapping[str, Any], golds: Any) -> tuple[list[Any], list[Any]]:
-    """Return predictions and answers in the order of the answers; ValueError where their numbers differ."""
-    ids: list[Any] = list(golds) if isinstance(golds, Mapping) else [getattr(gold, "id", None) for gold in golds]
-    answers = list(map(_answer_of, golds.values() if isinstance(golds, Mapping) else golds))
-    given: list[Any] = [predictions.get(i) for i in ids] if isinstance(predictions, Mapping) else [*predictions]
-    metrics.check_lengths(given, answers)
-    return given, answers
 
 
 def _answer_of(gold: Any) -> Any:

@@ -69,9 +69,9 @@ class UnitRows(Dataset[Any]):
         return batch
 
     def count(self) -> dict[str, int]:
-        """Return the numbers of units, of those that were cut, and of gold answers that cannot be learned."""
-        cut, lost = sum(unit.cut for unit in self.units), sum(unit.lost for unit in self.units)
-        return {"units": len(self), "cut": cut, "lost": lost}
+        """Return the numbers of examples, of those that were cut, and of gold answers that cannot be learned."""
+        cut = {owner for unit, owner in zip(self.units, self.owners.tolist(), strict=True) if unit.cut}
+        return {"examples": len(self.examples), "cut": len(cut), "lost": sum(unit.lost for unit in self.units)}
 
     def require_gold(self) -> None:
         """Raise a DataError, which names it, for an example without an answer."""

@@ -161,14 +161,15 @@ class Idioms(_Rows):
             raise DataError(
                 f"example {example.id!r} has {len(example.candidates)} candidates, 1 to {self.rows} expected."
             )
-        candidates = [piece.ids for piece in tokenizer.read(example.candidates)]
+        read, most = tokenizer.read(example.candidates), (max_length - 4) // 2
+        candidates = [piece.ids[:most] for piece in read]
         room = max_length - 4 - max(map(len, candidates))
         left, right = (self._split(side, tokenizer) for side in (example.left, example.right))
-        kept_left, kept_right = trim_around(left[::-1], right, max(0, room))
+        kept_left, kept_right = trim_around(left[::-1], right, room)
         text = np.concatenate([*kept_left[::-1], np.array([tokenizer.blank_id]), *kept_right])
         rows = [tokenizer.join(candidate, text) for candidate in candidates]
         rows += rows[:1] * (self.rows - len(rows))  # never chosen, and left out of the softmax
-        cut = len(kept_left) < len(left) or len(kept_right) < len(right)
+        cut = len(kept_left) < len(left) or len(kept_right) < len(right) or any(len(one.ids) > most for one in read)
         return [Unit(tuple(rows), example.answer, options=len(candidates), cut=cut)]
 
     @staticmethod

@@ -21,6 +21,7 @@ from kexue.clue.framings.units import Batch, Unit, collate_rows, collate_spans
 from kexue.nn.pointer import GlobalPointer
 
 _STRIDE = 128  # characters from one window to the next
+_NOWHERE = (0, 0, 0)  # [CLS] to [CLS]
 
 
 class Found(NamedTuple):
@@ -45,12 +46,14 @@ class Spans:
     def encode(self, example: SpanExample, tokenizer: RowTokenizer, max_length: int) -> list[Unit]:
         """Return a unit for each window; the first gold answer is the one to learn.
 
+        An answer that is whole in no window, splits a token, or is no span of the context is counted as lost, once.
+
         Raises:
             DataError: an empty question or context.
         """
         question = tokenizer.read_one(example.question, example.id, "question").ids
         asked = question[: max_length // 2]
-        tokenizer.read_one(example.context[:max_length], example.id, "context")
+        tokenizer.read_one(example.context.strip()[:max_length], example.id, "context")
         room = max_length - 3 - len(asked)
         starts = list_windows(len(example.context), room)
         windows = tokenizer.read([example.context[start : start + room] for start in starts])
@@ -61,23 +64,22 @@ class Spans:
             row = tokenizer.join(asked, window.ids[:room])
             places = np.full((len(row), 2), -1)
             places[len(asked) + 2 : -1] = window.offsets[:room] + start
-            gold, lost = self._gold(answer, places, start, start + room)
-            units.append(Unit((row,), None if example.answers is None else (gold,), places, cut=cut, lost=lost))
+            gold = None if example.answers is None else (self._gold(answer, places, start, start + room),)
+            units.append(Unit((row,), gold, places, cut=cut))
+        if answer is not None and all(unit.gold == (_NOWHERE,) for unit in units):
+            units[0] = units[0]._replace(lost=1)
         return units
 
     @staticmethod
-    def _gold(answer: Answer | None, places: np.ndarray, start: int, stop: int) -> tuple[tuple[int, int, int], int]:
-        """Return the span (0, first, last) of tokens of an answer, (0, 0, 0) where it is not in the window.
-
-        The second value is 1 for an answer that lies in the window, but splits a token.
-        """
+    def _gold(answer: Answer | None, places: np.ndarray, start: int, stop: int) -> tuple[int, int, int]:
+        """Return the span (0, first, last) of tokens of an answer, (0, 0, 0) where it is not in the window."""
         if answer is None or answer.start < start or answer.start + len(answer.text) > stop:
-            return (0, 0, 0), 0
+            return _NOWHERE
         first = np.flatnonzero(places[:, 0] == answer.start)
         last = np.flatnonzero(places[:, 1] == answer.start + len(answer.text))
         if len(first) and len(last):
-            return (0, int(first[0]), int(last[-1])), 0
-        return (0, 0, 0), 1
+            return 0, int(first[0]), int(last[-1])
+        return _NOWHERE
 
     def collate(self, units: Sequence[Unit], pad_id: int = 0) -> Batch:
         """Return the rows of units, the tokens that may be an ``end`` (B, T) and the ``gold`` spans (B, 1, 3)."""

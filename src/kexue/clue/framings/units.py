@@ -22,7 +22,7 @@ class Unit(NamedTuple):
             answers are no spans.
         options: rows that may be chosen.
         cut: whether tokens were left out.
-        lost: gold answers that no output can express, since they split a token or were cut off.
+        lost: gold answers that no output can express: they split a token, were cut off, or are not in the text.
     """
 
     rows: tuple[np.ndarray, ...]

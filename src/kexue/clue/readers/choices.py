@@ -43,5 +43,4 @@ def _question(record: Record, passage: str, number: int) -> ChoiceExample:
         if right not in options:
             raise record.error(f"the answer {right!r:.40} is none of the options {options!r:.80}.")
         answer = options.index(right)
-    id_ = record.id("id") if "id" in record.value else str(number)
-    return ChoiceExample(id_, passage, question, tuple(options), answer)
+    return ChoiceExample(record.id("id", default=number), passage, question, tuple(options), answer)

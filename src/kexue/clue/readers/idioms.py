@@ -32,6 +32,7 @@ def read_idioms(records: Sequence[Record], info: TaskInfo) -> list[IdiomExample]
         candidates = record.field("candidates", list, say="a list of idioms")
         if len(candidates) < 2 or not all(isinstance(idiom, str) and idiom for idiom in candidates):
             raise record.error(f"'candidates' must be a list of idioms, got {candidates!r:.60}.")
+        ids: set[str] = set()
         content = record.field("content", (list, str), say="a text or a list of texts")
         for text in [content] if isinstance(content, str) else content:
             blanks = list(BLANK.finditer(text)) if isinstance(text, str) else []
@@ -39,6 +40,9 @@ def read_idioms(records: Sequence[Record], info: TaskInfo) -> list[IdiomExample]
                 raise record.error(f"no blank such as #idiom000378# in the text {text!r:.60}.")
             for blank in blanks:
                 id_ = blank[0] if blank[0] != "#idiom#" else f"#idiom{record.id('id').zfill(6)}#"
+                if id_ in ids:
+                    raise record.error(f"the blank {id_} is there twice.", "Number the blanks: #idiom000378#.")
+                ids.add(id_)
                 answer = _answer(record, id_, answers, path)
                 if answer is not None and not 0 <= answer < len(candidates):
                     raise record.error(f"the answer of {id_} must be 0 to {len(candidates) - 1}, got {answer}.")

@@ -61,13 +61,13 @@ class Record:
             raise self.error(f"{name!r} is empty.", "Give a text, or leave the record out.")
         return value
 
-    def id(self, *names: str) -> str:
-        """Return the first of these fields, a number or a text, as text; where there is none, the record's number."""
+    def id(self, *names: str, default: int | None = None) -> str:
+        """Return the first of these fields, a number or a text, as text; else `default` or the record's number."""
         for name in names:
             value = self.value.get(name)
             if value is not None:
                 return str(self.field(name, (int, str), say="a whole number or a text"))
-        return str(self.number)
+        return str(self.number if default is None else default)
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
@@ -83,12 +83,10 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
         raise DataError("the file is empty.", path=name, remedy="Fetch or write it again.")
     at, first = lines[0]
     if len(lines) > 1 and _is_json(first):
-        return [
-            Record(parse_json(line, name, line=at), name, at, "", number) for number, (at, line) in enumerate(lines)
-        ]
+        return [Record(_parse(line, name, at), name, at, "", number) for number, (at, line) in enumerate(lines)]
     if len(lines) > 1 and _is_json(lines[1][1]) and not _is_json(text):
         parse_json(first, name, line=at)  # JSON Lines, the first of them broken
-    value = parse_json(text, name)
+    value = _parse(text, name)
     items = _items(value)
     if items is None:
         return [Record(value, name, at if len(lines) == 1 else None, "", 0)]
@@ -98,6 +96,16 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 def read_document(path: str | os.PathLike[str]) -> str:
     """Return the text of a file, also compressed."""
     return decode_document(os.fspath(path), Decoder("strict", max_bytes=_MAX_BYTES, options=False))
+
+
+def _parse(text: str, path: str, line: int | None = None) -> Any:
+    """Return a JSON value; its escapes can spell half of a surrogate pair, which is no character: a DataError."""
+    value = parse_json(text, path, line=line)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError("a text holds half a surrogate pair.", path=path, line=line, remedy="Remove it.") from None
+    return value
 
 
 def _is_json(text: str) -> bool:

@@ -33,7 +33,7 @@ def read_spans(records: Sequence[Record], info: TaskInfo) -> list[SpanExample]:
             placed = [_answer(part.child(one, f"answer {k}"), context) for k, one in enumerate(found, 1)]
             moved += sum(off for _, off in placed)
             answers = tuple(answer for answer, _ in placed if answer.text)
-            id_ = part.id("id") if "id" in part.value else str(len(examples))
+            id_ = part.id("id", default=len(examples))
             examples.append(SpanExample(id_, context, question, answers or None))
     if moved:
         _LOG.warning("%s: moved %d answers to where their text is", records[0].path, moved)
