@@ -54,6 +54,7 @@ def test_models_are_listed_and_chosen_by_name(client):
     [
         ({"texts": []}, 400, "texts", "at least one text"),
         ({"texts": ["好", " "]}, 400, "texts", "texts[1] is empty"),
+        ({"texts": ["好"], "model": ""}, 404, "model", "no extraction model ''; there are: books, other."),
         ({"texts": ["好"], "model": "films"}, 404, "model", "no extraction model 'films'; there are: books, other."),
         ({"texts": ["好"], "head_threshold": 1}, 400, "head_threshold", "less than 1"),
         ({"texts": ["好"], "tail_threshold": -0.1}, 400, "tail_threshold", "greater than or equal to 0"),
@@ -76,7 +77,8 @@ def test_a_server_without_such_a_model_says_how_to_start_one(tiny_model):
     with TestClient(create_app(Settings(models=[tiny_model], api_keys={}))) as client:
         answer = client.post("/v1/extract", json={"texts": ["好"]})
     assert answer.status_code == 404
-    assert "kexue extract train" in answer.json()["error"]["message"]
+    remedy = "there are: none; start the server with --run RUN of kexue extract train."
+    assert answer.json()["error"]["message"] == f"no extraction model; {remedy}"
 
 
 def test_two_runs_of_one_name_are_refused(extractor_folder):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -245,20 +245,11 @@ class Service:
 
     def find_run(self, name: str | None) -> Run:
         """Return the run of a name, the first one for None; ApiError (404) where there is none."""
-        if name is None and self.runs:
-            return next(iter(self.runs.values()))
-        if name is None or name not in self.runs:
-            raise ApiError(404, f"no run {name!r}; there are: {', '.join(self.runs) or 'none'}.", param="run")
-        return self.runs[name]
+        return _choose(self.runs, name, "run", "run", "RUN of kexue model train diffusion")
 
     def find_writer(self, name: str | None) -> LanguageModel:
         """Return the language model of a name, the first one for None; ApiError (404) where there is none."""
-        if name is None and self.writers:
-            return next(iter(self.writers.values()))
-        if name is None or name not in self.writers:
-            known = ", ".join(self.writers) or f"none; start the server with --run {PACKAGED}"
-            raise ApiError(404, f"no language model {name or 'at all'!r}; there are: {known}.", param="run")
-        return self.writers[name]
+        return _choose(self.writers, name, "language model", "run", PACKAGED)
 
     @cached_property
     def judge(self) -> Encoder:
@@ -267,12 +258,7 @@ class Service:
 
     def find_extractor(self, name: str | None) -> Extractor:
         """Return the extraction model of a name, the first one for None; ApiError (404) where there is none."""
-        if name is None and self.extractors:
-            return next(iter(self.extractors.values()))
-        if name is None or name not in self.extractors:
-            known = ", ".join(self.extractors) or "none; start the server with --run RUN of kexue extract train"
-            raise ApiError(404, f"no extraction model {name or 'at all'!r}; there are: {known}.", param="model")
-        return self.extractors[name]
+        return _choose(self.extractors, name, "extraction model", "model", "RUN of kexue extract train")
 
     def find_reranker(
         self, name: str, model: ServedModel | None
@@ -317,6 +303,17 @@ class Service:
                 self._results.popitem(last=False)
             result: T = self._results[entry][1]
             return result
+
+
+def _choose(models: Mapping[str, T], name: str | None, what: str, param: str, start: str) -> T:
+    """Return the model of a name, the first one for None; ApiError (404), which says how a server gets one."""
+    if name is None and models:
+        return next(iter(models.values()))
+    if name is None or name not in models:
+        called = "" if name is None else f" {name!r}"
+        known = ", ".join(models) or f"none; start the server with --run {start}"
+        raise ApiError(404, f"no {what}{called}; there are: {known}.", param=param)
+    return models[name]
 
 
 def is_cross_encoder(place: str) -> bool:
