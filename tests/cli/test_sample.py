@@ -6,7 +6,9 @@ import math
 import pytest
 
 from kexue.cli import main
+from kexue.sampling import diagnose
 from kexue.sampling.text import NGramLM, load_lm, write_keywords
+from kexue.sampling.text.runs import read_run
 
 
 @pytest.fixture
@@ -56,6 +58,9 @@ def test_a_run_is_written_and_judged(run, tmp_path):
     assert {"ess_bulk", "ess_tail", "iat", "rhat", "acceptance", "acceptance_by_move", "distinct", "flags"} == set(
         report
     )
+    result, _ = read_run(tmp_path / "run")
+    judged = diagnose(result, len, lambda text: text.find("咖啡"))
+    assert (report["rhat"], report["ess_tail"]) == pytest.approx((judged.rhat, judged.ess_tail))
     code, out, _ = run("diagnose", tmp_path / "run")
     assert "2 chains of 30 states" in out
 

@@ -35,7 +35,8 @@ def test_the_events_lead_to_the_sentences_of_the_same_seed(client):
     assert steps[3]["log_rho"] == pytest.approx(list(seen[7].log_rho))
     assert steps[3]["acceptance"] == pytest.approx(sum(seen[6].accepted + seen[7].accepted) / 6)
     assert [one["text"] for one in last["results"]] == written.sentences
-    judged = diagnose(written.result)
+    places = (lambda state, word=word: lm.decode(state).find(word) for word in body["words"])
+    judged = diagnose(written.result, len, *places)
     assert (last["rhat"], last["ess"]) == (pytest.approx(judged.rhat), pytest.approx(judged.ess_bulk))
     assert last["flags"] == list(judged.flags)
     assert all("广州" in text and "美食" in text for one in steps for text in one["sentences"])
