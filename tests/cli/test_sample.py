@@ -59,8 +59,7 @@ def test_a_run_is_written_and_judged(run, tmp_path):
         report
     )
     result, _ = read_run(tmp_path / "run")
-    judged = diagnose(result, len, lambda text: text.find("咖啡"))
-    assert (report["rhat"], report["ess_tail"]) == pytest.approx((judged.rhat, judged.ess_tail))
+    assert report == diagnose(result, len, lambda text: text.find("咖啡")).record()
     code, out, _ = run("diagnose", tmp_path / "run")
     assert "2 chains of 30 states" in out
 
@@ -93,6 +92,17 @@ def test_a_model_is_trained_and_used(run, tmp_path):
     code, out, _ = run("keywords", "退货", "--lm", f"ngram:{tmp_path / 'lm'}", "--steps", 50, "--json")
     assert code == 0
     assert "退货要" in json.loads(out)["sentences"][0]["text"]
+
+
+def test_control_characters_of_a_model_do_not_reach_the_terminal(run, tmp_path, monkeypatch):
+    NGramLM(2).fit(["ab\x1b[5m\nab\t", "b\x1b\nb"]).save(tmp_path / "lm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: the sentences are shown while they change
+    code, out, err = run("keywords", "ab", "--lm", f"ngram:{tmp_path / 'lm'}", "--steps", 60, "--min-length", 12)
+    assert code == 0
+    assert "␊" in out
+    assert all(float(line.split()[0]) < 0 for line in out.splitlines())
+    assert "writing" in err
+    assert "\x1b[5m" not in out + err
 
 
 def test_numbers_that_are_not_known_are_null(run):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kexue._text import visible
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
 
@@ -223,7 +224,9 @@ def _watching(out: Output, lm: LanguageModel) -> Iterator[Watch | None]:
             if time.monotonic() - shown >= 0.1:
                 shown = time.monotonic()
                 bar.update(task, completed=now.done, total=now.steps)
-                lines = [Text(lm.decode(state), no_wrap=True, overflow="ellipsis") for state in now.states[:12]]
+                lines = [
+                    Text(_on_one_line(lm.decode(state)), no_wrap=True, overflow="ellipsis") for state in now.states[:12]
+                ]
                 live.update(Group(bar, *lines), refresh=True)
 
         yield watch
@@ -247,8 +250,13 @@ def _render(record: Mapping[str, Any]) -> str:
     for one in record["sentences"]:
         scores = [f"{one.get('log_rho', one.get('score')):8.1f}"]
         scores += [f"{one['similarity']:6.3f}"] if "similarity" in one else []
-        lines.append("  ".join([*scores, one["text"]]))
+        lines.append("  ".join([*scores, _on_one_line(one["text"])]))
     return "\n".join(lines or ["no sentence was written: give more steps"])
+
+
+def _on_one_line(text: str) -> str:
+    """Return a sentence with visible control characters, since a model may have read any."""
+    return visible(text).replace("\n", "␊").replace("\t", "␉")
 
 
 def _rewritten(text: str, written: Writing, lm: LanguageModel, encoder: Any) -> dict[str, Any]:
