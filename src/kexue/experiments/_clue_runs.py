@@ -82,7 +82,7 @@ _COURSES = {
     "tnews": Course(
         ("fewclue_tnews/train_few_all.jsonl.gz",), ("fewclue_tnews/test_public.jsonl.gz",), None, 6, 16, 64
     ),
-    "c3": Course(("c3/m-train.jsonl.gz", "c3/d-train.jsonl.gz"), ("c3/d-dev.jsonl.gz",), 2000, 2, 4, 160),
+    "c3": Course(("c3/m-train.jsonl.gz", "c3/d-train.jsonl.gz"), ("c3/d-dev.jsonl.gz",), 800, 2, 4, 128),
 }
 _SMOKE = {"examples": 60, "epochs": 1}
 _SCORED_SMOKE = 20
