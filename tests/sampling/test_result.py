@@ -180,4 +180,4 @@ def test_a_judgement_as_json_has_null_for_what_is_not_known():
     assert math.isnan(still.rhat)
     record = json.loads(json.dumps(still.record(), allow_nan=False))
     assert (record["rhat"], record["acceptance"], record["flags"]) == (None, None, list(still.flags))
-    assert record["ess_bulk"] == still.ess_bulk
+    assert (record["ess_bulk"], record["ess_tail"], record["iat"]) == (None, None, None)

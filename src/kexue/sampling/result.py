@@ -26,6 +26,8 @@ _KINDS: tuple[Literal["bulk", "tail"], ...] = ("bulk", "tail")
 class Diagnostics(NamedTuple):
     """A judgement of chains. Of several numbers that they are judged by, the worst counts.
 
+    The first four are NaN where all values are equal: chains that never move do not say how many draws they are worth.
+
     Attributes:
         ess_bulk, ess_tail: effective sample sizes for the centre and for the tails of the law.
         iat: integrated autocorrelation time, in draws.
@@ -157,6 +159,7 @@ def _judge(
     if len(np.atleast_2d(series[0])) == 1:
         flags.append("one chain alone: whether it has missed a part of the law cannot be seen; run several")
     if math.isnan(rhat):
+        bulk = tail = iat = math.nan
         flags.append("all values are equal, so that they say nothing of how the chains mix")
     elif rhat > MAX_RHAT:
         flags.append(f"R-hat {rhat:.3f} > {MAX_RHAT}: the chains have not the same law; run them longer")

@@ -209,6 +209,21 @@ def test_bad_models_and_words_are_refused(gpt, bert, similar, tmp_path):
         CausalLM(RoFormerSim(similar.config))
     with pytest.raises(ValueError, match="at least one coordinate"):
         pseudo_gibbs(MaskedLMProposal(bert), [], steps=3)
+    causal, masked, token = CausalLM(gpt), MaskedLMProposal(bert), CausalLM(gpt).writable[0]
+    assert math.isfinite(causal.log_rho([(token,) * 31])[0])  # 32 with the beginning
+    for call in (
+        lambda: causal.log_rho([(token,) * 32]),
+        lambda: causal.law((token,) * 10, (token,) * 21, 3),
+        lambda: write_keywords(["a"], causal, min_length=40, steps=5),
+        lambda: masked.law((token,) * 15, (token,) * 15, 3),  # 33 with the mask and both ends
+    ):
+        with pytest.raises(ValueError, match="at most 32 tokens"):
+            call()
+    for foreign in (-1, 99):
+        with pytest.raises(ValueError, match=f"tokens .*{foreign}.* are not of this model"):
+            causal.log_rho([(foreign,)])
+        with pytest.raises(ValueError, match=f"tokens .*{foreign}.* are not of this model"):
+            masked.law((foreign,), (), 3)
 
 
 def test_weights_of_nan_are_refused(gpt, tmp_path):

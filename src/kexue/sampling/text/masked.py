@@ -12,7 +12,7 @@ from kexue._devices import choose_device
 from kexue.errors import CheckpointError
 from kexue.sampling import MCMCResult, gibbs
 from kexue.sampling.text.laws import TokenLaw, Tokens, choose
-from kexue.sampling.text.networks import load_folder, writable_tokens
+from kexue.sampling.text.networks import check_ids, load_folder, writable_tokens
 
 _SCORES = 5_000  # places whose scores are remembered: with 20,000 tokens 800 MB at most
 
@@ -67,6 +67,7 @@ class MaskedLMProposal:
         if known is None:
             begin, end = ([] if one is None else [one] for one in self._ends)
             ids = torch.tensor([[*begin, *left, self.mask, *right, *end]], device=self._device)
+            check_ids(self._model, ids)
             logits = self._model(input_ids=ids).logits[0, len(begin) + len(left)]
             if len(self._known) >= _SCORES:
                 self._known.clear()

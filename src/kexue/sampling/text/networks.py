@@ -128,6 +128,7 @@ class FolderReader:
     @torch.inference_mode()
     def read(self, ids: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         """Return log-probabilities and cache."""
+        check_ids(self._model, ids, cache[0][0].shape[-2] if cache else 0)
         past = import_optional("transformers").DynamicCache()
         for layer, (keys, values) in enumerate(cache or ()):
             past.update(keys, values, layer)
@@ -174,6 +175,18 @@ def load_folder(folder: str | os.PathLike[str], kind: str, device: torch.device)
             remedy="Name a folder with config.json, safetensors weights and a tokenizer.",
         ) from error
     return tokenizer, model.eval().to(device)
+
+
+def check_ids(model: Any, ids: Tensor, past: int = 0) -> None:
+    """Raise a ValueError for ids (B, T) that a model has no vectors for, or no room for, after `past` others."""
+    size, room = model.get_input_embeddings().num_embeddings, getattr(model.config, "max_position_embeddings", None)
+    if not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise ValueError(f"tokens {int(ids.min())} to {int(ids.max())} are not of this model, which has {size}")
+    if room is not None and past + ids.shape[1] > room:
+        raise ValueError(
+            f"the model reads at most {room} tokens, special ones and a prompt included, got {past + ids.shape[1]}; "
+            "write shorter texts (max_length)"
+        )
 
 
 def writable_tokens(tokenizer: Any, size: int) -> list[int]:

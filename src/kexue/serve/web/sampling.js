@@ -121,9 +121,9 @@ export function mount(root, { set, writers }) {
 
   function finish({ results, acceptance, rhat, ess, flags, seconds }, words) {
     write(results, words);
-    const shown = rhat === null ? "–" : number(rhat, 3);
+    const shown = (value, digits) => (value === null ? "–" : number(value, digits));
     const said = { n: results.length, seconds: number(seconds, 1), acceptance: number(100 * acceptance, 1) };
-    status.textContent = t("writtenIn", { ...said, rhat: shown, ess: number(ess, 0) });
+    status.textContent = t("writtenIn", { ...said, rhat: shown(rhat, 3), ess: shown(ess, 0) });
     judgement.replaceChildren(...doubts(flags));
   }
 
