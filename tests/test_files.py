@@ -180,6 +180,9 @@ def test_a_name_for_output_is_checked_and_nothing_is_made(tmp_path):
     with pytest.raises(DataError, match="not a regular file"):
         check_output(tmp_path / "x.png", ".png")
     (tmp_path / "file").touch()
+    assert check_output(tmp_path / "file", inputs=["-", tmp_path / "gone", tmp_path]) == ""
+    with pytest.raises(ValueError, match="file' would replace an input"):
+        check_output(tmp_path / "x.png" / ".." / "file", inputs=["-", tmp_path / "file"])
     with pytest.raises(NotADirectoryError):
         check_output(tmp_path / "file" / "x.png", ".png")
 

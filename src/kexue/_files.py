@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def replacing(path: str | os.PathLike[str], *, mode: int | None = None) -> Itera
         os.close(handle)
 
 
-def check_output(path: str | os.PathLike[str], *endings: str) -> str:
+def check_output(path: str | os.PathLike[str], *endings: str, inputs: Iterable[str | os.PathLike[str]] = ()) -> str:
     """Return the ending of a file that is to be written, in small letters; raise where it could not be written.
 
     What takes long calls this first, so that a misspelt name does not cost its result.
@@ -62,9 +62,10 @@ def check_output(path: str | os.PathLike[str], *endings: str) -> str:
     Args:
         path: the file; folders that are missing will be made.
         endings: those allowed, such as ``".png"``, in small letters; none: all.
+        inputs: files that are read, which it would replace; names of no file are left out.
 
     Raises:
-        ValueError: another ending. DataError: `path` exists and is not a regular file.
+        ValueError: another ending; one of the inputs. DataError: `path` exists and is not a regular file.
         OSError: the folder cannot be written to.
     """
     ending = Path(path).suffix.lower()
@@ -75,6 +76,8 @@ def check_output(path: str | os.PathLike[str], *endings: str) -> str:
     target = Path(os.path.realpath(path))
     if target.exists():
         _refuse_irregular(target, path)
+        if any(os.path.exists(name) and os.path.samefile(name, target) for name in inputs):
+            raise ValueError(f"the output {os.fspath(path)!r} would replace an input: choose another name")
     folder = next(one for one in target.parents if one.exists())
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))

@@ -65,6 +65,8 @@ def test_bad_input(capsys, trained, tmp_path):
     text.write_text("巴黎\n")
     code, printed = run(capsys, "predict", trained, text, "--out", tmp_path / "y", "--head-threshold", "2")
     assert (code, "head_threshold must be in [0, 1)" in printed.err) == (1, True)
+    code, printed = run(capsys, "predict", trained, text, "--out", text)
+    assert (code, "would replace an input" in printed.err, text.read_text()) == (1, True, "巴黎\n")
     code, printed = run(capsys, "predict", trained, text, "--out", tmp_path)
     assert (code, "not a regular file" in printed.err) == (1, True)
 

@@ -282,6 +282,18 @@ def test_all_files_of_vectors_are_fitted(run):
     assert "not both" in err
 
 
+def test_a_whitening_never_replaces_what_it_reads(run):
+    before = {name: Path(name).read_bytes() for name in ("v.npy", "faq.jsonl")}
+    for command in (
+        ("fit", "v.npy", "--out", "v.npy"),
+        ("apply", "w.safetensors", "v.npy", "--out", "v.npy"),
+        ("tune", "faq.jsonl", "--out", "faq.jsonl"),
+    ):
+        code, _, err = run("whiten", *command)
+        assert (code, "would replace an input" in err) == (1, True)
+    assert before == {name: Path(name).read_bytes() for name in before}
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_what_is_written_obeys_the_umask_and_keeps_its_mode(run, folder, tiny_model, umask, tmp_path):
     before = os.umask(umask)

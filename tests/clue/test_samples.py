@@ -71,6 +71,8 @@ def test_the_command_trains_continues_and_predicts(tmp_path, capsys, monkeypatch
     assert main(["clue", "predict", "tnews", *asked]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == len(get_task("tnews").sample())
     asked[3] = str(data / "dev.json")
+    assert main(["clue", "predict", "tnews", *asked, "--out", asked[3]]) == 1
+    assert "would replace an input" in capsys.readouterr().out
     assert main(["clue", "predict", "tnews", *asked, "--out", "-"]) == 1
     assert "ends in .json" in capsys.readouterr().out
     assert main(["clue", "predict", "afqmc", *asked]) == 1

@@ -87,7 +87,7 @@ def predict(
     """Predict a file of a task, and write the predictions as the site of CLUE accepts them."""
     from kexue.clue import get_task, predict_task
 
-    check_output(file, ".json", ".jsonl")
+    check_output(file, ".json", ".jsonl", inputs=[data])
     chosen = get_task(task)
     examples = chosen.read(data)
     predictions = predict_task(run, examples, task=task, device=device, progress=out.progress)

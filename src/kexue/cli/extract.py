@@ -152,7 +152,7 @@ def predict(
     from kexue.corpus import read_records
     from kexue.extract import open_extractor, write_predictions
 
-    check_output(file)
+    check_output(file, inputs=inputs)
     model = open_extractor(run, device=device)
     texts = [record.text for record in read_records(inputs, text=text, format=format)]
     started = time.perf_counter()

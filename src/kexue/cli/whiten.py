@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kexue._files import check_output, replacing
 from kexue.cli import _options as opt
 from kexue.cli._verb import Output, verb
 
@@ -53,6 +54,7 @@ def fit(
     from kexue.corpus.vectors import read_vectors, vector_chunks
     from kexue.similarity import Whitening
 
+    check_output(target, inputs=inputs)
     start = time.perf_counter()
     whitening = Whitening(dims, beta=beta, gamma=gamma)
     chunks: Iterable[np.ndarray[Any, Any]]
@@ -99,10 +101,10 @@ def apply(
     """Transform a file of vectors, chunk by chunk."""
     import numpy as np
 
-    from kexue._files import replacing
     from kexue.corpus.vectors import CHUNK, read_vectors, vector_chunks
     from kexue.similarity import Whitening
 
+    check_output(target, inputs=[vectors])
     start = time.perf_counter()
     loaded, source = Whitening.load(whitening), read_vectors(vectors)
     shape = (len(source), loaded.kernel_.shape[1])
@@ -150,6 +152,7 @@ def tune(
 
     from kexue.similarity import load_pairs, tune_whitening
 
+    check_output(target, inputs=[pairs, *(fit_on or ())])
     data = load_pairs(pairs, split, errors=encoding_errors, max_bytes=opt.parse_size(max_bytes))
     encoder = opt.load_encoder(model, device, dtype, batch_tokens)
     with out.progress("encoding") as progress:
