@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from kexue.errors import CheckpointError, DataError, NotFittedError
 from kexue.sampling import Proposed
-from kexue.sampling.text import NGramLM
+from kexue.sampling.text import NGramLM, load_lm
 from kexue.sampling.text.follower import Change
 from kexue.sampling.text.trie import BEGIN, END, UNKNOWN
 
@@ -242,3 +242,24 @@ def test_damaged_folders_are_refused(tmp_path):
     (tmp_path / "lm" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match=r"notes\.txt"):
         NGramLM(3).fit(TEXTS).save(tmp_path / "lm")
+
+
+@pytest.mark.parametrize("top", [1, 64, 250])
+def test_candidates_are_the_best_of_all_tokens(top):
+    """Most places are settled by the tokens that were seen and the kept order of the others; all agree with a sort."""
+    lm, generator = load_lm(), np.random.default_rng(0)
+    texts = [lm.sample(generator=generator) for _ in range(150)]
+    places = [(text[:i], text[i + 1 :]) for text in texts if text for i in [int(generator.integers(len(text)))]]
+    for left, right in [*places, *((left, None) for left, _ in places[:20]), ((), ())]:
+        scores = lm.next_log_probs(left[-4:]).copy()
+        if right is not None:
+            trie, nodes = lm._trie, np.arange(1, len(scores) + 1)
+            children = trie.child(nodes, right[0] if right else END)
+            unseen = trie.backoff[nodes] + trie.log_prob[1 + (right[0] if right else END)]
+            scores += np.where(children < 0, unseen, trie.log_prob[children])
+        law = lm.law(left, right, top)
+        chosen = scores[law.tokens]
+        assert len(set(law.tokens)) == top
+        assert np.sort(chosen) == pytest.approx(np.sort(scores[list(lm.writable)])[-top:], abs=1e-9)
+        weights = np.exp(chosen - chosen.max())
+        assert [law.probability(token) for token in law.tokens] == pytest.approx(weights / weights.sum(), abs=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -27,14 +28,13 @@ class TokenLaw:
     """
 
     def __init__(self, tokens: Array, scores: Array) -> None:
-        if not len(scores) or not np.isfinite(top := scores.max()):  # NaN included
+        if not len(scores) or not math.isfinite(top := scores.max()):  # NaN included
             raise ValueError(f"the model gives no token a finite score, got {scores[:5]}; check its weights for NaN")
         weights = np.exp(scores - top)
         weights /= weights.sum()
-        below = weights.cumsum()
         self.tokens: list[int] = tokens.tolist()
-        self._below: list[float] = below.tolist()
-        self._probability = dict(zip(self.tokens, weights.tolist(), strict=True))
+        self._below: list[float] = weights.cumsum().tolist()
+        self._weights: list[float] = weights.tolist()
 
     def draw(self, uniform: float) -> int:
         """Return the candidate for a number of [0, 1)."""
@@ -42,8 +42,7 @@ class TokenLaw:
 
     def probability(self, token: int) -> float:
         """Return the probability of a token; 0 for one that is no candidate."""
-        probability: float = self._probability.get(token, 0.0)
-        return probability
+        return self._weights[self.tokens.index(token)] if token in self.tokens else 0.0
 
 
 def choose(tokens: Array, scores: Array, top: int | None, include: Collection[int] = ()) -> tuple[Array, Array]:

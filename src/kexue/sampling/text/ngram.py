@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
@@ -10,15 +11,15 @@ import numpy as np
 from kexue._arrays import Array
 from kexue._counts import check_count, check_counts
 from kexue.errors import NotFittedError
+from kexue.sampling.text.candidates import Candidates
 from kexue.sampling.text.follower import NGramFollower
-from kexue.sampling.text.laws import TokenLaw, Tokens, choose
+from kexue.sampling.text.laws import TokenLaw, Tokens
 from kexue.sampling.text.ngram_files import read_counts, write_counts
 from kexue.sampling.text.trie import BEGIN, END, UNKNOWN, Counts, Trie, count_ngrams, smooth, wrap_texts
 from kexue.sampling.text.vocabulary import Level, Vocabulary, read_texts
 
 _KEPT = 1_000_000  # transitions that are remembered: about 150 MB
 _LAWS = 20_000  # laws that are remembered: with 64 candidates about 150 MB
-_COLUMNS = 1_000  # columns that are remembered: with 5,000 tokens 40 MB
 _MAX_ORDER = 5
 
 
@@ -84,15 +85,17 @@ class NGramLM:
         """Take over counts."""
         self._vocabulary, self._counts, self._trie = vocabulary, counts, smooth(counts)
         trie = self._trie
-        self._token_of = np.concatenate([[0], trie.keys % trie.vocabulary])
+        self._candidates = Candidates(trie)
         self._deepest = 1
         for _ in range(self.order - 1):
             self._deepest = int(trie.first_child[self._deepest])
+        self._keys, self._backoff, self._log_prob, self._suffix, self._first_child = map(
+            memoryview, (trie.keys, trie.backoff, trie.log_prob, trie.suffix, trie.first_child)
+        )  # numbers of Python, several times as fast to get one by one
         self._steps: dict[int, tuple[float, int]] = {}
+        self._contexts: dict[Tokens, int] = {}
         self._laws: dict[tuple[int, int | None, int | None], TokenLaw] = {}
-        self._columns: dict[int, Array] = {}
         self._size = len(vocabulary)
-        self._texts = np.arange(UNKNOWN + 1, self._size)
         self.start = self.step(0, BEGIN)[1]
 
     def __len__(self) -> int:
@@ -141,21 +144,22 @@ class NGramLM:
 
     def _step(self, state: int, token: int) -> tuple[float, int]:
         """Compute a step: the shorter contexts in turn, until one is followed by the token."""
-        trie = self._fitted()
+        self._fitted()
+        keys, suffix, first_child = self._keys, self._suffix, self._first_child
         log_prob = 0.0
         while True:
-            key = state * trie.vocabulary + token
-            place = int(trie.keys.searchsorted(key))
-            if place < len(trie.keys) and trie.keys[place] == key:
+            key = state * self._size + token
+            place = bisect_left(keys, key, first_child[state] - 1, first_child[state + 1] - 1)
+            if place < len(keys) and keys[place] == key:
                 break
-            log_prob += float(trie.backoff[state])
-            state = int(trie.suffix[state])
+            log_prob += self._backoff[state]
+            state = suffix[state]
         node = place + 1
-        log_prob += float(trie.log_prob[node])
+        log_prob += self._log_prob[node]
         if node >= self._deepest:
-            node = int(trie.suffix[node])
-        while node and trie.first_child[node] == trie.first_child[node + 1]:  # what follows does not depend on it
-            node = int(trie.suffix[node])
+            node = suffix[node]
+        while node and first_child[node] == first_child[node + 1]:  # what follows does not depend on it
+            node = suffix[node]
         return log_prob, node
 
     def log_prob(self, tokens: Sequence[int]) -> float:
@@ -193,7 +197,7 @@ class NGramLM:
         Args:
             context: all tokens of the text so far; () for none.
         """
-        return self._next(self._walk(context))
+        return self._candidates.score(self._walk(context))
 
     def _walk(self, tokens: Sequence[int]) -> int:
         """Return the state after the first tokens of a text."""
@@ -203,55 +207,29 @@ class NGramLM:
             state = self.step(state, token)[1]
         return state
 
-    def _next(self, state: int) -> Array:
-        """Return log p(w | state) (V,): from the shortest context on, each longer one replaces what it has seen."""
-        trie = self._fitted()
-        contexts = []
-        while state:
-            contexts.append(state)
-            state = int(trie.suffix[state])
-        scores = trie.log_prob[1 : trie.vocabulary + 1].copy()
-        for context in reversed(contexts):
-            first, last = trie.first_child[context], trie.first_child[context + 1]
-            if first < last:
-                scores += trie.backoff[context]
-                scores[self._token_of[first:last]] = trie.log_prob[first:last]
-        return scores
-
     def law(self, left: Tokens, right: Tokens | None, top: int | None, include: Collection[int] = ()) -> TokenLaw:
         """Return the law of a token between two parts: proportional to p(w | left) p(r | w), r the next token.
 
         Of what follows, only the next token is looked at, with the token w as its only context. So the law is cheap;
         the samplers correct what it leaves out.
         """
-        state = self._walk(left[max(0, len(left) - self.order + 1) :])
+        self._fitted()
+        context = left[max(0, len(left) - self.order + 1) :]
+        state = self._contexts.get(context)
+        if state is None:
+            if len(self._contexts) >= _KEPT:
+                self._contexts.clear()
+            state = self._contexts[context] = self._walk(context)
         following = None if right is None else right[0] if right else END
         key = (state, following, top)
         known = None if include else self._laws.get(key)
         if known is None:
-            scores = self._next(state)
-            if following is not None:
-                scores += self._column(following)
-            known = TokenLaw(*choose(self._texts, scores[UNKNOWN + 1 :], top, include))
+            known = TokenLaw(*self._candidates.choose(state, following, top, include))
             if not include:
                 if len(self._laws) >= _LAWS:
                     self._laws.clear()
                 self._laws[key] = known
         return known
-
-    def _column(self, token: int) -> Array:
-        """Return log p(token | w) (V,) for every single token w before it."""
-        column = self._columns.get(token)
-        if column is None:
-            trie = self._fitted()
-            nodes = np.arange(1, trie.vocabulary + 1)
-            children = trie.child(nodes, token)
-            unseen = trie.backoff[nodes] + trie.log_prob[1 + token]
-            column = np.where(children < 0, unseen, trie.log_prob[children])
-            if len(self._columns) >= _COLUMNS:
-                self._columns.clear()
-            self._columns[token] = column
-        return column
 
     def sample(self, *, generator: np.random.Generator | int | None = None, max_length: int = 256) -> Tokens:
         """Draw a text, token by token, the unknown one among them; it is cut at `max_length` tokens."""
@@ -261,7 +239,7 @@ class NGramLM:
         text: list[int] = []
         state = self.start
         while len(text) < max_length:
-            below = np.exp(self._next(state)).cumsum()
+            below = np.exp(self._candidates.score(state)).cumsum()
             token = int(below.searchsorted(random.random() * below[-1], side="right"))
             if token == END:
                 break

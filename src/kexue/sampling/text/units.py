@@ -69,9 +69,9 @@ class Parser:
     def _parse(self, text: Tokens) -> Units:
         units: list[Tokens] = []
         done = 0
-        for place, token in enumerate(text):
-            if place >= done and token in self._starting:
-                for word in self._starting[token]:
+        for place in [place for place, token in enumerate(text) if token in self._starting]:
+            if place >= done:
+                for word in self._starting[text[place]]:
                     if text[place : place + len(word)] == tuple(word) and word not in units:
                         units += zip(text[done:place])
                         units.append(word)
