@@ -242,6 +242,26 @@ def test_an_end_of_file_is_bad_data_and_not_an_interruption(run, monkeypatch):
     assert "interrupted" not in err
 
 
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        (("hubness", "v.npy"), False),
+        (("whiten", "fit", "v.npy", "--out", "i.safetensors"), False),
+        (("index", "build", "faq.jsonl", "--out", "i.kx"), True),
+        (("index", "build", "faq.jsonl", "--out", "i.kx", "--no-resume"), False),
+    ],
+)
+def test_only_a_verb_that_continues_says_so_when_interrupted(run, monkeypatch, command, goes_on):
+    def stop(*_args, **_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kexue.corpus.vectors.read_vectors", stop)
+    monkeypatch.setattr("kexue.cli._options.load_encoder", stop)
+    code, out, err = run(*command)
+    assert (code, out) == (130, "")
+    assert ("again to continue" in err, "kexue: interrupted" in err) == (goes_on, True)
+
+
 @pytest.mark.parametrize(("answer", "code", "left"), [("", 2, 60), ("n\n", 1, 60), ("\n", 1, 60), ("y\n", 0, 40)])
 def test_deleting_by_filter_asks_and_takes_silence_for_no(run, folder, monkeypatch, answer, code, left):
     assert run(*HERE, "asked.kx", "--overwrite", "-q")[0] == 0

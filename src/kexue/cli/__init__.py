@@ -122,7 +122,8 @@ def _run(arguments: list[str]) -> int:
             error.show()
         return _verb.EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
-        code = _verb.EXIT_INTERRUPTED
+        print("kexue: interrupted", file=sys.stderr)
+        return _verb.EXIT_INTERRUPTED
     except BrokenPipeError:
         raise
     except (KexueError, OSError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError) as error:
@@ -131,6 +132,4 @@ def _run(arguments: list[str]) -> int:
         else:
             _verb.print_failure(error)
         return _verb.EXIT_FAILED
-    if code == _verb.EXIT_INTERRUPTED:  # newer versions of typer return the code
-        print("kexue: interrupted; run the same command again to continue", file=sys.stderr)
     return code if isinstance(code, int) else 0

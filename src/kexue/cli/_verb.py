@@ -89,7 +89,7 @@ class Output:
             ),
         )
         if result.interrupted:
-            raise typer.Exit(EXIT_INTERRUPTED)
+            raise KeyboardInterrupt
 
     def remark(self, text: str) -> None:
         """Print a message on stderr, which is not part of the result."""
@@ -170,6 +170,10 @@ def verb(
             seed = 0 if own_seed else arguments.pop("seed")
             try:
                 function(Output(json_output, seed, quiet), **arguments)
+            except KeyboardInterrupt as error:
+                again = "; run the same command again to continue" if arguments.get("resume") else ""
+                print(f"kexue: interrupted{again}", file=sys.stderr)
+                raise typer.Exit(EXIT_INTERRUPTED) from error
             except BrokenPipeError as error:  # the reader of the output has ended, as `| head` does
                 discard_stdout()
                 raise typer.Exit from error
