@@ -1,11 +1,12 @@
 """Sentences that mean what a given one means: said otherwise, or shorter.
 
-The law is rho(x) = p(x)^gamma · cos(v(x), v(text))^50 · exp(10 · difference · d(x)) · [the length is allowed], with
-vectors v of an encoder and d the share of the pairs of neighbouring tokens of x that the text does not have.
+The law is rho(x) = p(x)^gamma · cos(v(x), v(text))^k · exp(20 · difference · d(x)) · [the length is allowed], with
+vectors v of an encoder and d the share of the pairs of neighbouring tokens of x that the text does not have; k is 200
+for other words, and 50 for fewer, which cannot say all.
 
 Source: Liu et al. 2020, "Unsupervised paraphrasing by simulated annealing", arXiv:1909.03588, for the three factors,
-which it maximises; here they are sampled, as annealing strayed further from the
-meaning (page of search-sampling). Compare kexue.fm/archives/8194.
+which it maximises; here they are sampled, as annealing strayed further from the meaning (page of search-sampling).
+Compare kexue.fm/archives/8194.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from kexue.sampling.text.laws import LanguageModel, Tokens
 from kexue.sampling.text.targets import Length, SentenceEncoder, SimilarityTarget
 from kexue.sampling.text.writing import Watch, Writing, best_of_chains, choose_gamma, climb, make_moves
 
-_POWER = 50.0  # of the cosine
-_DIFFERENCE = 10.0  # nats for a text that shares no pair of tokens
+_POWER, _POWER_SHORTER = 200.0, 50.0  # of the cosine
+_DIFFERENCE = 20.0  # nats for a text that shares no pair of tokens
 _SPAN = 4  # tokens that are taken out at a time
 
 
@@ -103,7 +104,7 @@ def shorten(
         InfeasibleError: no shorter text has a cosine above 0.
     """
     check_counts(steps=steps, chains=chains, target_length=target_length)
-    similarity = SimilarityTarget(encoder, text, _POWER, decode=lm.decode)
+    similarity = SimilarityTarget(encoder, text, _POWER_SHORTER, decode=lm.decode)
     power = choose_gamma(gamma, lm)
     start = _encode(text, lm)
     while len(start) > target_length:
