@@ -95,7 +95,7 @@ _SIZES = {
         "recall with the tails at 0.4 {recall_0.4}, at 0.5 {recall_0.5}; "
         "multiplications {work_ratio_bert_base}"
     ),
-    minutes=20,
+    minutes=40,
 )
 def run(budget: Budget, seed: int, data: Path | None) -> Report:
     """Train on sentences of templates and, where the data are there, on annotated ones."""
